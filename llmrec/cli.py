@@ -1,0 +1,221 @@
+"""The command line. Imports nothing heavy: each command's work is imported when it runs.
+
+Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 ours, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from llmrec import __version__
+from llmrec.errors import UserError
+
+STAGES = {
+    "data": "Clean, filter and split the interactions.",
+    "ids": "Turn item texts (or your own vectors) into semantic IDs.",
+    "sft": "Tune the language model on users' histories.",
+    "decode": "Rank the catalogue for every user, constrained to real items.",
+    "eval": "Compute metrics for the model and the baselines.",
+    "report": "Write report.html.",
+}
+# Defaults that keep third-party chatter off the screen; what the user's environment sets wins.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MPLBACKEND": "Agg",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a path.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Override any key: sft.lr=1e-4; run=NAME names the run."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")]
+
+app = typer.Typer(
+    name="llmrec",
+    help="Fine-tune a Qwen or LLaMA model into a recommender, and prove that it recommends.",
+    epilog="Start with: llmrec run quickstart",
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _call(module: str, function: str, *args: Any) -> None:
+    getattr(importlib.import_module(f"llmrec.{module}"), function)(*args)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"llmrec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
+) -> None:
+    if debug:
+        os.environ["LLMREC_DEBUG"] = "1"
+    _quieten()
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    until: Annotated[str, typer.Option(metavar="STAGE", help="The last stage to run.")] = "report",
+    dry_run: DryRun = False,
+) -> None:
+    """Run a recipe's stages, skipping what is done."""
+    _call("commands.stages", "run", recipe, overrides or [], until, dry_run)
+
+
+def _stage_command(stage: str) -> Callable[..., None]:
+    def command(recipe: RecipeName, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+        _call("commands.stages", "run", recipe, overrides or [], stage, dry_run)
+
+    return command
+
+
+for _stage, _help in STAGES.items():
+    app.command(_stage, help=f"{_help} Runs what it needs first.")(_stage_command(_stage))
+
+
+@app.command()
+def validate(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Check a recipe, its prompts, card and suite; report every error at once."""
+    _call("commands.inspect", "validate", recipe, overrides or [])
+
+
+@app.command()
+def preview(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Show decoded training samples, token ids and loss mask, and look for leaks."""
+    _call("commands.inspect", "preview", recipe, overrides or [])
+
+
+@app.command()
+def recommend(
+    run: RunName,
+    user: Annotated[str | None, typer.Option(metavar="ID", help="A user of the run's data.")] = None,
+    history: Annotated[str | None, typer.Option(metavar="ITEM,ITEM", help="Item ids, oldest first.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+) -> None:
+    """Print the top items for a user or a history."""
+    _call("commands.inspect", "recommend", run, user, history, k)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Two or more runs.")],
+    split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+) -> None:
+    """Print the metrics of several runs side by side."""
+    _call("commands.inspect", "compare", runs, split)
+
+
+@app.command()
+def ls(
+    kind: Annotated[str | None, typer.Argument(metavar="[recipes|prompts|cards|suites]")] = None,
+) -> None:
+    """List the shipped recipes, prompts, cards and suites."""
+    _call("commands.shipped", "ls", kind)
+
+
+@app.command()
+def cat(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """Print a shipped file; KIND/NAME where a name is ambiguous."""
+    _call("commands.shipped", "cat", name)
+
+
+@app.command()
+def cp(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    dest: Annotated[Path, typer.Argument(metavar="DEST")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Copy a shipped file, to edit it."""
+    _call("commands.shipped", "cp", name, dest, force)
+
+
+@app.command()
+def doctor() -> None:
+    """Check Python, packages, memory, disk and device; say how to mend what is wrong."""
+    _call("doctor", "run")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def bench(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Without a name, list them.")] = None,
+    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+) -> None:
+    """Run a benchmark and print its table and JSON."""
+    _call("commands.bench", "run", name, options or [])
+
+
+def _quieten() -> None:
+    if not os.environ.get("LLMREC_DEBUG"):
+        for key, value in QUIET.items():
+            os.environ.setdefault(key, value)
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """Exit code and one-line message for an exception."""
+    if isinstance(error, TyperException):
+        return error.exit_code, f"{error.format_message()} (llmrec --help)"
+    if isinstance(error, UserError):
+        return 2, str(error)
+    from llmrec.artifacts import DISK_FULL, disk_is_full
+
+    if disk_is_full(error):
+        return 2, DISK_FULL
+    if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
+        return (
+            2,
+            f"{error.filename}: {error.strerror}; choose a place you may write (LLMREC_RUNS, LLMREC_HOME)",
+        )
+    message = " ".join(str(error).split())[:500]
+    return 1, f"internal error: {type(error).__name__}: {message} (traceback: llmrec --debug …)"
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        args = sys.argv[1:] if args is None else args
+        return int(app(args or ["--help"], standalone_mode=False, prog_name="llmrec") or 0)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        code, message = _explain(error)
+        if os.environ.get("LLMREC_DEBUG"):
+            traceback.print_exc()
+        if message := " ".join(message.split()):
+            print(f"llmrec: {message}", file=sys.stderr)
+        return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Collaborative models: baselines that learn from interactions alone."""

@@ -1,0 +1,63 @@
+"""The most popular items of the training interactions, the same for everyone but for what each has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+Ranked = tuple[list[list[str]], list[list[float]]]
+
+
+class Popularity:
+    """Recommends by number of training interactions; equal counts in catalogue order."""
+
+    def __init__(self, items: list[str], counts: list[int]) -> None:
+        """Keep items (most popular first) and their counts; `fit` makes both."""
+        self.items = items
+        self.counts = counts
+
+    @classmethod
+    def fit(cls, histories: pl.DataFrame, catalogue: Sequence[str]) -> Popularity:
+        """Count training interactions.
+
+        Args:
+            histories: `user_id, items: list[str]`, training rows only.
+            catalogue: every item id that may be recommended; its order breaks ties.
+        """
+        counts = (
+            histories.select(item_id=pl.col("items").explode().cast(pl.String))
+            .group_by("item_id")
+            .agg(pl.len().cast(pl.Int64).alias("count"))
+        )
+        ranked = (
+            pl.DataFrame({"item_id": catalogue}, schema={"item_id": pl.String})
+            .join(counts, on="item_id", how="left", maintain_order="left")
+            .with_columns(pl.col("count").fill_null(0))
+            .sort("count", descending=True, maintain_order=True)
+        )
+        return cls(ranked["item_id"].to_list(), ranked["count"].to_list())
+
+    def recommend(
+        self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Sequence[str]] | None = None
+    ) -> Ranked:
+        """The k most popular items for each user.
+
+        Args:
+            histories: one list of item ids a user; only their number matters here.
+            k: length of the lists; shorter only where the catalogue ends.
+            exclude: items that a user must not get, such as those already seen.
+
+        Returns:
+            Item ids and scores (training counts), one list a user, best first.
+        """
+        banned = exclude if exclude is not None else [()] * len(histories)
+        lists = [self.first(k, set(items)) for items in banned]
+        return [[self.items[i] for i in row] for row in lists], [
+            [float(self.counts[i]) for i in row] for row in lists
+        ]
+
+    def first(self, k: int, exclude: set[str]) -> list[int]:
+        """Positions in `items` of the k most popular ones outside `exclude`."""
+        found = (i for i, item in enumerate(self.items) if item not in exclude)
+        return [i for i, _ in zip(found, range(k), strict=False)]

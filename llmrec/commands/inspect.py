@@ -1,0 +1,121 @@
+"""Commands that look and train nothing: `validate`, `preview`, `recommend`, `compare`."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from llmrec import artifacts, assets, config
+from llmrec.commands.stages import resolve
+from llmrec.config import Recipe, TaskConfig
+from llmrec.errors import UserError
+
+TITLE_WIDTH = 60
+
+
+def validate(name: str, overrides: list[str]) -> None:
+    """Check a recipe and the suite, card and prompts it names; print every problem, a line each.
+
+    Raises:
+        UserError: the recipe cannot be read at all.
+        typer.Exit: with code 2, once the problems are printed.
+    """
+    path, tree = config.recipe_tree(name, [text for text in overrides if not text.startswith("run=")])
+    problems: list[str] = []
+    with _noting(problems):
+        tree = config.with_suite(tree)
+    with _noting(problems):
+        config.validate(Recipe, tree, str(path))
+    _check_data(tree, problems)
+    for problem in problems:
+        print(f"llmrec: {problem}", file=sys.stderr)
+    if problems:
+        raise typer.Exit(2)
+    print(f"{path}: valid")
+
+
+def _check_data(tree: dict[str, Any], problems: list[str]) -> None:
+    """Check the card, and the prompts against the card's fields, as far as the recipe names them."""
+    from llmrec.data.card import load_card
+    from llmrec.estimate import item_fields
+    from llmrec.train.samples import training_templates
+
+    data, fields = tree.get("data"), None
+    if isinstance(data, dict) and isinstance(data.get("card"), str):
+        with _noting(problems):
+            fields = item_fields(load_card(data["card"]))
+    prompts = tree.get("prompts", [{"task": "sequential"}])
+    for entry in prompts if isinstance(prompts, list) else []:
+        if isinstance(entry, dict) and isinstance(entry.get("task"), str):
+            with _noting(problems):
+                if fields is None:
+                    assets.find("prompts", entry["task"])
+                else:
+                    training_templates([TaskConfig.model_construct(**entry)], fields)
+
+
+@contextlib.contextmanager
+def _noting(problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        problems.append(str(error))
+
+
+def preview(name: str, overrides: list[str]) -> None:
+    """Print decoded training samples of a recipe, with ids, loss mask and the leak check."""
+    from llmrec.text.preview import render
+
+    print(render(*resolve(name, overrides)))
+
+
+def recommend(run: str, user: str | None, history: str | None, k: int) -> None:
+    """Print rank, title and score of the top `k` items for a user of the run, or for a history.
+
+    Raises:
+        UserError: neither or both of `user` and `history`; an unknown run, user or item.
+    """
+    if (user is None) == (history is None):
+        raise UserError("recommend: give either --user ID or --history ITEM,ITEM")
+    folder = find_run(run)
+    from llmrec.decode.recommender import Recommender, history_of
+
+    items = [part.strip() for part in (history or "").split(",") if part.strip()]
+    if user is not None:
+        items = history_of(folder, user)
+    rows = Recommender.load(folder).recommend(items, k)
+    width = min(TITLE_WIDTH, max(len(row.title) for row in rows)) if rows else 0
+    print(f"rank  {'title':<{width}}  {'score':>8}  item")
+    for rank, row in enumerate(rows, 1):
+        title = row.title if len(row.title) <= width else row.title[: width - 1] + "…"
+        print(f"{rank:>4}  {title:<{width}}  {row.score:>8.3f}  {row.item_id}")
+
+
+def find_run(run: str) -> Path:
+    """Folder of a run that is there.
+
+    Raises:
+        UserError: no such run; names the nearest.
+    """
+    folder = artifacts.run_folder(run)
+    if not (folder / "recipe.yaml").is_file():
+        known = sorted(path.parent.name for path in artifacts.runs_root().glob("*/recipe.yaml"))
+        near = difflib.get_close_matches(run, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"runs there: {', '.join(known) or 'none'}"
+        raise UserError(f"no run named {run!r} under {artifacts.runs_root()} ({hint})")
+    return folder
+
+
+def compare(runs: list[str], split: str) -> None:
+    """Print HR and NDCG of several runs, with paired intervals against the first."""
+    folders = [find_run(run) for run in runs]
+    from llmrec.commands.screen import show
+    from llmrec.evaluate import tables
+
+    show(tables.comparison_table(tables.compare(folders, split)))

@@ -1,0 +1,61 @@
+"""`llmrec ls`, `cat` and `cp`: the recipes, prompts, cards and suites that come with llmrec."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+from llmrec import assets
+from llmrec.artifacts import atomic_write
+from llmrec.config import read_yaml
+from llmrec.errors import UserError
+
+KINDS = {"recipes": "recipes", "prompts": "prompts", "cards": "data_prep", "suites": "eval/suites"}
+
+
+def ls(kind: str | None) -> None:
+    """Print the shipped names of one kind, or of every kind, with their descriptions."""
+    if kind is not None and kind not in KINDS:
+        raise UserError(f"ls: no kind named {kind!r}; kinds: {', '.join(KINDS)}")
+    for label in [kind] if kind else KINDS:
+        print(f"{label}:")
+        for name in assets.names(KINDS[label]):
+            description = read_yaml(assets.find(KINDS[label], name)).get("description") or ""
+            print(f"  {name:<22} {textwrap.shorten(str(description), 90, placeholder='…')}".rstrip())
+
+
+def find(name: str) -> Path:
+    """Path of a shipped file by `NAME` or, where several kinds have it, `KIND/NAME`.
+
+    Raises:
+        UserError: no such file, or several.
+    """
+    label, _, rest = name.partition("/")
+    if label in KINDS and rest:
+        return assets.find(KINDS[label], rest.removesuffix(".yaml"))
+    labels = [label for label, kind in KINDS.items() if name in assets.names(kind)]
+    if len(labels) > 1:
+        raise UserError(f"{name!r} is ambiguous: write {' or '.join(f'{label}/{name}' for label in labels)}")
+    if not labels:
+        raise UserError(f"no shipped file named {name!r}; `llmrec ls` lists them")
+    return assets.find(KINDS[labels[0]], name)
+
+
+def cat(name: str) -> None:
+    """Print a shipped file."""
+    print(find(name).read_text("utf-8"), end="")
+
+
+def cp(name: str, dest: Path, force: bool) -> None:
+    """Copy a shipped file to a file or into a folder.
+
+    Raises:
+        UserError: the file is there already and `force` is not given.
+    """
+    source = find(name)
+    target = dest / source.name if dest.is_dir() else dest
+    if target.exists() and not force:
+        raise UserError(f"{target}: exists already; --force overwrites it")
+    with atomic_write(target) as partial:
+        partial.write_bytes(source.read_bytes())
+    print(target)

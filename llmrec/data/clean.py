@@ -1,0 +1,176 @@
+"""What is kept of a log: filters, order, duplicates, k-core."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from llmrec.config import Filters
+from llmrec.data.log import Log
+from llmrec.errors import UserError
+
+
+def clean(log: Log, filters: Filters) -> tuple[Log, dict[str, int]]:
+    """Apply filters in this order: events, rating, window, duplicates, k-core.
+
+    Returns:
+        The log, ordered by user (first appearance in the file), time, and place in the file; and how many
+        rows each filter removed.
+
+    Raises:
+        UserError: a filter needs a column that the card does not map, or leaves nothing.
+    """
+    removed: dict[str, int] = {}
+    for name, step in _STEPS.items():
+        kept = step(log, filters)
+        removed[name] = len(log.rows) - len(kept.rows)
+        if kept.rows.is_empty():
+            limits = f"min_user={filters.min_user}, min_item={filters.min_item}"
+            what = f"the k-core of {limits}" if name == "k_core" else f"{name}={getattr(filters, name)}"
+            raise UserError(
+                f"filters: {what} leaves no interactions; relax it in the card or in data.filters"
+            )
+        log = kept
+    return log.compact(), removed
+
+
+def _needs(log: Log, column: str, key: str) -> None:
+    if column not in log.rows.columns:
+        raise UserError(f"filters.{key} needs interactions.columns.{column} in the card")
+
+
+def _events(log: Log, filters: Filters) -> Log:
+    if filters.events is None:
+        return log
+    _needs(log, "event", "events")
+    return log.keep(
+        log.rows["event"].is_in([code for code, name in enumerate(log.events) if name in filters.events])
+    )
+
+
+def _rating(log: Log, filters: Filters) -> Log:
+    if filters.min_rating is None:
+        return log
+    _needs(log, "rating", "min_rating")
+    return log.keep(log.rows["rating"] >= filters.min_rating)
+
+
+def _window(log: Log, filters: Filters) -> Log:
+    """Times from the first bound up to, and without, the second."""
+    if filters.window is None:
+        return log
+    _needs(log, "time", "window")
+    start, end = (None if bound is None else _seconds(bound) * log.unit for bound in filters.window)
+    if start is not None:
+        log = log.keep(log.rows["time"] >= start)
+    return log if end is None else log.keep(log.rows["time"] < end)
+
+
+def _seconds(bound: int | str) -> float:
+    if isinstance(bound, int):
+        return bound
+    try:
+        moment = datetime.fromisoformat(bound)
+    except ValueError:
+        raise UserError(
+            f"filters.window: {bound!r} is neither epoch seconds nor a date (2014-07-01)"
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def by_user_and_time(log: Log) -> Log:
+    """Order by user, then time, then place in the file; without times, by user and place."""
+    if _is_ordered(log):
+        return log
+    rows = log.rows.sort("time", maintain_order=True) if log.timed else log.rows
+    return replace(log, rows=rows.sort("user", maintain_order=True))
+
+
+def _is_ordered(log: Log) -> bool:
+    user = log.rows["user"].to_numpy()
+    if (user[1:] < user[:-1]).any():
+        return False
+    if not log.timed:
+        return True
+    time = log.rows["time"].to_numpy()
+    return not ((time[1:] < time[:-1]) & (user[1:] == user[:-1])).any()
+
+
+def deduplicate(log: Log, kind: Literal["none", "exact", "first", "last"]) -> Log:
+    """Drop repeated interactions of an ordered log.
+
+    Args:
+        log: ordered by user and time.
+        kind: `none`; `exact` (same user, item and time: the first in the file stays); `first` or `last` of
+            each user and item. Without times `exact` drops nothing: no two places in a file are equal.
+    """
+    rows = log.rows
+    if kind == "none" or (kind == "exact" and not log.timed):
+        return log
+    keep = np.ones(len(rows), dtype=bool)
+    if kind == "exact":
+        # Only interactions of one user at one time can be equal: look among those alone.
+        user, time = rows["user"].to_numpy(), rows["time"].to_numpy()
+        same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+        suspects = np.flatnonzero(np.append(False, same) | np.append(same, False))
+        distinct = rows[suspects].select("user", "item", "time").to_struct().is_first_distinct()
+    else:
+        suspects = np.arange(len(rows))
+        pairs = rows.select("user", "item").to_struct()
+        distinct = pairs.is_first_distinct() if kind == "first" else pairs.is_last_distinct()
+    keep[suspects] = distinct.to_numpy()
+    return log.keep(keep)
+
+
+def _deduplicated(log: Log, filters: Filters) -> Log:
+    return deduplicate(by_user_and_time(log), filters.deduplicate)
+
+
+def _core(log: Log, filters: Filters) -> Log:
+    if filters.min_user == filters.min_item == 1:
+        return log
+    user, item = log.rows["user"].to_numpy(), log.rows["item"].to_numpy()
+    return log.keep(k_core(user, item, filters.min_user, filters.min_item))
+
+
+def k_core(
+    user: npt.NDArray[np.uint32], item: npt.NDArray[np.uint32], min_user: int, min_item: int
+) -> npt.NDArray[np.bool_]:
+    """Rows of the largest sub-log in which each user and item has enough rows (Seidman 1983, bipartite).
+
+    Users and items below the minimum are removed in turn until none is left: the fixed point is unique.
+
+    Args:
+        user: user code of each row `[rows]`.
+        item: item code of each row `[rows]`.
+        min_user: least rows of a user.
+        min_item: least rows of an item.
+
+    Returns:
+        Which rows stay `[rows]`; perhaps none.
+    """
+    alive = np.ones(len(user), dtype=bool)
+    users, items = np.bincount(user), np.bincount(item)
+    while True:
+        drop = (users < min_user)[user]
+        drop |= (items < min_item)[item]
+        drop &= alive
+        gone = np.flatnonzero(drop)
+        if not len(gone):
+            return alive
+        alive[gone] = False
+        users -= np.bincount(user[gone], minlength=len(users))
+        items -= np.bincount(item[gone], minlength=len(items))
+
+
+_STEPS = {
+    "events": _events,
+    "min_rating": _rating,
+    "window": _window,
+    "deduplicate": _deduplicated,
+    "k_core": _core,
+}

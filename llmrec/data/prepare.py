@@ -1,0 +1,85 @@
+"""Rewrites what Polars cannot stream as it is: gzip, other encodings, long separators, Python-dict lines."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import io
+import json
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from tqdm import tqdm
+
+from llmrec.data.card import Table
+from llmrec.errors import UserError
+
+UNIT_SEPARATOR = "\x1f"
+
+
+def plain(table: Table, path: Path, scratch: Path) -> Path:
+    """A UTF-8 file with one-character separators: `path` itself, or a rewritten copy under `scratch`.
+
+    Raises:
+        UserError: empty, not gzip, cut short, not in the stated encoding, or not Python dicts.
+    """
+    kind = table.format_of(path)
+    recode = kind == "loose_jsonl" or table.encoding.lower() not in {"utf-8", "utf8"} or _long(table, path)
+    target = path
+    if kind != "parquet" and (recode or path.suffix == ".gz"):
+        target = scratch / f"{len(list(scratch.iterdir())):04d}-{path.name.removesuffix('.gz')}"
+        try:
+            with _open(path) as source, target.open("wb") as out:
+                if recode:
+                    out.writelines(line.encode() for line in _recoded(table, path, source))
+                else:
+                    shutil.copyfileobj(source, out, 1 << 22)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{path}: not a whole gzip file: {error}") from None
+    if target.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty")
+    return target
+
+
+def _long(table: Table, path: Path) -> bool:
+    return table.format_of(path) == "csv" and len(table.separator_of(path)) > 1
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a file, gzip or not, with a progress bar over its bytes on disk."""
+    size = path.stat().st_size
+    bar = tqdm.wrapattr(path.open("rb"), "read", size, desc=f"reading {path.name}", delay=2, leave=False)
+    raw = cast(BinaryIO, bar.__enter__())
+    return cast(BinaryIO, gzip.open(raw)) if path.suffix == ".gz" else raw
+
+
+def _recoded(table: Table, path: Path, source: BinaryIO) -> Iterator[str]:
+    """Lines of a file with its encoding, separator and dict syntax made standard."""
+    loose, long = table.format_of(path) == "loose_jsonl", _long(table, path)
+    lines = io.TextIOWrapper(source, encoding=table.encoding, newline="\n")
+    row = 0
+    try:
+        for line in lines:
+            row += 1
+            if long:
+                yield line.replace(table.separator_of(path), UNIT_SEPARATOR)
+            elif loose and line.strip():
+                yield json.dumps(_literal(line)) + "\n"
+            elif not loose:
+                yield line
+    except UnicodeError:
+        raise UserError(
+            f"{path}: not {table.encoding} after line {row}; correct `encoding` in the card"
+        ) from None
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise UserError(f"{path}: line {row} is not a Python dict") from None
+
+
+def _literal(line: str) -> dict[str, Any]:
+    value = ast.literal_eval(line.strip())
+    if not isinstance(value, dict):
+        raise ValueError(f"{type(value).__name__}, not a dict")
+    return value

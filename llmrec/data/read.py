@@ -1,0 +1,178 @@
+"""Reads the tables that a card describes, lazily, and finds the row at fault when there is one."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from llmrec.data.card import Table
+from llmrec.data.prepare import UNIT_SEPARATOR, plain
+from llmrec.errors import UserError
+
+_PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a table.
+
+    Attributes:
+        path: the file as the user knows it.
+        readable: the file that Polars reads: the same, or a rewritten copy.
+        frame: its columns, named by their meaning (`user`, `item`, …); text, except where Parquet is typed.
+    """
+
+    path: Path
+    readable: Path
+    frame: pl.LazyFrame
+
+
+def scan(table: Table, files: list[Path], scratch: Path) -> list[Part]:
+    """Open the files of a table lazily.
+
+    Args:
+        table: the card's description.
+        files: the table's files.
+        scratch: folder for rewritten copies (gzip and the like).
+
+    Raises:
+        UserError: an unreadable or empty file, or a column that is not there.
+    """
+    return [_open(table, path, plain(table, path, scratch)) for path in files]
+
+
+def _open(table: Table, path: Path, readable: Path) -> Part:
+    wanted = {column for text in table.columns.values() for column in _PLACEHOLDER.findall(text) or [text]}
+    wanted.update(column for flags in table.flags.values() for column in flags)
+    kind = table.format_of(path)
+    try:
+        if kind == "parquet":
+            frame = pl.scan_parquet(readable)
+        elif kind == "csv":
+            frame = _scan_csv(table, path, readable)
+        else:
+            frame = pl.scan_ndjson(readable, schema=dict.fromkeys(sorted(wanted), pl.String))
+        known = frame.collect_schema().names()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise _unreadable(path, readable, kind, error) from None
+    problems = []
+    for column in sorted(wanted - set(known)):
+        near = difflib.get_close_matches(column, known, n=1)
+        problems.append(
+            f"no column {column!r} ({f'did you mean {near[0]!r}?' if near else 'it has ' + ', '.join(known)})"
+        )
+    if problems:
+        raise UserError(f"{path}: {'; '.join(problems)}; correct `columns` in the card")
+    columns = {name: _column(text) for name, text in table.columns.items()}
+    return Part(
+        path, readable, frame.select(**columns, **{name: _flags(of) for name, of in table.flags.items()})
+    )
+
+
+def _scan_csv(table: Table, path: Path, readable: Path) -> pl.LazyFrame:
+    separator = table.separator_of(path)
+    return pl.scan_csv(
+        readable,
+        separator=separator if len(separator) == 1 else UNIT_SEPARATOR,
+        has_header=table.header is True,
+        new_columns=table.header if isinstance(table.header, list) else None,
+        quote_char=table.quote,
+        infer_schema=False,
+    )
+
+
+def _column(text: str) -> pl.Expr:
+    """A column, or a template of several; a template with a part missing falls back to its first part."""
+    names = _PLACEHOLDER.findall(text)
+    if not names:
+        return pl.col(text)
+    filled = pl.format(_PLACEHOLDER.sub("{}", text), *(pl.col(name).cast(pl.String) for name in names))
+    return pl.coalesce(filled, pl.col(names[0]).cast(pl.String))
+
+
+def _flags(columns: list[str]) -> pl.Expr:
+    """Names of the columns that hold 1, as a list."""
+    names = [
+        pl.when(pl.col(name).cast(pl.String).str.strip_chars() == "1").then(pl.lit(name)) for name in columns
+    ]
+    return pl.concat_list(names).list.drop_nulls()
+
+
+def collect(parts: list[Part], table: Table, *queries: pl.LazyFrame) -> list[pl.DataFrame]:
+    """Run queries over the files of a table in one streaming pass.
+
+    Raises:
+        UserError: a file that is not what the card says, with the line at fault where it can be told.
+    """
+    try:
+        return pl.collect_all(queries, engine="streaming")
+    except pl.exceptions.PolarsError as error:
+        for part in parts:
+            try:
+                part.frame.select(pl.all().null_count()).collect(engine="streaming")
+            except pl.exceptions.PolarsError as cause:
+                raise _unreadable(part.path, part.readable, table.format_of(part.path), cause) from None
+        raise UserError(f"{parts[0].path}: cannot be read: {_one_line(error)}") from None
+
+
+def combined(parts: list[Part]) -> pl.LazyFrame:
+    """All files of a table as one frame, in their order.
+
+    Raises:
+        UserError: Parquet files whose column types differ.
+    """
+    frame = pl.concat([part.frame for part in parts])
+    try:
+        frame.collect_schema()
+    except pl.exceptions.PolarsError as error:
+        raise UserError(
+            f"{parts[0].path.parent}: files of one table differ in types: {_one_line(error)}"
+        ) from None
+    return frame
+
+
+def first_bad(parts: list[Part], bad: pl.Expr, column: str) -> str | None:
+    """Where a condition first holds, as `FILE: row N: column='value'`; rows count from 1 after the header."""
+    for part in parts:
+        row = part.frame.with_row_index("__row").filter(bad).select("__row", column).head(1).collect()
+        if row.height:
+            value = row[column][0]
+            return f"{part.path}: row {row['__row'][0] + 1}: {column} = {str(value)[:60]!r}"
+    return None
+
+
+def identifier(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Ids as text, null where empty or NaN; whole-number floats lose their `.0`."""
+    if dtype.is_float():
+        whole = pl.when(column == column.floor()).then(column.cast(pl.Int64, strict=False).cast(pl.String))
+        return whole.otherwise(column.fill_nan(None).cast(pl.String))
+    if dtype.is_integer():
+        return column.cast(pl.String)
+    text = column.cast(pl.String).str.strip_chars()
+    return pl.when(~text.is_in(["", "nan", "NaN"])).then(text)
+
+
+def _unreadable(path: Path, readable: Path, kind: str, error: Exception) -> UserError:
+    at = ""
+    with readable.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode()
+                if kind.endswith("jsonl") and text.strip() and not isinstance(json.loads(text), dict):
+                    raise ValueError
+            except ValueError:
+                at = f"line {number}: "
+                break
+            if kind == "parquet":
+                break
+    return UserError(f"{path}: {at}cannot be read as {kind}: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]

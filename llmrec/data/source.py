@@ -1,0 +1,159 @@
+"""Finds a dataset's files: in a folder of the user's, or fetched once from the card's sources."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import shutil
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmrec import assets
+from llmrec.data.card import Card, Source, Table
+from llmrec.errors import UserError
+
+Located = tuple[Table, list[Path]]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset on disk: each table's description and its files, in order.
+
+    Attributes:
+        origin: the folder, address or wheel that it came from.
+        interactions: the log.
+        items: metadata of the items, or None.
+        users: attributes of the users, or None.
+    """
+
+    origin: str
+    interactions: Located
+    items: Located | None
+    users: Located | None
+
+    def files(self) -> list[Path]:
+        """Files of all tables."""
+        return [path for table in (self.interactions, self.items, self.users) if table for path in table[1]]
+
+
+def locate(card: Card, root: str | None = None) -> Dataset:
+    """Find a card's files, fetching them if need be.
+
+    A `root` of the recipe's comes first, then the card's own `root` (relative to the card), then its sources
+    in order (one that was fetched before wins), and for a card with neither, its own folder.
+
+    Args:
+        card: the dataset's card.
+        root: the recipe's `data.root`, a folder relative to the current one.
+
+    Raises:
+        UserError: no file matches, or no source could be fetched.
+    """
+    if root is not None:
+        return _in_folder(card, Path(root).expanduser())
+    beside = card.path.resolve().parent
+    if card.root is not None:
+        folder = (beside / Path(card.root).expanduser()).resolve()
+        if folder.is_dir() or not card.sources:
+            return _in_folder(card, folder)
+    if not card.sources:
+        return _in_folder(card, beside)
+    failures = []
+    for source in sorted(card.sources, key=lambda source: not _folder(source).is_dir()):
+        try:
+            return _in_folder(card, _fetch(source), source)
+        except UserError as error:
+            failures.append(str(error))
+            print(f"{card.name}: {error}", file=sys.stderr)
+    raise UserError(
+        f"{card.name}: no source can be reached ({'; '.join(failures)}); "
+        f"fetch it by hand from {card.homepage} and set data.root=FOLDER"
+    )
+
+
+def _in_folder(card: Card, folder: Path, source: Source | None = None) -> Dataset:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; set data.root=FOLDER to where {card.name} lies")
+    origin = str(folder) if source is None else source.pypi or ", ".join(source.urls())
+    interactions, items, users = card.interactions, card.items, card.users
+    if source is not None and source.interactions is not None:
+        interactions, items, users = source.interactions, source.items, source.users
+    return Dataset(
+        origin,
+        (interactions, _match(interactions, folder)),
+        (items, _match(items, folder)) if items else None,
+        (users, _match(users, folder)) if users else None,
+    )
+
+
+def _match(table: Table, folder: Path) -> list[Path]:
+    """Files of a table, sorted by name."""
+    literal = folder / Path(table.path).expanduser()
+    if literal.is_file():
+        return [literal]
+    matches = glob.glob(table.path, root_dir=folder, recursive=True)  # noqa: PTH207 - patterns may be absolute
+    files = sorted(folder / name for name in matches)
+    files = [path for path in files if path.is_file()]
+    if not files:
+        raise UserError(f"{literal}: no such file; correct `path` in the card, or set data.root=FOLDER")
+    return files
+
+
+def _folder(source: Source) -> Path:
+    """Where a source's files lie once fetched."""
+    if source.pypi is not None:
+        package = source.pypi.removeprefix("pypi:").partition("/")[0]
+        return assets.home() / "wheels" / package.replace("==", "-")
+    digest = hashlib.sha256("\n".join(source.urls()).encode()).hexdigest()[:12]
+    return assets.home() / "datasets" / digest
+
+
+def _fetch(source: Source) -> Path:
+    """Folder with a source's files, archives unpacked; fetched if need be."""
+    if source.pypi is not None:
+        return assets.from_pypi(source.pypi)
+    folder = _folder(source)
+    if folder.is_dir():
+        return folder
+    files = [
+        assets.from_url(url, sha256) for url, sha256 in zip(source.urls(), source.checksums(), strict=True)
+    ]
+    partial = folder.with_name(f"{folder.name}.part-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for file in files:
+            unpack(file, partial)
+        if not folder.is_dir():
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a zip or tar archive into a folder; any other file is moved there as it is.
+
+    Raises:
+        UserError: a broken archive, or a member that would land outside the folder.
+    """
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as zipped:
+                for name in zipped.namelist():
+                    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                        raise UserError(
+                            f"{archive}: member {name!r} would leave the folder; nothing unpacked"
+                        )
+                zipped.extractall(folder)  # noqa: S202 - names are checked above
+        elif tarfile.is_tarfile(archive):
+            with tarfile.open(archive) as tarred:
+                tarred.extractall(folder, filter="data")
+        else:
+            archive.replace(folder / archive.name)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(f"{archive}: cannot be unpacked: {error}") from None

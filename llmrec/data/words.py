@@ -1,0 +1,96 @@
+"""Item text as it comes in the wild, made fit to read: entities, control characters, lists, prices."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import polars as pl
+
+TITLE_LIMIT = 512
+TEXT_LIMIT = 4096
+# Unescaping only shortens text: this much of it fills any limit, and megabytes cost nothing.
+_RAW_FACTOR = 4
+# Control characters, byte order marks, failed decodings, and marks that reverse the direction of text.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ufeff\ufffd\u202a-\u202e\u2066-\u2069]")
+
+
+class Clean(NamedTuple):
+    """Clean text (None where nothing is left), and what was done to it."""
+
+    text: str | None
+    unescaped: bool = False
+    control_characters: bool = False
+    clipped: bool = False
+
+
+def clean_text(raw: str | None, limit: int) -> Clean:
+    """Unescape HTML entities, collapse whitespace, drop control characters, clip.
+
+    What looks like markup (`<a_12>`, `<|im_end|>`) stays: text is data.
+
+    Args:
+        raw: any text, or None.
+        limit: most characters; longer text is cut and ends in `…`.
+    """
+    if raw is None:
+        return Clean(None)
+    start = raw[: limit * _RAW_FACTOR]
+    plain = unescape(start)
+    spaced = " ".join(plain.split())
+    seen = " ".join(_UNSEEN.sub("", spaced).split())
+    clipped = len(seen) > limit or len(raw) > len(start)
+    text = seen[: limit - 1].rstrip() + "…" if clipped and seen else seen
+    return Clean(text or None, plain != start, seen != spaced, clipped)
+
+
+def unescape(text: str) -> str:
+    """Replace HTML entities until none is left: `&amp;amp;` becomes `&`."""
+    while "&" in text:
+        once = html.unescape(text)
+        if once == text:
+            break
+        text = once
+    return text
+
+
+def labels(value: Any, separator: str | None = None) -> list[str]:
+    """A flat list of distinct labels from a nested list, its JSON text, or separated text.
+
+    `[["Beauty", "Makeup"], ["Beauty", "Nails"]]` gives Beauty, Makeup, Nails.
+
+    Args:
+        value: list, text or None.
+        separator: cuts text into labels; None where a text is one label.
+    """
+    return list(dict.fromkeys(_flat(_from_json(value), separator)))
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def _flat(value: Any, separator: str | None) -> Iterator[str]:
+    if isinstance(value, list):
+        for inner in value:
+            yield from _flat(inner, separator)
+    elif value is not None:
+        text = str(value)
+        for piece in text.split(separator) if separator else [text]:
+            label = clean_text(piece, TITLE_LIMIT).text
+            if label is not None:
+                yield label
+
+
+def prices(values: pl.Series) -> pl.Series:
+    """The first amount in each text (`$1,299.00 - $1,499.00` is 1299.0); null where there is none."""
+    text = values.cast(pl.String).str.replace_all(",", "", literal=True)
+    return text.str.extract(r"(\d+(?:\.\d+)?)").cast(pl.Float32)

@@ -1,0 +1,1 @@
+"""Top-K items under the catalogue's trie: tree-beam engine, Hugging Face oracle, recommender."""

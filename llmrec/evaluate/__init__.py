@@ -1,0 +1,1 @@
+"""Evaluation of finished lists: metrics, slices, intervals, tables and the report page."""

@@ -1,0 +1,99 @@
+"""The lists under evaluation: those of models, read; those of baselines, made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from llmrec.collaborative.item_knn import ItemKNN
+from llmrec.collaborative.popularity import Popularity
+from llmrec.errors import UserError
+
+BASELINES: dict[str, type[Popularity] | type[ItemKNN]] = {"popularity": Popularity, "item_knn": ItemKNN}
+SCHEMA = pl.Schema({"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String, "score": pl.Float64})
+
+
+def baseline_lists(
+    model: Popularity | ItemKNN, examples: pl.DataFrame, history: int, k: int, mask_seen: bool
+) -> pl.DataFrame:
+    """Lists of a baseline for evaluation examples.
+
+    Args:
+        model: fitted on training interactions.
+        examples: `user_id, history: list[str], target`.
+        history: the model scores from the last so many items, as the language model does.
+        k: length of the lists.
+        mask_seen: leave out all of the history.
+
+    Returns:
+        `user_id, rank, item_id, score`, in the order of `examples`.
+    """
+    whole = examples["history"].to_list()
+    items, scores = model.recommend([items[-history:] for items in whole], k, whole if mask_seen else None)
+    frame = pl.DataFrame({"user_id": examples["user_id"].cast(pl.String), "item_id": items, "score": scores})
+    ranked = frame.with_columns(rank=pl.int_ranges(1, pl.col("item_id").list.len() + 1, dtype=pl.Int32))
+    return ranked.explode("rank", "item_id", "score", empty_as_null=False).select(*SCHEMA).cast(SCHEMA)
+
+
+def read_lists(path: Path) -> pl.DataFrame:
+    """Read one system's lists, checked: `user_id, rank, item_id, score`.
+
+    Raises:
+        UserError: unreadable, a column missing or empty, or ranks that are not 1, 2, 3 … for each user.
+    """
+    try:
+        frame = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    missing = [name for name in SCHEMA if name not in frame.columns]
+    if missing:
+        raise UserError(f"{path}: column {missing[0]!r} is missing; lists need {', '.join(SCHEMA)}")
+    frame = frame.select(*SCHEMA).cast(SCHEMA)
+    if frame.select("user_id", "rank", "item_id").null_count().sum_horizontal().item():
+        raise UserError(f"{path}: empty user_id, rank or item_id; decode again")
+    ordered = frame.sort("user_id", "rank", maintain_order=True)
+    wrong = ordered.filter(pl.col("rank") != pl.int_range(1, pl.len() + 1).over("user_id"))
+    if len(wrong):
+        raise UserError(
+            f"{path}: user {wrong['user_id'][0]!r}: ranks are not 1, 2, 3 … without gaps or repeats"
+        )
+    return frame
+
+
+def model_systems(run: Path, split: str) -> list[str]:
+    """Systems of a run, baselines aside, that have lists for a split, sorted."""
+    names = (path.stem.removesuffix(f"-{split}") for path in (run / "decode").glob(f"*-{split}.parquet"))
+    return sorted(name for name in names if name not in BASELINES)
+
+
+def count_invalid(
+    lists: pl.DataFrame, examples: pl.DataFrame, catalogue: Sequence[str], depth: int, mask_seen: bool
+) -> int:
+    """Positions among the first `depth` that hold nothing a user can be recommended.
+
+    Counted are ids outside the catalogue, repeats within a list, seen items where these are masked, and
+    positions left empty although the user has allowed items for them.
+    """
+    known = pl.DataFrame({"item_id": catalogue}, schema={"item_id": pl.String})
+    users = examples.select("user_id", item_id=pl.col("history").list.unique())
+    seen = users.explode("item_id", empty_as_null=False).join(known, on="item_id", how="semi")
+    if not mask_seen:
+        seen = seen.clear()
+    shown = lists.filter(pl.col("rank") <= depth).join(examples, on="user_id", how="semi")
+    valid = (
+        shown.unique(["user_id", "item_id"])
+        .join(known, on="item_id", how="semi")
+        .join(seen, on=["user_id", "item_id"], how="anti")
+    )
+    room = (
+        examples.select("user_id")
+        .join(seen.group_by("user_id").len("seen"), on="user_id", how="left")
+        .select("user_id", room=(len(catalogue) - pl.col("seen").fill_null(0)).clip(upper_bound=depth))
+    )
+    listed = shown.group_by("user_id").len("listed")
+    empty = room.join(listed, on="user_id", how="left").select(
+        (pl.col("room") - pl.col("listed").fill_null(0).cast(pl.Int64)).clip(lower_bound=0).sum()
+    )
+    return len(shown) - len(valid) + int(empty.item())

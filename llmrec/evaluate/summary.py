@@ -1,0 +1,113 @@
+"""From per-user values to what a report states: means, intervals, differences, slices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from llmrec.evaluate.lists import BASELINES
+from llmrec.metrics.statistics import bootstrap_means, percentile_interval
+
+Users = Mapping[str, pl.DataFrame]
+
+
+def summarise(users: Users, metrics: Sequence[str], resamples: int, seed: int, confidence: float) -> Any:
+    """Means of every system with bootstrap intervals over users.
+
+    Args:
+        users: per system a frame with the columns `metrics`, one row a user, the same users in one order.
+        metrics: columns to average.
+        resamples: bootstrap resamples.
+        seed: of the resamples.
+        confidence: of the intervals.
+
+    Returns:
+        `{system: {metric: mean, …, "users": n, "intervals": {metric: [low, high]}}}`, rounded to 6 places.
+    """
+    samples = _samples(users, metrics, resamples, seed)
+    return {
+        system: _means(frame, metrics)
+        | {"users": len(frame), "intervals": _intervals(samples[system], metrics, confidence)}
+        for system, frame in users.items()
+    }
+
+
+def differences(
+    users: Users,
+    pairs: Sequence[tuple[str, str]],
+    metrics: Sequence[str],
+    resamples: int,
+    seed: int,
+    confidence: float,
+) -> Any:
+    """Paired differences of systems over the same users, with bootstrap intervals.
+
+    Args:
+        users: as for `summarise`.
+        pairs: `(system, reference)`; the difference is system − reference.
+        metrics: columns to compare.
+        resamples: bootstrap resamples.
+        seed: of the resamples.
+        confidence: of the intervals.
+
+    Returns:
+        `{system: {reference: {metric: difference, …, "intervals": {metric: [low, high]}}}}`.
+    """
+    samples = _samples(users, metrics, resamples, seed)
+    found: dict[str, Any] = {}
+    for system, reference in pairs:
+        gaps = users[system].select(pl.col(name) - users[reference][name] for name in metrics)
+        found.setdefault(system, {})[reference] = _means(gaps, metrics) | {
+            "intervals": _intervals(samples[system] - samples[reference], metrics, confidence)
+        }
+    return found
+
+
+def slice_labels(values: pl.Series) -> tuple[pl.Series, list[str]]:
+    """Cut whole numbers into at most four groups of about equal size.
+
+    Args:
+        values: `int [users]`.
+
+    Returns:
+        Each user's label, such as `5–8` (the least and greatest value of its group), and the labels in order.
+    """
+    numbers = values.to_numpy()
+    edges = np.unique(np.quantile(numbers, [0.25, 0.5, 0.75], method="lower"))
+    groups = np.searchsorted(edges, numbers)
+    labels = {}
+    for group in np.unique(groups):
+        inside = numbers[groups == group]
+        low, high = int(inside.min()), int(inside.max())
+        labels[group] = str(low) if low == high else f"{low}–{high}"
+    return pl.Series(values.name, [labels[group] for group in groups]), list(labels.values())
+
+
+def order_systems(systems: Iterable[str]) -> list[str]:
+    """Systems in the order they are shown in: models by name, then baselines."""
+    return sorted(systems, key=lambda name: (name in BASELINES, name))
+
+
+def rounded(value: Any) -> float:
+    """A float at 6 places, negative zero made plain."""
+    return round(float(value), 6) + 0.0
+
+
+def _means(frame: pl.DataFrame, metrics: Sequence[str]) -> dict[str, Any]:
+    means = frame.select(metrics).to_numpy().mean(axis=0)
+    return {name: rounded(value) for name, value in zip(metrics, means, strict=True)}
+
+
+def _samples(users: Users, metrics: Sequence[str], resamples: int, seed: int) -> dict[str, np.ndarray]:
+    """Bootstrap means `[resamples, metrics]` of each system, all from the same draws."""
+    columns = np.hstack([frame.select(metrics).to_numpy() for frame in users.values()])
+    means = bootstrap_means(columns, resamples, seed)
+    return dict(zip(users, np.split(means, len(users), axis=1), strict=True))
+
+
+def _intervals(samples: np.ndarray, metrics: Sequence[str], confidence: float) -> dict[str, list[float]]:
+    ends = percentile_interval(samples, confidence)
+    return {name: [rounded(low), rounded(high)] for name, (low, high) in zip(metrics, ends, strict=True)}

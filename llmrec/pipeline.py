@@ -1,0 +1,106 @@
+"""The road: which stages there are, in what order, and what each depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from llmrec import artifacts
+from llmrec.artifacts import Stage
+from llmrec.config import Recipe
+from llmrec.errors import UserError
+
+STAGES = (
+    Stage(
+        name="data",
+        version=1,
+        reads=(),
+        sections=("data.card", "data.root", "data.filters", "data.split"),
+        function="llmrec.data.stage:run",
+        owns=("data",),
+        external="llmrec.data.stage:external",
+    ),
+    Stage(
+        name="ids",
+        version=1,
+        reads=("data",),
+        sections=("ids",),
+        function="llmrec.ids.stage:run",
+        owns=("ids",),
+        external="llmrec.ids.stage:external",
+    ),
+    Stage(
+        name="sft",
+        version=1,
+        reads=("data", "ids"),
+        sections=("data.history", "base", "prompts", "sft", "track"),
+        function="llmrec.train.sft:run",
+        owns=("sft", "base"),
+        external="llmrec.train.sft:external",
+    ),
+    Stage(
+        name="decode",
+        version=1,
+        reads=("data", "ids", "sft"),
+        sections=("data.history", "decode"),
+        function="llmrec.decode.stage:run",
+        owns=("decode",),
+    ),
+    Stage(
+        name="eval",
+        version=1,
+        reads=("data", "ids", "decode"),
+        sections=("data.history", "decode.splits", "decode.users", "decode.mask_seen", "eval"),
+        function="llmrec.evaluate.stage:run",
+        owns=("eval",),
+    ),
+    Stage(
+        name="report",
+        version=1,
+        reads=("data", "ids", "sft", "decode", "eval"),
+        sections=("name", "description"),
+        function="llmrec.evaluate.report:run",
+        owns=("report",),
+    ),
+)
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+def execute(
+    recipe: Recipe,
+    run: Path,
+    until: str = "report",
+    announce: Callable[[str, str], None] = lambda stage, word: None,
+) -> None:
+    """Run a recipe's stages up to `until`, skipping what is done.
+
+    Args:
+        recipe: the resolved recipe.
+        run: the run folder; made if missing.
+        until: name of the last stage to run.
+        announce: called with a stage's name and `running`, `done`, or `skipped`.
+
+    Raises:
+        UserError: unknown stage, or what a stage raises.
+    """
+    if until not in NAMES:
+        raise UserError(f"no stage named {until!r}; stages: {', '.join(NAMES)}")
+    with artifacts.lock(run):
+        with artifacts.atomic_write(run / "recipe.yaml") as partial:
+            partial.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "utf-8")
+        for stage in STAGES[: NAMES.index(until) + 1]:
+            announce(stage.name, "running")
+            ran = artifacts.run_stage(stage, recipe, run)
+            announce(stage.name, "done" if ran else "skipped")
+
+
+def pending(recipe: Recipe, run: Path, until: str = "report") -> list[str]:
+    """Stages that `execute` would run. Once one is pending, all that read its files are taken to be."""
+    waiting: list[str] = []
+    for stage in STAGES[: NAMES.index(until) + 1]:
+        stale = any(name in waiting for name in stage.reads)
+        if stale or not artifacts.would_skip(stage, recipe, run):
+            waiting.append(stage.name)
+    return waiting

@@ -1,0 +1,42 @@
+"""Text as data: encoding that no title, template or user can turn into markup."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class TextEncoder:
+    """Encodes plain text with a tokenizer stripped of every added token.
+
+    Special tokens and SID tokens are added tokens: without them a title holding `<|im_end|>` or `<a_12>` is
+    nothing but characters. Encodings are cached, since item texts come back in many prompts.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        from tokenizers import Tokenizer
+
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        self._markup = frozenset(token["id"] for token in state["added_tokens"])
+        state["added_tokens"] = []
+        state["post_processor"] = None
+        self._tokenizer = Tokenizer.from_str(json.dumps(state))
+        self._cache: dict[str, list[int]] = {}
+
+    def __call__(self, text: str) -> list[int]:
+        """Token ids of a text; none of them is a special or added token."""
+        ids = self._cache.get(text)
+        if ids is None:
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+            if not self._markup.isdisjoint(ids):
+                ids = self._by_character(text)
+            self._cache[text] = ids
+        return ids
+
+    def _by_character(self, text: str) -> list[int]:
+        """Encode a text whose whole is in the vocabulary as markup; no single character is."""
+        pieces = (self._tokenizer.encode(character, add_special_tokens=False).ids for character in text)
+        return [token for piece in pieces for token in piece if token not in self._markup]

@@ -1,0 +1,1 @@
+"""Training stages, thin on TRL's trainers."""

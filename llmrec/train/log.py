@@ -1,0 +1,74 @@
+"""The training log that is always written, and the checkpoint a killed training goes on from."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from llmrec.errors import UserError
+
+NAMES = {
+    "loss": "loss",
+    "learning_rate": "lr",
+    "grad_norm": "grad_norm",
+    "mean_token_accuracy": "token_accuracy",
+    "eval_loss": "valid_loss",
+    "eval_mean_token_accuracy": "valid_token_accuracy",
+}
+
+
+class MetricsFile(TrainerCallback):
+    """Appends one JSON line per log step: `step, epoch`, and any of `NAMES`' values.
+
+    Stops the training where the loss is no longer a number.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def rewind(self, checkpoint: Path | None) -> None:
+        """Drop lines logged after a checkpoint (all of them without one): they will be logged again."""
+        last = _step(checkpoint) if checkpoint else -1
+        lines = self._path.read_text("utf-8").splitlines() if self._path.is_file() and last >= 0 else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= last]
+        self._path.write_text("".join(line + "\n" for line in kept), "utf-8")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the values of a log step.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        values = {NAMES[key]: float(value) for key, value in (logs or {}).items() if key in NAMES}
+        if not values:
+            return
+        for name in ("loss", "valid_loss"):
+            if not math.isfinite(values.get(name, 0.0)):
+                raise UserError(
+                    f"sft: {name} is not a number at step {state.global_step}; lower sft.lr, or start again "
+                    "with sft.bf16=false"
+                )
+        line = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)} | values
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The latest whole checkpoint of a trainer's output folder; its state file is written last."""
+    whole = [p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
+    return max(whole, key=_step, default=None)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])

@@ -1,0 +1,242 @@
+"""The eval and report stages on a small run folder: figures, determinism, degradation, comparison."""
+
+import io
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from rich.console import Console
+
+from llmrec.artifacts import StageContext, read_json, write_json
+from llmrec.config import Recipe
+from llmrec.data.examples import evaluation_examples
+from llmrec.errors import UserError
+from llmrec.evaluate import report, stage
+from llmrec.evaluate.lists import SCHEMA
+from llmrec.evaluate.tables import compare, comparison_table, metrics_table
+
+HOSTILE = '<script>alert("title")</script> & <a_12>'
+ITEMS = [f"i{n}" for n in range(25)]
+
+
+def make_recipe(name="tiny", **keys):
+    tree = {
+        "name": name,
+        "data": {"card": "own.yaml"},
+        "eval": {"k": [1, 5], "bootstrap": 50},
+        "decode": {"splits": ["valid", "test"]},
+    }
+    return Recipe.model_validate(tree | keys)
+
+
+def make_run(folder, recipe, shift=0):
+    """A run with 40 users; the model's list holds the target at rank 1 + shift for every second user."""
+    generator = np.random.default_rng(7)
+    rows = []
+    for user in range(40):
+        chosen = generator.choice(ITEMS, size=6 + user % 5, replace=False)
+        splits = ["train"] * (len(chosen) - 2) + ["valid", "test"]
+        rows += [
+            (f"u{user}", item, time, split)
+            for time, (item, split) in enumerate(zip(chosen, splits, strict=True))
+        ]
+    (folder / "data").mkdir(parents=True)
+    (folder / "decode").mkdir()
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "time", "split"], orient="row")
+    frame.cast({"user_id": pl.Categorical, "item_id": pl.Categorical, "split": pl.Categorical}).write_parquet(
+        folder / "data/interactions.parquet"
+    )
+    titles = [HOSTILE] * len(ITEMS)
+    pl.DataFrame({"item_id": ITEMS, "title": titles}).write_parquet(folder / "data/items.parquet")
+    counts = {"users": 40, "items": 25, "interactions": len(rows)}
+    write_json(
+        folder / "data/report.json", {"dataset": "own", "split": {"kind": "leave_one_out"}, "counts": counts}
+    )
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    for split in recipe.decode.splits:
+        lists = []
+        for row, (user, history, target) in enumerate(evaluation_examples(folder, split).iter_rows()):
+            others = [item for item in ITEMS if item not in history and item != target]
+            own = [*others[:shift], target, *others[shift:]] if row % 2 == 0 else others
+            lists += [(user, rank, item, -float(rank)) for rank, item in enumerate(own[:5], 1)]
+        frame = pl.DataFrame(lists, schema=SCHEMA, orient="row")
+        frame.write_parquet(folder / f"decode/sft-{split}.parquet")
+    return folder
+
+
+def run_stage_function(module, recipe, run):
+    """Run a stage's function and move what it wrote into the run, as a commit does."""
+    work = run / ".work"
+    work.mkdir()
+    module.run(StageContext(recipe, run, work, run / ".scratch"))
+    shutil.copytree(work, run, dirs_exist_ok=True)
+    shutil.rmtree(work)
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+    recipe = make_recipe()
+    run = make_run(tmp_path / "tiny", recipe)
+    run_stage_function(stage, recipe, run)
+    return run
+
+
+def test_figures_of_a_known_model(evaluated):
+    metrics = read_json(evaluated / "eval/metrics.json")
+    for split in ("valid", "test"):
+        own = metrics[split]["sft"]
+        assert own["users"] == 40
+        assert own["invalid"] == 0
+        assert {own[f"{name}@{k}"] for name in ("hr", "ndcg", "mrr", "recall") for k in (1, 5)} == {0.5}
+        low, high = own["intervals"]["hr@5"]
+        assert low < 0.5 < high
+        gap = metrics["differences"][split]["sft"]["popularity"]
+        assert gap["hr@5"] == pytest.approx(0.5 - metrics[split]["popularity"]["hr@5"], abs=1e-6)
+        for groups in metrics["slices"][split].values():
+            assert sum(group["sft"]["users"] for group in groups.values()) == 40
+    assert metrics["protocol"]["repeat_targets"] == {"valid": 0.0, "test": 0.0}
+    assert metrics["protocol"]["catalogue"] == 25
+    per_user = pl.read_parquet(evaluated / "eval/per_user.parquet")
+    assert per_user.filter(pl.col("system") == "sft")["rank"].null_count() == 40
+    assert len(per_user) == 2 * 3 * 40
+    means = per_user.filter((pl.col("system") == "item_knn") & (pl.col("split") == "test"))["ndcg@5"].mean()
+    assert means == pytest.approx(metrics["test"]["item_knn"]["ndcg@5"], abs=1e-6)
+
+
+def test_baselines_learn_from_training_rows_only(evaluated):
+    recipe = make_recipe()
+    before = pl.read_parquet(evaluated / "decode/popularity-test.parquet")
+    data = evaluated / "data/interactions.parquet"
+    frame = pl.read_parquet(data).cast({"item_id": pl.String, "split": pl.String})
+    moved = pl.when(pl.col("split") == "test").then(pl.lit("i3")).otherwise("item_id").alias("item_id")
+    frame.with_columns(moved).write_parquet(data)
+    run_stage_function(stage, recipe, evaluated)
+    after = pl.read_parquet(evaluated / "decode/popularity-test.parquet")
+    assert after.equals(before)
+
+
+def test_the_same_run_gives_the_same_bytes(evaluated):
+    names = ("eval/metrics.json", "eval/per_user.parquet", "decode/item_knn-test.parquet")
+    first = [(evaluated / name).read_bytes() for name in names]
+    run_stage_function(stage, make_recipe(), evaluated)
+    assert [(evaluated / name).read_bytes() for name in names] == first
+
+
+def test_users_without_a_list_are_misses_and_their_places_invalid(tmp_path):
+    recipe = make_recipe()
+    run = make_run(tmp_path / "short", recipe)
+    path = run / "decode/sft-test.parquet"
+    lists = pl.read_parquet(path)
+    lists.filter(pl.col("user_id") != "u0").write_parquet(path)
+    run_stage_function(stage, recipe, run)
+    own = read_json(run / "eval/metrics.json")["test"]["sft"]
+    assert own["users"] == 40
+    assert own["hr@5"] == 19 / 40
+    assert own["invalid"] == 5
+
+
+class Links(HTMLParser):
+    """Collects what a page would load or run."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        loads = {name for name, _ in attributes} & {"src", "href", "srcset", "data"}
+        handlers = [name for name, _ in attributes if name.startswith("on")]
+        if loads or handlers or tag in {"script", "link", "iframe", "object", "embed", "base"}:
+            self.found.append((tag, attributes))
+
+
+def test_the_page_stands_alone_and_hostile_titles_stay_text(evaluated):
+    run_stage_function(report, make_recipe(), evaluated)
+    page = (evaluated / "eval/report.html").read_text("utf-8")
+    links = Links()
+    links.feed(page)
+    assert links.found == []
+    assert not re.search(r"url\(|@import|https?://", page)
+    assert "&lt;script&gt;alert(&#34;title&#34;)" in page
+    assert "beats popularity" in page
+    assert page.count('class="card"') == 10
+    assert 'class="hit"' in page
+    for sentence in ("logged no training loss", "has no semantic IDs", "left no manifests"):
+        assert sentence in page
+
+
+def test_the_page_shows_training_and_codes_where_there_are_any(evaluated):
+    (evaluated / "sft").mkdir()
+    (evaluated / "sft/metrics.jsonl").write_text(
+        '{"step": 5, "epoch": 0.5, "loss": 3.0}\n{"step": 10, "epoch": 1.0, "valid_loss": 2.25}\n'
+    )
+    (evaluated / "ids").mkdir()
+    level = {"name": "a", "codes": 4, "used": 3, "entropy": 1.5, "max_entropy": 2.0}
+    collisions = {"before": {"items": 7, "sids": 3, "largest": 4}, "after": 0}
+    write_json(evaluated / "ids/report.json", {"items": 25, "levels": [level], "collisions": collisions})
+    pl.DataFrame({"item_id": ITEMS, "sid": [[n % 3] for n in range(25)]}).write_parquet(
+        evaluated / "ids/sids.parquet"
+    )
+    page = report.render(evaluated)
+    assert "Validation loss was lowest, 2.2500, at epoch 1.0" in page
+    assert "3 of 4 codes" in page
+    assert "7 items shared" in " ".join(page.split())
+
+
+def test_baselines_alone_make_a_page_that_says_so(tmp_path):
+    recipe = make_recipe()
+    run = make_run(tmp_path / "bare", recipe)
+    for path in run.glob("decode/*.parquet"):
+        path.unlink()
+    run_stage_function(stage, recipe, run)
+    page = report.render(run)
+    assert "No model's lists have been decoded" in page
+    assert "popularity" in page
+
+
+def test_an_unevaluated_run_is_named(tmp_path):
+    run = make_run(tmp_path / "raw", make_recipe())
+    with pytest.raises(UserError, match=r"metrics\.json: no such file"):
+        report.render(run)
+    with pytest.raises(UserError, match="run raw: is not evaluated yet"):
+        compare([run])
+
+
+def printed(table):
+    console = Console(width=200, file=io.StringIO())
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_tables_of_one_run_and_of_several(tmp_path, evaluated):
+    text = printed(metrics_table(read_json(evaluated / "eval/metrics.json"), "test"))
+    assert all(word in text for word in ("sft", "popularity", "item_knn", "NDCG@5", "invalid", "0.5000"))
+
+    runs = [evaluated]
+    for name, seed, shift, epochs in (("one", 1, 1, 4), ("other", 0, 2, 9)):
+        recipe = make_recipe(name, seed=seed, sft={"epochs": epochs})
+        run = make_run(tmp_path / name, recipe, shift)
+        run_stage_function(stage, recipe, run)
+        runs.append(run)
+    found = compare(runs, metrics=["mrr@5"])
+    rows = {(row.runs, row.system): row for row in found.rows}
+    seeds = rows[("tiny", "one"), "sft"]
+    assert seeds.values["mrr@5"] == pytest.approx((0.5 + 0.25) / 2)
+    assert seeds.deviations["mrr@5"] == pytest.approx(np.std([0.5, 0.25], ddof=1))
+    assert seeds.differences == {}
+    other = rows[("other",), "sft"]
+    gap, low, high = other.differences["mrr@5"]
+    assert gap == pytest.approx(0.5 / 3 - 0.375, abs=1e-6)
+    assert low < gap < high < 0
+    assert other.users == 40
+    assert "± 0.1768" in printed(comparison_table(found))
+
+
+def test_a_split_or_metric_that_was_not_evaluated_is_named(evaluated):
+    with pytest.raises(UserError, match="split 'train' was not evaluated; evaluated: valid, test"):
+        compare([evaluated], split="train")
+    with pytest.raises(UserError, match="run tiny: has no ndcg@10"):
+        compare([evaluated], metrics=["ndcg@10"])

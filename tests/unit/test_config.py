@@ -1,0 +1,151 @@
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmrec.config import (
+    Recipe,
+    apply_overrides,
+    load_recipe,
+    parse_yaml,
+    read_yaml,
+    validate,
+)
+from llmrec.errors import UserError
+
+MINIMAL = {"name": "r", "data": {"card": "movielens-100k"}}
+
+
+def error_of(call, *args):
+    with pytest.raises(UserError) as caught:
+        call(*args)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_unknown_key_names_the_nearest_at_every_depth():
+    message = error_of(validate, Recipe, MINIMAL | {"sft": {"lora": {"rnk": 4}}, "evl": {}}, "r.yaml")
+    assert "r.yaml" in message
+    assert "unknown key 'sft.lora.rnk' (did you mean 'rank'?)" in message
+    assert "unknown key 'evl' (did you mean 'eval'?)" in message
+
+
+def test_an_unknown_key_without_a_near_one_lists_the_known_ones():
+    message = error_of(validate, Recipe, MINIMAL | {"track": {"zzz": 1}}, "r.yaml")
+    assert "unknown key 'track.zzz' (known: report_to)" in message
+
+
+def test_all_errors_are_reported_at_once():
+    tree = {"name": "r", "data": {}, "sft": {"lr": -1, "mode": "qlra"}, "decode": {"width": 2.5}}
+    message = error_of(validate, Recipe, tree, "r.yaml")
+    for key in ("data.card: required", "sft.lr", "sft.mode", "decode.width"):
+        assert key in message
+
+
+def test_width_must_cover_the_largest_cutoff():
+    message = error_of(validate, Recipe, MINIMAL | {"decode": {"width": 5}, "eval": {"k": [10]}}, "r.yaml")
+    assert "decode.width=5 is below the largest eval.k=10" in message
+
+
+@pytest.mark.parametrize("name", ["../x", "", "a/b", ".hidden", "a b"])
+def test_a_recipe_name_is_a_plain_folder_name(name):
+    assert "name" in error_of(validate, Recipe, MINIMAL | {"name": name}, "r.yaml")
+
+
+def test_duplicate_keys_are_refused_with_their_line():
+    message = error_of(parse_yaml, "sft:\n  lr: 1\n  lr: 2\n", "r.yaml")
+    assert "'lr' is written twice" in message
+    assert "line 3" in message
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [1", "a: !!python/object/apply:os.system ['true']", "\x00", "a: 2001-99-99", "{[1]: 2}"]
+)
+def test_what_is_no_plain_yaml_is_a_user_error(text):
+    assert "r.yaml: not valid YAML" in error_of(parse_yaml, text, "r.yaml")
+
+
+def test_files_that_hold_no_mapping_or_no_text_are_named(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("- 1\n")
+    assert f"{path}: expected a mapping of keys, found list" in error_of(read_yaml, path)
+    path.write_bytes(b"\xff\xfe\xfa")
+    assert f"{path}: cannot be read" in error_of(read_yaml, path)
+    assert "cannot be read" in error_of(read_yaml, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.5e-4", "2e3", "-1e2"])
+def test_exponents_are_numbers(text):
+    assert parse_yaml(text, "x") == float(text)
+
+
+def test_overrides_replace_values_of_any_kind_and_leave_the_source_alone():
+    tree = {"sft": {"lr": 1, "epochs": 2}, "eval": {"k": [1]}}
+    found = apply_overrides(tree, ["sft.lr=1e-4", "eval.k=[5, 10]", "data.card=x", "parent=", "a.b.c=true"])
+    assert found["sft"] == {"lr": 1e-4, "epochs": 2}
+    assert found["eval"] == {"k": [5, 10]}
+    assert found["data"] == {"card": "x"}
+    assert found["parent"] is None
+    assert found["a"] == {"b": {"c": True}}
+    assert tree == {"sft": {"lr": 1, "epochs": 2}, "eval": {"k": [1]}}
+
+
+@pytest.mark.parametrize("text", ["sft.lr", "=1", ""])
+def test_a_malformed_override_is_explained(text):
+    assert "write key.sub=value" in error_of(apply_overrides, {}, [text])
+
+
+def test_the_suite_gives_defaults_that_the_recipe_overrides(tmp_path):
+    suite = tmp_path / "mine.yaml"
+    suite.write_text("k: [3]\nbootstrap: 7\n")
+    recipe = load_recipe("quickstart", [f"eval.suite={suite}"])
+    assert (recipe.eval.k, recipe.eval.bootstrap) == ([3], 7)
+    recipe = load_recipe("quickstart", [f"eval.suite={suite}", "eval.k=[2]"])
+    assert (recipe.eval.k, recipe.eval.bootstrap) == ([2], 7)
+
+
+def test_a_recipe_is_found_by_path_and_named_after_its_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: {card: movielens-100k}\n")
+    assert load_recipe(str(path)).name == "mine"
+
+
+def test_a_resolved_recipe_reads_back_as_itself():
+    recipe = load_recipe("quickstart")
+    assert validate(Recipe, recipe.model_dump(mode="json"), "x") == recipe
+
+
+KEYS = st.text(string.ascii_lowercase, min_size=1, max_size=6)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | KEYS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*Recipe.model_fields, "other"]), VALUES, max_size=6))
+def test_any_mapping_is_a_recipe_or_a_one_line_user_error(tree):
+    try:
+        validate(Recipe, tree, "r.yaml")
+    except UserError as error:
+        assert str(error).startswith("r.yaml: ")
+        assert "\n" not in str(error)
+
+
+@given(st.text(max_size=60))
+def test_any_text_parses_or_is_a_one_line_user_error(text):
+    try:
+        parse_yaml(text, "r.yaml")
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+@given(st.lists(KEYS, min_size=1, max_size=4), st.integers())
+def test_an_override_sets_exactly_its_key(path, value):
+    node = apply_overrides({}, [f"{'.'.join(path)}={value}"])
+    for part in path:
+        assert list(node) == [part]
+        node = node[part]
+    assert node == value

@@ -1,0 +1,162 @@
+"""Lists, summaries, slices, tables and charts of the evaluation."""
+
+from xml.etree import ElementTree
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmrec.collaborative.popularity import Popularity
+from llmrec.errors import UserError
+from llmrec.evaluate.lists import SCHEMA, baseline_lists, count_invalid, model_systems, read_lists
+from llmrec.evaluate.plots import Bar, axis_ticks, grouped_bars, line_chart, usage_chart
+from llmrec.evaluate.summary import differences, slice_labels, summarise
+
+CATALOGUE = ["a", "b", "c", "d"]
+
+
+def make_lists(*rows: tuple[str, int, str]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "user_id": [row[0] for row in rows],
+            "rank": [row[1] for row in rows],
+            "item_id": [row[2] for row in rows],
+            "score": [-float(row[1]) for row in rows],
+        },
+        schema=SCHEMA,
+    )
+
+
+def examples(**histories: list[str]) -> pl.DataFrame:
+    schema = {"user_id": pl.String, "history": pl.List(pl.String), "target": pl.String}
+    columns = {
+        "user_id": list(histories),
+        "history": list(histories.values()),
+        "target": ["a"] * len(histories),
+    }
+    return pl.DataFrame(columns, schema=schema)
+
+
+@pytest.mark.parametrize(
+    ("rows", "mask", "expected"),
+    [
+        ([("u", 1, "b"), ("u", 2, "c"), ("u", 3, "d")], True, 0),
+        ([("u", 1, "a"), ("u", 2, "c"), ("u", 3, "d")], True, 1),  # seen, yet shown
+        ([("u", 1, "a"), ("u", 2, "c"), ("u", 3, "d")], False, 0),
+        ([("u", 1, "b"), ("u", 2, "b"), ("u", 3, "d")], True, 1),  # repeated
+        ([("u", 1, "b"), ("u", 2, "zzz"), ("u", 3, "d")], True, 1),  # unknown
+        ([("u", 1, "b")], True, 2),  # two places left empty
+        ([], True, 3),
+        ([("stranger", 1, "zzz"), ("u", 1, "b"), ("u", 2, "c"), ("u", 3, "d")], True, 0),
+        ([("u", 1, "b"), ("u", 2, "c"), ("u", 3, "d"), ("u", 4, "zzz")], True, 0),  # beyond the depth
+    ],
+)
+def test_invalid_positions_are_counted(rows, mask, expected):
+    assert count_invalid(make_lists(*rows), examples(u=["a"]), CATALOGUE, 3, mask) == expected
+
+
+def test_a_short_list_is_valid_where_no_more_items_are_allowed():
+    seen_all_but_one = examples(u=["a", "b", "c", "a", "gone"])
+    assert count_invalid(make_lists(("u", 1, "d")), seen_all_but_one, CATALOGUE, 3, mask_seen=True) == 0
+
+
+def test_baseline_lists_follow_the_contract_even_where_one_is_empty():
+    model = Popularity(CATALOGUE, [4, 3, 2, 1])
+    frame = baseline_lists(model, examples(u=["a"], full=CATALOGUE, v=[]), 20, 2, mask_seen=True)
+    assert frame.schema == SCHEMA
+    assert frame.select("user_id", "rank", "item_id").rows() == [
+        ("u", 1, "b"),
+        ("u", 2, "c"),
+        ("v", 1, "a"),
+        ("v", 2, "b"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (make_lists(("u", 1, "a")).drop("rank"), "column 'rank' is missing"),
+        (make_lists(("u", 1, "a"), ("u", 3, "b")), "user 'u': ranks are not 1, 2, 3"),
+        (make_lists(("u", 1, "a"), ("u", 1, "b")), "user 'u': ranks are not 1, 2, 3"),
+        (make_lists(("u", 1, "a")).with_columns(item_id=pl.lit(None, pl.String)), "empty user_id, rank or"),
+    ],
+)
+def test_malformed_lists_are_named(tmp_path, frame, message):
+    path = tmp_path / "sft-test.parquet"
+    frame.write_parquet(path)
+    with pytest.raises(UserError, match=message) as raised:
+        read_lists(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_file_that_is_no_parquet_is_named(tmp_path):
+    (tmp_path / "sft-test.parquet").write_text("no parquet")
+    with pytest.raises(UserError, match=r"sft-test\.parquet: cannot be read"):
+        read_lists(tmp_path / "sft-test.parquet")
+
+
+def test_systems_are_found_by_split_and_baselines_left_out(tmp_path):
+    (tmp_path / "decode").mkdir()
+    for name in ("sft-test", "dpo-test", "sft-valid", "popularity-test"):
+        (tmp_path / f"decode/{name}.parquet").touch()
+    assert model_systems(tmp_path, "test") == ["dpo", "sft"]
+
+
+def test_differences_are_paired_and_rounded():
+    values = np.random.default_rng(0).random(200)
+    users = {"sft": pl.DataFrame({"m": values + 0.1234567}), "popularity": pl.DataFrame({"m": values})}
+    gap = differences(users, [("sft", "popularity")], ["m"], 200, 0, 0.95)["sft"]["popularity"]
+    assert gap == {"m": 0.123457, "intervals": {"m": [0.123457, 0.123457]}}
+    own = summarise(users, ["m"], 200, 0, 0.95)["sft"]
+    low, high = own["intervals"]["m"]
+    assert low < own["m"] < high
+    assert own["users"] == 200
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=60))
+def test_slices_partition_users_by_value(values):
+    labels, order = slice_labels(pl.Series("length", values))
+    assert set(labels) == set(order)
+    assert 1 <= len(order) <= 4
+    reached = -1
+    for label in order:
+        low, high = (int(end) for end in (label.split("–") * 2)[:2])
+        inside = [value for value, own in zip(values, labels, strict=True) if own == label]
+        assert (min(inside), max(inside)) == (low, high)
+        assert low > reached
+        reached = high
+
+
+@given(st.floats(0, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_enclose_the_values(low, span):
+    ticks = axis_ticks(low, low + span)
+    margin = 1e-6 * (low + span)
+    assert ticks[0] <= low + margin
+    assert ticks[-1] >= low + span - margin
+    assert 2 <= len(ticks) <= 8
+    assert ticks == sorted(set(ticks))
+
+
+def test_charts_are_wellformed_and_escape_what_they_show():
+    name = '</text><script>alert("x")</script>'
+    charts = [
+        grouped_bars({name: [Bar(name, 0.2, 0.1, 0.3, "s0")]}, name, ["1 user"]),
+        grouped_bars({"none": [Bar("zero", 0.0, 0.0, 0.0, "s0")]}, "all zero"),
+        line_chart({name: [(0.5, 2.0), (1.0, 1.0)], "empty": []}, name, "epoch"),
+        line_chart({"one point": [(0.0, 1.0)]}, "one point", "epoch"),
+        usage_chart([3, 0, 1], name),
+    ]
+    for chart in charts:
+        root = ElementTree.fromstring(chart)
+        assert root.tag == "svg"
+        assert "nan" not in chart
+        assert not root.findall(".//script")
+
+
+def test_bars_are_as_high_as_their_values():
+    bars = [Bar("one", 0.1, 0.05, 0.15, "s0"), Bar("two", 0.2, 0.15, 0.25, "s1")]
+    root = ElementTree.fromstring(grouped_bars({"@1": bars}, "bars"))
+    heights = [float(rect.get("height")) for rect in root.findall("rect")]
+    assert heights[1] == pytest.approx(2 * heights[0], abs=0.02)
