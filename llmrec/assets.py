@@ -29,8 +29,8 @@ _PYPI = re.compile(
 def root(kind: str) -> Path:
     """Folder that holds the shipped files of a kind (`recipes`, `prompts`, `data_prep`, `eval/suites`)."""
     package = Path(__file__).resolve().parent
-    checkout = package.parent / kind
-    return checkout if checkout.is_dir() else package / "shipped" / kind
+    wheel = package / "shipped" / kind
+    return wheel if wheel.is_dir() else package.parent / kind
 
 
 def names(kind: str) -> list[str]:

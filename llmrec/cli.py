@@ -41,6 +41,7 @@ QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
+INTERRUPTED = 130
 NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a path.")]
@@ -165,7 +166,7 @@ def doctor() -> None:
     _call("doctor", "run")
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command()
 def bench(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Without a name, list them.")] = None,
     options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
@@ -193,28 +194,24 @@ def _explain(error: Exception) -> tuple[int, str]:
     if disk_is_full(error):
         return 2, DISK_FULL
     if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
-        return (
-            2,
-            f"{error.filename}: {error.strerror}; choose a place you may write (LLMREC_RUNS, LLMREC_HOME)",
-        )
+        return 2, f"{error.filename}: {error.strerror}; LLMREC_RUNS and LLMREC_HOME name other places"
     message = " ".join(str(error).split())[:500]
     return 1, f"internal error: {type(error).__name__}: {message} (traceback: llmrec --debug …)"
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    args = sys.argv[1:] if args is None else args
     try:
-        args = sys.argv[1:] if args is None else args
-        return int(app(args or ["--help"], standalone_mode=False, prog_name="llmrec") or 0)
-    except KeyboardInterrupt:
-        return 130
+        code = int(app(args or ["--help"], standalone_mode=False, prog_name="llmrec") or 0)
+        message = "interrupted; the same command goes on from here" if code == INTERRUPTED else ""
     except Exception as error:
         code, message = _explain(error)
         if os.environ.get("LLMREC_DEBUG"):
             traceback.print_exc()
-        if message := " ".join(message.split()):
-            print(f"llmrec: {message}", file=sys.stderr)
-        return code
+    if message:
+        print(f"llmrec: {' '.join(message.split())}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -36,6 +37,14 @@ class Filters(Section):
     window: tuple[int | str | None, int | str | None] | None = None
     events: list[str] | None = None
     deduplicate: Literal["none", "exact", "first", "last"] = "exact"
+
+    @field_validator("window", mode="before")
+    @classmethod
+    def _dates_as_text(cls, value: Any) -> Any:
+        """YAML reads 2014-07-01 as a date; the window takes its text."""
+        if not isinstance(value, (list, tuple)):
+            return value
+        return [bound.isoformat() if isinstance(bound, date) else bound for bound in value]
 
 
 class Split(Section):

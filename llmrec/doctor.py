@@ -129,7 +129,7 @@ def unwanted() -> Iterator[str]:
 def constraints() -> dict[str, str]:
     """Pinned versions of constraints.txt, in the checkout or in the wheel; empty where there is none."""
     package = Path(__file__).resolve().parent
-    files = (package.parent / "constraints.txt", package / "shipped/constraints.txt")
+    files = (package / "shipped/constraints.txt", package.parent / "constraints.txt")
     text = next((file.read_text("utf-8") for file in files if file.is_file()), "")
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
     return dict(line.split("==", 1) for line in lines if "==" in line)

@@ -44,7 +44,7 @@ class ItemKNN:
         unit = sparse.csr_array(users @ sparse.diags_array(1 / norms))
         transposed = unit.T.tocsr()
         blocks = []
-        for start in tqdm(range(0, len(catalogue), _BLOCK), desc="item-kNN", unit="block", disable=None):
+        for start in tqdm(range(0, len(catalogue), _BLOCK), desc="item-kNN fit", unit="block", disable=None):
             block = sparse.csr_array(transposed[start : start + _BLOCK] @ unit)
             blocks.append(_nearest(block, start, neighbours))
         model.similarity = sparse.csr_array(sparse.vstack(blocks))
@@ -67,7 +67,8 @@ class ItemKNN:
         banned = exclude if exclude is not None else [()] * len(histories)
         items: list[list[str]] = []
         scores: list[list[float]] = []
-        for start in range(0, len(histories), _BLOCK):
+        starts = range(0, len(histories), _BLOCK)
+        for start in tqdm(starts, desc="item-kNN lists", unit="block", disable=None):
             batch = self._incidence(histories[start : start + _BLOCK])
             votes = sparse.csr_array(batch @ self.similarity)
             for row, unwanted in enumerate(banned[start : start + _BLOCK]):

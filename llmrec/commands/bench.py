@@ -1,11 +1,14 @@
-"""`llmrec bench NAME`: benchmarks are the modules of `llmrec.bench` that have a `run`."""
+"""`llmrec bench NAME`: benchmarks are the modules of `llmrec.bench`, each with a `run(…, out)`."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
+from pathlib import Path
 
 from llmrec import bench
+from llmrec.config import apply_overrides
 from llmrec.errors import UserError
 
 
@@ -15,14 +18,21 @@ def names() -> list[str]:
 
 
 def run(name: str | None, options: list[str]) -> None:
-    """Run a benchmark with its own options, or list the benchmarks.
+    """Run a benchmark, its options given as `key=value` (`out=FILE` writes JSON), or list the benchmarks.
 
     Raises:
-        UserError: no benchmark of that name.
+        UserError: no benchmark or no option of that name.
     """
     if name is None:
         print("\n".join(names()))
         return
     if name not in names():
         raise UserError(f"bench: none named {name!r}; there are: {', '.join(names())}")
-    importlib.import_module(f"llmrec.bench.{name}").run(options)
+    function = importlib.import_module(f"llmrec.bench.{name}").run
+    given, known = apply_overrides({}, options), inspect.signature(function).parameters
+    for key in given:
+        if key not in known:
+            raise UserError(f"bench {name}: no option {key!r} ({', '.join(known)})")
+    if given.get("out"):
+        given["out"] = Path(str(given["out"]))
+    function(**given)

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from llmrec import artifacts, assets, config
-from llmrec.commands.stages import resolve
+from llmrec.commands.stages import advance, resolve
 from llmrec.config import Recipe, TaskConfig
 from llmrec.errors import UserError
 
@@ -70,9 +70,11 @@ def _noting(problems: list[str]) -> Iterator[None]:
 
 def preview(name: str, overrides: list[str]) -> None:
     """Print decoded training samples of a recipe, with ids, loss mask and the leak check."""
-    from llmrec.text.preview import render
+    recipe, folder = resolve(name, overrides)
+    advance(recipe, folder, "ids")
+    from llmrec.train.preview import render
 
-    print(render(*resolve(name, overrides)))
+    print(render(recipe, folder))
 
 
 def recommend(run: str, user: str | None, history: str | None, k: int) -> None:

@@ -20,8 +20,14 @@ def ls(kind: str | None) -> None:
     for label in [kind] if kind else KINDS:
         print(f"{label}:")
         for name in assets.names(KINDS[label]):
-            description = read_yaml(assets.find(KINDS[label], name)).get("description") or ""
-            print(f"  {name:<22} {textwrap.shorten(str(description), 90, placeholder='…')}".rstrip())
+            about = textwrap.shorten(_about(assets.find(KINDS[label], name)), 90, placeholder="…")
+            print(f"  {name:<22} {about}".rstrip())
+
+
+def _about(path: Path) -> str:
+    """A file's `description`, or else the comment on its first line."""
+    comment = path.read_text("utf-8").partition("\n")[0].removeprefix("#").strip()
+    return str(read_yaml(path).get("description") or comment)
 
 
 def find(name: str) -> Path:

@@ -25,28 +25,38 @@ def resolve(name: str, overrides: list[str]) -> tuple[Recipe, Path]:
 
 
 def run(name: str, overrides: list[str], until: str, dry_run: bool) -> None:
-    """Run a recipe's stages up to `until`, or with `dry_run` only print the plan."""
+    """Run a recipe's stages up to `until`, or with `dry_run` only print the plan.
+
+    Raises:
+        UserError: what is wrong with the recipe, or what a stage raises.
+    """
     recipe, folder = resolve(name, overrides)
     if until not in pipeline.NAMES:
         raise UserError(f"--until: no stage named {until!r}; stages: {', '.join(pipeline.NAMES)}")
+    if dry_run:
+        _show_plan(recipe, folder, until)
+    else:
+        advance(recipe, folder, until)
+        _show_results(folder, until)
+
+
+def advance(recipe: Recipe, folder: Path, until: str) -> None:
+    """Run the pending stages up to `until`, after an estimate of what they cost."""
     waiting = pipeline.pending(recipe, folder, until)
     plan = estimate.plan(recipe, folder, waiting)
-    if dry_run:
-        print(f"{recipe.name} → {folder}")
-        stages = pipeline.NAMES[: pipeline.NAMES.index(until) + 1]
-        print("\n".join(_plan_line(stage, stage in waiting, plan) for stage in stages))
-        print("\n".join([plan.summary(), *plan.shortages(folder)]))
-        return
     for line in [plan.summary(), *plan.shortages(folder)] if waiting else []:
         print(f"{folder}: {line}", file=sys.stderr)
     pipeline.execute(recipe, folder, until, _Announcer(waiting))
-    _show(folder, until)
 
 
-def _plan_line(stage: str, waiting: bool, plan: estimate.Plan) -> str:
-    if not waiting:
-        return f"  {stage:<8} done"
-    return f"  {stage:<8} pending   {estimate.duration(plan.seconds.get(stage))}"
+def _show_plan(recipe: Recipe, folder: Path, until: str) -> None:
+    waiting = pipeline.pending(recipe, folder, until)
+    plan = estimate.plan(recipe, folder, waiting)
+    print(f"{recipe.name} → {folder}")
+    for stage in pipeline.NAMES[: pipeline.NAMES.index(until) + 1]:
+        state = f"pending   {estimate.duration(plan.seconds[stage])}" if stage in waiting else "done"
+        print(f"  {stage:<8} {state}")
+    print("\n".join([plan.summary(), *plan.shortages(folder)]))
 
 
 class _Announcer:
@@ -71,7 +81,7 @@ class _Announcer:
         print(f"[{number}/{len(pipeline.NAMES)}] {stage:<7} {text}", file=sys.stderr, flush=True)
 
 
-def _show(folder: Path, until: str) -> None:
+def _show_results(folder: Path, until: str) -> None:
     """Print the metrics, the report's path and the next command, once they are there."""
     if until not in ("eval", "report"):
         return

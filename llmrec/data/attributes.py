@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from llmrec.data import read
 from llmrec.data.card import Table
-from llmrec.data.words import TEXT_LIMIT, TITLE_LIMIT, clean_text, labels, prices
+from llmrec.data.words import TEXT_LIMIT, TITLE_LIMIT, clean_text, joined, labels, prices
 from llmrec.errors import UserError
 
 Report = dict[str, int]
@@ -105,8 +105,7 @@ def _tidy(values: pl.Series, separator: str | None) -> tuple[pl.Series, Report]:
     if dtype != pl.String and not isinstance(dtype, pl.List):
         return values, {}
     limit = TITLE_LIMIT if name in {"title", "brand"} else TEXT_LIMIT
-    joined = (" ".join(map(str, value)) if isinstance(value, list) else value for value in _progress(values))
-    cleaned = [clean_text(value, limit) for value in joined]
+    cleaned = [clean_text(joined(value), limit) for value in _progress(values)]
     counts = {
         what: sum(getattr(one, what) for one in cleaned)
         for what in ("unescaped", "control_characters", "clipped")

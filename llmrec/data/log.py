@@ -101,7 +101,7 @@ def read_log(table: Table, files: list[Path], scratch: Path) -> Log:
             coded = read.identifier(pl.col(name), dtype).cast(pl.Categorical(dictionaries[name]))
             columns[name] = coded.to_physical().cast(pl.UInt32)
         elif name == "time":
-            columns[name] = _time(dtype, parts)
+            columns[name] = _time(dtype, parts, table)
         else:
             columns[name] = pl.col(name).cast(pl.Float32, strict=False).fill_nan(None)
     (rows,) = read.collect(parts, table, frame.select(**columns))
@@ -112,7 +112,7 @@ def read_log(table: Table, files: list[Path], scratch: Path) -> Log:
     return Log(rows, users, items, events, _unit(rows)).compact()
 
 
-def _time(dtype: pl.DataType, parts: list[read.Part]) -> pl.Expr:
+def _time(dtype: pl.DataType, parts: list[read.Part], table: Table) -> pl.Expr:
     """Time as a float of whatever unit the file has; dates become epoch seconds (UTC)."""
     column = pl.col("time")
     if dtype.is_temporal():
@@ -120,7 +120,8 @@ def _time(dtype: pl.DataType, parts: list[read.Part]) -> pl.Expr:
     if dtype.is_numeric():
         return column.cast(pl.Float64).fill_nan(None)
     text = column.cast(pl.String).str.strip_chars()
-    sample = parts[0].frame.select(text).head(1000).collect()["time"].drop_nulls()
+    (head,) = read.collect(parts, table, parts[0].frame.select(text).head(1000))
+    sample = head["time"].drop_nulls()
     if len(sample) == 0 or sample.cast(pl.Float64, strict=False).is_not_null().any():
         number = text.cast(pl.Float64, strict=False)
         return pl.when(number.is_finite()).then(number)

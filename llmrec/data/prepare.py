@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import gzip
-import io
 import json
-import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from tqdm import tqdm
 
@@ -18,6 +17,7 @@ from llmrec.data.card import Table
 from llmrec.errors import UserError
 
 UNIT_SEPARATOR = "\x1f"
+_BLOCK = 1 << 20
 
 
 def plain(table: Table, path: Path, scratch: Path) -> Path:
@@ -27,16 +27,16 @@ def plain(table: Table, path: Path, scratch: Path) -> Path:
         UserError: empty, not gzip, cut short, not in the stated encoding, or not Python dicts.
     """
     kind = table.format_of(path)
-    recode = kind == "loose_jsonl" or table.encoding.lower() not in {"utf-8", "utf8"} or _long(table, path)
+    recode = kind == "loose_jsonl" or table.encoding != "utf-8" or _long(table, path)
     target = path
     if kind != "parquet" and (recode or path.suffix == ".gz"):
         target = scratch / f"{len(list(scratch.iterdir())):04d}-{path.name.removesuffix('.gz')}"
         try:
-            with _open(path) as source, target.open("wb") as out:
+            with target.open("wb") as out:
                 if recode:
-                    out.writelines(line.encode() for line in _recoded(table, path, source))
+                    out.writelines(line.encode() for line in _recoded(table, path))
                 else:
-                    shutil.copyfileobj(source, out, 1 << 22)
+                    out.writelines(_blocks(path))
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise UserError(f"{path}: not a whole gzip file: {error}") from None
     if target.stat().st_size == 0:
@@ -48,21 +48,33 @@ def _long(table: Table, path: Path) -> bool:
     return table.format_of(path) == "csv" and len(table.separator_of(path)) > 1
 
 
-def _open(path: Path) -> BinaryIO:
-    """Open a file, gzip or not, with a progress bar over its bytes on disk."""
+def _blocks(path: Path) -> Iterator[bytes]:
+    """Content of a file, gzip or not, with a progress bar over its bytes on disk."""
     size = path.stat().st_size
-    bar = tqdm.wrapattr(path.open("rb"), "read", size, desc=f"reading {path.name}", delay=2, leave=False)
-    raw = cast(BinaryIO, bar.__enter__())
-    return cast(BinaryIO, gzip.open(raw)) if path.suffix == ".gz" else raw
+    bar = tqdm(total=size, unit="B", unit_scale=True, desc=f"reading {path.name}", delay=2, leave=False)
+    with path.open("rb") as file, bar:
+        source = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+        while block := source.read(_BLOCK):
+            bar.update(file.tell() - bar.n)
+            yield block
 
 
-def _recoded(table: Table, path: Path, source: BinaryIO) -> Iterator[str]:
+def _lines(path: Path, encoding: str) -> Iterator[str]:
+    """Decoded lines of a file, each with its line end."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    rest = ""
+    for block in _blocks(path):
+        *whole, rest = (rest + decoder.decode(block)).split("\n")
+        yield from (f"{line}\n" for line in whole)
+    yield rest + decoder.decode(b"", final=True)
+
+
+def _recoded(table: Table, path: Path) -> Iterator[str]:
     """Lines of a file with its encoding, separator and dict syntax made standard."""
     loose, long = table.format_of(path) == "loose_jsonl", _long(table, path)
-    lines = io.TextIOWrapper(source, encoding=table.encoding, newline="\n")
     row = 0
     try:
-        for line in lines:
+        for line in _lines(path, table.encoding):
             row += 1
             if long:
                 yield line.replace(table.separator_of(path), UNIT_SEPARATOR)

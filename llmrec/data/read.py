@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import json
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +61,7 @@ def _open(table: Table, path: Path, readable: Path) -> Part:
             frame = pl.scan_ndjson(readable, schema=dict.fromkeys(sorted(wanted), pl.String))
         known = frame.collect_schema().names()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise _unreadable(path, readable, kind, error) from None
+        raise _unreadable(table, path, readable, error) from None
     problems = []
     for column in sorted(wanted - set(known)):
         near = difflib.get_close_matches(column, known, n=1)
@@ -116,7 +118,7 @@ def collect(parts: list[Part], table: Table, *queries: pl.LazyFrame) -> list[pl.
             try:
                 part.frame.select(pl.all().null_count()).collect(engine="streaming")
             except pl.exceptions.PolarsError as cause:
-                raise _unreadable(part.path, part.readable, table.format_of(part.path), cause) from None
+                raise _unreadable(table, part.path, part.readable, cause) from None
         raise UserError(f"{parts[0].path}: cannot be read: {_one_line(error)}") from None
 
 
@@ -137,12 +139,13 @@ def combined(parts: list[Part]) -> pl.LazyFrame:
 
 
 def first_bad(parts: list[Part], bad: pl.Expr, column: str) -> str | None:
-    """Where a condition first holds, as `FILE: row N: column='value'`; rows count from 1 after the header."""
+    """Where a condition first holds: `FILE: row N: column = 'value'`. Rows count from 1, after the header."""
     for part in parts:
         row = part.frame.with_row_index("__row").filter(bad).select("__row", column).head(1).collect()
         if row.height:
             value = row[column][0]
-            return f"{part.path}: row {row['__row'][0] + 1}: {column} = {str(value)[:60]!r}"
+            shown = "is empty" if value is None else f"= {str(value)[:60]!r}"
+            return f"{part.path}: row {row['__row'][0] + 1}: {column} {shown}"
     return None
 
 
@@ -157,20 +160,49 @@ def identifier(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return pl.when(~text.is_in(["", "nan", "NaN"])).then(text)
 
 
-def _unreadable(path: Path, readable: Path, kind: str, error: Exception) -> UserError:
-    at = ""
-    with readable.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = line.decode()
-                if kind.endswith("jsonl") and text.strip() and not isinstance(json.loads(text), dict):
-                    raise ValueError
-            except ValueError:
-                at = f"line {number}: "
-                break
-            if kind == "parquet":
-                break
+def _unreadable(table: Table, path: Path, readable: Path, error: Exception) -> UserError:
+    kind, line = table.format_of(path), None
+    if kind == "csv":
+        line = _line_at_fault(readable, lambda lines: _too_wide(table, path, lines))
+    elif kind != "parquet":
+        line = _line_at_fault(readable, _not_an_object)
+    at = "" if line is None else f"line {line}: "
     return UserError(f"{path}: {at}cannot be read as {kind}: {_one_line(error)}")
+
+
+def _line_at_fault(path: Path, wrong: Callable[[Iterator[str]], bool]) -> int | None:
+    """Number of the line at which `wrong` stops reading, or which is not UTF-8; None where all is well."""
+    number = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal number
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):  # noqa: B007 - read by the function around
+                yield line.decode()
+
+    try:
+        return number if wrong(lines()) else None
+    except csv.Error:
+        return None
+    except ValueError:
+        return number
+
+
+def _too_wide(table: Table, path: Path, lines: Iterator[str]) -> bool:
+    """Read CSV up to the first line with more fields than there are columns."""
+    separator = table.separator_of(path)
+    delimiter = separator if len(separator) == 1 else UNIT_SEPARATOR
+    if table.quote is None:
+        rows = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    else:
+        rows = csv.reader(lines, delimiter=delimiter, quotechar=table.quote)
+    width = len(table.header) if isinstance(table.header, list) else len(next(rows, []))
+    return any(len(row) > width for row in rows)
+
+
+def _not_an_object(lines: Iterator[str]) -> bool:
+    """Read JSON lines up to the first that holds no object."""
+    return any(line.strip() and not isinstance(json.loads(line), dict) for line in lines)
 
 
 def _one_line(error: Exception) -> str:

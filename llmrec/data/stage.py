@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from llmrec.artifacts import StageContext, write_json
 from llmrec.config import Recipe
@@ -15,7 +16,7 @@ from llmrec.data.attributes import bare_items, read_items, read_users
 from llmrec.data.card import load_card
 from llmrec.data.clean import clean
 from llmrec.data.log import Log, read_log
-from llmrec.data.source import locate
+from llmrec.data.source import Dataset, locate
 from llmrec.data.split import NAMES, split
 from llmrec.data.write import write_interactions
 
@@ -37,35 +38,50 @@ def run(context: StageContext) -> None:
         UserError: naming the file and row, or the key, that is at fault.
     """
     config, scratch, folder = context.recipe.data, context.scratch, context.work / "data"
+    for leftover in scratch.iterdir():
+        leftover.unlink()
     card = load_card(config.card)
     dataset = locate(card, config.root)
     filters, cut = config.filters or card.filters, config.split or card.split
 
-    log, removed = clean(read_log(*dataset.interactions, scratch), filters)
-    time = log.seconds()
-    labels = split(log.rows["user"].to_numpy(), time if log.timed else None, cut, context.recipe.seed)
-    report: dict[str, Any] = {
-        "dataset": card.name,
-        "origin": dataset.origin,
-        "seed": context.recipe.seed,
-        "split": cut.model_dump(mode="json"),
-        "filters": filters.model_dump(mode="json"),
-        "time": {"read_as": log.clock(), "first": int(time.min()), "last": int(time.max())},
-        "read": len(log.rows) + sum(removed.values()),
-        "removed": removed,
-        "counts": _counts(log, labels),
-    }
-    write_interactions(log, time, labels, folder / "interactions.parquet")
+    with tqdm(total=3, leave=False, disable=None) as bar:
+        bar.set_description("data: reading, filtering, ordering")
+        log, removed = clean(read_log(*dataset.interactions, scratch), filters)
+        bar.update()
+        bar.set_description("data: splitting, writing")
+        time = log.seconds()
+        labels = split(log.rows["user"].to_numpy(), time if log.timed else None, cut, context.recipe.seed)
+        write_interactions(log, time, labels, folder / "interactions.parquet")
+        report: dict[str, Any] = {
+            "dataset": card.name,
+            "origin": dataset.origin,
+            "seed": context.recipe.seed,
+            "split": cut.model_dump(mode="json"),
+            "filters": filters.model_dump(mode="json"),
+            "time": {"read_as": log.clock(), "first": int(time.min()), "last": int(time.max())},
+            "read": len(log.rows) + sum(removed.values()),
+            "removed": removed,
+            "counts": _counts(log, labels),
+        }
+        bar.update()
+        bar.set_description("data: items and users")
+        report |= _write_attributes(dataset, log, folder, scratch)
+        bar.update()
+    write_json(folder / "report.json", report)
+    _tell(report)
+
+
+def _write_attributes(dataset: Dataset, log: Log, folder: Path, scratch: Path) -> dict[str, Any]:
+    """Write the tables beside the log; return their counts."""
+    report: dict[str, Any] = {"items": {"without_metadata": len(log.items)}}
+    items = bare_items(log.items)
     if dataset.items is not None:
         items, report["items"] = read_items(*dataset.items, log.items, scratch)
-    else:
-        items, report["items"] = bare_items(log.items), {"without_metadata": len(log.items)}
     items.write_parquet(folder / "items.parquet")
     if dataset.users is not None:
         users, report["users"] = read_users(*dataset.users, log.users, scratch)
         users.write_parquet(folder / "users.parquet")
-    write_json(folder / "report.json", report)
-    _tell(report)
+    return report
 
 
 def _counts(log: Log, labels: npt.NDArray[np.uint8]) -> dict[str, Any]:

@@ -90,6 +90,13 @@ def _flat(value: Any, separator: str | None) -> Iterator[str]:
                 yield label
 
 
+def joined(value: Any) -> str | None:
+    """Text as it is; a list of texts, or its JSON, as one text."""
+    if isinstance(value, str) and value.startswith(('["', "[]")):
+        value = _from_json(value)
+    return " ".join(map(str, value)) if isinstance(value, list) else value
+
+
 def prices(values: pl.Series) -> pl.Series:
     """The first amount in each text (`$1,299.00 - $1,499.00` is 1299.0); null where there is none."""
     text = values.cast(pl.String).str.replace_all(",", "", literal=True)

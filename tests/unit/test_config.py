@@ -1,7 +1,7 @@
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec.config import (
@@ -125,6 +125,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.dictionaries(st.sampled_from([*Recipe.model_fields, "other"]), VALUES, max_size=6))
 def test_any_mapping_is_a_recipe_or_a_one_line_user_error(tree):
     try:
@@ -134,6 +135,7 @@ def test_any_mapping_is_a_recipe_or_a_one_line_user_error(tree):
         assert "\n" not in str(error)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.text(max_size=60))
 def test_any_text_parses_or_is_a_one_line_user_error(text):
     try:
@@ -142,6 +144,7 @@ def test_any_text_parses_or_is_a_one_line_user_error(text):
         assert "\n" not in str(error)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(KEYS, min_size=1, max_size=4), st.integers())
 def test_an_override_sets_exactly_its_key(path, value):
     node = apply_overrides({}, [f"{'.'.join(path)}={value}"])

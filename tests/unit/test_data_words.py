@@ -2,7 +2,7 @@
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec.data.words import TITLE_LIMIT, clean_text, labels, prices, unescape
@@ -33,6 +33,7 @@ def test_what_was_done_is_told():
     assert clean_text("a" * 11, 10) == ("a" * 9 + "…", False, False, True)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_clean_text_is_clean(raw):
     once = clean_text(raw, 20).text
@@ -44,6 +45,7 @@ def test_megabytes_of_entities_are_clipped():
     assert len(clean_text("word " * 1_000_000, TITLE_LIMIT).text) <= TITLE_LIMIT
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="&amp;lt#39x"))
 def test_unescape_reaches_its_fixed_point(text):
     assert unescape(unescape(text)) == unescape(text)

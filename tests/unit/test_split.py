@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec.config import Split
@@ -21,6 +21,7 @@ def logs(draw):
     return np.array([u for u, _ in ordered], np.uint32), np.array([t for _, t in ordered], np.int64)
 
 
+@settings(deadline=None)
 @given(logs())
 def test_leave_one_out_takes_the_last_two_of_each_user_with_three(log):
     user, _ = log
@@ -31,6 +32,7 @@ def test_leave_one_out_takes_the_last_two_of_each_user_with_three(log):
         assert mine == [TRAIN] * (len(mine) - len(tail)) + tail
 
 
+@settings(deadline=None)
 @given(logs(), st.floats(0.05, 0.45), st.floats(0.05, 0.45))
 def test_temporal_trains_on_the_past_of_everyone(log, valid, test):
     _, time = log
@@ -45,6 +47,7 @@ def test_temporal_keeps_its_fractions_where_times_differ():
     assert np.bincount(labels).tolist() == [700, 200, 100]
 
 
+@settings(deadline=None)
 @given(logs(), st.floats(0.05, 0.5), st.integers(0, 5))
 def test_held_out_users_are_whole_and_never_trained_on(log, fraction, seed):
     user, _ = log

@@ -1,0 +1,106 @@
+"""What the model is trained on, shown: decoded text, token ids, loss mask, and a check for leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmrec.config import Recipe
+from llmrec.data.examples import evaluation_examples, training_histories
+from llmrec.text.encode import Sample
+from llmrec.train.sft import prepare
+from llmrec.tree import IGNORE, TokenTree
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SHOWN_ITEMS = 5
+SHOWN_TOKENS = 40
+
+
+def render(recipe: Recipe, run: Path) -> str:
+    """One user's last training target under every template, the tree of all targets, and the leak check.
+
+    Args:
+        recipe: the resolved recipe.
+        run: run folder with finished data and ids stages.
+    """
+    prepared = prepare(recipe, run)
+    histories = training_histories(run)
+    user, items = next(
+        ((user, items) for user, items in histories.iter_rows() if len(items) > SHOWN_ITEMS),
+        histories.row(0),
+    )
+    shown = items[: SHOWN_ITEMS + 1]
+    parts = [f"User {user}: {len(shown) - 1} items of history, target {shown[-1]}"]
+    for template, share in prepared.mix:
+        sample = prepared.encoder.sample(template, shown[:-1], shown[-1])
+        parts.append(f"── template {template.id} (share {share:.0%}) " + "─" * 30)
+        parts.append(render_sample(prepared.tokenizer, sample))
+    tree = prepared.encoder.trees(prepared.mix[0][0], shown)[0]
+    parts.append(f"── all targets at once, template {prepared.mix[0][0].id} " + "─" * 20)
+    parts.append(render_tree(prepared.tokenizer, tree))
+    leaks = leaks_of(run)
+    parts.append("── leaks " + "─" * 50)
+    parts.extend(leaks[:10] or ["none: no held-out target is trained on before it is predicted"])
+    if len(leaks) > 10:
+        parts.append(f"… and {len(leaks) - 10} more")
+    return "\n".join(parts)
+
+
+def render_sample(tokenizer: PreTrainedTokenizerFast, sample: Sample) -> str:
+    """A training sample: its prompt as text, its ids, and one line a learned token."""
+    prompt = tokenizer.decode(sample.ids[: sample.answer]).replace("\n", "\n  ")
+    lines = [f"prompt ({sample.answer} tokens, no loss):", f"  {prompt}", f"ids: {sample.ids}", "loss on:"]
+    for position in range(sample.answer, len(sample.ids)):
+        token = sample.ids[position]
+        lines.append(f"  position {position}: {token} {tokenizer.decode([token])!r}")
+    return "\n".join(lines)
+
+
+def render_tree(tokenizer: PreTrainedTokenizerFast, tree: TokenTree) -> str:
+    """The first tokens of a tree, one a line: depth, id, text, and the label learned there."""
+    lines = [f"{len(tree)} tokens, {int((tree.labels != IGNORE).sum())} of them learned from"]
+    for i in range(min(SHOWN_TOKENS, len(tree))):
+        label = int(tree.labels[i])
+        learned = f"  → {tokenizer.decode([label])!r}" if label != IGNORE else ""
+        text = tokenizer.decode([int(tree.input_ids[i])])
+        lines.append(f"  {int(tree.depth[i]):4d}  {int(tree.input_ids[i]):6d}  {text!r}{learned}")
+    if len(tree) > SHOWN_TOKENS:
+        lines.append(f"  … {len(tree) - SHOWN_TOKENS} more")
+    return "\n".join(lines)
+
+
+def leaks_of(run: Path) -> list[str]:
+    """`find_leaks` over all evaluation examples of a run."""
+    training = dict(training_histories(run).iter_rows())
+    return [
+        leak
+        for split in ("valid", "test")
+        for leak in find_leaks(split, training, evaluation_examples(run, split).iter_rows())
+    ]
+
+
+def find_leaks(
+    split: str, training: Mapping[str, Sequence[str]], examples: Iterable[tuple[str, Sequence[str], str]]
+) -> list[str]:
+    """Users whose training items are not the beginning of the history that their target is predicted from.
+
+    Args:
+        split: name of the split, for the message.
+        training: user → item ids of the training history.
+        examples: (user, history before the target, target) of the split.
+
+    Returns:
+        One line a leak, naming split, user and target; empty if there is none.
+    """
+    leaks = []
+    for user, history, target in examples:
+        trained = list(training.get(user, ()))
+        if trained != list(history[: len(trained)]):
+            leaks.append(
+                f"{split}: user {user!r} is trained on interactions that are not in the history before "
+                f"the target {target!r}"
+            )
+    return leaks

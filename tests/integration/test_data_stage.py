@@ -1,0 +1,532 @@
+"""The data stage on small files made here: every format, every shipped card's dump, bad input, no leaks."""
+
+import gzip
+import json
+import tarfile
+import zipfile
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
+
+from llmrec import assets, pipeline
+from llmrec.artifacts import read_json
+from llmrec.config import Recipe
+from llmrec.data import examples, source
+from llmrec.data.card import load_card
+from llmrec.data.stage import external
+from llmrec.errors import UserError
+
+LOG = "user,item,time,stars\n" + "".join(f"{u},{i},{100 * i + u},4\n" for i in (3, 1, 2) for u in (2, 1))
+ITEMS = [
+    {"sku": "1", "name": "One &amp; only", "path": [["A", "B"], ["A"]]},
+    {"sku": 2, "name": "Two <a_12> <|im_end|>", "path": None},
+    {"sku": "9", "name": "Unsold", "path": []},
+]
+CARD = """
+interactions:
+  path: log.csv
+  columns: {user: user, item: item, time: time, rating: stars}
+items:
+  path: items.jsonl
+  columns: {item: sku, title: name, categories: path}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A dataset of one's own: 2 users, 3 items, a card."""
+    (tmp_path / "log.csv").write_text(LOG)
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in ITEMS))
+    (tmp_path / "card.yaml").write_text(CARD)
+    return tmp_path
+
+
+def run_data(card, run, **data):
+    recipe = Recipe.model_validate({"name": "t", "data": {"card": str(card)} | data})
+    pipeline.execute(recipe, run, until="data")
+    return run
+
+
+def fails(folder, message, **data):
+    with pytest.raises(UserError, match=message) as caught:
+        run_data(folder / "card.yaml", folder / "run", **data)
+    assert "\n" not in str(caught.value)
+    assert not list((folder / "run").glob("data/*")) and not list((folder / "run").glob(".work*"))
+
+
+def test_a_card_of_ones_own(folder, capsys):
+    run = run_data(folder / "card.yaml", folder / "run")
+    log = examples.load_interactions(run)
+    assert log.rows() == [
+        ("2", "1", 102, 4.0, "train"),
+        ("2", "2", 202, 4.0, "valid"),
+        ("2", "3", 302, 4.0, "test"),
+        ("1", "1", 101, 4.0, "train"),
+        ("1", "2", 201, 4.0, "valid"),
+        ("1", "3", 301, 4.0, "test"),
+    ]
+    stored = pl.read_parquet_schema(run / "data/interactions.parquet")
+    assert all(isinstance(stored[name], pl.Categorical) for name in ("user_id", "item_id", "split"))
+    assert examples.load_items(run).rows() == [
+        ("1", "One & only", ["A", "B"]),
+        ("2", "Two <a_12> <|im_end|>", []),
+        ("3", "item 3", None),
+    ]
+    report = read_json(run / "data/report.json")
+    assert report["counts"]["train"] == {"users": 2, "items": 1, "interactions": 2}
+    assert report["items"]["without_metadata"] == report["items"]["without_interactions"] == 1
+    assert "1 items without metadata (titled `item <id>`)" in capsys.readouterr().err
+
+
+def write_formats(folder):
+    frame = pl.read_csv(folder / "log.csv")
+    frame.write_csv(folder / "log.tsv", separator="\t")
+    frame.write_ndjson(folder / "log.jsonl")
+    frame.with_columns(time=pl.from_epoch("time")).write_parquet(folder / "log.parquet")
+    (folder / "log.csv.gz").write_bytes(gzip.compress(LOG.encode()))
+    (folder / "log.dat").write_text("\n".join("::".join(map(str, row)) for row in frame.rows()))
+    (folder / "log.py").write_text("\n".join(str(row) for row in frame.to_dicts()))
+    (folder / "log.u16").write_text(LOG, encoding="utf-16")
+    dated = frame.with_columns(time=pl.from_epoch("time").dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    dated.write_csv(folder / "dated.csv")
+    frame.with_columns(pl.col("time") * 1.0).write_csv(folder / "floats.csv")
+    for part, rows in enumerate(frame.iter_slices(4)):
+        rows.write_csv(folder / f"part-{part}.csv")
+
+
+HEADER = "[user, item, time, stars]"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "path: log.tsv",
+        "path: log.jsonl",
+        "path: log.parquet",
+        "path: log.csv.gz",
+        "path: part-*.csv",
+        "path: dated.csv",
+        "path: floats.csv",
+        f"path: log.dat, format: csv, separator: '::', header: {HEADER}, quote: null",
+        "path: log.py, format: loose_jsonl",
+        "path: log.u16, format: csv, encoding: utf-16",
+    ],
+)
+def test_every_format_reads_the_same(folder, table):
+    write_formats(folder)
+    expected = examples.load_interactions(run_data(folder / "card.yaml", folder / "csv"))
+    columns = "columns: {user: user, item: item, time: time, rating: stars}"
+    (folder / "other.yaml").write_text(f"interactions: {{{table}, {columns}}}\n")
+    found = examples.load_interactions(run_data(folder / "other.yaml", folder / "other"))
+    assert found.equals(expected)
+
+
+def test_milliseconds_keep_their_order_and_become_seconds(folder):
+    times = [1_600_000_000_900, 1_600_000_000_100, 1_600_000_000_500]
+    (folder / "log.csv").write_text(
+        "user,item,time,stars\n" + "".join(f"a,{i},{t},1\n" for i, t in enumerate(times))
+    )
+    log = examples.load_interactions(run_data(folder / "card.yaml", folder / "run"))
+    assert log["item_id"].to_list() == ["1", "2", "0"]
+    assert set(log["time"]) == {1_600_000_000}
+    assert read_json(folder / "run/data/report.json")["time"]["read_as"] == "milliseconds"
+
+
+def test_without_times_the_file_is_in_order(folder):
+    (folder / "card.yaml").write_text("interactions: {path: log.csv, columns: {user: user, item: item}}\n")
+    log = examples.load_interactions(run_data(folder / "card.yaml", folder / "run"))
+    assert log.select("user_id", "item_id", "time").rows()[:3] == [
+        ("2", "3", 0),
+        ("2", "1", 1),
+        ("2", "2", 2),
+    ]
+
+
+def test_whole_number_floats_in_parquet_are_ids(folder):
+    frame = pl.DataFrame({"user": [1.0, 1.0, 1.0], "item": [7, 8, 9], "time": [1, 2, 3], "stars": [1, 1, 1]})
+    frame.write_parquet(folder / "log.parquet")
+    (folder / "card.yaml").write_text(CARD.replace("log.csv", "log.parquet"))
+    log = examples.load_interactions(run_data(folder / "card.yaml", folder / "run"))
+    assert set(log["user_id"]) == {"1"} and log["item_id"].to_list() == ["7", "8", "9"]
+
+
+def test_the_recipe_overrides_root_filters_and_split(folder):
+    (folder / "elsewhere").mkdir()
+    (folder / "card.yaml").rename(folder / "elsewhere/card.yaml")
+    overrides = {
+        "root": str(folder),
+        "filters": {"min_rating": 4},
+        "split": {"kind": "temporal", "fractions": [0.3, 0.3]},
+    }
+    run = run_data(folder / "elsewhere/card.yaml", folder / "run", **overrides)
+    report = read_json(run / "data/report.json")
+    assert report["split"]["kind"] == "temporal" and report["filters"]["min_rating"] == 4
+
+
+def test_a_window_takes_dates_as_yaml_reads_them(folder):
+    (folder / "card.yaml").write_text(CARD + "filters: {window: [1970-01-01, 1970-01-02 00:00:00]}\n")
+    report = read_json(run_data(folder / "card.yaml", folder / "run") / "data/report.json")
+    assert report["filters"]["window"] == ["1970-01-01", "1970-01-02T00:00:00"]
+    assert report["removed"]["window"] == 0
+
+
+LINES = LOG.splitlines(keepends=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("log.csv", None, r"log\.csv: no such file"),
+        ("log.csv", "", r"log\.csv: the file is empty"),
+        ("log.csv", LINES[0], r"log\.csv: no interactions in it"),
+        ("log.csv", LOG.replace("stars", "star"), r"log\.csv: no column 'stars' \(did you mean 'star'\?\)"),
+        ("log.csv", LOG.replace("2,3,302", "2,3,soon"), r"log\.csv: row 1: time = 'soon': not a time"),
+        ("log.csv", LOG.replace("1,3,301", "1,3,-301"), r"row 2: time = '-301': negative"),
+        ("log.csv", LOG.replace("1,3,301", "1,3,"), r"row 2: time is empty: not a time"),
+        ("log.csv", LOG.replace("1,3,301", ",3,301"), r"row 2: user is empty: an empty user id"),
+        ("log.csv", LOG.replace("1,3,301", "1,NaN,301"), r"row 2: item = 'NaN': an empty item id"),
+        ("log.csv", LOG.replace("301,4", "301,good"), r"row 2: rating = 'good': not a number"),
+        ("log.csv", LOG + "1,2,3,4,5\n", r"log\.csv: line 8: cannot be read as csv: found more fields"),
+        ("log.csv", LOG.encode() + b"1,2,3,\xff\n", r"log\.csv: line 8: cannot be read as csv"),
+        ("items.jsonl", '{"sku": 1, "name": "x"}\n{oops\n', r"items\.jsonl: line 2: cannot be read as jsonl"),
+        ("items.jsonl", '{"sku": "", "name": "x"}\n', r"items\.jsonl: row 1: item = '': an empty item id"),
+        ("items.jsonl", '{"sku": "1", "title": "x"}\n', r"items\.jsonl: column 'name' is empty"),
+    ],
+)
+def test_bad_files_are_named(folder, name, content, message):
+    path = folder / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    fails(folder, message)
+
+
+def test_several_mistakes_are_told_at_once(folder):
+    (folder / "log.csv").write_text(LOG.replace("2,3,302", ",3,soon"))
+    fails(folder, r"an empty user id .*; .*not a time")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"user,item\n1,2\n", "not a whole gzip file"),
+        (gzip.compress(LOG.encode())[:-9], "not a whole gzip file"),
+    ],
+)
+def test_broken_gzip_is_named(folder, content, message):
+    (folder / "log.csv.gz").write_bytes(content)
+    (folder / "card.yaml").write_text(CARD.replace("log.csv", "log.csv.gz"))
+    fails(folder, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("log.py", "{'user': 1}\n[1]\n", "line 2 is not a Python dict"),
+        ("log.py", "{'user': __import__('os')}\n", "line 1 is not a Python dict"),
+    ],
+)
+def test_loose_json_is_data_not_code(folder, name, text, message):
+    (folder / name).write_text(text)
+    (folder / "card.yaml").write_text(CARD.replace("path: log.csv", f"path: {name}\n  format: loose_jsonl"))
+    fails(folder, message)
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        (
+            CARD.replace("columns", "column", 1),
+            r"unknown key 'interactions.column' \(did you mean 'columns'\?\)",
+        ),
+        (CARD + "split: {kind: leave_one}\nfilter: {}\n", r"split.kind.*unknown key 'filter'"),
+        (CARD.replace("item: item,", ""), "'item' is required"),
+        (CARD.replace("path: log.csv", "path: ${where}"), r"\$\{where\} is not among the card's variables"),
+        (CARD.replace("path: log.csv", "path: log.csv\n  encoding: klingon"), "no such encoding"),
+        (CARD + "root: nowhere\n", "nowhere: no such folder; set data.root=FOLDER"),
+        (CARD + "sources: [{url: a, pypi: b}]\n", "give either url or pypi"),
+        (CARD + "filters: {min_user: 9}\n", "the k-core of min_user=9, min_item=1 leaves no interactions"),
+    ],
+)
+def test_bad_cards_are_named(folder, card, message):
+    (folder / "card.yaml").write_text(card)
+    fails(folder, message)
+
+
+def test_repeated_metadata_keeps_the_first(folder):
+    with (folder / "items.jsonl").open("a") as file:
+        file.write('{"sku": 1, "name": "Another one"}\n')
+    run = run_data(folder / "card.yaml", folder / "run")
+    assert examples.load_items(run)["title"][0] == "One & only"
+    assert read_json(run / "data/report.json")["items"]["duplicate_rows"] == 1
+
+
+def test_a_run_is_skipped_until_its_files_change(folder):
+    recipe = Recipe.model_validate({"name": "t", "data": {"card": str(folder / "card.yaml")}})
+    assert external(recipe) == [folder / "card.yaml", folder / "log.csv", folder / "items.jsonl"]
+    pipeline.execute(recipe, folder / "run", until="data")
+    assert pipeline.pending(recipe, folder / "run", until="data") == []
+    (folder / "log.csv").write_text(LOG + "1,1,999,5\n")
+    assert pipeline.pending(recipe, folder / "run", until="data") == ["data"]
+
+
+INTERACTIONS = st.lists(
+    st.tuples(st.integers(0, 5), st.integers(0, 9), st.integers(0, 20)), min_size=30, max_size=60
+)
+
+
+@pytest.mark.parametrize("kind", ["leave_one_out", "temporal", "held_out_users"])
+@settings(
+    max_examples=10, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(rows=INTERACTIONS, seed=st.integers(0, 3))
+def test_no_split_leaks(tmp_path_factory, kind, rows, seed):
+    folder = tmp_path_factory.mktemp("leak")
+    pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").write_csv(folder / "log.csv")
+    (folder / "card.yaml").write_text(CARD.partition("items:")[0].replace(", rating: stars", ""))
+    settings = {"kind": kind, "fractions": [0.2, 0.2], "fraction": 0.2}
+    try:
+        run = run_data(folder / "card.yaml", folder / "run", split=settings)
+    except UserError:
+        reject()  # so many equal times that a part would be empty
+    log = examples.load_interactions(run)
+    trained = dict(examples.training_histories(run).rows())
+    in_order = {user: list(zip(*part, strict=True)) for user, part in by_user(log).items()}
+    for split in ("valid", "test"):
+        held = log.filter(pl.col("split") == split)
+        if kind == "temporal":
+            assert held["time"].min() > log.filter(pl.col("split") == "train")["time"].max()
+        for user, history, target in examples.evaluation_examples(run, split).rows():
+            items, splits = in_order[user]
+            assert items[: len(history) + 1] == (*history, target) and splits[len(history)] == split
+            if kind == "held_out_users":
+                assert user not in trained and len(history) == len(items) - 1
+            else:
+                assert list(history[: len(trained.get(user, []))]) == trained.get(user, [])
+                assert split not in splits[: len(history)]
+                assert "train" not in splits[len(history) :]
+            if kind == "leave_one_out":
+                assert len(history) == len(items) - (2 if split == "valid" else 1)
+
+
+def by_user(log):
+    found = {}
+    for user, item, split in log.select("user_id", "item_id", "split").rows():
+        found.setdefault(user, []).append((item, split))
+    return found
+
+
+def test_a_sample_of_users_is_seeded_and_in_order(folder):
+    rows = [(user, item, item) for user in range(40) for item in range(4)]
+    pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").write_csv(folder / "log.csv")
+    (folder / "card.yaml").write_text(CARD.replace(", rating: stars", ""))
+    run = run_data(folder / "card.yaml", folder / "run")
+    everyone = examples.evaluation_examples(run, "test")["user_id"].to_list()
+    drawn, again, other = (
+        examples.evaluation_examples(run, "test", users=10, seed=seed)["user_id"].to_list()
+        for seed in (1, 1, 2)
+    )
+    assert drawn == again != other and len(drawn) == 10
+    assert drawn == [user for user in everyone if user in drawn]
+    assert examples.evaluation_examples(run, "test", users=99)["user_id"].to_list() == everyone
+
+
+def test_examples_need_a_finished_stage_and_a_known_split(folder):
+    with pytest.raises(UserError, match="run `llmrec data RECIPE` first"):
+        examples.load_items(folder / "none")
+    with pytest.raises(UserError, match="'train'"):
+        examples.evaluation_examples(folder, "train")
+
+
+def write_dump(name, folder):
+    """Files in a public dump's own format: 3 users and 3 items, all of one 3-core."""
+    ratings = [
+        (f"u{u}", f"i{i}", u + 1, 1_000_000_000 + 86_400 * (10 * u + i)) for u in range(3) for i in range(3)
+    ]
+    writer = {"loose": repr, "json": json.dumps}
+
+    def write(path, lines, encoding="utf-8"):
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        data = "".join(f"{line}\n" for line in lines).encode(encoding)
+        target.write_bytes(gzip.compress(data) if path.endswith(".gz") else data)
+
+    if name == "movielens-100k":
+        write("ml-100k/u.data", [f"{u}\t{i}\t{r}\t{t}" for u, i, r, t in ratings])
+        flags = "|".join("1" if n in (1, 5) else "0" for n in range(19))
+        write(
+            "ml-100k/u.item",
+            [f"i{i}|Café {i} (1995)|01-Jan-1995||http://x|{flags}" for i in range(3)],
+            "latin-1",
+        )
+        write("ml-100k/u.user", [f"u{u}|{20 + u}|F|writer|94043" for u in range(3)])
+    elif name == "movielens-1m":
+        write("ml-1m/ratings.dat", [f"{u}::{i}::{r}::{t}" for u, i, r, t in ratings])
+        write("ml-1m/movies.dat", [f"i{i}::Café {i} (1995)::Action|Comedy" for i in range(3)], "latin-1")
+        write("ml-1m/users.dat", [f"u{u}::F::25::10::48067" for u in range(3)])
+    elif name == "movielens-20m":
+        write(
+            "ml-20m/ratings.csv",
+            ["userId,movieId,rating,timestamp", *(f"{u},{i},{r},{t}" for u, i, r, t in ratings)],
+        )
+        write(
+            "ml-20m/movies.csv",
+            ["movieId,title,genres", *(f'i{i},"Café {i} (1995)",Action|Comedy' for i in range(3))],
+        )
+    elif name.startswith("amazon"):
+        review = {
+            "2014": "reviewerID asin overall unixReviewTime",
+            "2023": "user_id parent_asin rating timestamp",
+        }
+        keys = review.get(name[-4:], review["2014"]).split()
+        meta_key, names = (keys[1], "categories")
+        item = {"title": "Café {} (1995)", "price": "$9.99", "description": ["Nice.", "Very."]}
+        if name == "amazon-2014":
+            reviews, meta, style, kinds = (
+                "reviews_Beauty_5.json.gz",
+                "meta_Beauty.json.gz",
+                "loose",
+                [["Action", "Comedy"]],
+            )
+            item |= {"price": 9.99, "description": "Nice. Very.", "brand": "Acme"}
+        elif name == "amazon-2018":
+            reviews, meta, style, kinds = (
+                "All_Beauty.json.gz",
+                "meta_All_Beauty.json.gz",
+                "json",
+                ["Action", "Comedy"],
+            )
+            item, names = item | {"brand": "Acme"}, "category"
+        else:
+            reviews, meta, style, kinds = (
+                "All_Beauty.jsonl.gz",
+                "meta_All_Beauty.jsonl.gz",
+                "json",
+                ["Action", "Comedy"],
+            )
+            item |= {"price": 9.99, "store": "Acme"}
+            ratings = [(u, i, r, t * 1000) for u, i, r, t in ratings]
+        write(reviews, [json.dumps(dict(zip(keys, row, strict=True))) for row in ratings])
+        items = [item | {"title": f"Café {i} (1995)", meta_key: f"i{i}", names: kinds} for i in range(3)]
+        write(meta, map(writer[style], items))
+    elif name == "yelp":
+        rows = [
+            {
+                "user_id": u,
+                "business_id": i,
+                "stars": r,
+                "date": str(pl.select(pl.from_epoch(pl.lit(t))).item()),
+            }
+            for u, i, r, t in ratings
+        ]
+        write("yelp_academic_dataset_review.json", map(json.dumps, rows))
+        item = {"categories": "Action, Comedy", "city": "Tucson", "state": "AZ"}
+        items = [item | {"business_id": f"i{i}", "name": f"Café {i} (1995)"} for i in range(3)]
+        write("yelp_academic_dataset_business.json", map(json.dumps, items))
+    elif name == "steam":
+        rows = [
+            {"username": u, "product_id": i, "date": str(pl.select(pl.from_epoch(pl.lit(t))).item().date())}
+            for u, i, _, t in ratings
+        ]
+        write("steam_reviews.json.gz", map(repr, rows))
+        item = {"genres": ["Action", "Comedy"], "developer": "Acme", "price": 9.99, "tags": ["Indie"]}
+        items = [item | {"id": f"i{i}", "app_name": f"Café {i} (1995)"} for i in range(3)]
+        write("steam_games.json.gz", map(repr, [*items, item | {"app_name": "No id"}]))
+
+
+DUMPS = [
+    "movielens-100k",
+    "movielens-1m",
+    "movielens-20m",
+    "amazon-2014",
+    "amazon-2018",
+    "amazon-2023",
+    "yelp",
+    "steam",
+]
+
+
+@pytest.mark.parametrize("name", DUMPS)
+def test_a_shipped_card_reads_its_dump(name, tmp_path):
+    write_dump(name, tmp_path)
+    run = run_data(name, tmp_path / "run", root=str(tmp_path), filters={"min_user": 3, "min_item": 3})
+    log, items = examples.load_interactions(run), examples.load_items(run)
+    assert log["item_id"].to_list() == ["i0", "i1", "i2"] * 3
+    assert log["time"][0] == 1_000_000_000 - (1_000_000_000 % 86_400 if name == "steam" else 0)
+    assert items["title"].to_list() == [f"Café {n} (1995)" for n in range(3)]
+    assert items["categories"].to_list() == [["Action", "Comedy"]] * 3
+    if name.startswith("amazon"):
+        assert items.select("brand", "price", "description").row(0) == (
+            "Acme",
+            pytest.approx(9.99),
+            "Nice. Very.",
+        )
+
+
+def test_every_shipped_card_loads():
+    for name in assets.names("data_prep"):
+        card = load_card(name)
+        assert card.licence and card.description
+        assert card.sources or card.root or name == "yelp"
+
+
+RECBOLE = {
+    "inter": [
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float",
+        *(f"7\t{i}\t3\t88125094{i}" for i in range(3)),
+    ],
+    "item": [
+        "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq",
+        "0\tToy Story\t1995\tAnimation Children's Comedy",
+        "1\tunknown\t\tunknown",
+    ],
+    "user": [
+        "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token",
+        "7\t24\tM\ttechnician\t85711",
+    ],
+}
+
+
+def test_a_source_fetched_before_serves_without_a_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMREC_HOME", str(tmp_path / "home"))
+    wheel = tmp_path / "home/wheels/recbole-1.2.1/recbole/dataset_example/ml-100k"
+    wheel.mkdir(parents=True)
+    for ending, lines in RECBOLE.items():
+        (wheel / f"ml-100k.{ending}").write_text("\n".join(lines))
+    run = run_data("movielens-100k", tmp_path / "run")
+    items = examples.load_items(run)
+    assert items["title"].to_list() == ["Toy Story (1995)", "unknown", "item 2"]
+    assert items["categories"].to_list() == [["Animation", "Children's", "Comedy"], ["unknown"], None]
+    assert pl.read_parquet(run / "data/users.parquet").rows() == [("7", "24", "M", "technician")]
+
+
+def test_sources_that_cannot_be_reached_are_all_named(folder, monkeypatch):
+    monkeypatch.setenv("LLMREC_HOME", str(folder / "home"))
+    sources = "sources: [{url: 'https://127.0.0.1:9/a.zip'}, {url: 'ftp://example.org/b.zip'}]\n"
+    (folder / "card.yaml").write_text(CARD + sources)
+    fails(
+        folder,
+        r"no source can be reached \(https://127\.0\.0\.1:9/a\.zip: .*; ftp://example\.org/b\.zip: .*https",
+    )
+
+
+def test_archives_unpack_inside_their_folder_only(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "log.csv").write_text(LOG)
+    with zipfile.ZipFile(tmp_path / "good.zip", "w") as archive:
+        archive.write(tmp_path / "log.csv", "in/log.csv")
+    with tarfile.open(tmp_path / "good.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "log.csv", "too/log.csv")
+    for name, inside in (("good.zip", "in"), ("good.tar.gz", "too")):
+        source.unpack(tmp_path / name, tmp_path / "out")
+        assert (tmp_path / "out" / inside / "log.csv").read_text() == LOG
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        archive.write(tmp_path / "log.csv", "../escaped.csv")
+    with tarfile.open(tmp_path / "bad.tar", "w") as archive:
+        archive.add(tmp_path / "log.csv", "../escaped.csv")
+    for name in ("bad.zip", "bad.tar"):
+        with pytest.raises(UserError, match=name):
+            source.unpack(tmp_path / name, tmp_path / "out")
+    assert not (tmp_path / "escaped.csv").exists()

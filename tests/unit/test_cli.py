@@ -1,0 +1,240 @@
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from llmrec import cli, estimate, pipeline
+from llmrec.cli import main
+from llmrec.commands import shipped
+from llmrec.config import BaseConfig, load_recipe
+from llmrec.errors import UserError
+
+HEAVY = {
+    "torch",
+    "transformers",
+    "trl",
+    "numpy",
+    "polars",
+    "pydantic",
+    "yaml",
+    "faiss",
+    "matplotlib",
+    "pyarrow",
+}
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMREC_RUNS", str(tmp_path / "runs"))
+    for name in cli.QUIET:
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.delenv("LLMREC_DEBUG", raising=False)
+
+
+def failing(error, monkeypatch):
+    def raise_it(kind):
+        raise error
+
+    monkeypatch.setattr(shipped, "ls", raise_it)
+
+
+def one_line(capsys):
+    shown = capsys.readouterr().err
+    assert shown.startswith("llmrec: ")
+    assert shown.count("\n") == 1 and shown.endswith("\n")
+    return shown
+
+
+# Typer itself takes pydantic to read a command's arguments.
+@pytest.mark.parametrize(
+    ("args", "allowed"),
+    [(["--help"], set()), ([], set()), (["--version"], set()), (["run", "-h"], {"pydantic"})],
+)
+def test_help_imports_nothing_heavy(args, allowed):
+    code = f"import sys; from llmrec.cli import main; main({args!r}); print('MODULES', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = set(done.stdout.rpartition("MODULES ")[2].split())
+    assert "llmrec.cli" in modules
+    assert modules & HEAVY <= allowed
+
+
+def test_the_stage_commands_are_the_pipelines_stages():
+    assert tuple(cli.STAGES) == pipeline.NAMES
+
+
+def test_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for name in [
+        *pipeline.NAMES,
+        "run",
+        "validate",
+        "preview",
+        "doctor",
+        "ls",
+        "cat",
+        "cp",
+        "recommend",
+        "compare",
+    ]:
+        assert f"\n  {name} " in shown
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["rnu", "quickstart"], "Did you mean 'run'"),
+        (["run"], "Missing argument 'RECIPE'"),
+        (["run", "quickstart", "--unti", "sft"], "--unti"),
+        (["run", "quikstart"], "did you mean 'quickstart'"),
+        (["run", "absent.yaml"], "absent.yaml: no such file"),
+        (["run", "quickstart", "sft.lrr=1"], "unknown key 'sft.lrr' (did you mean 'lr'?)"),
+        (["run", "quickstart", "sft.lr"], "write key.sub=value"),
+        (["run", "quickstart", "run=../out"], "no such run folder"),
+        (["run", "quickstart", "--until", "stf"], "no stage named 'stf'"),
+        (["run", "quickstart", "parent=absent", "--dry-run"], "parent: no run named 'absent'"),
+        (["recommend", "absent", "--user", "1"], "no run named 'absent'"),
+        (["recommend", "absent"], "give either --user ID or --history"),
+        (["recommend", "absent", "--user", "1", "--history", "2"], "give either --user ID or --history"),
+        (["recommend", "absent", "--user", "1", "-k", "0"], "-k"),
+        (["compare", "absent", "other"], "no run named 'absent'"),
+        (["cat", "absent"], "no shipped file named 'absent'"),
+        (["ls", "receipts"], "no kind named 'receipts'"),
+        (["bench", "absent"], "bench: none named 'absent'"),
+        (["bench", "data", "size=[10]"], "bench data: no option 'size' (sizes, out)"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(args, told, capsys, tmp_path):
+    assert main(args) == 2
+    assert told in one_line(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_validate_reports_every_error_of_every_file_in_one_go(capsys):
+    prompts = "prompts=[{task: seqential}, {task: sequential, templates: [nope]}]"
+    assert main(["validate", "quickstart", "eval.suite=standrd", "sft.lr=-1", "trak=1", prompts]) == 2
+    shown = capsys.readouterr().err
+    for told in ("'standard'", "sft.lr", "'track'", "'sequential'", "nope"):
+        assert told in shown
+    assert main(["validate", "quickstart", "data.card=movielens-100"]) == 2
+    assert "did you mean 'movielens-100k'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (UserError("card.yaml: wrong"), 2, "card.yaml: wrong"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 2, "/x/y: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "the disk is full"),
+        (RuntimeError("two\nlines"), 1, "internal error: RuntimeError: two lines (traceback: llmrec --debug"),
+    ],
+)
+def test_what_goes_wrong_has_its_exit_code_and_one_line(error, code, told, capsys, monkeypatch):
+    failing(error, monkeypatch)
+    assert main(["ls"]) == code
+    assert told in one_line(capsys)
+
+
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(capsys, monkeypatch):
+    failing(UserError("wrong"), monkeypatch)
+    assert main(["--debug", "ls"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_130_and_says_how_to_go_on(capsys, monkeypatch):
+    failing(KeyboardInterrupt(), monkeypatch)
+    assert main(["ls"]) == 130
+    assert "the same command goes on" in one_line(capsys)
+
+
+def test_what_the_user_set_for_other_libraries_wins(monkeypatch, capsys):
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM")
+    assert main(["ls"]) == 0
+    assert os.environ["TRANSFORMERS_VERBOSITY"] == "info"
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+
+
+def test_doctor_finds_no_problem_where_the_tests_run(capsys):
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for told in ("python", "cores", "memory", "runs", "downloads", "torch", "no problem found"):
+        assert told in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "unknown"),
+        (0.2, "1 s"),
+        (89, "89 s"),
+        (100, "about 2 min"),
+        (720, "about 12 min"),
+        (2500, "about 40 min"),
+        (5500, "about 1.5 h"),
+        (90000, "about 25 h"),
+    ],
+)
+def test_durations_are_rounded_as_people_say_them(seconds, text):
+    assert estimate.duration(seconds) == text
+
+
+def planned(*overrides):
+    recipe = load_recipe("beauty-tiny", list(overrides))
+    return estimate.plan(recipe, estimate.Path("absent"), list(pipeline.NAMES))
+
+
+def test_an_estimate_follows_the_work():
+    half, whole = planned("sft.epochs=4"), planned("sft.epochs=8")
+    start = estimate.START_SECONDS["sft"]
+    validation = planned("sft.epochs=0.0001").seconds["sft"] - start
+    trained = [plan.seconds["sft"] - start - validation for plan in (half, whole)]
+    assert trained[1] == pytest.approx(2 * trained[0], rel=0.01)
+    assert planned("sft.max_steps=1").seconds["sft"] < half.seconds["sft"]
+    assert planned("decode.users=10").seconds["decode"] < half.seconds["decode"]
+    assert planned("base.tiny.hidden=512").memory_gb > half.memory_gb
+    assert planned("base.tiny.hidden=512").disk_gb > half.disk_gb
+
+
+def test_without_a_known_size_the_estimate_says_so(tmp_path):
+    card = tmp_path / "card.yaml"
+    card.write_text("interactions: {path: a.csv, columns: {user: u, item: i}}\n")
+    plan = planned(f"data.card={card}")
+    assert set(plan.seconds.values()) == {None}
+    assert "cost unknown" in plan.summary()
+
+
+def test_a_machine_that_is_too_small_is_told(tmp_path):
+    short = estimate.Plan({"sft": 1.0}, memory_gb=1e6, disk_gb=1e9).shortages(tmp_path / "a/b")
+    assert len(short) == 2
+    assert str(tmp_path) in short[0]
+
+
+def test_the_shape_of_a_base_comes_from_its_recipe_folder_or_name(tmp_path):
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    tiny = load_recipe("beauty-tiny").base
+    config = Qwen3Config(
+        vocab_size=tiny.tiny.vocabulary,
+        hidden_size=tiny.tiny.hidden,
+        intermediate_size=tiny.tiny.intermediate,
+        num_hidden_layers=tiny.tiny.layers,
+        num_attention_heads=tiny.tiny.heads,
+        num_key_value_heads=tiny.tiny.kv_heads,
+        head_dim=tiny.tiny.hidden // tiny.tiny.heads,
+        tie_word_embeddings=True,
+    )
+    with torch.device("meta"):
+        true = sum(p.numel() for p in Qwen3ForCausalLM(config).parameters())
+    assert estimate.model_shape(tiny).parameters == pytest.approx(true, rel=0.01)
+    config.save_pretrained(tmp_path)
+    assert estimate.model_shape(BaseConfig(model=str(tmp_path))).parameters == pytest.approx(true, rel=0.01)
+    for name, millions in (
+        ("Qwen/Qwen3-0.6B", 600),
+        ("a/SmolLM2-135M-Instruct.Q4_1.gguf", 135),
+        ("x/Llama-3.2-1B", 1000),
+    ):
+        assert estimate.model_shape(BaseConfig(model=name)).parameters == millions * 1e6
