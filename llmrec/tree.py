@@ -41,7 +41,8 @@ class TokenTree:
 
     def mask(self) -> npt.NDArray[np.bool_]:
         """Ancestor mask, bool [T, T]: entry (i, j) says whether token i sees token j."""
-        return ancestor_mask(self.end[None])[0]
+        mask: npt.NDArray[np.bool_] = ancestor_mask(self.end[None])[0]
+        return mask
 
     def paths(self) -> list[tuple[list[int], int]]:
         """Every labelled path from the root as (token ids, label): the unrolled form of the tree."""

@@ -7,7 +7,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from llmrec.errors import UserError
 
@@ -15,10 +21,15 @@ NAMES = {
     "loss": "loss",
     "learning_rate": "lr",
     "grad_norm": "grad_norm",
-    "mean_token_accuracy": "token_accuracy",
     "eval_loss": "valid_loss",
-    "eval_mean_token_accuracy": "valid_token_accuracy",
 }
+
+
+class ProgressBar(ProgressCallback):
+    """The trainer's progress bar without its printed lines: the values are in `sft/metrics.jsonl`."""
+
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
+        """Print nothing."""
 
 
 class MetricsFile(TrainerCallback):

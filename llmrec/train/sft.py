@@ -111,20 +111,21 @@ def _train(
     ctx: StageContext, prepared: Prepared, train: list[TokenTree], valid: list[TokenTree]
 ) -> PreTrainedModel:
     """Run TRL's trainer, from its last checkpoint if the stage was killed before."""
-    from transformers import EarlyStoppingCallback
-    from trl import SFTTrainer
+    from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
 
-    from llmrec.train.log import MetricsFile, last_checkpoint
+    from llmrec.train.log import MetricsFile, ProgressBar, last_checkpoint
+    from llmrec.train.trainer import TreeTrainer
 
     sft = ctx.recipe.sft
     model = prepared.model
     if sft.mode == "lora":
         from llmrec.models.lora import attach
 
+        set_seed(ctx.recipe.seed)
         model = attach(model, sft.lora, prepared.vocabulary)
     checkpoints = ctx.scratch / "checkpoints"
     metrics = MetricsFile(ctx.scratch / "metrics.jsonl")
-    trainer = SFTTrainer(
+    trainer = TreeTrainer(
         model=model,
         args=_arguments(ctx.recipe, checkpoints, len(train), bool(valid)),
         train_dataset=samples.as_dataset(train),
@@ -133,6 +134,9 @@ def _train(
         processing_class=prepared.tokenizer,
         callbacks=[metrics] + ([EarlyStoppingCallback(sft.patience)] if sft.patience and valid else []),
     )
+    for noisy in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(noisy)
+    trainer.add_callback(ProgressBar())
     resume = last_checkpoint(checkpoints)
     metrics.rewind(resume)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -178,6 +182,6 @@ def _arguments(recipe: Recipe, checkpoints: Path, trees: int, validate: bool) ->
         load_best_model_at_end=best,
         metric_for_best_model="loss",
         report_to=list(recipe.track.report_to) or "none",
-        dataloader_num_workers=0,
+        disable_tqdm=False,
         use_cpu=not torch.cuda.is_available(),
     )

@@ -1,55 +1,11 @@
-"""The real command line on a small dataset of its own, from a CSV to recommendations."""
+"""The real command line on the small shop of `tests/shop.py`, from a CSV to recommendations."""
 
-import json
-import os
-import random
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from shop import CARD
 
 from llmrec.cli import main
-
-USERS, ITEMS = 60, 40
-RECIPE = """
-name: shop
-data: {card: card.yaml, history: 6}
-ids: {vectors: vectors.npy, quantizer: {levels: 2, codes: 8, iterations: 5}}
-base: {model: tiny, tiny: {layers: 1, hidden: 32, heads: 2, kv_heads: 2, intermediate: 64, vocabulary: 300}}
-prompts: [{task: sequential, templates: [sids]}]
-sft: {mode: full, max_steps: 3, batch: 16, valid_users: 8}
-decode: {width: 5}
-eval: {k: [1, 3], bootstrap: 20}
-"""
-CARD = """
-name: shop
-size: {users: 60, items: 40, interactions: 480}
-interactions: {path: log.csv, columns: {user: customer, item: product, time: at}}
-items: {path: items.jsonl, columns: {item: sku, title: name}}
-"""
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    """A folder with a log, items, vectors, a card and a recipe; and what `llmrec run` printed there."""
-    folder = tmp_path_factory.mktemp("shop")
-    rng = random.Random(0)
-    log = [(u, i, t) for u in range(USERS) for t, i in enumerate(rng.sample(range(ITEMS), 8))]
-    rows = "".join(f"u{u},i{i},{t}\n" for u, i, t in log)
-    (folder / "log.csv").write_text("customer,product,at\n" + rows)
-    sold = list(dict.fromkeys(i for _, i, _ in log))
-    items = [json.dumps({"sku": f"i{i}", "name": f"Thing {i}"}) for i in range(ITEMS)]
-    (folder / "items.jsonl").write_text("\n".join(items))
-    vectors = np.random.default_rng(0).standard_normal((len(sold), 16), dtype=np.float32)
-    np.save(folder / "vectors.npy", vectors)
-    (folder / "card.yaml").write_text(CARD)
-    (folder / "recipe.yaml").write_text(RECIPE)
-    command = [sys.executable, "-m", "llmrec.cli", "run", "recipe.yaml"]
-    environment = os.environ | {"LLMREC_RUNS": str(folder / "runs"), "PYTHONPATH": str(Path.cwd())}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    return folder, done
 
 
 @pytest.fixture(autouse=True)

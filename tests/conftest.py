@@ -1,0 +1,18 @@
+"""Session-wide: one small dataset, trained once through the real command line."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import shop as small_shop
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory):
+    """The shop's folder with a finished run `shop`, and what `llmrec run` printed there."""
+    folder = tmp_path_factory.mktemp("shop")
+    small_shop.open_shop(folder)
+    return folder, small_shop.run(folder, "run", "recipe.yaml")

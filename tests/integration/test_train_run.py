@@ -1,0 +1,118 @@
+"""Training through the command line: LoRA, kills and resumes, planted leaks."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import shop as small_shop
+from safetensors import safe_open
+
+from llmrec import Recommender
+
+LORA = ["sft.mode=lora", "sft.max_steps=6", "sft.save_steps=2", "sft.batch=8"]
+
+
+@pytest.fixture(scope="module")
+def lora(shop):
+    """A run in LoRA mode on the shop's data and IDs."""
+    folder, _ = shop
+    done = small_shop.run(folder, "run", "recipe.yaml", "run=lora", "parent=shop", *LORA)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "lora"
+
+
+def test_a_lora_run_ends_in_a_base_and_a_pure_adapter(lora):
+    with safe_open(lora / "sft" / "adapter_model.safetensors", framework="pt") as file:
+        names = list(file.keys())
+    assert names and all(".lora_A." in name or ".lora_B." in name for name in names)
+    config = json.loads((lora / "sft" / "adapter_config.json").read_text())
+    assert config.get("trainable_token_indices") is None and config.get("modules_to_save") is None
+    info = json.loads((lora / "base" / "llmrec.json").read_text())
+    assert len(info["items"]) == len(np.load(lora / "base" / "sids.npy"))
+    steps = [json.loads(line)["step"] for line in (lora / "sft" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and steps[-1] == 6
+
+
+def test_both_engines_give_the_same_lists_with_an_adapter(lora):
+    recommender = Recommender.load(lora)
+    histories = [["i1", "i2"], ["i3"], ["i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11"]]
+    tree = recommender.rank(histories, 5)
+    oracle = recommender.rank(histories, 5, engine="generate")
+    np.testing.assert_allclose(tree.scores, oracle.scores, atol=1e-4)
+    assert (tree.items == oracle.items).all()
+    alone = recommender.recommend(histories[1], k=5)
+    assert [recommender.items.index(r.item_id) for r in alone] == tree.items[1].tolist()
+
+
+def test_only_the_sid_rows_of_the_base_were_trained(shop, lora):
+    """LoRA mode leaves every other row of the embedding as the base had it."""
+    from llmrec.config import load_recipe
+    from llmrec.train.sft import prepare
+
+    os.environ["LLMREC_RUNS"] = str(shop[0] / "runs")
+    here = Path.cwd()
+    os.chdir(shop[0])
+    try:
+        start = prepare(load_recipe("recipe.yaml", LORA), lora)
+    finally:
+        os.chdir(here)
+    before = start.model.get_input_embeddings().weight.detach().numpy()
+    with safe_open(lora / "base" / "model.safetensors", framework="np") as file:
+        after = file.get_tensor("model.embed_tokens.weight")
+    changed = np.flatnonzero((before != after).any(axis=1))
+    assert changed.size and set(changed) <= set(start.vocabulary.all_ids.tolist())
+
+
+def kill_when(process, happened):
+    """Kill a process group once something has happened; false if the process ended first."""
+    while process.poll() is None:
+        if happened():
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_a_killed_training_goes_on_and_ends_in_the_same_metrics(shop, lora):
+    folder, _ = shop
+    name = "killed"
+    command = ("run", "recipe.yaml", f"run={name}", "parent=shop", *LORA)
+    run = folder / "runs" / name
+    process = small_shop.start(folder, *command)
+    assert kill_when(
+        process, lambda: list(run.glob(".scratch/sft-*/checkpoints/checkpoint-2/trainer_state.json"))
+    )
+    assert not (run / "sft").exists() and not (run / "base").exists()
+    done = small_shop.run(folder, *command)
+    assert done.returncode == 0, done.stderr
+    assert (run / "eval/metrics.json").read_bytes() == (lora / "eval/metrics.json").read_bytes()
+    resumed = (run / "sft/metrics.jsonl").read_text().splitlines()
+    whole = (lora / "sft/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in resumed] == [json.loads(line)["step"] for line in whole]
+
+
+def test_a_leak_planted_in_a_run_is_reported(shop, tmp_path):
+    from llmrec.train.preview import leaks_of
+
+    folder, _ = shop
+    assert leaks_of(folder / "runs/shop") == []
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/report.json").write_bytes((folder / "runs/shop/data/report.json").read_bytes())
+    rows = pl.read_parquet(folder / "runs/shop/data/interactions.parquet").with_columns(
+        pl.col("split").cast(str)
+    )
+    victim = rows["user_id"].cast(str)[0]
+    leaked = pl.when((pl.col("user_id").cast(str) == victim) & (pl.col("split") == "valid"))
+    row = rows.filter((pl.col("user_id").cast(str) == victim) & (pl.col("split") == "test"))
+    planted = pl.concat([row.with_columns(split=pl.lit("train")), rows])
+    planted.with_columns(split=leaked.then(pl.lit("valid")).otherwise("split")).write_parquet(
+        tmp_path / "data/interactions.parquet"
+    )
+    leaks = leaks_of(tmp_path)
+    assert leaks and all(repr(victim) in leak for leak in leaks)

@@ -1,0 +1,63 @@
+"""A small shop whose customers buy in patterns: log, items, vectors, card and recipe, made on the spot."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+USERS, ITEMS = 60, 40
+RECIPE = """
+name: shop
+data: {card: card.yaml, history: 6}
+ids: {vectors: vectors.npy, quantizer: {levels: 2, codes: 8, iterations: 5}}
+base: {model: tiny, tiny: {layers: 1, hidden: 32, heads: 2, kv_heads: 2, intermediate: 64, vocabulary: 300}}
+prompts: [{task: sequential, templates: [sids]}]
+sft: {mode: full, max_steps: 3, batch: 16, valid_users: 8}
+decode: {width: 5}
+eval: {k: [1, 3], bootstrap: 20}
+"""
+CARD = """
+name: shop
+size: {users: 60, items: 40, interactions: 480}
+interactions: {path: log.csv, columns: {user: customer, item: product, time: at}}
+items: {path: items.jsonl, columns: {item: sku, title: name}}
+"""
+
+
+def open_shop(folder: Path) -> None:
+    """Write the shop's files into a folder."""
+    rng = random.Random(0)
+    log = [(u, i, t) for u in range(USERS) for t, i in enumerate(rng.sample(range(ITEMS), 8))]
+    rows = "".join(f"u{u},i{i},{t}\n" for u, i, t in log)
+    (folder / "log.csv").write_text("customer,product,at\n" + rows)
+    sold = list(dict.fromkeys(i for _, i, _ in log))
+    items = [json.dumps({"sku": f"i{i}", "name": f"Thing {i}"}) for i in range(ITEMS)]
+    (folder / "items.jsonl").write_text("\n".join(items))
+    vectors = np.random.default_rng(0).standard_normal((len(sold), 16), dtype=np.float32)
+    np.save(folder / "vectors.npy", vectors)
+    (folder / "card.yaml").write_text(CARD)
+    (folder / "recipe.yaml").write_text(RECIPE)
+
+
+def start(folder: Path, *args: str) -> subprocess.Popen:
+    """Start the command line in the shop, runs under `runs/` there, as a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "llmrec.cli", *args],
+        cwd=folder,
+        env=os.environ | {"LLMREC_RUNS": str(folder / "runs"), "PYTHONPATH": str(Path.cwd())},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(folder: Path, *args: str) -> subprocess.CompletedProcess:
+    """Run the command line in the shop to its end."""
+    process = start(folder, *args)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -1,0 +1,135 @@
+"""Training on trees: losses and gradients equal those of the unrolled samples, for LoRA and SID rows too."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from llmrec.config import LoraSettings
+from llmrec.errors import UserError
+from llmrec.models.lora import attach
+from llmrec.models.vocabulary import SidVocabulary
+from llmrec.train.log import MetricsFile, last_checkpoint
+from llmrec.train.preview import find_leaks
+from llmrec.train.samples import TreeCollator, as_dataset
+from llmrec.tree import TreeBuilder
+
+VOCABULARY = 40
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def make(kind, tied):
+    torch.manual_seed(0)
+    if kind == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**SHAPE, tie_word_embeddings=tied))
+    return LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=tied))
+
+
+@pytest.fixture(scope="module")
+def samples():
+    """Growing histories of three users, as (ids, first learned depth)."""
+    rng = np.random.default_rng(0)
+    users = []
+    for length in (5, 9, 14):
+        ids = rng.integers(0, VOCABULARY - 1, length).tolist()
+        users.append([([*ids[:cut], 39], cut - 1) for cut in range(2, length)])
+    return users
+
+
+def batch_of(samples):
+    trees = []
+    for user in samples:
+        builder = TreeBuilder()
+        for ids, scored in user:
+            builder.add(ids, scored)
+        trees.append(builder.build())
+    rows = as_dataset(trees)
+    return TreeCollator(pad_id=0)([rows[i] for i in range(len(rows))])
+
+
+def unrolled_loss(model, samples):
+    total = sum(
+        torch.nn.functional.cross_entropy(
+            model(torch.tensor([ids[:-1]])).logits[0, scored - 1 :],
+            torch.tensor(ids[scored:]),
+            reduction="sum",
+        )
+        for user in samples
+        for ids, scored in user
+    )
+    return total / sum(len(ids) - scored for user in samples for ids, scored in user)
+
+
+def gradients(model):
+    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return grads
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_trainers_loss_on_trees_equals_the_unrolled_one(samples, kind, tied, mode):
+    from llmrec.train.trainer import TreeTrainer
+
+    model = make(kind, tied)
+    if mode == "lora":
+        model = attach(model, LoraSettings(), SidVocabulary([np.arange(20, 30), np.arange(30, 39)]))
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.05, generator=torch.manual_seed(len(name)))
+    oracle = unrolled_loss(model, samples)
+    oracle.backward()
+    expected = gradients(model)
+    loss = TreeTrainer.compute_loss(None, model, batch_of(samples))
+    loss.backward()
+    got = gradients(model)
+    assert abs(loss.item() - oracle.item()) < 1e-5
+    assert got.keys() == expected.keys() and got
+    for name, gradient in expected.items():
+        assert (got[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-8, name
+
+
+def test_a_log_is_rewound_to_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 3)) + '{"step": 4')
+    log = MetricsFile(path)
+    log.rewind(tmp_path / "checkpoint-2")
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+    log.rewind(None)
+    assert path.read_text() == ""
+
+
+def test_a_checkpoint_cut_short_is_not_taken(tmp_path):
+    for step in (2, 10, 30):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    for step in (2, 10):
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert last_checkpoint(tmp_path).name == "checkpoint-10"
+    assert last_checkpoint(tmp_path / "nothing") is None
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training(tmp_path):
+    from types import SimpleNamespace
+
+    state = SimpleNamespace(global_step=7, epoch=0.5)
+    log = MetricsFile(tmp_path / "metrics.jsonl")
+    with pytest.raises(UserError, match="step 7"):
+        log.on_log(None, state, None, {"loss": float("nan")})
+
+
+def test_a_planted_leak_is_reported():
+    training = {"ann": ["a", "b"], "bob": ["a", "b", "c"]}
+    examples = [("ann", ["a", "b", "v"], "t"), ("bob", ["a", "b"], "c")]
+    assert find_leaks("valid", training, examples[:1]) == []
+    leaks = find_leaks("valid", training, examples)
+    assert len(leaks) == 1 and "'bob'" in leaks[0] and "'c'" in leaks[0]
