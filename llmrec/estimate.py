@@ -214,8 +214,8 @@ class _Work:
         for template, share in self.mix:
             trunk, tail = self.prompt_tokens(template)
             history = trunk / self.history if template.tree else trunk / 2
-            # Without a tail the answer is the trunk's next item; only the end token is a branch.
-            answer = 1 if template.tree and not tail else self.sid_tokens + 1
+            # Without a tail the answer is the trunk's next item, and at most the end token is a branch.
+            answer = int(template.end) + (0 if template.tree and not tail else self.sid_tokens)
             total += share * (history + tail + answer)
         return total / sum(share for _, share in self.mix)
 

@@ -16,3 +16,12 @@ def shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop")
     small_shop.open_shop(folder)
     return folder, small_shop.run(folder, "run", "recipe.yaml")
+
+
+@pytest.fixture(scope="session")
+def lora(shop):
+    """A finished run in LoRA mode on the shop's data and IDs."""
+    folder, _ = shop
+    done = small_shop.run(folder, "run", "recipe.yaml", "run=lora", "parent=shop", *small_shop.LORA)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "lora"

@@ -20,6 +20,8 @@ sft: {mode: full, max_steps: 3, batch: 16, valid_users: 8}
 decode: {width: 5}
 eval: {k: [1, 3], bootstrap: 20}
 """
+# vLLM's attention wants heads of at least 32 dimensions.
+LORA = ["sft.mode=lora", "sft.max_steps=6", "sft.save_steps=2", "sft.batch=8", "base.tiny.hidden=64"]
 CARD = """
 name: shop
 size: {users: 60, items: 40, interactions: 480}

@@ -41,6 +41,10 @@ class Recommender:
     Args:
         checkpoint: `base/`, with an adapter or without.
         texts: item id → text fields.
+
+    Attributes:
+        encoder: encodes histories as the model was trained on them.
+        template: the prompt it asks with.
     """
 
     def __init__(self, checkpoint: Checkpoint, texts: dict[str, dict[str, str]]) -> None:
@@ -49,10 +53,8 @@ class Recommender:
         tokens = checkpoint.vocabulary.encode_many(checkpoint.sids).tolist()
         self._tokens = dict(zip(checkpoint.items, tokens, strict=True))
         self._index = {item: index for index, item in enumerate(checkpoint.items)}
-        self._encoder = PromptEncoder(
-            checkpoint.tokenizer, texts, self._tokens, checkpoint.prompts["history"]
-        )
-        self._template = Template.model_validate(checkpoint.prompts["template"])
+        self.encoder = PromptEncoder(checkpoint.tokenizer, texts, self._tokens, checkpoint.prompts["history"])
+        self.template = Template.model_validate(checkpoint.prompts["template"])
         device = str(checkpoint.model.device)
         self._trie = Trie(checkpoint.sids, checkpoint.vocabulary.token_ids, device)
 
@@ -117,7 +119,7 @@ class Recommender:
         """
         for history in histories:
             self._check(history)
-        prompts = [self._encoder.prompt(self._template, history) for history in histories]
+        prompts = [self.encoder.prompt(self.template, history) for history in histories]
         masked = [[self._index[item] for item in history] if mask_seen else [] for history in histories]
         search, groups = self._engine(engine, [len(p) for p in prompts], width, batch_tokens)
         items = np.full((len(prompts), width), -1, np.int64)

@@ -20,7 +20,7 @@ FIXED_DATE = "01 Jan 2025"
 
 @dataclass(frozen=True)
 class Sample:
-    """A training sample: token ids (prompt, answer, end token) and where the answer starts."""
+    """A training sample: token ids (prompt, answer, end token if any) and where the answer starts."""
 
     ids: list[int]
     answer: int
@@ -68,7 +68,7 @@ class PromptEncoder:
         return frame.before + self._encode(self._render(template.text, len(kept), False), kept) + frame.after
 
     def sample(self, template: Template, history: Sequence[str], target: str) -> Sample:
-        """The training sample for one target: prompt, answer and end token."""
+        """The training sample for one target: prompt, answer, and the end token if the template has one."""
         kept = list(history[-self.history :])
         prompt = self.prompt(template, kept)
         return Sample(prompt + self._answer(template, kept, target), len(prompt))
@@ -111,7 +111,8 @@ class PromptEncoder:
 
     def _answer(self, template: Template, history: Sequence[str], target: str) -> list[int]:
         segments = self._render(template.answer, len(history), True)
-        return [*self._encode(segments, [*history, target]), self._frame(template).end]
+        end = [self._frame(template).end] if template.end else []
+        return self._encode(segments, [*history, target]) + end
 
     def _render(self, source: str, length: int, target: bool) -> list[Segment]:
         key = (source, length, target)

@@ -29,6 +29,8 @@ class Template(Section):
 
     `tree: true` promises that the text before the history depends neither on the target nor on the
     history's length, so that all targets of a user share one trunk; `load_task` checks the promise.
+    `end: false` leaves the end token out: where an answer directly continues the history, what follows it may
+    be the end or the next item of a longer history, which no model can tell apart.
     """
 
     id: str
@@ -37,6 +39,7 @@ class Template(Section):
     system: str | None = None
     text: str
     answer: str = "{{ target.sid }}"
+    end: bool = True
 
 
 class Task(Section):

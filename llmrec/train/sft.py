@@ -89,7 +89,6 @@ def run(ctx: StageContext) -> None:
         parameters=sum(p.numel() for p in trained.parameters()),
         trees=len(train),
         tokens_per_epoch=sum(map(len, train)),
-        targets_per_epoch=sum(int((tree.labels == prepared.tokenizer.eos_token_id).sum()) for tree in train),
     )
 
 

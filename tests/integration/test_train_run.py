@@ -8,22 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pytest
 import shop as small_shop
 from safetensors import safe_open
+from shop import LORA
 
 from llmrec import Recommender
-
-LORA = ["sft.mode=lora", "sft.max_steps=6", "sft.save_steps=2", "sft.batch=8"]
-
-
-@pytest.fixture(scope="module")
-def lora(shop):
-    """A run in LoRA mode on the shop's data and IDs."""
-    folder, _ = shop
-    done = small_shop.run(folder, "run", "recipe.yaml", "run=lora", "parent=shop", *LORA)
-    assert done.returncode == 0, done.stderr
-    return folder / "runs" / "lora"
 
 
 def test_a_lora_run_ends_in_a_base_and_a_pure_adapter(lora):
