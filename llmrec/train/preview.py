@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from llmrec.config import Recipe
-from llmrec.data.examples import evaluation_examples, training_histories
+from llmrec.data.examples import evaluation_examples, load_interactions, training_histories
 from llmrec.text.encode import Sample
 from llmrec.train.sft import prepare
 from llmrec.tree import IGNORE, TokenTree
@@ -73,13 +75,30 @@ def render_tree(tokenizer: PreTrainedTokenizerFast, tree: TokenTree) -> str:
 
 
 def leaks_of(run: Path) -> list[str]:
-    """`find_leaks` over all evaluation examples of a run."""
+    """Every sign that training has seen what it is to predict; one line each, empty if there is none.
+
+    A held-out event that is a training event too, a training event later than the user's held-out one, and
+    training items that are not the beginning of the history before the target (`find_leaks`).
+    """
+    log = load_interactions(run)
+    train = log.filter(pl.col("split") == "train")
+    latest = train.group_by("user_id").agg(latest=pl.col("time").max())
     training = dict(training_histories(run).iter_rows())
-    return [
-        leak
-        for split in ("valid", "test")
-        for leak in find_leaks(split, training, evaluation_examples(run, split).iter_rows())
-    ]
+    leaks = []
+    for split in ("valid", "test"):
+        held_out = log.filter(pl.col("split") == split)
+        same = held_out.join(train, on=["user_id", "item_id", "time"], how="semi")
+        leaks += [
+            f"{split}: the held-out interaction of user {user!r} with item {item!r} is trained on"
+            for user, item in same.select("user_id", "item_id").iter_rows()
+        ]
+        later = held_out.join(latest, on="user_id").filter(pl.col("latest") > pl.col("time"))
+        leaks += [
+            f"{split}: user {user!r} is trained on an interaction later than the one with item {item!r}"
+            for user, item in later.select("user_id", "item_id").iter_rows()
+        ]
+        leaks += find_leaks(split, training, evaluation_examples(run, split).iter_rows())
+    return leaks
 
 
 def find_leaks(

@@ -93,15 +93,14 @@ def test_a_leak_planted_in_a_run_is_reported(shop, tmp_path):
     assert leaks_of(folder / "runs/shop") == []
     (tmp_path / "data").mkdir()
     (tmp_path / "data/report.json").write_bytes((folder / "runs/shop/data/report.json").read_bytes())
-    rows = pl.read_parquet(folder / "runs/shop/data/interactions.parquet").with_columns(
-        pl.col("split").cast(str)
-    )
-    victim = rows["user_id"].cast(str)[0]
-    leaked = pl.when((pl.col("user_id").cast(str) == victim) & (pl.col("split") == "valid"))
-    row = rows.filter((pl.col("user_id").cast(str) == victim) & (pl.col("split") == "test"))
-    planted = pl.concat([row.with_columns(split=pl.lit("train")), rows])
-    planted.with_columns(split=leaked.then(pl.lit("valid")).otherwise("split")).write_parquet(
-        tmp_path / "data/interactions.parquet"
-    )
+    rows = pl.read_parquet(folder / "runs/shop/data/interactions.parquet")
+    rows = rows.with_columns(pl.col("user_id", "item_id", "split").cast(pl.String))
+    victim = rows["user_id"][0]
+    target = rows.filter((pl.col("user_id") == victim) & (pl.col("split") == "test"))
+    planted = pl.concat([target.with_columns(split=pl.lit("train")), rows])
+    planted.write_parquet(tmp_path / "data/interactions.parquet")
     leaks = leaks_of(tmp_path)
     assert leaks and all(repr(victim) in leak for leak in leaks)
+    assert (
+        f"test: the held-out interaction of user {victim!r} with item {target['item_id'][0]!r}" in leaks[-1]
+    )
