@@ -78,7 +78,7 @@ def run(tmp_path, monkeypatch):
 
 
 def recipe(*overrides):
-    return load_recipe("quickstart", list(overrides))
+    return load_recipe("quickstart", ["data.history=20", *overrides])
 
 
 def in_subprocess(body, run):
