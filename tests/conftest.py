@@ -1,13 +1,12 @@
 """Session-wide: one small dataset, trained once through the real command line."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import shop as small_shop
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no reason to fail: no test here asserts a time.
+settings.register_profile("llmrec", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("llmrec")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ def prepare(recipe: Recipe, run: Path) -> Prepared:
 def run(ctx: StageContext) -> None:
     """Fine-tune, then write `base/`, `sft/` (an adapter in `lora` mode) and `sft/metrics.jsonl`."""
     recipe = ctx.recipe
+    _check_trackers(recipe.track.report_to)
     prepared = prepare(recipe, ctx.run)
     template = prepared.mix[0][0]
     train = samples.training_trees(prepared.encoder, prepared.mix, ctx.run, recipe.sft.users, recipe.seed)
@@ -90,6 +92,12 @@ def run(ctx: StageContext) -> None:
         trees=len(train),
         tokens_per_epoch=sum(map(len, train)),
     )
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"track.report_to: {name} is not installed; pip install it, or leave it out")
 
 
 def _corpus(texts: dict[str, dict[str, str]]) -> list[str]:

@@ -1,5 +1,6 @@
 """Training through the command line: LoRA, kills and resumes, planted leaks."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 import shop as small_shop
 from safetensors import safe_open
 from shop import LORA
@@ -84,6 +86,25 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_metrics(shop, lora):
     resumed = (run / "sft/metrics.jsonl").read_text().splitlines()
     whole = (lora / "sft/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in resumed] == [json.loads(line)["step"] for line in whole]
+
+
+def test_training_stops_early_where_validation_gets_worse(shop):
+    folder, _ = shop
+    far_too_fast = ["sft.lr=0.5", "sft.max_steps=30", "sft.eval_steps=1", "sft.patience=1"]
+    done = small_shop.run(folder, "sft", "recipe.yaml", "run=early", "parent=shop", *far_too_fast)
+    assert done.returncode == 0, done.stderr
+    log = [json.loads(line) for line in (folder / "runs/early/sft/metrics.jsonl").read_text().splitlines()]
+    losses = [line["valid_loss"] for line in log if "valid_loss" in line]
+    assert len(losses) < 30 and losses[-1] > min(losses)
+
+
+def test_a_tracker_that_is_not_installed_is_named(shop):
+    missing = [name for name in ("tensorboard", "wandb", "trackio") if importlib.util.find_spec(name) is None]
+    if not missing:
+        pytest.skip("every tracker is installed")
+    tracker = f"track.report_to=[{missing[0]}]"
+    done = small_shop.run(shop[0], "sft", "recipe.yaml", "run=tracked", "parent=shop", tracker)
+    assert done.returncode == 2 and f"{missing[0]} is not installed" in done.stderr
 
 
 def test_a_leak_planted_in_a_run_is_reported(shop, tmp_path):
