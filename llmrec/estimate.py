@@ -32,7 +32,7 @@ CHAT_TOKENS = 12
 ROWS_PER_SECOND = 1e6  # of the data stage
 LISTS_PER_SECOND = 1500  # evaluated, bootstrap included
 START_SECONDS = {"data": 1, "ids": 10, "sft": 20, "decode": 8, "eval": 3, "report": 4}
-VALIDATIONS = 10  # during a training
+VALIDATIONS, STEPS_BETWEEN = 10, 25  # at most so many during a training, at least so many steps apart
 LIBRARIES_GB = 1.2
 TYPICAL_LAYERS = 24
 
@@ -204,7 +204,7 @@ class _Work:
     def validation_tokens(self) -> float:
         """Tokens of all evaluations during training."""
         sft = self.recipe.sft
-        times = min(VALIDATIONS, sft.max_steps or VALIDATIONS)
+        times = min(VALIDATIONS, -(-sft.max_steps // STEPS_BETWEEN)) if sft.max_steps else VALIDATIONS
         prompt = sum(self.prompt_tokens(self.mix[0][0])) + self.sid_tokens
         return times * min(self.size.users, sft.valid_users) * prompt
 

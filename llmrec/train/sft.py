@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 LOG_POINTS = 50
 SAVE_POINTS = 10
+# Below this many steps a save or a validation would cost more than the training between two of them.
+LEAST_STEPS = 25
 
 
 def external(recipe: Recipe) -> list[Path]:
@@ -158,8 +160,8 @@ def _arguments(recipe: Recipe, checkpoints: Path, trees: int, validate: bool) ->
     sft = recipe.sft
     per_epoch = math.ceil(trees / (sft.batch * sft.accumulate))
     steps = sft.max_steps or math.ceil(per_epoch * sft.epochs)
-    save_steps = sft.save_steps or max(1, math.ceil(steps / SAVE_POINTS))
-    eval_steps = sft.eval_steps or save_steps
+    regular = max(math.ceil(steps / SAVE_POINTS), min(steps, LEAST_STEPS))
+    save_steps, eval_steps = sft.save_steps or regular, sft.eval_steps or regular
     best = bool(sft.patience and validate)
     return SFTConfig(
         output_dir=str(checkpoints),
