@@ -154,15 +154,13 @@ def read_manifest(run: Path, stage: str) -> dict[str, Any] | None:
 
 def stage_key(stage: Stage, recipe: Recipe, run: Path) -> str:
     """Hash of all that a stage's output depends on: its recipe sections, its inputs, its version."""
-    inputs = {path: digest for name in stage.reads for path, digest in _outputs(run, name).items()}
-    outside = [[str(path), file_sha256(path)] for path in _external(stage, recipe)]
     parts = {
         "stage": stage.name,
         "version": stage.version,
         "seed": recipe.seed,
         "sections": {key: recipe.pick(key) for key in stage.sections},
-        "inputs": inputs,
-        "external": sorted(digest for _, digest in outside),
+        "inputs": _inputs(stage, run),
+        "external": sorted(_external(stage, recipe).values()),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -216,8 +214,8 @@ def _commit(stage: Stage, key: str, context: StageContext, seconds: float) -> No
         "version": stage.version,
         "seed": context.recipe.seed,
         "config": {section: context.recipe.pick(section) for section in stage.sections},
-        "inputs": {path: digest for name in stage.reads for path, digest in _outputs(run, name).items()},
-        "external": {str(path): file_sha256(path) for path in _external(stage, context.recipe)},
+        "inputs": _inputs(stage, run),
+        "external": _external(stage, context.recipe),
         "outputs": outputs,
         "sizes": {str(p.relative_to(work)): p.stat().st_size for p in files},
         "versions": {"python": sys.version.split()[0]} | _versions(),
@@ -297,13 +295,16 @@ def lock(run: Path) -> Iterator[None]:
         yield
 
 
-def _outputs(run: Path, stage: str) -> dict[str, str]:
-    manifest = read_manifest(run, stage)
-    return dict(manifest["outputs"]) if manifest else {}
+def _inputs(stage: Stage, run: Path) -> dict[str, str]:
+    """Paths in the run, and sha256, of all files that the stages it reads have written."""
+    manifests = (read_manifest(run, name) for name in stage.reads)
+    return {path: digest for found in manifests if found for path, digest in found["outputs"].items()}
 
 
-def _external(stage: Stage, recipe: Recipe) -> list[Path]:
-    return list(_load(stage.external)(recipe)) if stage.external else []
+def _external(stage: Stage, recipe: Recipe) -> dict[str, str]:
+    """Paths and sha256 of the files outside the run that a stage reads."""
+    paths = _load(stage.external)(recipe) if stage.external else []
+    return {str(path): file_sha256(path) for path in paths}
 
 
 def _load(reference: str) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from llmrec.decode import generate, tree_engine
 from llmrec.decode.tree_engine import TopK
 from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
+from llmrec.models.lora import WEIGHTS
 from llmrec.text.encode import PromptEncoder, item_texts
 from llmrec.text.prompts import Template
 
@@ -78,7 +79,7 @@ class Recommender:
             raise UserError(f"{folder}: no finished sft stage there; run `llmrec sft RECIPE` first")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        adapter = folder / "sft" if (folder / "sft" / "adapter_model.safetensors").is_file() else None
+        adapter = folder / "sft" if (folder / "sft" / WEIGHTS).is_file() else None
         checkpoint = load_checkpoint(folder / "base", adapter, device)
         return cls(checkpoint, item_texts(load_items(folder).to_dicts()))
 

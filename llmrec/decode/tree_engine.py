@@ -112,7 +112,6 @@ def _expand(
     """The best `width` children of all beams: (nodes, tokens, parent beams, scores), each [U, ≤ width]."""
     import torch
 
-    users = len(nodes)
     child, token, legal = trie.step(level, nodes)
     score = scores.unsqueeze(-1) + log_probs.gather(-1, token)
     score = score.masked_fill(~legal, -torch.inf).flatten(1)
@@ -121,7 +120,6 @@ def _expand(
         score = score.masked_fill(~trie.open(level + 1, child, masked), -torch.inf)
     best, index = score.topk(min(width, score.shape[1]), dim=1)
     parents = index // (score.shape[1] // nodes.shape[1])
-    assert best.shape[0] == users
     return child.gather(1, index), token.gather(1, index), parents, best
 
 
