@@ -128,6 +128,17 @@ def recommend(
 
 
 @app.command()
+def serve(
+    run: RunName,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    k_max: Annotated[int, typer.Option(min=1, help="Most items a request may ask for.")] = 100,
+) -> None:
+    """Start vLLM's OpenAI server on a run, with its adapters, the catalogue and /v1/recommend."""
+    _call("serve", "serve", run, host, port, k_max)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Two or more runs.")],
     split: Annotated[str, typer.Option(help="valid or test.")] = "test",

@@ -6,16 +6,15 @@ Unknown keys are errors that name the nearest known key, and all errors of a rec
 from __future__ import annotations
 
 import difflib
-import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from llmrec import assets
 from llmrec.errors import UserError
+from llmrec.yaml_files import apply_overrides, read_yaml
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -155,16 +154,56 @@ class SftConfig(Section):
     bf16: bool = False
 
 
+class PriorConfig(Section):
+    """D3 (Bao et al. 2024): each step mixes in what a collaborative model expects under a prefix."""
+
+    system: Literal["popularity", "item_knn"] = "item_knn"
+    model_weight: Annotated[float, Field(ge=0, le=1)] = 0.7
+
+
+class MmrConfig(Section):
+    """Re-ranks all beams for diversity (Carbonell & Goldstein 1998); `trade_off` 1 leaves them as they are."""
+
+    trade_off: Annotated[float, Field(ge=0, le=1)] = 0.7
+
+
 class DecodeConfig(Section):
     """Constrained decoding of the top-K items under the catalogue's trie."""
 
-    engine: Literal["tree", "generate"] = "tree"
-    width: Positive = 20
+    engine: Literal["tree", "vllm", "generate"] = "tree"
+    width: Positive | Literal["auto"] = 20
+    k: Positive | None = None
+    widest: Positive = 1024
+    normalise: Literal["vocabulary", "allowed"] = "vocabulary"
+    temperature: list[Annotated[float, Field(gt=0)]] = []
+    prior: PriorConfig | None = None
+    mmr: MmrConfig | None = None
     users: Positive | None = None
     splits: list[Literal["valid", "test"]] = ["test"]
     mask_seen: bool = True
-    batch_tokens: Positive = 8192
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
     device: str = "auto"
+
+    @property
+    def length(self) -> int:
+        """Items a list: `k`, else as many as there are beams (20 where those widen by themselves)."""
+        if self.k is not None:
+            return self.k
+        return 20 if self.width == "auto" else self.width
+
+    @model_validator(mode="after")
+    def _beams_cover_k(self) -> DecodeConfig:
+        if self.engine != "tree":
+            own = {"width: auto": self.width == "auto", "normalise: allowed": self.normalise == "allowed"}
+            own |= {"temperature": bool(self.temperature), "prior": self.prior is not None}
+            for name in (name for name, asked in own.items() if asked):
+                raise ValueError(f"{name} needs engine: tree, not {self.engine}")
+        if self.width == "auto":
+            if self.widest < self.length:
+                raise ValueError(f"widest={self.widest} is below the lists' length {self.length}")
+        elif self.width < self.length:
+            raise ValueError(f"width={self.width} is below k={self.k}")
+        return self
 
 
 class EvalConfig(Section):
@@ -208,10 +247,11 @@ class Recipe(Section):
     track: TrackConfig = TrackConfig()
 
     @model_validator(mode="after")
-    def _width_covers_k(self) -> Recipe:
-        if self.decode.width < max(self.eval.k):
+    def _lists_cover_k(self) -> Recipe:
+        if self.decode.length < max(self.eval.k):
+            key = "width" if self.decode.k is None else "k"
             raise ValueError(
-                f"decode.width={self.decode.width} is below the largest eval.k={max(self.eval.k)}"
+                f"decode.{key}={self.decode.length} is below the largest eval.k={max(self.eval.k)}"
             )
         return self
 
@@ -221,76 +261,6 @@ class Recipe(Section):
         for part in key.split("."):
             value = value[part]
         return value
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice in one mapping."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            problem = "is no plain value" if isinstance(key, list | dict) else "is written twice"
-            if isinstance(key, list | dict) or key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} {problem}", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-# YAML 1.1 reads 1e-4 as a string; recipes write learning rates that way.
-_UniqueKeys.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Parse YAML safely; `where` names the source in error messages.
-
-    Raises:
-        UserError: the text is not YAML, or writes a key twice.
-    """
-    try:
-        return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping from a file.
-
-    Raises:
-        UserError: the file is missing, unreadable, not YAML, or not a mapping.
-    """
-    try:
-        value = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a mapping of keys, found {type(value).__name__}")
-    return value
-
-
-def apply_overrides(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Set `key.sub=value` strings (values parsed as YAML) in a copy of a nested mapping."""
-    tree = _copy(tree)
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UserError(f"override {text!r}: write key.sub=value, for example sft.lr=1e-4")
-        *parents, last = key.split(".")
-        node = tree
-        for part in parents:
-            child = node.get(part)
-            node[part] = child if isinstance(child, dict) else {}
-            node = node[part]
-        node[last] = parse_yaml(value, f"override {key}") if value else None
-    return tree
-
-
-def _copy(value: Any) -> Any:
-    return {k: _copy(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:

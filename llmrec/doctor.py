@@ -91,7 +91,7 @@ def installed(names: tuple[str, ...]) -> dict[str, str]:
 def room() -> Iterator[str]:
     """Problems with Python, memory, disk and permissions."""
     if psutil.virtual_memory().total < MEMORY_GB * 1e9:
-        yield f"less than {MEMORY_GB} GB of memory: lower sft.batch and decode.batch_tokens"
+        yield f"less than {MEMORY_GB} GB of memory: lower sft.batch and decode.memory_gb"
     for path, variable in ((runs_root(), "LLMREC_RUNS"), (assets.home(), "LLMREC_HOME")):
         place = _existing(path)
         if not os.access(place, os.W_OK):

@@ -248,7 +248,7 @@ class _Work:
                 self.training_tokens() * per_token + self.validation_tokens() * 2
             ) * self.shape.parameters
         elif stage == "decode":
-            tokens = sum(self.prompt_tokens(self.mix[0][0])) + recipe.decode.width * self.sid_tokens
+            tokens = sum(self.prompt_tokens(self.mix[0][0])) + recipe.decode.length * self.sid_tokens
             flops = lists * tokens * 2 * self.shape.parameters
         return flops / (matmul_rate() * REACHED)
 
@@ -270,7 +270,7 @@ class _Work:
         lists = (
             self.size.users
             * len(recipe.decode.splits)
-            * recipe.decode.width
+            * recipe.decode.length
             * (1 + len(recipe.eval.baselines))
         )
         return (base + checkpoint + 12 * lists + 20 * self.size.interactions) / 1e9

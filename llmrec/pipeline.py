@@ -42,7 +42,7 @@ STAGES = (
     ),
     Stage(
         name="decode",
-        version=1,
+        version=2,
         reads=("data", "ids", "sft"),
         sections=("data.history", "decode"),
         function="llmrec.decode.stage:run",

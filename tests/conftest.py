@@ -1,9 +1,13 @@
 """Session-wide: one small dataset, trained once through the real command line."""
 
+import os
+
 import pytest
 import shop as small_shop
 from hypothesis import HealthCheck, settings
 
+# Models are tiny here: more threads only wait for each other, badly so on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A busy machine is no reason to fail: no test here asserts a time.
 settings.register_profile("llmrec", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("llmrec")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
 import resource
 import subprocess
@@ -12,19 +10,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import psutil
 import yaml
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from llmrec import artifacts, config, pipeline
+from llmrec import config, pipeline
+from llmrec.bench._measure import write
 
 ROWS_PER_USER = 50
 ROWS_PER_ITEM = 100
@@ -56,8 +53,7 @@ def run(
             figure[ratio] = round(figure[key] / before[key], 2)
         figures.append(figure)
     _show(figures)
-    if out is not None:
-        artifacts.write_json(out, {"command": "llmrec bench data", "machine": machine(), "figures": figures})
+    write(out, "llmrec bench data", figures, "polars", "numpy", "pyarrow")
     return figures
 
 
@@ -77,17 +73,6 @@ def generate(path: Path, rows: int, seed: int = 0) -> None:
                 "time": 1_300_000_000 + rng.integers(0, 300_000_000, size),
             }
             pl.DataFrame(chunk).write_csv(file, include_header=start == 0)
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "versions": {name: metadata.version(name) for name in ("llmrec", "polars", "numpy", "pyarrow")},
-    }
 
 
 def _measure(rows: int, folder: Path) -> dict[str, Any]:

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from scipy import sparse
 from tqdm import tqdm
 
 from llmrec.collaborative.popularity import Popularity, Ranked
 
+SMOOTHING = 0.1
+"""Share of popularity in `ItemKNN.log_probs`, so that an item without votes keeps a chance."""
 _BLOCK = 1024
 
 
@@ -77,6 +80,25 @@ class ItemKNN:
                 items.append(names)
                 scores.append(values)
         return items, scores
+
+    def log_probs(self, histories: Sequence[Sequence[str]], items: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Log-probability of each item as the next one: shares of the votes, smoothed by popularity.
+
+        Args:
+            histories: item ids of each user; unknown ids are ignored, repeats count once.
+            items: the catalogue, in the order of the columns.
+
+        Returns:
+            float32 [U, items].
+        """
+        columns = [self._position[item] for item in items]
+        votes = sparse.csr_array(self._incidence(histories) @ self.similarity).toarray()[:, columns]
+        total = votes.sum(axis=1, keepdims=True)
+        popularity = np.exp(self.popularity.log_probs(histories, items))
+        share = np.divide(votes, total, out=popularity.astype(np.float64), where=total > 0)
+        mixed = (1 - SMOOTHING) * share + SMOOTHING * popularity
+        logs: npt.NDArray[np.float32] = np.log(mixed).astype(np.float32)
+        return logs
 
     def _best(
         self, candidates: np.ndarray, votes: np.ndarray, k: int, exclude: set[str]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 Ranked = tuple[list[list[str]], list[list[float]]]
@@ -56,6 +58,21 @@ class Popularity:
         return [[self.items[i] for i in row] for row in lists], [
             [float(self.counts[i]) for i in row] for row in lists
         ]
+
+    def log_probs(self, histories: Sequence[Sequence[str]], items: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Log-probability of each item as the next one, add-one smoothed.
+
+        Args:
+            histories: one list of item ids a user; only their number matters here.
+            items: the catalogue, in the order of the columns.
+
+        Returns:
+            float32 [U, items].
+        """
+        counts = dict(zip(self.items, self.counts, strict=True))
+        smoothed = np.array([counts[item] + 1 for item in items], np.float64)
+        row = np.log(smoothed / smoothed.sum()).astype(np.float32)
+        return np.broadcast_to(row, (len(histories), len(items)))
 
     def first(self, k: int, exclude: set[str]) -> list[int]:
         """Positions in `items` of the k most popular ones outside `exclude`."""

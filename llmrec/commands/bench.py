@@ -8,13 +8,13 @@ import pkgutil
 from pathlib import Path
 
 from llmrec import bench
-from llmrec.config import apply_overrides
 from llmrec.errors import UserError
+from llmrec.yaml_files import apply_overrides
 
 
 def names() -> list[str]:
     """Benchmarks there are."""
-    return sorted(module.name for module in pkgutil.iter_modules(bench.__path__))
+    return sorted(m.name for m in pkgutil.iter_modules(bench.__path__) if not m.name.startswith("_"))
 
 
 def run(name: str | None, options: list[str]) -> None:

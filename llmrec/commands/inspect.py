@@ -117,7 +117,7 @@ def find_run(run: str) -> Path:
 def compare(runs: list[str], split: str) -> None:
     """Print HR and NDCG of several runs, with paired intervals against the first."""
     folders = [find_run(run) for run in runs]
-    from llmrec.commands.screen import show
     from llmrec.evaluate import tables
+    from llmrec.screen import show
 
     show(tables.comparison_table(tables.compare(folders, split)))

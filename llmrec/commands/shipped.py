@@ -7,8 +7,8 @@ from pathlib import Path
 
 from llmrec import assets
 from llmrec.artifacts import atomic_write
-from llmrec.config import read_yaml
 from llmrec.errors import UserError
+from llmrec.yaml_files import read_yaml
 
 KINDS = {"recipes": "recipes", "prompts": "prompts", "cards": "data_prep", "suites": "eval/suites"}
 

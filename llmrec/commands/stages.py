@@ -85,8 +85,8 @@ def _show_results(folder: Path, until: str) -> None:
     """Print the metrics, the report's path and the next command, once they are there."""
     if until not in ("eval", "report"):
         return
-    from llmrec.commands.screen import show
     from llmrec.evaluate import tables
+    from llmrec.screen import show
 
     metrics = artifacts.read_json(folder / "eval/metrics.json")
     for split in metrics["protocol"]["splits"]:

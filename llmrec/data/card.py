@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from llmrec import assets
-from llmrec.config import Filters, Section, Split, read_yaml, validate
+from llmrec.config import Filters, Section, Split, validate
 from llmrec.errors import UserError
+from llmrec.yaml_files import read_yaml
 
 Format = Literal["csv", "jsonl", "loose_jsonl", "parquet"]
 _ENDINGS: dict[str, Format] = {

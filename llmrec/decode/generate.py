@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from transformers import GenerationConfig
 
 from llmrec.decode.tree_engine import TopK
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
+
+Prefixes = dict[tuple[int, ...], list[int]]
 
 
 def search(
@@ -35,9 +38,6 @@ def search(
         masked: for each user, items (trie order) that must not be returned.
         pad_id: any valid token id.
     """
-    import torch
-    from transformers import GenerationConfig
-
     length = sids.shape[1]
     paths = [tuple(int(token_ids[level][code]) for level, code in enumerate(sid)) for sid in sids.tolist()]
     item_of = {path: item for item, path in enumerate(paths)}
@@ -45,45 +45,59 @@ def search(
     scores = np.full((len(prompts), width), -np.inf, np.float32)
     for row, prompt in enumerate(prompts):
         hidden = set(masked[row]) if masked else set()
-        allowed = _prefix_table(path for item, path in enumerate(paths) if item not in hidden)
-        beams = min(width, len(paths) - len(hidden))
-        # A configuration of our own: the model's may carry sampling settings that leak into beam search.
-        settings = GenerationConfig(
-            num_beams=beams,
-            num_return_sequences=beams,
-            max_new_tokens=length,
-            min_new_tokens=length,
-            length_penalty=0.0,
-            do_sample=False,
-            pad_token_id=pad_id,
-            return_dict_in_generate=True,
-            output_scores=True,
+        table = prefix_table(path for item, path in enumerate(paths) if item not in hidden)
+        tokens, found = beam_search(
+            model, table, [prompt], min(width, len(paths) - len(hidden)), length, pad_id
         )
-        with torch.inference_mode():
-            out = model.generate(
-                torch.tensor([prompt], device=model.device),
-                attention_mask=torch.ones((1, len(prompt)), dtype=torch.long, device=model.device),
-                generation_config=settings,
-                prefix_allowed_tokens_fn=_prefix_function(allowed, len(prompt), pad_id),
-            )
-        for rank, (tokens, score) in enumerate(
-            zip(out.sequences[:, len(prompt) :].tolist(), out.sequences_scores.tolist(), strict=True)
-        ):
-            item = item_of.get(tuple(tokens))
+        for rank, (path, score) in enumerate(zip(tokens.tolist(), found.tolist(), strict=True)):
+            item = item_of.get(tuple(path))
             if item is not None and item not in hidden and score > -1e8:
                 items[row, rank], scores[row, rank] = item, score
     return TopK(items, scores)
 
 
-def _prefix_table(paths: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
+def beam_search(
+    model: PreTrainedModel,
+    table: Prefixes,
+    prompts: Sequence[Sequence[int]],
+    width: int,
+    length: int,
+    pad_id: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hugging Face beam search for prompts of one length.
+
+    Returns:
+        int64 [U · width, L] tokens and float32 [U · width] scores, best first for each user.
+    """
+    start = len(prompts[0])
+    ids = torch.tensor(list(prompts), device=model.device)
+    # A configuration of our own: the model's may carry sampling settings that leak into beam search. With one
+    # beam `generate` turns greedy and returns no scores.
+    settings = GenerationConfig(
+        num_beams=max(2, width),
+        num_return_sequences=width,
+        max_new_tokens=length,
+        min_new_tokens=length,
+        length_penalty=0.0,
+        do_sample=False,
+        pad_token_id=pad_id,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    with torch.inference_mode():
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=settings,
+            prefix_allowed_tokens_fn=lambda _, path: table.get(tuple(path[start:].tolist()), [pad_id]),
+        )
+    return out.sequences[:, start:], out.sequences_scores
+
+
+def prefix_table(paths: Iterable[tuple[int, ...]]) -> Prefixes:
+    """Which tokens may follow each prefix of token paths."""
     table: dict[tuple[int, ...], dict[int, None]] = {}
     for path in paths:
         for depth, token in enumerate(path):
             table.setdefault(path[:depth], {})[token] = None
     return {prefix: list(tokens) for prefix, tokens in table.items()}
-
-
-def _prefix_function(
-    table: dict[tuple[int, ...], list[int]], start: int, pad_id: int
-) -> Callable[[int, torch.Tensor], list[int]]:
-    return lambda _, ids: table.get(tuple(ids[start:].tolist()), [pad_id])

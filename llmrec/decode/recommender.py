@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-from tqdm import tqdm
+import torch
 
 from llmrec.artifacts import run_folder
-from llmrec.data.examples import load_interactions, load_items
-from llmrec.decode import generate, tree_engine
-from llmrec.decode.tree_engine import TopK
+from llmrec.collaborative.systems import BASELINES
+from llmrec.config import DecodeConfig
+from llmrec.data.examples import load_interactions, training_histories
+from llmrec.decode import batches, candidates, generate, rerank
+from llmrec.decode.mask import ItemMask, item_mask
+from llmrec.decode.prior import CollaborativePrior
+from llmrec.decode.scoring import Scoring
+from llmrec.decode.trained import TrainedRun
+from llmrec.decode.tree_engine import TopK, TreeEngine
 from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
-from llmrec.models.lora import WEIGHTS
-from llmrec.text.encode import PromptEncoder, item_texts
-from llmrec.text.prompts import Template
+from llmrec.ids.load import load_codebooks
 
 if TYPE_CHECKING:
+    from llmrec.decode.vllm_engine import VllmEngine
     from llmrec.models.checkpoint import Checkpoint
 
-BATCH_TOKENS = 8192
+WIDTH = 20
 
 
 @dataclass(frozen=True)
@@ -37,63 +43,81 @@ class Recommendation:
 
 
 class Recommender:
-    """A tuned model, its catalogue and its prompt, ready to recommend.
+    """A run's model, its catalogue and its prompt, ready to recommend.
 
     Args:
-        checkpoint: `base/`, with an adapter or without.
-        texts: item id → text fields.
+        run: the finished run.
+        model: `base`, or an adapter's folder; None for the run's best.
+        device: `auto` takes a GPU where there is one.
 
     Attributes:
-        encoder: encodes histories as the model was trained on them.
-        template: the prompt it asks with.
+        run: what it was made of.
     """
 
-    def __init__(self, checkpoint: Checkpoint, texts: dict[str, dict[str, str]]) -> None:
-        self._checkpoint = checkpoint
-        self._texts = texts
-        tokens = checkpoint.vocabulary.encode_many(checkpoint.sids).tolist()
-        self._tokens = dict(zip(checkpoint.items, tokens, strict=True))
-        self._index = {item: index for index, item in enumerate(checkpoint.items)}
-        self.encoder = PromptEncoder(checkpoint.tokenizer, texts, self._tokens, checkpoint.prompts["history"])
-        self.template = Template.model_validate(checkpoint.prompts["template"])
-        device = str(checkpoint.model.device)
-        self._trie = Trie(checkpoint.sids, checkpoint.vocabulary.token_ids, device)
+    def __init__(self, run: TrainedRun, model: str | None = None, device: str = "auto") -> None:
+        self.run = run
+        self._adapter = run.adapter(model)
+        self._device = device
+        self._engine: VllmEngine | None = None
 
     @classmethod
-    def load(cls, run: str | Path, device: str = "auto") -> Recommender:
-        """Load a finished run: its `base/`, and the adapter `sft/` where there is one.
+    def load(cls, run: str | Path, model: str | None = None, device: str = "auto") -> Recommender:
+        """Open a finished run; its weights are read when they are first needed.
 
         Args:
             run: name of a run, or its folder.
+            model: `base`, or an adapter's folder; None for the run's best.
             device: `auto` takes a GPU where there is one.
 
         Raises:
-            UserError: no such run, or its sft stage is not done.
+            UserError: no such run, its sft stage is not done, or it has no such model.
         """
-        import torch
+        return cls(TrainedRun.load(run), model, device)
 
-        from llmrec.models.checkpoint import load_checkpoint
-
-        folder = run_folder(str(run))
-        if not (folder / "sft" / "manifest.json").is_file():
-            raise UserError(f"{folder}: no finished sft stage there; run `llmrec sft RECIPE` first")
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        adapter = folder / "sft" if (folder / "sft" / WEIGHTS).is_file() else None
-        checkpoint = load_checkpoint(folder / "base", adapter, device)
-        return cls(checkpoint, item_texts(load_items(folder).to_dicts()))
-
-    def recommend(self, history: Sequence[str], k: int = 10, mask_seen: bool = True) -> list[Recommendation]:
-        """The top-k items for a history of item ids, oldest first.
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """Model and tokenizer, on the device.
 
         Raises:
-            UserError: an empty history, or an item the run does not know.
+            UserError: files that are missing, broken, or of another base.
         """
-        top = self.rank([history], k, mask_seen)
+        from llmrec.models.checkpoint import load_checkpoint
+
+        device = self._device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return load_checkpoint(self.run.base, self._adapter, device)
+
+    @property
+    def items(self) -> list[str]:
+        """Item ids in trie order."""
+        return self.run.catalogue.items
+
+    def recommend(
+        self,
+        history: Sequence[str],
+        k: int = 10,
+        mask_seen: bool = True,
+        allow: Sequence[str] | None = None,
+        deny: Sequence[str] = (),
+    ) -> list[Recommendation]:
+        """The top-k items for a history of item ids, oldest first.
+
+        Args:
+            history: item ids.
+            k: items wanted; fewer come back where fewer are allowed.
+            mask_seen: leave out the items of the history.
+            allow: items that may be recommended (in stock, say); None for all.
+            deny: items that may not.
+
+        Raises:
+            UserError: an empty history or allow-list, or an item the run does not know.
+        """
+        settings = DecodeConfig(width=max(k, WIDTH), k=k, mask_seen=mask_seen)
+        top = self.rank([history], settings, None if allow is None else [allow], [deny])
         found = zip(top.items[0].tolist(), top.scores[0].tolist(), strict=True)
-        items = self._checkpoint.items
         return [
-            Recommendation(items[index], self._texts[items[index]]["title"], score)
+            Recommendation(self.items[index], self.run.title(index), score)
             for index, score in found
             if index >= 0
         ]
@@ -101,63 +125,144 @@ class Recommender:
     def rank(
         self,
         histories: Sequence[Sequence[str]],
-        width: int,
-        mask_seen: bool = True,
-        engine: str = "tree",
-        batch_tokens: int = BATCH_TOKENS,
+        settings: DecodeConfig,
+        allow: Sequence[Sequence[str] | None] | None = None,
+        deny: Sequence[Sequence[str]] | None = None,
     ) -> TopK:
         """Top items of many histories at once.
 
         Args:
             histories: U lists of item ids, oldest first.
-            width: beams, and items returned for each.
-            mask_seen: leave out the items of the (whole) history.
-            engine: `tree`, or `generate` for the Hugging Face oracle.
-            batch_tokens: padded tokens a batch of the tree engine may hold.
+            settings: engine, beams, length of the lists, scoring; the recipe's section `decode`.
+            allow: for each history, the items it may be given; None for all.
+            deny: for each history, items it may not be given, besides those seen if `settings.mask_seen`.
 
         Returns:
             TopK with items in trie order (`self.items`), rows as given.
+
+        Raises:
+            UserError: an empty history or allow-list, or an item the run does not know.
         """
-        for history in histories:
-            self._check(history)
-        prompts = [self.encoder.prompt(self.template, history) for history in histories]
-        masked = [[self._index[item] for item in history] if mask_seen else [] for history in histories]
-        search, groups = self._engine(engine, [len(p) for p in prompts], width, batch_tokens)
-        items = np.full((len(prompts), width), -1, np.int64)
-        scores = np.full((len(prompts), width), -np.inf, np.float32)
-        progress = tqdm(
-            total=len(prompts), desc="decoding", unit=" users", leave=False, disable=len(groups) < 2
-        )
-        with progress:
-            for group in groups:
-                top = search([prompts[i] for i in group], [masked[i] for i in group])
-                found = top.items.shape[1]
-                items[group, :found], scores[group, :found] = top.items, top.scores
-                progress.update(len(group))
-        return TopK(items, scores)
+        prompts = self.run.prompts(histories)
+        allowed, denied = self.run.lists(histories, settings.mask_seen, allow, deny)
+        if settings.engine == "generate":
+            top = self._generate(prompts, settings, allowed, denied)
+        elif settings.engine == "vllm":
+            mask = item_mask(self.run.catalogue.trie, allowed, denied)
+            top = self._vllm(settings).rank(prompts, int(settings.width), mask, self._adapter)
+        else:
+            mask = item_mask(self._trie, allowed, denied, self._trie.first.device)
+            top = self._search(prompts, settings, mask, self._prior(settings, histories))
+        if settings.mmr is not None:
+            return rerank.mmr(top.items, top.scores, self._vectors(), settings.mmr.trade_off, settings.length)
+        return TopK(top.items[:, : settings.length], top.scores[:, : settings.length], top.exact)
+
+    def score(self, histories: Sequence[Sequence[str]], items: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Scores of given candidates, all of a history's in one pass.
+
+        Args:
+            histories: U lists of item ids, oldest first.
+            items: for each history, the candidates.
+
+        Returns:
+            For each candidate, the sum of its SID tokens' log-probabilities, as `rank` scores it.
+
+        Raises:
+            UserError: an empty history, or an item the run does not know.
+        """
+        prompts = self.run.prompts(histories)
+        tokens = self.run.catalogue.item_tokens()
+        rows = []
+        for row in items:
+            self.run.catalogue.indices(row, "candidates")
+            rows.append(np.array([tokens[item] for item in row], np.int64))
+        found = candidates.score(self.checkpoint.model, prompts, rows, pad_id=self._pad)
+        return [row.tolist() for row in found]
+
+    @cached_property
+    def _trie(self) -> Trie:
+        return self.run.catalogue.trie.to(self.checkpoint.model.device)
 
     @property
-    def items(self) -> list[str]:
-        """Item ids in trie order."""
-        return self._checkpoint.items
+    def _pad(self) -> int:
+        return int(self.checkpoint.tokenizer.pad_token_id)
 
-    def _engine(
-        self, name: str, lengths: list[int], width: int, batch_tokens: int
-    ) -> tuple[Callable[[list[list[int]], list[list[int]]], TopK], list[list[int]]]:
-        model, pad = self._checkpoint.model, self._checkpoint.tokenizer.pad_token_id
-        sids, ids = self._checkpoint.sids, self._checkpoint.vocabulary.token_ids
-        if name == "generate":
-            groups = [[i] for i in range(len(lengths))]
-            return lambda p, m: generate.search(model, sids, ids, p, width, m, pad), groups
-        groups = tree_engine.batches(lengths, width, self._trie.length, batch_tokens)
-        return lambda p, m: tree_engine.search(model, self._trie, p, width, m, pad), groups
+    def _vllm(self, settings: DecodeConfig) -> VllmEngine:
+        """vLLM, started at the first call."""
+        if self._engine is None:
+            from llmrec.decode.vllm_engine import VllmEngine
 
-    def _check(self, history: Sequence[str]) -> None:
-        if not history:
-            raise UserError("the history is empty: give at least one item id")
-        unknown = [item for item in history if item not in self._index]
-        if unknown:
-            raise UserError(f"item {unknown[0]!r} is not in this run's catalogue")
+            adapters = [] if self._adapter is None else [self._adapter]
+            self._engine = VllmEngine(self.run.base, adapters, int(settings.width), settings.memory_gb)
+        return self._engine
+
+    def _search(
+        self,
+        prompts: list[list[int]],
+        settings: DecodeConfig,
+        mask: ItemMask | None,
+        prior: batches.PriorOf | None,
+    ) -> TopK:
+        """Lists of `settings.length` items, or of all beams where these are to be re-ranked."""
+        scoring = self._scoring(settings)
+        token_ids = self.run.catalogue.token_ids.to(self._trie.first.device)
+        engine = TreeEngine(self.checkpoint.model, self._trie, token_ids, self._pad, scoring)
+        width = settings.length if settings.width == "auto" else settings.width
+        widest = settings.widest if settings.width == "auto" else None
+        k = settings.length if settings.mmr is None else width
+        return batches.rank(engine, prompts, k, width, mask, widest, settings.memory_gb, prior)
+
+    def _scoring(self, settings: DecodeConfig) -> Scoring:
+        if settings.temperature and len(settings.temperature) != self._trie.length:
+            raise UserError(
+                f"decode.temperature: {len(settings.temperature)} numbers, "
+                f"but semantic IDs have {self._trie.length} levels"
+            )
+        return Scoring(
+            normalise=settings.normalise,
+            temperature=tuple(settings.temperature),
+            model_weight=1.0 if settings.prior is None else settings.prior.model_weight,
+        )
+
+    def _prior(self, settings: DecodeConfig, histories: Sequence[Sequence[str]]) -> batches.PriorOf | None:
+        """Makes the prior of some of the users from a collaborative model of the training interactions."""
+        if settings.prior is None:
+            return None
+        model = BASELINES[settings.prior.system].fit(training_histories(self.run.folder), self.items)
+        last = [list(history[-self.run.encoder.history :]) for history in histories]
+
+        def of(users: list[int]) -> CollaborativePrior:
+            scores = model.log_probs([last[user] for user in users], self.items)
+            return CollaborativePrior(self._trie, scores, self.checkpoint.model.device)
+
+        return of
+
+    def _vectors(self) -> np.ndarray:
+        """Items as their codebooks see them, float32 [items, d]: the sum of their codes' centroids."""
+        sids, codebooks = self.checkpoint.sids, load_codebooks(self.run.folder)
+        return np.sum([book[sids[:, level]] for level, book in enumerate(codebooks)], axis=0)
+
+    def _generate(
+        self,
+        prompts: list[list[int]],
+        settings: DecodeConfig,
+        allowed: list[list[int] | None] | None,
+        denied: list[list[int]],
+    ) -> TopK:
+        """The oracle's lists; what is not allowed is denied to it."""
+        for user, row in enumerate(allowed or []):
+            if row is not None:
+                denied[user] = denied[user] + sorted(set(range(len(self.items))) - set(row))
+        checkpoint = self.checkpoint
+        return generate.search(
+            checkpoint.model,
+            checkpoint.sids,
+            checkpoint.vocabulary.token_ids,
+            prompts,
+            int(settings.width),
+            denied,
+            self._pad,
+        )
 
 
 def history_of(run: str | Path, user: str) -> list[str]:

@@ -3,24 +3,35 @@
 Hugging Face `generate` copies the prompt's cache once a beam and reorders it every step. Here the beams
 of a level are query positions of the user's own row; a mask lets each see the prompt and its ancestors, so
 nothing is copied, and a level costs one forward of `width` tokens a user.
+
+Each list comes with a certificate. A prefix's log-probability bounds that of every item under it, so a list
+is the true top-K once its last score is at least that of the best prefix that was dropped on the way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from llmrec.decode.cache import prefill
+from llmrec.decode.mask import ItemMask
+from llmrec.decode.scoring import PLAIN, Scoring
+from llmrec.decode.stochastic import perturb
 from llmrec.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
+    from llmrec.decode.overlay import Overlay
     from llmrec.decode.trie import Trie
+
+MARGIN = 1e-4
+"""By how much a list must beat what was dropped to be called exact: above float32's error of a score."""
 
 
 @dataclass(frozen=True)
@@ -28,167 +39,149 @@ class TopK:
     """Ranked items of U users, best first.
 
     Attributes:
-        items: int64 [U, width], items in trie order; −1 where a user has fewer allowed items.
-        scores: float32 [U, width], sum of the SID tokens' full-vocabulary log-probabilities; −inf there.
+        items: int64 [U, K], items in trie order; −1 where a user has fewer allowed items.
+        scores: float32 [U, K], sum of the SID tokens' log-probabilities; −inf there.
+        exact: bool [U], whether the list is provably the true top-K; None where no proof was sought.
     """
 
     items: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
+    exact: npt.NDArray[np.bool_] | None = None
 
 
-def batches(lengths: Sequence[int], width: int, levels: int, batch_tokens: int) -> list[list[int]]:
-    """Group prompts of like length so that a batch holds at most `batch_tokens` padded tokens.
+@dataclass(frozen=True)
+class TreeEngine:
+    """A model and its catalogue, searched for the best items.
 
-    Args:
-        lengths: prompt lengths.
-        width: beams.
-        levels: SID length.
-        batch_tokens: bound on users × (longest prompt + beams of all levels); a batch has at least one user.
-
-    Returns:
-        Indices, longest prompts first.
-    """
-    groups: list[list[int]] = []
-    for index in np.argsort(-np.asarray(lengths), kind="stable").tolist():
-        longest = lengths[groups[-1][0]] if groups else 0
-        if groups and (len(groups[-1]) + 1) * (longest + width * (levels - 1)) <= batch_tokens:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
-
-
-def search(
-    model: PreTrainedModel,
-    trie: Trie,
-    prompts: Sequence[Sequence[int]],
-    width: int,
-    masked: Sequence[Sequence[int]] | None = None,
-    pad_id: int = 0,
-) -> TopK:
-    """Beam search over the trie for one batch of prompts, length penalty 0.
-
-    Args:
+    Attributes:
         model: a causal language model in eval mode (Llama or Qwen type, with or without adapter).
         trie: the catalogue, on the model's device.
-        prompts: U token-id lists.
-        width: beams, and items returned.
-        masked: for each user, items (trie order) that must not be returned.
+        token_ids: int64 [codes of all levels], the model's id of each compact token, on the model's device.
         pad_id: any valid token id.
-
-    Raises:
-        UserError: an empty prompt.
+        scoring: how a step down the trie is scored.
     """
-    import torch
 
-    if not all(prompts):
-        raise UserError("a prompt is empty: nothing to decode from")
-    with torch.inference_mode():
-        state = _prefill(model, prompts, pad_id)
-        hidden = None if masked is None else _pad_masked(masked, trie.items, state.device)
-        users = len(prompts)
-        nodes = torch.zeros((users, 1), dtype=torch.long, device=state.device)
-        scores = torch.zeros((users, 1), device=state.device)
+    model: PreTrainedModel
+    trie: Trie | Overlay
+    token_ids: torch.Tensor
+    pad_id: int = 0
+    scoring: Scoring = PLAIN
+
+    @torch.inference_mode()
+    def search(
+        self,
+        prompts: Sequence[Sequence[int]],
+        width: int,
+        k: int | None = None,
+        mask: ItemMask | None = None,
+        floor: torch.Tensor | None = None,
+        noise: torch.Generator | None = None,
+    ) -> TopK:
+        """Beam search over the trie for one batch of prompts, length penalty 0.
+
+        Args:
+            prompts: U token-id lists.
+            width: beams.
+            k: items returned, at most `width`; None for as many.
+            mask: allow- and deny-lists of the U users.
+            floor: float32 [U], scores below which no list item can lie: prefixes below are left out, which
+                takes nothing from a certificate.
+            noise: draw a sample of items without replacement instead (stochastic beam search, Kool et al.
+                2019); lists are then in the order drawn.
+
+        Raises:
+            UserError: an empty prompt, one longer than the model's context, or `noise` with scores that are not
+                those of the constrained policy.
+        """
+        if noise is not None and self.scoring.normalise != "allowed":
+            raise UserError("stochastic beams sample from the constrained policy: set normalise to allowed")
+        k = width if k is None else k
+        state = prefill(self.model, prompts, width * (self.trie.length - 1), self.pad_id)
+        beams = _Beams.start(len(prompts), self.model.device, noise)
         logits = state.logits
-        for level in range(trie.length):
-            log_probs = logits.float().log_softmax(-1)
-            nodes, tokens, parents, scores = _expand(trie, level, nodes, scores, log_probs, hidden, width)
-            if level + 1 < trie.length:
-                logits = state.advance(model, tokens, parents)
-        alive = scores > -torch.inf
-        items = torch.where(alive, nodes, -1)
-    return TopK(items.cpu().numpy(), scores.cpu().numpy())
+        for depth in range(self.trie.length):
+            beams = self._step(depth, beams, logits, width, mask, floor)
+            if depth + 1 < self.trie.length:
+                logits = state.advance(self.token_ids[beams.tokens], beams.parents)
+        alive = beams.scores > -torch.inf
+        items = torch.where(alive, self.trie.item(beams.nodes), -1)
+        exact = None if noise is not None else _certify(beams, k)
+        return TopK(items[:, :k].cpu().numpy(), beams.scores[:, :k].cpu().numpy(), exact)
 
-
-def _expand(
-    trie: Trie,
-    level: int,
-    nodes: torch.Tensor,
-    scores: torch.Tensor,
-    log_probs: torch.Tensor,
-    masked: torch.Tensor | None,
-    width: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The best `width` children of all beams: (nodes, tokens, parent beams, scores), each [U, ≤ width]."""
-    import torch
-
-    child, token, legal = trie.step(level, nodes)
-    score = scores.unsqueeze(-1) + log_probs.gather(-1, token)
-    score = score.masked_fill(~legal, -torch.inf).flatten(1)
-    child, token = child.flatten(1), token.flatten(1)
-    if masked is not None:
-        score = score.masked_fill(~trie.open(level + 1, child, masked), -torch.inf)
-    best, index = score.topk(min(width, score.shape[1]), dim=1)
-    parents = index // (score.shape[1] // nodes.shape[1])
-    return child.gather(1, index), token.gather(1, index), parents, best
-
-
-@dataclass
-class _State:
-    """Cache of the trunk and of all beams so far, and which of its columns each beam sees."""
-
-    cache: Any
-    logits: torch.Tensor
-    lengths: torch.Tensor
-    trunk: torch.Tensor
-    seen: torch.Tensor
-    depth: int = 0
-
-    @property
-    def device(self) -> torch.device:
-        return self.logits.device
-
-    def advance(self, model: PreTrainedModel, tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
-        """Forward one token a beam; returns next-token logits [U, beams, V]."""
-        import torch
-
-        users, beams = tokens.shape
-        own = torch.eye(beams, dtype=torch.bool, device=self.device).expand(users, -1, -1)
-        ancestors = self.seen.gather(1, parents.unsqueeze(-1).expand(-1, -1, self.seen.shape[-1]))
-        self.seen = torch.cat([ancestors, own], dim=-1)
-        trunk = self.trunk.unsqueeze(1).expand(-1, beams, -1)
-        out = model(
-            input_ids=tokens,
-            attention_mask=torch.cat([trunk, self.seen], dim=-1).unsqueeze(1),
-            position_ids=(self.lengths + self.depth).unsqueeze(1).expand(-1, beams),
-            past_key_values=self.cache,
-            use_cache=True,
+    def _step(
+        self,
+        depth: int,
+        beams: _Beams,
+        logits: torch.Tensor,
+        width: int,
+        mask: ItemMask | None,
+        floor: torch.Tensor | None,
+    ) -> _Beams:
+        """The best `width` children of all beams."""
+        child, token, legal = self.trie.expand(beams.nodes, depth)
+        if mask is not None and self.scoring.normalise == "allowed":
+            legal &= mask.open(self.trie, child.flatten(1)).view_as(child)
+        step = self.scoring.log_probs(depth, logits, child, self.token_ids[token], legal)
+        score = beams.scores.unsqueeze(-1) + step
+        order = score if beams.noise is None else perturb(beams.order, score, beams.noise)
+        order = order.flatten(1)
+        if floor is not None:
+            order = order.masked_fill(order < floor.unsqueeze(1) - MARGIN, -torch.inf)
+        best, index = _best(order, width + 1, mask, self.trie, child.flatten(1))
+        last = depth + 1 == self.trie.length
+        dropped = best[:, width] if best.shape[1] > width and not last else None
+        keep = max(1, int((best[:, :width] > -torch.inf).sum(1).max()))
+        best, index = best[:, :keep], index[:, :keep]
+        scores = score.flatten(1).gather(1, index).masked_fill(best == -torch.inf, -torch.inf)
+        return _Beams(
+            nodes=child.flatten(1).gather(1, index),
+            tokens=token.flatten(1).gather(1, index),
+            parents=index // child.shape[-1],
+            scores=scores,
+            order=best,
+            bound=beams.bound if dropped is None else torch.maximum(beams.bound, dropped),
+            noise=beams.noise,
         )
-        self.depth += 1
-        logits: torch.Tensor = out.logits
-        return logits
 
 
-def _prefill(model: PreTrainedModel, prompts: Sequence[Sequence[int]], pad_id: int) -> _State:
-    """Forward the prompts, left-padded; logits of the last position only."""
-    import torch
-    from transformers import DynamicCache
+@dataclass(frozen=True)
+class _Beams:
+    """Beams of one level, [U, B] each; `bound` [U] is the best score of a prefix dropped so far."""
 
-    device = model.device
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    width = int(lengths.max())
-    ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-    trunk = torch.arange(width, device=device) >= (width - lengths).unsqueeze(1)
-    cache = DynamicCache(config=model.config)
-    out = model(
-        input_ids=ids.to(device),
-        attention_mask=trunk.long(),
-        position_ids=(trunk.long().cumsum(1) - 1).clamp(min=0),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    seen = torch.zeros((len(prompts), 1, 0), dtype=torch.bool, device=device)
-    return _State(out.past_key_values, out.logits, lengths, trunk, seen)
+    nodes: torch.Tensor
+    tokens: torch.Tensor
+    parents: torch.Tensor
+    scores: torch.Tensor
+    order: torch.Tensor
+    bound: torch.Tensor
+    noise: torch.Generator | None
+
+    @classmethod
+    def start(cls, users: int, device: torch.device, noise: torch.Generator | None) -> _Beams:
+        root = torch.zeros((users, 1), dtype=torch.long, device=device)
+        zero = torch.zeros((users, 1), device=device)
+        return cls(root, root, root, zero, zero, torch.full((users,), -torch.inf, device=device), noise)
 
 
-def _pad_masked(masked: Sequence[Sequence[int]], items: int, device: torch.device) -> torch.Tensor:
-    import torch
+def _best(
+    order: torch.Tensor, count: int, mask: ItemMask | None, trie: Trie | Overlay, nodes: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best `count` candidates that lead to an allowed item: (order, index), [U, ≤ count], descending.
 
-    rows = [np.unique(np.asarray(row, np.int64)) for row in masked]
-    padded = np.full((len(rows), max(1, *(len(row) for row in rows))), items, np.int64)
-    for out, row in zip(padded, rows, strict=True):
-        out[: len(row)] = row
-    return torch.from_numpy(padded).to(device)
+    A denied item closes at most one candidate, so with short deny-lists only the first few need a look.
+    """
+    if mask is None:
+        return order.topk(min(count, order.shape[1]), dim=1)
+    look = order.shape[1] if mask.any_allow else min(order.shape[1], count + mask.lists.shape[1])
+    best, index = order.topk(look, dim=1)
+    best = best.masked_fill(~mask.open(trie, nodes.gather(1, index)), -torch.inf)
+    best, place = best.topk(min(count, look), dim=1)
+    return best, index.gather(1, place)
+
+
+def _certify(beams: _Beams, k: int) -> npt.NDArray[np.bool_]:
+    """Which lists provably hold the true top-k."""
+    last = beams.scores[:, k - 1] if beams.scores.shape[1] >= k else torch.full_like(beams.bound, -torch.inf)
+    nothing = beams.bound == -torch.inf
+    exact: npt.NDArray[np.bool_] = (nothing | (last >= beams.bound + MARGIN)).cpu().numpy()
+    return exact

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import polars as pl
 
-from llmrec.collaborative.item_knn import ItemKNN
-from llmrec.collaborative.popularity import Popularity
+from llmrec.collaborative.systems import BASELINES, Baseline
 from llmrec.errors import UserError
 
-BASELINES: dict[str, type[Popularity] | type[ItemKNN]] = {"popularity": Popularity, "item_knn": ItemKNN}
 SCHEMA = pl.Schema({"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String, "score": pl.Float64})
 
 
 def baseline_lists(
-    model: Popularity | ItemKNN, examples: pl.DataFrame, history: int, k: int, mask_seen: bool
+    model: Baseline, examples: pl.DataFrame, history: int, k: int, mask_seen: bool
 ) -> pl.DataFrame:
     """Lists of a baseline for evaluation examples.
 

@@ -12,13 +12,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from llmrec.artifacts import StageContext, atomic_write, read_json, read_manifest
-from llmrec.config import read_yaml
 from llmrec.evaluate.lists import BASELINES
 from llmrec.evaluate.plots import Bar, grouped_bars, line_chart, usage_chart
 from llmrec.evaluate.showcase import draw_users
 from llmrec.evaluate.summary import order_systems
 from llmrec.metrics.catalogue import FORMULAS
 from llmrec.metrics.ranking import MEASURES
+from llmrec.yaml_files import read_yaml
 
 TITLES = {"sft": "SFT model", "popularity": "popularity", "item_knn": "item-kNN"}
 SLICES = {

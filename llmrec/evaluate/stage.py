@@ -8,10 +8,11 @@ from typing import Any
 import polars as pl
 
 from llmrec.artifacts import StageContext, atomic_write, read_json, write_json
+from llmrec.collaborative.systems import BASELINES
 from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples, load_items, training_histories
 from llmrec.errors import UserError
-from llmrec.evaluate.lists import BASELINES, baseline_lists, count_invalid, model_systems, read_lists
+from llmrec.evaluate.lists import baseline_lists, count_invalid, model_systems, read_lists
 from llmrec.evaluate.summary import differences, rounded, slice_labels, summarise
 from llmrec.metrics.catalogue import FORMULAS, coverage, exposure, gini
 from llmrec.metrics.ranking import MEASURES, metric_names, score_ranks, target_ranks

@@ -13,10 +13,10 @@ import polars as pl
 from rich.table import Table
 
 from llmrec.artifacts import read_json
-from llmrec.config import read_yaml
 from llmrec.errors import UserError
 from llmrec.evaluate.summary import order_systems
 from llmrec.metrics.statistics import paired_difference
+from llmrec.yaml_files import read_yaml
 
 _UNRELATED = ("name", "description", "seed", "parent", "track")
 

@@ -90,7 +90,7 @@ def load_checkpoint(folder: Path, adapter: Path | None = None, device: str = "cp
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    about = _read_about(folder)
+    about = read_about(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
@@ -100,13 +100,18 @@ def load_checkpoint(folder: Path, adapter: Path | None = None, device: str = "cp
         raise UserError(f"{folder}: the checkpoint cannot be loaded: {str(error).splitlines()[0]}") from None
     vocabulary = SidVocabulary([np.array(ids, dtype=np.int64) for ids in about["sid_token_ids"]])
     _check_vocabulary(vocabulary, tokenizer, model.get_input_embeddings().weight.shape[0], folder)
-    sids = _read_sids(folder, vocabulary, len(about["items"]))
+    sids = read_sids(folder, vocabulary, len(about["items"]))
     if adapter is not None:
         model = load_adapter(model, adapter)
     return Checkpoint(model.to(device).eval(), tokenizer, vocabulary, about["items"], sids, about["prompts"])
 
 
-def _read_about(folder: Path) -> dict[str, Any]:
+def read_about(folder: Path) -> dict[str, Any]:
+    """What `llmrec.json` of a `base/` says.
+
+    Raises:
+        UserError: missing, broken, or of another version.
+    """
     path = folder / "llmrec.json"
     about = read_json(path)
     if not isinstance(about, dict) or about.get("version") != VERSION:
@@ -130,7 +135,12 @@ def _check_vocabulary(
                 raise UserError(f"{folder}: token {token} of llmrec.json is not in tokenizer or model")
 
 
-def _read_sids(folder: Path, vocabulary: SidVocabulary, items: int) -> NDArray[np.int32]:
+def read_sids(folder: Path, vocabulary: SidVocabulary, items: int) -> NDArray[np.int32]:
+    """Semantic IDs of a `base/`, int32 `[items, levels]`, in trie order.
+
+    Raises:
+        UserError: missing, broken, or not those of this vocabulary and so many items.
+    """
     path = folder / "sids.npy"
     try:
         sids = np.load(path, allow_pickle=False)

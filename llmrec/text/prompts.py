@@ -16,8 +16,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field, model_validator
 
 from llmrec import assets
-from llmrec.config import Section, read_yaml, validate
+from llmrec.config import Section, validate
 from llmrec.errors import UserError
+from llmrec.yaml_files import read_yaml
 
 _MARK = re.compile("\ue000([0-9]+):([a-z_]+)\ue001")
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)

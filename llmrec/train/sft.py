@@ -72,6 +72,9 @@ def prepare(recipe: Recipe, run: Path) -> Prepared:
 
 def run(ctx: StageContext) -> None:
     """Fine-tune, then write `base/`, `sft/` (an adapter in `lora` mode) and `sft/metrics.jsonl`."""
+    from llmrec.decode.catalogues import TRIE
+    from llmrec.decode.trie import Trie
+
     recipe = ctx.recipe
     _check_trackers(recipe.track.report_to)
     prepared = prepare(recipe, ctx.run)
@@ -88,6 +91,7 @@ def run(ctx: StageContext) -> None:
     prompts = {"history": recipe.data.history, "template": template.model_dump(mode="json")}
     base = ctx.work / "base"
     save_base(base, trained, prepared.tokenizer, prepared.vocabulary, prepared.items, prepared.sids, prompts)
+    Trie.build(prepared.sids, prepared.vocabulary.codes).save(base / TRIE)
     (adapter / "metrics.jsonl").write_bytes((ctx.scratch / "metrics.jsonl").read_bytes())
     ctx.notes.update(
         parameters=sum(p.numel() for p in trained.parameters()),

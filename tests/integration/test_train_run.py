@@ -14,8 +14,6 @@ import shop as small_shop
 from safetensors import safe_open
 from shop import LORA
 
-from llmrec import Recommender
-
 
 def test_a_lora_run_ends_in_a_base_and_a_pure_adapter(lora):
     with safe_open(lora / "sft" / "adapter_model.safetensors", framework="pt") as file:
@@ -27,17 +25,6 @@ def test_a_lora_run_ends_in_a_base_and_a_pure_adapter(lora):
     assert len(info["items"]) == len(np.load(lora / "base" / "sids.npy"))
     steps = [json.loads(line)["step"] for line in (lora / "sft" / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps) and steps[-1] == 6
-
-
-def test_both_engines_give_the_same_lists_with_an_adapter(lora):
-    recommender = Recommender.load(lora)
-    histories = [["i1", "i2"], ["i3"], ["i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11"]]
-    tree = recommender.rank(histories, 5)
-    oracle = recommender.rank(histories, 5, engine="generate")
-    np.testing.assert_allclose(tree.scores, oracle.scores, atol=1e-4)
-    assert (tree.items == oracle.items).all()
-    alone = recommender.recommend(histories[1], k=5)
-    assert [recommender.items.index(r.item_id) for r in alone] == tree.items[1].tolist()
 
 
 def test_only_the_sid_rows_of_the_base_were_trained(shop, lora):

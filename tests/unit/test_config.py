@@ -6,13 +6,11 @@ from hypothesis import strategies as st
 
 from llmrec.config import (
     Recipe,
-    apply_overrides,
     load_recipe,
-    parse_yaml,
-    read_yaml,
     validate,
 )
 from llmrec.errors import UserError
+from llmrec.yaml_files import apply_overrides, parse_yaml, read_yaml
 
 MINIMAL = {"name": "r", "data": {"card": "movielens-100k"}}
 

@@ -3,14 +3,21 @@
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from llmrec.decode import generate, tree_engine
+from llmrec.decode import batches, generate
+from llmrec.decode.custom_generate import tree_generate
+from llmrec.decode.mask import item_mask
+from llmrec.decode.overlay import change
+from llmrec.decode.scoring import Scoring
+from llmrec.decode.tree_engine import TreeEngine
 from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
 
 CODES, LEVELS, WIDTH, TEXT = 6, 3, 12, 20
 TOKENS = [TEXT + level * CODES + np.arange(CODES) for level in range(LEVELS)]
+TOKEN_IDS = torch.from_numpy(np.concatenate(TOKENS))
 SHAPE = {
     "vocab_size": TEXT + LEVELS * CODES,
     "hidden_size": 32,
@@ -19,16 +26,20 @@ SHAPE = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "initializer_range": 0.3,
+    "max_position_embeddings": 64,
 }
 
 
-@pytest.fixture(scope="module", params=["qwen3", "llama"])
+@pytest.fixture(scope="module", params=["qwen3", "llama", "qwen3 with LoRA"])
 def model(request):
     torch.manual_seed(0)
     kind, config = (
-        (Qwen3ForCausalLM, Qwen3Config) if request.param == "qwen3" else (LlamaForCausalLM, LlamaConfig)
+        (LlamaForCausalLM, LlamaConfig) if request.param == "llama" else (Qwen3ForCausalLM, Qwen3Config)
     )
-    return kind(config(**SHAPE)).eval()
+    model = kind(config(**SHAPE))
+    if "LoRA" in request.param:
+        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +54,28 @@ def prompts():
     return [rng.integers(0, TEXT, length).tolist() for length in (1, 4, 9, 9, 17, 30)]
 
 
-def every_score(model, catalogue, prompt):
-    """Log-probability of each item after a prompt, scored one by one."""
-    tokens = np.stack([TOKENS[level][catalogue[:, level]] for level in range(LEVELS)], axis=1)
-    rows = torch.tensor([prompt + row for row in tokens.tolist()])
+def engine_of(model, catalogue, scoring=None):
+    trie = Trie.build(catalogue, [CODES] * LEVELS)
+    return TreeEngine(model, trie, TOKEN_IDS, scoring=scoring or Scoring())
+
+
+def next_token_log_probs(model, prompt, rows):
+    """Log-probabilities of all tokens at each step of items' tokens after a prompt, [items, L, V]."""
     with torch.inference_mode():
-        log_probs = model(rows).logits.log_softmax(-1)
-    start = len(prompt) - 1
-    return log_probs[:, start:-1].gather(-1, rows[:, start + 1 :, None]).squeeze(-1).sum(-1).numpy()
+        logits = model(torch.tensor([prompt + row for row in rows])).logits[:, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1).numpy()
+
+
+def item_tokens(catalogue):
+    return [[int(TOKENS[level][code]) for level, code in enumerate(sid)] for sid in catalogue]
+
+
+def every_score(model, catalogue, prompt):
+    """Log-probability of each item after a prompt."""
+    rows = item_tokens(catalogue)
+    return np.take_along_axis(next_token_log_probs(model, prompt, rows), np.array(rows)[..., None], 2).sum(
+        (1, 2)
+    )
 
 
 def same_lists(left, right):
@@ -63,41 +88,162 @@ def same_lists(left, right):
         assert np.partition(gap, 1)[1] < 1e-5
 
 
-@pytest.mark.parametrize("mask", [False, True])
-def test_lists_equal_generate(model, catalogue, prompts, mask):
+@pytest.mark.parametrize("hide", [False, True])
+def test_lists_equal_generate(model, catalogue, prompts, hide):
     rng = np.random.default_rng(3)
-    masked = [rng.choice(len(catalogue), size, replace=False).tolist() for size in (0, 1, 5, 20, 40, 60)]
-    hidden = masked if mask else None
-    tree = tree_engine.search(model, Trie(catalogue, TOKENS), prompts, WIDTH, hidden)
-    oracle = generate.search(model, catalogue, TOKENS, prompts, WIDTH, hidden)
+    hidden = [rng.choice(len(catalogue), size, replace=False).tolist() for size in (0, 1, 5, 20, 40, 60)]
+    engine = engine_of(model, catalogue)
+    tree = engine.search(prompts, WIDTH, mask=item_mask(engine.trie, deny=hidden) if hide else None)
+    oracle = generate.search(model, catalogue, TOKENS, prompts, WIDTH, hidden if hide else None)
     same_lists(tree, oracle)
-    if mask:
-        assert all(not set(row) & set(seen) for row, seen in zip(tree.items.tolist(), masked, strict=True))
+    if hide:
+        assert all(not set(row) & set(seen) for row, seen in zip(tree.items.tolist(), hidden, strict=True))
+
+
+def test_an_allow_list_is_a_smaller_catalogue(model, catalogue, prompts):
+    rng = np.random.default_rng(4)
+    allow = [rng.choice(len(catalogue), size, replace=False).tolist() for size in (1, 2, 5, 20, 40, 60)]
+    engine = engine_of(model, catalogue)
+    tree = engine.search(prompts, WIDTH, mask=item_mask(engine.trie, allow=allow))
+    hidden = [sorted(set(range(len(catalogue))) - set(row)) for row in allow]
+    same_lists(tree, generate.search(model, catalogue, TOKENS, prompts, WIDTH, hidden))
+
+
+def test_a_shared_beginning_of_prompts_changes_nothing(model, catalogue, prompts):
+    together = [list(range(15)) + prompt for prompt in prompts]
+    engine = engine_of(model, catalogue)
+    alone = [engine.search([prompt], WIDTH) for prompt in together]
+    np.testing.assert_allclose(
+        engine.search(together, WIDTH).scores, np.concatenate([top.scores for top in alone]), atol=1e-5
+    )
 
 
 def test_a_beam_as_wide_as_the_catalogue_ranks_every_item(model, catalogue, prompts):
-    tree = tree_engine.search(model, Trie(catalogue, TOKENS), prompts, len(catalogue))
+    top = engine_of(model, catalogue).search(prompts, len(catalogue))
+    assert top.exact.all()
     for row, prompt in enumerate(prompts):
         scores = every_score(model, catalogue, prompt)
-        np.testing.assert_allclose(tree.scores[row], np.sort(scores)[::-1], atol=1e-4)
-        np.testing.assert_allclose(scores[tree.items[row]], tree.scores[row], atol=1e-4)
+        np.testing.assert_allclose(top.scores[row], np.sort(scores)[::-1], atol=1e-4)
+        np.testing.assert_allclose(scores[top.items[row]], top.scores[row], atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [2, 4, 8, 16])
+def test_a_certified_list_is_the_true_one(model, catalogue, width):
+    rng = np.random.default_rng(5)
+    prompts = [rng.integers(0, TEXT, 5).tolist() for _ in range(40)]
+    top = engine_of(model, catalogue).search(prompts, width, k=2)
+    true = np.stack([np.sort(every_score(model, catalogue, prompt))[::-1][:2] for prompt in prompts])
+    right = (np.abs(top.scores - true) < 1e-4).all(axis=1)
+    assert right[top.exact].all()
+    assert (width < 16) or top.exact.any()
+
+
+def test_lists_widen_until_all_are_exact(model, catalogue):
+    rng = np.random.default_rng(6)
+    prompts = [rng.integers(0, TEXT, rng.integers(1, 9)).tolist() for _ in range(30)]
+    engine = engine_of(model, catalogue)
+    narrow = batches.rank(engine, prompts, 5, 5)
+    wide = batches.rank(engine, prompts, 5, 5, widest=len(catalogue))
+    assert not narrow.exact.all() and wide.exact.all()
+    for row, prompt in enumerate(prompts):
+        scores = np.sort(every_score(model, catalogue, prompt))[::-1]
+        np.testing.assert_allclose(wide.scores[row], scores[:5], atol=1e-4)
+
+
+def test_small_batches_give_the_same_lists(model, catalogue, prompts):
+    engine = engine_of(model, catalogue)
+    mask = item_mask(engine.trie, deny=[[row, row + 1] for row in range(len(prompts))])
+    one = batches.rank(engine, prompts, 5, WIDTH, mask, memory_gb=1e-9)
+    all_at_once = batches.rank(engine, prompts, 5, WIDTH, mask)
+    same_lists(one, all_at_once)
+
+
+def test_a_temperature_a_level_and_the_constrained_policy(model, catalogue, prompts):
+    prompt, temperature = prompts[3], (0.5, 1.0, 2.0)
+    paths = [tuple(sid) for sid in catalogue.tolist()]
+    expected = []
+    for sid, logits in zip(paths, next_token_log_probs(model, prompt, item_tokens(catalogue)), strict=True):
+        score = 0.0
+        for level, code in enumerate(sid):
+            codes = sorted({path[level] for path in paths if path[:level] == sid[:level]})
+            scaled = logits[level, TOKENS[level][codes]] / temperature[level]
+            score += scaled[codes.index(code)] - np.log(np.exp(scaled).sum())
+        expected.append(score)
+    scoring = Scoring(normalise="allowed", temperature=temperature)
+    top = engine_of(model, catalogue, scoring).search([prompt], len(catalogue))
+    np.testing.assert_allclose(np.array(expected)[top.items[0]], top.scores[0], atol=1e-4)
+    assert np.exp(top.scores).sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_stochastic_beams_draw_different_items_under_one_seed_the_same(model, catalogue, prompts):
+    engine = engine_of(model, catalogue, Scoring(normalise="allowed"))
+    first, again, other = (
+        engine.search(prompts, 8, noise=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
+    assert (first.items == again.items).all() and (first.items != other.items).any()
+    assert all(len(set(row)) == 8 for row in first.items.tolist())
+    for row, prompt in enumerate(prompts):
+        everything = engine.search([prompt], len(catalogue))
+        score = dict(zip(everything.items[0].tolist(), everything.scores[0].tolist(), strict=True))
+        np.testing.assert_allclose([score[i] for i in first.items[row]], first.scores[row], atol=1e-4)
+
+
+def test_an_overlay_is_searched_like_a_catalogue_built_anew(model, catalogue, prompts):
+    new, old = catalogue[::9], np.delete(catalogue, np.s_[::9], axis=0)
+    overlay = change(Trie.build(old, [CODES] * LEVELS), new, removed=[0, 3])
+    top = TreeEngine(model, overlay, TOKEN_IDS).search(prompts, WIDTH)
+    left = np.concatenate([np.delete(old, [0, 3], axis=0), new])
+    order = np.lexsort(left.T[::-1])
+    anew = engine_of(model, left[order]).search(prompts, WIDTH)
+    every = np.concatenate([old, new])
+    np.testing.assert_allclose(top.scores, anew.scores, atol=1e-5)
+    assert (every[top.items] == left[order][anew.items]).all()
+
+
+def test_as_custom_generate_it_returns_what_beam_search_returns(model, catalogue, prompts):
+    engine = engine_of(model, catalogue)
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    seen = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=seen,
+        num_beams=WIDTH,
+        num_return_sequences=4,
+        max_new_tokens=LEVELS,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        custom_generate=tree_generate(engine.trie, TOKEN_IDS),
+    )
+    top = engine.search(prompts, WIDTH, k=4)
+    sids = catalogue[top.items.reshape(-1)]
+    answers = np.stack([TOKENS[level][sids[:, level]] for level in range(LEVELS)], axis=1)
+    assert (out.sequences[:, longest:].numpy() == answers).all()
+    assert (out.sequences[:, :longest] == ids.repeat_interleave(4, 0)).all()
+    np.testing.assert_allclose(out.sequences_scores.numpy(), top.scores.reshape(-1))
 
 
 def test_a_list_is_shorter_where_fewer_items_are_allowed(model, catalogue, prompts):
-    masked = [list(range(len(catalogue) - 2))] * len(prompts)
-    top = tree_engine.search(model, Trie(catalogue, TOKENS), prompts, WIDTH, masked)
+    engine = engine_of(model, catalogue)
+    mask = item_mask(engine.trie, deny=[list(range(len(catalogue) - 2))] * len(prompts))
+    top = batches.rank(engine, prompts, WIDTH, WIDTH, mask)
     assert (np.sort(top.items[:, :2]) == [len(catalogue) - 2, len(catalogue) - 1]).all()
     assert (top.items[:, 2:] == -1).all() and np.isneginf(top.scores[:, 2:]).all()
+    assert top.exact.all()
 
 
-def test_an_empty_prompt_is_refused(model, catalogue):
-    with pytest.raises(UserError, match="empty"):
-        tree_engine.search(model, Trie(catalogue, TOKENS), [[1], []], WIDTH)
+@pytest.mark.parametrize(
+    ("prompts", "message"), [([[1], []], "empty"), ([[1] * 64], "longer than the model's context of 64")]
+)
+def test_wrong_prompts_are_refused(model, catalogue, prompts, message):
+    with pytest.raises(UserError, match=message):
+        engine_of(model, catalogue).search(prompts, WIDTH)
 
 
 def test_batches_hold_like_lengths_and_every_prompt_once():
     lengths = [5, 100, 7, 90, 300, 6]
-    groups = tree_engine.batches(lengths, width=10, levels=4, batch_tokens=300)
+    groups = batches.batches(lengths, lambda longest: 300 // longest)
     assert sorted(i for group in groups for i in group) == list(range(6))
+    assert groups[0] == [4]
     for group in groups:
-        assert len(group) == 1 or len(group) * (max(lengths[i] for i in group) + 30) <= 300
+        assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= 300

@@ -1,0 +1,112 @@
+"""The tree engine and our level rounds against vLLM's own beam search under the same trie."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmrec.bench._measure import interleave, ratio, summary
+from llmrec.bench.trie import CODES, catalogue
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from llmrec.decode.vllm_engine import VllmEngine
+
+LEVELS = 3
+
+
+def compare(
+    model: PreTrainedModel, width: int, prompt: int, users: int, items: int, repeats: int
+) -> dict[str, Any]:
+    """Time `width` beams for random prompts; the prefix cache is emptied before every search.
+
+    vLLM's beam search runs with our block size (`tuned`) and with vLLM's default for the machine (`default`).
+
+    Returns:
+        Seconds of each system, and how many times faster tree and rounds are than vLLM's beam search.
+    """
+    from llmrec.decode.catalogues import find, register
+    from llmrec.decode.tree_engine import TreeEngine
+    from llmrec.decode.vllm_engine import VllmEngine
+
+    prompts = np.random.default_rng(3).integers(100, 400, (users, prompt)).tolist()
+    with tempfile.TemporaryDirectory(prefix="llmrec-bench-") as folder:
+        base = Path(folder) / "bench" / "base"
+        _save(base, model, items)
+        found = find(register(base)).to(model.device)
+        tree = TreeEngine(model, found.trie, found.token_ids)
+        tuned = VllmEngine(base, width=2 * width, cache_gb=4, max_model_len=prompt + 64)
+        default = VllmEngine(base, width=2 * width, cache_gb=4, max_model_len=prompt + 64, block_size=None)
+        try:
+            systems: dict[str, Callable[[], object]] = {
+                "tree": lambda: tree.search(prompts, width),
+                "rounds": _fresh(tuned, lambda: tuned.rank(prompts, width)),
+                "beam_search, tuned": _fresh(tuned, lambda: _beam_search(tuned, prompts, width)),
+                "beam_search, default": _fresh(default, lambda: _beam_search(default, prompts, width)),
+            }
+            scores = tree.search(prompts, width).scores
+            difference = np.abs(scores - tuned.rank(prompts, width).scores).max()
+            theirs = np.abs(scores - _beam_search(tuned, prompts, width)).max()
+            seconds = interleave(systems, repeats, f"vLLM, {width} beams")
+        finally:
+            tuned.close()
+            default.close()
+    return {
+        "seconds": {name: summary(times) for name, times in seconds.items()},
+        "tree_times_faster": {
+            name: ratio(seconds[name], seconds["tree"]) for name in seconds if name != "tree"
+        },
+        "rounds_times_faster": ratio(seconds["beam_search, tuned"], seconds["rounds"]),
+        "score_difference": {"rounds": float(difference), "beam_search": float(theirs)},
+    }
+
+
+def _save(base: Path, model: PreTrainedModel, items: int) -> None:
+    """A `base/` folder of random semantic IDs whose tokens are the last of the model's vocabulary."""
+    from llmrec.models.base import train_tokenizer
+    from llmrec.models.checkpoint import save_base
+    from llmrec.models.vocabulary import SidVocabulary, sid_token
+
+    tokenizer = train_tokenizer(["a text to learn from"] * 4, 400)
+    rows = model.config.vocab_size
+    names = [sid_token(level, code) for level in range(LEVELS) for code in range(CODES)]
+    tokenizer.add_tokens([f"<unused_{i}>" for i in range(rows - len(names) - len(tokenizer))])
+    tokenizer.add_tokens(names)
+    ids = np.arange(rows - len(names), rows).reshape(LEVELS, CODES)
+    sids = catalogue(items, LEVELS)
+    names = [str(item) for item in range(len(sids))]
+    save_base(base, model, tokenizer, SidVocabulary(list(ids)), names, sids, {})
+
+
+def _fresh(engine: VllmEngine, work: Callable[[], object]) -> Callable[[], object]:
+    def run() -> object:
+        engine.llm.reset_prefix_cache()
+        return work()
+
+    return run
+
+
+def _beam_search(engine: VllmEngine, prompts: list[list[int]], width: int) -> np.ndarray:
+    """vLLM's beam search, each of its requests held to the catalogue: scores [U, width]."""
+    from vllm.sampling_params import BeamSearchParams
+
+    llm = engine.llm
+    step = type(llm)._beam_search_step
+
+    def constrained(*, instances_batch: Any, base_sampling_params: Any, **rest: Any) -> bool:
+        depth = len(instances_batch[0].beams[0].tokens) - len(prompts[0])
+        base_sampling_params.extra_args = {"llmrec_catalogue": engine.name, "llmrec_depth": depth}
+        return bool(
+            step(llm, instances_batch=instances_batch, base_sampling_params=base_sampling_params, **rest)
+        )
+
+    llm._beam_search_step = constrained
+    params = BeamSearchParams(beam_width=width, max_tokens=LEVELS, length_penalty=0.0, ignore_eos=True)
+    found = llm.beam_search([{"prompt_token_ids": prompt} for prompt in prompts], params)
+    del llm._beam_search_step
+    return np.array([[beam.cum_logprob for beam in output.sequences] for output in found])

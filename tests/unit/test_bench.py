@@ -1,0 +1,22 @@
+"""The benchmarks run, at sizes that show nothing but that they run."""
+
+import json
+
+import numpy as np
+
+from llmrec.bench import trie
+
+
+def test_the_trie_benchmark_writes_its_figures(tmp_path):
+    figures = trie.run(beams=4, repeats=1, items=500, built=1000, opened=1000, out=tmp_path / "trie.json")
+    written = json.loads((tmp_path / "trie.json").read_text())
+    assert written["figures"] == figures and written["command"] == "llmrec bench trie"
+    assert written["machine"]["versions"]["torch"]
+    assert figures["build"]["items"] == figures["open"]["items"] == 1000
+
+
+def test_random_catalogues_are_unique_and_in_trie_order():
+    sids = trie.catalogue(5000, 3)
+    assert sids.shape == (5000, 3) and sids.max() < trie.CODES
+    numbers = sids.astype(np.int64) @ trie.CODES ** np.arange(2, -1, -1)
+    assert (np.diff(numbers) > 0).all()

@@ -1,0 +1,101 @@
+"""MMR against a loop over users, ranks and items."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmrec.decode import rerank
+from llmrec.decode.rerank import mmr
+from llmrec.errors import UserError
+
+
+def lists(seed, users=5, width=8, items=20, size=4):
+    """Ranked lists, the later ones shorter, and item vectors, one of them zero."""
+    rng = np.random.default_rng(seed)
+    ranked = np.stack([rng.permutation(items)[:width] for _ in range(users)])
+    scores = -np.sort(rng.exponential(size=(users, width)), axis=1).astype(np.float32)
+    ended = np.arange(width) >= width - np.arange(users)[:, None]
+    vectors = rng.normal(size=(items, size)).astype(np.float32)
+    vectors[0] = 0
+    return np.where(ended, -1, ranked), np.where(ended, -np.inf, scores), vectors
+
+
+def by_hand(items, scores, vectors, trade_off, k):
+    """MMR of one user, as the definition reads."""
+    relevance = {i: s for i, s in zip(items, scores, strict=True) if i >= 0}
+    low, high = min(relevance.values()), max(relevance.values())
+    relevance = {i: (s - low) / (high - low) if high > low else 0 for i, s in relevance.items()}
+
+    def cosine(i, j):
+        norms = np.linalg.norm(vectors[i]) * np.linalg.norm(vectors[j])
+        return vectors[i] @ vectors[j] / norms if norms else 0
+
+    taken = []
+    while relevance and len(taken) < k:
+        values = {
+            i: trade_off * r - (1 - trade_off) * max((cosine(i, j) for j, _ in taken), default=-1)
+            for i, r in relevance.items()
+        }
+        best = max(values, key=values.get)
+        taken.append((best, values[best]))
+        del relevance[best]
+    return taken
+
+
+@given(st.integers(0, 1000), st.floats(0, 0.99), st.integers(1, 8))
+def test_lists_equal_the_definition(seed, trade_off, k):
+    items, scores, vectors = lists(seed)
+    found = mmr(items, scores, vectors, trade_off, k)
+    for user in range(len(items)):
+        expected = by_hand(items[user].tolist(), scores[user].tolist(), vectors, trade_off, k)
+        length = len(expected)
+        np.testing.assert_allclose(found.scores[user, :length], [value for _, value in expected], atol=1e-5)
+        assert found.items[user, :length].tolist() == [item for item, _ in expected]
+        assert (found.items[user, length:] == -1).all() and np.isneginf(found.scores[user, length:]).all()
+        assert (np.diff(found.scores[user, :length]) <= 1e-6).all()
+
+
+def test_relevance_alone_leaves_lists_as_they_are():
+    items, scores, vectors = lists(3)
+    scores[0, 2:6] = scores[0, 2]
+    assert (mmr(items, scores, vectors, 1, items.shape[1]).items == items).all()
+
+
+def test_the_twin_of_the_best_item_comes_last():
+    vectors = np.array([[1, 0], [2, 0], [0, 1], [-1, 0]], np.float32)
+    found = mmr(np.array([[0, 1, 2, 3]]), np.array([[-1.0, -1.1, -1.2, -1.3]]), vectors, 0.5, 4)
+    assert found.items.tolist() == [[0, 3, 2, 1]]
+
+
+def test_lists_do_not_depend_on_the_block_size(monkeypatch):
+    items, scores, vectors = lists(4)
+    whole = mmr(items, scores, vectors, 0.6, 8)
+    monkeypatch.setattr(rerank, "BLOCK", 1)
+    blocks = mmr(items, scores, vectors, 0.6, 8)
+    assert (whole.items == blocks.items).all() and (whole.scores == blocks.scores).all()
+
+
+def test_a_list_is_never_longer_than_the_one_given_and_may_be_empty():
+    items, scores, vectors = lists(5)
+    assert mmr(items, scores, vectors, 0.5, 99).items.shape == items.shape
+    empty = mmr(np.full((2, 3), -1), np.full((2, 3), -np.inf), vectors, 0.5, 2)
+    assert empty.items.tolist() == [[-1, -1]] * 2 and np.isneginf(empty.scores).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trade_off": 1.5}, "trade-off is 1.5"),
+        ({"trade_off": float("nan")}, "trade-off is nan"),
+        ({"k": 0}, "k is 0"),
+        ({"scores": np.zeros((5, 7))}, "do not fit"),
+        ({"vectors": np.zeros((3, 4), np.float32)}, "has no vector"),
+        ({"vectors": np.full((20, 4), np.nan, np.float32)}, "not a finite number"),
+    ],
+)
+def test_wrong_requests_are_refused(change, message):
+    items, scores, vectors = lists(6)
+    request = {"items": items, "scores": scores, "vectors": vectors, "trade_off": 0.5, "k": 3} | change
+    with pytest.raises(UserError, match=message):
+        mmr(**request)

@@ -1,0 +1,124 @@
+"""The rounds against beam search written plainly, with answers from a made-up model."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_base import registered, sid_tables
+
+from llmrec.decode.catalogues import find
+from llmrec.decode.mask import item_mask
+from llmrec.decode.rounds import Rounds
+from llmrec.errors import UserError
+
+VOCABULARY = 40
+
+
+@pytest.fixture(autouse=True)
+def no_catalogues(monkeypatch):
+    monkeypatch.setenv("LLMREC_CATALOGUES", "{}")
+
+
+def log_probs(tokens):
+    """A model: next-token log-probabilities that depend on all tokens so far."""
+    noise = np.random.default_rng(tokens).standard_normal(VOCABULARY)
+    return torch.from_numpy(noise).log_softmax(0).float().numpy()
+
+
+def answered(question, item_tokens):
+    """What an engine gives back: the best legal tokens, and some that are not legal."""
+    names = [f"i{item}" for item in range(len(item_tokens))]
+    allowed = question.extra.get("llmrec_allow", names)
+    depth = question.extra["llmrec_depth"]
+    prefix = question.tokens[len(question.tokens) - depth :]
+    legal = {
+        int(tokens[depth])
+        for name, tokens in zip(names, item_tokens, strict=True)
+        if name in allowed
+        and name not in question.extra.get("llmrec_deny", [])
+        and tokens[:depth].tolist() == prefix
+    }
+    assert legal, "a beam without an allowed item was kept"
+    row = log_probs(question.tokens)
+    best = sorted(legal, key=lambda token: -row[token])[: question.count]
+    return {0: -np.inf} | {token: float(row[token]) for token in best}
+
+
+def run(rounds, item_tokens):
+    while questions := rounds.questions():
+        rounds.take([answered(question, item_tokens) for question in questions])
+    return rounds.top()
+
+
+def plain_beam_search(prompt, item_tokens, open_items, width):
+    """(item, score) of the best `width` items, by lists of Python tuples."""
+    beams = [((), np.float32(0))]
+    for depth in range(item_tokens.shape[1]):
+        children = {
+            (*prefix, int(item_tokens[item][depth])): score
+            for prefix, score in beams
+            for item in open_items
+            if tuple(item_tokens[item][:depth].tolist()) == prefix
+        }
+        scored = [
+            (child, score + log_probs([*prompt, *child[:-1]])[child[-1]]) for child, score in children.items()
+        ]
+        beams = sorted(scored, key=lambda beam: -beam[1])[:width]
+    item_of = {tuple(tokens.tolist()): item for item, tokens in enumerate(item_tokens)}
+    return [(item_of[prefix], score) for prefix, score in beams]
+
+
+@given(sid_tables(), st.integers(1, 8), st.data())
+def test_rounds_equal_a_plain_beam_search_under_any_lists(tmp_path_factory, sids, width, data):
+    name, item_tokens = registered(tmp_path_factory.mktemp("catalogue"), sids)
+    items = st.lists(st.integers(0, len(sids) - 1), unique=True)
+    allow = data.draw(st.lists(st.none() | items, min_size=3, max_size=3))
+    deny = data.draw(st.lists(items, min_size=3, max_size=3))
+    prompts = [[1], [2, 3], [4, 5, 6]]
+    top = run(Rounds(name, prompts, width, item_mask(find(name).trie, allow, deny)), item_tokens)
+    assert top.items.shape == top.scores.shape == (3, width)
+    for user, prompt in enumerate(prompts):
+        allowed = range(len(sids)) if allow[user] is None else allow[user]
+        expected = plain_beam_search(prompt, item_tokens, set(allowed) - set(deny[user]), width)
+        found = [
+            (item, score) for item, score in zip(top.items[user], top.scores[user], strict=True) if item >= 0
+        ]
+        assert [item for item, _ in found] == [item for item, _ in expected]
+        np.testing.assert_allclose([s for _, s in found], [s for _, s in expected], atol=1e-6)
+        assert (top.scores[user][len(found) :] == -np.inf).all()
+
+
+def test_a_question_below_the_root_names_only_the_items_under_its_prefix(tmp_path):
+    sids = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int32)
+    name, item_tokens = registered(tmp_path, sids)
+    rounds = Rounds(name, [[1]], 4, item_mask(find(name).trie, None, [[0, 2]]))
+    (root,) = rounds.questions()
+    assert root.extra == {"llmrec_catalogue": name, "llmrec_depth": 0, "llmrec_deny": ["i0", "i2"]}
+    rounds.take([answered(root, item_tokens)])
+    assert {tuple(q.extra["llmrec_deny"]) for q in rounds.questions()} == {("i0",), ("i2",)}
+
+
+def test_equal_scores_keep_the_order_of_beams_and_tokens(tmp_path):
+    sids = np.array([[a, b] for a in range(3) for b in range(3)], np.int32)
+    name, item_tokens = registered(tmp_path, sids)
+    rounds = Rounds(name, [[1]], 4)
+    while questions := rounds.questions():
+        legal = {int(token) for token in item_tokens[:, questions[0].extra["llmrec_depth"]]}
+        rounds.take([dict.fromkeys(legal, -1.0)] * len(questions))
+    assert rounds.top().items.tolist() == [[0, 1, 2, 3]]
+
+
+def test_a_user_who_may_be_given_nothing_is_asked_nothing(tmp_path):
+    name, item_tokens = registered(tmp_path, np.array([[0], [1]], np.int32))
+    rounds = Rounds(name, [[1], [2]], 2, item_mask(find(name).trie, None, [[0, 1], [0]]))
+    assert [question.tokens for question in rounds.questions()] == [[2]]
+    assert run(rounds, item_tokens).items.tolist() == [[-1, -1], [1, -1]]
+
+
+def test_an_empty_prompt_and_an_unknown_catalogue_are_refused(tmp_path):
+    name, _ = registered(tmp_path, np.array([[0]], np.int32))
+    with pytest.raises(UserError, match="a prompt is empty"):
+        Rounds(name, [[1], []], 2)
+    with pytest.raises(UserError, match="no catalogue named 'else'"):
+        Rounds("else", [[1]], 2)
