@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from fastapi import FastAPI
+    from starlette.requests import Request
+    from starlette.responses import Response
     from vllm.engine.protocol import EngineClient
     from vllm.lora.request import LoRARequest
 
@@ -128,20 +130,20 @@ async def _serve(served: TrainedRun, args: Namespace, k_max: int) -> None:
 
 def add_endpoint(app: FastAPI, served: TrainedRun, k_max: int) -> None:
     """Add `POST /v1/recommend` to vLLM's app."""
-    from fastapi import Request
+    from starlette.responses import JSONResponse
     from vllm.exceptions import VLLMValidationError
 
-    async def recommend_items(raw: Request) -> dict[str, Any]:
+    async def recommend_items(raw: Request) -> Response:
         try:
             request = _read(await raw.body(), k_max)
             state = raw.app.state
             adapter = served.adapter(request.model)
             lora = None if adapter is None else state.openai_serving_models.lora_requests[adapter.name]
-            return await recommend(state.engine_client, served, request, lora)
+            return JSONResponse(await recommend(state.engine_client, served, request, lora))
         except UserError as error:
             raise VLLMValidationError(str(error)) from None
 
-    app.add_api_route("/v1/recommend", recommend_items, methods=["POST"])
+    app.add_route("/v1/recommend", recommend_items, methods=["POST"])
 
 
 async def recommend(

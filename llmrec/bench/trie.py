@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from llmrec.decode.trie import Trie
 from llmrec.screen import show
 
 CODES, VOCABULARY = 256, 151_936
+TURN = 20
+"""Steps a system takes in a row before the other's turn."""
 OPEN = """
 import sys, time
 from pathlib import Path
@@ -34,7 +37,7 @@ print(time.perf_counter() - start)
 
 def run(
     beams: int = 80,
-    repeats: int = 200,
+    repeats: int = 20,
     items: int = 10_000,
     built: int = 1_000_000,
     opened: int = 10_000_000,
@@ -44,7 +47,7 @@ def run(
 
     Args:
         beams: prefixes stepped together.
-        repeats: timed repeats of a step, interleaved with what it is compared to.
+        repeats: turns of 20 steps, interleaved with those of what it is compared to.
         items: catalogue of the comparison; one 100 times larger shows the growth.
         built: items of the catalogue that is built.
         opened: items of the catalogue that is mapped from a file.
@@ -85,51 +88,56 @@ def _prefixes(
     return torch.tensor([nodes]), chosen
 
 
-def _masked_step(
-    trie: Trie, nodes: torch.Tensor, logits: torch.Tensor, token_ids: torch.Tensor
-) -> Callable[[], object]:
-    def step() -> torch.Tensor:
-        _, token, legal = trie.expand(nodes, 2)
-        return logits.gather(-1, token_ids[token]).masked_fill_(~legal, -torch.inf)
+def _in_turns(steps: Mapping[str, Callable[[], object]], repeats: int, what: str) -> dict[str, list[float]]:
+    """Seconds a step, of turns of `TURN` steps, the systems' turns interleaved."""
 
-    return step
+    def turn(step: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(TURN):
+                step()
+
+        return run
+
+    seconds = interleave({name: turn(step) for name, step in steps.items()}, repeats, what)
+    return {name: [value / TURN for value in values] for name, values in seconds.items()}
 
 
 def _step(beams: int, repeats: int, items: int) -> dict[str, Any]:
-    """A step, scores of the legal children included, and a mask filled beam by beam, as in `generate`."""
+    """Which tokens may follow: the trie's step, and a mask [beams, V] filled beam by beam, as in `generate`."""
     sids = catalogue(items, 3)
     trie = Trie.build(sids, [CODES] * 3)
     nodes, chosen = _prefixes(trie, sids, beams)
-    logits = torch.randn(1, beams, VOCABULARY)
     token_ids = torch.arange(3 * CODES) + VOCABULARY - 3 * CODES
     table: dict[tuple[int, ...], list[int]] = {}
     for a, b, c in sids.tolist():
         table.setdefault((a, b), []).append(int(token_ids[2 * CODES + c]))
     paths = [tuple(path) for path in chosen.tolist()]
 
+    def step() -> tuple[torch.Tensor, torch.Tensor]:
+        _, token, legal = trie.expand(nodes, 2)
+        return token_ids[token], legal
+
     def loop() -> torch.Tensor:
-        mask = torch.full_like(logits[0], -torch.inf)
+        mask = torch.full((beams, VOCABULARY), -torch.inf)
         for beam, path in enumerate(paths):
             mask[beam, table[path]] = 0
-        return logits[0] + mask
+        return mask
 
-    seconds = interleave(
-        {"trie": _masked_step(trie, nodes, logits, token_ids), "loop": loop}, repeats, "a step of the trie"
-    )
+    seconds = _in_turns({"trie": step, "loop": loop}, repeats, "a step of the trie")
     return {name: summary(times) for name, times in seconds.items()} | {
         "times_faster": ratio(seconds["loop"], seconds["trie"])
     }
 
 
 def _growth(beams: int, repeats: int, items: int) -> dict[str, Any]:
-    logits = torch.randn(1, beams, VOCABULARY)
-    token_ids = torch.arange(3 * CODES) + VOCABULARY - 3 * CODES
+    """The last step of 3 levels, where the catalogue's size tells most."""
     steps = {}
     for count in (items, 100 * items):
         sids = catalogue(count, 3)
         trie = Trie.build(sids, [CODES] * 3)
-        steps[f"{count:,}"] = _masked_step(trie, _prefixes(trie, sids, beams)[0], logits, token_ids)
-    seconds = interleave(steps, repeats, "a catalogue 100 times larger")
+        nodes = _prefixes(trie, sids, beams)[0]
+        steps[f"{count:,}"] = functools.partial(trie.expand, nodes, 2)
+    seconds = _in_turns(steps, repeats, "a catalogue 100 times larger")
     small, large = seconds.values()
     return {name: summary(times) for name, times in seconds.items()} | {"times_slower": ratio(large, small)}
 

