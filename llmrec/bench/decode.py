@@ -32,7 +32,7 @@ def run(
     models: Sequence[str] = ("qwen3-8x512", "smollm2"),
     widths: Sequence[int] = (20, 50),
     prompt: int = 200,
-    users: int = 2,
+    users: int = 4,
     items: int = 10_000,
     repeats: int = 5,
     vllm: bool = True,
@@ -171,7 +171,7 @@ def _show(figures: list[dict[str, Any]]) -> None:
             f"{times['median']:.1f} ({times['min']:.1f} – {times['max']:.1f})",
             f"≥ {goal}" if goal else "",
             f"{one['score_difference']:.0e}",
-            f"{one['trie_share']:.1%}",
+            f"{one['trie_share']:.2%}",
         )
     show(table)
 

@@ -112,7 +112,7 @@ def prefill(model: PreTrainedModel, prompts: Sequence[Sequence[int]], beams: int
     Raises:
         UserError: an empty prompt, or attention that is not over the whole context.
     """
-    _check(model, prompts, beams)
+    check(model, prompts)
     shared = _shared(prompts)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
     width = int(lengths.max()) - shared
@@ -147,14 +147,19 @@ def _shared(prompts: Sequence[Sequence[int]]) -> int:
     return equal if len(prompts) > 1 and equal >= MIN_SHARED else 0
 
 
-def _check(model: PreTrainedModel, prompts: Sequence[Sequence[int]], beams: int) -> None:
-    if not all(prompts):
+def check(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
+    """Raise a UserError unless a token tree can stand on these prompts.
+
+    Raises:
+        UserError: an empty prompt, one that fills the model's context, or attention within a window.
+    """
+    if not all(map(len, prompts)):
         raise UserError("a prompt is empty: nothing to decode from")
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         raise UserError(f"this model attends by {', '.join(sorted(kinds))}; token trees need full_attention")
     context = getattr(model.config, "max_position_embeddings", None)
-    longest = max(len(prompt) for prompt in prompts)
+    longest = max(map(len, prompts))
     if context is not None and longest >= context:
         raise UserError(
             f"a prompt of {longest} tokens is longer than the model's context of {context}: lower data.history"

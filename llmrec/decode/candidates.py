@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from llmrec.decode.cache import check
 from llmrec.errors import UserError
 from llmrec.tree import IGNORE, TokenTree, collate, subtree_ends
 
@@ -54,11 +55,13 @@ def score(
     """
     if len(prompts) != len(candidates):
         raise UserError(f"{len(prompts)} prompts but {len(candidates)} lists of candidates: give one each")
+    if prompts:
+        check(model, prompts)
     scores: list[Floats] = []
     inverses: list[Ints] = []
     pieces: list[_Branches] = []
     for user, (prompt, rows) in enumerate(zip(prompts, map(np.asarray, candidates), strict=True)):
-        _check(user, prompt, rows, model.config.vocab_size)
+        _check(user, rows, model.config.vocab_size)
         unique, inverse = np.unique(rows, axis=0, return_inverse=True) if len(rows) else (rows, rows)
         scores.append(np.zeros(len(unique), np.float32))
         inverses.append(inverse.reshape(-1).astype(np.int64))
@@ -163,10 +166,8 @@ def _log_probs(head: torch.nn.Module, hidden: torch.Tensor, at: Ints, token: Int
     return found
 
 
-def _check(user: int, prompt: Sequence[int], rows: npt.NDArray[np.integer], vocabulary: int) -> None:
-    """Raise a UserError unless there is a prompt, and candidates are rows of token ids."""
-    if len(prompt) == 0:
-        raise UserError(f"prompt {user} is empty: there is nothing to score candidates after")
+def _check(user: int, rows: npt.NDArray[np.integer], vocabulary: int) -> None:
+    """Raise a UserError unless candidates are rows of token ids."""
     if len(rows) == 0:
         return
     if rows.ndim != 2 or rows.shape[1] == 0 or not np.issubdtype(rows.dtype, np.integer):

@@ -160,7 +160,7 @@ def constrain(
     ending = logits.gather(1, end) - total
     ending = torch.where(whole & ending.isfinite(), ending, 0.0).masked_fill_(~stuck, -torch.inf)
     logits.fill_(-torch.inf)
-    # Slots that are no children all carry the same token, so a plain scatter could overwrite a legal one.
+    # Slots that are no children repeat another's token, so a plain scatter could overwrite a legal one.
     logits.scatter_reduce_(1, torch.cat([ids, end], 1), torch.cat([scores, ending], 1), "amax")
     return (stuck & ~whole).squeeze(-1) & ~_ended(prefixes, catalogue.length)
 

@@ -91,10 +91,13 @@ class TreeEngine:
 
         Raises:
             UserError: an empty prompt, one longer than the model's context, or `noise` with scores that are not
-                those of the constrained policy.
+                those of the constrained policy, or with a floor.
         """
-        if noise is not None and self.scoring.normalise != "allowed":
-            raise UserError("stochastic beams sample from the constrained policy: set normalise to allowed")
+        policy = self.scoring.normalise == "allowed" and self.scoring.prior is None
+        if noise is not None and not (policy and floor is None):
+            raise UserError(
+                "stochastic beams sample from the constrained policy: normalise: allowed, no prior"
+            )
         k = width if k is None else k
         state = prefill(self.model, prompts, width * (self.trie.length - 1), self.pad_id)
         beams = _Beams.start(len(prompts), self.model.device, noise)

@@ -103,7 +103,7 @@ def test_nothing_to_score_is_nothing(model):
 @pytest.mark.parametrize(
     ("prompts", "candidates", "message"),
     [
-        ([[1], []], [[[20, 26, 32]]] * 2, "prompt 1 is empty"),
+        ([[1], []], [[[20, 26, 32]]] * 2, "prompt is empty"),
         ([[1]], [[[20, 26, 32]]] * 2, "1 prompts but 2 lists"),
         ([[1]], [[20, 26, 32]], "prompt 0 have shape"),
         ([[1]], [[[20.0, 26.0]]], "prompt 0 have shape"),
