@@ -19,7 +19,7 @@ from llmrec.config import Section, validate
 from llmrec.decode.mask import item_mask
 from llmrec.decode.rounds import Question, Rounds
 from llmrec.decode.trained import BASE, TrainedRun
-from llmrec.decode.vllm_engine import answer, check_lengths, engine_settings, sampling
+from llmrec.decode.vllm_engine import answer, check_lengths, engine_request, engine_settings
 from llmrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def _arguments(served: TrainedRun, settings: dict[str, Any], host: str, port: in
     from vllm.entrypoints.openai.models.protocol import LoRAModulePath
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    args = make_arg_parser(FlexibleArgumentParser()).parse_args([])
+    parser: Any = FlexibleArgumentParser
+    args: Namespace = make_arg_parser(parser()).parse_args([])
     ours = settings | {
         "host": host,
         "port": port,
@@ -186,9 +187,9 @@ async def search(client: EngineClient, rounds: Rounds, lora: LoRARequest | None)
 
 
 async def _ask(client: EngineClient, question: Question, lora: LoRARequest | None) -> dict[int, float]:
-    prompt = {"prompt_token_ids": question.tokens}
+    prompt, settings = engine_request(question)
     name = f"recommend-{uuid4().hex}"
-    async for output in client.generate(prompt, sampling(question), name, lora_request=lora):
+    async for output in client.generate(prompt, settings, name, lora_request=lora):
         last = output
     return answer(last)
 

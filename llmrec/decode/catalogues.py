@@ -19,7 +19,8 @@ import torch
 from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
 
-TRIE = "trie.safetensors"
+TRIE = "catalogue/trie.safetensors"
+"""In a folder of its own: vLLM takes every safetensors file beside the weights for weights."""
 VARIABLE = "LLMREC_CATALOGUES"
 """Environment variable: a JSON object, name → `base/` folder."""
 

@@ -134,7 +134,7 @@ class _Lists:
 
     def __init__(self, mask: ItemMask | None, catalogue: Catalogue) -> None:
         self._names, self._total = catalogue.items, len(catalogue.items)
-        rows = [] if mask is None else mask.lists.cpu().numpy()
+        rows: list[npt.NDArray[np.int64]] = [] if mask is None else list(mask.lists.cpu().numpy())
         self._rows = [row[: np.searchsorted(row, self._total)] for row in rows]
         self._allow = [] if mask is None else mask.allow.flatten().tolist()
 

@@ -23,7 +23,7 @@ from llmrec.errors import UserError
 from llmrec.models.lora import WEIGHTS
 
 if TYPE_CHECKING:
-    from vllm import RequestOutput, SamplingParams
+    from vllm import RequestOutput, SamplingParams, TokensPrompt
     from vllm.lora.request import LoRARequest
 
     from llmrec.decode.mask import ItemMask
@@ -123,9 +123,10 @@ class VllmEngine:
         """The rounds of one group of users."""
         rounds = Rounds(self.name, prompts, width, mask)
         while questions := rounds.questions():
+            requests = [engine_request(question) for question in questions]
             outputs = self.llm.generate(
-                [{"prompt_token_ids": question.tokens} for question in questions],
-                [sampling(question) for question in questions],
+                [prompt for prompt, _ in requests],
+                [settings for _, settings in requests],
                 lora_request=lora,
                 use_tqdm=False,
             )
@@ -152,13 +153,13 @@ class VllmEngine:
         """Load an adapter now: one that does not fit would end the engine with the first request for it."""
         from vllm.lora.request import LoRARequest
 
-        request = LoRARequest(f"{number}-{path.name}", number, str(path.resolve()))
+        lora = LoRARequest(f"{number}-{path.name}", number, str(path.resolve()))
         try:
-            self.llm.llm_engine.add_lora(request)
+            self.llm.llm_engine.add_lora(lora)
         except Exception as error:
             self.close()
             raise UserError(f"{path}: vLLM cannot load the adapter: {str(error).splitlines()[0]}") from None
-        return request
+        return lora
 
 
 def engine_settings(
@@ -213,7 +214,8 @@ def check_adapters(base: Path, adapters: Sequence[Path]) -> None:
 
     config = AutoConfig.from_pretrained(str(base), trust_remote_code=False)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        factory: Any = AutoModelForCausalLM
+        model = factory.from_config(config, trust_remote_code=False)
     for folder in adapters:
         path = folder / WEIGHTS
         try:
@@ -234,8 +236,9 @@ def adapter_rank(folder: Path) -> int:
     config = read_json(path)
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected a JSON object")
-    ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
-    if not all(isinstance(rank, int) and rank > 0 for rank in ranks):
+    named = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
+    ranks = [rank for rank in named if isinstance(rank, int) and rank > 0]
+    if len(ranks) < len(named):
         raise UserError(f"{path}: names no rank r")
     return max(ranks)
 
@@ -250,12 +253,12 @@ def check_lengths(prompts: Sequence[Sequence[int]], levels: int, context: int) -
         )
 
 
-def sampling(question: Question) -> SamplingParams:
+def engine_request(question: Question) -> tuple[TokensPrompt, SamplingParams]:
     """The request for a question: one token, and the log-probabilities of the best."""
-    from vllm import SamplingParams
+    from vllm import SamplingParams, TokensPrompt
     from vllm.sampling_params import RequestOutputKind
 
-    return SamplingParams(
+    settings = SamplingParams(
         temperature=0,
         max_tokens=1,
         logprobs=question.count,
@@ -265,6 +268,7 @@ def sampling(question: Question) -> SamplingParams:
         output_kind=RequestOutputKind.FINAL_ONLY,
         extra_args=question.extra,
     )
+    return TokensPrompt(prompt_token_ids=question.tokens), settings
 
 
 def answer(output: RequestOutput) -> dict[int, float]:

@@ -127,10 +127,12 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
         device_or_states: torch.device | LogitsProcRequestState,
         is_pin_memory: bool | None = None,
     ) -> None:
-        self._states: Any = None if is_pin_memory is not None else device_or_states
-        self._device: torch.device = getattr(device_or_states, "device", device_or_states)
-        scheduler = vllm_config.scheduler_config
-        slots = self._states.max_num_reqs if self._states is not None else scheduler.max_num_seqs
+        self._states: Any = None
+        if isinstance(device_or_states, torch.device):
+            self._device, slots = device_or_states, vllm_config.scheduler_config.max_num_seqs
+        else:
+            self._states = device_or_states
+            self._device, slots = device_or_states.device, device_or_states.max_num_reqs
         self._slots = Slots(slots)
         self._outputs: dict[int, list[int]] = {}
         self._behind = False

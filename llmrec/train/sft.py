@@ -91,6 +91,7 @@ def run(ctx: StageContext) -> None:
     prompts = {"history": recipe.data.history, "template": template.model_dump(mode="json")}
     base = ctx.work / "base"
     save_base(base, trained, prepared.tokenizer, prepared.vocabulary, prepared.items, prepared.sids, prompts)
+    (base / TRIE).parent.mkdir(exist_ok=True)
     Trie.build(prepared.sids, prepared.vocabulary.codes).save(base / TRIE)
     (adapter / "metrics.jsonl").write_bytes((ctx.scratch / "metrics.jsonl").read_bytes())
     ctx.notes.update(

@@ -79,7 +79,7 @@ def test_mmr_moves_items_but_takes_them_from_the_beams(recommender):
 
 
 def test_the_run_holds_its_trie_as_a_file(recommender, lora):
-    trie = Trie.open(lora / "base" / "trie.safetensors")
+    trie = Trie.open(lora / "base" / "catalogue" / "trie.safetensors")
     built = Trie.build(np.load(lora / "base" / "sids.npy"), trie.codes)
     assert (trie.token == built.token).all() and (trie.first == built.first).all()
 

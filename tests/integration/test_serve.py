@@ -47,7 +47,8 @@ def server(lora, tmp_path_factory):
 
 
 def environment(lora):
-    return os.environ | {
+    inherited = {name: value for name, value in os.environ.items() if name != "LLMREC_CATALOGUES"}
+    return inherited | {
         "LLMREC_RUNS": str(lora.parent),
         "PYTHONPATH": str(Path.cwd()),
         "VLLM_CPU_KVCACHE_SPACE": "1",
