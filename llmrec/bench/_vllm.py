@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
 from llmrec.bench._measure import interleave, ratio, summary
 from llmrec.bench.trie import CODES, catalogue
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
     from llmrec.decode.vllm_engine import VllmEngine
 
+    Processes = list[psutil.Process]
+
 LEVELS = 3
+CACHE_GB = 4
 
 
 def compare(
@@ -26,6 +30,7 @@ def compare(
     """Time `width` beams for random prompts; the prefix cache is emptied before every search.
 
     vLLM's beam search runs with our block size (`tuned`) and with vLLM's default for the machine (`default`).
+    Engines that wait are stopped, since they wait by polling.
 
     Returns:
         Seconds of each system, and how many times faster tree and rounds are than vLLM's beam search.
@@ -40,20 +45,30 @@ def compare(
         _save(base, model, items)
         found = find(register(base)).to(model.device)
         tree = TreeEngine(model, found.trie, found.token_ids)
-        tuned = VllmEngine(base, width=2 * width, cache_gb=4, max_model_len=prompt + 64)
-        default = VllmEngine(base, width=2 * width, cache_gb=4, max_model_len=prompt + 64, block_size=None)
+        options = {"width": 2 * width, "cache_gb": CACHE_GB, "max_model_len": prompt + 64}
+        tuned, tuned_processes = _start(lambda: VllmEngine(base, **options))
+        default, default_processes = _start(lambda: VllmEngine(base, **options, block_size=None))
         try:
-            systems: dict[str, Callable[[], object]] = {
-                "tree": lambda: tree.search(prompts, width),
-                "rounds": _fresh(tuned, lambda: tuned.rank(prompts, width)),
-                "beam_search, tuned": _fresh(tuned, lambda: _beam_search(tuned, prompts, width)),
-                "beam_search, default": _fresh(default, lambda: _beam_search(default, prompts, width)),
+            works: dict[str, tuple[Callable[[], object], Processes]] = {
+                "tree": (lambda: tree.search(prompts, width), []),
+                "rounds": (_fresh(tuned, lambda: tuned.rank(prompts, width)), tuned_processes),
+                "beam_search, tuned": (
+                    _fresh(tuned, lambda: _beam_search(tuned, prompts, width)),
+                    tuned_processes,
+                ),
+                "beam_search, default": (
+                    _fresh(default, lambda: _beam_search(default, prompts, width)),
+                    default_processes,
+                ),
             }
+            everyone = [*tuned_processes, *default_processes]
+            systems = {name: _alone(work, needed, everyone) for name, (work, needed) in works.items()}
             scores = tree.search(prompts, width).scores
             difference = np.abs(scores - tuned.rank(prompts, width).scores).max()
             theirs = np.abs(scores - _beam_search(tuned, prompts, width)).max()
             seconds = interleave(systems, repeats, f"vLLM, {width} beams")
         finally:
+            _resume(everyone)
             tuned.close()
             default.close()
     return {
@@ -81,6 +96,29 @@ def _save(base: Path, model: PreTrainedModel, items: int) -> None:
     sids = catalogue(items, LEVELS)
     names = [str(item) for item in range(len(sids))]
     save_base(base, model, tokenizer, SidVocabulary(list(ids)), names, sids, {})
+
+
+def _start(make: Callable[[], VllmEngine]) -> tuple[VllmEngine, Processes]:
+    """An engine, and the processes that came with it."""
+    before = set(psutil.Process().children(recursive=True))
+    engine = make()
+    return engine, [one for one in psutil.Process().children(recursive=True) if one not in before]
+
+
+def _alone(work: Callable[[], object], needed: Processes, everyone: Processes) -> Callable[[], object]:
+    def run() -> object:
+        for process in everyone:
+            if process not in needed:
+                process.suspend()
+        _resume(needed)
+        return work()
+
+    return run
+
+
+def _resume(processes: Processes) -> None:
+    for process in processes:
+        process.resume()
 
 
 def _fresh(engine: VllmEngine, work: Callable[[], object]) -> Callable[[], object]:

@@ -35,7 +35,7 @@ def run(
     users: int = 4,
     items: int = 10_000,
     repeats: int = 5,
-    vllm: bool = True,
+    against: Sequence[str] = ("generate", "vllm"),
     out: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Time top-K decoding, engines interleaved, float32 on the CPU (bfloat16 on a GPU).
@@ -47,7 +47,7 @@ def run(
         users: prompts a batch, the same for both engines.
         items: catalogue of random 3-level semantic IDs, 256 codes a level.
         repeats: timed repeats.
-        vllm: compare with vLLM as well (the random model only), if it is installed.
+        against: `generate`, and `vllm` (the random model only, and only if vLLM is installed).
         out: where to write the figures as JSON; None writes nothing.
 
     Returns:
@@ -55,17 +55,17 @@ def run(
         the tree engine's time that the trie's steps take; and `vllm`, what `llmrec.bench._vllm.compare` returns.
     """
     figures: list[dict[str, Any]] = []
-    with_vllm = vllm and importlib.util.find_spec("vllm") is not None
+    with_vllm = "vllm" in against and importlib.util.find_spec("vllm") is not None
     for name in models:
         model = _load(name)
         for width in widths:
-            figures.append(
-                {"model": name, "width": width, "prompt": prompt, "users": users, "items": items}
-                | _compare(model, width, prompt, users, items, repeats)
-            )
+            sizes = {"width": width, "prompt": prompt, "users": users, "items": items}
+            figures.append({"model": name} | sizes)
+            if "generate" in against:
+                figures[-1] |= _compare(model, **sizes, repeats=repeats)
             if with_vllm and name == "qwen3-8x512":
-                figures[-1]["vllm"] = _vllm.compare(model, width, prompt, users, items, repeats)
-    _show(figures)
+                figures[-1]["vllm"] = _vllm.compare(model, **sizes, repeats=repeats)
+    _show([one for one in figures if "seconds" in one])
     _show_vllm([one for one in figures if "vllm" in one])
     write(out, "llmrec bench decode", figures, "torch", "transformers")
     return figures
@@ -147,6 +147,8 @@ def _trie_seconds(trie: Trie, users: int, width: int, repeats: int) -> float:
 
 
 def _show(figures: list[dict[str, Any]]) -> None:
+    if not figures:
+        return
     table = Table(title="top-K decoding: tree engine and Hugging Face generate, same prompts, same trie")
     for heading in (
         "model",

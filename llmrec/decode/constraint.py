@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from llmrec.decode.catalogues import Catalogue, find
+from llmrec.decode.scoring import log_normaliser
 from llmrec.decode.trie import ROOT, Trie
 from llmrec.errors import UserError
 
@@ -151,7 +152,7 @@ def constrain(
     if lists is not None:
         legal &= lists.open(catalogue.trie, child)
     ids, end = catalogue.token_ids[token], prefixes.end.unsqueeze(-1)
-    total = logits.logsumexp(-1, keepdim=True)
+    total = log_normaliser(logits).unsqueeze(-1)
     scores = logits.gather(1, ids) - total
     # A logit that is not finite (another processor's mask, an overflow) is no way on.
     scores.masked_fill_(~(legal & scores.isfinite()), -torch.inf)

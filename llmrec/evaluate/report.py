@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from llmrec.artifacts import StageContext, atomic_write, read_json, read_manifest
-from llmrec.evaluate.lists import BASELINES
+from llmrec.collaborative.systems import BASELINES
 from llmrec.evaluate.plots import Bar, grouped_bars, line_chart, usage_chart
 from llmrec.evaluate.showcase import draw_users
 from llmrec.evaluate.summary import order_systems
