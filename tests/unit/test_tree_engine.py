@@ -30,11 +30,11 @@ SHAPE = {
 }
 
 
-@pytest.fixture(scope="module", params=["qwen3", "llama", "qwen3 with LoRA"])
+@pytest.fixture(scope="module", params=["qwen3", "llama", "qwen3 with LoRA", "llama with LoRA"])
 def model(request):
     torch.manual_seed(0)
     kind, config = (
-        (LlamaForCausalLM, LlamaConfig) if request.param == "llama" else (Qwen3ForCausalLM, Qwen3Config)
+        (LlamaForCausalLM, LlamaConfig) if "llama" in request.param else (Qwen3ForCausalLM, Qwen3Config)
     )
     model = kind(config(**SHAPE))
     if "LoRA" in request.param:
@@ -98,6 +98,13 @@ def test_lists_equal_generate(model, catalogue, prompts, hide):
     same_lists(tree, oracle)
     if hide:
         assert all(not set(row) & set(seen) for row, seen in zip(tree.items.tolist(), hidden, strict=True))
+
+
+def test_five_hundred_prompts_of_mixed_length_give_the_lists_of_generate(model, catalogue):
+    rng = np.random.default_rng(7)
+    prompts = [rng.integers(0, TEXT, rng.integers(1, 50)).tolist() for _ in range(500)]
+    tree = batches.rank(engine_of(model, catalogue), prompts, WIDTH, WIDTH)
+    same_lists(tree, generate.search(model, catalogue, TOKENS, prompts, WIDTH))
 
 
 def test_an_allow_list_is_a_smaller_catalogue(model, catalogue, prompts):
