@@ -20,7 +20,7 @@ from llmrec.decode.catalogues import find, register
 from llmrec.decode.rounds import Question, Rounds
 from llmrec.decode.tree_engine import TopK
 from llmrec.errors import UserError
-from llmrec.models.lora import WEIGHTS
+from llmrec.models.lora import check_adapter
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams, TokensPrompt
@@ -207,23 +207,14 @@ def engine_settings(
 def check_adapters(base: Path, adapters: Sequence[Path]) -> None:
     """Raise a UserError unless the adapters are pure LoRA of this base: one that is not would end the engine."""
     import torch
-    from safetensors import SafetensorError, safe_open
     from transformers import AutoConfig, AutoModelForCausalLM
-
-    from llmrec.models.lora import _check_fits
 
     config = AutoConfig.from_pretrained(str(base), trust_remote_code=False)
     with torch.device("meta"):
         factory: Any = AutoModelForCausalLM
         model = factory.from_config(config, trust_remote_code=False)
     for folder in adapters:
-        path = folder / WEIGHTS
-        try:
-            with safe_open(path, framework="pt") as file:
-                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: cannot be read: {error}") from None
-        _check_fits(model, shapes, path)
+        check_adapter(model, folder)
 
 
 def adapter_rank(folder: Path) -> int:

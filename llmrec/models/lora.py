@@ -99,6 +99,24 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         UserError: no adapter there, one that holds more than LoRA, or one of another base.
     """
     from peft import PeftModel
+
+    check_adapter(model, folder)
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder}: the adapter cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def check_adapter(model: torch.nn.Module, folder: Path) -> None:
+    """Look at an adapter's tensors without loading them.
+
+    Args:
+        model: its base; weights on the meta device will do.
+        folder: the adapter.
+
+    Raises:
+        UserError: no adapter there, one that holds more than LoRA, or one of another base.
+    """
     from safetensors import SafetensorError, safe_open
 
     path = folder / WEIGHTS
@@ -110,10 +128,6 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     _check_fits(model, shapes, path)
-    try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder}: the adapter cannot be loaded: {str(error).splitlines()[0]}") from None
 
 
 def _check_fits(model: torch.nn.Module, shapes: dict[str, tuple[int, ...]], path: Path) -> None:
