@@ -97,6 +97,8 @@ def recommend(run: str, user: str | None, history: str | None, k: int) -> None:
     for rank, row in enumerate(rows, 1):
         title = row.title if len(row.title) <= width else row.title[: width - 1] + "…"
         print(f"{rank:>4}  {title:<{width}}  {row.score:>8.3f}  {row.item_id}")
+    if len(rows) < k:
+        print(f"{len(rows)} of {k}: no more items are left that the history does not hold")
 
 
 def find_run(run: str) -> Path:
