@@ -17,6 +17,8 @@ from llmrec.errors import UserError
 from llmrec.yaml_files import apply_overrides, read_yaml
 
 Positive = Annotated[int, Field(gt=0)]
+BEAMS = 20
+"""Beams, and items of a list, where nothing else is asked for."""
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -171,7 +173,7 @@ class DecodeConfig(Section):
     """Constrained decoding of the top-K items under the catalogue's trie."""
 
     engine: Literal["tree", "vllm", "generate"] = "tree"
-    width: Positive | Literal["auto"] = 20
+    width: Positive | Literal["auto"] = BEAMS
     k: Positive | None = None
     widest: Positive = 1024
     normalise: Literal["vocabulary", "allowed"] = "vocabulary"
@@ -189,7 +191,7 @@ class DecodeConfig(Section):
         """Items a list: `k`, else as many as there are beams (20 where those widen by themselves)."""
         if self.k is not None:
             return self.k
-        return 20 if self.width == "auto" else self.width
+        return BEAMS if self.width == "auto" else self.width
 
     @model_validator(mode="after")
     def _beams_cover_k(self) -> DecodeConfig:

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from pydantic import Field
 
-from llmrec.config import Section, validate
+from llmrec.config import BEAMS, Section, validate
 from llmrec.decode.mask import item_mask
 from llmrec.decode.rounds import Question, Rounds
 from llmrec.decode.trained import BASE, TrainedRun
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
     from llmrec.decode.tree_engine import TopK
-
-WIDTH = 20
 
 
 class RecommendRequest(Section):
@@ -208,7 +206,7 @@ def _read(body: bytes, k_max: int) -> RecommendRequest:
     most = max(request.k, request.width or 0)
     if most > k_max:
         raise UserError(f"request: {most} items or beams, but this server gives at most {k_max} (--k-max)")
-    width = request.width or min(k_max, max(request.k, WIDTH))
+    width = request.width or min(k_max, max(request.k, BEAMS))
     if width < request.k:
         raise UserError(f"request: width={width} is below k={request.k}")
     return request.model_copy(update={"width": width})

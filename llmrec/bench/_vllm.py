@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 
 from llmrec.bench._measure import interleave, ratio, summary
-from llmrec.bench.trie import CODES, catalogue
+from llmrec.bench.trie import CODES, LEVELS, catalogue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     Processes = list[psutil.Process]
 
-LEVELS = 3
 CACHE_GB = 4
 
 

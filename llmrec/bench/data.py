@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import yaml
-from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 from llmrec import config, pipeline
 from llmrec.bench._measure import write
+from llmrec.screen import show
 
 ROWS_PER_USER = 50
 ROWS_PER_ITEM = 100
@@ -117,7 +117,7 @@ def _show(figures: list[dict[str, Any]]) -> None:
         numbers += [f"{one['cpu_seconds']:.1f}", f"{one['peak_mb']:,}"]
         ratios = (f"{one[key]:.2f}" for key in ("rows_ratio", "cpu_ratio", "memory_ratio"))
         table.add_row(*numbers, *ratios)
-    Console().print(table)
+    show(table)
 
 
 if __name__ == "__main__":

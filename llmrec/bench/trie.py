@@ -20,7 +20,7 @@ from llmrec.bench._measure import interleave, ratio, summary, write
 from llmrec.decode.trie import Trie
 from llmrec.screen import show
 
-CODES, VOCABULARY = 256, 151_936
+CODES, LEVELS, VOCABULARY = 256, 3, 151_936
 TURN = 20
 """Steps a system takes in a row before the other's turn."""
 OPEN = """
@@ -104,10 +104,10 @@ def _in_turns(steps: Mapping[str, Callable[[], object]], repeats: int, what: str
 
 def _step(beams: int, repeats: int, items: int) -> dict[str, Any]:
     """Which tokens may follow: the trie's step, and a mask [beams, V] filled beam by beam, as in `generate`."""
-    sids = catalogue(items, 3)
-    trie = Trie.build(sids, [CODES] * 3)
+    sids = catalogue(items, LEVELS)
+    trie = Trie.build(sids, [CODES] * LEVELS)
     nodes, chosen = _prefixes(trie, sids, beams)
-    token_ids = torch.arange(3 * CODES) + VOCABULARY - 3 * CODES
+    token_ids = torch.arange(LEVELS * CODES) + VOCABULARY - LEVELS * CODES
     table: dict[tuple[int, ...], list[int]] = {}
     for a, b, c in sids.tolist():
         table.setdefault((a, b), []).append(int(token_ids[2 * CODES + c]))
@@ -133,8 +133,8 @@ def _growth(beams: int, repeats: int, items: int) -> dict[str, Any]:
     """The last step of 3 levels, where the catalogue's size tells most."""
     steps = {}
     for count in (items, 100 * items):
-        sids = catalogue(count, 3)
-        trie = Trie.build(sids, [CODES] * 3)
+        sids = catalogue(count, LEVELS)
+        trie = Trie.build(sids, [CODES] * LEVELS)
         nodes = _prefixes(trie, sids, beams)[0]
         steps[f"{count:,}"] = functools.partial(trie.expand, nodes, 2)
     seconds = _in_turns(steps, repeats, "a catalogue 100 times larger")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmrec.decode.trie import Trie
+from llmrec.decode.trie import Trie, item_paths
 from llmrec.errors import UserError
 
 TRIE = "catalogue/trie.safetensors"
@@ -72,18 +73,16 @@ class Catalogue:
         """Item id → its place in trie order."""
         return {item: place for place, item in enumerate(self.items)}
 
+    @cached_property
+    def tokens(self) -> torch.Tensor:
+        """SID tokens of each item, as the model's token ids, int64 [items, L] on the CPU."""
+        return self.token_ids.cpu()[item_paths(self.trie)]
+
     def item_tokens(self) -> dict[str, list[int]]:
         """Item id → its SID tokens, as the model's token ids."""
-        nodes = torch.zeros(1, dtype=torch.long)
-        tokens = torch.zeros((1, 0), dtype=torch.long)
-        for depth in range(self.length):
-            child, token, legal = self.trie.expand(nodes, depth)
-            parent = legal.nonzero()[:, 0]
-            tokens = torch.cat([tokens[parent], self.token_ids[token[legal]].unsqueeze(1)], dim=1)
-            nodes = child[legal]
-        return dict(zip(self.items, tokens.tolist(), strict=True))
+        return dict(zip(self.items, self.tokens.tolist(), strict=True))
 
-    def indices(self, items: list[str], what: str) -> list[int]:
+    def indices(self, items: Sequence[str], what: str) -> list[int]:
         """Places of items in trie order.
 
         Raises:

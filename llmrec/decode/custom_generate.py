@@ -9,6 +9,7 @@ import torch
 
 from llmrec.decode.scoring import PLAIN, Scoring
 from llmrec.decode.tree_engine import TreeEngine
+from llmrec.decode.trie import item_paths
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -38,6 +39,8 @@ def tree_generate(
         `GenerateBeamDecoderOnlyOutput` with `sequences_scores`. Where a user has fewer items, the row is
         padded and its score −inf.
     """
+    # One more row, reached by index −1: that of no item.
+    paths = torch.cat([item_paths(trie), torch.full((1, trie.length), -1)])
 
     def decode(
         model: PreTrainedModel,
@@ -57,7 +60,7 @@ def tree_generate(
         scores = torch.full((len(prompts), returned), -torch.inf)
         found = top.items.shape[1]
         items[:, :found], scores[:, :found] = torch.from_numpy(top.items), torch.from_numpy(top.scores)
-        tokens = _paths(trie)[items.flatten()]
+        tokens = paths[items.flatten()]
         answers = torch.where(tokens >= 0, token_ids.cpu()[tokens.clamp(min=0)], pad).to(input_ids.device)
         sequences = torch.cat([rows.repeat_interleave(returned, 0), answers], dim=1)
         if not generation_config.return_dict_in_generate:
@@ -69,18 +72,3 @@ def tree_generate(
         )
 
     return decode
-
-
-def _paths(trie: Trie | Overlay) -> torch.Tensor:
-    """Compact tokens of each item, int64 [items + 1, L]; the last row, of no item, is −1."""
-    paths = torch.full((trie.items + 1, trie.length), -1)
-    nodes = torch.zeros(1, dtype=torch.long)
-    tokens = torch.zeros((1, 0), dtype=torch.long)
-    trie = trie.to("cpu")
-    for depth in range(trie.length):
-        child, token, legal = trie.expand(nodes, depth)
-        parent, slot = legal.nonzero(as_tuple=True)
-        nodes = child[parent, slot]
-        tokens = torch.cat([tokens[parent], token[parent, slot].unsqueeze(1)], dim=1)
-    paths[trie.item(nodes)] = tokens
-    return paths

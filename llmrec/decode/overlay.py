@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,7 @@ class Overlay:
     low: torch.Tensor
     high: torch.Tensor
     fanout: tuple[int, ...]
-    added: int = field(default=0)
+    added: int
 
     @property
     def items(self) -> int:
@@ -127,18 +128,15 @@ def change(trie: Trie, added: npt.NDArray[np.integer], removed: Sequence[int] = 
     changes = Trie.build(np.asarray(added), trie.codes) if len(added) else None
     grafted = _graft(trie, changes, alive)
     counts = torch.from_numpy(np.concatenate([[0], np.cumsum(alive)]).astype(np.int32))
-    return Overlay(trie, gone, counts, *grafted, added=len(added))
+    return Overlay(trie, gone, counts, **grafted, added=len(added))
 
 
-def _graft(
-    trie: Trie, changes: Trie | None, alive: npt.NDArray[np.int32]
-) -> tuple[
-    torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, ...]
-]:
-    """Lay the trie of the added items over the base: (touched, first, child, token, low, high, fanout)."""
+def _graft(trie: Trie, changes: Trie | None, alive: npt.NDArray[np.int32]) -> dict[str, Any]:
+    """Lay the trie of the added items over the base: the overlay's `touched` to `fanout`."""
     if changes is None:
-        zero, none = torch.zeros(1, dtype=torch.long), torch.full((1,), -1)
-        return none, torch.zeros(2, dtype=torch.long), zero, zero, zero, zero, (0,) * trie.length
+        nothing = {name: torch.zeros(1, dtype=torch.long) for name in ("child", "token", "low", "high")}
+        none, empty = torch.full((1,), -1), torch.zeros(2, dtype=torch.long)
+        return {"touched": none, "first": empty, "fanout": (0,) * trie.length} | nothing
     place = torch.empty(changes.nodes, dtype=torch.long)
     place[ROOT] = ROOT
     fresh = torch.zeros(changes.nodes, dtype=torch.bool)
@@ -159,11 +157,7 @@ def _graft(
     return _tables(changes, place, fresh, parent)
 
 
-def _tables(
-    changes: Trie, place: torch.Tensor, fresh: torch.Tensor, parent: torch.Tensor
-) -> tuple[
-    torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, ...]
-]:
+def _tables(changes: Trie, place: torch.Tensor, fresh: torch.Tensor, parent: torch.Tensor) -> dict[str, Any]:
     touched, order = place.sort()
     new = fresh[1:].nonzero().squeeze(-1) + 1
     new = new[place[parent[new - 1]].argsort(stable=True)]
@@ -174,4 +168,5 @@ def _tables(
     fanout = tuple(int(count.max()) if len(count) else 0 for count in counts)
     child = torch.cat([place[new], torch.zeros(1, dtype=torch.long)])
     token = torch.cat([changes.token[new].long(), torch.zeros(1, dtype=torch.long)])
-    return touched, first, child, token, changes.low[order].long(), changes.high[order].long(), fanout
+    ranges = {"low": changes.low[order].long(), "high": changes.high[order].long()}
+    return {"touched": touched, "first": first, "child": child, "token": token, "fanout": fanout} | ranges

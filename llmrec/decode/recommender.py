@@ -14,7 +14,7 @@ import torch
 
 from llmrec.artifacts import run_folder
 from llmrec.collaborative.systems import BASELINES
-from llmrec.config import DecodeConfig
+from llmrec.config import BEAMS, DecodeConfig
 from llmrec.data.examples import load_interactions, training_histories
 from llmrec.decode import batches, candidates, generate, rerank
 from llmrec.decode.mask import ItemMask, item_mask
@@ -29,8 +29,6 @@ from llmrec.ids.load import load_codebooks
 if TYPE_CHECKING:
     from llmrec.decode.vllm_engine import VllmEngine
     from llmrec.models.checkpoint import Checkpoint
-
-WIDTH = 20
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class Recommender:
         Raises:
             UserError: an empty history or allow-list, or an item the run does not know.
         """
-        settings = DecodeConfig(width=max(k, WIDTH), k=k, mask_seen=mask_seen)
+        settings = DecodeConfig(width=max(k, BEAMS), k=k, mask_seen=mask_seen)
         top = self.rank([history], settings, None if allow is None else [allow], [deny])
         found = zip(top.items[0].tolist(), top.scores[0].tolist(), strict=True)
         return [
@@ -171,11 +169,9 @@ class Recommender:
             UserError: an empty history, or an item the run does not know.
         """
         prompts = self.run.prompts(histories)
-        tokens = self.run.catalogue.item_tokens()
-        rows = []
-        for row in items:
-            self.run.catalogue.indices(row, "candidates")
-            rows.append(np.array([tokens[item] for item in row], np.int64))
+        catalogue = self.run.catalogue
+        tokens = catalogue.tokens.numpy()
+        rows = [tokens[catalogue.indices(row, "candidates")] for row in items]
         found = candidates.score(self.checkpoint.model, prompts, rows, pad_id=self._pad)
         return [row.tolist() for row in found]
 

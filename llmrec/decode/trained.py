@@ -26,6 +26,7 @@ class TrainedRun:
     Attributes:
         folder: the run.
         name: the name its catalogue is registered under.
+        catalogue: its items and their trie.
         texts: item id → text fields.
         encoder: encodes histories as the model was trained on them.
         template: the prompt it asks with.
@@ -33,6 +34,7 @@ class TrainedRun:
 
     folder: Path
     name: str
+    catalogue: Catalogue
     texts: dict[str, dict[str, str]]
     encoder: PromptEncoder
     template: Template
@@ -57,17 +59,13 @@ class TrainedRun:
         texts = item_texts(load_items(folder).to_dicts())
         tokenizer = AutoTokenizer.from_pretrained(str(folder / BASE), trust_remote_code=False)
         encoder = PromptEncoder(tokenizer, texts, catalogue.item_tokens(), catalogue.prompts["history"])
-        return cls(folder, name, texts, encoder, Template.model_validate(catalogue.prompts["template"]))
+        template = Template.model_validate(catalogue.prompts["template"])
+        return cls(folder, name, catalogue, texts, encoder, template)
 
     @property
     def base(self) -> Path:
         """The folder `base/`."""
         return self.folder / BASE
-
-    @property
-    def catalogue(self) -> Catalogue:
-        """The run's items and their trie."""
-        return find(self.name)
 
     @cached_property
     def adapters(self) -> dict[str, Path]:

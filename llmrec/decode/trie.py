@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from llmrec.errors import UserError
+
+if TYPE_CHECKING:
+    from llmrec.decode.overlay import Overlay
 
 ROOT = 0
 _ARRAYS = ("first", "token", "low", "high")
@@ -184,6 +188,21 @@ class Trie:
         )
         if not right:
             raise UserError(f"{path}: a trie whose parts do not fit each other")
+
+
+def item_paths(trie: Trie | Overlay) -> torch.Tensor:
+    """Compact tokens of each item, int64 [items, L] on the CPU; −1 for an item that an overlay has removed."""
+    trie = trie.to("cpu")
+    paths = torch.full((trie.items, trie.length), -1)
+    nodes = torch.zeros(1, dtype=torch.long)
+    tokens = torch.zeros((1, 0), dtype=torch.long)
+    for depth in range(trie.length):
+        child, token, legal = trie.expand(nodes, depth)
+        parent, slot = legal.nonzero(as_tuple=True)
+        nodes = child[parent, slot]
+        tokens = torch.cat([tokens[parent], token[parent, slot].unsqueeze(1)], dim=1)
+    paths[trie.item(nodes)] = tokens
+    return paths
 
 
 def _int32(parts: list[npt.NDArray[np.int64]]) -> torch.Tensor:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from llmrec.decode.catalogues import Catalogue
 
-NAME = "llmrec.decode.vllm_processor:TrieLogitsProcessor"
 FREE, CLOSED = -1, -2
 """Owners of slots whose request is not ours, and of those that may only end."""
 _PLACEHOLDER = -1

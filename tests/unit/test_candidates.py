@@ -2,35 +2,17 @@
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from tiny_models import CODES, LEVELS, TEXT
 
 from llmrec.decode.candidates import score
 from llmrec.errors import UserError
 
-CODES, LEVELS, TEXT = 6, 3, 20
-SHAPE = {
-    "vocab_size": TEXT + LEVELS * CODES,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.3,
-}
 
-
-@pytest.fixture(scope="module", params=["qwen3", "llama", "qwen3 with LoRA"])
+@pytest.fixture(scope="module", params=tiny_models.KINDS)
 def model(request):
-    torch.manual_seed(0)
-    if request.param == "llama":
-        return LlamaForCausalLM(LlamaConfig(**SHAPE)).eval()
-    base = Qwen3ForCausalLM(Qwen3Config(**SHAPE))
-    if request.param == "qwen3":
-        return base.eval()
-    lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
-    return get_peft_model(base, lora).eval()
+    return tiny_models.build(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from tiny_models import CODES, LEVELS, TEXT
 
 from llmrec.decode import batches, generate
 from llmrec.decode.custom_generate import tree_generate
@@ -15,31 +15,14 @@ from llmrec.decode.tree_engine import TreeEngine
 from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
 
-CODES, LEVELS, WIDTH, TEXT = 6, 3, 12, 20
+WIDTH = 12
 TOKENS = [TEXT + level * CODES + np.arange(CODES) for level in range(LEVELS)]
 TOKEN_IDS = torch.from_numpy(np.concatenate(TOKENS))
-SHAPE = {
-    "vocab_size": TEXT + LEVELS * CODES,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.3,
-    "max_position_embeddings": 64,
-}
 
 
-@pytest.fixture(scope="module", params=["qwen3", "llama", "qwen3 with LoRA", "llama with LoRA"])
+@pytest.fixture(scope="module", params=tiny_models.KINDS)
 def model(request):
-    torch.manual_seed(0)
-    kind, config = (
-        (LlamaForCausalLM, LlamaConfig) if "llama" in request.param else (Qwen3ForCausalLM, Qwen3Config)
-    )
-    model = kind(config(**SHAPE))
-    if "LoRA" in request.param:
-        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
-    return model.eval()
+    return tiny_models.build(request.param)
 
 
 @pytest.fixture(scope="module")
