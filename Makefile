@@ -18,7 +18,7 @@ INDEX   = $(addprefix --extra-index-url ,$(TORCH_INDEX))
 UNWANTED := torchvision torchaudio torchcodec
 
 .DEFAULT_GOAL := help
-STAGES := data ids sft decode eval report
+STAGES := data collaborative ids sft decode eval report
 .PHONY: help setup setup-test quickstart $(STAGES) bench lint format test test-all clean
 
 help:        ; @grep -E '^# make' Makefile; echo "# targets: setup quickstart $(STAGES) bench lint format test test-all clean"

@@ -19,7 +19,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -49,6 +49,8 @@ class Stage:
         function: `module:function`, called with a `StageContext`; imported only when it runs.
         owns: folders replaced as a whole when the stage commits; other files it writes are merged in.
         external: `module:function` that lists files outside the run that it reads, or empty.
+        partly: of a stage in `reads`, `module:function` that lists the files a recipe makes this one read; a
+            stage that is not here is read as a whole.
     """
 
     name: str
@@ -58,6 +60,11 @@ class Stage:
     function: str
     owns: tuple[str, ...]
     external: str = ""
+    partly: Mapping[str, str] = field(default_factory=dict)
+
+    def files(self, name: str, recipe: Recipe) -> set[str] | None:
+        """Files of stage `name` that this one reads under a recipe; None for all of them."""
+        return set(_load(self.partly[name])(recipe)) if name in self.partly else None
 
 
 @dataclass(frozen=True)
@@ -159,7 +166,7 @@ def stage_key(stage: Stage, recipe: Recipe, run: Path) -> str:
         "version": stage.version,
         "seed": recipe.seed,
         "sections": {key: recipe.pick(key) for key in stage.sections},
-        "inputs": _inputs(stage, run),
+        "inputs": _inputs(stage, recipe, run),
         "external": sorted(_external(stage, recipe).values()),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -214,7 +221,7 @@ def _commit(stage: Stage, key: str, context: StageContext, seconds: float) -> No
         "version": stage.version,
         "seed": context.recipe.seed,
         "config": {section: context.recipe.pick(section) for section in stage.sections},
-        "inputs": _inputs(stage, run),
+        "inputs": _inputs(stage, context.recipe, run),
         "external": _external(stage, context.recipe),
         "outputs": outputs,
         "sizes": {str(p.relative_to(work)): p.stat().st_size for p in files},
@@ -295,10 +302,14 @@ def lock(run: Path) -> Iterator[None]:
         yield
 
 
-def _inputs(stage: Stage, run: Path) -> dict[str, str]:
-    """Paths in the run, and sha256, of all files that the stages it reads have written."""
-    manifests = (read_manifest(run, name) for name in stage.reads)
-    return {path: digest for found in manifests if found for path, digest in found["outputs"].items()}
+def _inputs(stage: Stage, recipe: Recipe, run: Path) -> dict[str, str]:
+    """Paths in the run, and sha256, of the files it reads that other stages have written."""
+    inputs: dict[str, str] = {}
+    for name in stage.reads:
+        manifest, wanted = read_manifest(run, name), stage.files(name, recipe)
+        outputs = manifest["outputs"] if manifest else {}
+        inputs |= {path: outputs[path] for path in outputs if wanted is None or path in wanted}
+    return inputs
 
 
 def _external(stage: Stage, recipe: Recipe) -> dict[str, str]:

@@ -23,6 +23,7 @@ from llmrec.errors import UserError
 
 STAGES = {
     "data": "Clean, filter and split the interactions.",
+    "collaborative": "Train the sequential models that serve as baselines and item vectors.",
     "ids": "Turn item texts (or your own vectors) into semantic IDs.",
     "sft": "Tune the language model on users' histories.",
     "decode": "Rank the catalogue for every user, constrained to real items.",
@@ -100,8 +101,24 @@ def _stage_command(stage: str) -> Callable[..., None]:
     return command
 
 
+def _ids(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="KIND,KIND", help="Fit these kinds and print their figures; keep no IDs."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Keep the figures of --compare here.")
+    ] = None,
+) -> None:
+    _call("commands.ids", "run", recipe, overrides or [], dry_run, compare, out)
+
+
 for _stage, _help in STAGES.items():
-    app.command(_stage, help=f"{_help} Runs what it needs first.")(_stage_command(_stage))
+    _command = _ids if _stage == "ids" else _stage_command(_stage)
+    app.command(_stage, help=f"{_help} Runs what it needs first.")(_command)
 
 
 @app.command()
@@ -139,12 +156,53 @@ def serve(
 
 
 @app.command()
+def items(
+    run: RunName,
+    add: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="New items: JSONL, CSV or Parquet with item_id, title, …"),
+    ] = None,
+    vectors: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Their own vectors, where the IDs were made from such."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Their image vectors, likewise.")
+    ] = None,
+    retire: Annotated[
+        str | None, typer.Option(metavar="ID,ID|FILE", help="Items that are no longer recommended.")
+    ] = None,
+) -> None:
+    """Add items to a trained run's catalogue, or retire some, without training."""
+    _call("commands.items", "run", run, add, vectors, images, retire)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Two or more runs.")],
     split: Annotated[str, typer.Option(help="valid or test.")] = "test",
 ) -> None:
     """Print the metrics of several runs side by side."""
     _call("commands.inspect", "compare", runs, split)
+
+
+@app.command()
+def export_index(
+    run: RunName,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files go.")],
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Else the run's name.")] = None,
+) -> None:
+    """Write a run's IDs, items and histories as LC-Rec, LETTER and MiniOneRec read them."""
+    _call("commands.ids", "export_index", run, folder, name)
+
+
+@app.command()
+def import_index(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Holds *.inter.json, *.item.json.")],
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="Where card and tables go.")],
+) -> None:
+    """Make a dataset of the files of LC-Rec, LETTER or MiniOneRec."""
+    _call("commands.ids", "import_index", folder, dest)
 
 
 @app.command()

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from llmrec.artifacts import read_json
-from llmrec.config import BaseConfig, Recipe
+from llmrec.collaborative.stage import LOSSES, needed
+from llmrec.config import BaseConfig, Recipe, SasrecConfig
 from llmrec.data.card import Card, load_card
 from llmrec.text.prompts import ItemField, Segment, Template, render, split_trunk
 from llmrec.train.samples import training_templates
@@ -31,10 +32,12 @@ FIELD_TOKENS = 12  # a title, a category path
 CHAT_TOKENS = 12
 ROWS_PER_SECOND = 1e6  # of the data stage
 LISTS_PER_SECOND = 1500  # evaluated, bootstrap included
-START_SECONDS = {"data": 1, "ids": 10, "sft": 20, "decode": 8, "eval": 3, "report": 4}
+SASREC_EPOCHS = {"bce": 60, "ce": 20}  # until validation stops them
+START_SECONDS = {"data": 1, "collaborative": 3, "ids": 10, "sft": 20, "decode": 8, "eval": 3, "report": 4}
 VALIDATIONS, STEPS_BETWEEN = 10, 25  # at most so many during a training, at least so many steps apart
 LIBRARIES_GB = 1.2
 TYPICAL_LAYERS = 24
+TYPICAL_LEVELS = 3
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,7 @@ class _Work:
         self.recipe, self.size = recipe, size
         self.shape = model_shape(recipe.base)
         self.history = min(recipe.data.history, size.interactions / size.users)
-        self.sid_tokens = recipe.ids.quantizer.levels + 1
+        self.sid_tokens = getattr(recipe.ids.quantizer, "levels", TYPICAL_LEVELS) + 1
         self.fields = item_fields(card)
         self.mix = training_templates(recipe.prompts, self.fields)
 
@@ -240,7 +243,9 @@ class _Work:
         if stage == "eval":
             return lists * (1 + len(recipe.eval.baselines)) / LISTS_PER_SECOND
         flops = 0.0
-        if stage == "ids" and recipe.ids.vectors is None:
+        if stage == "collaborative":
+            flops = sum(self.sasrec_flops(name) for name in needed(recipe))
+        elif stage == "ids" and recipe.ids.vectors is None:
             flops = size.items * ENCODED_TOKENS * 2 * ENCODER_PARAMETERS
         elif stage == "sft":
             per_token = 6 if recipe.sft.mode == "full" else 4
@@ -251,6 +256,15 @@ class _Work:
             tokens = sum(self.prompt_tokens(self.mix[0][0])) + recipe.decode.length * self.sid_tokens
             flops = lists * tokens * 2 * self.shape.parameters
         return flops / (matmul_rate() * REACHED)
+
+    def sasrec_flops(self, system: str) -> float:
+        """Training of a SASRec: its blocks, and the items that each target is scored against."""
+        config: SasrecConfig = getattr(self.recipe.collaborative, system)
+        loss = LOSSES[system]
+        scored = self.size.items if loss == "ce" else 2
+        per_target = 6 * config.dim * (scored + 6 * config.dim * config.layers)
+        targets = self.size.interactions - 3 * self.size.users
+        return max(targets, 0) * per_target * min(config.epochs, SASREC_EPOCHS[loss])
 
     def memory_gb(self) -> float:
         """Peak memory: libraries, weights, optimizer, activations of one batch, tables."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
 from llmrec import artifacts
 from llmrec.artifacts import Stage
+from llmrec.collaborative.stage import needed
 from llmrec.config import Recipe
 from llmrec.errors import UserError
 
@@ -23,13 +25,22 @@ STAGES = (
         external="llmrec.data.stage:external",
     ),
     Stage(
-        name="ids",
+        name="collaborative",
         version=1,
         reads=("data",),
+        sections=("collaborative",),
+        function="llmrec.collaborative.stage:run",
+        owns=("collaborative",),
+    ),
+    Stage(
+        name="ids",
+        version=1,
+        reads=("data", "collaborative"),
         sections=("ids",),
         function="llmrec.ids.stage:run",
         owns=("ids",),
         external="llmrec.ids.stage:external",
+        partly={"collaborative": "llmrec.collaborative.stage:files_for_ids"},
     ),
     Stage(
         name="sft",
@@ -43,18 +54,20 @@ STAGES = (
     Stage(
         name="decode",
         version=2,
-        reads=("data", "ids", "sft"),
+        reads=("data", "collaborative", "ids", "sft"),
         sections=("data.history", "decode"),
         function="llmrec.decode.stage:run",
         owns=("decode",),
+        partly={"collaborative": "llmrec.collaborative.stage:files_for_decode"},
     ),
     Stage(
         name="eval",
         version=1,
-        reads=("data", "ids", "decode"),
+        reads=("data", "collaborative", "ids", "decode"),
         sections=("data.history", "decode.splits", "decode.users", "decode.mask_seen", "eval"),
         function="llmrec.evaluate.stage:run",
         owns=("eval",),
+        partly={"collaborative": "llmrec.collaborative.stage:files_for_eval"},
     ),
     Stage(
         name="report",
@@ -66,6 +79,20 @@ STAGES = (
     ),
 )
 NAMES = tuple(stage.name for stage in STAGES)
+
+
+def stages_of(recipe: Recipe, until: str = "report") -> tuple[Stage, ...]:
+    """The stages that lead to `until` under a recipe, in order; what none of them reads is left out.
+
+    The stage collaborative depends on the settings of what it trains, and on no others.
+    """
+    trained = tuple(f"collaborative.{name}" for name in needed(recipe))
+    wanted, road = {until}, []
+    for stage in reversed(STAGES):
+        if stage.name in wanted:
+            wanted |= {name for name in stage.reads if stage.files(name, recipe) != set()}
+            road.append(replace(stage, sections=trained) if stage.name == "collaborative" else stage)
+    return tuple(reversed(road))
 
 
 def execute(
@@ -90,7 +117,7 @@ def execute(
     with artifacts.lock(run):
         with artifacts.atomic_write(run / "recipe.yaml") as partial:
             partial.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "utf-8")
-        for stage in STAGES[: NAMES.index(until) + 1]:
+        for stage in stages_of(recipe, until):
             announce(stage.name, "running")
             ran = artifacts.run_stage(stage, recipe, run)
             announce(stage.name, "done" if ran else "skipped")
@@ -99,8 +126,8 @@ def execute(
 def pending(recipe: Recipe, run: Path, until: str = "report") -> list[str]:
     """Stages that `execute` would run. Once one is pending, all that read its files are taken to be."""
     waiting: list[str] = []
-    for stage in STAGES[: NAMES.index(until) + 1]:
-        stale = any(name in waiting for name in stage.reads)
+    for stage in stages_of(recipe, until):
+        stale = any(name in waiting and stage.files(name, recipe) != set() for name in stage.reads)
         if stale or not artifacts.would_skip(stage, recipe, run):
             waiting.append(stage.name)
     return waiting

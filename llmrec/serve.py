@@ -157,7 +157,8 @@ async def recommend(
     prompts = served.prompts([request.history])
     allow, deny = served.lists([request.history], request.mask_seen, [request.allow], [request.deny])
     allowed = None if allow is None else allow[0]
-    left = len(set(range(len(catalogue.items)) if allowed is None else allowed) - set(deny[0]))
+    denied = set(deny[0])
+    left = catalogue.count - len(denied) if allowed is None else len(set(allowed) - denied)
     if not left:
         raise UserError("no item is left to recommend: every allowed item is denied or in the history")
     check_lengths(prompts, catalogue.length, client.vllm_config.model_config.max_model_len)

@@ -53,9 +53,9 @@ def _show_plan(recipe: Recipe, folder: Path, until: str) -> None:
     waiting = pipeline.pending(recipe, folder, until)
     plan = estimate.plan(recipe, folder, waiting)
     print(f"{recipe.name} → {folder}")
-    for stage in pipeline.NAMES[: pipeline.NAMES.index(until) + 1]:
+    for stage in (stage.name for stage in pipeline.stages_of(recipe, until)):
         state = f"pending   {estimate.duration(plan.seconds[stage])}" if stage in waiting else "done"
-        print(f"  {stage:<8} {state}")
+        print(f"  {stage:<13} {state}")
     print("\n".join([plan.summary(), *plan.shortages(folder)]))
 
 
@@ -78,7 +78,7 @@ class _Announcer:
 
     def _say(self, stage: str, text: str) -> None:
         number = pipeline.NAMES.index(stage) + 1
-        print(f"[{number}/{len(pipeline.NAMES)}] {stage:<7} {text}", file=sys.stderr, flush=True)
+        print(f"[{number}/{len(pipeline.NAMES)}] {stage:<13} {text}", file=sys.stderr, flush=True)
 
 
 def _show_results(folder: Path, until: str) -> None:

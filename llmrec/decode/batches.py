@@ -33,9 +33,9 @@ class Cost:
     per_beam: int
     per_query: int
 
-    def users(self, longest: int, width: int, levels: int, budget: int) -> int:
-        """How many users with prompts of at most `longest` tokens fit the budget; at least 1."""
-        row = longest + width * (levels - 1)
+    def users(self, longest: int, width: int, room: int, budget: int) -> int:
+        """How many users with prompts of at most `longest` tokens, and `room` for beams, fit the budget."""
+        row = longest + room
         bytes_ = (
             row * self.per_token + max(longest, width) * self.per_query + width * (self.per_beam + 8 * row)
         )
@@ -148,10 +148,10 @@ class _Runner:
             self.exact[group] = top.exact
 
     def _groups(self, users: list[int], width: int) -> Iterator[list[int]]:
-        levels = self.engine.trie.length
+        room = self.engine.room(width)
         groups = batches(
             [len(self.prompts[user]) for user in users],
-            lambda longest: self.cost.users(longest, width, levels, self.budget),
+            lambda longest: self.cost.users(longest, width, room, self.budget),
         )
         word = "decoding" if width == self.k else f"decoding, {width} beams"
         with tqdm(total=len(users), desc=word, unit=" users", leave=False, disable=len(groups) < 2) as bar:

@@ -1,7 +1,7 @@
 """Scores of given candidates: a user's prompt is the trunk of a token tree, they are its branches.
 
 A prefix that several candidates share is computed once, and the prompt is computed once for all of them. The
-last token of a semantic ID is only ever looked up in a distribution, so it is no input.
+last token of a semantic ID is only ever looked up in a distribution, so it is no input; pads behind it are neither.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def score(
     Args:
         model: a causal language model in eval mode (Llama or Qwen type, with or without adapter).
         prompts: U token-id lists.
-        candidates: for each user, int [n, L]: the token ids of candidates' semantic IDs, in any order and
-            repeated as one likes; n may be 0.
+        candidates: for each user, int [n, L]: the token ids of candidates' semantic IDs, −1 behind the end of a
+            shorter one (none is the beginning of another), in any order and repeated as one likes; n may be 0.
         batch_tokens: padded tokens a batch may hold (more only where a prompt takes over half of it); a larger
             tree is cut in several, each with the prompt.
         pad_id: any valid token id.
@@ -83,7 +83,7 @@ class _Branches:
         tree: the prompt, then the candidates' prefixes.
         trunk: length of the prompt; from its last token on, every position is read.
         at: int64 [n, L], the position at which a token's probability is read, counted from `trunk - 1`.
-        token: int64 [n, L].
+        token: int64 [n, L]; −1 for a pad, whose probability is 1.
     """
 
     user: int
@@ -107,7 +107,7 @@ def _grow(
         return
     begins = np.ones(rows.shape, bool)  # where a row, read in order, leaves the prefixes of the row before it
     begins[1:] = np.logical_or.accumulate(rows[1:] != rows[:-1], axis=1)
-    begins = begins[:, :-1]
+    begins = begins[:, :-1] & (rows[:, 1:] >= 0)
     room = max(limit - len(prompt), limit // 2)
     if np.count_nonzero(begins) > room and count > 1:
         middle = count // 2
@@ -146,7 +146,8 @@ def _sums(model: PreTrainedModel, group: Sequence[_Branches], pad_id: int) -> li
     offsets = np.cumsum([0, *map(len, read)])
     at = np.concatenate([(piece.at + offset).ravel() for piece, offset in zip(group, offsets, strict=False)])
     token = np.concatenate([piece.token.ravel() for piece in group])
-    found = _log_probs(model.get_output_embeddings(), torch.cat(read), at, token)
+    found = _log_probs(model.get_output_embeddings(), torch.cat(read), at, token.clip(min=0))
+    found[token < 0] = 0
     cuts = np.cumsum([piece.at.size for piece in group])[:-1]
     parts = np.split(found, cuts)
     return [part.reshape(piece.at.shape).sum(1) for part, piece in zip(parts, group, strict=True)]
@@ -175,5 +176,6 @@ def _check(user: int, rows: npt.NDArray[np.integer], vocabulary: int) -> None:
             f"candidates of prompt {user} have shape {rows.shape} and type {rows.dtype}: "
             "give integers, one row of token ids a candidate"
         )
-    if rows.min() < 0 or rows.max() >= vocabulary:
+    inside = (rows[:, :-1] < 0) & (rows[:, 1:] >= 0)
+    if rows.min() < -1 or rows[:, 0].min() < 0 or inside.any() or rows.max() >= vocabulary:
         raise UserError(f"candidates of prompt {user} hold token ids outside the vocabulary of {vocabulary}")

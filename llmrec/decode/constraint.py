@@ -68,7 +68,7 @@ def read_request(extra: Mapping[str, Any] | None) -> Request | None:
     denied = _items(asked, "llmrec_deny", catalogue)
     hidden = np.unique(np.asarray(denied or [], np.int64))
     if allowed is None:
-        if len(hidden) == len(catalogue.items):
+        if len(hidden) == catalogue.count:
             raise UserError("llmrec_deny: names every item of the catalogue, so none is left")
         return Request(catalogue, depth, hidden, allow=False)
     left = np.setdiff1d(np.asarray(allowed, np.int64), hidden)
@@ -134,8 +134,8 @@ def constrain(
 ) -> torch.Tensor:
     """Turn logits into log-probabilities of the full vocabulary for legal tokens, −inf for all others.
 
-    Legal are the tokens that lead to an allowed item; after a whole semantic ID, and where nothing is legal,
-    the end token alone.
+    Legal are the tokens that lead to an allowed item; after a whole semantic ID (of a textual one, its end
+    marker), and where nothing is legal, the end token alone.
 
     Args:
         logits: float32 [R, V], changed in place.
@@ -148,16 +148,18 @@ def constrain(
     """
     nodes, inside = walk(catalogue, prefixes)
     child, token, legal = catalogue.trie.expand(nodes)
-    legal &= inside.unsqueeze(-1)
+    ids, end = catalogue.token_ids[token], prefixes.end.unsqueeze(-1)
+    pads = legal & (ids < 0)
+    legal &= inside.unsqueeze(-1) & ~pads
     if lists is not None:
         legal &= lists.open(catalogue.trie, child)
-    ids, end = catalogue.token_ids[token], prefixes.end.unsqueeze(-1)
+    ids = ids.clamp(min=0)
     total = log_normaliser(logits).unsqueeze(-1)
     scores = logits.gather(1, ids) - total
     # A logit that is not finite (another processor's mask, an overflow) is no way on.
     scores.masked_fill_(~(legal & scores.isfinite()), -torch.inf)
     stuck = (scores == -torch.inf).all(-1, keepdim=True)
-    whole = (inside & (prefixes.count == catalogue.length)).unsqueeze(-1)
+    whole = (inside & ((prefixes.count == catalogue.length) | pads.any(-1))).unsqueeze(-1)
     ending = logits.gather(1, end) - total
     ending = torch.where(whole & ending.isfinite(), ending, 0.0).masked_fill_(~stuck, -torch.inf)
     logits.fill_(-torch.inf)
@@ -173,7 +175,8 @@ def walk(catalogue: Catalogue, prefixes: Prefixes) -> tuple[torch.Tensor, torch.
     for depth in range(catalogue.length):
         further = inside & (prefixes.count > depth)
         child, token, legal = catalogue.trie.expand(nodes, depth)
-        hit = legal & (catalogue.token_ids[token] == prefixes.tokens[:, depth, None])
+        ids = catalogue.token_ids[token]
+        hit = legal & (ids >= 0) & (ids == prefixes.tokens[:, depth, None])
         step = child.gather(1, hit.long().argmax(1, keepdim=True)).squeeze(1)
         inside = inside & (hit.any(1) | ~further)
         nodes = torch.where(further, step, nodes)

@@ -31,13 +31,14 @@ def tree_generate(
 
     Args:
         trie: the catalogue, on the model's device.
-        token_ids: int64 [codes of all levels], the model's id of each compact token, on the model's device.
+        token_ids: int64 [codes of all levels], the model's id of each compact token, −1 for a pad, on the
+            model's device.
         scoring: how a step down the trie is scored.
 
     Returns:
         A callable that returns what beam search would: int64 [users × returned, prompt + L], or
-        `GenerateBeamDecoderOnlyOutput` with `sequences_scores`. Where a user has fewer items, the row is
-        padded and its score −inf.
+        `GenerateBeamDecoderOnlyOutput` with `sequences_scores`. A shorter (textual) ID is padded; where a user
+        has fewer items, the whole row is, and its score −inf.
     """
     # One more row, reached by index −1: that of no item.
     paths = torch.cat([item_paths(trie), torch.full((1, trie.length), -1)])
@@ -61,7 +62,8 @@ def tree_generate(
         found = top.items.shape[1]
         items[:, :found], scores[:, :found] = torch.from_numpy(top.items), torch.from_numpy(top.scores)
         tokens = paths[items.flatten()]
-        answers = torch.where(tokens >= 0, token_ids.cpu()[tokens.clamp(min=0)], pad).to(input_ids.device)
+        answers = torch.where(tokens >= 0, token_ids.cpu()[tokens.clamp(min=0)], pad)
+        answers = answers.where(answers >= 0, pad).to(input_ids.device)
         sequences = torch.cat([rows.repeat_interleave(returned, 0), answers], dim=1)
         if not generation_config.return_dict_in_generate:
             return sequences

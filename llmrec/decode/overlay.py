@@ -32,7 +32,7 @@ class Overlay:
         token: int64 [C], the compact tokens that lead there.
         low: int64 [K]; added items under touched node k are `low[k] : high[k]`.
         high: int64 [K].
-        fanout: the most new children of a node, per depth.
+        grown: the most new children of a node, per depth.
         added: number of added items.
     """
 
@@ -45,7 +45,7 @@ class Overlay:
     token: torch.Tensor
     low: torch.Tensor
     high: torch.Tensor
-    fanout: tuple[int, ...]
+    grown: tuple[int, ...]
     added: int
 
     @property
@@ -58,6 +58,11 @@ class Overlay:
         """Levels of a semantic ID."""
         return self.base.length
 
+    @property
+    def fanout(self) -> tuple[int, ...]:
+        """A bound of a node's children, per depth."""
+        return tuple(old + new for old, new in zip(self.base.fanout, self.grown, strict=True))
+
     def expand(
         self, nodes: torch.Tensor, depth: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -65,11 +70,11 @@ class Overlay:
         old = nodes < self.base.nodes
         child, token, legal = self.base.expand(torch.where(old, nodes, self.base.nodes - 1), depth)
         legal = legal & old.unsqueeze(-1) & (self.count(child) > 0)
-        fanout = max(self.fanout) if depth is None else self.fanout[depth]
+        grown = max(self.grown) if depth is None else self.grown[depth]
         row, hit = self._find(nodes)
         begin = self.first[row].unsqueeze(-1)
         count = torch.where(hit, self.first[row + 1] - self.first[row], 0).unsqueeze(-1)
-        slot = torch.arange(fanout, device=nodes.device)
+        slot = torch.arange(grown, device=nodes.device)
         new = slot < count
         index = torch.where(new, begin + slot, 0)
         extra = (self.child[index], self.token[index], new)
@@ -98,7 +103,7 @@ class Overlay:
         """The same overlay on a device."""
         names = ("alive", "touched", "first", "child", "token", "low", "high")
         arrays = {name: getattr(self, name).to(device) for name in names}
-        return Overlay(self.base.to(device), self.removed, **arrays, fanout=self.fanout, added=self.added)
+        return Overlay(self.base.to(device), self.removed, **arrays, grown=self.grown, added=self.added)
 
     def _find(self, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows of `touched`, and whether the nodes are there."""
@@ -132,11 +137,11 @@ def change(trie: Trie, added: npt.NDArray[np.integer], removed: Sequence[int] = 
 
 
 def _graft(trie: Trie, changes: Trie | None, alive: npt.NDArray[np.int32]) -> dict[str, Any]:
-    """Lay the trie of the added items over the base: the overlay's `touched` to `fanout`."""
+    """Lay the trie of the added items over the base: the overlay's `touched` to `grown`."""
     if changes is None:
         nothing = {name: torch.zeros(1, dtype=torch.long) for name in ("child", "token", "low", "high")}
         none, empty = torch.full((1,), -1), torch.zeros(2, dtype=torch.long)
-        return {"touched": none, "first": empty, "fanout": (0,) * trie.length} | nothing
+        return {"touched": none, "first": empty, "grown": (0,) * trie.length} | nothing
     place = torch.empty(changes.nodes, dtype=torch.long)
     place[ROOT] = ROOT
     fresh = torch.zeros(changes.nodes, dtype=torch.bool)
@@ -165,8 +170,8 @@ def _tables(changes: Trie, place: torch.Tensor, fresh: torch.Tensor, parent: tor
     first = torch.searchsorted(owner, torch.cat([touched, touched[-1:] + 1]))
     depth = torch.bucketize(parent[new - 1], torch.tensor(changes.starts[1:-1]), right=True)
     counts = [owner[depth == d].unique(return_counts=True)[1] for d in range(changes.length)]
-    fanout = tuple(int(count.max()) if len(count) else 0 for count in counts)
+    grown = tuple(int(count.max()) if len(count) else 0 for count in counts)
     child = torch.cat([place[new], torch.zeros(1, dtype=torch.long)])
     token = torch.cat([changes.token[new].long(), torch.zeros(1, dtype=torch.long)])
     ranges = {"low": changes.low[order].long(), "high": changes.high[order].long()}
-    return {"touched": touched, "first": first, "child": child, "token": token, "fanout": fanout} | ranges
+    return {"touched": touched, "first": first, "child": child, "token": token, "grown": grown} | ranges

@@ -13,20 +13,22 @@ import polars as pl
 import torch
 
 from llmrec.artifacts import run_folder
-from llmrec.collaborative.systems import BASELINES
+from llmrec.collaborative import systems
 from llmrec.config import BEAMS, DecodeConfig
-from llmrec.data.examples import load_interactions, training_histories
+from llmrec.data.examples import load_interactions
 from llmrec.decode import batches, candidates, generate, rerank
+from llmrec.decode.catalogues import find
 from llmrec.decode.mask import ItemMask, item_mask
+from llmrec.decode.overlay import Overlay
 from llmrec.decode.prior import CollaborativePrior
 from llmrec.decode.scoring import Scoring
 from llmrec.decode.trained import TrainedRun
 from llmrec.decode.tree_engine import TopK, TreeEngine
-from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
 from llmrec.ids.load import load_codebooks
 
 if TYPE_CHECKING:
+    from llmrec.decode.trie import Trie
     from llmrec.decode.vllm_engine import VllmEngine
     from llmrec.models.checkpoint import Checkpoint
 
@@ -59,18 +61,21 @@ class Recommender:
         self._engine: VllmEngine | None = None
 
     @classmethod
-    def load(cls, run: str | Path, model: str | None = None, device: str = "auto") -> Recommender:
+    def load(
+        cls, run: str | Path, model: str | None = None, device: str = "auto", as_trained: bool = False
+    ) -> Recommender:
         """Open a finished run; its weights are read when they are first needed.
 
         Args:
             run: name of a run, or its folder.
             model: `base`, or an adapter's folder; None for the run's best.
             device: `auto` takes a GPU where there is one.
+            as_trained: leave out what has changed in its catalogue since training (`llmrec items`).
 
         Raises:
             UserError: no such run, its sft stage is not done, or it has no such model.
         """
-        return cls(TrainedRun.load(run), model, device)
+        return cls(TrainedRun.load(run, as_trained), model, device)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -88,7 +93,7 @@ class Recommender:
 
     @property
     def items(self) -> list[str]:
-        """Item ids in trie order."""
+        """Item ids in trie order; added ones behind, retired ones included."""
         return self.run.catalogue.items
 
     def recommend(
@@ -170,13 +175,12 @@ class Recommender:
         """
         prompts = self.run.prompts(histories)
         catalogue = self.run.catalogue
-        tokens = catalogue.tokens.numpy()
-        rows = [tokens[catalogue.indices(row, "candidates")] for row in items]
+        rows = [catalogue.tokens_of(row, "candidates").numpy() for row in items]
         found = candidates.score(self.checkpoint.model, prompts, rows, pad_id=self._pad)
         return [row.tolist() for row in found]
 
     @cached_property
-    def _trie(self) -> Trie:
+    def _trie(self) -> Trie | Overlay:
         return self.run.catalogue.trie.to(self.checkpoint.model.device)
 
     @property
@@ -185,6 +189,11 @@ class Recommender:
 
     def _vllm(self, settings: DecodeConfig) -> VllmEngine:
         """vLLM, started at the first call."""
+        if self.run.as_trained and isinstance(find(self.run.name).trie, Overlay):
+            raise UserError(
+                "decode.engine=vllm: this run's catalogue has changed since training (llmrec items); "
+                f"evaluate it with decode.engine=tree, or move {self.run.folder / 'catalogue'} away"
+            )
         if self._engine is None:
             from llmrec.decode.vllm_engine import VllmEngine
 
@@ -224,7 +233,7 @@ class Recommender:
         """Makes the prior of some of the users from a collaborative model of the training interactions."""
         if settings.prior is None:
             return None
-        model = BASELINES[settings.prior.system].fit(training_histories(self.run.folder), self.items)
+        model = systems.load_baseline(self.run.folder, settings.prior.system, self.items)
         last = [list(history[-self.run.encoder.history :]) for history in histories]
 
         def of(users: list[int]) -> CollaborativePrior:
@@ -235,7 +244,12 @@ class Recommender:
 
     def _vectors(self) -> np.ndarray:
         """Items as their codebooks see them, float32 [items, d]: the sum of their codes' centroids."""
-        sids, codebooks = self.checkpoint.sids, load_codebooks(self.run.folder)
+        sids, codebooks = self.run.catalogue.sids, load_codebooks(self.run.folder)
+        if codebooks is None:
+            raise UserError(
+                "decode.mmr: this run's semantic IDs have no codebooks to compare items by; "
+                "leave mmr out, or make the IDs from vectors (ids.quantizer.kind)"
+            )
         return np.sum([book[sids[:, level]] for level, book in enumerate(codebooks)], axis=0)
 
     def _generate(
@@ -246,13 +260,16 @@ class Recommender:
         denied: list[list[int]],
     ) -> TopK:
         """The oracle's lists; what is not allowed is denied to it."""
+        catalogue = self.run.catalogue
+        retired = [catalogue.index[item] for item in catalogue.retired if item in catalogue.index]
+        denied = [row + retired for row in denied]
         for user, row in enumerate(allowed or []):
             if row is not None:
                 denied[user] = denied[user] + sorted(set(range(len(self.items))) - set(row))
         checkpoint = self.checkpoint
         return generate.search(
             checkpoint.model,
-            checkpoint.sids,
+            catalogue.sids,
             checkpoint.vocabulary.token_ids,
             prompts,
             int(settings.width),

@@ -1,7 +1,7 @@
 """Beam search over a trie as rounds of questions, one a level, for an engine that only answers requests.
 
 No I/O here: a driver sends the questions of a level wherever it likes, hands the answers back, and asks for the
-next level's. The lists are those of the tree engine.
+next level's. The lists are those of the tree engine. A textual ID that has ended is asked nothing more.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from llmrec.decode.mask import ItemMask
 from llmrec.decode.tree_engine import TopK
 from llmrec.decode.trie import ROOT
 from llmrec.errors import UserError
+
+_ENDED = {-1: 0.0}
+"""The answer of a beam that only a pad may follow."""
 
 
 @dataclass(frozen=True)
@@ -63,23 +66,25 @@ class Rounds:
         self._nodes = np.full(len(users), ROOT)
         self._tokens = np.zeros((len(users), 0), np.int64)
         self._scores = np.zeros(len(users), np.float32)
+        self._asked = np.ones(len(users), bool)
 
     def questions(self) -> list[Question]:
-        """This level's questions, one a beam; none once the search is over."""
+        """This level's questions, one a beam that has not ended; none once the search is over."""
         trie = self._catalogue.trie
         if self._depth == trie.length:
             return []
         count = min(self._width, trie.fanout[self._depth])
-        low, high = (part.tolist() for part in trie.spans(torch.from_numpy(self._nodes))[0])
+        asked = self._asked
+        spans = [torch.stack(span, -1).tolist() for span in trie.spans(torch.from_numpy(self._nodes[asked]))]
         return [
             Question(
                 [*self._prompts[user], *prefix],
                 {"llmrec_catalogue": self._name, "llmrec_depth": self._depth}
-                | self._lists.keys(user, low[beam], high[beam]),
+                | self._lists.keys(user, [span[beam] for span in spans]),
                 count,
             )
             for beam, (user, prefix) in enumerate(
-                zip(self._users.tolist(), self._tokens.tolist(), strict=True)
+                zip(self._users[asked].tolist(), self._tokens[asked].tolist(), strict=True)
             )
         ]
 
@@ -90,6 +95,13 @@ class Rounds:
             answers: for each question of this level, token id → log-probability; tokens that lead to no
                 item are passed over.
         """
+        given = iter(answers)
+        self._grow([next(given) if asked else _ENDED for asked in self._asked])
+        while len(self._asked) and not self._asked.any() and self._depth < self._catalogue.length:
+            self._grow([_ENDED] * len(self._asked))
+
+    def _grow(self, answers: Sequence[Mapping[int, float]]) -> None:
+        """Keep the best children, given an answer a beam."""
         beams, nodes, tokens, steps = self._children(answers)
         scores = self._scores[beams] + steps
         order = np.lexsort((nodes, beams, -scores, self._users[beams]))
@@ -99,6 +111,7 @@ class Rounds:
         self._users, self._nodes, self._scores = self._users[beams][kept], nodes[kept], scores[kept]
         self._tokens = np.concatenate([self._tokens[beams[kept]], tokens[kept, None]], axis=1)
         self._depth += 1
+        self._asked = self._growing()
 
     def top(self) -> TopK:
         """The lists, once there are no more questions: items and scores [U, width]."""
@@ -108,6 +121,15 @@ class Rounds:
         found = self._catalogue.trie.item(torch.from_numpy(self._nodes)).numpy()
         items[self._users, rank], scores[self._users, rank] = found, self._scores
         return TopK(items, scores)
+
+    def _growing(self) -> npt.NDArray[np.bool_]:
+        """Which beams something other than a pad may follow."""
+        trie, ids = self._catalogue.trie, self._catalogue.token_ids
+        if self._depth == trie.length:
+            return np.zeros(len(self._nodes), bool)
+        _, compact, legal = trie.expand(torch.from_numpy(self._nodes), self._depth)
+        growing: npt.NDArray[np.bool_] = (legal & (ids[compact] >= 0)).any(1).numpy()
+        return growing
 
     def _children(
         self, answers: Sequence[Mapping[int, float]]
@@ -119,7 +141,7 @@ class Rounds:
         steps = np.fromiter((step for answer in answers for step in answer.values()), np.float32, total)
         child, compact, legal = self._catalogue.trie.expand(torch.from_numpy(self._nodes), self._depth)
         ids = self._catalogue.token_ids
-        stride = int(max(ids.max(), tokens.max(initial=0))) + 1
+        stride = int(max(ids.max(), tokens.max(initial=0))) + 2  # from the pad's −1 on
         keys = (torch.arange(len(child)).unsqueeze(1) * stride + ids[compact])[legal].numpy()
         order = np.argsort(keys)
         wanted = beams * stride + tokens
@@ -133,24 +155,24 @@ class _Lists:
     """Allow- and deny-lists, cut down to what lies under a prefix: the rest cannot matter there."""
 
     def __init__(self, mask: ItemMask | None, catalogue: Catalogue) -> None:
-        self._names, self._total = catalogue.items, len(catalogue.items)
+        self._names, self._count = catalogue.items, catalogue.count
         rows: list[npt.NDArray[np.int64]] = [] if mask is None else list(mask.lists.cpu().numpy())
-        self._rows = [row[: np.searchsorted(row, self._total)] for row in rows]
+        self._rows = [row[: np.searchsorted(row, len(self._names))] for row in rows]
         self._allow = [] if mask is None else mask.allow.flatten().tolist()
 
     def leave_any(self, user: int) -> bool:
         """Whether a user may be given any item."""
         if not self._rows:
             return True
-        return len(self._rows[user]) > 0 if self._allow[user] else len(self._rows[user]) < self._total
+        return len(self._rows[user]) > 0 if self._allow[user] else len(self._rows[user]) < self._count
 
-    def keys(self, user: int, low: int, high: int) -> dict[str, list[str]]:
-        """The keys of a request whose prefix holds the items `low : high`."""
+    def keys(self, user: int, spans: Sequence[Sequence[int]]) -> dict[str, list[str]]:
+        """The keys of a request whose prefix holds these ranges of items."""
         if not self._rows:
             return {}
         row = self._rows[user]
-        begin, end = np.searchsorted(row, [low, high])
-        if begin == end and not self._allow[user]:
+        listed = np.concatenate([row[slice(*np.searchsorted(row, span))] for span in spans])
+        if not len(listed) and not self._allow[user]:
             return {}
         key = "llmrec_allow" if self._allow[user] else "llmrec_deny"
-        return {key: [self._names[item] for item in row[begin:end].tolist()]}
+        return {key: [self._names[item] for item in listed.tolist()]}

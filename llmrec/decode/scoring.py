@@ -36,13 +36,13 @@ class Scoring:
         token: torch.Tensor,
         legal: torch.Tensor,
     ) -> torch.Tensor:
-        """Log-probability of each child after its prefix.
+        """Log-probability of each child after its prefix; 0 for a pad, whatever the model says.
 
         Args:
             depth: depth of the prefixes.
             logits: float [U, B, V].
             child: int64 [U, B, F], nodes below them.
-            token: int64 [U, B, F], model token ids that lead there.
+            token: int64 [U, B, F], model token ids that lead there; −1 for a pad, which is an only child.
             legal: bool [U, B, F], which slots are children that may be taken.
 
         Returns:
@@ -50,13 +50,14 @@ class Scoring:
         """
         if self.temperature:
             logits = logits.float() / self.temperature[depth]
-        score = logits.gather(-1, token).float()
+        score = logits.gather(-1, token.clamp(min=0)).float()
         score = score.masked_fill_(~legal, -torch.inf)
         if self.normalise == "vocabulary":
             score -= log_normaliser(logits).unsqueeze(-1)
         else:
             total = score.logsumexp(-1, keepdim=True)
             score -= total.masked_fill(total.isneginf(), 0.0)
+        score = score.masked_fill(legal & (token < 0), 0.0)
         if self.prior is not None:
             prior = self.prior.log_prob(child, legal)
             score = self.model_weight * score + (1 - self.model_weight) * prior

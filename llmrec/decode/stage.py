@@ -18,7 +18,7 @@ SYSTEM = "sft"
 def run(ctx: StageContext) -> None:
     """Write `decode/sft-<split>.parquet` for each split of the recipe, and `decode/report.json`."""
     decode = ctx.recipe.decode
-    recommender = Recommender.load(ctx.run, device=decode.device)
+    recommender = Recommender.load(ctx.run, device=decode.device, as_trained=True)
     report: dict[str, Any] = {
         "engine": decode.engine,
         "width": decode.width,

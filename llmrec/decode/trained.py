@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmrec.artifacts import run_folder
 from llmrec.data.examples import load_items
-from llmrec.decode.catalogues import Catalogue, find, register
+from llmrec.decode.catalogues import Catalogue, register, reopen
 from llmrec.errors import UserError
 from llmrec.models.lora import WEIGHTS
 from llmrec.text.encode import PromptEncoder, item_texts
@@ -30,6 +30,7 @@ class TrainedRun:
         texts: item id → text fields.
         encoder: encodes histories as the model was trained on them.
         template: the prompt it asks with.
+        as_trained: whether what has changed in the catalogue since training is left out.
     """
 
     folder: Path
@@ -38,13 +39,15 @@ class TrainedRun:
     texts: dict[str, dict[str, str]]
     encoder: PromptEncoder
     template: Template
+    as_trained: bool = False
 
     @classmethod
-    def load(cls, run: str | Path) -> TrainedRun:
+    def load(cls, run: str | Path, as_trained: bool = False) -> TrainedRun:
         """Read a finished run.
 
         Args:
             run: name of a run, or its folder.
+            as_trained: leave out what has changed in its catalogue since training.
 
         Raises:
             UserError: no such run, its sft stage is not done, or files of `base/` that are missing or broken.
@@ -55,12 +58,14 @@ class TrainedRun:
         if not (folder / "sft" / "manifest.json").is_file():
             raise UserError(f"{folder}: no finished sft stage there; run `llmrec sft RECIPE` first")
         name = register(folder / BASE)
-        catalogue = find(name)
+        catalogue = Catalogue.load(folder / BASE, as_trained) if as_trained else reopen(name)
         texts = item_texts(load_items(folder).to_dicts())
+        if catalogue.added is not None:
+            texts |= item_texts(catalogue.added.to_dicts())
         tokenizer = AutoTokenizer.from_pretrained(str(folder / BASE), trust_remote_code=False)
         encoder = PromptEncoder(tokenizer, texts, catalogue.item_tokens(), catalogue.prompts["history"])
         template = Template.model_validate(catalogue.prompts["template"])
-        return cls(folder, name, catalogue, texts, encoder, template)
+        return cls(folder, name, catalogue, texts, encoder, template, as_trained)
 
     @property
     def base(self) -> Path:

@@ -4,6 +4,9 @@ Hugging Face `generate` copies the prompt's cache once a beam and reorders it ev
 of a level are query positions of the user's own row; a mask lets each see the prompt and its ancestors, so
 nothing is copied, and a level costs one forward of `width` tokens a user.
 
+A textual ID shorter than the longest ends early. Its beam then waits behind those that still grow: it keeps its
+score, and no more of it passes the model.
+
 Each list comes with a certificate. A prefix's log-probability bounds that of every item under it, so a list
 is the true top-K once its last score is at least that of the best prefix that was dropped on the way.
 """
@@ -11,14 +14,15 @@ is the true top-K once its last score is at least that of the best prefix that w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from llmrec.decode.cache import prefill
+from llmrec.decode.cache import TreeCache, prefill
 from llmrec.decode.mask import ItemMask
 from llmrec.decode.scoring import PLAIN, Scoring
 from llmrec.decode.stochastic import perturb
@@ -56,7 +60,8 @@ class TreeEngine:
     Attributes:
         model: a causal language model in eval mode (Llama or Qwen type, with or without adapter).
         trie: the catalogue, on the model's device.
-        token_ids: int64 [codes of all levels], the model's id of each compact token, on the model's device.
+        token_ids: int64 [codes of all levels], the model's id of each compact token, −1 for a pad, on the
+            model's device.
         pad_id: any valid token id.
         scoring: how a step down the trie is scored.
     """
@@ -66,6 +71,25 @@ class TreeEngine:
     token_ids: torch.Tensor
     pad_id: int = 0
     scoring: Scoring = PLAIN
+
+    def room(self, width: int) -> int:
+        """Tokens that a user's beams take in the model's cache, over all levels."""
+        if not self._padded:
+            return width * (self.trie.length - 1)
+        return sum(min(width, prefixes) for prefixes in self._growing)
+
+    @cached_property
+    def _padded(self) -> bool:
+        """Whether IDs may be shorter than the longest."""
+        return bool((self.token_ids < 0).any())
+
+    @cached_property
+    def _growing(self) -> list[int]:
+        """A bound on the prefixes of each depth but the first and last that pass the model."""
+        trie = getattr(self.trie, "base", self.trie)
+        added = getattr(self.trie, "added", 0)
+        tokens = [trie.token[trie.starts[d] : trie.starts[d + 1]] for d in range(1, trie.length)]
+        return [int((self.token_ids[part.long()] >= 0).sum()) + added for part in tokens]
 
     @torch.inference_mode()
     def search(
@@ -99,13 +123,13 @@ class TreeEngine:
                 "stochastic beams sample from the constrained policy: normalise: allowed, no prior"
             )
         k = width if k is None else k
-        state = prefill(self.model, prompts, width * (self.trie.length - 1), self.pad_id)
+        state = prefill(self.model, prompts, self.room(width), self.pad_id)
         beams = _Beams.start(len(prompts), self.model.device, noise)
         logits = state.logits
         for depth in range(self.trie.length):
             beams = self._step(depth, beams, logits, width, mask, floor)
             if depth + 1 < self.trie.length:
-                logits = state.advance(self.token_ids[beams.tokens], beams.parents)
+                beams, logits = self._advance(depth + 1, beams, state)
         alive = beams.scores > -torch.inf
         items = torch.where(alive, self.trie.item(beams.nodes), -1)
         exact = None if noise is not None else _certify(beams, k)
@@ -124,7 +148,7 @@ class TreeEngine:
         child, token, legal = self.trie.expand(beams.nodes, depth)
         if mask is not None and self.scoring.normalise == "allowed":
             legal &= mask.open(self.trie, child.flatten(1)).view_as(child)
-        step = self.scoring.log_probs(depth, logits, child, self.token_ids[token], legal)
+        step = self._log_probs(depth, logits, child, token, legal)
         score = beams.scores.unsqueeze(-1) + step
         order = score if beams.noise is None else perturb(beams.order, score, beams.noise)
         order = order.flatten(1)
@@ -146,6 +170,35 @@ class TreeEngine:
             noise=beams.noise,
         )
 
+    def _log_probs(
+        self, depth: int, logits: torch.Tensor, child: torch.Tensor, token: torch.Tensor, legal: torch.Tensor
+    ) -> torch.Tensor:
+        """Log-probability of each child, [U, B, F]: the first beams have logits, the others wait."""
+        growing = logits.shape[1]
+        waiting = torch.zeros_like(child[:, growing:], dtype=torch.float32)
+        waiting = waiting.masked_fill(~legal[:, growing:], -torch.inf)
+        if growing == 0:
+            return waiting
+        steps = self.scoring.log_probs(
+            depth, logits, child[:, :growing], self.token_ids[token[:, :growing]], legal[:, :growing]
+        )
+        return steps if growing == child.shape[1] else torch.cat([steps, waiting], dim=1)
+
+    def _advance(self, depth: int, beams: _Beams, state: TreeCache) -> tuple[_Beams, torch.Tensor]:
+        """Next-token logits float [U, G, V] of the beams that grow, at most G a user, which now come first."""
+        if not self._padded:
+            return beams, state.advance(self.token_ids[beams.tokens], beams.parents)
+        _, token, legal = self.trie.expand(beams.nodes, depth)
+        ended = (legal & (self.token_ids[token] < 0)).any(-1) | (beams.scores == -torch.inf)
+        beams = beams.take(ended.byte().argsort(dim=1, stable=True))
+        growing = int((~ended).sum(1).max())
+        if growing == 0:
+            return beams, state.logits[:, :0]
+        tokens = self.token_ids[beams.tokens[:, :growing]].clamp(min=0)
+        # A beam that has ended may fill a column; its parent need not have had one.
+        parents = beams.parents[:, :growing].clamp(max=state.seen.shape[1] - 1)
+        return beams, state.advance(tokens, parents)
+
 
 @dataclass(frozen=True)
 class _Beams:
@@ -158,6 +211,11 @@ class _Beams:
     order: torch.Tensor
     bound: torch.Tensor
     noise: torch.Generator | None
+
+    def take(self, order: torch.Tensor) -> _Beams:
+        """The beams in another order, int64 [U, B]."""
+        names = ("nodes", "tokens", "parents", "scores", "order")
+        return replace(self, **{name: getattr(self, name).gather(1, order) for name in names})
 
     @classmethod
     def start(cls, users: int, device: torch.device, noise: torch.Generator | None) -> _Beams:

@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
+import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 460.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 8.0, 12.0, 40.0
+# The code tree is drawn in columns: what is thinner than a few of them runs together.
+TREE_COLUMNS, TREE_ROW, TREE_LEFT, TREE_WIDE = 1200, 56.0, 14.0, 4
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,100 @@ def usage_chart(counts: Sequence[int], label: str) -> Markup:
     even = height - (height - 4) * sum(ordered) / len(ordered) / peak
     canvas.add("line", x1=0.0, x2=width, y1=even, y2=even, class_="even")
     return canvas.render()
+
+
+def code_tree(
+    sids: NDArray[np.int32],
+    groups: NDArray[np.int64],
+    names: Sequence[str],
+    styles: Sequence[str],
+    label: str,
+) -> Markup:
+    """The first three levels of semantic IDs as an icicle: a row a level, a cell a prefix, as wide as its items.
+
+    A cell has the colour of its items' most frequent group, paler (`p1`, `p0`) where that is less than 80 % or
+    50 % of them. Cells side by side stand under one prefix, ordered by group and size; those too thin to tell
+    apart run together.
+
+    Args:
+        sids: int32 `[items, levels]`.
+        groups: each item's group, int64 `[items]`.
+        names: of the groups; empty says that there is one, which is not named.
+        styles: CSS class of each group.
+        label: what the chart shows, for screen readers.
+    """
+    levels = min(3, sids.shape[1])
+    canvas = _Canvas(label, TREE_LEFT + TREE_COLUMNS, levels * TREE_ROW)
+    cells = [_Cells.of(sids[:, : level + 1], groups, len(styles)) for level in range(levels)]
+    order = np.lexsort([found.rank[found.of_item] for found in reversed(cells)])
+    shown = order[((np.arange(TREE_COLUMNS) + 0.5) / TREE_COLUMNS * len(sids)).astype(np.int64)]
+    for level, found in enumerate(cells):
+        letter, y = chr(ord("a") + level), level * TREE_ROW
+        canvas.add("text", letter, x=0, y=y + TREE_ROW / 2 + 4, class_="label")
+        for style, path in _tree_row(found, found.of_item[shown], styles, y).items():
+            canvas.add("path", d=path, class_=f"cell {style}")
+    _tree_tips(canvas, sids, cells[0], shown, names)
+    return canvas.render()
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """The prefixes of one length: `of_item` names each item's; the rest is by prefix."""
+
+    of_item: NDArray[np.int64]
+    size: NDArray[np.int64]
+    group: NDArray[np.int64]
+    share: NDArray[np.float64]
+    rank: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, prefixes: NDArray[np.int32], groups: NDArray[np.int64], count: int) -> _Cells:
+        of_item = np.unique(prefixes, axis=0, return_inverse=True)[1].reshape(-1)
+        table = np.bincount(of_item * count + groups, minlength=(int(of_item.max()) + 1) * count)
+        table = table.reshape(-1, count)
+        size, group = table.sum(axis=1), table.argmax(axis=1)
+        rank = np.empty(len(size), np.int64)
+        rank[np.lexsort((-size, group))] = np.arange(len(size))
+        return cls(of_item, size, group, table.max(axis=1) / size, rank)
+
+    def style(self, cell: int, styles: Sequence[str]) -> str:
+        return f"{styles[self.group[cell]]} p{int(self.share[cell] >= 0.5) + int(self.share[cell] >= 0.8)}"
+
+
+def _tree_row(cells: _Cells, columns: NDArray[np.int64], styles: Sequence[str], y: float) -> dict[str, str]:
+    """For each style, the outline of one row's runs of columns that look the same."""
+    wide = cells.size[columns] / cells.size.sum() * TREE_COLUMNS >= TREE_WIDE
+    look = [cells.style(cell, styles) for cell in columns.tolist()]
+    changes = [
+        i
+        for i in range(1, len(look))
+        if look[i] != look[i - 1] or (columns[i] != columns[i - 1] and (wide[i] or wide[i - 1]))
+    ]
+    paths: dict[str, list[str]] = {}
+    for start, end in zip([0, *changes], [*changes, len(look)], strict=True):
+        gap = 0.5 if wide[end - 1] else 0.0
+        width = f"{end - start - gap:g}"
+        piece = f"M{TREE_LEFT + start:g} {y + 1:g}h{width}v{TREE_ROW - 2:g}h-{width}z"
+        paths.setdefault(look[start], []).append(piece)
+    return {style: "".join(pieces) for style, pieces in sorted(paths.items())}
+
+
+def _tree_tips(
+    canvas: _Canvas, sids: NDArray[np.int32], cells: _Cells, shown: NDArray[np.int64], names: Sequence[str]
+) -> None:
+    """Say what the cells of the first level are, where they are wide enough to point at."""
+    columns = cells.of_item[shown]
+    starts = np.flatnonzero(np.r_[True, columns[1:] != columns[:-1]])
+    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(columns)], strict=True):
+        if end - start < TREE_WIDE:
+            continue
+        cell = columns[start]
+        tip = f"a {sids[shown[start], 0]}: {cells.size[cell]:,} items"
+        if names:
+            tip += f", {100 * cells.share[cell]:.0f}% {names[cells.group[cell]]}"
+        canvas.add(
+            "rect", x=TREE_LEFT + start, y=0, width=end - start, height=TREE_ROW, class_="touch", tip=tip
+        )
 
 
 def axis_ticks(low: float, high: float) -> list[float]:

@@ -10,22 +10,32 @@ import numpy as np
 import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from llmrec.artifacts import StageContext, atomic_write, read_json, read_manifest
 from llmrec.collaborative.systems import BASELINES
-from llmrec.evaluate.plots import Bar, grouped_bars, line_chart, usage_chart
+from llmrec.data.examples import load_items
+from llmrec.evaluate.plots import Bar, code_tree, grouped_bars, line_chart, usage_chart
 from llmrec.evaluate.showcase import draw_users
 from llmrec.evaluate.summary import order_systems
 from llmrec.metrics.catalogue import FORMULAS
 from llmrec.metrics.ranking import MEASURES
 from llmrec.yaml_files import read_yaml
 
-TITLES = {"sft": "SFT model", "popularity": "popularity", "item_knn": "item-kNN"}
+TITLES = {
+    "sft": "SFT model",
+    "popularity": "popularity",
+    "item_knn": "item-kNN",
+    "sasrec_bce": "SASRec (BCE)",
+    "sasrec_ce": "SASRec (CE)",
+}
 SLICES = {
     "history_length": "length of the history, in items",
     "item_frequency": "training interactions of the target",
 }
-STAGES = ("data", "ids", "sft", "decode", "eval")
+# Colours of the page's style sheet that stand for a category; what has none of its own is grey.
+TREE_STYLES, OTHER_STYLE = ("s0", "s1", "s3", "s4", "s5"), "s2"
+STAGES = ("data", "collaborative", "ids", "sft", "decode", "eval")
 
 
 def run(context: StageContext) -> None:
@@ -77,7 +87,8 @@ def render(run: Path) -> str:
         charts=_metric_charts(metrics[split], systems, protocol["k"]),
         slices=_slice_charts(metrics["slices"][split], systems, f"ndcg@{k}"),
         curve=_loss_curve(run),
-        codes=_code_usage(run),
+        codes=_codes(run),
+        texts=_texts(run),
         cards=draw_users(run, models[0], split, protocol) if models else [],
         measures=MEASURES,
         catalogue_formulas=FORMULAS,
@@ -184,17 +195,73 @@ def _loss_curve(run: Path) -> dict[str, Any] | None:
     return {"svg": svg, "last": last, "lowest": lowest, "steps": lines[-1]["step"]}
 
 
-def _code_usage(run: Path) -> dict[str, Any] | None:
-    """How many items share each code of each level, or None where the run has no semantic IDs."""
+def _codes(run: Path) -> dict[str, Any] | None:
+    """The diagnosis of the semantic IDs and its pictures, or None where the run has none."""
     report, path = _optional_json(run / "ids/report.json"), run / "ids/sids.parquet"
     if report is None or not path.is_file():
         return None
-    sids = np.array(pl.read_parquet(path)["sid"].to_list())
+    table = pl.read_parquet(path)
+    if "sid" not in table.columns or "levels" not in report:
+        return None
+    sids = np.array(table["sid"].to_list(), dtype=np.int32)
     charts: list[tuple[dict[str, Any], Markup]] = []
     for index, level in enumerate(report["levels"]):
         counts = np.bincount(sids[:, index], minlength=level["codes"]).tolist()
         charts.append((level, usage_chart(counts, f"Items per code of level {level['name']}")))
-    return {"report": report, "charts": charts}
+    groups, names = _category_groups(run, table["item_id"], report.get("purity"))
+    styles = (*TREE_STYLES[: len(names) - 1], OTHER_STYLE) if names else TREE_STYLES[:1]
+    return {
+        "report": report,
+        "charts": charts,
+        "columns": _level_columns(report),
+        "tree": code_tree(sids, groups, names, styles, "The code tree, a row a level"),
+        "groups": list(zip(styles, names, strict=True)) if names else [],
+    }
+
+
+def _texts(run: Path) -> int:
+    """How many items have textual IDs."""
+    path = run / "ids/sids.parquet"
+    table = pl.read_parquet(path) if path.is_file() else pl.DataFrame()
+    return len(table) if "text" in table.columns else 0
+
+
+def _category_groups(
+    run: Path, items: pl.Series, purity: dict[str, Any] | None
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Each item's group, a number, and the groups' names: the five largest categories, then all others.
+
+    One group without a name where the items have no categories.
+    """
+    table = load_items(run)
+    if not purity or "categories" not in table.columns:
+        return np.zeros(len(items), np.int64), []
+    at_depth = pl.col("categories").list.get(purity["depth"] - 1, null_on_oob=True).cast(pl.String)
+    known = table.select(pl.col("item_id").cast(pl.String), category=at_depth)
+    asked = pl.DataFrame({"item_id": items.cast(pl.String)})
+    category = asked.join(known, on="item_id", how="left", maintain_order="left")["category"]
+    counts = pl.DataFrame({"category": category.drop_nulls()}).group_by("category").len()
+    largest = counts.sort(["len", "category"], descending=[True, False])["category"].to_list()[
+        : len(TREE_STYLES)
+    ]
+    number = {name: index for index, name in enumerate(largest)}
+    groups = [number.get(name, len(largest)) for name in category.to_list()]
+    return np.array(groups, np.int64), [*largest, "other or none"]
+
+
+def _level_columns(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """The columns of the level table: a heading, and a cell a level; those without any figure are left out."""
+    levels = report["levels"]
+    purity = report.get("purity") or {"purity": [], "chance": []}
+    pure = [f"{p:.2f} ({c:.2f})" for p, c in zip(purity["purity"], purity["chance"], strict=True)]
+    columns = {
+        "perplexity": [f"{level['perplexity']:,.0f}" for level in levels if "perplexity" in level],
+        "prefixes": [f"{level['prefixes']['distinct']:,}" for level in levels if "prefixes" in level],
+        "largest": [f"{level['prefixes']['largest']:,}" for level in levels if "prefixes" in level],
+        "variance left": [f"{share:.3f}" for share in report.get("reconstruction_error") or []],
+        "purity (chance)": pure,
+    }
+    return [(head, cells + ["–"] * (len(levels) - len(cells))) for head, cells in columns.items() if cells]
 
 
 def _optional_json(path: Path) -> Any | None:

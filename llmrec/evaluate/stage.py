@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from llmrec.artifacts import StageContext, atomic_write, read_json, write_json
-from llmrec.collaborative.systems import BASELINES
+from llmrec.collaborative.systems import BASELINES, load_baseline
 from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples, load_items, training_histories
 from llmrec.errors import UserError
@@ -29,7 +29,7 @@ def run(context: StageContext) -> None:
     recipe = context.recipe
     catalogue = load_items(context.run)["item_id"].cast(pl.String)
     histories = training_histories(context.run)
-    models = {name: BASELINES[name].fit(histories, catalogue.to_list()) for name in recipe.eval.baselines}
+    models = {name: load_baseline(context.run, name, catalogue.to_list()) for name in recipe.eval.baselines}
     counts = histories.select(item_id=pl.col("items").explode().cast(pl.String))
     counts = counts.group_by("item_id").agg(pl.len().cast(pl.Int64).alias("item_frequency"))
     found: dict[str, Any] = {"protocol": _protocol(context, len(catalogue))}

@@ -1,9 +1,51 @@
-"""Makes semantic IDs unique: items that share a code path are told apart by one more level."""
+"""Makes semantic IDs unique: by one more level, or by moving items that share a path to free ones."""
 
 from __future__ import annotations
 
+import math
+import sys
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
+
+from llmrec.ids.quantizers.sinkhorn import even_codes
+from llmrec.ids.tokenizer import Codec, Codes
+
+Rule = Literal["extra_level", "sinkhorn", "next_best"]
+SINKHORN_ROUNDS = 20
+SINKHORN_EPSILON, SINKHORN_ITERATIONS = 0.003, 50
+
+
+def resolve(
+    found: Codes, rule: Rule, vectors: NDArray[np.float32] | None
+) -> tuple[NDArray[np.int32], list[int]]:
+    """Unique semantic IDs from code paths that several items may share.
+
+    Args:
+        found: what a tokenizer gave.
+        rule: `extra_level` numbers the items of a path; `next_best` moves all but one of them to the nearest
+            free path; `sinkhorn` first spreads them over the last level (LC-Rec), then does the same. Where
+            the paths are too few, both give way to `extra_level`, with a notice.
+        vectors: item vectors `[items, dim]`; `extra_level` needs none.
+
+    Returns:
+        Semantic IDs, int32 `[items, levels]`, and the codes of each level.
+    """
+    if found.unique:
+        return found.codes, found.sizes
+    if rule != "extra_level" and found.codec is not None and vectors is not None:
+        codes = spread(found.codes, vectors, found.codec) if rule == "sinkhorn" else found.codes
+        moved = next_best(codes, vectors, found.codec)
+        if moved is not None:
+            return moved, found.sizes
+        print(
+            f"ids.collisions: {rule} finds no room for {len(codes)} items on paths of {found.sizes} codes; "
+            "one more level tells them apart",
+            file=sys.stderr,
+        )
+    extra = extra_level(found.codes)
+    return np.column_stack([found.codes, extra]), [*found.sizes, int(extra.max()) + 1]
 
 
 def extra_level(codes: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -24,11 +66,97 @@ def extra_level(codes: NDArray[np.int32]) -> NDArray[np.int32]:
     return rank
 
 
-def extra_codebook(extra: NDArray[np.int32], residuals: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean residual of the items with each code of the extra level, float32 `[codes, dim]`."""
-    sums = np.zeros((int(extra.max()) + 1, residuals.shape[1]))
-    np.add.at(sums, extra, residuals)
-    return (sums / np.bincount(extra)[:, None]).astype(np.float32)
+def spread(codes: NDArray[np.int32], vectors: NDArray[np.float32], codec: Codec) -> NDArray[np.int32]:
+    """Spread the items of each shared path over the codes of the last level (Zheng et al. 2024, LC-Rec).
+
+    Each group of items on one path is assigned anew by Sinkhorn-Knopp over their distances to the last level's
+    codes, in rounds, because a group may move onto paths that others hold. What still collides after 20
+    rounds is left.
+
+    Args:
+        codes: int32 `[items, levels]`.
+        vectors: float32 `[items, dim]`.
+        codec: the frozen quantizer.
+    """
+    codes = codes.copy()
+    for _ in range(SINKHORN_ROUNDS):
+        _, path, sizes = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+        shared = np.flatnonzero(sizes > 1)
+        if not len(shared):
+            break
+        order = np.argsort(path.reshape(-1), kind="stable")
+        ends = np.cumsum(sizes)
+        for group in shared.tolist():
+            items = order[ends[group] - sizes[group] : ends[group]]
+            costs = codec.costs(vectors[items], codes[items, :-1])
+            codes[items, -1] = even_codes(costs, SINKHORN_EPSILON, SINKHORN_ITERATIONS)
+    return codes
+
+
+def next_best(
+    codes: NDArray[np.int32], vectors: NDArray[np.float32], codec: Codec
+) -> NDArray[np.int32] | None:
+    """Move all but the first item of every path to the cheapest free path, int32 `[items, levels]`.
+
+    An item stays under as much of its prefix as has room: the last level's codes are tried from the cheapest
+    on, then the last two levels' together, and so on.
+
+    Args:
+        codes: int32 `[items, levels]`.
+        vectors: float32 `[items, dim]`.
+        codec: the frozen quantizer.
+
+    Returns:
+        The new paths, or None where there are fewer than items.
+    """
+    if len(codes) > math.prod(codec.sizes):
+        return None
+    codes = codes.copy()
+    movers = np.flatnonzero(extra_level(codes))
+    taken = {tuple(path) for path in codes.tolist()}
+    for item in movers.tolist():
+        path = free_path(vectors[item : item + 1], codes[item], codec, taken)
+        if path is None:
+            return None
+        taken.add(tuple(path))
+        codes[item] = path
+    return codes
+
+
+def free_path(
+    vector: NDArray[np.float32], path: NDArray[np.int32], codec: Codec, taken: set[tuple[int, ...]]
+) -> list[int] | None:
+    """The cheapest free path that keeps as long a prefix of `path` as there is room under; None without room.
+
+    Args:
+        vector: float32 `[1, dim]`.
+        path: int32 `[levels]`, the item's own path.
+        codec: the frozen quantizer.
+        taken: paths in use.
+    """
+    for kept in range(codec.levels - 1, -1, -1):
+        found = _cheapest_below(vector, path[None, :kept], codec, taken)
+        if found is not None:
+            return found
+    return None
+
+
+def _cheapest_below(
+    vector: NDArray[np.float32], prefix: NDArray[np.int32], codec: Codec, taken: set[tuple[int, ...]]
+) -> list[int] | None:
+    """The first free path under a prefix, its next code taken from the cheapest on; None where all is full."""
+    costs = codec.costs(vector, prefix)[0]
+    for code in np.argsort(costs, kind="stable").tolist():
+        if not np.isfinite(costs[code]):
+            break
+        longer = np.column_stack([prefix, np.array([[code]], np.int32)])
+        if longer.shape[1] < codec.levels:
+            found = _cheapest_below(vector, longer, codec, taken)
+            if found is not None:
+                return found
+        elif tuple(longer[0].tolist()) not in taken:
+            return longer[0].tolist()
+    return None
 
 
 def count_collisions(codes: NDArray[np.int32]) -> dict[str, float]:

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llmrec.artifacts import read_json
 from llmrec.errors import UserError
 
 
@@ -15,24 +16,51 @@ def load_sids(run: Path) -> tuple[list[str], NDArray[np.int32]]:
     """Item ids and their semantic IDs, int32 `[items, levels]`, in the order of `data/items.parquet`.
 
     Raises:
-        UserError: the run has no semantic IDs.
+        UserError: the run has no semantic IDs, or textual ones.
     """
     path = _existing(run / "ids" / "sids.parquet")
     table = pl.read_parquet(path)
+    if "sid" not in table.columns:
+        raise UserError(f"{path}: textual IDs, which have no codes; use an ids.quantizer.kind that has")
     width = table["sid"].list.len()[0]
     sids = table["sid"].explode().cast(pl.Int32).to_numpy().reshape(-1, width)
     return table["item_id"].cast(pl.String).to_list(), sids
 
 
-def load_codebooks(run: Path) -> list[NDArray[np.float32]]:
-    """Centroids of each level, float32 `[codes, dim]`, the extra level's last.
+def load_texts(run: Path) -> tuple[list[str], list[str]] | None:
+    """Item ids and their textual IDs, in the order of `data/items.parquet`; None where IDs are codes.
 
     Raises:
-        UserError: the run has no codebooks.
+        UserError: the run has no semantic IDs.
     """
+    table = pl.read_parquet(_existing(run / "ids" / "sids.parquet"))
+    if "text" not in table.columns:
+        return None
+    return table["item_id"].cast(pl.String).to_list(), table["text"].to_list()
+
+
+def load_sizes(run: Path) -> list[int]:
+    """Codes of each level, the extra level's last.
+
+    Raises:
+        UserError: the run has no report on its semantic IDs, or a broken one.
+    """
+    path = _existing(run / "ids" / "report.json")
+    report = read_json(path)
+    try:
+        return [int(level["codes"]) for level in report["levels"]]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: names no codes a level; run the stage ids again") from None
+
+
+def load_codebooks(run: Path) -> list[NDArray[np.float32]] | None:
+    """Centroids of each level, float32 `[codes, dim]`, the extra level's last; None where IDs have none."""
     from safetensors.numpy import load_file
 
-    levels = load_file(_existing(run / "ids" / "codebooks.safetensors"))
+    path = run / "ids" / "codebooks.safetensors"
+    if not path.is_file():
+        return None
+    levels = load_file(path)
     return [levels[f"level_{level}"] for level in range(len(levels))]
 
 

@@ -49,32 +49,39 @@ def encode(texts: list[str], config: EncoderConfig) -> NDArray[np.float32]:
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
-def read_vectors(path: Path, items: list[str]) -> NDArray[np.float32]:
+def read_vectors(
+    path: Path, items: list[str], partial: bool = False, order: str = "data/items.parquet"
+) -> NDArray[np.float32]:
     """Read the user's own vectors of the items.
 
     Args:
-        path: `.npy`, rows in the order of `data/items.parquet`; or `.parquet` with a column `item_id` and one
-            column of number lists, in any order.
-        items: item ids, in the order of `data/items.parquet`.
+        path: `.npy`, rows in the order of the items; or `.parquet` with a column `item_id` and one column of
+            number lists, in any order; those of other items are ignored.
+        items: item ids.
+        partial: items may have no vector: a row of NaN alone, or no row in the Parquet file.
+        order: the file whose order the items are in, for messages.
 
     Returns:
-        Vectors, float32 `[items, dim]`.
+        Vectors, float32 `[items, dim]`; NaN for an item without one.
 
     Raises:
         UserError: missing file, other format, wrong shape, missing or repeated items, values not finite.
     """
     if not path.is_file():
-        raise UserError(f"ids.vectors: no such file: {path}")
-    readers = {".npy": _read_npy, ".parquet": _read_parquet}
-    if path.suffix not in readers:
-        raise UserError(f"ids.vectors: {path} must end in .npy or .parquet")
-    vectors = np.ascontiguousarray(readers[path.suffix](path, items), dtype=np.float32)
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(bad):
-        first = items[int(bad[0])]
-        raise UserError(
-            f"ids.vectors: {path}: {len(bad)} vectors with NaN or infinity, the first of {first!r}"
-        )
+        raise UserError(f"{path}: no such file of item vectors")
+    if path.suffix == ".npy":
+        vectors = _read_npy(path, items, order)
+    elif path.suffix == ".parquet":
+        vectors = _read_parquet(path, items, partial)
+    else:
+        raise UserError(f"{path}: item vectors come as .npy or .parquet")
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    bad = ~np.isfinite(vectors).all(axis=1)
+    if partial:
+        bad &= ~np.isnan(vectors).all(axis=1)
+    if bad.any():
+        first = items[int(bad.argmax())]
+        raise UserError(f"{path}: {int(bad.sum())} vectors with NaN or infinity, the first of {first!r}")
     return vectors
 
 
@@ -91,45 +98,51 @@ def _encoder_folder(name: str) -> Path:
     return Path(snapshot_download(name, allow_patterns=HUB_FILES))
 
 
-def _read_npy(path: Path, items: list[str]) -> NDArray[np.generic]:
+def _read_npy(path: Path, items: list[str], order: str) -> NDArray[np.generic]:
     try:
         vectors = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"ids.vectors: {path} is no plain .npy file: {error}") from None
+        raise UserError(f"{path}: no plain .npy file: {error}") from None
     if (
         not isinstance(vectors, np.ndarray)
         or not np.issubdtype(vectors.dtype, np.number)
         or vectors.ndim != 2
     ):
-        raise UserError(f"ids.vectors: {path} must hold one array of numbers [items, dim]")
+        raise UserError(f"{path}: must hold one array of numbers [items, dim]")
     if vectors.shape[0] != len(items) or vectors.shape[1] == 0:
         raise UserError(
-            f"ids.vectors: {path} has shape {vectors.shape}, but data/items.parquet has {len(items)} items: "
+            f"{path}: has shape {vectors.shape}, but {order} has {len(items)} items: "
             "one row an item, in its order"
         )
     return vectors
 
 
-def _read_parquet(path: Path, items: list[str]) -> NDArray[np.generic]:
+def _read_parquet(path: Path, items: list[str], partial: bool) -> NDArray[np.generic]:
     try:
         table = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"ids.vectors: {path} is no Parquet file: {error}") from None
+        raise UserError(f"{path}: no Parquet file: {error}") from None
     lists = [name for name, kind in table.schema.items() if isinstance(kind, pl.List | pl.Array)]
     if "item_id" not in table.columns or len(lists) != 1:
-        raise UserError(f"ids.vectors: {path} needs a column item_id and exactly one column of number lists")
-    ids = table["item_id"].cast(pl.String)
-    if ids.is_duplicated().any():
-        raise UserError(f"ids.vectors: {path}: item {ids.filter(ids.is_duplicated())[0]!r} has several rows")
-    row_of = {item: row for row, item in enumerate(ids)}
-    missing = [item for item in items if item not in row_of]
-    if missing:
-        raise UserError(f"ids.vectors: {path} lacks {len(missing)} items, the first {missing[0]!r}")
+        raise UserError(f"{path}: needs a column item_id and exactly one column of number lists")
     inner = getattr(table.schema[lists[0]], "inner", None)
     if inner is None or not inner.is_numeric():
-        raise UserError(f"ids.vectors: {path}: column {lists[0]!r} must hold lists of numbers")
-    column = table[lists[0]].cast(pl.List(inner)).gather([row_of[item] for item in items])
-    lengths = column.list.len().fill_null(0)
+        raise UserError(f"{path}: column {lists[0]!r} must hold lists of numbers")
+    ids = table["item_id"].cast(pl.String)
+    if ids.is_duplicated().any():
+        raise UserError(f"{path}: item {ids.filter(ids.is_duplicated())[0]!r} has several rows")
+    given = table[lists[0]].is_not_null()
+    row_of = {item: row for row, item in enumerate(ids) if given[row]}
+    present = np.array([item in row_of for item in items], bool)
+    if not present.any() or not (partial or present.all()):
+        lost = items[int((~present).argmax())]
+        raise UserError(f"{path}: lacks {int((~present).sum())} items, the first {lost!r}")
+    rows = [row_of[item] for item in items if item in row_of]
+    column = table[lists[0]].cast(pl.List(inner)).gather(rows)
+    lengths = column.list.len()
     if lengths.n_unique() != 1 or lengths[0] == 0:
-        raise UserError(f"ids.vectors: {path}: column {lists[0]!r} must hold lists of one length, above 0")
-    return column.explode().cast(pl.Float32).fill_null(float("nan")).to_numpy().reshape(len(items), -1)
+        raise UserError(f"{path}: column {lists[0]!r} must hold lists of one length, above 0")
+    vectors = np.full((len(items), int(lengths[0])), np.nan, np.float32)
+    values = column.explode().cast(pl.Float32).fill_null(float("nan")).to_numpy()
+    vectors[present] = values.reshape(len(rows), -1)
+    return vectors

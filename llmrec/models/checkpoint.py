@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from llmrec.artifacts import read_json, write_json
 from llmrec.errors import UserError
 from llmrec.models.lora import load_adapter
-from llmrec.models.vocabulary import SidVocabulary, sid_token
+from llmrec.models.vocabulary import ITEM_END, PAD, SidVocabulary, sid_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -73,6 +73,8 @@ def save_base(
         "items": items,
         "prompts": prompts,
     }
+    if vocabulary.end is not None:
+        about["item_end"] = vocabulary.end
     write_json(folder / "llmrec.json", about)
 
 
@@ -98,7 +100,7 @@ def load_checkpoint(folder: Path, adapter: Path | None = None, device: str = "cp
         )
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: the checkpoint cannot be loaded: {str(error).splitlines()[0]}") from None
-    vocabulary = SidVocabulary([np.array(ids, dtype=np.int64) for ids in about["sid_token_ids"]])
+    vocabulary = read_vocabulary(about)
     _check_vocabulary(vocabulary, tokenizer, model.get_input_embeddings().weight.shape[0], folder)
     sids = read_sids(folder, vocabulary, len(about["items"]))
     if adapter is not None:
@@ -123,11 +125,24 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
+def read_vocabulary(about: dict[str, Any]) -> SidVocabulary:
+    """The vocabulary that `llmrec.json` describes: textual where it names an end marker."""
+    ids = [np.array(level, dtype=np.int64) for level in about["sid_token_ids"]]
+    return SidVocabulary(ids, about.get("item_end"))
+
+
 def _check_vocabulary(
     vocabulary: SidVocabulary, tokenizer: PreTrainedTokenizerFast, rows: int, folder: Path
 ) -> None:
     """Raise a UserError unless each SID token has the id, and the row, that `llmrec.json` says."""
     known = tokenizer.get_vocab()
+    if vocabulary.end is not None:
+        if known.get(ITEM_END) != vocabulary.end:
+            raise UserError(f"{folder}: token {ITEM_END} of llmrec.json is not in tokenizer or model")
+        highest = max(int(ids.max()) for ids in vocabulary.token_ids)
+        if highest >= min(rows, len(tokenizer)):
+            raise UserError(f"{folder}: token {highest} of llmrec.json is not in tokenizer or model")
+        return
     for level, ids in enumerate(vocabulary.token_ids):
         for code, token_id in enumerate(ids.tolist()):
             token = sid_token(level, code)
@@ -152,4 +167,14 @@ def read_sids(folder: Path, vocabulary: SidVocabulary, items: int) -> NDArray[np
         )
     if sids.size and (sids.min() < 0 or (sids.max(axis=0) >= vocabulary.codes).any()):
         raise UserError(f"{path}: codes beyond the vocabulary's {vocabulary.codes}")
+    if vocabulary.end is not None and not _ended_once(vocabulary, sids):
+        raise UserError(f"{path}: a textual ID that does not end in its marker; run the stage sft again")
     return sids
+
+
+def _ended_once(vocabulary: SidVocabulary, sids: NDArray[np.int32]) -> bool:
+    """Whether each textual ID holds one end marker, and behind it nothing but pads."""
+    tokens = vocabulary.encode_many(sids)
+    ended = (tokens == vocabulary.end).cumsum(axis=1)
+    before = np.pad(ended[:, :-1], ((0, 0), (1, 0)))
+    return bool((ended[:, -1] == 1).all() and ((tokens == PAD) == (before == 1)).all())

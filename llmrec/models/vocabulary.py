@@ -1,8 +1,14 @@
-"""Semantic-ID tokens: `<a_0>` … `<b_0>` …, a letter a level, as ordinary rows of the embedding matrices."""
+"""Semantic-ID tokens: `<a_0>` … `<b_0>` …, a letter a level, as ordinary rows of the embedding matrices.
+
+A textual ID is spelt in the base's own tokens and closed by the end marker, the one token that is added for
+them. No ID is then the beginning of another. Shorter ones are filled up with a pad, which is no token at all:
+it never enters a prompt, and costs nothing when it is decoded.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrec.errors import UserError
+from llmrec.text.tokens import TextEncoder
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+ITEM_END = "<item_end>"
+"""The end marker of textual IDs."""
+PAD = -1
+"""Stands for a token id where an ID shorter than the longest has ended."""
 PAD_TO = 64
+NOISE = 0.1
+"""Of the new rows without centroids, as a share of the spread of the rows that are there."""
 _SID_TOKEN = re.compile(r"^<[a-z]_\d+>$")
 
 
@@ -37,10 +50,12 @@ class SidVocabulary:
     """Maps semantic IDs to token ids.
 
     Attributes:
-        token_ids: one int64 array a level; entry `c` is the token id of code `c`.
+        token_ids: one int64 array a level; entry `c` is the token id of code `c`, `PAD` for that of the pad.
+        end: token id of the end marker, where IDs are textual; None for codes with tokens of their own.
     """
 
     token_ids: list[NDArray[np.int64]]
+    end: int | None = None
 
     @property
     def levels(self) -> int:
@@ -53,51 +68,65 @@ class SidVocabulary:
         return [len(ids) for ids in self.token_ids]
 
     @property
-    def all_ids(self) -> NDArray[np.int64]:
-        """Token ids of all levels, level after level."""
+    def compact_ids(self) -> NDArray[np.int64]:
+        """Token ids of all codes, level after level; `PAD` for a pad."""
         return np.concatenate(self.token_ids)
 
+    @property
+    def all_ids(self) -> NDArray[np.int64]:
+        """Token ids that were added to the base's vocabulary: those of all levels, or the end marker's."""
+        return self.compact_ids if self.end is None else np.array([self.end])
+
     def encode(self, sid: Sequence[int]) -> list[int]:
-        """Token ids of one semantic ID."""
+        """Token ids of one semantic ID, without pads."""
         if len(sid) != self.levels:
             raise ValueError(
                 f"semantic ID {list(sid)} has {len(sid)} codes, the vocabulary {self.levels} levels"
             )
-        return [int(ids[code]) for ids, code in zip(self.token_ids, sid, strict=True)]
+        ids = [int(ids[code]) for ids, code in zip(self.token_ids, sid, strict=True)]
+        return without_pads([ids])[0]
 
     def encode_many(self, sids: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Token ids `[n, levels]` of semantic IDs `[n, levels]`."""
+        """Token ids `[n, levels]` of semantic IDs `[n, levels]`; `PAD` behind the end of a shorter one."""
         if sids.ndim != 2 or sids.shape[1] != self.levels:
             raise ValueError(f"semantic IDs have shape {sids.shape}, the vocabulary {self.levels} levels")
         return np.stack([ids[sids[:, level]] for level, ids in enumerate(self.token_ids)], axis=1)
 
 
+def without_pads(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Token ids of IDs, the pads of the shorter ones left out."""
+    return [[token for token in row if token != PAD] for row in rows]
+
+
 def extend(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    codebooks: list[NDArray[np.float32]],
+    sizes: list[int],
+    codebooks: list[NDArray[np.float32]] | None,
     init: Literal["geometry", "mean"],
     seed: int,
 ) -> SidVocabulary:
     """Add the semantic-ID tokens to tokenizer and model, in place, with informative rows.
 
     A new row starts at the mean of the rows that are there (Hewitt 2021); with `geometry` it is moved by its
-    centroid, rotated into the hidden space, so that codes near in item space are near in the model too. An
-    untied LM head gets its rows the same way. A base that has exactly these tokens already keeps its rows.
+    centroid, rotated into the hidden space, so that codes near in item space are near in the model too. IDs
+    without codebooks get the mean and a little noise: rows that are all the same would leave the model unable
+    to tell one item from another until the first steps have moved them apart. An untied LM head gets its rows
+    the same way. A base that has exactly these tokens already keeps its rows.
 
     Args:
         model: the base model, tied or untied.
         tokenizer: its tokenizer.
-        codebooks: float32 `[codes, dim]` a level; their lengths are the vocabulary's sizes.
+        sizes: codes of each level.
+        codebooks: float32 `[codes, dim]` a level; None where the IDs have none.
         init: `geometry`, or `mean` for the mean alone.
-        seed: seed of the rotations.
+        seed: seed of the rotations, and of the noise.
 
     Raises:
         UserError: the base has semantic-ID tokens of other sizes.
     """
     from tokenizers import AddedToken
 
-    sizes = [len(codebook) for codebook in codebooks]
     names = [[sid_token(level, code) for code in range(size)] for level, size in enumerate(sizes)]
     known = {token for token in tokenizer.get_vocab() if _SID_TOKEN.match(token)}
     if known and known != {name for level in names for name in level}:
@@ -112,9 +141,95 @@ def extend(
         tokens = [AddedToken(name, normalized=False, special=False) for level in names for name in level]
         tokenizer.add_tokens(tokens)
     vocabulary = SidVocabulary([np.array(tokenizer.convert_tokens_to_ids(level)) for level in names])
-    if not known:
-        _initialise_rows(model, vocabulary, used, _hidden_offsets(model, codebooks, init, seed))
+    if known:
+        return vocabulary
+    if codebooks is None:
+        if init == "geometry":
+            print(
+                "base.init=geometry: these IDs have no codebooks; new rows get mean and noise",
+                file=sys.stderr,
+            )
+        offsets = _noise(model, sum(sizes), seed)
+    else:
+        offsets = _hidden_offsets(model, codebooks, init, seed)
+    _initialise_rows(model, vocabulary, used, offsets)
     return vocabulary
+
+
+def extend_by_texts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: list[str]
+) -> tuple[SidVocabulary, NDArray[np.int32]]:
+    """Spell textual IDs in the base's tokens, and add the end marker to tokenizer and model, in place.
+
+    The marker's row starts at the mean of the rows that are there; a base that has the marker keeps its row.
+    Texts are data: no special or added token comes out of them. Those that a tokenizer cannot tell apart (it
+    may fold case, say) get a number.
+
+    Args:
+        model: the base model, tied or untied.
+        tokenizer: its tokenizer.
+        texts: one text an item.
+
+    Returns:
+        The vocabulary and the items' codes, as `by_position` gives them.
+
+    Raises:
+        UserError: the tokenizer makes nothing of the texts.
+    """
+    import torch
+    from tokenizers import AddedToken
+
+    used = len(tokenizer)
+    fresh = ITEM_END not in tokenizer.get_vocab()
+    if fresh:
+        tokenizer.add_tokens([AddedToken(ITEM_END, normalized=False, special=False)])
+    end = int(tokenizer.convert_tokens_to_ids(ITEM_END))
+    vocabulary, codes = by_position(_distinct(TextEncoder(tokenizer), texts), end)
+    if fresh:
+        hidden = model.get_input_embeddings().weight.shape[1]
+        _initialise_rows(model, vocabulary, used, torch.zeros((1, hidden)))
+    return vocabulary, codes
+
+
+def by_position(texts: Sequence[Sequence[int]], end: int) -> tuple[SidVocabulary, NDArray[np.int32]]:
+    """Texts as rows of equal length: a level is a position, its codes are the tokens that occur there.
+
+    Args:
+        texts: token ids of each item's text, no two the same.
+        end: the end marker, which is put behind each.
+
+    Returns:
+        The vocabulary, sorted by token id, from the second level on with the pad before them; and int32
+        `[items, longest]`, codes into it.
+    """
+    table = np.full((len(texts), max(map(len, texts)) + 1), PAD)
+    for row, tokens in zip(table, texts, strict=True):
+        row[: len(tokens) + 1] = [*tokens, end]
+    levels = [np.unique(table[:, 0]), *(np.unique(np.append(column, PAD)) for column in table.T[1:])]
+    codes = [np.searchsorted(ids, column) for ids, column in zip(levels, table.T, strict=True)]
+    return SidVocabulary(levels, end), np.stack(codes, axis=1).astype(np.int32)
+
+
+def _distinct(encode: TextEncoder, texts: list[str]) -> list[list[int]]:
+    """Tokens of texts, no two the same and none empty: a number behind a text makes it so."""
+    taken: set[tuple[int, ...]] = set()
+    found = []
+    numbered = 0
+    for text in texts:
+        tokens, number = encode(text), 1
+        while not tokens or tuple(tokens) in taken:
+            number += 1
+            if number > len(texts) + 1:
+                raise UserError("base.model: its tokenizer makes nothing of the items' texts; choose another")
+            tokens = encode(f"{text} {number}")
+        numbered += number > 1
+        taken.add(tuple(tokens))
+        found.append(tokens)
+    if numbered:
+        print(
+            f"ids: {numbered} items' texts are another's to the base's tokenizer; numbered", file=sys.stderr
+        )
+    return found
 
 
 def embedding_matrices(model: PreTrainedModel) -> list[torch.nn.Parameter]:
@@ -130,9 +245,9 @@ def _initialise_rows(
 
     Args:
         model: the model, changed in place.
-        vocabulary: the new tokens.
+        vocabulary: names the new tokens, `all_ids`.
         used: tokens before the extension; matrices may have had more rows than that (Qwen pads its own).
-        offsets: float32 `[sum of codes, hidden]` of unit root mean square a level, or zeros.
+        offsets: float32 `[new tokens, hidden]`, in units of the spread of the rows that are there.
     """
     import torch
 
@@ -146,6 +261,15 @@ def _initialise_rows(
             mean, spread = trained.mean(dim=0), trained.var(dim=0, correction=0).mean().sqrt()
             weight[rows_before:] = mean.to(weight.dtype)
             weight[ids] = (mean + spread * offsets).to(weight.dtype)
+
+
+def _noise(model: PreTrainedModel, rows: int, seed: int) -> torch.Tensor:
+    """Offsets that only tell rows apart, float32 `[rows, hidden]`."""
+    import torch
+
+    hidden = model.get_input_embeddings().weight.shape[1]
+    noise = np.random.default_rng(seed).standard_normal((rows, hidden), dtype=np.float32)
+    return torch.from_numpy(NOISE * noise)
 
 
 def _hidden_offsets(

@@ -15,10 +15,10 @@ from llmrec.artifacts import StageContext
 from llmrec.config import Recipe
 from llmrec.data.examples import load_items
 from llmrec.errors import UserError
-from llmrec.ids.load import load_codebooks, load_sids, trie_order
+from llmrec.ids.load import load_codebooks, load_sids, load_sizes, load_texts, trie_order
 from llmrec.models.base import load_base
 from llmrec.models.checkpoint import save_base
-from llmrec.models.vocabulary import SidVocabulary, extend
+from llmrec.models.vocabulary import SidVocabulary, extend, extend_by_texts, without_pads
 from llmrec.text.encode import PromptEncoder, item_texts
 from llmrec.text.prompts import Template
 from llmrec.train import samples
@@ -43,7 +43,7 @@ def external(recipe: Recipe) -> list[Path]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A base model with its SID tokens, and the encoder that speaks its vocabulary."""
+    """A base model with its items' tokens, and the encoder that speaks its vocabulary."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
@@ -62,9 +62,15 @@ def prepare(recipe: Recipe, run: Path) -> Prepared:
     """
     texts = item_texts(load_items(run).to_dicts())
     model, tokenizer = load_base(recipe.base, _corpus(texts), recipe.seed)
-    vocabulary = extend(model, tokenizer, load_codebooks(run), recipe.base.init, recipe.seed)
-    items, sids = trie_order(*load_sids(run))
-    tokens = dict(zip(items, vocabulary.encode_many(sids).tolist(), strict=True))
+    textual = load_texts(run)
+    if textual is None:
+        sizes, codebooks = load_sizes(run), load_codebooks(run)
+        vocabulary = extend(model, tokenizer, sizes, codebooks, recipe.base.init, recipe.seed)
+        items, sids = trie_order(*load_sids(run))
+    else:
+        vocabulary, spelt = extend_by_texts(model, tokenizer, textual[1])
+        items, sids = trie_order(textual[0], spelt)
+    tokens = dict(zip(items, without_pads(vocabulary.encode_many(sids).tolist()), strict=True))
     encoder = PromptEncoder(tokenizer, texts, tokens, recipe.data.history)
     mix = samples.training_templates(recipe.prompts, encoder.fields)
     return Prepared(model, tokenizer, vocabulary, items, sids, encoder, mix)

@@ -22,9 +22,10 @@ def test_a_run_says_its_cost_shows_its_stages_and_ends_in_a_table_and_the_next_c
     _, done = shop
     assert done.returncode == 0, done.stderr
     assert "60 users, 40 items, 480 interactions" in done.stderr
-    for number, stage in enumerate(("data", "ids", "sft", "decode", "eval", "report"), 1):
-        assert f"[{number}/6] {stage:<7} done in" in done.stderr
-    for system in ("sft", "popularity", "item_knn"):
+    stages = ("data", "collaborative", "ids", "sft", "decode", "eval", "report")
+    for number, stage in enumerate(stages, 1):
+        assert f"[{number}/7] {stage:<7} done in" in done.stderr
+    for system in ("sft", "popularity", "item_knn", "sasrec_bce", "sasrec_ce"):
         assert f"\n {system} " in done.stdout
     assert "NDCG@3" in done.stdout
     report = done.stdout.partition("report: ")[2].partition("\n")[0]
@@ -37,7 +38,7 @@ def test_the_same_command_again_does_nothing(capsys):
     before = sft_trained_at(), Path("runs/shop/eval/metrics.json").read_bytes()
     assert main(["run", "recipe.yaml"]) == 0
     shown = capsys.readouterr()
-    assert shown.err.count("done before, skipped") == 6
+    assert shown.err.count("done before, skipped") == 7
     assert "NDCG@3" in shown.out
     assert (sft_trained_at(), Path("runs/shop/eval/metrics.json").read_bytes()) == before
     assert main(["run", "recipe.yaml", "--dry-run"]) == 0

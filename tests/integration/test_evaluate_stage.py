@@ -27,7 +27,7 @@ def make_recipe(name="tiny", **keys):
     tree = {
         "name": name,
         "data": {"card": "own.yaml"},
-        "eval": {"k": [1, 5], "bootstrap": 50},
+        "eval": {"k": [1, 5], "bootstrap": 50, "baselines": ["popularity", "item_knn"]},
         "decode": {"splits": ["valid", "test"]},
     }
     return Recipe.model_validate(tree | keys)

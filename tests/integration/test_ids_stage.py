@@ -5,18 +5,26 @@ import polars as pl
 import pytest
 
 from llmrec.artifacts import StageContext, read_json
+from llmrec.collaborative import systems
 from llmrec.config import Recipe
 from llmrec.errors import UserError
-from llmrec.ids import load, stage
+from llmrec.ids import load, stage, tokenizer
+from llmrec.ids.codebooks import load_codec
+from llmrec.ids.exchange import write_index
 
 
 @pytest.fixture
 def catalogue(tmp_path):
-    """A run folder with 120 items, and a file of their vectors, in which items come in threes."""
+    """A run folder with 120 items that 30 users walk through, and a file of vectors that come in threes."""
     rng = np.random.default_rng(0)
     items = [f"item-{i}" for i in range(120)]
     (tmp_path / "run/data").mkdir(parents=True)
-    pl.DataFrame({"item_id": items, "title": items}).write_parquet(tmp_path / "run/data/items.parquet")
+    shelves = [["Shop", f"Shelf {i // 12}"] for i in range(120)]
+    table = pl.DataFrame({"item_id": items, "title": items, "categories": shelves})
+    table.write_parquet(tmp_path / "run/data/items.parquet")
+    walks = [(f"u{user}", items[(5 * user + step) % 120], step) for user in range(30) for step in range(8)]
+    log = pl.DataFrame(walks, schema=["user_id", "item_id", "time"], orient="row")
+    log.with_columns(split=pl.lit("train")).write_parquet(tmp_path / "run/data/interactions.parquet")
     np.save(tmp_path / "vectors.npy", np.repeat(rng.standard_normal((40, 12)), 3, axis=0))
     return tmp_path, items
 
@@ -62,16 +70,90 @@ def test_more_codes_than_items_falls_back_and_says_so(catalogue, capsys):
     root, _ = catalogue
     run = run_stage(root, quantizer={"codes": 256})
     assert "256 codes for 120 items; using 120" in capsys.readouterr().err
-    quantizer = read_json(run / "ids/report.json")["quantizer"]
-    assert (quantizer["requested"], quantizer["codes"]) == (256, 120)
+    report = read_json(run / "ids/report.json")
+    assert report["quantizer"]["codes"] == 256 and report["levels"][0]["codes"] == 120
 
 
 def test_a_single_item_has_an_id(tmp_path):
     (tmp_path / "run/data").mkdir(parents=True)
     pl.DataFrame({"item_id": ["only"], "title": ["Only"]}).write_parquet(tmp_path / "run/data/items.parquet")
+    log = pl.DataFrame({"user_id": ["u"], "item_id": ["only"], "time": [0], "split": ["train"]})
+    log.write_parquet(tmp_path / "run/data/interactions.parquet")
     np.save(tmp_path / "vectors.npy", np.ones((1, 3)))
     items, sids = load.load_sids(run_stage(tmp_path))
     assert items == ["only"] and sids.tolist() == [[0, 0, 0, 0]]
+
+
+FAST = {"hidden": [16], "latent": 4, "epochs": 3}
+QUANTIZERS = {
+    **{kind: {"levels": 2, "codes": 16} for kind in tokenizer.QUANTIZERS},
+    **{kind: {"levels": 2, "codes": 16} | FAST for kind in ("rqvae", "lc_rec", "letter", "cost")},
+    "vq": {"codes": 16},
+}
+INDEXERS = {
+    "random": {"levels": 2, "codes": 16},
+    "sequential": {"levels": 2, "codes": 16},
+    **{kind: {} for kind in ("collaborative", "category", "hybrid", "single")},
+}
+
+
+@pytest.fixture
+def collaborative(monkeypatch):
+    """Stands in for the SASRec of the stage before, whose own tests train it."""
+    drawn = np.random.default_rng(1).standard_normal((120, 6)).astype(np.float32)
+    monkeypatch.setattr(systems, "item_vectors", lambda run, items: drawn)
+
+
+@pytest.mark.parametrize("rule", ["auto", "extra_level", "sinkhorn", "next_best"])
+@pytest.mark.parametrize("kind", QUANTIZERS)
+def test_every_quantizer_gives_unique_ids_under_every_rule(catalogue, collaborative, kind, rule):
+    root, _ = catalogue
+    quantizer = {"kind": kind} | QUANTIZERS[kind]
+    run = run_stage(root, quantizer=quantizer, collisions=rule)
+    _, sids = load.load_sids(run)
+    sizes = load.load_sizes(run)
+    assert len(np.unique(sids, axis=0)) == 120 and (sids < sizes).all()
+    assert [len(book) for book in load.load_codebooks(run)] == sizes
+    vectors = np.load(root / "vectors.npy").astype(np.float32)
+    codec = load_codec(run)
+    assert np.isfinite(codec.reconstruct(sids[:, : codec.levels])).all()
+    assert codec.encode(vectors).shape == (120, codec.levels)
+
+
+@pytest.mark.parametrize("kind", INDEXERS)
+def test_every_indexer_gives_unique_ids_and_needs_no_vectors(catalogue, kind):
+    root, _ = catalogue
+    run = run_stage(root, quantizer={"kind": kind} | INDEXERS[kind], vectors=str(root / "absent.npy"))
+    _, sids = load.load_sids(run)
+    assert len(np.unique(sids, axis=0)) == 120 and (sids < load.load_sizes(run)).all()
+    assert load.load_codebooks(run) is None
+    with pytest.raises(UserError, match="made without vectors"):
+        load_codec(run)
+
+
+def test_lc_rec_takes_one_more_level_where_its_own_have_no_room(catalogue, capsys):
+    root, _ = catalogue
+    run = run_stage(root, quantizer={"kind": "lc_rec", "levels": 1, "codes": 16} | FAST)
+    _, sids = load.load_sids(run)
+    assert sids.shape[1] == 2 and len(np.unique(sids, axis=0)) == 120
+    assert "sinkhorn finds no room for 120 items on paths of [16] codes" in capsys.readouterr().err
+
+
+def test_an_index_made_elsewhere_comes_back_the_same(catalogue):
+    root, items = catalogue
+    made = run_stage(root)
+    _, sids = load.load_sids(made)
+    write_index(items, sids, root / "shop.index.json")
+    run = run_stage(root, "again", quantizer={"kind": "index", "path": str(root / "shop.index.json")})
+    np.testing.assert_array_equal(load.load_sids(run)[1], sids)
+
+
+def test_textual_ids_are_distinct_texts(catalogue):
+    root, items = catalogue
+    run = run_stage(root, quantizer={"kind": "title", "words": 1})
+    found, texts = load.load_texts(run)
+    assert found == items and len(set(texts)) == 120
+    assert read_json(run / "ids/report.json")["words"]["most"] >= 1
 
 
 def test_trie_order_sorts_by_semantic_id(catalogue):

@@ -25,7 +25,7 @@ def make_base(tied=True, seed=0, hidden=32):
     model, tokenizer = load_base(config, ["red nail polish"] * 9, seed)
     rng = np.random.default_rng(0)
     books = [rng.standard_normal((size, 8)).astype(np.float32) for size in (4, 3, 1)]
-    return model, tokenizer, extend(model, tokenizer, books, "geometry", 0)
+    return model, tokenizer, extend(model, tokenizer, [len(book) for book in books], books, "geometry", 0)
 
 
 def train(model, vocabulary, steps=4):

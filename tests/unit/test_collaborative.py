@@ -1,12 +1,18 @@
-"""Popularity and item-kNN against counts and similarities worked out the long way."""
+"""Popularity and item-kNN against values worked out the long way; the stage that trains the others."""
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmrec import pipeline
+from llmrec.artifacts import StageContext, read_json, stage_key, write_json
+from llmrec.collaborative import stage, systems
 from llmrec.collaborative.item_knn import ItemKNN
 from llmrec.collaborative.popularity import Popularity
+from llmrec.config import Recipe
+from llmrec.errors import UserError
 
 CATALOGUE = ["a", "b", "c", "d", "e"]
 
@@ -69,3 +75,116 @@ def test_item_knn_is_the_same_in_blocks(monkeypatch):
     whole = ItemKNN.fit(train, catalogue).recommend(asked, 10, asked)
     monkeypatch.setattr("llmrec.collaborative.item_knn._BLOCK", 7)
     assert ItemKNN.fit(train, catalogue).recommend(asked, 10, asked) == whole
+
+
+TINY = {"dim": 8, "history": 4, "batch": 32, "epochs": 2}
+
+
+def recipe(baselines=("popularity", "sasrec_ce"), **sections):
+    tree = {
+        "name": "t",
+        "data": {"card": "t"},
+        "collaborative": {"sasrec_bce": TINY, "sasrec_ce": TINY},
+        "eval": {"baselines": list(baselines)},
+    }
+    return Recipe.model_validate(tree | sections)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run whose data stage is done: 12 users and 10 items, of which the last is in no training row."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for user in range(12):
+        items = [*generator.choice(9, 5, replace=False), 9 if user == 0 else generator.integers(9)]
+        splits = ["train"] * 4 + ["valid", "test"]
+        rows += [
+            (f"u{user}", f"i{item}", t, split)
+            for t, (item, split) in enumerate(zip(items, splits, strict=True))
+        ]
+    (tmp_path / "data").mkdir()
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "time", "split"], orient="row")
+    log.write_parquet(tmp_path / "data/interactions.parquet")
+    names = [f"i{n}" for n in range(10)]
+    pl.DataFrame({"item_id": names, "title": names}).write_parquet(tmp_path / "data/items.parquet")
+    write_json(tmp_path / "data/report.json", {"split": {"kind": "leave_one_out"}})
+    return tmp_path
+
+
+def train(run, asked, name="work", scratch="scratch"):
+    """Run the stage's function; return the folder it wrote."""
+    for folder in (run / name / "collaborative", run / scratch):
+        folder.mkdir(parents=True, exist_ok=True)
+    stage.run(StageContext(asked, run, run / name, run / scratch))
+    return run / name / "collaborative"
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_only_what_the_recipe_needs_is_trained(run):
+    nothing = train(run, recipe(["popularity", "item_knn"]), "nothing")
+    assert read_json(nothing / "report.json") == {"systems": {}}
+    assert set(files(nothing)) == {"report.json"}
+    assert set(files(train(run, recipe()))) == {"report.json", "sasrec_ce.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({}, []),
+        ({"ids": {"quantizer": {"kind": "letter"}}}, ["sasrec_ce"]),
+        ({"ids": {"inputs": ["text", "collaborative"]}}, ["sasrec_ce"]),
+        ({"decode": {"prior": {"system": "sasrec_bce"}}}, ["sasrec_bce"]),
+        ({"decode": {"prior": {"system": "item_knn"}}}, []),
+        ({"eval": {}}, ["sasrec_bce", "sasrec_ce"]),
+    ],
+)
+def test_ids_decoding_and_evaluation_each_ask_for_their_models(sections, expected):
+    assert stage.needed(recipe([], **sections)) == expected
+
+
+def test_the_stage_is_reproducible_and_goes_on_after_a_kill(run):
+    asked = recipe(["sasrec_bce", "sasrec_ce"])
+    whole = files(train(run, asked))
+    scratch = run / "half"
+    train(run, recipe(["sasrec_bce"]), "killed", "half")
+    stamp = (scratch / "sasrec_bce.safetensors").stat().st_mtime_ns
+    assert files(train(run, asked, "resumed", "half")) == whole
+    assert (scratch / "sasrec_bce.safetensors").stat().st_mtime_ns == stamp
+    assert set(read_json(run / "work/collaborative/report.json")["systems"]["sasrec_ce"]) == {
+        *("valid_users", "epochs", "best_epoch", "loss", "ndcg@10")
+    }
+
+
+def test_the_stages_key_follows_the_trained_models_alone(run):
+    def key(asked):
+        return stage_key(pipeline.stages_of(asked, "collaborative")[-1], asked, run)
+
+    same = key(recipe(["sasrec_ce"]))
+    assert key(recipe(["popularity", "item_knn", "sasrec_ce"])) == same
+    assert key(recipe(["sasrec_ce"], collaborative={"sasrec_ce": TINY, "sasrec_bce": {}})) == same
+    assert key(recipe(["sasrec_bce"])) != same
+    assert key(recipe(["sasrec_ce"], collaborative={"sasrec_ce": TINY | {"dim": 16}})) != same
+
+
+def test_every_baseline_is_loaded_by_name_and_keeps_the_interface(run):
+    train(run, recipe(["sasrec_bce", "sasrec_ce"]), ".")
+    names = [f"i{n}" for n in range(10)]
+    for name in systems.BASELINES:
+        model = systems.load_baseline(run, name, names)
+        items, scores = model.recommend([["i1", "i2"]], 3, [["i1", "i2"]])
+        assert len(items[0]) == len(scores[0]) == 3
+        assert not {"i1", "i2"} & set(items[0])
+        np.testing.assert_allclose(np.exp(model.log_probs([["i1", "i2"]], names)).sum(), 1, atol=1e-5)
+
+
+def test_item_vectors_stand_in_the_order_asked_for(run):
+    with pytest.raises(UserError, match="run the stage collaborative first"):
+        systems.item_vectors(run, ["i0"])
+    train(run, recipe(), ".")
+    vectors = systems.item_vectors(run, ["i3", "i9", "new", "i0"])
+    assert (vectors.dtype, vectors.shape) == (np.float32, (4, 8))
+    assert vectors.any(axis=1).tolist() == [True, False, False, True]
+    assert (vectors[::-1] == systems.item_vectors(run, ["i0", "new", "i9", "i3"])).all()

@@ -74,8 +74,10 @@ def test_bad_npy(tmp_path, array, message):
         ({"item_id": ["x", "y"], "v": [[1.0], [2.0]]}, "lacks 1 items, the first 'z'"),
         ({"item_id": ["x", "y", "x"], "v": [[1.0]] * 3}, "item 'x' has several rows"),
         ({"item_id": ITEMS, "v": [[1.0], [1.0, 2.0], [1.0]]}, "lists of one length"),
-        ({"item_id": ITEMS, "v": [[1.0], None, [1.0]]}, "lists of one length"),
+        ({"item_id": ITEMS, "v": [[1.0], None, [1.0]]}, "lacks 1 items, the first 'y'"),
+        ({"item_id": ITEMS, "v": pl.Series([[], [], []], dtype=pl.List(pl.Float32))}, "length, above 0"),
         ({"item_id": ITEMS, "v": [[1.0], [None], [1.0]]}, "NaN or infinity, the first of 'y'"),
+        ({"item_id": ["stranger"], "v": [[1.0]]}, "lacks 3 items, the first 'x'"),
         ({"item_id": ITEMS, "v": [["a"], ["b"], ["c"]]}, "lists of numbers"),
         ({"item_id": ITEMS, "v": [1.0, 2.0, 3.0]}, "exactly one column of number lists"),
         ({"id": ITEMS, "v": [[1.0]] * 3}, "needs a column item_id"),
@@ -85,6 +87,31 @@ def test_bad_parquet(tmp_path, table, message):
     pl.DataFrame(table).write_parquet(tmp_path / "v.parquet")
     with pytest.raises(UserError, match=message):
         read_vectors(tmp_path / "v.parquet", ITEMS)
+
+
+def test_an_item_without_a_vector_is_nan_where_that_is_allowed(tmp_path):
+    gap = np.array([[1.0, 2.0], [np.nan, np.nan], [5.0, 6.0]], np.float32)
+    np.save(tmp_path / "v.npy", gap)
+    np.testing.assert_array_equal(read_vectors(tmp_path / "v.npy", ITEMS, partial=True), gap)
+    for table in (
+        {"item_id": ["z", "x"], "v": [[5.0, 6.0], [1.0, 2.0]]},
+        {"item_id": ITEMS, "v": gap.tolist()},
+    ):
+        pl.DataFrame(table).write_parquet(tmp_path / "v.parquet")
+        np.testing.assert_array_equal(read_vectors(tmp_path / "v.parquet", ITEMS, partial=True), gap)
+
+
+@pytest.mark.parametrize("bad", [[np.nan, 1.0], [np.inf, np.nan]])
+def test_half_a_vector_is_refused_even_where_none_is_allowed(tmp_path, bad):
+    np.save(tmp_path / "v.npy", np.array([[1.0, 2.0], bad, [5.0, 6.0]]))
+    with pytest.raises(UserError, match="the first of 'y'"):
+        read_vectors(tmp_path / "v.npy", ITEMS, partial=True)
+
+
+def test_a_file_with_vectors_of_none_of_the_items_is_refused(tmp_path):
+    pl.DataFrame({"item_id": ["stranger"], "v": [[1.0]]}).write_parquet(tmp_path / "v.parquet")
+    with pytest.raises(UserError, match="lacks 3 items"):
+        read_vectors(tmp_path / "v.parquet", ITEMS, partial=True)
 
 
 def test_files_that_are_not_vectors(tmp_path):

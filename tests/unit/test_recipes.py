@@ -41,7 +41,7 @@ def test_a_dry_run_prints_the_plan_and_writes_and_fetches_nothing(name, capsys, 
     assert main(["run", name, "--dry-run"]) == 0
     shown = capsys.readouterr()
     for stage in NAMES:
-        assert f"  {stage:<8} pending" in shown.out
+        assert f"  {stage:<13} pending" in shown.out
     assert "of memory" in shown.out and "of disk" in shown.out
     assert shown.err == ""
     assert list(tmp_path.iterdir()) == []

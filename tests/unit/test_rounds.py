@@ -1,16 +1,20 @@
 """The rounds against beam search written plainly, with answers from a made-up model."""
 
+from dataclasses import replace
+
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small_base import registered, sid_tables
 
-from llmrec.decode.catalogues import find
+from llmrec.decode.catalogues import find, reopen
 from llmrec.decode.mask import item_mask
 from llmrec.decode.rounds import Rounds
 from llmrec.errors import UserError
+from llmrec.ids.new_items import Changes, write_changes
 
 VOCABULARY = 40
 
@@ -122,3 +126,33 @@ def test_an_empty_prompt_and_an_unknown_catalogue_are_refused(tmp_path):
         Rounds(name, [[1], []], 2)
     with pytest.raises(UserError, match="no catalogue named 'else'"):
         Rounds("else", [[1]], 2)
+
+
+@pytest.mark.parametrize("deny", [[], [2, 4]])
+def test_a_changed_catalogue_is_searched_as_one_built_anew(tmp_path, deny):
+    sids = np.array([[0, 0, 0], [0, 0, 1], [1, 2, 0], [2, 0, 0]], np.int32)
+    added = {"n1": [0, 0, 2], "n0": [3, 3, 3], "n2": [1, 2, 3]}
+    name, _ = registered(tmp_path, sids)
+    table = pl.DataFrame(
+        {"item_id": list(added), "sid": list(added.values()), "title": list(added)}
+    ).with_columns(pl.col("sid").cast(pl.List(pl.Int32)), distance=pl.lit(0.0), percentile=pl.lit(0.0))
+    write_changes(tmp_path, find(name).items, Changes(table, ["i1"]))
+    catalogue = reopen(name)
+    tokens = catalogue.tokens.numpy()
+    names = catalogue.items
+    assert names == ["i0", "i1", "i2", "i3", "n1", "n2", "n0"]
+    mask = item_mask(catalogue.trie, None, [deny])
+    rounds = Rounds(name, [[1, 2, 3]], 5, mask)
+    numbered = [f"i{item}" for item in range(len(names))]
+    places = dict(zip(names, numbered, strict=True))
+
+    while questions := rounds.questions():
+        asked = []
+        for question in questions:
+            denied = [places[item] for item in question.extra.get("llmrec_deny", [])] + ["i1"]
+            asked.append(answered(replace(question, extra=question.extra | {"llmrec_deny": denied}), tokens))
+        rounds.take(asked)
+    top = rounds.top()
+    open_items = [item for item in range(len(names)) if item != 1 and item not in deny]
+    expected = plain_beam_search([1, 2, 3], tokens, open_items, 5)
+    assert [item for item in top.items[0].tolist() if item >= 0] == [item for item, _ in expected]

@@ -1,0 +1,212 @@
+"""Semantic IDs: how long tokenizers take, beside faiss and vector-quantize-pytorch, and how fast new items go."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import util
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+
+from llmrec.bench._measure import interleave, ratio, summary, write
+from llmrec.config.tokenizers import LcRecConfig, RqKmeansConfig, RqvaeConfig
+from llmrec.errors import UserError
+from llmrec.ids.new_items import assign
+from llmrec.ids.quantizers import lc_rec, rq_kmeans, rqvae
+from llmrec.ids.tokenizer import Codes
+from llmrec.screen import show
+
+DIM, LEVELS, CODES = 384, 3, 256
+PACKAGES = ("torch", "faiss-cpu", "vector-quantize-pytorch")
+LARGE = """
+import sys
+from llmrec.bench.ids import large
+print(*large(int(sys.argv[1])))
+"""
+
+
+def run(
+    items: int = 12_101,
+    repeats: int = 5,
+    large: int = 1_000_000,
+    new: int = 200_000,
+    trained: bool = True,
+    vectors: str | None = None,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Measure the tokenizers.
+
+    Args:
+        items: catalogue of the comparison, 384 dimensions, 3 levels of 256 codes.
+        repeats: timed repeats, the systems in turn.
+        large: items of the catalogue that shows time and memory of residual k-means; 0 leaves it out.
+        new: items that are given codes by frozen codebooks, and made unique.
+        trained: also train RQ-VAE in TIGER's and in LC-Rec's size to their plateau, once each.
+        vectors: `.npy` of `[items, dim]` to use in place of a random mixture of clusters.
+        out: where to write the figures as JSON; None writes nothing.
+
+    Returns:
+        `residual`: per system seconds and the share of variance left, and how many times faster ours is;
+        `trained`: seconds, and the share of variance left; `large`: seconds and peak memory over that of the
+        vectors; `new_items`: items a second.
+
+    Raises:
+        UserError: vector-quantize-pytorch is not installed, or `vectors` cannot be read.
+    """
+    if util.find_spec("vector_quantize_pytorch") is None:
+        raise UserError("bench ids: compares with vector-quantize-pytorch; pip install 'llmrec[bench]'")
+    points = mixture(items) if vectors is None else np.load(vectors, allow_pickle=False).astype(np.float32)
+    figures: dict[str, Any] = {"vectors": list(points.shape), "residual": _residual(points, repeats)}
+    if trained:
+        figures["trained"] = _trained(points)
+    if large:
+        figures["large"] = _large(large)
+    figures["new_items"] = _new_items(points, new, repeats)
+    _show(figures)
+    write(out, "llmrec bench ids", figures, *PACKAGES)
+    return figures
+
+
+def mixture(items: int, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Vectors `[items, 384]` of 500 overlapping clusters, unit length, much like sentence vectors."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((500, DIM), dtype=np.float32)
+    points = rng.standard_normal((items, DIM), dtype=np.float32)
+    points += centres[rng.integers(0, len(centres), items)]
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    return points
+
+
+def large(items: int) -> tuple[float, float, float]:
+    """Seconds of residual k-means, the vectors' size and the process's peak memory above its start, in GB."""
+    import faiss  # noqa: F401  its memory is not the algorithm's
+
+    points = mixture(items)
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    _fit(points)
+    seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return seconds, points.nbytes / 1e9, (peak - before) * 1024 / 1e9
+
+
+def _fit(points: npt.NDArray[np.float32]) -> Codes:
+    config = RqKmeansConfig(levels=LEVELS, codes=CODES)
+    return rq_kmeans.fit(SimpleNamespace(vectors=points), config, 0)
+
+
+def _left(points: npt.NDArray[np.float32], rebuilt: npt.NDArray[np.float32]) -> float:
+    """Share of the vectors' variance that a reconstruction leaves."""
+    return round(float(np.square(points - rebuilt).sum() / np.square(points - points.mean(axis=0)).sum()), 4)
+
+
+def _rebuilt(found: Codes) -> npt.NDArray[np.float32]:
+    assert found.codec is not None
+    return found.codec.reconstruct(found.codes)
+
+
+def _residual(points: npt.NDArray[np.float32], repeats: int) -> dict[str, Any]:
+    """Three residual codebooks: ours, faiss's ResidualQuantizer, vector-quantize-pytorch's ResidualVQ."""
+    rebuilt: dict[str, npt.NDArray[np.float32]] = {}
+
+    def ours() -> None:
+        rebuilt["llmrec"] = _rebuilt(_fit(points))
+
+    def faiss_quantizer() -> None:
+        import faiss
+
+        quantizer = faiss.ResidualQuantizer(points.shape[1], LEVELS, int(np.log2(CODES)))
+        quantizer.train(points)
+        rebuilt["faiss"] = quantizer.decode(quantizer.compute_codes(points))
+
+    def torch_quantizer() -> None:
+        import torch
+        from vector_quantize_pytorch import ResidualVQ
+
+        torch.manual_seed(0)
+        model = ResidualVQ(
+            dim=points.shape[1], num_quantizers=LEVELS, codebook_size=CODES, kmeans_init=True, kmeans_iters=25
+        )
+        with torch.no_grad():
+            rebuilt["vector-quantize-pytorch"] = model(torch.from_numpy(points)[None])[0][0].numpy()
+
+    systems: dict[str, Callable[[], None]] = {
+        "llmrec": ours,
+        "faiss": faiss_quantizer,
+        "vector-quantize-pytorch": torch_quantizer,
+    }
+    seconds = interleave(systems, repeats, "residual codebooks")
+    return {
+        name: summary(times)
+        | {"variance_left": _left(points, rebuilt[name])}
+        | ({} if name == "llmrec" else {"ours_times_faster": ratio(times, seconds["llmrec"])})
+        for name, times in seconds.items()
+    }
+
+
+def _trained(points: npt.NDArray[np.float32]) -> dict[str, Any]:
+    """RQ-VAE in TIGER's and in LC-Rec's size, each to its plateau, once."""
+    figures = {}
+    signals = SimpleNamespace(vectors=points)
+    sizes = {
+        "rqvae": (rqvae.fit, RqvaeConfig(kind="rqvae", levels=LEVELS, codes=CODES)),
+        "lc_rec": (lc_rec.fit, LcRecConfig(kind="lc_rec", levels=LEVELS, codes=CODES)),
+    }
+    for name, (fit, config) in sizes.items():
+        start = time.perf_counter()
+        found = fit(signals, config, 0)
+        seconds = time.perf_counter() - start
+        figures[name] = {"seconds": round(seconds, 1), "variance_left": _left(points, _rebuilt(found))}
+    return figures
+
+
+def _large(items: int) -> dict[str, Any]:
+    """In a process of its own, so that the peak is that of the fit."""
+    command = [sys.executable, "-c", LARGE, str(items)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    seconds, vectors, peak = map(float, output.split())
+    return {
+        "items": items,
+        "seconds": round(seconds, 1),
+        "vectors_gb": round(vectors, 2),
+        "peak_over_vectors": round((peak + vectors) / vectors, 2),
+    }
+
+
+def _new_items(points: npt.NDArray[np.float32], new: int, repeats: int) -> dict[str, Any]:
+    """Codes for items that the codebooks have never seen, unique among themselves and the catalogue."""
+    found = _fit(points)
+    added = mixture(new, seed=1)[:, : points.shape[1]]
+    seconds = interleave({"new": lambda: assign(found, points, added)}, repeats, "new items")["new"]
+    rates = [new / value for value in seconds]
+    return {"items": new, "per_second": {name: round(value) for name, value in summary(rates).items()}}
+
+
+def _show(figures: dict[str, Any]) -> None:
+    count, dim = figures["vectors"]
+    table = Table(title=f"{count:,} × {dim}, {LEVELS} levels of {CODES} codes")
+    for heading in ("what", "seconds", "variance left", "goal"):
+        table.add_column(heading, justify="left" if heading == "what" else "right")
+    for name, row in figures["residual"].items():
+        goal = "≤ 10 s" if name == "llmrec" else f"{row['ours_times_faster']['median']:.1f}x ours"
+        table.add_row(
+            f"residual codebooks, {name}", f"{row['median']:.1f}", f"{row['variance_left']:.3f}", goal
+        )
+    goals = {"rqvae": "≤ 300 s", "lc_rec": "≤ 1,200 s"}
+    for name, row in figures.get("trained", {}).items():
+        table.add_row(
+            f"{name} to its plateau", f"{row['seconds']:.0f}", f"{row['variance_left']:.3f}", goals[name]
+        )
+    if "large" in figures:
+        row = figures["large"]
+        memory = f"memory {row['peak_over_vectors']:.2f}x the vectors"
+        table.add_row(f"{row['items']:,} items, {memory}", f"{row['seconds']:.0f}", "", "≤ 600 s, ≤ 2x")
+    rate = figures["new_items"]["per_second"]["median"]
+    table.add_row(f"new items: {rate:,} a second", "", "", "≥ 100,000")
+    show(table)

@@ -1,0 +1,200 @@
+"""SASRec as a baseline: a causal transformer over items names what comes after a history.
+
+Kang & McAuley, Self-attentive sequential recommendation, ICDM 2018.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from llmrec.collaborative.popularity import Popularity, Ranked
+from llmrec.collaborative.sasrec_model import SasrecModel
+from llmrec.collaborative.sasrec_training import Loss, pad, train
+from llmrec.config import SasrecConfig
+from llmrec.errors import UserError
+from llmrec.metrics.ranking import score_ranks
+
+METADATA = "sasrec"
+CUTOFF = 10
+"""Of the NDCG that training is stopped by."""
+_BLOCK = 512
+
+
+class Sasrec:
+    """A trained SASRec and the items it knows; a history without any of them gets what is popular."""
+
+    def __init__(
+        self, model: SasrecModel, config: SasrecConfig, items: Sequence[str], counts: npt.NDArray[np.int64]
+    ) -> None:
+        """Keep a model, its items in the order of its rows, and their training interactions `[items]`."""
+        self.model, self.config, self.items, self.counts = model.eval(), config, list(items), counts
+        order = np.argsort(-counts, kind="stable")
+        self.popularity = Popularity([self.items[i] for i in order], counts[order].tolist())
+        self._position = {item: i for i, item in enumerate(self.items)}
+
+    @classmethod
+    def fit(
+        cls,
+        histories: pl.DataFrame,
+        catalogue: Sequence[str],
+        loss: Loss,
+        config: SasrecConfig,
+        seed: int = 0,
+        valid: pl.DataFrame | None = None,
+    ) -> tuple[Sasrec, dict[str, Any]]:
+        """Train on histories; stop by the NDCG@10 of validation targets, seen items masked.
+
+        Args:
+            histories: `user_id, items: list[str]`, training rows only.
+            catalogue: every item id that may be recommended.
+            loss: `bce` (one sampled negative a position) or `ce` (over the whole catalogue).
+            config: the recipe's settings.
+            seed: of all that is drawn.
+            valid: `history: list[str], target: str`; None, or no row, trains `config.patience` epochs.
+
+        Returns:
+            The best epoch's model, and the log of its training.
+        """
+        position = {item: i for i, item in enumerate(catalogue)}
+        rows = [np.array([position[i] for i in row], np.int64) for row in histories["items"].to_list()]
+        counts = np.bincount(np.concatenate([np.empty(0, np.int64), *rows]), minlength=len(catalogue))
+
+        def validate(model: SasrecModel) -> float:
+            assert valid is not None
+            return cls(model, config, catalogue, counts)._ndcg(valid)
+
+        checked = None if valid is None or valid.is_empty() else validate
+        model, log = train(rows, len(catalogue), loss, config, seed, checked)
+        return cls(model, config, catalogue, counts), log
+
+    @classmethod
+    def load(cls, path: Path) -> Sasrec:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: no such file, or not one of ours.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {})[METADATA])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            config = SasrecConfig.model_validate(about["config"])
+            counts = tensors.pop("counts").numpy()
+            model = SasrecModel(len(about["items"]), config)
+            model.load_state_dict(tensors)
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; run the stage collaborative first") from None
+        except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
+            raise UserError(f"{path}: cannot be read as a SASRec: {error}") from None
+        return cls(model, config, about["items"], counts)
+
+    def save(self, path: Path) -> None:
+        """Write weights, settings, item ids and counts as one safetensors file."""
+        # A single key: safetensors writes several in any order, and equal models should be equal files.
+        about = json.dumps({"config": self.config.model_dump(mode="json"), "items": self.items})
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        save_file(tensors | {"counts": torch.from_numpy(self.counts)}, path, metadata={METADATA: about})
+
+    @property
+    def vectors(self) -> npt.NDArray[np.float32]:
+        """Item embeddings, float32 [items, dim]; zeros for items without any training interaction."""
+        table = self.model.items.weight.detach().cpu().numpy().copy()
+        table[self.counts == 0] = 0
+        return table
+
+    def recommend(
+        self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Sequence[str]] | None = None
+    ) -> Ranked:
+        """The k likeliest next items of each history.
+
+        Args:
+            histories: item ids of each user, oldest first; unknown ids are ignored, the last
+                `config.history` of the others count.
+            k: length of the lists; shorter only where the catalogue ends.
+            exclude: items that a user must not get, such as those already seen.
+
+        Returns:
+            Item ids and scores (products of history and item embedding), one list a user, best first; the
+            most popular items, with their counts, where a history holds no known item.
+        """
+        banned = exclude if exclude is not None else [()] * len(histories)
+        items: list[list[str]] = [[] for _ in histories]
+        scores: list[list[float]] = [[] for _ in histories]
+        for users, logits in self._logits(histories):
+            self._mask(logits, [banned[user] for user in users])
+            top = logits.topk(min(k, len(self.items)), dim=1)
+            for user, values, indices in zip(users, top.values.tolist(), top.indices.tolist(), strict=True):
+                found = [(self.items[i], v) for i, v in zip(indices, values, strict=True) if v > -torch.inf]
+                items[user], scores[user] = [item for item, _ in found], [value for _, value in found]
+        for user, history in enumerate(histories):
+            if not self._rows(history):
+                popular = self.popularity.recommend([history], k, [banned[user]])
+                items[user], scores[user] = popular[0][0], popular[1][0]
+        return items, scores
+
+    def log_probs(self, histories: Sequence[Sequence[str]], items: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Log-probability of each item as the next one: the softmax over `items`.
+
+        Args:
+            histories: item ids of each user, oldest first; unknown ids are ignored. A history without a
+                known item gets popularity's, as `recommend` does.
+            items: the catalogue, in the order of the columns; an item the model does not know has no chance.
+
+        Returns:
+            float32 [U, items].
+        """
+        known = np.array([item in self._position for item in items])
+        columns = torch.tensor([self._position[item] for item in items if item in self._position])
+        popular = self.popularity.log_probs([()], [self.items[i] for i in columns])[0]
+        found = np.full((len(histories), len(items)), -np.inf, np.float32)
+        found[:, known] = popular
+        for users, logits in self._logits(histories):
+            found[np.ix_(np.array(users), known)] = logits[:, columns].log_softmax(1).numpy()
+        return found
+
+    def _rows(self, items: Sequence[str]) -> list[int]:
+        """Rows of the items that are known."""
+        return [self._position[item] for item in items if item in self._position]
+
+    @torch.no_grad()
+    def _logits(self, histories: Sequence[Sequence[str]]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Users whose history holds a known item, in blocks, and their scores, float32 [users, items]."""
+        rows = {user: self._rows(history)[-self.config.history :] for user, history in enumerate(histories)}
+        users = [user for user, row in rows.items() if row]
+        table = self.model.items.weight
+        for start in range(0, len(users), _BLOCK):
+            block = users[start : start + _BLOCK]
+            inputs, lengths = pad([np.array(rows[user]) for user in block])
+            hidden = self.model(inputs.to(table.device), lengths.to(table.device))
+            last = hidden[torch.arange(len(block)), lengths - 1]
+            yield block, (last @ table.T).cpu()
+
+    def _ndcg(self, examples: pl.DataFrame) -> float:
+        """Mean NDCG@10 of the targets, seen items masked; a target already seen is a miss."""
+        histories, targets = examples["history"].to_list(), examples["target"].to_list()
+        ranks = [0] * len(examples)
+        for users, logits in self._logits(histories):
+            own = torch.tensor([[self._position[targets[user]]] for user in users])
+            self._mask(logits, [histories[user] for user in users])
+            wanted = logits.gather(1, own)
+            places = (logits >= wanted).sum(1) * wanted[:, 0].isfinite()
+            for user, rank in zip(users, places.tolist(), strict=True):
+                ranks[user] = rank
+        scored = score_ranks(pl.DataFrame({"rank": ranks}, schema={"rank": pl.Int64}), [CUTOFF])
+        return float(scored[f"ndcg@{CUTOFF}"].mean())  # type: ignore[arg-type]
+
+    def _mask(self, logits: torch.Tensor, lists: Sequence[Sequence[str]]) -> None:
+        """Take from each row of `logits [U, items]` the items of its list."""
+        rows = [self._rows(items) for items in lists]
+        users = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(row) for row in rows]))
+        logits[users, torch.tensor([i for row in rows for i in row], dtype=torch.int64)] = -torch.inf

@@ -1,0 +1,175 @@
+"""Training of SASRec: windows of histories, negatives, early stopping."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from llmrec.collaborative.sasrec_model import SasrecModel, bce_loss, ce_loss
+from llmrec.config import SasrecConfig
+
+Loss = Literal["bce", "ce"]
+Ints = npt.NDArray[np.int64]
+TRIES = 20
+"""How often a negative is drawn again for a user who has it."""
+_POOL = 6400  # windows that are sorted by length together
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a user's history: all of `items [n + 1]` but the last are inputs, but the first targets."""
+
+    user: int
+    items: Ints
+
+
+def cut_windows(histories: Sequence[Ints], history: int) -> list[Window]:
+    """Cut histories, from their ends, into windows of at most `history` targets.
+
+    Every item but a history's first is a target once.
+    """
+    return [
+        Window(user, items[max(0, end - history) : end + 1])
+        for user, items in enumerate(histories)
+        for end in range(len(items) - 1, 0, -history)
+    ]
+
+
+def batches(windows: Sequence[Window], size: int, generator: np.random.Generator) -> Iterator[list[Window]]:
+    """All windows once, in random batches of about `size` targets; windows of a batch are about equally long."""
+    order = generator.permutation(len(windows))
+    for start in range(0, len(order), _POOL):
+        pool = order[start : start + _POOL]
+        targets = np.array([len(windows[i].items) - 1 for i in pool])
+        by_length = np.argsort(targets, kind="stable")
+        batch = (np.cumsum(targets[by_length]) - 1) // size
+        parts = np.split(pool[by_length], np.flatnonzero(np.diff(batch)) + 1)
+        for part in generator.permutation(len(parts)):
+            yield [windows[i] for i in parts[part]]
+
+
+def pad(rows: Sequence[Ints]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows as int64 [B, T], 0 behind their ends, and their lengths, int64 [B]."""
+    lengths = np.array([len(row) for row in rows])
+    padded = np.zeros((len(rows), int(lengths.max())), np.int64)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)
+    return torch.from_numpy(padded), torch.from_numpy(lengths)
+
+
+class Negatives:
+    """Draws, for each target, an item that the user's training history lacks."""
+
+    def __init__(self, histories: Sequence[Ints], items: int) -> None:
+        """Note which user has which of the `items` items."""
+        pairs = [user * items + history for user, history in enumerate(histories)]
+        self._pairs = np.unique(np.concatenate([np.empty(0, np.int64), *pairs]))
+        self._items = items
+
+    def draw(self, users: Ints, generator: np.random.Generator) -> Ints:
+        """One item for each of `users`, int64 [P]; any item where a user has (nearly) all of them."""
+        drawn = generator.integers(0, self._items, len(users))
+        for _ in range(TRIES):
+            had = np.flatnonzero(self._had(users * self._items + drawn))
+            if not len(had):
+                break
+            drawn[had] = generator.integers(0, self._items, len(had))
+        return drawn
+
+    def _had(self, pairs: Ints) -> npt.NDArray[np.bool_]:
+        place = np.searchsorted(self._pairs, pairs).clip(max=len(self._pairs) - 1)
+        found: npt.NDArray[np.bool_] = self._pairs[place] == pairs
+        return found
+
+
+def train(
+    histories: Sequence[Ints],
+    items: int,
+    loss: Loss,
+    config: SasrecConfig,
+    seed: int,
+    validate: Callable[[SasrecModel], float] | None,
+) -> tuple[SasrecModel, dict[str, Any]]:
+    """Train until validation has not improved for `config.patience` epochs, and keep the best epoch.
+
+    Equal arguments give equal weights on one machine's CPU; torch's global generator is left as it was.
+
+    Args:
+        histories: training histories as item indices, oldest first.
+        items: size of the catalogue.
+        loss: `bce` or `ce`.
+        config: the recipe's settings.
+        seed: of weights, dropout, order and negatives.
+        validate: gives a model's validation NDCG@10; without it, `config.patience` epochs are trained.
+
+    Returns:
+        The model, and `epochs`, `best_epoch`, and a value an epoch of `loss` and `ndcg@10`.
+    """
+    epochs = config.epochs if validate else min(config.epochs, config.patience)
+    log: dict[str, Any] = {"epochs": 0, "best_epoch": epochs, "loss": [], "ndcg@10": []}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        trainer = _Trainer(histories, items, loss, config, seed)
+        best = trainer.model.state_dict()
+        progress = tqdm(range(1, epochs + 1), desc=f"SASRec ({loss})", unit="epoch", disable=None)
+        for epoch in progress:
+            log["epochs"] = epoch
+            log["loss"].append(round(trainer.epoch(), 6))
+            if validate is None:
+                continue
+            value = round(validate(trainer.model.eval()), 6)
+            if value > max(log["ndcg@10"], default=-1.0):
+                log["best_epoch"], best = epoch, copy.deepcopy(trainer.model.state_dict())
+            log["ndcg@10"].append(value)
+            progress.set_postfix_str(f"loss {log['loss'][-1]:.3f}, NDCG@10 {value:.4f}")
+            if epoch - log["best_epoch"] >= config.patience:
+                break
+    trainer.model.load_state_dict(best)
+    return trainer.model.eval(), log
+
+
+class _Trainer:
+    """A model, its optimizer, and what it learns from."""
+
+    def __init__(
+        self, histories: Sequence[Ints], items: int, loss: Loss, config: SasrecConfig, seed: int
+    ) -> None:
+        self.windows = cut_windows(histories, config.history)
+        self.negatives = Negatives(histories, items)
+        self.loss, self.batch = loss, config.batch
+        self.generator = np.random.default_rng(seed)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = SasrecModel(items, config).to(self.device)
+        # The betas of the published code.
+        self.optimizer = torch.optim.Adam(self.model.parameters(), config.lr, betas=(0.9, 0.98))
+
+    def epoch(self) -> float:
+        """One pass over all windows; the mean loss of a target."""
+        self.model.train()
+        total, count = 0.0, 0
+        for batch in batches(self.windows, self.batch, self.generator):
+            loss, targets = self._loss(batch)
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            total, count = total + loss.item() * targets, count + targets
+        return total / max(count, 1)
+
+    def _loss(self, batch: list[Window]) -> tuple[torch.Tensor, int]:
+        """Mean loss of a batch's targets, and their number."""
+        inputs, lengths = pad([window.items[:-1] for window in batch])
+        targets = torch.from_numpy(np.concatenate([window.items[1:] for window in batch])).to(self.device)
+        real = torch.arange(inputs.shape[1]) < lengths[:, None]
+        hidden = self.model(inputs.to(self.device), lengths.to(self.device))[real.to(self.device)]
+        table = self.model.items.weight
+        if self.loss == "ce":
+            return ce_loss(hidden, table, targets), len(targets)
+        users = np.repeat([window.user for window in batch], lengths.numpy())
+        negatives = torch.from_numpy(self.negatives.draw(users, self.generator)).to(self.device)
+        return bce_loss(hidden, table, targets, negatives), len(targets)

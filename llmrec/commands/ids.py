@@ -1,0 +1,65 @@
+"""`llmrec ids`, its comparison of tokenizers, and the index files of other projects."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from llmrec.commands import stages
+from llmrec.commands.inspect import find_run
+from llmrec.errors import UserError
+
+
+def run(name: str, overrides: list[str], dry_run: bool, compare: str | None, out: Path | None) -> None:
+    """Run a recipe's stages up to `ids`, or compare tokenizers on its data.
+
+    Raises:
+        UserError: what is wrong with the recipe or the options, or what a stage raises.
+    """
+    if compare is None:
+        if out is not None:
+            raise UserError("--out: keeps the figures of --compare, which is not given")
+        stages.run(name, overrides, "ids", dry_run)
+        return
+    if dry_run:
+        raise UserError("--dry-run: plans a run; --compare writes into none")
+    _compare(name, overrides, compare, out)
+
+
+def export_index(run_name: str, folder: Path, name: str | None) -> None:
+    """Write a run's `*.index.json`, `*.item.json` and `*.inter.json` into a folder, and print their paths."""
+    from llmrec.ids import exchange
+
+    run_folder = find_run(run_name)
+    for path in exchange.export(run_folder, folder, name or run_folder.resolve().name):
+        print(path)
+
+
+def import_index(folder: Path, dest: Path) -> None:
+    """Make a dataset of a folder with `*.inter.json` and `*.item.json`, and print how to run it."""
+    from llmrec.ids import exchange
+
+    card = exchange.to_tables(folder, dest)
+    words = ["llmrec", "run", "RECIPE", f"data.card={card}"]
+    index = sorted(folder.glob("*.index.json"))
+    if len(index) == 1:
+        words.append(f"ids.quantizer={{kind: index, path: {index[0]}}}")
+    print(f"{card}\ntry:    {shlex.join(words)}")
+
+
+def _compare(name: str, overrides: list[str], compare: str, out: Path | None) -> None:
+    """Run the stages the kinds learn from, then fit them all; the run's `ids/` stays as it is."""
+    from llmrec.bench import _measure
+    from llmrec.ids import compare as comparison
+    from llmrec.screen import show
+
+    kinds = comparison.kinds_named(compare)
+    recipe, folder = stages.resolve(name, overrides)
+    until = "collaborative" if comparison.needs_collaborative(recipe, kinds) else "data"
+    stages.advance(recipe, folder, until)
+    rows: list[dict[str, Any]] = comparison.compare(comparison.RunSignals(folder, recipe), recipe, kinds)
+    show(comparison.table(rows))
+    command = " ".join(["llmrec ids", name, "--compare", ",".join(kinds), *overrides])
+    figures = {"recipe": recipe.name, "seed": recipe.seed, "card": recipe.data.card, "kinds": rows}
+    _measure.write(out, command, figures, "torch", "faiss-cpu", "scipy", "numpy")

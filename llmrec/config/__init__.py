@@ -1,0 +1,51 @@
+"""Recipes: one strict YAML file per experiment, every stage in it.
+
+Unknown keys are errors that name the nearest known key, and all errors of a recipe are reported at once.
+"""
+
+from llmrec.config.collaborative import CollaborativeConfig, SasrecConfig
+from llmrec.config.data import DataConfig, Filters, Split
+from llmrec.config.decoding import BEAMS, DecodeConfig, EvalConfig, MmrConfig, PriorConfig, System
+from llmrec.config.ids import EncoderConfig, FusionConfig, IdsConfig
+from llmrec.config.recipe import Recipe, load_recipe, recipe_tree, with_suite
+from llmrec.config.section import Fraction, Model, Positive, Section, validate
+from llmrec.config.training import (
+    BaseConfig,
+    LoraSettings,
+    SftConfig,
+    TaskConfig,
+    TinyConfig,
+    TrackConfig,
+)
+
+__all__ = [
+    "BEAMS",
+    "BaseConfig",
+    "CollaborativeConfig",
+    "DataConfig",
+    "DecodeConfig",
+    "EncoderConfig",
+    "EvalConfig",
+    "Filters",
+    "Fraction",
+    "FusionConfig",
+    "IdsConfig",
+    "LoraSettings",
+    "MmrConfig",
+    "Model",
+    "Positive",
+    "PriorConfig",
+    "Recipe",
+    "SasrecConfig",
+    "Section",
+    "SftConfig",
+    "Split",
+    "System",
+    "TaskConfig",
+    "TinyConfig",
+    "TrackConfig",
+    "load_recipe",
+    "recipe_tree",
+    "validate",
+    "with_suite",
+]

@@ -1,0 +1,83 @@
+"""The recipe's sections `decode` and `eval`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from llmrec.config.section import Fraction, Positive, Section
+
+BEAMS = 20
+"""Beams, and items of a list, where nothing else is asked for."""
+System = Literal["popularity", "item_knn", "sasrec_bce", "sasrec_ce"]
+
+
+class PriorConfig(Section):
+    """D3 (Bao et al. 2024): each step mixes in what a collaborative model expects under a prefix."""
+
+    system: System = "item_knn"
+    model_weight: Annotated[float, Field(ge=0, le=1)] = 0.7
+
+
+class MmrConfig(Section):
+    """Re-ranks all beams for diversity (Carbonell & Goldstein 1998); `trade_off` 1 leaves them as they are."""
+
+    trade_off: Annotated[float, Field(ge=0, le=1)] = 0.7
+
+
+class DecodeConfig(Section):
+    """Constrained decoding of the top-K items under the catalogue's trie."""
+
+    engine: Literal["tree", "vllm", "generate"] = "tree"
+    width: Positive | Literal["auto"] = BEAMS
+    k: Positive | None = None
+    widest: Positive = 1024
+    normalise: Literal["vocabulary", "allowed"] = "vocabulary"
+    temperature: list[Annotated[float, Field(gt=0)]] = []
+    prior: PriorConfig | None = None
+    mmr: MmrConfig | None = None
+    users: Positive | None = None
+    splits: list[Literal["valid", "test"]] = ["test"]
+    mask_seen: bool = True
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    device: str = "auto"
+
+    @property
+    def length(self) -> int:
+        """Items a list: `k`, else as many as there are beams (20 where those widen by themselves)."""
+        if self.k is not None:
+            return self.k
+        return BEAMS if self.width == "auto" else self.width
+
+    @model_validator(mode="after")
+    def _beams_cover_k(self) -> DecodeConfig:
+        if self.engine != "tree":
+            own = {"width: auto": self.width == "auto", "normalise: allowed": self.normalise == "allowed"}
+            own |= {"temperature": bool(self.temperature), "prior": self.prior is not None}
+            for name in (name for name, asked in own.items() if asked):
+                raise ValueError(f"{name} needs engine: tree, not {self.engine}")
+        if self.width == "auto":
+            if self.widest < self.length:
+                raise ValueError(f"widest={self.widest} is below the lists' length {self.length}")
+        elif self.width < self.length:
+            raise ValueError(f"width={self.width} is below k={self.k}")
+        return self
+
+
+class EvalConfig(Section):
+    """Metrics, baselines and slices; `suite` names a file of eval/suites that gives the defaults."""
+
+    suite: str | None = "standard"
+    k: list[Positive] = [1, 5, 10, 20]
+    baselines: list[System] = ["popularity", "item_knn", "sasrec_bce", "sasrec_ce"]
+    slices: list[Literal["history_length", "item_frequency"]] = ["history_length", "item_frequency"]
+    bootstrap: Positive = 1000
+    confidence: Fraction = 0.95
+
+    @field_validator("k")
+    @classmethod
+    def _cutoffs(cls, value: list[int]) -> list[int]:
+        if not value:
+            raise ValueError("needs at least one cutoff")
+        return sorted(set(value))

@@ -1,0 +1,84 @@
+"""What every part of a recipe is made of, and how its errors are told."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llmrec.errors import UserError
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys refused, values fixed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def validate(model: type[Model], tree: Any, where: str) -> Model:
+    """Validate a mapping against a schema, with all errors in one line.
+
+    Raises:
+        UserError: listing each bad key as `key: problem`, with the nearest known key.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        problems = "; ".join(_explain(model, e) for e in error.errors())
+        raise UserError(f"{where}: {problems}") from None
+
+
+def _explain(model: type[BaseModel], error: Any) -> str:
+    location, sections = _follow(model, [str(part) for part in error["loc"]])
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        known = sorted({name for section in sections for name in section.model_fields})
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        return f"unknown key {key!r} ({hint})"
+    if error["type"] == "missing":
+        return f"{key}: required, but missing"
+    if error["type"] == "union_tag_invalid":
+        kinds = [kind.strip("' ") for kind in error["ctx"]["expected_tags"].split(",")]
+        near = difflib.get_close_matches(error["ctx"]["tag"], kinds, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(kinds)}"
+        return f"{key}.kind: no {error['ctx']['tag']!r} ({hint})"
+    problem = error["msg"].removeprefix("Value error, ")
+    value = repr(error["input"])
+    shown = "" if not key else f" (found {value if len(value) <= 60 else value[:57] + '...'})"
+    return f"{key + ': ' if key else ''}{problem}{shown}"
+
+
+def _follow(model: type[BaseModel], path: list[str]) -> tuple[list[str], list[type[BaseModel]]]:
+    """The keys of pydantic's path to an error, and the sections that its last key was looked for in.
+
+    Where a section has several kinds, pydantic puts the kind after the key; a recipe has no such key.
+    """
+    keys: list[str] = []
+    sections = [model]
+    for part in path:
+        kinds = {_kind(section): section for section in sections}
+        if len(sections) > 1 and part in kinds:
+            sections = [kinds[part]]
+            continue
+        keys.append(part)
+        owner = next((section for section in sections if part in section.model_fields), None)
+        if owner is not None:
+            sections = _sections_in(owner.model_fields[part].annotation) or sections
+    return keys, sections
+
+
+def _kind(section: type[BaseModel]) -> str:
+    field = section.model_fields.get("kind")
+    return str(field.annotation.__args__[0]) if field is not None and field.annotation is not None else ""
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in getattr(annotation, "__args__", ()) for found in _sections_in(inner)]

@@ -1,0 +1,207 @@
+"""The recipe's `ids.quantizer` section: one class a kind, named after the module that implements it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+
+from llmrec.config.section import Positive, Section
+
+Levels = Annotated[int, Field(ge=1, le=8)]
+Codes = Annotated[int, Field(ge=2, le=65536)] | Literal["auto"]
+Rate = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class _Codebooks(Section):
+    """What every quantizer of vectors has; `codes: auto` fits the catalogue, at most 256 a level."""
+
+    levels: Levels = 3
+    codes: Codes = "auto"
+
+
+class RqKmeansConfig(_Codebooks):
+    """Residual k-means."""
+
+    kind: Literal["rq_kmeans"] = "rq_kmeans"
+    iterations: Positive = 25
+
+
+class BalancedRqKmeansConfig(_Codebooks):
+    """Residual k-means with clusters of equal size, ±1."""
+
+    kind: Literal["balanced_rq_kmeans"]
+    iterations: Positive = 25
+
+
+class VqConfig(Section):
+    """One k-means codebook, told apart by the collision rule alone."""
+
+    kind: Literal["vq"]
+    codes: Codes = "auto"
+    iterations: Positive = 25
+
+
+class HierarchicalConfig(_Codebooks):
+    """Hierarchical k-means: each cluster is clustered again."""
+
+    kind: Literal["hierarchical"]
+    iterations: Positive = 25
+
+
+class PqConfig(_Codebooks):
+    """Product quantization: `levels` subspaces, a codebook each."""
+
+    kind: Literal["pq"]
+    iterations: Positive = 25
+
+
+class OpqConfig(_Codebooks):
+    """Product quantization after a learned rotation."""
+
+    kind: Literal["opq"]
+    iterations: Positive = 25
+
+
+class LshConfig(_Codebooks):
+    """Random hyperplanes; log2 `codes` signs make a code."""
+
+    kind: Literal["lsh"]
+
+
+class AutoencoderConfig(_Codebooks):
+    """An MLP autoencoder with residual codebooks between its halves."""
+
+    kind: str
+    hidden: list[Positive] = [512, 256, 128]
+    latent: Positive = 32
+    beta: Weight = 0.25
+    lr: Rate = 1e-3
+    batch: Positive = 1024
+    epochs: Positive = 1000
+
+
+class RqvaeConfig(AutoencoderConfig):
+    """RQ-VAE of TIGER (Rajput et al. 2023)."""
+
+    kind: Literal["rqvae"]
+
+
+class LcRecConfig(AutoencoderConfig):
+    """RQ-VAE of LC-Rec (Zheng et al. 2024): larger, its last level spread evenly by Sinkhorn-Knopp."""
+
+    kind: Literal["lc_rec"]
+    hidden: list[Positive] = [2048, 1024, 512, 256, 128, 64]
+    epsilon: Rate = 0.003
+    iterations: Positive = 50
+
+
+class LetterConfig(AutoencoderConfig):
+    """LETTER (Wang et al. 2024): RQ-VAE that also learns from a collaborative model, codes kept diverse."""
+
+    kind: Literal["letter"]
+    alpha: Weight = 0.01
+    diversity: Weight = 1e-4
+    clusters: Positive = 10
+
+
+class CostConfig(AutoencoderConfig):
+    """CoST (Zhu et al. 2024): RQ-VAE trained to tell items apart instead of rebuilding them."""
+
+    kind: Literal["cost"]
+    temperature: Rate = 0.1
+
+
+class RandomConfig(_Codebooks):
+    """Codes drawn at random: what structure is worth is measured against it."""
+
+    kind: Literal["random"]
+
+
+class SequentialConfig(_Codebooks):
+    """Items numbered in the order in which the training histories first show them."""
+
+    kind: Literal["sequential"]
+
+
+class _Clusters(Section):
+    """How a graph is split; `clusters: auto` is 20, or √items of a small catalogue; `leaf: auto` is `clusters`."""
+
+    clusters: Annotated[int, Field(ge=2, le=256)] | Literal["auto"] = "auto"
+    leaf: Positive | Literal["auto"] = "auto"
+
+
+class CollaborativeIdsConfig(_Clusters):
+    """Spectral clusters of the graph of items that users had in common, split until small enough."""
+
+    kind: Literal["collaborative"]
+
+
+class CategoryConfig(Section):
+    """The category path, at most `levels` deep."""
+
+    kind: Literal["category"]
+    levels: Levels = 4
+
+
+class HybridConfig(_Clusters):
+    """The collaborative path, then a token of the item's own."""
+
+    kind: Literal["hybrid"]
+
+
+class SingleConfig(Section):
+    """One token an item."""
+
+    kind: Literal["single"]
+
+
+class IndexConfig(Section):
+    """Ready IDs from an index file of MiniOneRec, LC-Rec or LETTER."""
+
+    kind: Literal["index"]
+    path: str
+
+
+class TitleConfig(Section):
+    """The title's first words, in the base model's own tokens; up to twice as many where two are the same."""
+
+    kind: Literal["title"]
+    words: Positive = 12
+
+
+class KeywordsConfig(Section):
+    """A few of the words that tell the item apart, chosen by tf-idf (after IDGenRec, without its training)."""
+
+    kind: Literal["keywords"]
+    words: Positive = 4
+
+
+TokenizerConfig = Annotated[
+    RqKmeansConfig
+    | BalancedRqKmeansConfig
+    | VqConfig
+    | HierarchicalConfig
+    | PqConfig
+    | OpqConfig
+    | LshConfig
+    | RqvaeConfig
+    | LcRecConfig
+    | LetterConfig
+    | CostConfig
+    | RandomConfig
+    | SequentialConfig
+    | CollaborativeIdsConfig
+    | CategoryConfig
+    | HybridConfig
+    | SingleConfig
+    | IndexConfig
+    | TitleConfig
+    | KeywordsConfig,
+    Field(discriminator="kind"),
+]
+KINDS: dict[str, type[Section]] = {
+    section.model_fields["kind"].annotation.__args__[0]: section
+    for section in get_args(get_args(TokenizerConfig)[0])
+}

@@ -1,0 +1,70 @@
+"""What a tokenizer leaves in a run's `ids/`: the frozen quantizer, and where each code lies among the items."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from llmrec.errors import UserError
+from llmrec.ids.tokenizer import Codec, Codes
+
+CODEC, CODEBOOKS = "codec.safetensors", "codebooks.safetensors"
+FORMS = {
+    "residual": "residual:ResidualCodec",
+    "autoencoder": "autoencoder:AutoencoderCodec",
+    "product": "product:ProductCodec",
+    "tree": "tree:TreeCodec",
+    "hyperplanes": "lsh:HyperplaneCodec",
+}
+"""Where each form of codec lives, as module:class of `llmrec.ids.quantizers`."""
+
+
+def save_codec(folder: Path, codec: Codec) -> None:
+    """Write `codec.safetensors`: the quantizer's tensors, and its form."""
+    save_file(codec.tensors(), folder / CODEC, metadata={"form": codec.form})
+
+
+def load_codec(run: Path) -> Codec:
+    """The frozen quantizer of a run.
+
+    Raises:
+        UserError: the run's IDs have none (they come from an indexer), or the file is broken.
+    """
+    path = run / "ids" / CODEC
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; IDs made without vectors have no quantizer")
+    try:
+        with safe_open(path, "numpy") as file:
+            form = (file.metadata() or {}).get("form", "")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise UserError(f"{path}: cannot be read: {error}; run the stage ids again") from None
+    if form not in FORMS:
+        raise UserError(f"{path}: no quantizer of form {form!r}; known: {', '.join(FORMS)}")
+    module, _, name = FORMS[form].partition(":")
+    return getattr(importlib.import_module(f"llmrec.ids.quantizers.{module}"), name).from_tensors(tensors)
+
+
+def level_means(
+    found: Codes, sids: NDArray[np.int32], sizes: list[int], vectors: NDArray[np.float32]
+) -> list[NDArray[np.float32]]:
+    """Where the codes of each level lie: the mean of what its items' vectors have left over, `[codes, dim]`.
+
+    Left over is the vector minus what the levels before reconstruct; an extra level counts all of the
+    quantizer's. Codes without items stay at zero. The rows of new tokens start from these.
+    """
+    assert found.codec is not None
+    books = []
+    for level, size in enumerate(sizes):
+        known = min(level, found.codec.levels)
+        left = vectors - found.codec.reconstruct(sids[:, :known])
+        sums = np.zeros((size, vectors.shape[1]))
+        np.add.at(sums, sids[:, level], left)
+        counts = np.bincount(sids[:, level], minlength=size)
+        books.append((sums / np.maximum(counts, 1)[:, None]).astype(np.float32))
+    return books

@@ -1,0 +1,153 @@
+"""Several tokenizers on the same items and the same vectors, side by side; nothing is written to a run."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+from tqdm import tqdm
+
+from llmrec.config import Recipe, validate
+from llmrec.errors import UserError
+from llmrec.ids.report import neighbour_recall
+from llmrec.ids.signals import RunSignals
+from llmrec.ids.stage import make
+from llmrec.ids.tokenizer import INDEXERS, QUANTIZERS, TEXTUAL
+
+NEED_COLLABORATIVE = ("letter",)
+
+
+def kinds_named(text: str) -> list[str]:
+    """The kinds of a list such as `rq_kmeans,random`, each once.
+
+    Raises:
+        UserError: none, one twice, or one that there is not; names the nearest.
+    """
+    kinds = [kind for part in text.split(",") if (kind := part.strip())]
+    known = (*QUANTIZERS, *INDEXERS)
+    for kind in kinds:
+        if kind in TEXTUAL:
+            raise UserError(f"--compare: {kind} gives texts, which have no codes to compare")
+        if kind not in known:
+            near = difflib.get_close_matches(kind, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise UserError(f"--compare: no kind {kind!r} ({hint})")
+    if not kinds or len(set(kinds)) < len(kinds):
+        raise UserError(f"--compare: name kinds, each once; known: {', '.join(known)}")
+    return kinds
+
+
+def needs_collaborative(recipe: Recipe, kinds: Iterable[str]) -> bool:
+    """Whether the vectors of the collaborative model are used, as an input or by one of the kinds."""
+    quantized = any(kind in QUANTIZERS for kind in kinds)
+    return any(kind in NEED_COLLABORATIVE for kind in kinds) or (
+        quantized and "collaborative" in recipe.ids.inputs
+    )
+
+
+def recipe_for(recipe: Recipe, kind: str) -> Recipe:
+    """The recipe with another tokenizer of default settings, but as many levels and codes.
+
+    A kind that has codebooks takes both over, one with a single codebook its codes; what is named levels elsewhere
+    (the depth of a category path) is something else. The recipe's own kind stays as it is.
+
+    Raises:
+        UserError: a kind that has no default for all it needs, or for which the levels or codes do not do.
+    """
+    own = recipe.ids.quantizer
+    if own.kind == kind:
+        return recipe
+    tree = recipe.model_dump(mode="json")
+    tree["ids"]["quantizer"] = {"kind": kind}
+    fresh = validate(Recipe, tree, f"kind {kind}").ids.quantizer
+    if hasattr(own, "codes") and hasattr(fresh, "codes"):
+        shared = set(type(own).model_fields) & set(type(fresh).model_fields) & {"levels", "codes"}
+        tree["ids"]["quantizer"] |= {key: getattr(own, key) for key in sorted(shared)}
+    return validate(Recipe, tree, f"kind {kind}")
+
+
+def compare(signals: RunSignals, recipe: Recipe, kinds: list[str]) -> list[dict[str, Any]]:
+    """Make semantic IDs of each kind, and judge them.
+
+    The item vectors, and what else the kinds learn from, are made before the clock starts. Where one kind uses
+    the vectors, the IDs of all are judged by them.
+
+    Args:
+        signals: what a run gives to learn from.
+        recipe: its `ids` section holds for every kind, its quantizer as in `recipe_for`.
+        kinds: such as `rq_kmeans`.
+
+    Returns:
+        For each kind, `kind, seconds` (fit, collision rule and figures) and the keys of `ids/report.json`; or
+        `kind, error` where it cannot be made, in one line.
+    """
+    quantized = any(kind in QUANTIZERS for kind in kinds)
+    vectors = signals.vectors if quantized else None
+    if needs_collaborative(recipe, kinds):
+        _ = signals.collaborative
+    _ = signals.histories, signals.traffic
+    rows: list[dict[str, Any]] = []
+    for kind in tqdm(kinds, desc="tokenizers", unit="kind"):
+        start = time.perf_counter()
+        try:
+            made = make(signals, recipe_for(recipe, kind))
+        except UserError as error:
+            rows.append({"kind": kind, "error": str(error)})
+            continue
+        seconds = round(time.perf_counter() - start, 2)
+        report = dict(made.report)
+        if report["neighbours"] is None and vectors is not None:
+            report["neighbours"] = neighbour_recall(made.sids, vectors)
+        rows.append({"kind": kind, "seconds": seconds} | report)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """What `compare` returned, a line a kind; what a kind has no figure for is a dash."""
+    view = Table(title="semantic IDs by tokenizer")
+    view.add_column("kind")
+    view.add_column("codes a level")
+    heads = ("used %", "bits", "shared", "traffic %", "unique %", "error a level", "purity", "recall", "s")
+    for head in heads:
+        view.add_column(head, justify="right")
+    for row in rows:
+        if "error" in row:
+            view.add_row(row["kind"], Text("failed, see below"))
+        else:
+            view.add_row(row["kind"], *_cells(row))
+    failed = [f"{row['kind']}: {row['error']}" for row in rows if "error" in row]
+    legend = (
+        "used, bits, purity: of the first level; shared, traffic: items on shared paths before the collision rule, "
+        "and the training interactions on them; recall: of the 10 nearest items, by shared prefix"
+    )
+    view.caption = Text("\n".join([legend, *failed]), style="")
+    view.caption_justify = "left"
+    return view
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    first, before = row["levels"][0], row["collisions"]["before"]
+    purity, neighbours = row["purity"], row["neighbours"]
+    return [
+        _shape([level["codes"] for level in row["levels"]]),
+        f"{100 * first['use']:.1f}",
+        f"{first['entropy']:.2f}/{first['max_entropy']:.2f}",
+        f"{before['items']:,}",
+        "-" if before["traffic"] is None else f"{100 * before['traffic']:.1f}",
+        f"{100 * (1 - row['collisions']['after'] / row['items']):.1f}",
+        " ".join(f"{share:.3f}" for share in row["reconstruction_error"] or []) or "-",
+        "-" if purity is None else f"{purity['purity'][0]:.3f}",
+        "-" if neighbours is None else f"{neighbours['recall']:.3f}",
+        f"{row['seconds']:.1f}",
+    ]
+
+
+def _shape(sizes: list[int]) -> str:
+    """Codes of each level, equal neighbours together: `3×256 25`."""
+    runs = [(size, len(list(same))) for size, same in groupby(sizes)]
+    return " ".join(f"{count}×{size}" if count > 1 else f"{size}" for size, count in runs)

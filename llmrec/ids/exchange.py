@@ -1,0 +1,242 @@
+"""The JSON files of LC-Rec, LETTER and MiniOneRec: `*.index.json`, `*.item.json` and `*.inter.json`.
+
+name.index.json  {"12": ["<a_3>", "<b_41>", "<c_7>"], …}      an item's tokens, a letter a level
+name.item.json   {"12": {"title": …, "description": …, "brand": …, "categories": "One,Two"}, …}
+name.inter.json  {"7": [12, 3, 40], …}                        a user's items, oldest first
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import yaml
+from numpy.typing import NDArray
+
+from llmrec.artifacts import atomic_write
+from llmrec.data.examples import load_interactions, load_items
+from llmrec.errors import UserError
+from llmrec.ids.load import load_sids
+from llmrec.ids.tokenizer import Codes
+
+LEVELS = string.ascii_lowercase
+MAX_BYTES, MAX_CODES = 2**30, 2**20
+TEXTS = ("title", "description", "brand")
+_TOKEN = re.compile(r"<([a-z])_([0-9]{1,7})>")
+
+
+def read_index(path: Path, items: list[str]) -> Codes:
+    """Ready semantic IDs from an index file; nothing in the file is trusted.
+
+    Args:
+        path: a `*.index.json`.
+        items: the catalogue's item ids; other items of the file are ignored.
+
+    Returns:
+        Code paths in the catalogue's order; `unique` where no two items share one. A level has as many codes as
+        the highest number in it says.
+
+    Raises:
+        UserError: no such file, not such a mapping, an item without an index, paths of unequal length, or
+            anything but `<a_0>`-like tokens, `a` on the first level, `b` on the second, ….
+    """
+    index = _read_mapping(path)
+    lacking = [item for item in items if item not in index]
+    if lacking:
+        raise UserError(
+            f"{path}: no index for {len(lacking)} of {len(items)} items, such as {_shown(lacking[0])}; "
+            "its keys must be the data's item ids"
+        )
+    width = len(index[items[0]]) if isinstance(index[items[0]], list) else 0
+    codes = np.array([_path(index[item], width, item, path) for item in items], np.int32)
+    unique = len(np.unique(codes, axis=0)) == len(codes)
+    return Codes(codes, (codes.max(axis=0) + 1).tolist(), unique=unique)
+
+
+def write_index(items: list[str], sids: NDArray[np.int32], path: Path) -> None:
+    """Write semantic IDs as an index file.
+
+    Args:
+        items: item ids.
+        sids: int32 `[items, levels]`, at most 26 levels.
+        path: the `*.index.json` to write.
+    """
+    rows = zip(items, sids.tolist(), strict=True)
+    _write(path, {item: [f"<{LEVELS[i]}_{code}>" for i, code in enumerate(sid)] for item, sid in rows})
+
+
+def export(run: Path, folder: Path, name: str) -> list[Path]:
+    """Write a run's semantic IDs, items and histories in these files; items keep their ids.
+
+    A history holds all of a user's items: in those projects the last is the test target, the last but one the
+    validation target, as in a `leave_one_out` split.
+
+    Args:
+        run: a run folder with `data/` and `ids/`.
+        folder: where to write; made if missing.
+        name: what the files' names begin with.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: the run has no semantic IDs.
+    """
+    items, sids = load_sids(run)
+    paths = [folder / f"{name}.{part}.json" for part in ("index", "item", "inter")]
+    write_index(items, sids, paths[0])
+    _write(paths[1], {str(row["item_id"]): _features(row) for row in load_items(run).iter_rows(named=True)})
+    histories = load_interactions(run).group_by("user_id", maintain_order=True).agg("item_id")
+    _write(paths[2], dict(histories.iter_rows()))
+    return paths
+
+
+def to_tables(folder: Path, dest: Path) -> Path:
+    """Turn a folder of these files into a dataset: `interactions.csv`, `items.jsonl` and a card that names them.
+
+    Args:
+        folder: holds one `*.inter.json`, and an `*.item.json` of the same name where titles are known.
+        dest: folder to write; made if missing.
+
+    Returns:
+        The card.
+
+    Raises:
+        UserError: none or several `*.inter.json`, a file that is not as above, or a card already at `dest`.
+    """
+    found = sorted(folder.glob("*.inter.json"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise UserError(f"{folder}: one *.inter.json is needed ({names} found)")
+    card = dest / "card.yaml"
+    if card.exists():
+        raise UserError(f"{card}: exists already; name another folder, or remove it")
+    name = found[0].name.removesuffix(".inter.json")
+    tree: dict[str, Any] = {
+        "name": re.sub(r"[^A-Za-z0-9._-]+", "-", name),
+        "interactions": {
+            "path": "interactions.csv",
+            "columns": {"user": "user_id", "item": "item_id", "time": "position"},
+        },
+        "split": {"kind": "leave_one_out"},
+    }
+    log = _log(found[0])
+    items = _items(folder / f"{name}.item.json")
+    dest.mkdir(parents=True, exist_ok=True)
+    with atomic_write(dest / "interactions.csv") as partial:
+        log.write_csv(partial)
+    if items is not None:
+        with atomic_write(dest / "items.jsonl") as partial:
+            items.write_ndjson(partial)
+        columns = {"item": "item_id"} | {column: column for column in items.columns if column != "item_id"}
+        tree["items"] = {"path": "items.jsonl", "columns": columns}
+    with atomic_write(card) as partial:
+        partial.write_text(yaml.safe_dump(tree, sort_keys=False), "utf-8")
+    return card
+
+
+def _path(tokens: Any, width: int, item: str, path: Path) -> list[int]:
+    """The codes of one item's tokens, checked."""
+    if not isinstance(tokens, list) or not 0 < len(tokens) <= len(LEVELS):
+        raise UserError(f"{path}: item {_shown(item)}: a list of 1 to {len(LEVELS)} tokens is needed")
+    if len(tokens) != width:
+        raise UserError(
+            f"{path}: item {_shown(item)} has {len(tokens)} tokens, the first item {width}; "
+            "all need the same number"
+        )
+    codes = []
+    for letter, token in zip(LEVELS, tokens, strict=False):
+        match = _TOKEN.fullmatch(token) if isinstance(token, str) else None
+        if match is None or match[1] != letter or int(match[2]) >= MAX_CODES:
+            raise UserError(
+                f"{path}: item {_shown(item)}: {_shown(token)} is no token such as <{letter}_0>, "
+                f"its number below {MAX_CODES}"
+            )
+        codes.append(int(match[2]))
+    return codes
+
+
+def _features(row: dict[str, Any]) -> dict[str, str]:
+    """What those projects read of an item; texts it lacks are empty, as they expect every key."""
+    texts = {key: str(row.get(key) or "") for key in TEXTS}
+    return texts | {"categories": ",".join(str(name) for name in row.get("categories") or [])}
+
+
+def _log(path: Path) -> pl.DataFrame:
+    """Interactions `user_id: str, item_id: str, position: int` of an `*.inter.json`."""
+    users: list[str] = []
+    items: list[str] = []
+    positions: list[int] = []
+    for user, history in _read_mapping(path).items():
+        whole = isinstance(history, list) and all(type(item) in (int, str) for item in history)
+        if not whole:
+            raise UserError(f"{path}: user {_shown(user)}: a list of item ids is needed")
+        users += [_text(user)] * len(history)
+        items += map(_text, history)
+        positions += range(len(history))
+    return pl.DataFrame({"user_id": users, "item_id": items, "position": positions})
+
+
+def _items(path: Path) -> pl.DataFrame | None:
+    """Items `item_id, title` and what else an `*.item.json` tells; None where there is no such file."""
+    if not path.is_file():
+        return None
+    rows = []
+    for item, about in _read_mapping(path).items():
+        if not isinstance(about, dict):
+            raise UserError(f"{path}: item {_shown(item)}: an object with a title is needed")
+        texts = {key: _text(about.get(key) or "").strip() or None for key in TEXTS}
+        names = about.get("categories") or []
+        names = names.split(",") if isinstance(names, str) else names if isinstance(names, list) else []
+        named = [text for name in names if (text := _text(name).strip())]
+        rows.append({"item_id": _text(item)} | texts | {"categories": named})
+    schema = {"item_id": pl.String} | dict.fromkeys(TEXTS, pl.String) | {"categories": pl.List(pl.String)}
+    frame = pl.DataFrame(rows, schema=schema)
+    told = [name for name in ("description", "brand") if frame[name].null_count() < len(frame)]
+    told += ["categories"] if frame["categories"].list.len().sum() else []
+    return frame.select("item_id", pl.col("title").fill_null(pl.col("item_id")), *told)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """A JSON object from a file that anybody may have written."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise UserError(f"{path}: {size:,} bytes; at most {MAX_BYTES:,} are read")
+        content = json.loads(path.read_text("utf-8"), object_pairs_hook=_unique_keys)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path}: a JSON object with an entry for each item or user is needed")
+    return content
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {_shown(twice)} is written twice")
+    return found
+
+
+def _text(value: Any) -> str:
+    """A value as text that UTF-8 can hold: JSON may spell halves of surrogate pairs."""
+    return str(value).encode("utf-8", "replace").decode("utf-8")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(content, ensure_ascii=False) + "\n", "utf-8")

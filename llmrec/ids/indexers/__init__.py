@@ -1,0 +1,1 @@
+"""Tokenizers that need no vectors, a module a kind."""

@@ -1,0 +1,40 @@
+"""Sequential paths: items that the training histories show one after another get neighbouring numbers."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from llmrec.config.tokenizers import SequentialConfig
+from llmrec.ids.indexers.paths import require_room
+from llmrec.ids.tokenizer import Codes, Signals, codes_for
+
+
+def fit(signals: Signals, config: SequentialConfig, seed: int) -> Codes:
+    """Items numbered as the histories first show them, user by user (SID of Hua et al. 2023).
+
+    Items of no history come last, in catalogue order. The r-th of n items gets the first digits of the fraction
+    r/n in base `codes`, most significant first: neighbours share prefixes, and every code of the first
+    level serves equally many items, however few the catalogue needs of all paths.
+
+    Raises:
+        UserError: there are more items than paths.
+    """
+    items = len(signals.items)
+    size = codes_for(config.codes, items)
+    require_room(items, size, config.levels)
+    shown = np.concatenate([np.empty(0, np.int64), *signals.histories])
+    if not len(shown):
+        print(
+            "ids.quantizer: no training interactions; items are numbered as in the catalogue", file=sys.stderr
+        )
+    found, first = np.unique(shown, return_index=True)
+    order = np.concatenate([found[np.argsort(first)], np.setdiff1d(np.arange(items), found)])
+    remainder = np.empty(items, np.int64)
+    remainder[order] = np.arange(items)
+    columns = []
+    for _ in range(config.levels):
+        digit, remainder = np.divmod(remainder * size, items)
+        columns.append(digit.astype(np.int32))
+    return Codes(np.stack(columns, axis=1), [size] * config.levels, unique=True)

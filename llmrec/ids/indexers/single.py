@@ -1,0 +1,14 @@
+"""One token an item."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llmrec.config.tokenizers import SingleConfig
+from llmrec.ids.tokenizer import Codes, Signals
+
+
+def fit(signals: Signals, config: SingleConfig, seed: int) -> Codes:
+    """One level with as many codes as items, in catalogue order (IID of Hua et al. 2023)."""
+    items = len(signals.items)
+    return Codes(np.arange(items, dtype=np.int32)[:, None], [items], unique=True)

@@ -1,0 +1,270 @@
+"""Items that come and go after training: codes from the frozen quantizer, kept beside the run's stages.
+
+Stages are not touched. What has changed since training stands in `catalogue/`: `added.parquet` and
+`changes.json`, which names the retired items and the catalogue that the changes belong to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llmrec.artifacts import atomic_write, read_json, write_json
+from llmrec.config import Recipe
+from llmrec.errors import UserError
+from llmrec.ids.collisions import free_path
+from llmrec.ids.fusion import Fusion
+from llmrec.ids.text import item_texts
+from llmrec.ids.tokenizer import Codec
+from llmrec.ids.vectors import encode, read_vectors
+
+FOLDER, ADDED, CHANGES = "catalogue", "added.parquet", "changes.json"
+DISTANCES, FUSION = "distances.npy", "fusion.safetensors"
+OWN = ("sid", "distance", "percentile")
+"""Columns of `added.parquet` that are ours; the others are the item's fields."""
+BLOCK = 8192
+"""Items encoded at once: their costs stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What has changed in a catalogue since training.
+
+    Attributes:
+        added: `item_id: str, sid: list[int], title: str`, further fields, `distance: f32` to the codebooks and its
+            `percentile: f32` among the training items' (null where unknown); in the order of their coming.
+        retired: ids of items, trained or added, that are no longer recommended.
+    """
+
+    added: pl.DataFrame
+    retired: list[str]
+
+    def sids(self, levels: int) -> NDArray[np.int32]:
+        """Semantic IDs of the added items, int32 `[added, levels]`."""
+        flat: NDArray[np.int32] = self.added["sid"].explode().drop_nulls().to_numpy()
+        return flat.reshape(len(self.added), levels)
+
+    def fields(self) -> pl.DataFrame:
+        """The added items as rows of `data/items.parquet` would have them."""
+        return self.added.drop(OWN)
+
+
+def no_changes() -> Changes:
+    """The changes of a run that has none."""
+    schema = {"item_id": pl.String, "sid": pl.List(pl.Int32), "title": pl.String}
+    return Changes(pl.DataFrame(schema=schema | {"distance": pl.Float32, "percentile": pl.Float32}), [])
+
+
+def stamp(base: Path, items: Sequence[str]) -> str:
+    """What tells a trained catalogue from another: a hash of its items and their semantic IDs."""
+    digest = hashlib.sha256((base / "sids.npy").read_bytes())
+    digest.update("\n".join(items).encode())
+    return digest.hexdigest()
+
+
+def read_changes(run: Path, items: Sequence[str]) -> Changes | None:
+    """The changes of a run's catalogue; None where there are none.
+
+    Args:
+        run: the run folder.
+        items: item ids of its `base/`, in trie order.
+
+    Raises:
+        UserError: broken files, or changes of another catalogue.
+    """
+    path = run / FOLDER / CHANGES
+    if not path.is_file():
+        return None
+    about = read_json(path)
+    if not isinstance(about, dict) or about.get("catalogue") != stamp(run / "base", items):
+        raise UserError(
+            f"{path}: changes of another catalogue, trained before this one; move {path.parent} away, "
+            f"and add its items anew: llmrec items RUN --add {path.with_name(ADDED)}"
+        )
+    retired, added = about.get("retired", []), no_changes().added
+    if path.with_name(ADDED).is_file():
+        try:
+            added = pl.read_parquet(path.with_name(ADDED))
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise UserError(f"{path.with_name(ADDED)}: cannot be read: {error}") from None
+    return Changes(added, retired)
+
+
+def write_changes(run: Path, items: Sequence[str], changes: Changes) -> None:
+    """Keep a catalogue's changes: each file whole at any moment."""
+    folder = run / FOLDER
+    about = {"catalogue": stamp(run / "base", items), "retired": changes.retired}
+    if not changes.added.is_empty():
+        with atomic_write(folder / ADDED) as partial:
+            changes.added.write_parquet(partial)
+    write_json(folder / CHANGES, about)
+
+
+def vectors_of(
+    run: Path, recipe: Recipe, items: pl.DataFrame, files: dict[str, Path], order: str
+) -> NDArray[np.float32]:
+    """Vectors of new items, made as those of the training items were: float32 `[items, dim]`.
+
+    Args:
+        run: the run folder.
+        recipe: its recipe.
+        items: `item_id, title`, and further fields.
+        files: input (`vectors`, `images`) → the file of the new items' own.
+        order: the file that the items came from, for messages.
+
+    Raises:
+        UserError: a file of an input that the run has not, or an item for which no input gives a vector.
+    """
+    inputs, names = recipe.ids.inputs, items["item_id"].to_list()
+    unused = next((name for name in files if name not in inputs), None)
+    if unused is not None:
+        raise UserError(f"--{unused}: this run's IDs were made from {', '.join(inputs)}, not from {unused}")
+    parts: dict[str, NDArray[np.float32]] = {}
+    for name in inputs:
+        if name == "text":
+            parts[name] = encode(item_texts(items, recipe.ids.encoder.fields), recipe.ids.encoder)
+        elif name in files:
+            parts[name] = read_vectors(files[name], names, partial=len(inputs) > 1, order=order)
+    if not parts:
+        raise UserError(
+            f"this run's IDs were made from {', '.join(inputs)}: give the new items' (--vectors, --images); "
+            "collaborative vectors there are none of before training"
+        )
+    fusion = _load_fusion(run)
+    if fusion is None:
+        return next(iter(parts.values()))
+    for name, length in fusion.dims.items():
+        parts.setdefault(name, np.full((len(items), length), np.nan, np.float32))
+    return fusion.apply(parts, {name: np.isnan(part).all(axis=1) for name, part in parts.items()})
+
+
+def assign(
+    codec: Codec, vectors: NDArray[np.float32], taken: NDArray[np.int32], sizes: Sequence[int]
+) -> NDArray[np.int32]:
+    """Semantic IDs of new items, unique among themselves and all that were ever given.
+
+    The frozen quantizer gives the path. On it, items take the next codes of the extra level; where that has no
+    more codes (or there is no such level and the path is taken), an item goes to the cheapest path with room,
+    as long a prefix of its own kept as can be. Only codes that the model has tokens for are given.
+
+    Args:
+        codec: the frozen quantizer.
+        vectors: float32 `[n, dim]`.
+        taken: int32 `[m, levels]`, semantic IDs that were given before, those of retired items included.
+        sizes: codes of each level that the model has tokens for, the extra level's last.
+
+    Returns:
+        int32 `[n, levels]`.
+
+    Raises:
+        UserError: vectors of another length, levels that are not the quantizer's, or no room.
+    """
+    _check(codec, vectors, taken, sizes)
+    levels = codec.levels
+    room = sizes[-1] if len(sizes) > levels else 1
+    paths = np.concatenate([codec.encode(vectors[at : at + BLOCK]) for at in range(0, len(vectors), BLOCK)])
+    known = np.concatenate([taken[:, :levels], paths])
+    number = _number(known)
+    before, here = number[: len(taken)], number[len(taken) :]
+    following = np.zeros(number.max() + 1, np.int64)
+    np.maximum.at(following, before, taken[:, levels] + 1 if len(sizes) > levels else 1)
+    slots = following[here] + _rank(here)
+    moved = np.flatnonzero(slots >= room)
+    if len(moved):
+        following = np.minimum(following + np.bincount(here, minlength=len(following)), room)
+        _, first = np.unique(number, return_index=True)
+        free = dict(zip(map(tuple, known[first].tolist()), following.tolist(), strict=True))
+        paths[moved], slots[moved] = _elsewhere(codec, vectors[moved], paths[moved], free, room)
+    return np.column_stack([paths, slots]).astype(np.int32)[:, : len(sizes)]
+
+
+def distances(codec: Codec, vectors: NDArray[np.float32], sids: NDArray[np.int32]) -> NDArray[np.float32]:
+    """How far vectors lie from what their codes stand for: Euclidean, float32 `[n]`."""
+    found = [
+        np.linalg.norm(
+            vectors[at : at + BLOCK] - codec.reconstruct(sids[at : at + BLOCK, : codec.levels]), axis=1
+        )
+        for at in range(0, len(vectors), BLOCK)
+    ]
+    return np.concatenate(found).astype(np.float32)
+
+
+def save_distances(folder: Path, codec: Codec, vectors: NDArray[np.float32], sids: NDArray[np.int32]) -> None:
+    """Keep the percentiles 0 … 100 of the training items' distances, which new items are compared with."""
+    scale = np.percentile(distances(codec, vectors, sids), np.arange(101)).astype(np.float32)
+    np.save(folder / DISTANCES, scale, allow_pickle=False)
+
+
+def percentiles(run: Path, found: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Which share of the training items lies nearer to the codebooks, in %, float32 `[n]`; None where not kept."""
+    path = run / "ids" / DISTANCES
+    if not path.is_file():
+        return None
+    scale = np.load(path, allow_pickle=False)
+    return np.interp(found, scale, np.arange(len(scale), dtype=np.float32)).astype(np.float32)
+
+
+def _load_fusion(run: Path) -> Fusion | None:
+    from safetensors.numpy import load_file
+
+    path = run / "ids" / FUSION
+    return Fusion.from_tensors(load_file(path)) if path.is_file() else None
+
+
+def _check(
+    codec: Codec, vectors: NDArray[np.float32], taken: NDArray[np.int32], sizes: Sequence[int]
+) -> None:
+    dim = codec.reconstruct(np.zeros((1, 0), np.int32)).shape[1]
+    if vectors.shape[1] != dim:
+        raise UserError(f"the new items' vectors have {vectors.shape[1]} numbers, the run's have {dim}")
+    if list(sizes[: codec.levels]) != list(codec.sizes) or len(sizes) - codec.levels not in (0, 1):
+        raise UserError(
+            f"the model knows {list(sizes)} codes a level, the quantizer gives {list(codec.sizes)}; "
+            "run the stage sft again"
+        )
+    left = math.prod(sizes) - len(taken)
+    if len(vectors) > left:
+        raise UserError(f"{len(vectors)} new items, but only {left} semantic IDs are free; train again")
+
+
+def _number(paths: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Numbers of paths, int64 `[n]`, from 0: equal where the paths are."""
+    number = np.zeros(len(paths), np.int64)
+    for column in paths.T:
+        _, number = np.unique(number * (int(column.max()) + 1) + column, return_inverse=True)
+    return number
+
+
+def _rank(group: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Place of each row among those of its group, in their order."""
+    order = np.argsort(group, kind="stable")
+    sizes = np.bincount(group)
+    rank = np.empty(len(group), np.int64)
+    rank[order] = np.arange(len(group)) - np.repeat(np.cumsum(sizes) - sizes, sizes)[: len(group)]
+    return rank
+
+
+def _elsewhere(
+    codec: Codec,
+    vectors: NDArray[np.float32],
+    paths: NDArray[np.int32],
+    free: dict[tuple[int, ...], int],
+    room: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Paths and slots of items whose own path is full; `free` holds each known path's next slot."""
+    full = {path for path, slot in free.items() if slot >= room}
+    found, slots = np.empty_like(paths), np.empty(len(paths), np.int64)
+    for item, own in enumerate(paths):
+        path = tuple(free_path(vectors[item : item + 1], own, codec, full))
+        found[item], slots[item] = path, free.get(path, 0)
+        free[path] = int(slots[item]) + 1
+        if free[path] >= room:
+            full.add(path)
+    return found, slots

@@ -1,0 +1,1 @@
+"""Tokenizers of item vectors, a module a kind."""

@@ -1,0 +1,76 @@
+"""Residual k-means with clusters of equal size: every code of a level is used by as many items, ±1."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from llmrec.config.tokenizers import BalancedRqKmeansConfig
+from llmrec.ids.quantizers.balance import assign_to_sizes, even_sizes
+from llmrec.ids.quantizers.kmeans import learn_centroids, nearest, training_rows
+from llmrec.ids.quantizers.residual import ResidualCodec, mean_vector, squared_distances
+from llmrec.ids.tokenizer import Codes, Signals, codes_for
+
+
+def fit(signals: Signals, config: BalancedRqKmeansConfig, seed: int) -> Codes:
+    """Balanced residual k-means (as a tokenizer of items: Deng et al. 2025, OneRec; Kong et al. 2025, MiniOneRec).
+
+    The codes are the balanced ones; an item seen later gets the nearest centroids, whatever their clusters' sizes.
+    """
+    vectors = np.asarray(signals.vectors, dtype=np.float32)
+    size = codes_for(config.codes, len(vectors))
+    residuals = np.array(vectors, order="C")
+    columns: list[NDArray[np.int32]] = []
+    codebooks: list[NDArray[np.float32]] = []
+    for level in tqdm(range(config.levels), desc="balanced residual k-means", unit="level"):
+        centroids, assigned = balanced_kmeans(residuals, size, config.iterations, seed + level)
+        residuals -= centroids[assigned]
+        columns.append(assigned)
+        codebooks.append(centroids)
+    codec = ResidualCodec(codebooks, mean_vector(vectors))
+    return Codes(np.stack(columns, axis=1), codec.sizes, codec)
+
+
+def balanced_kmeans(
+    points: NDArray[np.float32], clusters: int, iterations: int, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Constrained k-means (Bradley, Bennett & Demiriz 2000) with sizes ⌊n/k⌋ and ⌈n/k⌉.
+
+    Starts from plain k-means, whose larger clusters get the larger sizes. Then assignment at the least total
+    cost for these sizes and new means alternate until the assignment stays, so that the error never grows.
+    Centroids are learnt from at most 256 points a cluster; the last assignment is of all points, and needs
+    memory for their distances to all centroids.
+
+    Args:
+        points: float32 `[n, dim]`, finite.
+        clusters: number of clusters, at most n.
+        iterations: at most so many, of plain k-means and then of the balanced one.
+        seed: seed of the initial centroids.
+
+    Returns:
+        The clusters' means, float32 `[clusters, dim]`, and each point's cluster, int32 `[n]`.
+    """
+    sample = points[training_rows(len(points), clusters, seed)]
+    centroids = learn_centroids(sample, clusters, iterations, seed)
+    sizes = even_sizes(nearest(sample, centroids), clusters)
+    prices = np.zeros(clusters)
+    assigned = np.empty(0, np.int32)
+    for _ in range(iterations):
+        before, assigned = assigned, assign_to_sizes(squared_distances(sample, centroids), sizes, prices)
+        centroids = _means(sample, assigned)
+        if np.array_equal(before, assigned):
+            break
+    if len(sample) < len(points):
+        sizes = even_sizes(nearest(points, centroids), clusters)
+        assigned = assign_to_sizes(squared_distances(points, centroids), sizes, prices)
+        centroids = _means(points, assigned)
+    return centroids, assigned
+
+
+def _means(points: NDArray[np.float32], assigned: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Means of clusters none of which is empty, float32 `[clusters, dim]`."""
+    sizes = np.bincount(assigned)
+    starts = np.cumsum(sizes) - sizes
+    ordered = points[np.argsort(assigned, kind="stable")]
+    return (np.add.reduceat(ordered, starts, axis=0, dtype=np.float64) / sizes[:, None]).astype(np.float32)

@@ -1,0 +1,32 @@
+"""CoST: the autoencoder learns to tell items apart instead of rebuilding them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from llmrec.config.tokenizers import CostConfig
+from llmrec.ids.quantizers.autoencoder import ResidualAutoencoder, fit_autoencoder, info_nce
+from llmrec.ids.tokenizer import Codes, Signals
+
+
+def fit(signals: Signals, config: CostConfig, seed: int) -> Codes:
+    """Contrastive quantization (Zhu et al. 2024, "CoST: contrastive quantization based semantic tokenization for
+    generative recommendation").
+
+    L = −mean log exp(cos(x̂_i, x_i)/τ) / Σ_j exp(cos(x̂_i, x_j)/τ) over a batch, + the RQ loss.
+    """
+    return fit_autoencoder(Cost, signals, config, seed)
+
+
+class Cost(ResidualAutoencoder):
+    """Residual autoencoder with a contrastive loss between outputs and inputs."""
+
+    def __init__(self, dim: int, codes: int, config: CostConfig) -> None:
+        super().__init__(dim, codes, config)
+        self.temperature = config.temperature
+
+    def rebuilding(self, outputs: Tensor, inputs: Tensor) -> Tensor:
+        """InfoNCE of each output `[n, dim]` with its own input, over cosines divided by the temperature."""
+        outputs, inputs = functional.normalize(outputs), functional.normalize(inputs)
+        return info_nce(outputs / self.temperature, inputs)

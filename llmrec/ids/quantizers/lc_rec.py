@@ -1,0 +1,36 @@
+"""LC-Rec's RQ-VAE: its last level is spread evenly over the items while it learns."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llmrec.config.tokenizers import LcRecConfig
+from llmrec.ids.quantizers.autoencoder import ResidualAutoencoder, fit_autoencoder
+from llmrec.ids.quantizers.sinkhorn import even_codes
+from llmrec.ids.tokenizer import Codes, Signals
+
+
+def fit(signals: Signals, config: LcRecConfig, seed: int) -> Codes:
+    """RQ-VAE with uniform semantic mapping (Zheng et al. 2024, "Adapting large language models by integrating
+    collaborative semantics for recommendation", section 3.1).
+
+    The codes given are the nearest ones; items that still share a path are the business of the collision rule
+    `sinkhorn`, as published.
+    """
+    return fit_autoencoder(LcRec, signals, config, seed)
+
+
+class LcRec(ResidualAutoencoder):
+    """Residual autoencoder whose last level assigns a batch by optimal transport (equations 4 and 5)."""
+
+    def __init__(self, dim: int, codes: int, config: LcRecConfig) -> None:
+        super().__init__(dim, codes, config)
+        self.epsilon, self.iterations = config.epsilon, config.iterations
+
+    def choose(self, level: int, costs: Tensor) -> Tensor:
+        """Codes int64 `[n]`: the nearest, but on the last level each code gets an equal share of the batch."""
+        if level < len(self.codebooks) - 1:
+            return super().choose(level, costs)
+        even = even_codes(costs.cpu().numpy(), self.epsilon, self.iterations)
+        return torch.from_numpy(even).to(costs.device)

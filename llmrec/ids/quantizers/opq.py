@@ -1,0 +1,69 @@
+"""Optimized product quantization: a rotation is learnt first, then the parts' codebooks."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrec.config.tokenizers import OpqConfig
+from llmrec.ids.quantizers.product import ProductCodec, learn_parts, pad, split_parts
+from llmrec.ids.quantizers.residual import mean_vector
+from llmrec.ids.tokenizer import Codes, Signals, codes_for
+
+
+def fit(signals: Signals, config: OpqConfig, seed: int) -> Codes:
+    """Optimized product quantization (Ge et al. 2013; as a tokenizer of items: Hou et al. 2025, RPG)."""
+    vectors = np.asarray(signals.vectors, dtype=np.float32)
+    size = codes_for(config.codes, len(vectors))
+    rotation = learn_rotation(pad(vectors, config.levels), config.levels, size, seed)
+    parts = split_parts(vectors, config.levels, rotation)
+    books, codes = learn_parts(parts, size, config.iterations, seed)
+    codec = ProductCodec(books, mean_vector(vectors), rotation)
+    return Codes(codes, codec.sizes, codec)
+
+
+def learn_rotation(
+    vectors: NDArray[np.float32], levels: int, size: int, seed: int
+) -> NDArray[np.float32] | None:
+    """The rotation under which product quantization loses least (Ge et al. 2013), by faiss.
+
+    Their non-parametric solution: faiss alternates, 50 times and on at most 65,536 vectors, between codebooks
+    and the rotation that fits them best. Its codebooks hold a power of two codes: the rotation is learnt with
+    the largest one up to `size`.
+
+    Args:
+        vectors: float32 `[n, dim]`, `dim` a multiple of the levels.
+        levels: number of parts.
+        size: codes a part, at most n.
+        seed: seed of the codebooks; the first rotation is faiss's own fixed one.
+
+    Returns:
+        Orthogonal, float32 `[dim, dim]`; None, with a notice, for vectors that give none.
+    """
+    bits = size.bit_length() - 1
+    rotation = _train(vectors, levels, bits, seed) if bits else None
+    if rotation is not None and _is_orthogonal(rotation):
+        return rotation
+    print("ids.quantizer: opq found no rotation for these vectors; using pq", file=sys.stderr)
+    return None
+
+
+def _is_orthogonal(matrix: NDArray[np.float32]) -> bool:
+    return bool(np.allclose(matrix @ matrix.T, np.eye(len(matrix)), atol=1e-3))
+
+
+def _train(vectors: NDArray[np.float32], levels: int, bits: int, seed: int) -> NDArray[np.float32]:
+    """What faiss makes of the vectors, orthogonal or not: `[dim, dim]`, with 2^bits codes a part."""
+    import faiss
+
+    dim = vectors.shape[1]
+    codebooks = faiss.ProductQuantizer(dim, levels, bits)
+    codebooks.cp.seed, codebooks.cp.min_points_per_centroid = seed, 1
+    learner = faiss.OPQMatrix(dim, levels, dim)
+    learner.pq = codebooks
+    # faiss writes past a buffer when n < dim (its issue 2637); copies of all vectors weigh the same.
+    copies = -(-dim // len(vectors))
+    learner.train(np.ascontiguousarray(np.tile(vectors, (copies, 1))))
+    return faiss.vector_to_array(learner.A).reshape(dim, dim).astype(np.float32)

@@ -1,0 +1,24 @@
+"""Product quantization: the dimensions are cut into as many parts as there are levels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llmrec.config.tokenizers import PqConfig
+from llmrec.ids.quantizers.product import ProductCodec, learn_parts, split_parts
+from llmrec.ids.quantizers.residual import mean_vector
+from llmrec.ids.tokenizer import Codes, Signals, codes_for
+
+
+def fit(signals: Signals, config: PqConfig, seed: int) -> Codes:
+    """Product quantization (Jégou et al. 2011), the parts in the order of the dimensions.
+
+    Each part has a k-means codebook of its own, with as many codes as asked: faiss's ProductQuantizer would
+    make a power of two of them, and need as many items.
+    """
+    vectors = np.asarray(signals.vectors, dtype=np.float32)
+    size = codes_for(config.codes, len(vectors))
+    parts = split_parts(vectors, config.levels, None)
+    books, codes = learn_parts(parts, size, config.iterations, seed)
+    codec = ProductCodec(books, mean_vector(vectors))
+    return Codes(codes, codec.sizes, codec)

@@ -1,0 +1,15 @@
+"""RQ-VAE, the tokenizer of TIGER."""
+
+from __future__ import annotations
+
+from llmrec.config.tokenizers import RqvaeConfig
+from llmrec.ids.quantizers.autoencoder import ResidualAutoencoder, fit_autoencoder
+from llmrec.ids.tokenizer import Codes, Signals
+
+
+def fit(signals: Signals, config: RqvaeConfig, seed: int) -> Codes:
+    """RQ-VAE (Rajput et al. 2023, "Recommender systems with generative retrieval", section 3.1).
+
+    L = ‖x − x̂‖² + Σ_l ‖sg[r_l] − e_l‖² + β‖r_l − sg[e_l]‖²; codebooks start by k-means.
+    """
+    return fit_autoencoder(ResidualAutoencoder, signals, config, seed)

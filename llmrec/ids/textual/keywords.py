@@ -1,0 +1,63 @@
+"""A few keywords as an item's ID, after IDGenRec (Tan et al., Towards LLM-RecSys alignment with textual ID
+learning, SIGIR 2024).
+
+There a language model learns to write an item's keywords together with the recommender. This is the untrained
+variant: tf-idf (Spärck Jones 1972) chooses them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+
+from llmrec.config.tokenizers import KeywordsConfig
+from llmrec.ids.textual import shortest_distinct, values
+from llmrec.ids.tokenizer import Signals
+
+_WORD = re.compile(r"\w+(?:['’.&-]\w+)*")
+
+
+def fit(signals: Signals, config: KeywordsConfig, seed: int) -> list[str]:
+    """The words that tell each item apart, most telling first, `[items]` distinct texts.
+
+    Weighed are the words of title and categories, then, for items that need more, those of the description:
+    there a slip of the pen would be the rarest word of all. Where two texts are the same they take more words,
+    up to twice as many, then a number. An item without any word goes by its item id.
+
+    Args:
+        signals: gives the item table.
+        config: how many words to begin with.
+        seed: not used: nothing is drawn.
+    """
+    items = signals.items
+    names = [
+        " ".join([*title, *categories])
+        for title, categories in zip(values(items, "title"), values(items, "categories"), strict=True)
+    ]
+    described = [" ".join(text) for text in values(items, "description")]
+    rows = []
+    for first, second in zip(ranked(names), ranked(described), strict=True):
+        known = {word.casefold() for word in first}
+        rows.append(first + [word for word in second if word.casefold() not in known])
+    starts = [config.words] * len(rows)
+    return shortest_distinct(rows, starts, 2 * config.words, items["item_id"].to_list())
+
+
+def ranked(texts: list[str]) -> list[list[str]]:
+    """Each text's different words by tf · ln(N / df), largest first, equal ones as they stand in the text.
+
+    Words are told apart without regard to case, and written as they first stand there.
+    """
+    spelt: list[dict[str, str]] = []
+    counts: list[Counter[str]] = []
+    for text in texts:
+        found = _WORD.findall(text)
+        spelt.append({word.casefold(): word for word in reversed(found)})
+        counts.append(Counter(word.casefold() for word in found))
+    uses = Counter(word for count in counts for word in count)
+    idf = {word: math.log(len(texts) / use) for word, use in uses.items()}
+    return [
+        [spelling[word] for word in sorted(count, key=lambda word: -count[word] * idf[word])]
+        for spelling, count in zip(spelt, counts, strict=True)
+    ]

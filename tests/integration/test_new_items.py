@@ -1,0 +1,179 @@
+"""Items added to a trained run and retired from it, through the command line, without training."""
+
+import contextlib
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+import shop as small_shop
+
+from llmrec import Recommender, cli
+from llmrec.config import DecodeConfig
+from llmrec.errors import UserError
+
+NEW = [f"n{item}" for item in range(100)]
+RETIRED = ["i3", "n7"]
+HISTORIES = [["i1", "i2"], ["n5", "i3"], ["n7", "n8", "i4"]]
+
+
+def llmrec(folder, *args):
+    """Exit code, output and errors of the command line, in the shop's folder."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.chdir(folder)
+        patch.setenv("LLMREC_RUNS", str(folder / "runs"))
+        return cli.main(list(args)), out.getvalue(), err.getvalue()
+
+
+def write_items(folder, names):
+    """A file of new items, and one of their vectors; the first lies far from all others."""
+    rows = [json.dumps({"item_id": item, "title": f"Novelty &amp; {item}", "unknown": 1}) for item in names]
+    (folder / "new.jsonl").write_text("\n".join(rows))
+    vectors = np.random.default_rng(len(names)).standard_normal((len(names), 16), dtype=np.float32)
+    vectors[0] *= 9
+    np.save(folder / "new.npy", vectors)
+    return ["--add", "new.jsonl", "--vectors", "new.npy"]
+
+
+@pytest.fixture(scope="module")
+def grown(shop, lora):
+    """A copy of a trained run with 100 items added in two calls, and two retired; and what was printed."""
+    folder, _ = shop
+    shutil.copytree(lora, folder / "runs" / "grown")
+    printed = []
+    for names in (NEW[:60], NEW[60:], None):
+        options = ["--retire", ",".join(RETIRED)] if names is None else write_items(folder, names)
+        code, out, err = llmrec(folder, "items", "grown", *options)
+        assert code == 0, err
+        printed.append(out)
+    return folder / "runs" / "grown", printed
+
+
+@pytest.fixture(scope="module")
+def recommender(grown):
+    return Recommender.load(grown[0])
+
+
+def files(run):
+    """Every file of a run but for the changes and the lock, with its content."""
+    found = sorted(path for path in run.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path.relative_to(run): path.read_bytes() for path in found if path.parent != run / "catalogue"}
+
+
+def test_a_hundred_new_items_are_decoded_without_training(grown, recommender, lora):
+    run, printed = grown
+    assert files(run) == files(lora)
+    assert "60 items added, 0 back" in printed[0] and "2 items retired" in printed[2]
+    assert "138 items may be recommended" in printed[2]
+    expected = [item for item in NEW if item != "n7"]
+    for history in HISTORIES:
+        found = recommender.recommend(history, k=100, allow=NEW, mask_seen=False)
+        assert sorted(row.item_id for row in found) == sorted(expected)
+        assert {row.title for row in found} == {f"Novelty & {item}" for item in expected}
+        assert np.isfinite([row.score for row in found]).all()
+
+
+def test_new_items_compete_with_the_old_ones(recommender):
+    top = recommender.rank(HISTORIES, DecodeConfig(width=138, mask_seen=False))
+    assert (top.items >= 0).all()
+    names = [{recommender.items[item] for item in row} for row in top.items.tolist()]
+    everything = {f"i{item}" for item in range(small_shop.ITEMS)} | set(NEW)
+    assert names == [everything - set(RETIRED)] * len(HISTORIES)
+    order = [[recommender.items[item] for item in row] for row in top.items.tolist()]
+    np.testing.assert_allclose(recommender.score(HISTORIES, order), top.scores, atol=1e-4)
+
+
+def test_both_engines_give_the_same_lists_with_changes(recommender):
+    tree = recommender.rank(HISTORIES, DecodeConfig(width=10))
+    oracle = recommender.rank(HISTORIES, DecodeConfig(width=10, engine="generate"))
+    np.testing.assert_allclose(tree.scores, oracle.scores, atol=1e-4)
+    assert (tree.items == oracle.items).all()
+
+
+def test_retired_items_never_come_out_but_stand_in_histories_as_before(recommender, lora):
+    assert recommender.recommend(["i1"], k=5, allow=RETIRED) == []
+    before = Recommender.load(lora)
+    assert recommender.run.prompts([["i1", "i3"]]) == before.run.prompts([["i1", "i3"]])
+    both = [["i1", "i2", "i3"]], [["i3", "i9"]]
+    np.testing.assert_allclose(recommender.score(*both), before.score(*both), atol=1e-4)
+
+
+def test_the_catalogue_as_trained_is_still_there(grown, lora):
+    trained = Recommender.load(grown[0], as_trained=True)
+    assert trained.items == Recommender.load(lora).items
+    assert trained.recommend(["i1"], k=1, allow=["i3"])[0].item_id == "i3"
+    with pytest.raises(UserError, match="'n5' is not in the catalogue"):
+        trained.recommend(["n5"])
+
+
+def test_semantic_ids_are_unique_and_known_to_the_model(grown, recommender):
+    added = pl.read_parquet(grown[0] / "catalogue" / "added.parquet")
+    assert added["item_id"].to_list() == NEW
+    sids = np.concatenate([np.load(grown[0] / "base" / "sids.npy"), np.array(added["sid"].to_list())])
+    assert len(np.unique(sids, axis=0)) == small_shop.ITEMS + len(NEW)
+    assert (sids < recommender.checkpoint.vocabulary.codes).all()
+    assert added["distance"].arg_max() in (0, 60)
+
+
+def test_recommend_prints_titles_of_new_items(grown):
+    run, _ = grown
+    _, out, _ = llmrec(run.parents[1], "recommend", "grown", "--history", "n5,n6", "-k", "138")
+    assert "Novelty & n99" in out and "n7\n" not in out and "Thing 3 " not in out
+
+
+def test_a_retired_item_comes_back_under_its_own_semantic_id(grown):
+    run, _ = grown
+    folder = run.parents[1]
+    shutil.copytree(run, folder / "runs" / "again")
+    tokens = Recommender.load(folder / "runs" / "again").run.catalogue.item_tokens()
+    (folder / "back.csv").write_text("item_id,title\nn7,\ni3,Thing\n")
+    np.save(folder / "back.npy", np.zeros((2, 16), np.float32))
+    code, out, err = llmrec(folder, "items", "again", "--add", "back.csv", "--vectors", "back.npy")
+    assert code == 0, err
+    assert "0 items added, 2 back" in out and "140 items" in out
+    after = Recommender.load(folder / "runs" / "again")
+    assert after.run.catalogue.item_tokens() == tokens
+    assert {row.item_id for row in after.recommend(["i1"], k=2, allow=RETIRED)} == set(RETIRED)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give --add FILE, or --retire"),
+        (["--vectors", "new.npy"], "which is not given|give --add FILE"),
+        (["--retire", "nobody"], "--retire: item 'nobody' is not in the catalogue"),
+        (["--retire", " , "], "--retire: no item ids"),
+        (["--add", "no.jsonl"], "no such file: no.jsonl"),
+        (["--add", "new.jsonl", "--vectors", "new.npy"], "item 'n60' is in the catalogue already"),
+        (["--add", "twice.csv", "--vectors", "new.npy"], "item 'x' is there twice"),
+        (["--add", "empty.csv", "--vectors", "new.npy"], "row 2: .*every item needs an id"),
+        (["--add", "none.csv"], "no column 'item_id' .it has sku"),
+        (["--add", "fine.csv"], "give the new items' .--vectors"),
+        (
+            ["--add", "fine.csv", "--vectors", "short.npy"],
+            "new items' vectors have 3 numbers, the run's have 16",
+        ),
+    ],
+)
+def test_what_cannot_be_added_or_retired_changes_nothing(grown, options, message):
+    run, _ = grown
+    folder = run.parents[1]
+    (folder / "twice.csv").write_text("item_id,title\nx,a\nx,b\n")
+    (folder / "empty.csv").write_text("item_id,title\nx,a\n,b\n")
+    (folder / "none.csv").write_text("sku,title\nx,a\n")
+    (folder / "fine.csv").write_text("item_id,title\nx,a\n")
+    np.save(folder / "short.npy", np.ones((1, 3), np.float32))
+    before = {path.name: path.read_bytes() for path in (run / "catalogue").iterdir()}
+    code, _, err = llmrec(folder, "items", "grown", *options)
+    assert code == 2, err
+    assert len(err.strip().splitlines()) == 1
+    assert re.search(message, err), err
+    assert {path.name: path.read_bytes() for path in (run / "catalogue").iterdir()} == before

@@ -1,0 +1,214 @@
+"""SASRec: its losses by hand, what it sees, what it learns, and that training and files are reproducible."""
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmrec.collaborative.popularity import Popularity
+from llmrec.collaborative.sasrec import Sasrec
+from llmrec.collaborative.sasrec_model import SasrecModel, bce_loss, ce_loss
+from llmrec.collaborative.sasrec_training import Negatives, batches, cut_windows, pad
+from llmrec.config import SasrecConfig
+from llmrec.errors import UserError
+
+ITEMS = [f"i{n}" for n in range(12)]
+SMALL = SasrecConfig(dim=16, heads=2, history=6, dropout=0.1, lr=5e-3, batch=64, epochs=25, patience=25)
+
+
+def training(histories):
+    return pl.DataFrame({"user_id": [str(user) for user in range(len(histories))], "items": histories})
+
+
+def round_trip(start, length):
+    """Items in the order of the catalogue, from the first on again after the last."""
+    return [ITEMS[(start + step) % len(ITEMS)] for step in range(length)]
+
+
+CIRCLE = training([round_trip(user % 12, 5) for user in range(48)])
+VALID = pl.DataFrame(
+    {
+        "history": [round_trip(user, 5) for user in range(12)],
+        "target": [ITEMS[(user + 5) % 12] for user in range(12)],
+    }
+)
+
+
+@pytest.fixture(scope="module", params=["bce", "ce"])
+def trained(request):
+    return Sasrec.fit(CIRCLE, ITEMS, request.param, SMALL, seed=0, valid=VALID)
+
+
+HIDDEN = torch.tensor([[1.0, 0.0], [0.5, 2.0]])
+TABLE = torch.tensor([[1.0, 1.0], [2.0, -1.0], [0.0, 1.0]])
+
+
+def test_bce_by_hand():
+    # Scores: 2 for item 1 against 1 for item 0; then 2 for item 2 against 2.5 for item 0.
+    terms = [
+        math.log1p(math.exp(-2)) + math.log1p(math.exp(1)),
+        math.log1p(math.exp(-2)) + math.log1p(math.exp(2.5)),
+    ]
+    loss = bce_loss(HIDDEN, TABLE, torch.tensor([1, 2]), torch.tensor([0, 0]))
+    assert loss.item() == pytest.approx(sum(terms) / 2, rel=1e-6)
+
+
+def test_cross_entropy_by_hand():
+    # Scores of the items: 1, 2, 0; then 2.5, −1, 2.
+    first = math.log(math.exp(1) + math.exp(2) + math.exp(0)) - 2
+    second = math.log(math.exp(2.5) + math.exp(-1) + math.exp(2)) - 2
+    loss = ce_loss(HIDDEN, TABLE, torch.tensor([1, 2]))
+    assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
+
+
+@given(
+    st.lists(st.integers(0, 11), min_size=1, max_size=6), st.lists(st.integers(0, 11), min_size=1, max_size=6)
+)
+@settings(max_examples=20)
+def test_neither_padding_nor_later_items_are_seen(one, other):
+    torch.manual_seed(0)
+    model = SasrecModel(12, SMALL).eval()
+    rows = [np.array(one), np.array(other)]
+    alone = [model(*pad([row])) for row in rows]
+    together = model(*pad(rows))
+    for row, items, output in zip(together, rows, alone, strict=True):
+        torch.testing.assert_close(row[: len(items)], output[0], atol=1e-5, rtol=1e-4)
+    changed = rows[0].copy()
+    changed[-1] = (changed[-1] + 1) % 12
+    torch.testing.assert_close(model(*pad([changed]))[0, :-1], alone[0][0, :-1])
+
+
+@given(st.lists(st.integers(0, 9), max_size=4), st.integers(1, 3))
+def test_windows_have_every_item_but_the_first_as_a_target_once(lengths, history):
+    histories = [np.arange(length) for length in lengths]
+    windows = cut_windows(histories, history)
+    assert all(2 <= len(window.items) <= history + 1 for window in windows)
+    for user, items in enumerate(histories):
+        targets = [item for window in windows if window.user == user for item in window.items[1:].tolist()]
+        assert sorted(targets) == items[1:].tolist()
+
+
+def test_an_epoch_has_every_window_once():
+    windows = cut_windows([np.arange(2 + user % 5) for user in range(100)], 6)
+    found = list(batches(windows, 20, np.random.default_rng(0)))
+    assert sorted(window.user for batch in found for window in batch) == list(range(100))
+    targets = [sum(len(window.items) - 1 for window in batch) for batch in found]
+    assert len(found) == 15 and max(targets) < 20 + 5
+
+
+def test_negatives_are_items_that_the_user_lacks():
+    histories = [np.array([0, 1, 2]), np.array([3, 3, 4]), np.arange(6)]
+    users = np.repeat([0, 1, 2], 200)
+    drawn = Negatives(histories, 6).draw(users, np.random.default_rng(0))
+    assert set(drawn[users == 0]) == {3, 4, 5}
+    assert set(drawn[users == 1]) == {0, 1, 2, 5}
+    assert set(drawn[users == 2]) <= set(range(6))
+
+
+def test_it_learns_who_follows_whom(trained):
+    model, log = trained
+    items, _ = model.recommend(VALID["history"].to_list(), 1, VALID["history"].to_list())
+    assert [row[0] for row in items] == VALID["target"].to_list()
+    assert log["loss"][-1] < 0.5 * log["loss"][0]
+    assert log["ndcg@10"][log["best_epoch"] - 1] == max(log["ndcg@10"])
+
+
+def test_seen_items_are_left_out_and_lists_are_sorted(trained):
+    model, _ = trained
+    history = round_trip(0, 4)
+    items, scores = model.recommend([history, history], 12, [history, []])
+    assert set(items[0]) == set(ITEMS) - set(history)
+    assert set(items[1]) == set(ITEMS)
+    assert all(row == sorted(row, reverse=True) for row in scores)
+
+
+def test_log_probs_sum_to_one_and_rank_as_the_lists_do(trained):
+    model, _ = trained
+    order = ITEMS[::-1]
+    found = model.log_probs([["i3", "i4"], []], order)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, atol=1e-5)
+    ranked, _ = model.recommend([["i3", "i4"]], 12)
+    assert [order[i] for i in np.argsort(-found[0], kind="stable")] == ranked[0]
+
+
+def test_items_unknown_to_the_model_are_ignored_in_a_history_and_have_no_chance(trained):
+    model, _ = trained
+    assert model.recommend([["new", "i3", "i4"]], 3) == model.recommend([["i3", "i4"]], 3)
+    found = model.log_probs([["i3"]], ["new", *ITEMS])
+    assert found[0, 0] == -np.inf
+    np.testing.assert_allclose(np.exp(found).sum(), 1, atol=1e-5)
+
+
+def test_a_history_without_known_items_gets_what_is_popular():
+    log = training([["i3", "i4", "i5"], ["i5", "i4"], ["i5"]])
+    model, _ = Sasrec.fit(log, ITEMS, "ce", SMALL.model_copy(update={"patience": 1}))
+    popularity = Popularity.fit(log, ITEMS)
+    assert model.recommend([[], ["new"]], 4, [["i5"], []]) == popularity.recommend([[], []], 4, [["i5"], []])
+    np.testing.assert_allclose(model.log_probs([[]], ITEMS), popularity.log_probs([[]], ITEMS))
+
+
+def test_only_the_last_items_of_a_history_count(trained):
+    model, _ = trained
+    recent = round_trip(2, 6)
+    assert model.recommend([["i9", "i1", *recent]], 3) == model.recommend([recent], 3)
+
+
+def test_a_seed_gives_one_model_and_leaves_the_generator_alone(tmp_path):
+    config = SMALL.model_copy(update={"epochs": 2})
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    for name in ("one", "two"):
+        Sasrec.fit(CIRCLE, ITEMS, "bce", config, seed=3, valid=VALID)[0].save(tmp_path / name)
+    Sasrec.fit(CIRCLE, ITEMS, "bce", config, seed=4, valid=VALID)[0].save(tmp_path / "other")
+    assert torch.equal(torch.rand(3), expected)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert (tmp_path / "one").read_bytes() != (tmp_path / "other").read_bytes()
+
+
+def test_a_saved_model_comes_back_as_it_was(trained, tmp_path):
+    model, _ = trained
+    model.save(tmp_path / "model.safetensors")
+    again = Sasrec.load(tmp_path / "model.safetensors")
+    histories = [*VALID["history"].to_list(), []]
+    assert again.recommend(histories, 5) == model.recommend(histories, 5)
+    np.testing.assert_array_equal(again.vectors, model.vectors)
+
+
+def test_items_without_training_interactions_have_zero_vectors():
+    model, _ = Sasrec.fit(
+        training([["i0", "i1"], ["i2"]]), ITEMS, "ce", SMALL.model_copy(update={"patience": 1})
+    )
+    assert model.vectors.any(axis=1).tolist() == [True] * 3 + [False] * 9
+
+
+def test_without_validation_targets_patience_epochs_are_trained():
+    config = SMALL.model_copy(update={"patience": 3})
+    _, log = Sasrec.fit(CIRCLE, ITEMS, "ce", config, valid=VALID.clear())
+    assert (log["epochs"], log["best_epoch"], log["ndcg@10"]) == (3, 3, [])
+
+
+def test_training_stops_when_validation_no_longer_improves():
+    hopeless = VALID.with_columns(target=pl.col("history").list.last())
+    _, log = Sasrec.fit(CIRCLE, ITEMS, "ce", SMALL.model_copy(update={"patience": 2}), valid=hopeless)
+    assert (log["epochs"], log["best_epoch"]) == (3, 1)
+
+
+@pytest.mark.parametrize("histories", [[["i1"]], [["i1"], ["i2"]]])
+def test_histories_without_any_target_still_give_a_model(histories):
+    model, log = Sasrec.fit(training(histories), ITEMS, "bce", SMALL, valid=VALID)
+    assert set(log["loss"]) == {0.0}
+    assert np.isfinite(model.log_probs([["i1"]], ITEMS)).all()
+
+
+def test_a_file_that_is_not_ours_is_one_clear_error(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"no model")
+    with pytest.raises(UserError, match="cannot be read as a SASRec"):
+        Sasrec.load(tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="run the stage collaborative first"):
+        Sasrec.load(tmp_path / "absent.safetensors")
