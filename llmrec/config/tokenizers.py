@@ -77,8 +77,8 @@ class AutoencoderConfig(_Codebooks):
     hidden: list[Positive] = [512, 256, 128]
     latent: Positive = 32
     beta: Weight = 0.25
-    lr: Rate = 1e-3
-    batch: Positive = 1024
+    lr: Rate = 3e-3
+    batch: Positive = 512
     epochs: Positive = 1000
 
 
@@ -93,6 +93,8 @@ class LcRecConfig(AutoencoderConfig):
 
     kind: Literal["lc_rec"]
     hidden: list[Positive] = [2048, 1024, 512, 256, 128, 64]
+    lr: Rate = 2e-3
+    batch: Positive = 1024
     epsilon: Rate = 0.003
     iterations: Positive = 50
 
@@ -110,6 +112,7 @@ class CostConfig(AutoencoderConfig):
     """CoST (Zhu et al. 2024): RQ-VAE trained to tell items apart instead of rebuilding them."""
 
     kind: Literal["cost"]
+    batch: Positive = 1024
     temperature: Rate = 0.1
 
 

@@ -41,7 +41,8 @@ def load_codec(run: Path) -> Codec:
     try:
         with safe_open(path, "numpy") as file:
             form = (file.metadata() or {}).get("form", "")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise UserError(f"{path}: cannot be read: {error}; run the stage ids again") from None
     if form not in FORMS:

@@ -15,7 +15,7 @@ from llmrec.errors import UserError
 from llmrec.ids.quantizers import autoencoder, cost, lc_rec, letter, rqvae
 from llmrec.ids.quantizers.autoencoder import (
     AutoencoderCodec,
-    ResidualAutoencoder,
+    RqAutoencoder,
     Standardised,
     info_nce,
     revive,
@@ -59,7 +59,7 @@ def fitted(kind):
     return fit(kind, clustered(ITEMS))
 
 
-def toy(kind=ResidualAutoencoder, config=None, books=(), **further):
+def toy(kind=RqAutoencoder, config=None, books=(), **further):
     """A model on two dimensions whose halves copy their inputs."""
     sizes = {"hidden": [], "latent": 2, "levels": len(books), "codes": len(books[0])}
     config = config or RqvaeConfig(kind="rqvae")
@@ -212,12 +212,19 @@ def test_vectors_are_standardised_by_one_factor():
         ([1.0] * 21, True),
         ([1 - 0.002 * epoch for epoch in range(40)], False),
         ([0.5] + [0.5 - 0.00001 * epoch for epoch in range(30)], True),
-        ([1.0] * 5 + [2.0] * 20, True),
+        ([1.0] * 5 + [2.0] * 20, False),
+        ([1.0] * 5 + [2.0] * 21, True),
+        ([], False),
         ([0.0] * 30, True),
     ],
 )
 def test_training_ends_at_a_plateau(losses, end):
     assert settled(losses) is end
+
+
+def test_a_learning_rate_too_high_is_named():
+    with pytest.raises(UserError, match="try a lower one"):
+        fit("rqvae", clustered(64), lr=1e12)
 
 
 def test_codes_without_items_come_back_to_life():
@@ -309,7 +316,7 @@ def test_the_cheapest_codes_are_the_codes():
 def test_the_codec_computes_what_the_model_does():
     config = RqvaeConfig(kind="rqvae", **SMALL)
     torch.manual_seed(0)
-    model, items = ResidualAutoencoder(12, 8, config), Standardised.of(clustered(ITEMS))
+    model, items = RqAutoencoder(12, 8, config), Standardised.of(clustered(ITEMS))
     codec = autoencoder.freeze(model, items)
     with torch.no_grad():
         latents = model.encoder(items[torch.arange(ITEMS)])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrec.errors import UserError
 from llmrec.ids.tokenizer import Codes
-
-_MAX_LEVELS = 8
-_MAX_CODES = 65536
 
 
 def padded(paths: NDArray[np.int32]) -> Codes:
@@ -25,18 +23,21 @@ def padded(paths: NDArray[np.int32]) -> Codes:
     return Codes(codes.astype(np.int32), [int(size) for size in codes.max(axis=0) + 1])
 
 
-def require_room(items: int, codes: int, levels: int) -> None:
-    """Check that there is a path for each item.
+def levels_for(items: int, codes: int, asked: int) -> int:
+    """Levels as asked, or as many more as it takes to have a path for each item, with a notice.
 
-    Raises:
-        UserError: naming the fewest codes and the fewest levels that would do.
+    Args:
+        items: number of items.
+        codes: codes of each level, 2 or more unless there is but one item.
+        asked: levels asked for.
     """
-    if codes**levels >= items:
-        return
-    wider = next((n for n in range(codes, _MAX_CODES + 1) if n**levels >= items), None)
-    deeper = next((n for n in range(levels, _MAX_LEVELS + 1) if codes**n >= items), None)
-    remedies = [f"{key}: {n}" for key, n in (("codes", wider), ("levels", deeper)) if n is not None]
-    raise UserError(
-        f"ids.quantizer: {levels} level(s) of {codes} codes are {codes**levels} paths, too few for {items} items; "
-        f"set {' or '.join(remedies)}"
-    )
+    levels = asked
+    while codes**levels < items:
+        levels += 1
+    if levels > asked:
+        print(
+            f"ids.quantizer.levels: {asked} level(s) of {codes} codes are {codes**asked} paths, too few for {items} "
+            f"items; using {levels} levels",
+            file=sys.stderr,
+        )
+    return levels

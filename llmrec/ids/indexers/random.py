@@ -5,24 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 from llmrec.config.tokenizers import RandomConfig
-from llmrec.ids.indexers.paths import require_room
+from llmrec.ids.indexers.paths import levels_for
 from llmrec.ids.tokenizer import Codes, Signals, codes_for
 
 
 def fit(signals: Signals, config: RandomConfig, seed: int) -> Codes:
     """Distinct paths, drawn without replacement (RID of Hua et al. 2023).
 
-    Raises:
-        UserError: there are more items than paths.
+    A catalogue with more items than paths gets more levels, with a notice.
     """
     items = len(signals.items)
     size = codes_for(config.codes, items)
-    require_room(items, size, config.levels)
+    levels = levels_for(items, size, config.levels)
     rng = np.random.default_rng(seed)
     # Above 2^62 paths, the first levels alone are distinct: more would not fit into 64 bits.
-    distinct = max(level for level in range(1, config.levels + 1) if size**level <= 2**62)
+    distinct = max(level for level in range(1, levels + 1) if size**level <= 2**62)
     numbers = rng.choice(size**distinct, items, replace=False)
-    rest = rng.integers(0, size, (items, config.levels - distinct))
+    rest = rng.integers(0, size, (items, levels - distinct))
     digits = np.stack(np.unravel_index(numbers, (size,) * distinct), axis=1)
     codes = np.column_stack([digits, rest]).astype(np.int32)
-    return Codes(codes, [size] * config.levels, unique=True)
+    return Codes(codes, [size] * levels, unique=True)

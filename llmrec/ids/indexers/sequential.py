@@ -7,7 +7,7 @@ import sys
 import numpy as np
 
 from llmrec.config.tokenizers import SequentialConfig
-from llmrec.ids.indexers.paths import require_room
+from llmrec.ids.indexers.paths import levels_for
 from llmrec.ids.tokenizer import Codes, Signals, codes_for
 
 
@@ -18,12 +18,11 @@ def fit(signals: Signals, config: SequentialConfig, seed: int) -> Codes:
     r/n in base `codes`, most significant first: neighbours share prefixes, and every code of the first
     level serves equally many items, however few the catalogue needs of all paths.
 
-    Raises:
-        UserError: there are more items than paths.
+    A catalogue with more items than paths gets more levels, with a notice.
     """
     items = len(signals.items)
     size = codes_for(config.codes, items)
-    require_room(items, size, config.levels)
+    levels = levels_for(items, size, config.levels)
     shown = np.concatenate([np.empty(0, np.int64), *signals.histories])
     if not len(shown):
         print(
@@ -34,7 +33,7 @@ def fit(signals: Signals, config: SequentialConfig, seed: int) -> Codes:
     remainder = np.empty(items, np.int64)
     remainder[order] = np.arange(items)
     columns = []
-    for _ in range(config.levels):
+    for _ in range(levels):
         digit, remainder = np.divmod(remainder * size, items)
         columns.append(digit.astype(np.int32))
-    return Codes(np.stack(columns, axis=1), [size] * config.levels, unique=True)
+    return Codes(np.stack(columns, axis=1), [size] * levels, unique=True)

@@ -15,7 +15,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from llmrec.config.tokenizers import AutoencoderConfig
-from llmrec.ids.quantizers.kmeans import kmeans
+from llmrec.errors import UserError
+from llmrec.ids.quantizers.kmeans import chunks, kmeans
 from llmrec.ids.quantizers.residual import ResidualCodec
 from llmrec.ids.tokenizer import Codec, Codes, Signals, codes_for
 
@@ -26,11 +27,10 @@ WINDOW, LEAST_CHANGE = 20, 1e-3
 FEWEST_STEPS = 8
 """Batches an epoch at least; a small catalogue gets smaller ones."""
 KMEANS_ITERATIONS = 20
-WEIGHT_DECAY = 1e-4
-LEAST_SIZE = 1e-6
-GAIN_SAMPLE = 16_384
+WEIGHT_DECAY, GAIN_SAMPLE = 1e-4, 16_384
 CHUNK = 2048
 """Rows that the frozen networks take at a time, small enough for the cache."""
+Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Quantized:
     loss: Tensor
 
 
-class ResidualAutoencoder(nn.Module):
+class RqAutoencoder(nn.Module):
     """MLP encoder, residual codebooks, MLP decoder (Rajput et al. 2023, TIGER, section 3.1).
 
     Kinds differ in `choose`, `rebuilding` and `further`.
@@ -104,8 +104,7 @@ class ResidualAutoencoder(nn.Module):
             loss = loss + self.beta * functional.mse_loss(residual, vectors.detach())
             residual = residual - vectors.detach()
             codes.append(chosen)
-        total = latents - residual.detach()
-        return Quantized(torch.stack(codes, dim=1), latents + (total - latents).detach(), loss)
+        return Quantized(torch.stack(codes, dim=1), latents - residual.detach(), loss)
 
     def choose(self, level: int, costs: Tensor) -> Tensor:
         """Codes int64 `[n]` for squared distances `[n, codes]`: the nearest."""
@@ -120,7 +119,7 @@ class ResidualAutoencoder(nn.Module):
         return 0.0
 
     def refresh(self, epoch: int) -> None:
-        """What is done before an epoch."""
+        """What is done before an epoch, counted from where the codebooks start."""
 
     def _autocast(self, inputs: Tensor) -> torch.autocast:
         return torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.half_precision)
@@ -133,26 +132,19 @@ def distances(points: Tensor, book: Tensor) -> Tensor:
 
 
 def info_nce(anchors: Tensor, positives: Tensor) -> Tensor:
-    """In-batch InfoNCE: −mean log softmax of each anchor's product with its own positive (van den Oord 2018).
+    """In-batch InfoNCE (van den Oord et al. 2018): −mean log softmax of each anchor's product with its positive.
 
-    Args:
-        anchors: `[n, d]`.
-        positives: `[n, d]`; the other rows are an anchor's negatives.
+    Both are `[n, d]`; an anchor's negatives are the other rows of `positives`.
     """
     own = torch.arange(len(anchors), device=anchors.device)
     return functional.cross_entropy(anchors @ positives.T, own)
 
 
-def fit_autoencoder(
-    make: Callable[[int, int, Any], ResidualAutoencoder],
-    signals: Signals,
-    config: AutoencoderConfig,
-    seed: int,
-) -> Codes:
+def fit_autoencoder(make: Callable, signals: Signals, config: AutoencoderConfig, seed: int) -> Codes:
     """Train an autoencoder on the item vectors, and quantize them with it.
 
     Args:
-        make: the model for `dim`, codes a level and config.
+        make: gives the `RqAutoencoder` for dimensions, codes a level and `config`.
         signals: item vectors.
         config: the kind's settings.
         seed: of weights, batches and revived codes; the same seed gives the same codes on one machine.
@@ -172,8 +164,7 @@ def fit_autoencoder(
 class Standardised:
     """Item vectors with mean 0 and, over all dimensions, mean square 1.
 
-    One factor serves all dimensions: what is near stays near, and the loss starts at about 1 whatever the
-    vectors' length.
+    One factor serves all dimensions, so that what is near stays near; the loss then starts at about 1.
 
     Attributes:
         vectors: as given, float32 `[n, dim]`.
@@ -190,7 +181,8 @@ class Standardised:
         """Measured on the vectors themselves."""
         mean = vectors.mean(axis=0, dtype=np.float64)
         spread = float(np.sqrt(vectors.var(axis=0, dtype=np.float64).mean()))
-        return cls(vectors, mean.astype(np.float32), spread if spread > 1e-6 * np.abs(mean).max() else 0.0)
+        alike = spread <= max(1e-6 * np.abs(mean).max(), 1e-30)
+        return cls(vectors, mean.astype(np.float32), 0.0 if alike else spread)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -200,18 +192,17 @@ class Standardised:
         return centred / self.spread if self.spread else torch.zeros_like(centred)
 
 
-def train(
-    model: ResidualAutoencoder, items: Standardised, config: AutoencoderConfig, seed: int
-) -> list[float]:
-    """Train to the plateau, by AdamW; returns the mean loss of each epoch after the warm-up.
-
-    After every epoch, each code that no item had starts again where a random item of the last batch lies.
+def train(model: RqAutoencoder, items: Standardised, config: AutoencoderConfig, seed: int) -> list[float]:
+    """Train to the plateau, by AdamW, reviving unused codes; returns each epoch's mean loss after the warm-up.
 
     Args:
         model: trained in place; it ends on the CPU.
         items: what to learn.
         config: learning rate, batch size, most epochs.
         seed: of batches and revived codes.
+
+    Raises:
+        UserError: training diverges.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).half_precision = _has_fast_bfloat16(device)
@@ -223,7 +214,8 @@ def train(
     for epoch in bar:
         if epoch == warm_up:
             start_codebooks(model, items, seed)
-        model.refresh(epoch)
+        if epoch >= warm_up:
+            model.refresh(epoch - warm_up)
         total, used = 0.0, torch.zeros(len(model.codebooks), len(model.codebooks[0]), device=device)
         for rows in _batches(len(items), config.batch, generator):
             inputs = items[rows].to(device)
@@ -237,6 +229,10 @@ def train(
             optimizer.step()
             total += loss.item() * len(rows) / len(items)
         bar.set_postfix(loss=f"{total:.4f}")
+        if not np.isfinite(total):
+            raise UserError(
+                f"ids.quantizer.lr: {config.kind}'s loss is {total} in epoch {epoch}; try a lower one"
+            )
         if epoch >= warm_up:
             revive(model, used, inputs, generator)
             losses.append(total)
@@ -248,24 +244,25 @@ def train(
 
 
 def settled(losses: Sequence[float]) -> bool:
-    """Whether the least loss of the last `WINDOW` epochs is not below that before by `LEAST_CHANGE` of it."""
-    if len(losses) <= WINDOW:
-        return False
-    before, lately = min(losses[:-WINDOW]), min(losses[-WINDOW:])
-    return before - lately <= LEAST_CHANGE * before
+    """Whether the least loss of the last `WINDOW` epochs is not below that before by `LEAST_CHANGE` of it.
+
+    Epochs before the highest loss do not count: while the codebooks catch up with the latents, it may rise.
+    """
+    since = losses[int(np.argmax(losses)) :] if losses else losses
+    earlier, latest = since[:-WINDOW], since[-WINDOW:]
+    return bool(earlier) and min(earlier) - min(latest) <= LEAST_CHANGE * min(earlier)
 
 
 @torch.no_grad()
-def start_codebooks(model: ResidualAutoencoder, items: Standardised, seed: int) -> None:
+def start_codebooks(model: RqAutoencoder, items: Standardised, seed: int) -> None:
     """Set the codebooks, level after level, to k-means centroids of what is left of all items' latents.
 
     The latents first get a mean square of 1, so that the RQ loss has its share of the whole whatever the
     warm-up made of them; the encoder's last and the decoder's first layer take the factor.
     """
     device = model.codebooks[0].device
-    chunks = [model.encoder(items[slice(at, at + CHUNK)].to(device)) for at in range(0, len(items), CHUNK)]
-    latents = torch.cat(chunks)
-    size = latents.square().mean().sqrt().clamp(min=LEAST_SIZE)
+    latents = torch.cat([model.encoder(items[rows].to(device)) for rows in chunks(len(items))])
+    size = latents.square().mean().sqrt().clamp(min=1e-6)
     last, first = model.encoder[-1], model.decoder[0]
     last.weight.div_(size)
     last.bias.div_(size)
@@ -278,7 +275,7 @@ def start_codebooks(model: ResidualAutoencoder, items: Standardised, seed: int) 
 
 
 @torch.no_grad()
-def revive(model: ResidualAutoencoder, used: Tensor, inputs: Tensor, generator: torch.Generator) -> None:
+def revive(model: RqAutoencoder, used: Tensor, inputs: Tensor, generator: torch.Generator) -> None:
     """Move each code without items to what is left, at its level, of a random input.
 
     Args:
@@ -295,60 +292,48 @@ def revive(model: ResidualAutoencoder, used: Tensor, inputs: Tensor, generator: 
         residual = residual - book[distances(residual, book).argmin(dim=1)]
 
 
-def freeze(model: ResidualAutoencoder, items: Standardised) -> AutoencoderCodec:
+def freeze(model: RqAutoencoder, items: Standardised) -> AutoencoderCodec:
     """The trained model as a codec, the gains of its reconstructions fitted to (a sample of) the items."""
-    books = [book.detach().numpy().copy() for book in model.codebooks]
-    gains = np.zeros(len(books) + 1, np.float32)
-    codec = AutoencoderCodec(
-        _layers(model.encoder), _layers(model.decoder), books, items.mean, items.spread, gains
-    )
+    gains = np.ones(len(model.codebooks) + 1, np.float32)
+    tensors = {"mean": items.mean, "spread": np.array([items.spread]), "gains": gains}
+    for name, weights in model.state_dict().items():
+        if name.startswith(("encoder", "codebooks", "decoder")):
+            tensors[name] = weights.numpy().copy()
+    codec = AutoencoderCodec(tensors)
     sample = items.vectors[:: max(1, len(items) // GAIN_SAMPLE)]
     codes, wanted = codec.encode(sample), sample - items.mean
     for level in range(1, len(gains)):
-        gains[level] = 1
         given = codec.reconstruct(codes[:, :level]) - items.mean
         power = np.square(given, dtype=np.float64).sum()
         gains[level] = (wanted * given).sum(dtype=np.float64) / power if power else 0
     return codec
 
 
-Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
-
-
 class AutoencoderCodec(Codec):
     """A trained autoencoder: an encoder before residual codebooks, a decoder behind them.
 
     Args:
-        encoder: weight `[out, in]` and bias `[out]` of each layer, float32, ReLU between them.
-        decoder: likewise.
-        codebooks: float32 `[codes, latent]` a level.
-        mean: of the vectors, float32 `[dim]`.
-        spread: their root mean square difference from it; 0 where they are all the same.
-        gains: float32 `[levels + 1]`, what the decoder's output is multiplied by after so many levels: the
-            least-squares factor. A cosine loss leaves the output's length open, and a prefix explains less.
+        tensors: `mean` of the vectors `[dim]`; `spread` `[1]`, their root mean square difference from it, 0 where
+            they are all the same; `codebooks.0`, … `[codes, latent]`; `encoder.0.weight` `[out, in]`,
+            `encoder.0.bias` `[out]`, … and likewise `decoder.…`, with ReLU between; `gains` `[levels + 1]`, the
+            least-squares factors of the decoder's output: a cosine loss leaves its length open.
     """
 
     form = "autoencoder"
 
-    def __init__(
-        self,
-        encoder: Sequence[Layer],
-        decoder: Sequence[Layer],
-        codebooks: Sequence[NDArray[np.float32]],
-        mean: NDArray[np.float32],
-        spread: float,
-        gains: NDArray[np.float32],
-    ) -> None:
-        self.encoder, self.decoder = list(encoder), list(decoder)
-        self.residual = ResidualCodec(codebooks)
+    def __init__(self, tensors: dict[str, NDArray[Any]]) -> None:
+        self.named = tensors
+        self.mean, self.gains, self.spread = tensors["mean"], tensors["gains"], float(tensors["spread"][0])
+        self.residual = ResidualCodec([tensors[f"codebooks.{i}"] for i in range(len(self.gains) - 1)])
+        self.encoder, self.decoder = (_layers(tensors, half) for half in ("encoder", "decoder"))
         self.sizes = self.residual.sizes
-        self.mean, self.spread, self.gains = mean, spread, gains
 
     def latents(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the encoder makes of vectors `[n, dim]`: float32 `[n, latent]`."""
         factor = np.float32(1 / self.spread if self.spread else 0)
-        parts = [_forward((part - self.mean) * factor, self.encoder) for part in _chunks(vectors)]
-        return np.concatenate(parts) if parts else np.empty((0, len(self.encoder[-1][1])), np.float32)
+        return np.concatenate(
+            [_forward((rows - self.mean) * factor, self.encoder) for rows in _chunks(vectors)]
+        )
 
     def costs(self, vectors: NDArray[np.float32], prefix: NDArray[np.int32]) -> NDArray[np.float32]:
         """Squared distances in the latent space, float32 `[n, codes]`."""
@@ -356,8 +341,7 @@ class AutoencoderCodec(Codec):
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
         """The cheapest code of each level in turn, int32 `[n, levels]`; the encoder runs once."""
-        parts = [self.residual.encode(self.latents(part)) for part in _chunks(vectors)]
-        return np.concatenate(parts) if parts else np.empty((0, self.levels), np.int32)
+        return np.concatenate([self.residual.encode(self.latents(rows)) for rows in _chunks(vectors)])
 
     def reconstruct(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
         """The decoder's output for the sum of the codes' vectors, float32 `[n, dim]`; the mean for no level."""
@@ -368,26 +352,14 @@ class AutoencoderCodec(Codec):
                 rows += factor * _forward(self.residual.reconstruct(part), self.decoder)
         return rebuilt
 
-    def tensors(self) -> dict[str, NDArray[np.float32]]:
-        """Weights, codebooks, `mean`, `spread` and `gains`."""
-        named = {f"level_{level}": book for level, book in enumerate(self.residual.codebooks)}
-        named |= {"mean": self.mean, "spread": np.array([self.spread]), "gains": self.gains}
-        for half, layers in (("encoder", self.encoder), ("decoder", self.decoder)):
-            for place, (weight, bias) in enumerate(layers):
-                named |= {f"{half}_{place}_weight": weight, f"{half}_{place}_bias": bias}
-        return named
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """What the codec was made from."""
+        return self.named
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, NDArray[np.float32]]) -> AutoencoderCodec:
+    def from_tensors(cls, tensors: dict[str, NDArray[Any]]) -> AutoencoderCodec:
         """The codec with these weights."""
-
-        def layers(half: str) -> list[Layer]:
-            count = sum(name.startswith(half) for name in tensors) // 2
-            return [(tensors[f"{half}_{i}_weight"], tensors[f"{half}_{i}_bias"]) for i in range(count)]
-
-        books = [tensors[f"level_{i}"] for i in range(len(tensors["gains"]) - 1)]
-        mean, spread = tensors["mean"], float(tensors["spread"][0])
-        return cls(layers("encoder"), layers("decoder"), books, mean, spread, tensors["gains"])
+        return cls(tensors)
 
 
 def _mlp(widths: Sequence[int]) -> nn.Sequential:
@@ -400,22 +372,20 @@ def _mlp(widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def _layers(network: nn.Module) -> list[Layer]:
-    linear = [layer for layer in network.children() if isinstance(layer, nn.Linear)]
-    return [(layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()) for layer in linear]
+def _layers(tensors: dict[str, NDArray[Any]], half: str) -> list[Layer]:
+    places = sorted({int(name.split(".")[1]) for name in tensors if name.startswith(half)})
+    return [(tensors[f"{half}.{i}.weight"], tensors[f"{half}.{i}.bias"]) for i in places]
 
 
 def _forward(inputs: NDArray[np.float32], layers: Sequence[Layer]) -> NDArray[np.float32]:
-    for place, (weight, bias) in enumerate(layers):
-        inputs = inputs @ weight.T
-        inputs += bias
-        if place < len(layers) - 1:
-            np.maximum(inputs, 0, out=inputs)
-    return inputs
+    *hidden, (weight, bias) = layers
+    for into, shift in hidden:
+        inputs = np.maximum(inputs @ into.T + shift, 0)
+    return inputs @ weight.T + bias
 
 
 def _chunks(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    return (rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK))
+    return (rows[at : at + CHUNK] for at in range(0, max(len(rows), 1), CHUNK))
 
 
 def _batches(items: int, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from llmrec.config.tokenizers import CostConfig
-from llmrec.ids.quantizers.autoencoder import ResidualAutoencoder, fit_autoencoder, info_nce
+from llmrec.ids.quantizers.autoencoder import RqAutoencoder, fit_autoencoder, info_nce
 from llmrec.ids.tokenizer import Codes, Signals
 
 
@@ -19,7 +19,7 @@ def fit(signals: Signals, config: CostConfig, seed: int) -> Codes:
     return fit_autoencoder(Cost, signals, config, seed)
 
 
-class Cost(ResidualAutoencoder):
+class Cost(RqAutoencoder):
     """Residual autoencoder with a contrastive loss between outputs and inputs."""
 
     def __init__(self, dim: int, codes: int, config: CostConfig) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from llmrec.config.tokenizers import LcRecConfig
-from llmrec.ids.quantizers.autoencoder import ResidualAutoencoder, fit_autoencoder
+from llmrec.ids.quantizers.autoencoder import RqAutoencoder, fit_autoencoder
 from llmrec.ids.quantizers.sinkhorn import even_codes
 from llmrec.ids.tokenizer import Codes, Signals
 
@@ -21,7 +21,7 @@ def fit(signals: Signals, config: LcRecConfig, seed: int) -> Codes:
     return fit_autoencoder(LcRec, signals, config, seed)
 
 
-class LcRec(ResidualAutoencoder):
+class LcRec(RqAutoencoder):
     """Residual autoencoder whose last level assigns a batch by optimal transport (equations 4 and 5)."""
 
     def __init__(self, dim: int, codes: int, config: LcRecConfig) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from llmrec.config.tokenizers import LetterConfig
 from llmrec.errors import UserError
-from llmrec.ids.quantizers.autoencoder import Quantized, ResidualAutoencoder, fit_autoencoder, info_nce
+from llmrec.ids.quantizers.autoencoder import Quantized, RqAutoencoder, fit_autoencoder, info_nce
 from llmrec.ids.quantizers.balanced_rq_kmeans import balanced_kmeans
 from llmrec.ids.tokenizer import Codes, Signals
 
@@ -38,7 +38,7 @@ def fit(signals: Signals, config: LetterConfig, seed: int) -> Codes:
     return fit_autoencoder(partial(Letter, collaborative=collaborative, seed=seed), signals, config, seed)
 
 
-class Letter(ResidualAutoencoder):
+class Letter(RqAutoencoder):
     """Residual autoencoder aligned with collaborative vectors.
 
     Args:

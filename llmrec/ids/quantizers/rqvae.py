@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmrec.config.tokenizers import RqvaeConfig
-from llmrec.ids.quantizers.autoencoder import ResidualAutoencoder, fit_autoencoder
+from llmrec.ids.quantizers.autoencoder import RqAutoencoder, fit_autoencoder
 from llmrec.ids.tokenizer import Codes, Signals
 
 
@@ -12,4 +12,4 @@ def fit(signals: Signals, config: RqvaeConfig, seed: int) -> Codes:
 
     L = ‖x − x̂‖² + Σ_l ‖sg[r_l] − e_l‖² + β‖r_l − sg[e_l]‖²; codebooks start by k-means.
     """
-    return fit_autoencoder(ResidualAutoencoder, signals, config, seed)
+    return fit_autoencoder(RqAutoencoder, signals, config, seed)
