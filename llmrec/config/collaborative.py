@@ -31,9 +31,11 @@ class SasrecConfig(Section):
 
 
 class SasrecBceConfig(SasrecConfig):
-    """Defaults for binary cross-entropy: one negative a position learns slowly, and overfits late."""
+    """Defaults for binary cross-entropy: one negative a position learns slowly, and wants more room to learn in."""
 
+    dim: Positive = 128
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    lr: Annotated[float, Field(gt=0)] = 1e-3
 
 
 class SasrecCeConfig(SasrecConfig):

@@ -94,7 +94,6 @@ class LcRecConfig(AutoencoderConfig):
     kind: Literal["lc_rec"]
     hidden: list[Positive] = [2048, 1024, 512, 256, 128, 64]
     lr: Rate = 2e-3
-    batch: Positive = 1024
     epsilon: Rate = 0.003
     iterations: Positive = 50
 

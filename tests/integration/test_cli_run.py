@@ -24,7 +24,7 @@ def test_a_run_says_its_cost_shows_its_stages_and_ends_in_a_table_and_the_next_c
     assert "60 users, 40 items, 480 interactions" in done.stderr
     stages = ("data", "collaborative", "ids", "sft", "decode", "eval", "report")
     for number, stage in enumerate(stages, 1):
-        assert f"[{number}/7] {stage:<7} done in" in done.stderr
+        assert f"[{number}/7] {stage:<13} done in" in done.stderr
     for system in ("sft", "popularity", "item_knn", "sasrec_bce", "sasrec_ce"):
         assert f"\n {system} " in done.stdout
     assert "NDCG@3" in done.stdout
@@ -50,7 +50,7 @@ def test_other_cutoffs_retrain_nothing(capsys):
     before = sft_trained_at()
     assert main(["run", "recipe.yaml", "eval.k=[2]", "--dry-run"]) == 0
     plan = capsys.readouterr().out
-    assert "decode   done" in plan and "eval     pending" in plan
+    assert "decode        done" in plan and "eval          pending" in plan
     assert main(["eval", "recipe.yaml", "eval.k=[2]"]) == 0
     assert sft_trained_at() == before
     assert "NDCG@2" in capsys.readouterr().out

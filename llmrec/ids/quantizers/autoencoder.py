@@ -49,7 +49,7 @@ class Quantized:
 
 
 class RqAutoencoder(nn.Module):
-    """MLP encoder, residual codebooks, MLP decoder (Rajput et al. 2023, TIGER, section 3.1).
+    """MLP encoder, residual codebooks, MLP decoder (Rajput et al. 2023, TIGER).
 
     Kinds differ in `choose`, `rebuilding` and `further`.
 

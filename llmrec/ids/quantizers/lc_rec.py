@@ -13,7 +13,7 @@ from llmrec.ids.tokenizer import Codes, Signals
 
 def fit(signals: Signals, config: LcRecConfig, seed: int) -> Codes:
     """RQ-VAE with uniform semantic mapping (Zheng et al. 2024, "Adapting large language models by integrating
-    collaborative semantics for recommendation", section 3.1).
+    collaborative semantics for recommendation").
 
     The codes given are the nearest ones; items that still share a path are the business of the collision rule
     `sinkhorn`, as published.
@@ -22,7 +22,11 @@ def fit(signals: Signals, config: LcRecConfig, seed: int) -> Codes:
 
 
 class LcRec(RqAutoencoder):
-    """Residual autoencoder whose last level assigns a batch by optimal transport (equations 4 and 5)."""
+    """Residual autoencoder whose last level assigns a batch by optimal transport.
+
+    In place of the nearest code, min_P Σ_ij P_ij ‖r_i − e_j‖² where every item and every code has an equal share,
+    by Sinkhorn-Knopp.
+    """
 
     def __init__(self, dim: int, codes: int, config: LcRecConfig) -> None:
         super().__init__(dim, codes, config)

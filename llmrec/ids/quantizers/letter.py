@@ -22,7 +22,7 @@ KMEANS_ITERATIONS = 10
 
 
 def fit(signals: Signals, config: LetterConfig, seed: int) -> Codes:
-    """LETTER (Wang et al. 2024, "Learnable item tokenization for generative recommendation", section 3.2).
+    """LETTER (Wang et al. 2024, "Learnable item tokenization for generative recommendation").
 
     L = L_sem + α·L_CF + β·L_div: RQ-VAE's loss, `Letter.alignment` and `Letter.diversity`.
 
@@ -53,12 +53,8 @@ class Letter(RqAutoencoder):
         self, dim: int, codes: int, config: LetterConfig, collaborative: NDArray[np.float32], seed: int
     ) -> None:
         super().__init__(dim, codes, config)
-        self.alpha, self.weight, self.clusters, self.seed = (
-            config.alpha,
-            config.diversity,
-            config.clusters,
-            seed,
-        )
+        self.alpha, self.weight = config.alpha, config.diversity
+        self.clusters, self.seed = config.clusters, seed
         self.register_buffer("collaborative", torch.from_numpy(collaborative))
         self.projection = nn.Linear(collaborative.shape[1], config.latent, bias=False)
         self.generator = torch.Generator().manual_seed(seed)
@@ -72,7 +68,9 @@ class Letter(RqAutoencoder):
         return loss
 
     def alignment(self, total: Tensor, collaborative: Tensor) -> Tensor:
-        """In-batch InfoNCE of the quantized latents with the projected collaborative vectors (equation 5).
+        """In-batch InfoNCE of the quantized latents with the projected collaborative vectors: L_CF.
+
+        −mean log exp(<ẑ_i, P h_i>) / Σ_j exp(<ẑ_i, P h_j>); P, learnt, maps any d onto the latent size.
 
         Args:
             total: quantized latents `[n, latent]`.
@@ -84,7 +82,7 @@ class Letter(RqAutoencoder):
         return info_nce(total[known], self.projection(collaborative[known]))
 
     def diversity(self, level: int, codes: Tensor) -> Tensor:
-        """Draws codes of a cluster together, and apart from all others (equation 6).
+        """Draws codes of a cluster together, and apart from all others: L_div.
 
         −mean log exp(<e_i, e_+>) / Σ_{j≠i} exp(<e_i, e_j>), e_+ a random other code of the cluster of e_i; a code
         alone in its cluster has none and is left out.

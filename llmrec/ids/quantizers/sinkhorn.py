@@ -14,11 +14,11 @@ def sinkhorn(costs: NDArray[np.float32], epsilon: float, iterations: int) -> NDA
 
     Solves min_P <P, C> − ε·H(P) with uniform marginals: each of the n rows sums to 1/n, each of the k columns
     to 1/k. The columns' sums are exact, the rows' as near as the iterations bring them. C is the costs mapped
-    linearly onto [-1, 1], as LC-Rec does (Zheng et al. 2024, section 3.2.2), so that ε does not depend on their
+    linearly onto [-1, 1], as LC-Rec does (Zheng et al. 2024), so that ε does not depend on their
     scale. The plan's largest entry in a row is the item's code; `even_codes` takes it.
 
     The scaling vectors are kept as logarithms and the kernel is rebuilt from them every few iterations
-    (Schmitzer 2019, "Stabilized sparse scaling algorithms", section 3.2): a small ε underflows nowhere.
+    (Schmitzer 2019, "Stabilized sparse scaling algorithms"): a small ε underflows nowhere.
 
     Args:
         costs: `[n, k]`; infinite where an item must not go. A row with no finite cost is spread over all codes.
