@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import util
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,15 +18,15 @@ import numpy.typing as npt
 from rich.table import Table
 
 from llmrec.bench._measure import interleave, ratio, summary, write
-from llmrec.config.tokenizers import LcRecConfig, RqKmeansConfig, RqvaeConfig
-from llmrec.errors import UserError
+from llmrec.config.tokenizers import KINDS, RqKmeansConfig
+from llmrec.ids.collisions import resolve
 from llmrec.ids.new_items import assign
-from llmrec.ids.quantizers import lc_rec, rq_kmeans, rqvae
+from llmrec.ids.quantizers import rq_kmeans
 from llmrec.ids.tokenizer import Codes
 from llmrec.screen import show
 
 DIM, LEVELS, CODES = 384, 3, 256
-PACKAGES = ("torch", "faiss-cpu", "vector-quantize-pytorch")
+PEER = "vector-quantize-pytorch"
 LARGE = """
 import sys
 from llmrec.bench.ids import large
@@ -38,7 +39,7 @@ def run(
     repeats: int = 5,
     large: int = 1_000_000,
     new: int = 200_000,
-    trained: bool = True,
+    trained: Sequence[str] = ("rqvae", "lc_rec"),
     vectors: str | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def run(
         repeats: timed repeats, the systems in turn.
         large: items of the catalogue that shows time and memory of residual k-means; 0 leaves it out.
         new: items that are given codes by frozen codebooks, and made unique.
-        trained: also train RQ-VAE in TIGER's and in LC-Rec's size to their plateau, once each.
+        trained: RQ-VAE in TIGER's size (`rqvae`) and in LC-Rec's (`lc_rec`), trained to their plateau, once each.
         vectors: `.npy` of `[items, dim]` to use in place of a random mixture of clusters.
         out: where to write the figures as JSON; None writes nothing.
 
@@ -57,21 +58,17 @@ def run(
         `residual`: per system seconds and the share of variance left, and how many times faster ours is;
         `trained`: seconds, and the share of variance left; `large`: seconds and peak memory over that of the
         vectors; `new_items`: items a second.
-
-    Raises:
-        UserError: vector-quantize-pytorch is not installed, or `vectors` cannot be read.
     """
-    if util.find_spec("vector_quantize_pytorch") is None:
-        raise UserError("bench ids: compares with vector-quantize-pytorch; pip install 'llmrec[bench]'")
     points = mixture(items) if vectors is None else np.load(vectors, allow_pickle=False).astype(np.float32)
     figures: dict[str, Any] = {"vectors": list(points.shape), "residual": _residual(points, repeats)}
     if trained:
-        figures["trained"] = _trained(points)
+        figures["trained"] = _trained(points, trained)
     if large:
         figures["large"] = _large(large)
     figures["new_items"] = _new_items(points, new, repeats)
     _show(figures)
-    write(out, "llmrec bench ids", figures, *PACKAGES)
+    peer = [PEER] if PEER in figures["residual"] else []
+    write(out, "llmrec bench ids", figures, "torch", "faiss-cpu", *peer)
     return figures
 
 
@@ -134,13 +131,13 @@ def _residual(points: npt.NDArray[np.float32], repeats: int) -> dict[str, Any]:
             dim=points.shape[1], num_quantizers=LEVELS, codebook_size=CODES, kmeans_init=True, kmeans_iters=25
         )
         with torch.no_grad():
-            rebuilt["vector-quantize-pytorch"] = model(torch.from_numpy(points)[None])[0][0].numpy()
+            rebuilt[PEER] = model(torch.from_numpy(points)[None])[0][0].numpy()
 
-    systems: dict[str, Callable[[], None]] = {
-        "llmrec": ours,
-        "faiss": faiss_quantizer,
-        "vector-quantize-pytorch": torch_quantizer,
-    }
+    systems: dict[str, Callable[[], None]] = {"llmrec": ours, "faiss": faiss_quantizer}
+    if util.find_spec("vector_quantize_pytorch"):
+        systems[PEER] = torch_quantizer
+    else:
+        print(f"{PEER} is not installed, and left out: pip install 'llmrec[bench]'", file=sys.stderr)
     seconds = interleave(systems, repeats, "residual codebooks")
     return {
         name: summary(times)
@@ -150,19 +147,16 @@ def _residual(points: npt.NDArray[np.float32], repeats: int) -> dict[str, Any]:
     }
 
 
-def _trained(points: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """RQ-VAE in TIGER's and in LC-Rec's size, each to its plateau, once."""
+def _trained(points: npt.NDArray[np.float32], kinds: Sequence[str]) -> dict[str, Any]:
+    """Autoencoders trained to their plateau, once each."""
     figures = {}
-    signals = SimpleNamespace(vectors=points)
-    sizes = {
-        "rqvae": (rqvae.fit, RqvaeConfig(kind="rqvae", levels=LEVELS, codes=CODES)),
-        "lc_rec": (lc_rec.fit, LcRecConfig(kind="lc_rec", levels=LEVELS, codes=CODES)),
-    }
-    for name, (fit, config) in sizes.items():
+    for kind in kinds:
+        config = KINDS[kind].model_validate({"kind": kind, "levels": LEVELS, "codes": CODES})
+        module = importlib.import_module(f"llmrec.ids.quantizers.{kind}")
         start = time.perf_counter()
-        found = fit(signals, config, 0)
+        found = module.fit(SimpleNamespace(vectors=points), config, 0)
         seconds = time.perf_counter() - start
-        figures[name] = {"seconds": round(seconds, 1), "variance_left": _left(points, _rebuilt(found))}
+        figures[kind] = {"seconds": round(seconds, 1), "variance_left": _left(points, _rebuilt(found))}
     return figures
 
 
@@ -182,8 +176,14 @@ def _large(items: int) -> dict[str, Any]:
 def _new_items(points: npt.NDArray[np.float32], new: int, repeats: int) -> dict[str, Any]:
     """Codes for items that the codebooks have never seen, unique among themselves and the catalogue."""
     found = _fit(points)
-    added = mixture(new, seed=1)[:, : points.shape[1]]
-    seconds = interleave({"new": lambda: assign(found, points, added)}, repeats, "new items")["new"]
+    taken, sizes = resolve(found, "extra_level", points)
+    codec, added = found.codec, mixture(new, seed=1)
+    assert codec is not None
+
+    def codes() -> None:
+        assign(codec, added, taken, sizes)
+
+    seconds = interleave({"new": codes}, repeats, "new items")["new"]
     rates = [new / value for value in seconds]
     return {"items": new, "per_second": {name: round(value) for name, value in summary(rates).items()}}
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from llmrec.bench import trie
+from llmrec.bench import ids, trie
 
 
 def test_the_trie_benchmark_writes_its_figures(tmp_path):
@@ -20,3 +20,12 @@ def test_random_catalogues_are_unique_and_in_trie_order():
     assert sids.shape == (5000, 3) and sids.max() < trie.CODES
     numbers = sids.astype(np.int64) @ trie.CODES ** np.arange(2, -1, -1)
     assert (np.diff(numbers) > 0).all()
+
+
+def test_the_ids_benchmark_writes_its_figures(tmp_path):
+    figures = ids.run(items=600, repeats=1, large=700, new=300, trained=[], out=tmp_path / "ids.json")
+    written = json.loads((tmp_path / "ids.json").read_text())
+    assert written["figures"] == figures and written["machine"]["versions"]["faiss-cpu"]
+    ours, peer = figures["residual"]["llmrec"], figures["residual"]["faiss"]
+    assert 0 < ours["variance_left"] < 1 and peer["ours_times_faster"]["median"] > 0
+    assert figures["large"]["items"] == 700 and figures["new_items"]["per_second"]["median"] > 0

@@ -4,11 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrec.config import (
-    Recipe,
-    load_recipe,
-    validate,
-)
+from llmrec.config import Recipe, load_recipe, validate
+from llmrec.config.tokenizers import KINDS
 from llmrec.errors import UserError
 from llmrec.yaml_files import apply_overrides, parse_yaml, read_yaml
 
@@ -150,3 +147,29 @@ def test_an_override_sets_exactly_its_key(path, value):
         assert list(node) == [part]
         node = node[part]
     assert node == value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_tokenizer_can_be_asked_for_on_the_command_line(kind):
+    path = ["ids.quantizer.path=x.json"] if kind == "index" else []
+    assert load_recipe("beauty-tiny", [f"ids.quantizer.kind={kind}", *path]).ids.quantizer.kind == kind
+
+
+def test_another_kind_keeps_the_settings_it_shares():
+    quantizer = load_recipe("beauty-tiny", ["ids.quantizer.kind=vq"]).ids.quantizer
+    assert quantizer.model_dump() == {"kind": "vq", "codes": 256, "iterations": 25}
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("ids.quantizer.kind=rqvea", "ids.quantizer.kind: no 'rqvea' (did you mean 'rqvae'?)"),
+        ("ids.quantizer.iteration=4", "unknown key 'ids.quantizer.iteration' (did you mean 'iterations'?)"),
+        ("ids.inputs=[vectors]", "inputs names vectors, but vectors has no file"),
+        ("ids.fusion.weights=[1, 2]", "fusion.weights needs a number for each of text"),
+    ],
+)
+def test_errors_in_the_ids_section_name_key_and_remedy(override, told):
+    with pytest.raises(UserError) as error:
+        load_recipe("beauty-tiny", [override])
+    assert told in str(error.value) and "\n" not in str(error.value)
