@@ -21,18 +21,22 @@ class _Codebooks(Section):
     codes: Codes = "auto"
 
 
-class RqKmeansConfig(_Codebooks):
+class _Kmeans(_Codebooks):
+    """Codebooks learned by k-means."""
+
+    iterations: Positive = 25
+
+
+class RqKmeansConfig(_Kmeans):
     """Residual k-means."""
 
     kind: Literal["rq_kmeans"] = "rq_kmeans"
-    iterations: Positive = 25
 
 
-class BalancedRqKmeansConfig(_Codebooks):
+class BalancedRqKmeansConfig(_Kmeans):
     """Residual k-means with clusters of equal size, ±1."""
 
     kind: Literal["balanced_rq_kmeans"]
-    iterations: Positive = 25
 
 
 class VqConfig(Section):
@@ -43,25 +47,22 @@ class VqConfig(Section):
     iterations: Positive = 25
 
 
-class HierarchicalConfig(_Codebooks):
+class HierarchicalConfig(_Kmeans):
     """Hierarchical k-means: each cluster is clustered again."""
 
     kind: Literal["hierarchical"]
-    iterations: Positive = 25
 
 
-class PqConfig(_Codebooks):
+class PqConfig(_Kmeans):
     """Product quantization: `levels` subspaces, a codebook each."""
 
     kind: Literal["pq"]
-    iterations: Positive = 25
 
 
-class OpqConfig(_Codebooks):
+class OpqConfig(_Kmeans):
     """Product quantization after a learned rotation."""
 
     kind: Literal["opq"]
-    iterations: Positive = 25
 
 
 class LshConfig(_Codebooks):
