@@ -35,8 +35,9 @@ def resolve(
     if found.unique:
         return found.codes, found.sizes
     if rule != "extra_level" and found.codec is not None and vectors is not None:
-        codes = spread(found.codes, vectors, found.codec) if rule == "sinkhorn" else found.codes
-        moved = next_best(codes, vectors, found.codec)
+        points = found.codec.project(vectors)
+        codes = spread(found.codes, points, found.codec) if rule == "sinkhorn" else found.codes
+        moved = next_best(codes, points, found.codec)
         if moved is not None:
             return moved, found.sizes
         print(
@@ -66,7 +67,7 @@ def extra_level(codes: NDArray[np.int32]) -> NDArray[np.int32]:
     return rank
 
 
-def spread(codes: NDArray[np.int32], vectors: NDArray[np.float32], codec: Codec) -> NDArray[np.int32]:
+def spread(codes: NDArray[np.int32], points: NDArray[np.float32], codec: Codec) -> NDArray[np.int32]:
     """Spread the items of each shared path over the codes of the last level (Zheng et al. 2024, LC-Rec).
 
     Each group of items on one path is assigned anew by Sinkhorn-Knopp over their distances to the last level's
@@ -75,7 +76,7 @@ def spread(codes: NDArray[np.int32], vectors: NDArray[np.float32], codec: Codec)
 
     Args:
         codes: int32 `[items, levels]`.
-        vectors: float32 `[items, dim]`.
+        points: float32 `[items, d]`, projected by the quantizer.
         codec: the frozen quantizer.
     """
     codes = codes.copy()
@@ -88,13 +89,13 @@ def spread(codes: NDArray[np.int32], vectors: NDArray[np.float32], codec: Codec)
         ends = np.cumsum(sizes)
         for group in shared.tolist():
             items = order[ends[group] - sizes[group] : ends[group]]
-            costs = codec.costs(vectors[items], codes[items, :-1])
+            costs = codec.costs(points[items], codes[items, :-1])
             codes[items, -1] = even_codes(costs, SINKHORN_EPSILON, SINKHORN_ITERATIONS)
     return codes
 
 
 def next_best(
-    codes: NDArray[np.int32], vectors: NDArray[np.float32], codec: Codec
+    codes: NDArray[np.int32], points: NDArray[np.float32], codec: Codec
 ) -> NDArray[np.int32] | None:
     """Move all but the first item of every path to the cheapest free path, int32 `[items, levels]`.
 
@@ -103,7 +104,7 @@ def next_best(
 
     Args:
         codes: int32 `[items, levels]`.
-        vectors: float32 `[items, dim]`.
+        points: float32 `[items, d]`, projected by the quantizer.
         codec: the frozen quantizer.
 
     Returns:
@@ -115,7 +116,7 @@ def next_best(
     movers = np.flatnonzero(extra_level(codes))
     taken = {tuple(path) for path in codes.tolist()}
     for item in movers.tolist():
-        path = free_path(vectors[item : item + 1], codes[item], codec, taken)
+        path = free_path(points[item : item + 1], codes[item], codec, taken)
         if path is None:
             return None
         taken.add(tuple(path))
@@ -124,34 +125,34 @@ def next_best(
 
 
 def free_path(
-    vector: NDArray[np.float32], path: NDArray[np.int32], codec: Codec, taken: set[tuple[int, ...]]
+    point: NDArray[np.float32], path: NDArray[np.int32], codec: Codec, taken: set[tuple[int, ...]]
 ) -> list[int] | None:
     """The cheapest free path that keeps as long a prefix of `path` as there is room under; None without room.
 
     Args:
-        vector: float32 `[1, dim]`.
+        point: float32 `[1, d]`, the item's vector, projected by the quantizer.
         path: int32 `[levels]`, the item's own path.
         codec: the frozen quantizer.
         taken: paths in use.
     """
     for kept in range(codec.levels - 1, -1, -1):
-        found = _cheapest_below(vector, path[None, :kept], codec, taken)
+        found = _cheapest_below(point, path[None, :kept], codec, taken)
         if found is not None:
             return found
     return None
 
 
 def _cheapest_below(
-    vector: NDArray[np.float32], prefix: NDArray[np.int32], codec: Codec, taken: set[tuple[int, ...]]
+    point: NDArray[np.float32], prefix: NDArray[np.int32], codec: Codec, taken: set[tuple[int, ...]]
 ) -> list[int] | None:
     """The first free path under a prefix, its next code taken from the cheapest on; None where all is full."""
-    costs = codec.costs(vector, prefix)[0]
+    costs = codec.costs(point, prefix)[0]
     for code in np.argsort(costs, kind="stable").tolist():
         if not np.isfinite(costs[code]):
             break
         longer = np.column_stack([prefix, np.array([[code]], np.int32)])
         if longer.shape[1] < codec.levels:
-            found = _cheapest_below(vector, longer, codec, taken)
+            found = _cheapest_below(point, longer, codec, taken)
             if found is not None:
                 return found
         elif tuple(longer[0].tolist()) not in taken:

@@ -261,8 +261,14 @@ def _elsewhere(
     """Paths and slots of items whose own path is full; `free` holds each known path's next slot."""
     full = {path for path, slot in free.items() if slot >= room}
     found, slots = np.empty_like(paths), np.empty(len(paths), np.int64)
+    points = codec.project(vectors)
     for item, own in enumerate(paths):
-        path = tuple(free_path(vectors[item : item + 1], own, codec, full))
+        free_one = free_path(points[item : item + 1], own, codec, full)
+        if free_one is None:
+            raise UserError(
+                f"items: every path of {codec.sizes} codes is taken; train with more levels or codes"
+            )
+        path = tuple(free_one)
         found[item], slots[item] = path, free.get(path, 0)
         free[path] = int(slots[item]) + 1
         if free[path] >= room:

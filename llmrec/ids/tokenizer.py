@@ -59,12 +59,16 @@ class Codec(ABC):
     form: ClassVar[str]
     """Name of the class in `ids/codec.safetensors`."""
 
+    def project(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Vectors `[n, dim]` in the space where codes are chosen, float32 `[n, d]`: as they are, unless encoded."""
+        return vectors
+
     @abstractmethod
-    def costs(self, vectors: NDArray[np.float32], prefix: NDArray[np.int32]) -> NDArray[np.float32]:
+    def costs(self, points: NDArray[np.float32], prefix: NDArray[np.int32]) -> NDArray[np.float32]:
         """What each code of the next level costs, float32 `[n, codes]`: squared distance, or its like.
 
         Args:
-            vectors: float32 `[n, dim]`.
+            points: float32 `[n, d]`, projected vectors.
             prefix: int32 `[n, l]`, codes of the first `l` levels; the costs are those of level `l`.
         """
 
@@ -88,9 +92,9 @@ class Codec(ABC):
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
         """The cheapest code of each level in turn, int32 `[n, levels]`."""
-        codes = np.empty((len(vectors), 0), np.int32)
+        points, codes = self.project(vectors), np.empty((len(vectors), 0), np.int32)
         for _ in self.sizes:
-            cheapest = self.costs(vectors, codes).argmin(axis=1).astype(np.int32)
+            cheapest = self.costs(points, codes).argmin(axis=1).astype(np.int32)
             codes = np.column_stack([codes, cheapest])
         return codes
 

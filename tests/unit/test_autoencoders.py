@@ -308,7 +308,7 @@ def test_the_codec_survives_a_file():
 def test_the_cheapest_codes_are_the_codes():
     found, vectors = fitted("rqvae"), clustered(ITEMS)
     for level in range(3):
-        costs = found.codec.costs(vectors, found.codes[:, :level])
+        costs = found.codec.costs(found.codec.project(vectors), found.codes[:, :level])
         assert costs.shape == (ITEMS, 8) and costs.dtype == np.float32
         np.testing.assert_array_equal(costs.argmin(axis=1), found.codes[:, level])
 
@@ -322,7 +322,7 @@ def test_the_codec_computes_what_the_model_does():
         latents = model.encoder(items[torch.arange(ITEMS)])
         found = model.quantize(latents)
         outputs = model.decoder(found.total).numpy()
-    np.testing.assert_allclose(codec.latents(items.vectors), latents.numpy(), atol=1e-5)
+    np.testing.assert_allclose(codec.project(items.vectors), latents.numpy(), atol=1e-5)
     np.testing.assert_array_equal(codec.encode(items.vectors), found.codes.numpy())
     gain = (outputs * items[torch.arange(ITEMS)].numpy()).sum() / np.square(outputs).sum()
     expected = items.mean + gain * items.spread * outputs

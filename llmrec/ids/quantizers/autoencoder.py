@@ -328,20 +328,20 @@ class AutoencoderCodec(Codec):
         self.encoder, self.decoder = (_layers(tensors, half) for half in ("encoder", "decoder"))
         self.sizes = self.residual.sizes
 
-    def latents(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    def project(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the encoder makes of vectors `[n, dim]`: float32 `[n, latent]`."""
         factor = np.float32(1 / self.spread if self.spread else 0)
         return np.concatenate(
             [_forward((rows - self.mean) * factor, self.encoder) for rows in _chunks(vectors)]
         )
 
-    def costs(self, vectors: NDArray[np.float32], prefix: NDArray[np.int32]) -> NDArray[np.float32]:
+    def costs(self, points: NDArray[np.float32], prefix: NDArray[np.int32]) -> NDArray[np.float32]:
         """Squared distances in the latent space, float32 `[n, codes]`."""
-        return self.residual.costs(self.latents(vectors), prefix)
+        return self.residual.costs(points, prefix)
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
         """The cheapest code of each level in turn, int32 `[n, levels]`; the encoder runs once."""
-        return np.concatenate([self.residual.encode(self.latents(rows)) for rows in _chunks(vectors)])
+        return np.concatenate([self.residual.encode(self.project(rows)) for rows in _chunks(vectors)])
 
     def reconstruct(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
         """The decoder's output for the sum of the codes' vectors, float32 `[n, dim]`; the mean for no level."""
