@@ -34,7 +34,7 @@ STAGES = (
     ),
     Stage(
         name="ids",
-        version=1,
+        version=2,
         reads=("data", "collaborative"),
         sections=("ids",),
         function="llmrec.ids.stage:run",

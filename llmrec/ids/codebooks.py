@@ -51,17 +51,18 @@ def load_codec(run: Path) -> Codec:
     return getattr(importlib.import_module(f"llmrec.ids.quantizers.{module}"), name).from_tensors(tensors)
 
 
-def level_means(
+def place_codes(
     found: Codes, sids: NDArray[np.int32], sizes: list[int], vectors: NDArray[np.float32]
 ) -> list[NDArray[np.float32]]:
-    """Where the codes of each level lie: the mean of what its items' vectors have left over, `[codes, dim]`.
+    """Where the codes of each level lie, float32 `[codes, dim]`: the rows of new tokens start from these.
 
-    Left over is the vector minus what the levels before reconstruct; an extra level counts all of the
-    quantizer's. Codes without items stay at zero. The rows of new tokens start from these.
+    The codec's centroids, where a code of it means the same under every prefix; else, and for an extra level, the
+    mean of what the items with a code have left over: their vectors minus what the levels before reconstruct.
+    Codes without items stay at zero.
     """
     assert found.codec is not None
-    books = []
-    for level, size in enumerate(sizes):
+    books = list(found.codec.centroids)
+    for level, size in list(enumerate(sizes))[len(books) :]:
         known = min(level, found.codec.levels)
         left = vectors - found.codec.reconstruct(sids[:, :known])
         sums = np.zeros((size, vectors.shape[1]))

@@ -15,7 +15,7 @@ from llmrec import artifacts
 from llmrec.artifacts import StageContext
 from llmrec.config import Recipe
 from llmrec.ids import tokenizer
-from llmrec.ids.codebooks import CODEBOOKS, level_means, save_codec
+from llmrec.ids.codebooks import CODEBOOKS, place_codes, save_codec
 from llmrec.ids.collisions import Rule, resolve
 from llmrec.ids.new_items import FUSION, save_distances
 from llmrec.ids.report import diagnose
@@ -61,7 +61,7 @@ def run(context: StageContext) -> None:
     pl.DataFrame([signals.items["item_id"], column]).write_parquet(folder / "sids.parquet")
     if made.vectors is not None and made.found.codec is not None:
         save_codec(folder, made.found.codec)
-        books = level_means(made.found, made.sids, made.sizes, made.vectors)
+        books = place_codes(made.found, made.sids, made.sizes, made.vectors)
         save_file({f"level_{i}": book for i, book in enumerate(books)}, folder / CODEBOOKS)
         save_distances(folder, made.found.codec, made.vectors, made.sids)
         if len(recipe.ids.inputs) > 1:

@@ -90,6 +90,11 @@ class Codec(ABC):
         """Number of codes in a path."""
         return len(self.sizes)
 
+    @property
+    def centroids(self) -> list[NDArray[np.float32]]:
+        """What each code of the first levels stands for, `[codes, dim]`; none where it depends on the others."""
+        return []
+
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
         """The cheapest code of each level in turn, int32 `[n, levels]`."""
         points, codes = self.project(vectors), np.empty((len(vectors), 0), np.int32)

@@ -64,6 +64,11 @@ class ResidualCodec(Codec):
             total += self.codebooks[level][codes[:, level]]
         return total
 
+    @property
+    def centroids(self) -> list[NDArray[np.float32]]:
+        """The codebooks."""
+        return self.codebooks
+
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """The mean and the codebooks, `level_0`, `level_1`, …"""
         return {"mean": self.mean} | {f"level_{level}": book for level, book in enumerate(self.codebooks)}
