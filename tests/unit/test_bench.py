@@ -23,7 +23,7 @@ def test_random_catalogues_are_unique_and_in_trie_order():
 
 
 def test_the_ids_benchmark_writes_its_figures(tmp_path):
-    figures = ids.run(items=600, repeats=1, large=700, new=300, trained=[], out=tmp_path / "ids.json")
+    figures = ids.run(items=600, repeats=1, large=700, trained=[], out=tmp_path / "ids.json")
     written = json.loads((tmp_path / "ids.json").read_text())
     assert written["figures"] == figures and written["machine"]["versions"]["faiss-cpu"]
     ours, peer = figures["residual"]["llmrec"], figures["residual"]["faiss"]
