@@ -61,7 +61,7 @@ def place_codes(
     Codes without items stay at zero.
     """
     assert found.codec is not None
-    books = list(found.codec.centroids)
+    books = list(found.codec.level_centroids)
     for level, size in list(enumerate(sizes))[len(books) :]:
         known = min(level, found.codec.levels)
         left = vectors - found.codec.reconstruct(sids[:, :known])

@@ -91,7 +91,7 @@ class Codec(ABC):
         return len(self.sizes)
 
     @property
-    def centroids(self) -> list[NDArray[np.float32]]:
+    def level_centroids(self) -> list[NDArray[np.float32]]:
         """What each code of the first levels stands for, `[codes, dim]`; none where it depends on the others."""
         return []
 

@@ -65,7 +65,7 @@ class ResidualCodec(Codec):
         return total
 
     @property
-    def centroids(self) -> list[NDArray[np.float32]]:
+    def level_centroids(self) -> list[NDArray[np.float32]]:
         """The codebooks."""
         return self.codebooks
 
