@@ -6,7 +6,6 @@ under `LLMREC_HOME` (default `~/.cache/llmrec`).
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import re
@@ -17,7 +16,7 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from llmrec.errors import UserError
+from llmrec.errors import UserError, did_you_mean
 
 KINDS = ("recipes", "prompts", "data_prep", "eval/suites")
 # Both start with a letter or digit: what follows goes to pip's command line, where a dash would be an option.
@@ -55,8 +54,7 @@ def find(kind: str, name: str) -> Path:
     if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
         return path
     known = names(kind)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"shipped: {', '.join(known)}"
+    hint = did_you_mean(name, known, "shipped")
     raise UserError(f"{kind}: no shipped file named {name!r} ({hint}; a path ends in .yaml)")
 
 

@@ -1,5 +1,6 @@
 """Tiny decoders of both types, with LoRA or without, whose last tokens are those of semantic IDs."""
 
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
@@ -26,3 +27,9 @@ def build(kind):
     if "LoRA" in kind:
         model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
     return model.eval()
+
+
+def same_lists(left, right):
+    alive = np.isfinite(left.scores)
+    assert left.items.tolist() == right.items.tolist()
+    np.testing.assert_allclose(left.scores[alive], right.scores[alive], atol=1e-4)

@@ -82,9 +82,10 @@ def compare(
 
 def _save(base: Path, model: PreTrainedModel, items: int) -> None:
     """A `base/` folder of random semantic IDs whose tokens are the last of the model's vocabulary."""
+    from llmrec.ids.tokens import sid_token
     from llmrec.models.base import train_tokenizer
     from llmrec.models.checkpoint import save_base
-    from llmrec.models.vocabulary import SidVocabulary, sid_token
+    from llmrec.models.vocabulary import SidVocabulary
 
     tokenizer = train_tokenizer(["a text to learn from"] * 4, 400)
     rows = model.config.vocab_size

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 from llmrec import artifacts, assets, config
 from llmrec.commands.stages import advance, resolve
 from llmrec.config import Recipe, TaskConfig
-from llmrec.errors import UserError
+from llmrec.errors import UserError, did_you_mean
 
 TITLE_WIDTH = 60
 
@@ -110,8 +109,7 @@ def find_run(run: str) -> Path:
     folder = artifacts.run_folder(run)
     if not (folder / "recipe.yaml").is_file():
         known = sorted(path.parent.name for path in artifacts.runs_root().glob("*/recipe.yaml"))
-        near = difflib.get_close_matches(run, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"runs there: {', '.join(known) or 'none'}"
+        hint = did_you_mean(run, known, "runs there")
         raise UserError(f"no run named {run!r} under {artifacts.runs_root()} ({hint})")
     return folder
 

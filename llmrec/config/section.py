@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from llmrec.errors import UserError
+from llmrec.errors import UserError, did_you_mean
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -38,16 +37,13 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
         known = sorted({name for section in sections for name in section.model_fields})
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        return f"unknown key {key!r} ({hint})"
+        return f"unknown key {key!r} ({did_you_mean(location[-1], known)})"
     if error["type"] == "missing":
         return f"{key}: required, but missing"
     if error["type"] == "union_tag_invalid":
         kinds = [kind.strip("' ") for kind in error["ctx"]["expected_tags"].split(",")]
-        near = difflib.get_close_matches(error["ctx"]["tag"], kinds, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(kinds)}"
-        return f"{key}.kind: no {error['ctx']['tag']!r} ({hint})"
+        kind = error["ctx"]["tag"]
+        return f"{key}.kind: no {kind!r} ({did_you_mean(kind, kinds)})"
     problem = error["msg"].removeprefix("Value error, ")
     value = repr(error["input"])
     shown = "" if not key else f" (found {value if len(value) <= 60 else value[:57] + '...'})"

@@ -11,6 +11,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from llmrec.ids.tokens import level_letter
+
 WIDTH, HEIGHT = 460.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 8.0, 12.0, 40.0
 # The code tree is drawn in columns: what is thinner than a few of them runs together.
@@ -154,7 +156,7 @@ def code_tree(
     order = np.lexsort([found.rank[found.of_item] for found in reversed(cells)])
     shown = order[((np.arange(TREE_COLUMNS) + 0.5) / TREE_COLUMNS * len(sids)).astype(np.int64)]
     for level, found in enumerate(cells):
-        letter, y = chr(ord("a") + level), level * TREE_ROW
+        letter, y = level_letter(level), level * TREE_ROW
         canvas.add("text", letter, x=0, y=y + TREE_ROW / 2 + 4, class_="label")
         for style, path in _tree_row(found, found.of_item[shown], styles, y).items():
             canvas.add("path", d=path, class_=f"cell {style}")

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from llmrec.errors import UserError
+from llmrec.ids.quantizers.residual import code_means
 from llmrec.ids.tokenizer import Codec, Codes
 
 CODEC, CODEBOOKS = "codec.safetensors", "codebooks.safetensors"
@@ -65,8 +66,5 @@ def place_codes(
     for level, size in list(enumerate(sizes))[len(books) :]:
         known = min(level, found.codec.levels)
         left = vectors - found.codec.reconstruct(sids[:, :known])
-        sums = np.zeros((size, vectors.shape[1]))
-        np.add.at(sums, sids[:, level], left)
-        counts = np.bincount(sids[:, level], minlength=size)
-        books.append((sums / np.maximum(counts, 1)[:, None]).astype(np.float32))
+        books.append(code_means(left, sids[:, level], size))
     return books

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrec.ids.paths import number_prefixes, rank_within
 from llmrec.ids.quantizers.sinkhorn import even_codes
 from llmrec.ids.tokenizer import Codec, Codes
 
@@ -57,14 +58,7 @@ def extra_level(codes: NDArray[np.int32]) -> NDArray[np.int32]:
     Args:
         codes: int32 `[items, levels]`.
     """
-    _, path = np.unique(codes, axis=0, return_inverse=True)
-    path = path.reshape(-1)
-    order = np.argsort(path, kind="stable")
-    sizes = np.bincount(path)
-    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
-    rank = np.empty(len(codes), dtype=np.int32)
-    rank[order] = np.arange(len(codes)) - starts
-    return rank
+    return rank_within(number_prefixes(codes)[-1]).astype(np.int32)
 
 
 def spread(codes: NDArray[np.int32], points: NDArray[np.float32], codec: Codec) -> NDArray[np.int32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Iterable
 from itertools import groupby
@@ -13,7 +12,7 @@ from rich.text import Text
 from tqdm import tqdm
 
 from llmrec.config import Recipe, validate
-from llmrec.errors import UserError
+from llmrec.errors import UserError, did_you_mean
 from llmrec.ids.report import neighbour_recall
 from llmrec.ids.signals import RunSignals
 from llmrec.ids.stage import make
@@ -34,9 +33,7 @@ def kinds_named(text: str) -> list[str]:
         if kind in TEXTUAL:
             raise UserError(f"--compare: {kind} gives texts, which have no codes to compare")
         if kind not in known:
-            near = difflib.get_close_matches(kind, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise UserError(f"--compare: no kind {kind!r} ({hint})")
+            raise UserError(f"--compare: no kind {kind!r} ({did_you_mean(kind, known)})")
     if not kinds or len(set(kinds)) < len(kinds):
         raise UserError(f"--compare: name kinds, each once; known: {', '.join(known)}")
     return kinds

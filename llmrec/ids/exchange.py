@@ -24,6 +24,7 @@ from llmrec.data.examples import load_interactions, load_items
 from llmrec.errors import UserError
 from llmrec.ids.load import load_sids
 from llmrec.ids.tokenizer import Codes
+from llmrec.ids.tokens import sid_token
 
 LEVELS = string.ascii_lowercase
 MAX_BYTES, MAX_CODES = 2**30, 2**20
@@ -68,7 +69,7 @@ def write_index(items: list[str], sids: NDArray[np.int32], path: Path) -> None:
         path: the `*.index.json` to write.
     """
     rows = zip(items, sids.tolist(), strict=True)
-    _write(path, {item: [f"<{LEVELS[i]}_{code}>" for i, code in enumerate(sid)] for item, sid in rows})
+    _write(path, {item: [sid_token(level, code) for level, code in enumerate(sid)] for item, sid in rows})
 
 
 def export(run: Path, folder: Path, name: str) -> list[Path]:

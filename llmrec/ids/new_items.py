@@ -21,6 +21,8 @@ from llmrec.config import Recipe
 from llmrec.errors import UserError
 from llmrec.ids.collisions import free_path
 from llmrec.ids.fusion import Fusion
+from llmrec.ids.paths import number_prefixes, rank_within
+from llmrec.ids.quantizers.kmeans import chunks
 from llmrec.ids.text import item_texts
 from llmrec.ids.tokenizer import Codec
 from llmrec.ids.vectors import encode, read_vectors
@@ -29,8 +31,6 @@ FOLDER, ADDED, CHANGES = "catalogue", "added.parquet", "changes.json"
 DISTANCES, FUSION = "distances.npy", "fusion.safetensors"
 OWN = ("sid", "distance", "percentile")
 """Columns of `added.parquet` that are ours; the others are the item's fields."""
-BLOCK = 8192
-"""Items encoded at once: their costs stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -169,13 +169,13 @@ def assign(
     _check(codec, vectors, taken, sizes)
     levels = codec.levels
     room = sizes[-1] if len(sizes) > levels else 1
-    paths = np.concatenate([codec.encode(vectors[at : at + BLOCK]) for at in range(0, len(vectors), BLOCK)])
+    paths = codec.encode(vectors)
     known = np.concatenate([taken[:, :levels], paths])
-    number = _number(known)
+    number = number_prefixes(known)[-1]
     before, here = number[: len(taken)], number[len(taken) :]
     following = np.zeros(number.max() + 1, np.int64)
     np.maximum.at(following, before, taken[:, levels] + 1 if len(sizes) > levels else 1)
-    slots = following[here] + _rank(here)
+    slots = following[here] + rank_within(here)
     moved = np.flatnonzero(slots >= room)
     if len(moved):
         following = np.minimum(following + np.bincount(here, minlength=len(following)), room)
@@ -188,10 +188,8 @@ def assign(
 def distances(codec: Codec, vectors: NDArray[np.float32], sids: NDArray[np.int32]) -> NDArray[np.float32]:
     """How far vectors lie from what their codes stand for: Euclidean, float32 `[n]`."""
     found = [
-        np.linalg.norm(
-            vectors[at : at + BLOCK] - codec.reconstruct(sids[at : at + BLOCK, : codec.levels]), axis=1
-        )
-        for at in range(0, len(vectors), BLOCK)
+        np.linalg.norm(vectors[rows] - codec.reconstruct(sids[rows, : codec.levels]), axis=1)
+        for rows in chunks(len(vectors))
     ]
     return np.concatenate(found).astype(np.float32)
 
@@ -232,23 +230,6 @@ def _check(
     left = math.prod(sizes) - len(taken)
     if len(vectors) > left:
         raise UserError(f"{len(vectors)} new items, but only {left} semantic IDs are free; train again")
-
-
-def _number(paths: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Numbers of paths, int64 `[n]`, from 0: equal where the paths are."""
-    number = np.zeros(len(paths), np.int64)
-    for column in paths.T:
-        _, number = np.unique(number * (int(column.max()) + 1) + column, return_inverse=True)
-    return number
-
-
-def _rank(group: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Place of each row among those of its group, in their order."""
-    order = np.argsort(group, kind="stable")
-    sizes = np.bincount(group)
-    rank = np.empty(len(group), np.int64)
-    rank[order] = np.arange(len(group)) - np.repeat(np.cumsum(sizes) - sizes, sizes)[: len(group)]
-    return rank
 
 
 def _elsewhere(

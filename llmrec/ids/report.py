@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrec.ids.collisions import count_collisions
+from llmrec.ids.paths import number_prefixes
+from llmrec.ids.quantizers.residual import mean_vector
 from llmrec.ids.tokenizer import Codec, Codes
+from llmrec.ids.tokens import level_letter
 
 NEIGHBOURS, SAMPLE = 10, 1000
 # Rows at a time, which bounds the memory that a large catalogue takes.
@@ -65,14 +68,14 @@ def describe_levels(sids: NDArray[np.int32], sizes: list[int]) -> list[dict[str,
         and with this level, `prefixes.distinct` and the items under the `largest`.
     """
     levels = []
-    for level, (size, group) in enumerate(zip(sizes, _prefixes(sids), strict=True)):
+    for level, (size, group) in enumerate(zip(sizes, number_prefixes(sids), strict=True)):
         counts = np.bincount(sids[:, level], minlength=size)
         share = counts[counts > 0] / len(sids)
         entropy = max(0.0, float(-(share * np.log2(share)).sum()))
         under = np.bincount(group)
         levels.append(
             {
-                "name": chr(ord("a") + level),
+                "name": level_letter(level),
                 "codes": size,
                 "used": len(share),
                 "use": len(share) / size,
@@ -95,7 +98,7 @@ def shared_traffic(codes: NDArray[np.int32], traffic: NDArray[np.int64]) -> floa
     Returns:
         Between 0 and 1; None without any interaction.
     """
-    path = _prefixes(codes)[-1]
+    path = number_prefixes(codes)[-1]
     shared = np.bincount(path)[path] > 1
     total = int(traffic.sum())
     return float(traffic[shared].sum() / total) if total else None
@@ -112,7 +115,7 @@ def variance_left(codec: Codec, codes: NDArray[np.int32], vectors: NDArray[np.fl
         codes: int32 `[items, levels]`.
         vectors: float32 `[items, dim]`, the mean of which is x̄.
     """
-    mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    mean = mean_vector(vectors)
     left, total = np.zeros(codes.shape[1]), 0.0
     for start in range(0, len(vectors), _ROWS):
         rows = vectors[start : start + _ROWS]
@@ -149,7 +152,7 @@ def prefix_purity(
     names = [categories[item][depth - 1] for item in known.tolist()]
     labels = np.unique(names, return_inverse=True)[1].reshape(-1)
     shuffled = np.random.default_rng(seed).permutation(labels)
-    groups = _prefixes(sids[known])
+    groups = number_prefixes(sids[known])
     return {
         "depth": depth,
         "categories": int(labels.max()) + 1,
@@ -235,13 +238,3 @@ def _purity(group: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
     largest = np.zeros(int(group.max()) + 1, np.int64)
     np.maximum.at(largest, pairs[:, 0], counts)
     return float(largest.sum() / len(group))
-
-
-def _prefixes(codes: NDArray[np.int32]) -> list[NDArray[np.int64]]:
-    """For each level, a number from 0 for each item's prefix up to and with it, int64 `[items]`."""
-    numbers, found = np.zeros(len(codes), np.int64), []
-    for level in range(codes.shape[1]):
-        pair = numbers * (int(codes[:, level].max()) + 1) + codes[:, level]
-        numbers = np.unique(pair, return_inverse=True)[1].reshape(-1).astype(np.int64)
-        found.append(numbers)
-    return found

