@@ -17,7 +17,7 @@ from pydantic import Field
 
 from llmrec.config import BEAMS, Section, validate
 from llmrec.decode.mask import item_mask
-from llmrec.decode.rounds import Question, Rounds
+from llmrec.decode.rounds import Answer, Question, Rounds
 from llmrec.decode.trained import BASE, TrainedRun
 from llmrec.decode.vllm_engine import answer, check_lengths, engine_request, engine_settings
 from llmrec.errors import UserError
@@ -179,13 +179,13 @@ async def recommend(
 
 
 async def search(client: EngineClient, rounds: Rounds, lora: LoRARequest | None) -> TopK:
-    """Drive the rounds on a running engine, all questions of a level at once."""
+    """Drive the rounds on a running engine, all questions of a round at once."""
     while questions := rounds.questions():
         rounds.take(await asyncio.gather(*(_ask(client, question, lora) for question in questions)))
     return rounds.top()
 
 
-async def _ask(client: EngineClient, question: Question, lora: LoRARequest | None) -> dict[int, float]:
+async def _ask(client: EngineClient, question: Question, lora: LoRARequest | None) -> Answer:
     prompt, settings = engine_request(question)
     name = f"recommend-{uuid4().hex}"
     async for output in client.generate(prompt, settings, name, lora_request=lora):

@@ -1,11 +1,13 @@
 """A `base/` folder's catalogue without its model, and catalogues drawn by hypothesis."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import strategies as st
 
 from llmrec.decode import catalogues
+from llmrec.decode.rounds import Answer
 
 
 @st.composite
@@ -40,3 +42,16 @@ def registered(folder, sids, codes=4):
     tokens = write_base(folder / "base", sids, codes)
     catalogues._load.cache_clear()
     return catalogues.register(folder / "base"), tokens
+
+
+def answer(question, follow):
+    """What an engine says: `follow(question)` gives token → log-probability, and the best is gone on from."""
+    said = Answer([], [])
+    for _ in range(question.steps):
+        said.steps.append(follow(question))
+        said.tokens.append(max(said.steps[-1], key=said.steps[-1].get))
+        deeper = {"llmrec_depth": question.extra["llmrec_depth"] + 1}
+        question = replace(
+            question, tokens=[*question.tokens, said.tokens[-1]], extra=question.extra | deeper
+        )
+    return said

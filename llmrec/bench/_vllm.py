@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,11 @@ import numpy as np
 import psutil
 
 from llmrec.bench._measure import interleave, ratio, summary
-from llmrec.bench.trie import CODES, LEVELS, catalogue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from llmrec.decode.catalogues import Catalogue
     from llmrec.decode.vllm_engine import VllmEngine
 
     Processes = list[psutil.Process]
@@ -24,12 +23,19 @@ CACHE_GB = 4
 
 
 def compare(
-    model: PreTrainedModel, width: int, prompt: int, users: int, items: int, repeats: int
+    base: Path, model: PreTrainedModel, prompts: list[list[int]], width: int, repeats: int
 ) -> dict[str, Any]:
-    """Time `width` beams for random prompts; the prefix cache is emptied before every search.
+    """Time `width` beams; the prefix cache is emptied before every search.
 
     vLLM's beam search runs with our block size (`tuned`) and with vLLM's default for the machine (`default`).
     Engines that wait are stopped, since they wait by polling.
+
+    Args:
+        base: the folder that vLLM loads.
+        model: the same model, for the tree engine.
+        prompts: token-id lists of one length.
+        width: beams.
+        repeats: timed repeats.
 
     Returns:
         Seconds of each system, and how many times faster tree and rounds are than vLLM's beam search.
@@ -38,38 +44,34 @@ def compare(
     from llmrec.decode.tree_engine import TreeEngine
     from llmrec.decode.vllm_engine import VllmEngine
 
-    prompts = np.random.default_rng(3).integers(100, 400, (users, prompt)).tolist()
-    with tempfile.TemporaryDirectory(prefix="llmrec-bench-") as folder:
-        base = Path(folder) / "bench" / "base"
-        _save(base, model, items)
-        found = find(register(base)).to(model.device)
-        tree = TreeEngine(model, found.trie, found.token_ids)
-        options = {"width": 2 * width, "cache_gb": CACHE_GB, "max_model_len": prompt + 64}
-        tuned, tuned_processes = _start(lambda: VllmEngine(base, **options))
-        default, default_processes = _start(lambda: VllmEngine(base, **options, block_size=None))
-        try:
-            works: dict[str, tuple[Callable[[], object], Processes]] = {
-                "tree": (lambda: tree.search(prompts, width), []),
-                "rounds": (_fresh(tuned, lambda: tuned.rank(prompts, width)), tuned_processes),
-                "beam_search, tuned": (
-                    _fresh(tuned, lambda: _beam_search(tuned, prompts, width)),
-                    tuned_processes,
-                ),
-                "beam_search, default": (
-                    _fresh(default, lambda: _beam_search(default, prompts, width)),
-                    default_processes,
-                ),
-            }
-            everyone = [*tuned_processes, *default_processes]
-            systems = {name: _alone(work, needed, everyone) for name, (work, needed) in works.items()}
-            scores = tree.search(prompts, width).scores
-            difference = np.abs(scores - tuned.rank(prompts, width).scores).max()
-            theirs = np.abs(scores - _beam_search(tuned, prompts, width)).max()
-            seconds = interleave(systems, repeats, f"vLLM, {width} beams")
-        finally:
-            _resume(everyone)
-            tuned.close()
-            default.close()
+    found = find(register(base)).to(model.device)
+    tree = TreeEngine(model, found.trie, found.token_ids)
+    options = {"width": 2 * width, "cache_gb": CACHE_GB, "max_model_len": len(prompts[0]) + 64}
+    tuned, tuned_processes = _start(lambda: VllmEngine(base, **options))
+    default, default_processes = _start(lambda: VllmEngine(base, **options, block_size=None))
+    try:
+        works: dict[str, tuple[Callable[[], object], Processes]] = {
+            "tree": (lambda: tree.search(prompts, width), []),
+            "rounds": (_fresh(tuned, lambda: tuned.rank(prompts, width)), tuned_processes),
+            "beam_search, tuned": (
+                _fresh(tuned, lambda: _beam_search(tuned, prompts, width)),
+                tuned_processes,
+            ),
+            "beam_search, default": (
+                _fresh(default, lambda: _beam_search(default, prompts, width)),
+                default_processes,
+            ),
+        }
+        everyone = [*tuned_processes, *default_processes]
+        systems = {name: _alone(work, needed, everyone) for name, (work, needed) in works.items()}
+        scores = tree.search(prompts, width).scores
+        difference = np.abs(scores - tuned.rank(prompts, width).scores).max()
+        theirs = np.abs(scores - _beam_search(tuned, prompts, width)).max()
+        seconds = interleave(systems, repeats, f"vLLM, {width} beams")
+    finally:
+        _resume(everyone)
+        tuned.close()
+        default.close()
     return {
         "seconds": {name: summary(times) for name, times in seconds.items()},
         "tree_times_faster": {
@@ -80,22 +82,22 @@ def compare(
     }
 
 
-def _save(base: Path, model: PreTrainedModel, items: int) -> None:
-    """A `base/` folder of random semantic IDs whose tokens are the last of the model's vocabulary."""
+def save(base: Path, model: PreTrainedModel, catalogue: Catalogue) -> None:
+    """Write a `base/` folder of a catalogue whose tokens are the last of the model's vocabulary."""
     from llmrec.ids.tokens import sid_token
     from llmrec.models.base import train_tokenizer
     from llmrec.models.checkpoint import save_base
     from llmrec.models.vocabulary import SidVocabulary
 
     tokenizer = train_tokenizer(["a text to learn from"] * 4, 400)
-    rows = model.config.vocab_size
-    names = [sid_token(level, code) for level in range(LEVELS) for code in range(CODES)]
-    tokenizer.add_tokens([f"<unused_{i}>" for i in range(rows - len(names) - len(tokenizer))])
+    codes = catalogue.trie.codes
+    names = [sid_token(level, code) for level, size in enumerate(codes) for code in range(size)]
+    tokenizer.add_tokens(
+        [f"<unused_{i}>" for i in range(model.config.vocab_size - len(names) - len(tokenizer))]
+    )
     tokenizer.add_tokens(names)
-    ids = np.arange(rows - len(names), rows).reshape(LEVELS, CODES)
-    sids = catalogue(items, LEVELS)
-    names = [str(item) for item in range(len(sids))]
-    save_base(base, model, tokenizer, SidVocabulary(list(ids)), names, sids, {})
+    ids = np.split(catalogue.token_ids.numpy(), np.cumsum(codes)[:-1])
+    save_base(base, model, tokenizer, SidVocabulary(ids), catalogue.items, catalogue.sids, {})
 
 
 def _start(make: Callable[[], VllmEngine]) -> tuple[VllmEngine, Processes]:
@@ -133,8 +135,10 @@ def _beam_search(engine: VllmEngine, prompts: list[list[int]], width: int) -> np
     """vLLM's beam search, each of its requests held to the catalogue: scores [U, width]."""
     from vllm.sampling_params import BeamSearchParams
 
+    from llmrec.decode.catalogues import find
+
     llm = engine.llm
-    step = type(llm)._beam_search_step
+    step, levels = type(llm)._beam_search_step, find(engine.name).length
 
     def constrained(*, instances_batch: Any, base_sampling_params: Any, **rest: Any) -> bool:
         depth = len(instances_batch[0].beams[0].tokens) - len(prompts[0])
@@ -144,7 +148,7 @@ def _beam_search(engine: VllmEngine, prompts: list[list[int]], width: int) -> np
         )
 
     llm._beam_search_step = constrained
-    params = BeamSearchParams(beam_width=width, max_tokens=LEVELS, length_penalty=0.0, ignore_eos=True)
+    params = BeamSearchParams(beam_width=width, max_tokens=levels, length_penalty=0.0, ignore_eos=True)
     found = llm.beam_search([{"prompt_token_ids": prompt} for prompt in prompts], params)
     del llm._beam_search_step
     return np.array([[beam.cum_logprob for beam in output.sequences] for output in found])

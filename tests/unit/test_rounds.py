@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_base import registered, sid_tables
+from small_base import answer, registered, sid_tables
 
 from llmrec.decode.catalogues import find, reopen
 from llmrec.decode.mask import item_mask
@@ -30,8 +30,8 @@ def log_probs(tokens):
     return torch.from_numpy(noise).log_softmax(0).float().numpy()
 
 
-def answered(question, item_tokens):
-    """What an engine gives back: the best legal tokens, and some that are not legal."""
+def following(question, item_tokens, model=log_probs):
+    """What an engine gives back for a token: the best legal ones, and some that are not legal."""
     names = [f"i{item}" for item in range(len(item_tokens))]
     allowed = question.extra.get("llmrec_allow", names)
     depth = question.extra["llmrec_depth"]
@@ -44,9 +44,13 @@ def answered(question, item_tokens):
         and tokens[:depth].tolist() == prefix
     }
     assert legal, "a beam without an allowed item was kept"
-    row = log_probs(question.tokens)
+    row = model(question.tokens)
     best = sorted(legal, key=lambda token: -row[token])[: question.count]
     return {0: -np.inf} | {token: float(row[token]) for token in best}
+
+
+def answered(question, item_tokens, model=log_probs):
+    return answer(question, lambda asked: following(asked, item_tokens, model))
 
 
 def run(rounds, item_tokens):
@@ -55,22 +59,28 @@ def run(rounds, item_tokens):
     return rounds.top()
 
 
-def plain_beam_search(prompt, item_tokens, open_items, width):
+def plain_beam_search(prompt, item_tokens, open_items, width, model=log_probs):
     """(item, score) of the best `width` items, by lists of Python tuples."""
-    beams = [((), np.float32(0))]
-    for depth in range(item_tokens.shape[1]):
-        children = {
-            (*prefix, int(item_tokens[item][depth])): score
-            for prefix, score in beams
-            for item in open_items
-            if tuple(item_tokens[item][:depth].tolist()) == prefix
-        }
-        scored = [
-            (child, score + log_probs([*prompt, *child[:-1]])[child[-1]]) for child, score in children.items()
-        ]
-        beams = sorted(scored, key=lambda beam: -beam[1])[:width]
+    beams = plain_beams(prompt, item_tokens, open_items, width, item_tokens.shape[1], model)
     item_of = {tuple(tokens.tolist()): item for item, tokens in enumerate(item_tokens)}
     return [(item_of[prefix], score) for prefix, score in beams]
+
+
+def plain_beams(prompt, item_tokens, open_items, width, depth, model=log_probs):
+    """(prefix, score) of the beams at a depth."""
+    beams = [((), np.float32(0))]
+    for level in range(depth):
+        children = {
+            (*prefix, int(item_tokens[item][level])): score
+            for prefix, score in beams
+            for item in open_items
+            if tuple(item_tokens[item][:level].tolist()) == prefix
+        }
+        scored = [
+            (child, score + model([*prompt, *child[:-1]])[child[-1]]) for child, score in children.items()
+        ]
+        beams = sorted(scored, key=lambda beam: -beam[1])[:width]
+    return beams
 
 
 @given(sid_tables(), st.integers(1, 8), st.data())
@@ -99,17 +109,56 @@ def test_a_question_below_the_root_names_only_the_items_under_its_prefix(tmp_pat
     rounds = Rounds(name, [[1]], 4, item_mask(find(name).trie, None, [[0, 2]]))
     (root,) = rounds.questions()
     assert root.extra == {"llmrec_catalogue": name, "llmrec_depth": 0, "llmrec_deny": ["i0", "i2"]}
-    rounds.take([answered(root, item_tokens)])
-    assert {tuple(q.extra["llmrec_deny"]) for q in rounds.questions()} == {("i0",), ("i2",)}
+    said = answered(root, item_tokens)
+    rounds.take([said])
+    (other,) = rounds.questions()
+    below = {
+        tuple(tokens[:1].tolist()): item for item, tokens in zip(("i0", "i2"), item_tokens[::2], strict=True)
+    }
+    assert other.tokens[1:] != said.tokens[:1]
+    assert other.extra["llmrec_deny"] == [below[tuple(other.tokens[1:])]]
+
+
+@given(sid_tables(), st.integers(1, 8), st.floats(0.1, 30))
+def test_beams_that_nothing_more_can_come_of_are_not_asked(tmp_path_factory, sids, width, sureness):
+    """Every beam that may matter is heard once, asked or foreseen; the lists stay those of a plain beam search."""
+    name, item_tokens = registered(tmp_path_factory.mktemp("catalogue"), sids)
+
+    def sure(tokens):
+        return torch.from_numpy(log_probs(tokens) * sureness).log_softmax(0).numpy()
+
+    rounds, heard, asked = Rounds(name, [[7, 8]], width), {}, set()
+    while questions := rounds.questions():
+        answers = [answered(question, item_tokens, sure) for question in questions]
+        for question, said in zip(questions, answers, strict=True):
+            prefix = tuple(question.tokens[2:])
+            assert prefix not in asked and prefix not in heard.get(len(prefix), set())
+            asked.add(prefix)
+            for length in range(question.steps):
+                heard.setdefault(len(prefix) + length, set()).add((*prefix, *said.tokens[:length]))
+        rounds.take(answers)
+    for depth in range(item_tokens.shape[1]):
+        beams = plain_beams([7, 8], item_tokens, range(len(sids)), width, depth, sure)
+        kept = plain_beams([7, 8], item_tokens, range(len(sids)), width, depth + 1, sure)
+        needed = {prefix for prefix, score in beams if len(kept) < width or score > kept[-1][1]}
+        assert needed <= heard[depth]
+        assert {prefix for prefix in asked if len(prefix) == depth} <= {prefix for prefix, _ in beams}
+    top = rounds.top()
+    expected = plain_beam_search([7, 8], item_tokens, range(len(sids)), width, sure)
+    assert [item for item in top.items[0].tolist() if item >= 0] == [item for item, _ in expected]
 
 
 def test_equal_scores_keep_the_order_of_beams_and_tokens(tmp_path):
     sids = np.array([[a, b] for a in range(3) for b in range(3)], np.int32)
     name, item_tokens = registered(tmp_path, sids)
     rounds = Rounds(name, [[1]], 4)
+
+    def equal(question):
+        legal = {int(token) for token in item_tokens[:, question.extra["llmrec_depth"]]}
+        return dict.fromkeys(sorted(legal), -1.0)
+
     while questions := rounds.questions():
-        legal = {int(token) for token in item_tokens[:, questions[0].extra["llmrec_depth"]]}
-        rounds.take([dict.fromkeys(legal, -1.0)] * len(questions))
+        rounds.take([answer(question, equal) for question in questions])
     assert rounds.top().items.tolist() == [[0, 1, 2, 3]]
 
 

@@ -10,6 +10,7 @@ import tiny_models
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_base import answer
 from transformers import GenerationConfig
 
 from llmrec.config.tokenizers import KeywordsConfig, TitleConfig
@@ -333,17 +334,22 @@ def test_rounds_equal_the_tree_engine_and_ask_nothing_of_what_has_ended(model, s
     mask = item_mask(shelf.trie, deny=[[user] for user in range(len(prompts))])
     rounds = Rounds("shelf", prompts, WIDTH, mask)
     while questions := rounds.questions():
-        rounds.take([answered(model, shelf, question) for question in questions])
+        assert all(END not in answer_so_far(question) for question in questions)
+        rounds.take(
+            [answer(question, lambda asked: following(model, shelf, asked)) for question in questions]
+        )
     tiny_models.same_lists(
         rounds.top(), TreeEngine(model, shelf.trie, shelf.token_ids).search(prompts, WIDTH, mask=mask)
     )
 
 
-def answered(model, shelf, question):
+def answer_so_far(question):
+    return question.tokens[len(question.tokens) - question.extra["llmrec_depth"] :]
+
+
+def following(model, shelf, question):
     """The best legal next tokens, from the constraint that vLLM's processor applies."""
-    depth = question.extra["llmrec_depth"]
-    prefix = question.tokens[len(question.tokens) - depth :]
-    assert END not in prefix
+    prefix = answer_so_far(question)
     with torch.no_grad():
         logits = model(torch.tensor([question.tokens])).logits[:, -1].float()
     request = read_request(question.extra)
