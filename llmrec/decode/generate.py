@@ -96,6 +96,7 @@ def beam_search(
         min_new_tokens=length,
         length_penalty=0.0,
         do_sample=False,
+        repetition_penalty=1.0,
         pad_token_id=pad_id,
         return_dict_in_generate=True,
         output_scores=True,

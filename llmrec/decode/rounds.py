@@ -1,13 +1,11 @@
 """Beam search over a trie as rounds of questions, for an engine that only answers requests.
 
-No I/O here: a driver sends the questions of a round wherever it likes, hands the answers back, and asks for the
-next round's. The lists are those of the tree engine. A textual ID that has ended is asked nothing more.
+No I/O here: a driver sends the questions of a level wherever it likes, hands the answers back, and asks for the
+next level's. The lists are those of the tree engine. A textual ID that has ended is asked nothing more.
 
-Two things keep questions few. No child scores more than its parent, so a beam that lies below the level's `width`
-best children so far has nothing to add: the first round of a level asks the beams that are likely to be needed, a
-second those of the others that the answers have not ruled out. And a question goes on from its best answer for
-`FURTHER` tokens, since a running request decodes a token for a fraction of what a new request costs; beams that
-were foreseen in this way are not asked again.
+A question goes on from its best answer to the end of an ID, since a running request decodes a token for a fraction of
+what a new request costs. A beam that was foreseen in this way is not asked about again: in a trained model about
+half of them.
 """
 
 from __future__ import annotations
@@ -22,12 +20,10 @@ import torch
 
 from llmrec.decode.catalogues import Catalogue, find
 from llmrec.decode.mask import ItemMask
-from llmrec.decode.tree_engine import MARGIN, TopK
+from llmrec.decode.tree_engine import TopK
 from llmrec.decode.trie import ROOT
 from llmrec.errors import UserError
 
-FURTHER = 1
-"""Tokens that a question goes on from its best answer."""
 _ENDED = {-1: 0.0}
 """What follows a beam that only a pad may follow."""
 Ints = npt.NDArray[np.int64]
@@ -41,7 +37,7 @@ class Question:
         tokens: token ids of the prompt and of the prefix.
         extra: the request's `extra_args`, which hold it to the catalogue.
         count: how many of the best legal next tokens are wanted at each step.
-        steps: for how many tokens, each following the best one before.
+        steps: for how many tokens, each following the best before it.
     """
 
     tokens: list[int]
@@ -89,18 +85,16 @@ class Rounds:
         self._nodes = np.full(len(users), ROOT)
         self._tokens = np.zeros((len(users), 0), np.int64)
         self._scores = np.zeros(len(users), np.float32)
-        self._waiting = np.ones(len(users), bool)
         self._asked = np.arange(len(users))
-        self._children: list[_Children] = []
+        self._heard: list[_Children] = []
         self._foreseen: dict[tuple[int, ...], Mapping[int, float]] = {}
 
     def questions(self) -> list[Question]:
-        """This round's questions, at most one a beam; none once the search is over."""
+        """This level's questions, at most one a beam; none once the search is over."""
         trie, asked = self._catalogue.trie, self._asked
         if self._depth == trie.length:
             return []
-        steps = min(1 + FURTHER, trie.length - self._depth)
-        count = min(self._width, max(trie.fanout[self._depth : self._depth + steps]))
+        count = min(self._width, max(trie.fanout[self._depth :]))
         spans = [torch.stack(span, -1).tolist() for span in trie.spans(torch.from_numpy(self._nodes[asked]))]
         return [
             Question(
@@ -108,7 +102,7 @@ class Rounds:
                 {"llmrec_catalogue": self._name, "llmrec_depth": self._depth}
                 | self._lists.keys(user, [span[beam] for span in spans]),
                 count,
-                steps,
+                trie.length - self._depth,
             )
             for beam, (user, prefix) in enumerate(
                 zip(self._users[asked].tolist(), self._tokens[asked].tolist(), strict=True)
@@ -116,37 +110,30 @@ class Rounds:
         ]
 
     def take(self, answers: Sequence[Answer]) -> None:
-        """Note the children of the beams asked; once no other beam can matter, keep the best `width` a user.
-
-        Equal scores are kept in the order of the beams.
+        """Keep the best children of all beams, `width` a user; equal scores in the order of the beams.
 
         Args:
-            answers: one for each question of this round; tokens that lead to no item are passed over.
+            answers: one for each question of this level; tokens that lead to no item are passed over.
         """
         for beam, answer in zip(self._asked.tolist(), answers, strict=True):
-            prefix = (int(self._users[beam]), *self._tokens[beam].tolist())
             for length, step in enumerate(answer.steps[1:], 1):
-                self._foreseen[*prefix, *answer.tokens[:length]] = step
+                self._foreseen[*self._prefix(beam), *answer.tokens[:length]] = step
         self._hear(self._asked, [answer.steps[0] for answer in answers])
-        self._asked = self._needed()
-        while not len(self._asked) and self._depth < self._catalogue.length:
+        self._grow()
+        while len(self._users) and not len(self._asked) and self._depth < self._catalogue.length:
             self._grow()
+
+    def _prefix(self, beam: int) -> tuple[int, ...]:
+        """A beam's user and tokens."""
+        return (int(self._users[beam]), *self._tokens[beam].tolist())
 
     def _hear(self, beams: Ints, steps: Sequence[Mapping[int, float]]) -> None:
         """Note what follows some beams."""
-        self._waiting[beams] = False
-        self._children.append(self._read(beams, steps))
-
-    def _needed(self) -> Ints:
-        """The waiting beams that may still have one of their user's best children."""
-        users = np.concatenate([self._users[found.beams] for found in self._children])
-        scores = np.concatenate([found.scores for found in self._children])
-        least = _kth_best(users, scores, len(self._prompts), self._width)
-        return np.flatnonzero(self._waiting & (self._scores > least[self._users] - MARGIN))
+        self._heard.append(self._read(beams, steps))
 
     def _grow(self) -> None:
         """Keep the best children: the beams of the next level."""
-        beams, nodes, tokens, scores = map(np.concatenate, zip(*self._children, strict=True))
+        beams, nodes, tokens, scores = map(np.concatenate, zip(*self._heard, strict=True))
         order = np.lexsort((nodes, beams, -scores, self._users[beams]))
         kept = order[_rank(self._users[beams][order]) < self._width]
         self._users, self._nodes, self._scores = self._users[beams][kept], nodes[kept], scores[kept]
@@ -156,28 +143,15 @@ class Rounds:
             self._begin()
 
     def _begin(self) -> None:
-        """Hear the beams that have ended or were foreseen, and choose whom to ask first about this level."""
-        self._children, self._waiting = [], self._growing()
-        ended = np.flatnonzero(~self._waiting)
-        self._hear(ended, [_ENDED] * len(ended))
-        known, steps = [], []
-        for beam in np.flatnonzero(self._waiting).tolist():
-            step = self._foreseen.get((int(self._users[beam]), *self._tokens[beam].tolist()))
-            if step is not None:
-                known.append(beam)
-                steps.append(step)
-        self._hear(np.array(known, np.int64), steps)
-        self._asked = self._likely()
-
-    def _likely(self) -> Ints:
-        """Those of the needed beams that will turn out so if scores go on to fall as they have, a level."""
-        needed = self._needed()
-        table = np.full((len(self._prompts), self._width), -np.inf, np.float32)
-        table[self._users, _rank(self._users)] = self._scores
-        children = (table[:, :, None] + table[:, None, :] / self._depth).reshape(len(table), -1)
-        least = -np.partition(-children, self._width - 1, axis=1)[:, self._width - 1]
-        likely = needed[self._scores[needed] > least[self._users[needed]]]
-        return likely if len(likely) else needed
+        """Hear the beams that have ended or were foreseen; the others are to be asked."""
+        growing = self._growing()
+        steps = [
+            self._foreseen.get(self._prefix(beam)) if grows else _ENDED
+            for beam, grows in enumerate(growing.tolist())
+        ]
+        known = np.array([step is not None for step in steps], bool)
+        self._asked, self._heard = np.flatnonzero(~known), []
+        self._hear(np.flatnonzero(known), [step for step in steps if step is not None])
 
     def top(self) -> TopK:
         """The lists, once there are no more questions: items and scores [U, width]."""
@@ -231,15 +205,6 @@ class _Children(NamedTuple):
 def _rank(users: Ints) -> Ints:
     """Place of each row among its user's, from 0; the users ascend."""
     return np.arange(len(users)) - np.searchsorted(users, users)
-
-
-def _kth_best(users: Ints, scores: npt.NDArray[np.float32], count: int, k: int) -> npt.NDArray[np.float32]:
-    """Each user's k-th best score, float32 [count]; −inf where there are fewer."""
-    order = np.lexsort((-scores, users))
-    kth = order[_rank(users[order]) == k - 1]
-    best = np.full(count, -np.inf, np.float32)
-    best[users[kth]] = scores[kth]
-    return best
 
 
 class _Lists:

@@ -20,7 +20,7 @@ from llmrec.decode.catalogues import find, register
 from llmrec.decode.rounds import Answer, Question, Rounds
 from llmrec.decode.tree_engine import TopK
 from llmrec.errors import UserError
-from llmrec.models.lora import check_adapter
+from llmrec.models.lora import check_adapter, is_dora
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams, TokensPrompt
@@ -205,7 +205,10 @@ def engine_settings(
 
 
 def check_adapters(base: Path, adapters: Sequence[Path]) -> None:
-    """Raise a UserError unless the adapters are pure LoRA of this base: one that is not would end the engine."""
+    """Raise a UserError unless the adapters are pure LoRA of this base: one that is not would end the engine.
+
+    vLLM has no kernel for DoRA's magnitudes, and refuses such an adapter only when a request first names it.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -215,6 +218,11 @@ def check_adapters(base: Path, adapters: Sequence[Path]) -> None:
         model = factory.from_config(config, trust_remote_code=False)
     for folder in adapters:
         check_adapter(model, folder)
+        if is_dora(folder):
+            raise UserError(
+                f"{folder}: a DoRA adapter, which vLLM cannot serve; `llmrec merge RUN DEST` makes a plain "
+                "checkpoint that it can, and decode.engine=tree takes the adapter as it is"
+            )
 
 
 def adapter_rank(folder: Path) -> int:

@@ -30,7 +30,7 @@ def log_probs(tokens):
     return torch.from_numpy(noise).log_softmax(0).float().numpy()
 
 
-def following(question, item_tokens, model=log_probs):
+def following(question, item_tokens):
     """What an engine gives back for a token: the best legal ones, and some that are not legal."""
     names = [f"i{item}" for item in range(len(item_tokens))]
     allowed = question.extra.get("llmrec_allow", names)
@@ -44,13 +44,13 @@ def following(question, item_tokens, model=log_probs):
         and tokens[:depth].tolist() == prefix
     }
     assert legal, "a beam without an allowed item was kept"
-    row = model(question.tokens)
+    row = log_probs(question.tokens)
     best = sorted(legal, key=lambda token: -row[token])[: question.count]
     return {0: -np.inf} | {token: float(row[token]) for token in best}
 
 
-def answered(question, item_tokens, model=log_probs):
-    return answer(question, lambda asked: following(asked, item_tokens, model))
+def answered(question, item_tokens):
+    return answer(question, lambda asked: following(asked, item_tokens))
 
 
 def run(rounds, item_tokens):
@@ -59,14 +59,14 @@ def run(rounds, item_tokens):
     return rounds.top()
 
 
-def plain_beam_search(prompt, item_tokens, open_items, width, model=log_probs):
+def plain_beam_search(prompt, item_tokens, open_items, width):
     """(item, score) of the best `width` items, by lists of Python tuples."""
-    beams = plain_beams(prompt, item_tokens, open_items, width, item_tokens.shape[1], model)
+    beams = plain_beams(prompt, item_tokens, open_items, width, item_tokens.shape[1])
     item_of = {tuple(tokens.tolist()): item for item, tokens in enumerate(item_tokens)}
     return [(item_of[prefix], score) for prefix, score in beams]
 
 
-def plain_beams(prompt, item_tokens, open_items, width, depth, model=log_probs):
+def plain_beams(prompt, item_tokens, open_items, width, depth):
     """(prefix, score) of the beams at a depth."""
     beams = [((), np.float32(0))]
     for level in range(depth):
@@ -77,7 +77,7 @@ def plain_beams(prompt, item_tokens, open_items, width, depth, model=log_probs):
             if tuple(item_tokens[item][:level].tolist()) == prefix
         }
         scored = [
-            (child, score + model([*prompt, *child[:-1]])[child[-1]]) for child, score in children.items()
+            (child, score + log_probs([*prompt, *child[:-1]])[child[-1]]) for child, score in children.items()
         ]
         beams = sorted(scored, key=lambda beam: -beam[1])[:width]
     return beams
@@ -119,33 +119,21 @@ def test_a_question_below_the_root_names_only_the_items_under_its_prefix(tmp_pat
     assert other.extra["llmrec_deny"] == [below[tuple(other.tokens[1:])]]
 
 
-@given(sid_tables(), st.integers(1, 8), st.floats(0.1, 30))
-def test_beams_that_nothing_more_can_come_of_are_not_asked(tmp_path_factory, sids, width, sureness):
-    """Every beam that may matter is heard once, asked or foreseen; the lists stay those of a plain beam search."""
+@given(sid_tables(), st.integers(1, 8))
+def test_a_beam_is_heard_once_asked_or_foreseen(tmp_path_factory, sids, width):
     name, item_tokens = registered(tmp_path_factory.mktemp("catalogue"), sids)
-
-    def sure(tokens):
-        return torch.from_numpy(log_probs(tokens) * sureness).log_softmax(0).numpy()
-
-    rounds, heard, asked = Rounds(name, [[7, 8]], width), {}, set()
+    rounds, heard = Rounds(name, [[7, 8]], width), set()
     while questions := rounds.questions():
-        answers = [answered(question, item_tokens, sure) for question in questions]
+        answers = [answered(question, item_tokens) for question in questions]
         for question, said in zip(questions, answers, strict=True):
             prefix = tuple(question.tokens[2:])
-            assert prefix not in asked and prefix not in heard.get(len(prefix), set())
-            asked.add(prefix)
-            for length in range(question.steps):
-                heard.setdefault(len(prefix) + length, set()).add((*prefix, *said.tokens[:length]))
+            new = {(*prefix, *said.tokens[:length]) for length in range(question.steps)}
+            assert len(prefix) + question.steps == item_tokens.shape[1] and new.isdisjoint(heard)
+            heard |= new
         rounds.take(answers)
     for depth in range(item_tokens.shape[1]):
-        beams = plain_beams([7, 8], item_tokens, range(len(sids)), width, depth, sure)
-        kept = plain_beams([7, 8], item_tokens, range(len(sids)), width, depth + 1, sure)
-        needed = {prefix for prefix, score in beams if len(kept) < width or score > kept[-1][1]}
-        assert needed <= heard[depth]
-        assert {prefix for prefix in asked if len(prefix) == depth} <= {prefix for prefix, _ in beams}
-    top = rounds.top()
-    expected = plain_beam_search([7, 8], item_tokens, range(len(sids)), width, sure)
-    assert [item for item in top.items[0].tolist() if item >= 0] == [item for item, _ in expected]
+        beams = plain_beams([7, 8], item_tokens, range(len(sids)), width, depth)
+        assert {prefix for prefix, _ in beams} <= heard
 
 
 def test_equal_scores_keep_the_order_of_beams_and_tokens(tmp_path):
