@@ -39,6 +39,11 @@ class TokenTree:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest path."""
+        return int(self.depth.max()) + 1
+
     def mask(self) -> npt.NDArray[np.bool_]:
         """Ancestor mask, bool [T, T]: entry (i, j) says whether token i sees token j."""
         mask: npt.NDArray[np.bool_] = ancestor_mask(self.end[None])[0]
@@ -104,8 +109,7 @@ class TreeBuilder:
         path = self._path[:shared]
         matched = self._match(tokens, shared)
         path = self._path[: shared + matched]
-        for token in tokens[matched:-1]:
-            path.append(self._append(token, path[-1] if path else -1, len(path)))
+        self._grow(path, tokens[matched:-1])
         self._path = path
         for depth in range(scored, shared + len(tokens)):
             self._label(path[depth - 1], tokens[depth - shared])
@@ -130,6 +134,15 @@ class TreeBuilder:
                 break
             count += 1
         return count
+
+    def _grow(self, path: list[int], tokens: Sequence[int]) -> None:
+        """Append a chain of tokens below the end of a path, and their nodes to the path."""
+        nodes = range(len(self._ids), len(self._ids) + len(tokens))
+        self._parent += [path[-1] if path else -1, *nodes][: len(tokens)]
+        self._depth += range(len(path), len(path) + len(tokens))
+        self._ids += tokens
+        self._labels += [IGNORE] * len(tokens)
+        path += nodes
 
     def _append(self, token: int, parent: int, depth: int) -> int:
         self._ids.append(token)

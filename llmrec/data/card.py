@@ -24,6 +24,8 @@ _ENDINGS: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
+# What an interaction may say beyond who, what: the rest of the meanings of its columns.
+EVENT_FIELDS = ("time", "rating", "event", "review", "summary")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 
 
@@ -86,12 +88,15 @@ class Table(Section):
 
 
 class Interactions(Table):
-    """Who chose what, when: columns `user`, `item`, and optional `time`, `rating`, `event`."""
+    """Who chose what, when: columns `user`, `item`, and optional `time`, `rating`, `event`, `review`, `summary`.
+
+    `review` and `summary` are what the user wrote; they are kept as text, in memory too while they are read.
+    """
 
     @field_validator("columns")
     @classmethod
     def _meanings(cls, value: dict[str, str]) -> dict[str, str]:
-        known = ("user", "item", "time", "rating", "event")
+        known = ("user", "item", *EVENT_FIELDS)
         unknown = sorted(set(value) - set(known))
         if unknown:
             raise ValueError(f"{unknown[0]!r} has no meaning here (known: {', '.join(known)})")

@@ -15,6 +15,7 @@ from llmrec.data.card import Table
 from llmrec.errors import UserError
 
 _UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}
+TEXTS = ("review", "summary")
 _YEAR = 365 * 86_400
 _DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M")
 _ZONED_DATES = ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z")
@@ -25,7 +26,8 @@ class Log:
     """Interactions as codes.
 
     Attributes:
-        rows: `user: u32, item: u32`, optional `time: f64` as in the file, `rating: f32`, `event: u32`.
+        rows: `user: u32, item: u32`, optional `time: f64` as in the file, `rating: f32`, `event: u32`, and
+            `review: str`, `summary: str` as in the file.
         users: user ids; a code is a position in it. Codes count users in order of first appearance.
         items: item ids, in the same way.
         events: event names.
@@ -80,7 +82,7 @@ def _renumber(rows: pl.DataFrame, column: str, names: pl.Series) -> tuple[pl.Dat
 def read_log(table: Table, files: list[Path], scratch: Path) -> Log:
     """Read the interactions of a dataset in one streaming pass.
 
-    Ids become codes on the way, so that no column of text is ever held whole.
+    Ids become codes on the way, so that no column of text is held whole, but reviews where the card names them.
 
     Args:
         table: the card's description.
@@ -102,6 +104,8 @@ def read_log(table: Table, files: list[Path], scratch: Path) -> Log:
             columns[name] = coded.to_physical().cast(pl.UInt32)
         elif name == "time":
             columns[name] = _time(dtype, parts, table)
+        elif name in TEXTS:
+            columns[name] = pl.col(name).cast(pl.String)
         else:
             columns[name] = pl.col(name).cast(pl.Float32, strict=False).fill_nan(None)
     (rows,) = read.collect(parts, table, frame.select(**columns))
@@ -146,7 +150,7 @@ def _refuse_bad_values(
                 problems.append((missing & given, name, f"not a number {shown}"))
             elif name == "time":
                 problems.append((missing, name, f"not a time {shown}"))
-            elif name != "event":
+            elif name in ("user", "item"):
                 problems.append((missing, name, f"an empty {name} id {shown}"))
         if name == "time" and cast(float, rows[name].min() or 0) < 0:
             problems.append((columns[name] < 0, name, f"negative, or before 1970 {shown}"))

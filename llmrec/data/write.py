@@ -11,8 +11,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmrec.data.log import Log
+from llmrec.data.log import TEXTS, Log
 from llmrec.data.split import NAMES
+from llmrec.data.words import TEXT_LIMIT, clean_text
 
 ROW_GROUP = 1 << 20
 
@@ -36,6 +37,7 @@ def write_interactions(
         "time": None,
         "rating": None,
         "event": (log.rows["event"], log.events) if "event" in log.rows.columns else None,
+        **dict.fromkeys(TEXTS),
         "split": (pl.Series(labels), pl.Series(NAMES)),
     }
     writer = None
@@ -47,6 +49,9 @@ def write_interactions(
                 arrays[name] = _encoded(pair[0][rows], pair[1])
             elif name == "time":
                 arrays[name] = pa.array(time[rows])
+            elif name in TEXTS and name in log.rows.columns:
+                texts = log.rows[name][rows].to_list()
+                arrays[name] = pa.array([clean_text(text, TEXT_LIMIT).text for text in texts], pa.string())
             elif name in log.rows.columns:
                 arrays[name] = log.rows[name][rows].to_arrow()
         group = pa.table(arrays)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from llmrec.errors import UserError
-from llmrec.text.prompts import ItemField, Segment, Template, render, split_trunk
+from llmrec.text.prompts import Fields, Form, Segment, Template, render, split_trunk
+from llmrec.text.slots import Filler, MissingFieldError, Part
 from llmrec.text.tokens import TextEncoder
-from llmrec.tree import TokenTree, TreeBuilder
+from llmrec.tree import IGNORE, TokenTree, TreeBuilder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -35,6 +39,32 @@ class _Frame:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What one sample, or one window of samples, is about.
+
+    Attributes:
+        items: item ids, oldest first; the target is the last.
+        user: whose they are.
+        events: fields of the interactions with `items`: one text each, None where there is none.
+        candidates: item ids to choose from, the target among them.
+    """
+
+    items: Sequence[str]
+    user: str | None = None
+    events: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    candidates: Sequence[str] = ()
+
+    def part(self, start: int, stop: int) -> Case:
+        """The same with the items and events of a slice."""
+        events = {name: values[start:stop] for name, values in self.events.items()}
+        return Case(self.items[start:stop], self.user, events, self.candidates)
+
+    def among(self, candidates: Sequence[str]) -> Case:
+        """The same with candidates."""
+        return Case(self.items, self.user, self.events, candidates)
+
+
 class PromptEncoder:
     """Encodes prompts and answers under one tokenizer and one catalogue.
 
@@ -43,6 +73,12 @@ class PromptEncoder:
         items: item id → text fields (`title`, `brand`, …), values are strings.
         item_tokens: item id → its SID tokens, as token ids.
         history: most items of a history that are kept; the oldest are dropped.
+        users: user id → text fields (`age`, …).
+        events: fields that the interactions have.
+        context: most tokens of a prompt and its answer; where they are more, the oldest items are dropped too.
+
+    Attributes:
+        shortened: prompts so far that lost items to `context`.
     """
 
     def __init__(
@@ -51,91 +87,188 @@ class PromptEncoder:
         items: Mapping[str, Mapping[str, str]],
         item_tokens: Mapping[str, Sequence[int]],
         history: int,
+        users: Mapping[str, Mapping[str, str]] | None = None,
+        events: frozenset[str] = frozenset(),
+        context: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._text = TextEncoder(tokenizer)
-        self._items = items
-        self._sids = item_tokens
-        self.history = history
-        self.fields = item_fields(items)
+        self._filler = Filler(self._text, items, item_tokens, users or {})
+        self.items = list(item_tokens)
+        self.history, self.context, self.shortened = history, context, 0
+        self._longest_sid = max(map(len, item_tokens.values()), default=0)
+        users_know = frozenset().union(*(users or {}).values())
+        self.fields = Fields(item_fields(items), users_know, events)
         self._frames: dict[str | None, _Frame] = {}
-        self._rendered: dict[tuple[str, int, bool], list[Segment]] = {}
+        self._programs: dict[tuple[str, Form], list[Part]] = {}
+        self._trunks: dict[tuple[str, Form], tuple[list[Part], list[bool], list[Part]]] = {}
 
     def prompt(self, template: Template, history: Sequence[str]) -> list[int]:
         """Token ids of the prompt for a history of item ids, oldest first; the answer starts right after."""
         kept = list(history[-self.history :])
-        frame = self._frame(template)
-        return frame.before + self._encode(self._render(template.text, len(kept), False), kept) + frame.after
+        end = 1 if template.end else 0
+        while True:
+            ids = self._prompt(template, Case(kept), Form(len(kept), user=True))
+            if not self._too_long(len(ids) + self._longest_sid + end, len(kept)):
+                self.shortened += len(kept) < min(len(history), self.history)
+                return ids
+            kept = kept[1:]
 
     def sample(self, template: Template, history: Sequence[str], target: str) -> Sample:
         """The training sample for one target: prompt, answer, and the end token if the template has one."""
-        kept = list(history[-self.history :])
-        prompt = self.prompt(template, kept)
-        return Sample(prompt + self._answer(template, kept, target), len(prompt))
+        return self.sample_of(template, Case([*history, target]))
 
-    def trees(self, template: Template, items: Sequence[str]) -> list[TokenTree]:
-        """All targets of a user's items (oldest first): every item after the first is one.
+    def sample_of(self, template: Template, case: Case) -> Sample:
+        """The training sample for a case: its items but the last are the history, the last is the target.
 
-        A history longer than the window is cut into growing windows. A `tree: true` template makes one tree
-        a window; any other is unrolled, one chain a target.
+        Raises:
+            MissingFieldError: the data lacks what the template says of the target or the user.
         """
-        trees = []
-        for start in range(0, len(items) - 1, self.history):
-            window = items[start : start + self.history + 1]
-            if template.tree:
-                trees.append(self._tree(template, window))
-            else:
-                for cut in range(1, len(window)):
-                    trees.append(chain(self.sample(template, window[:cut], window[cut])))
-        return trees
+        surplus = len(case.items) - 1 - self.history
+        case = case.part(surplus, len(case.items)) if surplus > 0 else case
+        whole = len(case.items)
+        while True:
+            form = Form(len(case.items) - 1, target=True, user=True, candidates=len(case.candidates))
+            prompt = self._prompt(template, case, form)
+            answer = self._answer(template, case)
+            if not self._too_long(len(prompt) + len(answer), len(case.items) - 1):
+                self.shortened += len(case.items) < whole
+                return Sample(prompt + answer, len(prompt))
+            case = case.part(1, len(case.items))
 
-    def _tree(self, template: Template, window: Sequence[str]) -> TokenTree:
+    def trees(
+        self,
+        template: Template,
+        items: Sequence[str],
+        draw: Callable[[str], Sequence[str]] | None = None,
+        missing: Counter[str] | None = None,
+    ) -> list[TokenTree]:
+        """All targets of a user's items (oldest first): `window_trees` of each of their windows."""
+        return [
+            tree
+            for start, stop in self.windows(len(items))
+            for tree in self.window_trees(template, Case(items[start:stop]), draw, missing)
+        ]
+
+    def windows(self, count: int) -> list[tuple[int, int]]:
+        """Bounds of the growing windows that a history of `count` items is cut into, each with a target."""
+        return [(start, min(start + self.history + 1, count)) for start in range(0, count - 1, self.history)]
+
+    def window_trees(
+        self,
+        template: Template,
+        window: Case,
+        draw: Callable[[str], Sequence[str]] | None = None,
+        missing: Counter[str] | None = None,
+    ) -> list[TokenTree]:
+        """Every item of a window but the first as a target.
+
+        A `tree: true` template makes one tree of them; any other, and one whose tree is longer than the context, is
+        unrolled, one chain a target.
+
+        Args:
+            template: the wording.
+            window: at most `history` + 1 items.
+            draw: gives the candidates for a target, where the template shows any.
+            missing: counts the targets that are left out, by the field that the data lacks.
+        """
+        missing = Counter() if missing is None else missing
+        if template.tree:
+            lacking: Counter[str] = Counter()
+            trees = self._tree(template, window, lacking)
+            if self.context is None or all(tree.longest < self.context for tree in trees):
+                missing.update(lacking)
+                return trees
+        cases = (window.part(0, cut + 1) for cut in range(1, len(window.items)))
+        return [tree for case in cases for tree in self.chains(template, case, draw, missing)]
+
+    def chains(
+        self,
+        template: Template,
+        case: Case,
+        draw: Callable[[str], Sequence[str]] | None,
+        missing: Counter[str],
+    ) -> list[TokenTree]:
+        """The sample for a case as a tree without branches; none where the data lacks what it says."""
+        if draw is not None:
+            case = case.among(draw(case.items[-1]))
+        try:
+            return [chain(self.sample_of(template, case))]
+        except MissingFieldError as error:
+            missing[error.field] += 1
+            return []
+
+    def _tree(self, template: Template, window: Case, missing: Counter[str]) -> list[TokenTree]:
         """One tree of all targets of a window; equals the unrolled samples (asserted by tests)."""
+        count = len(window.items) - 1
         frame = self._frame(template)
-        trunk, tail = split_trunk(self._render(template.text, len(window) - 1, False))
+        trunk, is_item, tail = self._trunk(template.text, Form(count, user=True))
         tokens = list(frame.before)
         cuts: dict[int, int] = {}
-        for segment in trunk:
-            tokens += self._encode([segment], window)
-            if isinstance(segment, ItemField):
-                cuts[segment.index] = len(tokens)
-        suffix = self._encode(tail, window) + frame.after
-        builder = TreeBuilder()
-        shared = 0
-        for cut in range(1, len(window)):
-            prompt = tokens[shared : cuts[cut - 1]] + suffix
-            answer = self._answer(template, window[:cut], window[cut])
-            builder.add(prompt + answer, scored=shared + len(prompt), shared=shared)
-            shared = cuts[cut - 1]
-        return builder.build()
-
-    def _answer(self, template: Template, history: Sequence[str], target: str) -> list[int]:
-        segments = self._render(template.answer, len(history), True)
-        end = [self._frame(template).end] if template.end else []
-        return self._encode(segments, [*history, target]) + end
-
-    def _render(self, source: str, length: int, target: bool) -> list[Segment]:
-        key = (source, length, target)
-        if key not in self._rendered:
-            self._rendered[key] = render(source, length, target, self.fields)
-        return self._rendered[key]
-
-    def _encode(self, segments: Sequence[Segment], items: Sequence[str]) -> list[int]:
-        ids: list[int] = []
-        for segment in segments:
-            if isinstance(segment, str):
-                ids += self._text(segment)
-            elif segment.name == "sid":
-                ids += self._sid(items[segment.index])
-            else:
-                ids += self._text(self._items[items[segment.index]].get(segment.name, ""))
-        return ids
-
-    def _sid(self, item: str) -> Sequence[int]:
         try:
-            return self._sids[item]
-        except KeyError:
-            raise UserError(f"item {item!r} has no semantic ID in this run") from None
+            for part, ends in zip(trunk, is_item, strict=True):
+                tokens += part.read(window)
+                if ends:
+                    cuts[part.index] = len(tokens)
+            suffix = self._filler.fill(tail, window) + frame.after
+        except MissingFieldError as error:
+            missing[error.field] += count
+            return []
+        builder = TreeBuilder()
+        shared, learned = 0, False
+        for cut in range(1, count + 1):
+            try:
+                answer = self._answer(template, window.part(0, cut + 1))
+            except MissingFieldError as error:
+                missing[error.field] += 1
+                continue
+            prompt = tokens[shared : cuts[cut - 1]] + suffix
+            builder.add(prompt + answer, scored=shared + len(prompt), shared=shared)
+            shared, learned = cuts[cut - 1], True
+        return [builder.build()] if learned else []
+
+    def _too_long(self, tokens: int, history: int) -> bool:
+        """Whether a prompt and its answer have to lose an item.
+
+        Raises:
+            UserError: they are too long with a single item.
+        """
+        if self.context is None or tokens <= self.context:
+            return False
+        if history <= 1:
+            raise UserError(
+                f"a prompt with its answer takes {tokens} tokens with no more than one item of history, and the base "
+                f"takes {self.context}; use a shorter template, or a base of a longer context"
+            )
+        return True
+
+    def _prompt(self, template: Template, case: Case, form: Form) -> list[int]:
+        frame = self._frame(template)
+        return frame.before + self._filler.fill(self._program(template.text, form), case) + frame.after
+
+    def _answer(self, template: Template, case: Case) -> list[int]:
+        position = case.candidates.index(case.items[-1]) if case.candidates else None
+        form = Form(len(case.items) - 1, True, True, len(case.candidates), position)
+        answer = self._filler.fill(self._program(template.answer, form), case)
+        return [*answer, self._frame(template).end] if template.end else answer
+
+    def _program(self, source: str, form: Form) -> list[Part]:
+        program = self._programs.get((source, form))
+        if program is None:
+            program = self._programs[source, form] = self._parts(render(source, form, self.fields))
+        return program
+
+    def _trunk(self, source: str, form: Form) -> tuple[list[Part], list[bool], list[Part]]:
+        """Trunk and tail of a tree's text, and which parts of the trunk say something of a history item."""
+        found = self._trunks.get((source, form))
+        if found is None:
+            trunk, tail = split_trunk(render(source, form, self.fields))
+            is_item = [not isinstance(s, str) and s.role == "history" for s in trunk]
+            found = self._trunks[source, form] = self._parts(trunk), is_item, self._parts(tail)
+        return found
+
+    def _parts(self, segments: Sequence[Segment]) -> list[Part]:
+        return [self._filler.part(segment) for segment in segments]
 
     def _frame(self, template: Template) -> _Frame:
         if template.system not in self._frames:
@@ -148,25 +281,13 @@ def item_fields(items: Mapping[str, Mapping[str, str]]) -> frozenset[str]:
     return frozenset({"sid"}).union(*(fields.keys() for fields in items.values()))
 
 
-def item_texts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """Rows of `data/items.parquet` as item id → text fields: strings as they are, lists joined by commas."""
-    texts = {}
-    for row in rows:
-        fields = {}
-        for name, value in row.items():
-            if isinstance(value, str) and name != "item_id":
-                fields[name] = value
-            elif isinstance(value, list):
-                fields[name] = ", ".join(str(part) for part in value)
-        texts[row["item_id"]] = fields
-    return texts
-
-
 def chain(sample: Sample) -> TokenTree:
     """A sample as a tree without branches."""
-    builder = TreeBuilder()
-    builder.add(sample.ids, scored=sample.answer)
-    return builder.build()
+    ids = np.array(sample.ids, np.int32)
+    size = len(ids) - 1
+    labels = np.full(size, IGNORE, np.int32)
+    labels[sample.answer - 1 :] = ids[sample.answer :]
+    return TokenTree(ids[:-1], np.arange(size, dtype=np.int32), np.full(size, size, np.int32), labels)
 
 
 def chat_frame(tokenizer: PreTrainedTokenizerFast, system: str | None, text: TextEncoder) -> _Frame:

@@ -1,162 +1,260 @@
-"""Prompt files: tasks written as Jinja templates, rendered into segments of text and items.
+"""Templates: Jinja sources rendered into segments of text and slots for what the data says.
 
-A template never sees item text itself. Fields render as private markers, and the rendered string is cut
-at them, so that text, titles and semantic IDs reach the encoder as separate segments.
+A template never sees item text, user attributes or reviews. Fields render as private markers, and the
+rendered string is cut at them, so that text, titles and semantic IDs reach the encoder as separate segments.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from jinja2 import StrictUndefined, TemplateError
+from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from llmrec import assets
-from llmrec.config import Section, validate
-from llmrec.errors import UserError
-from llmrec.yaml_files import read_yaml
+from llmrec.config import Section
+from llmrec.data.card import EVENT_FIELDS
+from llmrec.errors import UserError, did_you_mean
 
-_MARK = re.compile("\ue000([0-9]+):([a-z_]+)\ue001")
+Role = Literal["history", "target", "user", "candidates"]
+_MARK = re.compile("\ue000([a-z]+):([0-9]+):([^\ue000\ue001]+)\ue001")
+_LEFT_OVER = re.compile("[\ue000\ue001]")
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
-_PROBE = 3
+_CALLED = {
+    "history": "an item of the history",
+    "target": "the target",
+    "candidates": "a candidate",
+    "user": "the user",
+}
 
 
 class Template(Section):
     """One wording of a task.
 
-    `tree: true` promises that the text before the history depends neither on the target nor on the
-    history's length, so that all targets of a user share one trunk; `load_task` checks the promise.
-    `end: false` leaves the end token out: where an answer directly continues the history, what follows it may
-    be the end or the next item of a longer history, which no model can tell apart.
+    Attributes:
+        id: name within its file.
+        split: `unseen` keeps a wording out of training.
+        language: of the wording; a recipe takes the templates of one language, or all.
+        tree: promises that the text before the history depends neither on the target nor on the history's
+            length, so that all targets of a user share one trunk; `load_task` checks the promise.
+        system: the system message.
+        text: the question.
+        answer: what is learned.
+        end: `false` leaves the end token out: where an answer directly continues the history, what follows it
+            may be the end or the next item of a longer history, which no model can tell apart.
+        needs: fields that a dataset may lack; where it does, the template is switched off.
+        target_in_text: lets the text name the target that a history leads to (a query made of its fields).
     """
 
     id: str
     split: Literal["seen", "unseen"] = "seen"
+    language: Literal["en", "zh"] = "en"
     tree: bool = False
     system: str | None = None
     text: str
     answer: str = "{{ target.sid }}"
     end: bool = True
-
-
-class Task(Section):
-    """One prompt file: a task and its templates."""
-
-    id: str
-    family: str
-    description: str = ""
-    templates: list[Template] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Task:
-        names = [template.id for template in self.templates]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"template id {name!r} is used twice")
-        return self
+    needs: list[str] = Field(default=[])
+    target_in_text: bool = False
 
 
 @dataclass(frozen=True)
-class ItemField:
-    """A field of an item in a rendered prompt: which item of the call, which field."""
+class Fields:
+    """What the data knows of an item, of a user, and of an interaction (`EVENT_FIELDS`)."""
 
+    item: frozenset[str] = frozenset({"sid", "title"})
+    user: frozenset[str] = frozenset()
+    event: frozenset[str] = frozenset()
+
+    def lack(self, needs: Iterable[str]) -> list[str]:
+        """Those of some needed fields that are not there; a user's are written `user.age`."""
+        return [need for need in needs if need not in self.names()]
+
+    def names(self) -> frozenset[str]:
+        """All fields, as `needs` writes them."""
+        return self.item | self.event | {f"user.{name}" for name in self.user}
+
+    def plus(self, needs: Iterable[str]) -> Fields:
+        """These fields and the needed ones."""
+        needs = frozenset(needs)
+        users = {need for need in needs if need.startswith("user.")}
+        event = needs & set(EVENT_FIELDS)
+        return Fields(
+            self.item | (needs - users - event),
+            self.user | {need.removeprefix("user.") for need in users},
+            self.event | event,
+        )
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in a rendered template that the data fills: whose field, of which one, what field.
+
+    `index` counts the history from 0; the target comes right after it. It counts the candidates from 0.
+    """
+
+    role: Role
     index: int
     name: str
 
 
-Segment = str | ItemField
+Segment = str | Slot
 
 
-class _ItemView:
-    """What a template may ask of an item: `sid` and the text fields, each a marker."""
+@dataclass(frozen=True)
+class Form:
+    """What a template is rendered for.
 
-    def __init__(self, index: int, fields: frozenset[str]) -> None:
+    Attributes:
+        history: number of history items; None where there is no history to name.
+        target: whether the template may name `target`.
+        user: whether it may name `user`.
+        candidates: number of candidates; 0 where there are none to name.
+        position: place of the target among them, which answers alone may know.
+    """
+
+    history: int | None = None
+    target: bool = False
+    user: bool = False
+    candidates: int = 0
+    position: int | None = None
+
+    def names(self, fields: Fields) -> dict[str, Any]:
+        """The names a template sees, each a marker or a view that gives markers."""
+        items = fields.item | fields.event
+        names: dict[str, Any] = {}
+        if self.history is not None:
+            names["history"] = [_View("history", i, items) for i in range(self.history)]
+        if self.target:
+            names["target"] = _View("target", self.history or 0, items)
+        if self.user:
+            names["user"] = _View("user", 0, fields.user)
+        if self.candidates:
+            names["candidates"] = [_View("candidates", i, fields.item) for i in range(self.candidates)]
+        if self.position is not None:
+            names["position"] = self.position
+        return names
+
+
+class _View:
+    """What a template may ask of an item, the target or the user: its fields, each a marker."""
+
+    def __init__(self, role: Role, index: int, fields: frozenset[str]) -> None:
+        self._role = role
         self._index = index
         self._fields = fields
 
     def __getattr__(self, name: str) -> str:
-        if name.startswith("_") or name not in self._fields:
+        if name.startswith("_"):
             raise AttributeError(name)
-        return f"\ue000{self._index}:{name}\ue001"
+        if name not in self._fields:
+            hint = did_you_mean(name, sorted(self._fields), "there are")
+            raise UserError(f"{_CALLED[self._role]} has no field {name!r} ({hint})")
+        return f"\ue000{self._role}:{self._index}:{name}\ue001"
+
+    def __str__(self) -> str:
+        raise UserError(f"{_CALLED[self._role]} is no text: name a field of it, as in {{{{ target.title }}}}")
 
 
-def render(source: str, history: int, target: bool, fields: frozenset[str]) -> list[Segment]:
-    """Render a template over a history of a given length.
+@cache
+def names_in(source: str) -> frozenset[str]:
+    """The names from outside that a template mentions (`history`, `target`, …).
+
+    Raises:
+        UserError: a syntax error.
+    """
+    try:
+        return frozenset(find_undeclared_variables(_ENVIRONMENT.parse(source))) - set(_ENVIRONMENT.globals)
+    except TemplateError as error:
+        raise UserError(str(error)) from None
+
+
+def names_history(template: Template) -> bool:
+    """Whether a template's text or answer names the history."""
+    return "history" in names_in(template.text) | names_in(template.answer)
+
+
+def render(source: str, form: Form, fields: Fields) -> list[Segment]:
+    """Render a template.
 
     Args:
         source: Jinja source.
-        history: number of history items; they get the indices 0 … history − 1.
-        target: whether the template may name `target`, which gets the index `history`.
-        fields: item fields the data has.
+        form: what there is to name.
+        fields: fields the data has.
 
     Returns:
-        Text and fields in order; adjacent text is one segment.
+        Text and slots in order; adjacent text is one segment.
 
     Raises:
-        UserError: a syntax error, or an unknown name or field.
+        UserError: a syntax error, an unknown name or field, or a field that a filter has changed.
     """
-    names: dict[str, Any] = {"history": [_ItemView(i, fields) for i in range(history)]}
-    if target:
-        names["target"] = _ItemView(history, fields)
+    names = form.names(fields)
+    for name in sorted(names_in(source) - set(names)):
+        raise UserError(f"there is no {name!r} here ({did_you_mean(name, sorted(names), 'there are')})")
     try:
         text = _ENVIRONMENT.from_string(source).render(names)
-    except TemplateError as error:
-        raise UserError(
-            f"template {source[:60]!r}: {error} (item fields: {', '.join(sorted(fields))})"
-        ) from None
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        raise UserError(str(error)) from None
+    return _cut(text)
+
+
+def _cut(text: str) -> list[Segment]:
     segments: list[Segment] = []
     position = 0
     for match in _MARK.finditer(text):
         if match.start() > position:
             segments.append(text[position : match.start()])
-        segments.append(ItemField(int(match[1]), match[2]))
+        segments.append(Slot(match[1], int(match[2]), match[3]))  # type: ignore[arg-type]
         position = match.end()
-    return segments + ([text[position:]] if position < len(text) else [])
+    if position < len(text):
+        segments.append(text[position:])
+    if any(isinstance(segment, str) and _LEFT_OVER.search(segment) for segment in segments):
+        raise UserError("a field is spliced in as it is: no filter can change it")
+    return segments
+
+
+def slots(segments: Sequence[Segment]) -> list[Slot]:
+    """The slots of a rendered template, in order."""
+    return [segment for segment in segments if isinstance(segment, Slot)]
 
 
 def split_trunk(segments: Sequence[Segment]) -> tuple[list[Segment], list[Segment]]:
-    """Split a rendered prompt after its last item field: the trunk, and the tail that follows it."""
-    last = max((i for i, s in enumerate(segments) if isinstance(s, ItemField)), default=-1)
+    """Split a rendered prompt after its last slot of the history: the trunk, and the tail that follows it."""
+    last = max((i for i, s in enumerate(segments) if isinstance(s, Slot) and s.role == "history"), default=-1)
     return list(segments[: last + 1]), list(segments[last + 1 :])
 
 
-def load_task(name: str, fields: frozenset[str]) -> Task:
-    """Load a task by its shipped name or by path, and check each template against the data's fields.
+def plain_text(value: Any) -> str | None:
+    """A value of a table as a prompt says it: lists joined by commas, whole numbers without `.0`.
 
-    Raises:
-        UserError: naming the file, template and field.
+    None where there is nothing to say, or nothing that is text.
     """
-    path = assets.find("prompts", name)
-    task = validate(Task, {"id": path.stem} | read_yaml(path), str(path))
-    for template in task.templates:
-        try:
-            check_template(template, fields)
-        except UserError as error:
-            raise UserError(f"{path}: template {template.id!r}: {error}") from None
-    return task
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return ", ".join(str(part) for part in value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.7g}" if math.isfinite(value) else None
 
 
-def check_template(template: Template, fields: frozenset[str]) -> None:
-    """Render a template on probe histories.
+def row_texts(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, dict[str, str]]:
+    """Rows of a table as id → text fields, without what is missing.
 
-    Raises:
-        UserError: it does not render, its answer is empty, its prompt names no item, or its text is not
-            a growing trunk though it says `tree: true`.
+    Args:
+        rows: of `data/items.parquet` or `data/users.parquet`.
+        key: name of the id, `item_id` or `user_id`.
     """
-    prompts = [render(template.text, n, False, fields) for n in range(1, _PROBE + 1)]
-    if not render(template.answer, _PROBE, True, fields):
-        raise UserError("the answer is empty")
-    if template.system is not None and any(
-        isinstance(s, ItemField) for s in render(template.system, 1, False, fields)
-    ):
-        raise UserError("the system text cannot name items")
-    if template.tree:
-        whole, tail = split_trunk(prompts[-1])
-        for segments in prompts:
-            trunk, end = split_trunk(segments)
-            if not trunk or trunk != whole[: len(trunk)] or end != tail:
-                raise UserError("says tree: true, but its text before or after the history changes with it")
+    texts = {}
+    for row in rows:
+        said = {name: plain_text(value) for name, value in row.items() if name != key}
+        texts[row[key]] = {name: text for name, text in said.items() if text is not None}
+    return texts

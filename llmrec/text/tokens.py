@@ -30,11 +30,13 @@ class TextEncoder:
         """Token ids of a text; none of them is a special or added token."""
         ids = self._cache.get(text)
         if ids is None:
-            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-            if not self._markup.isdisjoint(ids):
-                ids = self._by_character(text)
-            self._cache[text] = ids
+            ids = self._cache[text] = self.once(text)
         return ids
+
+    def once(self, text: str) -> list[int]:
+        """The same, for a text that will not come back: it is not kept."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids if self._markup.isdisjoint(ids) else self._by_character(text)
 
     def _by_character(self, text: str) -> list[int]:
         """Encode a text whose whole is in the vocabulary as markup; no single character is."""

@@ -10,8 +10,10 @@ import polars as pl
 
 from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples, load_interactions, training_histories
-from llmrec.text.encode import Sample
-from llmrec.train.sft import prepare
+from llmrec.text.encode import Case, Sample
+from llmrec.text.slots import MissingFieldError
+from llmrec.train.negatives import Negatives
+from llmrec.train.prepare import prepare
 from llmrec.tree import IGNORE, TokenTree
 
 if TYPE_CHECKING:
@@ -29,19 +31,32 @@ def render(recipe: Recipe, run: Path) -> str:
         run: run folder with finished data and ids stages.
     """
     prepared = prepare(recipe, run)
-    histories = training_histories(run)
-    user, items = next(
-        ((user, items) for user, items in histories.iter_rows() if len(items) > SHOWN_ITEMS),
-        histories.row(0),
-    )
-    shown = items[: SHOWN_ITEMS + 1]
-    parts = [f"User {user}: {len(shown) - 1} items of history, target {shown[-1]}"]
-    for template, share in prepared.mix:
-        sample = prepared.encoder.sample(template, shown[:-1], shown[-1])
-        parts.append(f"── template {template.id} (share {share:.0%}) " + "─" * 30)
-        parts.append(render_sample(prepared.tokenizer, sample))
-    tree = prepared.encoder.trees(prepared.mix[0][0], shown)[0]
-    parts.append(f"── all targets at once, template {prepared.mix[0][0].id} " + "─" * 20)
+    events = sorted(frozenset().union(*(mixed.events for mixed in prepared.mix)))
+    histories = training_histories(run, events)
+    long = histories.filter(pl.col("items").list.len() > SHOWN_ITEMS)
+    row = (long if len(long) else histories).row(0, named=True)
+    person = Case(row["items"], row["user_id"], {name: row[name] for name in events})
+    shown = person.part(0, SHOWN_ITEMS + 1)
+    parts = [f"User {person.user}: {len(shown.items) - 1} items of history, target {shown.items[-1]}"]
+    negatives = Negatives(prepared.encoder.items, recipe.seed)
+    for mixed in prepared.mix:
+        weight = ", ".join(f"{weight:g}" for weight in mixed.config.weight)
+        case = shown if mixed.task.source != "item" else Case(shown.items[-1:])
+        if mixed.task.candidates is not None:
+            case = case.among(negatives.around(case.items[-1], mixed.task.candidates, person.items))
+        for template in mixed.templates:
+            head = (
+                f"── {mixed.task.id}, template {template.id} (source {mixed.task.source}, weight {weight}) "
+            )
+            parts.append(head + "─" * 20)
+            try:
+                sample = prepared.encoder.sample_of(template, case)
+                parts.append(render_sample(prepared.tokenizer, sample))
+            except MissingFieldError as error:
+                parts.append(f"no sample of this one: the data has no {error.field} here")
+    asks = prepared.mix[0].templates[0]
+    tree = prepared.encoder.trees(asks, shown.items)[0]
+    parts.append(f"── all targets at once, template {asks.id} " + "─" * 20)
     parts.append(render_tree(prepared.tokenizer, tree))
     leaks = leaks_of(run)
     parts.append("── leaks " + "─" * 50)

@@ -1,20 +1,26 @@
-"""Training data as token trees: which templates, which users, and the batches made of them."""
+"""Training data as token trees: the rows that an epoch visits, and the batches made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from tqdm import tqdm
 
-from llmrec.config import TaskConfig
 from llmrec.data.examples import evaluation_examples, training_histories
 from llmrec.errors import UserError
-from llmrec.text.encode import PromptEncoder, chain
-from llmrec.text.prompts import Template, load_task
+from llmrec.text.encode import Case, PromptEncoder, chain
+from llmrec.text.prompts import Template, names_history
+from llmrec.text.tasks import Source
+from llmrec.train.mix import MixedTask, notice
+from llmrec.train.negatives import Negatives
 from llmrec.tree import TokenTree, collate
 
 if TYPE_CHECKING:
@@ -23,56 +29,122 @@ if TYPE_CHECKING:
 COLUMNS = ("input_ids", "depth", "end", "labels")
 
 
-def training_templates(tasks: Sequence[TaskConfig], fields: frozenset[str]) -> list[tuple[Template, float]]:
-    """Templates of the training mix with their shares; the first is the one decoding asks with.
-
-    Raises:
-        UserError: a task or template that does not exist, or fits the data's fields not.
-    """
-    mix: list[tuple[Template, float]] = []
-    for entry in tasks:
-        known = {template.id: template for template in load_task(entry.task, fields).templates}
-        seen = [name for name, template in known.items() if template.split == "seen"]
-        wanted = entry.templates if entry.templates is not None else seen
-        missing = [name for name in wanted if name not in known]
-        if missing or not wanted:
-            raise UserError(
-                f"prompts: task {entry.task!r} has no template {missing} (it has {', '.join(known)})"
-            )
-        mix += [(known[name], entry.weight / len(wanted)) for name in wanted]
-    total = sum(share for _, share in mix)
-    return [(template, share / total) for template, share in mix]
-
-
 def training_trees(
     encoder: PromptEncoder,
-    mix: Sequence[tuple[Template, float]],
+    mix: Sequence[MixedTask],
     run: Path,
     users: int | None,
     seed: int,
-) -> list[TokenTree]:
-    """Trees of every target of every user's training items, each user under one template of the mix.
+    epoch: int = 0,
+) -> Iterator[TokenTree]:
+    """Trees of one epoch: every task visits each row of its source as often as its weight says.
+
+    A row is a user's window of `data.history` targets, an item of the catalogue, or a training interaction.
+    Which rows are visited, which template asks and which candidates are shown is drawn by (seed, epoch).
 
     Args:
         encoder: the prompt encoder.
-        mix: templates and shares.
+        mix: the tasks.
         run: run folder with a finished data stage.
-        users: size of a seeded sample of users, or None for all.
-        seed: seed of the sample and of the choice of templates.
+        users: size of a seeded sample of users, or None for all; items are not sampled.
+        seed: seed of the sample and of the draws.
+        epoch: from 0.
 
     Raises:
-        UserError: no user has two training items.
+        UserError: nothing is left to learn from.
     """
-    histories = training_histories(run).filter(pl.col("items").list.len() >= 2)
+    events = sorted(frozenset().union(*(mixed.events for mixed in mix)))
+    histories = training_histories(run, events)
+    if all(mixed.task.source == "next_item" for mixed in mix):
+        histories = histories.filter(pl.col("items").list.len() >= 2)
     if users is not None and users < len(histories):
         histories = histories.sample(users, seed=seed)
-    if histories.is_empty():
-        raise UserError("data: no user has two training interactions, so there is nothing to learn from")
-    rng = np.random.default_rng(seed)
-    choice = rng.choice(len(mix), size=len(histories), p=[share for _, share in mix])
-    rows = zip(histories["items"].to_list(), choice.tolist(), strict=True)
-    progress = tqdm(rows, total=len(histories), desc="encoding users", unit=" users", leave=False)
-    return [tree for items, index in progress for tree in encoder.trees(mix[index][0], items)]
+    people = [
+        Case(row["items"], row["user_id"], {name: row[name] for name in events})
+        for row in histories.iter_rows(named=True)
+    ]
+    empty = True
+    for position, mixed in enumerate(mix):
+        rows = rows_of(mixed.task.source, encoder, people)
+        for tree in _task_trees(encoder, mixed, rows, (seed, epoch, position)):
+            empty = False
+            yield tree
+    if empty:
+        why = "no user has two training interactions, or all samples lack a field that their task needs"
+        if not any(mixed.config.weight_in(epoch) for mixed in mix):
+            why = f"all weights of epoch {epoch + 1} are 0"
+        raise UserError(f"prompts: there is nothing to learn from: {why}")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a source: whose they are, and where in that person's items each starts and stops."""
+
+    bounds: list[tuple[int, int, int]]
+    people: Sequence[Case]
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    def person(self, row: int) -> Case:
+        """All that the user of a row has chosen in training."""
+        return self.people[self.bounds[row][0]]
+
+    def case(self, row: int) -> Case:
+        """What a row is about."""
+        _, start, stop = self.bounds[row]
+        return self.person(row).part(start, stop)
+
+
+def rows_of(source: Source, encoder: PromptEncoder, people: Sequence[Case]) -> Rows:
+    """Rows of a source: the users' windows, the items of the catalogue, or the users' interactions."""
+    if source == "item":
+        return Rows([(n, 0, 1) for n in range(len(encoder.items))], [Case([item]) for item in encoder.items])
+    bounds = []
+    for person, case in enumerate(people):
+        if source == "next_item":
+            bounds += [(person, start, stop) for start, stop in encoder.windows(len(case.items))]
+        else:
+            bounds += [(person, max(0, n - encoder.history), n + 1) for n in range(len(case.items))]
+    return Rows(bounds, people)
+
+
+def visits(count: int, weight: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Which of `count` rows an epoch visits, in order: each `weight` times on average.
+
+    All rows stand there ⌊weight⌋ times; the rest of the weight is a share of them, drawn without replacement.
+    """
+    whole = int(weight)
+    times = np.full(count, whole)
+    extra = round((weight - whole) * count)
+    if extra:
+        times[rng.choice(count, extra, replace=False)] += 1
+    return np.repeat(np.arange(count), times)
+
+
+def _task_trees(
+    encoder: PromptEncoder, mixed: MixedTask, rows: Rows, seeds: tuple[int, int, int]
+) -> Iterator[TokenTree]:
+    """Trees of one task in one epoch."""
+    rng = np.random.default_rng(seeds)
+    task, epoch = mixed.task, seeds[1]
+    drawn = visits(len(rows), mixed.config.weight_in(epoch), rng)
+    choice = rng.integers(len(mixed.templates), size=len(drawn))
+    negatives = Negatives(encoder.items, int(rng.integers(1 << 62)))
+    names_past = [names_history(template) for template in mixed.templates]
+    missing: Counter[str] = Counter()
+    pairs = zip(drawn.tolist(), choice.tolist(), strict=True)
+    for row, index in tqdm(pairs, total=len(drawn), desc=f"encoding {task.id}", unit=" rows", leave=False):
+        case, template, draw = rows.case(row), mixed.templates[index], None
+        if task.candidates is not None:
+            draw = partial(negatives.around, count=task.candidates, chosen=rows.person(row).items)
+        if task.source == "next_item":
+            yield from encoder.window_trees(template, case, draw, missing)
+        elif len(case.items) > 1 or task.source == "item" or not names_past[index]:
+            yield from encoder.chains(template, case, draw, missing)
+    if missing and epoch == 0:
+        parts = ", ".join(f"{count:,} lack {name}" for name, count in sorted(missing.items()))
+        notice(f"prompts: task {task.id!r}: samples left out: {parts}")
 
 
 def validation_trees(
@@ -84,13 +156,16 @@ def validation_trees(
     return [chain(encoder.sample(template, history, target)) for history, target in rows]
 
 
-def as_dataset(trees: Iterable[TokenTree]) -> Dataset:
-    """Trees as rows of a Hugging Face dataset: the columns of TokenTree, and `length` for bucketing."""
+def columns(trees: Sequence[TokenTree]) -> dict[str, list[npt.NDArray[np.int32]]]:
+    """Trees as columns of a dataset: the arrays of TokenTree."""
+    return {name: [getattr(tree, name) for tree in trees] for name in COLUMNS}
+
+
+def as_dataset(trees: Sequence[TokenTree]) -> Dataset:
+    """Trees as rows of a Hugging Face dataset."""
     from datasets import Dataset
 
-    trees = list(trees)
-    columns: dict[str, Any] = {name: [getattr(tree, name) for tree in trees] for name in COLUMNS}
-    return Dataset.from_dict(columns | {"length": [len(tree) for tree in trees]}).with_format("numpy")
+    return Dataset.from_dict(columns(trees)).with_format("numpy")
 
 
 class TreeCollator:
