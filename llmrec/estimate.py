@@ -2,12 +2,12 @@
 
 Time of the language model = FLOPs ÷ (measured matrix-multiplication rate × the share of it that is reached).
 Training takes 6 FLOPs a parameter and token (Kaplan et al. 2020, section 2.1), 4 where the weights are frozen
-(LoRA), a forward pass 2. Memory of activations: Korthikanti et al. 2022, equation 2.
+(LoRA, SID rows), a forward pass 2. Memory of activations: Korthikanti et al. 2022, equation 2.
 """
 
 from __future__ import annotations
 
-import re
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -19,25 +19,39 @@ import numpy as np
 
 from llmrec.artifacts import read_json
 from llmrec.collaborative.stage import LOSSES, needed
-from llmrec.config import BaseConfig, Recipe, SasrecConfig
-from llmrec.data.card import Card, load_card
-from llmrec.text.prompts import ItemField, Segment, Template, render, split_trunk
-from llmrec.train.samples import training_templates
+from llmrec.config import ALL_LINEAR, Recipe, SasrecConfig
+from llmrec.data.card import EVENT_FIELDS, Card, load_card
+from llmrec.models.shape import model_shape
+from llmrec.text.prompts import Fields, Segment, Template, render, slots, split_trunk
+from llmrec.text.tasks import Source, Task
+from llmrec.train.mix import training_mix
 
 REACHED = 0.35  # of the measured rate, by training and decoding of small models
 ENCODER_PARAMETERS = 10.6e6  # all-MiniLM-L6-v2, embeddings apart
 ENCODED_TOKENS = 32  # of one item's text
 CHARACTERS_PER_TOKEN = 4
 FIELD_TOKENS = 12  # a title, a category path
+SHORT_TOKENS = 3  # an attribute of a user
+SHORT_FIELDS = {"rating": 1, "event": 2, "time": 6, "price": 3, "brand": 4, "summary": 8}
+LONG_FIELDS = {"description": 150, "review": 120}
 CHAT_TOKENS = 12
 ROWS_PER_SECOND = 1e6  # of the data stage
 LISTS_PER_SECOND = 1500  # evaluated, bootstrap included
 SASREC_EPOCHS = {"bce": 60, "ce": 20}  # until validation stops them
 START_SECONDS = {"data": 1, "collaborative": 3, "ids": 10, "sft": 20, "decode": 8, "eval": 3, "report": 4}
+START_SECONDS |= {"zero_shot": 15, "tasks": 12}
+ANSWER_TOKENS = 40  # generated for one question
+ASKED_TOKENS = 300  # of one question and its reference
 VALIDATIONS, STEPS_BETWEEN = 10, 25  # at most so many during a training, at least so many steps apart
 LIBRARIES_GB = 1.2
-TYPICAL_LAYERS = 24
 TYPICAL_LEVELS = 3
+TYPICAL_CODES = 256
+BYTES_PER_TRAINED = 16  # weight, gradient and Adam's two moments, in float32
+BYTES_OF_4_BITS = {
+    True: 0.52,
+    False: 0.57,
+}  # a weight with its share of the scales; by sft.qlora.double_quant
+SLOWER_4_BITS = 1.3  # than float32, measured on a CPU
 
 
 @dataclass(frozen=True)
@@ -122,9 +136,10 @@ def plan(recipe: Recipe, run: Path, stages: list[str]) -> Plan:
         return Plan(dict.fromkeys(stages), basis="the card states no `size`; known once stage data is done")
     work = _Work(recipe, card, size)
     parameters, tokens = work.shape.parameters / 1e6, work.training_tokens() / 1e6
+    trained = work.trained_parameters() / 1e6
     basis = (
         f"{size.users:,} users, {size.items:,} items, {size.interactions:,} interactions; "
-        f"{parameters:,.3g} M parameters, {tokens:,.2g} M training tokens, "
+        f"{parameters:,.3g} M parameters, {trained:,.2g} M of them trained, {tokens:,.2g} M training tokens, "
         f"{matmul_rate() / 1e9:,.0f} GFLOP/s measured; downloads not counted"
     )
     seconds = {stage: START_SECONDS[stage] + work.seconds(stage) for stage in stages}
@@ -140,46 +155,17 @@ def dataset_size(card: Card, run: Path) -> Size | None:
     return Size(card.size.users, card.size.items, card.size.interactions) if card.size else None
 
 
-def item_fields(card: Card) -> frozenset[str]:
-    """What a template may ask of the card's items: the SID, the title, and the columns the card names."""
-    return frozenset({"sid", "title"}) | frozenset(card.items.columns if card.items else ()) - {"item"}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Size of a decoder; layers and hidden are a guess where only its name is known."""
-
-    parameters: float
-    hidden: float
-    layers: float
-
-
-def model_shape(base: BaseConfig) -> Shape:
-    """Shape of the base: from `base.tiny`, a folder's config.json, or the `135M` in its name.
-
-    Raises:
-        UserError: the folder's config.json cannot be read.
-    """
-    tiny = base.tiny
-    if base.model == "tiny":
-        return _decoder(
-            tiny.hidden, tiny.layers, tiny.intermediate, tiny.kv_heads / tiny.heads, tiny.vocabulary
-        )
-    config = Path(base.model).expanduser() / "config.json"
-    if config.is_file():
-        known = read_json(config)
-        heads = known["num_attention_heads"]
-        share = known.get("num_key_value_heads", heads) / heads
-        sizes = (known["hidden_size"], known["num_hidden_layers"], known["intermediate_size"])
-        return _decoder(*sizes, share, known["vocab_size"])
-    named = re.search(r"(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", base.model.rpartition("/")[2].lower())
-    parameters = float(named[1]) * (1e9 if named[2] == "b" else 1e6) if named else 1e9
-    return Shape(parameters, (parameters / 12 / TYPICAL_LAYERS) ** 0.5, TYPICAL_LAYERS)
-
-
-def _decoder(hidden: int, layers: int, intermediate: int, kv_share: float, vocabulary: int) -> Shape:
-    layer = hidden * hidden * (2 + 2 * kv_share) + 3 * hidden * intermediate
-    return Shape(layers * layer + vocabulary * hidden, hidden, layers)
+def card_fields(card: Card) -> Fields:
+    """What a template may ask of a card's data, if each column it names holds anything."""
+    told = [table for table in (card, *card.sources) if table.interactions is not None]
+    items = {name for t in told if t.items for name in (*t.items.columns, *t.items.flags)}
+    users = {name for t in told if t.users for name in (*t.users.columns, *t.users.flags)}
+    events = {name for t in told if t.interactions for name in t.interactions.columns}
+    return Fields(
+        frozenset({"sid", "title"} | items - {"item"}),
+        frozenset(users - {"user"}),
+        frozenset(events & set(EVENT_FIELDS)),
+    )
 
 
 class _Work:
@@ -190,49 +176,83 @@ class _Work:
         self.shape = model_shape(recipe.base)
         self.history = min(recipe.data.history, size.interactions / size.users)
         self.sid_tokens = getattr(recipe.ids.quantizer, "levels", TYPICAL_LEVELS) + 1
-        self.fields = item_fields(card)
-        self.mix = training_templates(recipe.prompts, self.fields)
+        self.fields = card_fields(card)
+        self.mix = training_mix(recipe.prompts, self.fields, tell=lambda line: None)
+        self.asks = self.mix[0].templates[0]
 
     def training_tokens(self) -> float:
         """Tokens that SFT computes in all: its epochs, or `max_steps` of them."""
         sft = self.recipe.sft
-        users = min(self.size.users, sft.users or self.size.users)
-        targets = max(1.0, self.size.interactions / self.size.users - 3)
-        windows = users * max(1.0, targets / self.recipe.data.history)
+        trees, tokens = self._epochs(math.ceil(sft.epochs))
         epochs = sft.epochs
         if sft.max_steps is not None:
-            epochs = min(epochs, sft.max_steps * sft.batch * sft.accumulate / windows)
-        return users * targets * self.tokens_per_target() * epochs
+            epochs = min(epochs, sft.max_steps * sft.batch * sft.accumulate / trees)
+        return tokens * epochs
+
+    def _epochs(self, count: int) -> tuple[float, float]:
+        """Trees and tokens of an epoch, the mean of the first `count`."""
+        trees = tokens = 0.0
+        for mixed in self.mix:
+            weight = sum(mixed.config.weight_in(epoch) for epoch in range(count)) / count
+            for template in mixed.templates:
+                times = weight * self._rows(mixed.task.source) / len(mixed.templates)
+                targets = self.targets() if mixed.task.source == "next_item" else 1
+                trees += times * (1 if template.tree else targets)
+                tokens += times * targets * self.tokens_per_target(mixed.task, template)
+        return max(trees, 1.0), tokens
+
+    def _rows(self, source: Source) -> float:
+        """Rows of a source: windows of users, items, or training interactions."""
+        users = min(self.size.users, self.recipe.sft.users or self.size.users)
+        mine = max(1.0, self.size.interactions / self.size.users - 2)
+        return {
+            "next_item": users * max(1.0, (mine - 1) / self.recipe.data.history),
+            "item": self.size.items,
+            "interaction": users * mine,
+        }[source]
+
+    def targets(self) -> float:
+        """Targets of a window."""
+        mine = max(1.0, self.size.interactions / self.size.users - 3)
+        return min(mine, self.recipe.data.history)
 
     def validation_tokens(self) -> float:
         """Tokens of all evaluations during training."""
         sft = self.recipe.sft
         times = min(VALIDATIONS, -(-sft.max_steps // STEPS_BETWEEN)) if sft.max_steps else VALIDATIONS
-        prompt = sum(self.prompt_tokens(self.mix[0][0])) + self.sid_tokens
+        prompt = sum(self.prompt_tokens(self.mix[0].task, self.asks)) + self.sid_tokens
         return times * min(self.size.users, sft.valid_users) * prompt
 
-    def tokens_per_target(self) -> float:
-        """Mean tokens of one target over the prompt mix; a tree shares the history between targets."""
-        total = 0.0
-        for template, share in self.mix:
-            trunk, tail = self.prompt_tokens(template)
+    def tokens_per_target(self, task: Task, template: Template) -> float:
+        """Mean tokens of one target; a tree shares the history between targets."""
+        trunk, tail = self.prompt_tokens(task, template)
+        answer = self._count(render(template.answer, task.reply(round(self.history) or 1), self.fields))
+        if template.tree and not tail:
+            answer = 0  # the trunk's next item; at most the end token is a branch
+        history = trunk
+        if task.source == "next_item":
             history = trunk / self.history if template.tree else trunk / 2
-            # Without a tail the answer is the trunk's next item, and at most the end token is a branch.
-            answer = int(template.end) + (0 if template.tree and not tail else self.sid_tokens)
-            total += share * (history + tail + answer)
-        return total / sum(share for _, share in self.mix)
+        return history + tail + answer + int(template.end)
 
-    def prompt_tokens(self, template: Template) -> tuple[float, float]:
+    def _longest(self, task: Task, template: Template) -> float:
+        """Tokens of one training row: a full tree, or one sample with a full history."""
+        if template.tree:
+            return self.history * self.tokens_per_target(task, template)
+        return sum(self.prompt_tokens(task, template)) + self.sid_tokens
+
+    def prompt_tokens(self, task: Task, template: Template) -> tuple[float, float]:
         """Tokens of a full prompt's trunk (up to its last item) and of its tail."""
-        prompt = render(template.text, max(1, round(self.history)), False, self.fields)
+        prompt = render(template.text, task.question(template, round(self.history) or 1), self.fields)
         trunk, tail = split_trunk(prompt)
         chat = 0 if self.recipe.base.model == "tiny" else CHAT_TOKENS
         return self._count(trunk), self._count(tail) + chat
 
     def _count(self, segments: list[Segment]) -> float:
-        sids = sum(self.sid_tokens for s in segments if isinstance(s, ItemField) and s.name == "sid")
-        texts = sum(FIELD_TOKENS for s in segments if isinstance(s, ItemField) and s.name != "sid")
-        return sids + texts + sum(len(s) for s in segments if isinstance(s, str)) / CHARACTERS_PER_TOKEN
+        tokens = sum(len(s) for s in segments if isinstance(s, str)) / CHARACTERS_PER_TOKEN
+        for slot in slots(segments):
+            known = {"sid": self.sid_tokens} | SHORT_FIELDS | LONG_FIELDS
+            tokens += SHORT_TOKENS if slot.role == "user" else known.get(slot.name, FIELD_TOKENS)
+        return tokens
 
     def seconds(self, stage: str) -> float:
         """Time of a stage beyond the start of its libraries."""
@@ -248,13 +268,21 @@ class _Work:
         elif stage == "ids" and recipe.ids.vectors is None:
             flops = size.items * ENCODED_TOKENS * 2 * ENCODER_PARAMETERS
         elif stage == "sft":
-            per_token = 6 if recipe.sft.mode == "full" else 4
+            per_token = {"full": 6, "qlora": 4 * SLOWER_4_BITS}.get(recipe.sft.mode, 4)
             flops = (
                 self.training_tokens() * per_token + self.validation_tokens() * 2
             ) * self.shape.parameters
         elif stage == "decode":
-            tokens = sum(self.prompt_tokens(self.mix[0][0])) + recipe.decode.length * self.sid_tokens
+            tokens = (
+                sum(self.prompt_tokens(self.mix[0].task, self.asks)) + recipe.decode.length * self.sid_tokens
+            )
             flops = lists * tokens * 2 * self.shape.parameters
+        elif stage == "zero_shot":
+            titles = (self.history + recipe.decode.length) * FIELD_TOKENS
+            flops = lists * titles * 2 * self.shape.parameters
+        elif stage == "tasks":
+            asked = sum(min(size.users, entry.users or size.users) for entry in recipe.eval.tasks)
+            flops = asked * (2 * ASKED_TOKENS + ANSWER_TOKENS) * 2 * self.shape.parameters
         return flops / (matmul_rate() * REACHED)
 
     def sasrec_flops(self, system: str) -> float:
@@ -266,21 +294,47 @@ class _Work:
         targets = self.size.interactions - 3 * self.size.users
         return max(targets, 0) * per_target * min(config.epochs, SASREC_EPOCHS[loss])
 
+    def trained_parameters(self) -> float:
+        """Weights that `sft.mode` trains."""
+        sft, shape = self.recipe.sft, self.shape
+        rows = self._codes() * shape.hidden * (1 if shape.tied else 2)
+        if sft.mode == "full":
+            return shape.parameters + rows
+        if sft.mode == "sid_rows":
+            return rows
+        pairs = sum(inputs + outputs for inputs, outputs in shape.linears)
+        magnitudes = sum(outputs for _, outputs in shape.linears) if sft.lora.dora else 0
+        share = 1.0 if ALL_LINEAR in sft.lora.targets else len(sft.lora.targets) / len(shape.linears)
+        return rows + share * shape.layers * (sft.lora.rank * pairs + magnitudes)
+
+    def _codes(self) -> int:
+        """Codes of all levels; `auto` takes at most 256 a level."""
+        codes = getattr(self.recipe.ids.quantizer, "codes", None)
+        return (self.sid_tokens - 1) * (codes if isinstance(codes, int) else TYPICAL_CODES)
+
     def memory_gb(self) -> float:
         """Peak memory: libraries, weights, optimizer, activations of one batch, tables."""
         recipe, shape = self.recipe, self.shape
         width = 2 if recipe.base.dtype == "bfloat16" else 4
-        weights = shape.parameters * (16 if recipe.sft.mode == "full" else 1.1 * width)
-        window = self.history * self.tokens_per_target()
+        plain = width * shape.parameters
+        frozen = 0.0 if recipe.sft.mode == "full" else plain
+        if recipe.sft.mode == "qlora":
+            frozen -= shape.in_linears * (width - BYTES_OF_4_BITS[recipe.sft.qlora.double_quant])
+        window = max(self._longest(mixed.task, t) for mixed in self.mix for t in mixed.templates)
         kept = 2 * shape.layers + 34 if recipe.sft.gradient_checkpointing else 34 * shape.layers
         activations = recipe.sft.batch * window * shape.hidden * kept * width / 2
-        return LIBRARIES_GB + (weights + activations + 200 * self.size.interactions) / 1e9
+        training = frozen + BYTES_PER_TRAINED * self.trained_parameters() + activations
+        # The base is loaded whole before its layers are made small.
+        return LIBRARIES_GB + (max(plain, training) + 200 * self.size.interactions) / 1e9
 
     def disk_gb(self) -> float:
-        """Disk of a run: base, one trainer checkpoint, ranked lists, tables."""
+        """Disk of a run: base, one trainer checkpoint (and, for QLoRA, the layers' own weights), lists, tables."""
         recipe, parameters = self.recipe, self.shape.parameters
-        base = parameters * (2 if recipe.base.dtype == "bfloat16" else 4)
-        checkpoint = parameters * (12 if recipe.sft.mode == "full" else 0.2)
+        width = 2 if recipe.base.dtype == "bfloat16" else 4
+        base = parameters * width
+        checkpoint = 12 * self.trained_parameters()
+        if recipe.sft.mode == "qlora":
+            checkpoint += self.shape.in_linears * width
         lists = (
             self.size.users
             * len(recipe.decode.splits)

@@ -6,14 +6,18 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+from pydantic import ValidationError
 
 from llmrec import artifacts, assets, config
 from llmrec.commands.stages import advance, resolve
-from llmrec.config import Recipe, TaskConfig
+from llmrec.config import AskedTask, EvalConfig, Recipe, TaskConfig
 from llmrec.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from llmrec.text.prompts import Fields
 
 TITLE_WIDTH = 60
 
@@ -42,21 +46,55 @@ def validate(name: str, overrides: list[str]) -> None:
 def _check_data(tree: dict[str, Any], problems: list[str]) -> None:
     """Check the card, and the prompts against the card's fields, as far as the recipe names them."""
     from llmrec.data.card import load_card
-    from llmrec.estimate import item_fields
-    from llmrec.train.samples import training_templates
+    from llmrec.estimate import card_fields
 
     data, fields = tree.get("data"), None
     if isinstance(data, dict) and isinstance(data.get("card"), str):
         with _noting(problems):
-            fields = item_fields(load_card(data["card"]))
+            fields = card_fields(load_card(data["card"]))
     prompts = tree.get("prompts", [{"task": "sequential"}])
-    for entry in prompts if isinstance(prompts, list) else []:
-        if isinstance(entry, dict) and isinstance(entry.get("task"), str):
-            with _noting(problems):
-                if fields is None:
-                    assets.find("prompts", entry["task"])
-                else:
-                    training_templates([TaskConfig.model_construct(**entry)], fields)
+    entries = [entry for entry in prompts if isinstance(entry, dict)] if isinstance(prompts, list) else []
+    for position, entry in enumerate(entries):
+        with _noting(problems):
+            if fields is None and isinstance(entry.get("task"), str):
+                assets.find("prompts", entry["task"])
+            elif fields is not None:
+                _check_task(entry, fields, asks=position == 0)
+    for entry in _asked(tree):
+        with _noting(problems):
+            if fields is None:
+                assets.find("prompts", entry.task)
+            else:
+                _check_asked(entry, fields)
+
+
+def _asked(tree: dict[str, Any]) -> list[AskedTask]:
+    """The entries of `eval.tasks`; what is wrong with one of them, the recipe's schema tells."""
+    section = tree.get("eval")
+    try:
+        return EvalConfig.model_validate(section if isinstance(section, dict) else {}).tasks
+    except ValidationError:
+        return []
+
+
+def _check_asked(entry: AskedTask, fields: Fields) -> None:
+    from llmrec.evaluate.questions import asked
+
+    asked(entry, fields)
+
+
+def _check_task(entry: dict[str, Any], fields: Fields, asks: bool) -> None:
+    """Check one entry of `prompts`; what is wrong with the entry itself, the recipe's schema tells."""
+    from llmrec.train.mix import choose, training_mix
+
+    try:
+        config = TaskConfig.model_validate(entry)
+    except ValidationError:
+        return
+    if asks:
+        training_mix([config], fields)
+    else:
+        choose(config, fields)
 
 
 @contextlib.contextmanager
@@ -101,13 +139,13 @@ def recommend(run: str, user: str | None, history: str | None, k: int) -> None:
 
 
 def find_run(run: str) -> Path:
-    """Folder of a run that is there.
+    """Folder of a run, an export or a merged checkpoint that is there.
 
     Raises:
         UserError: no such run; names the nearest.
     """
     folder = artifacts.run_folder(run)
-    if not (folder / "recipe.yaml").is_file():
+    if not any((folder / name).is_file() for name in ("recipe.yaml", artifacts.CATALOGUE)):
         known = sorted(path.parent.name for path in artifacts.runs_root().glob("*/recipe.yaml"))
         hint = did_you_mean(run, known, "runs there")
         raise UserError(f"no run named {run!r} under {artifacts.runs_root()} ({hint})")

@@ -24,8 +24,8 @@ def resolve(name: str, overrides: list[str]) -> tuple[Recipe, Path]:
     return recipe, artifacts.run_folder(run_names[-1] if run_names else recipe.name)
 
 
-def run(name: str, overrides: list[str], until: str, dry_run: bool) -> None:
-    """Run a recipe's stages up to `until`, or with `dry_run` only print the plan.
+def run(name: str, overrides: list[str], until: str, dry_run: bool, processes: int = 1) -> None:
+    """Run a recipe's stages up to `until`, trainings in several processes, or with `dry_run` only print the plan.
 
     Raises:
         UserError: what is wrong with the recipe, or what a stage raises.
@@ -36,17 +36,18 @@ def run(name: str, overrides: list[str], until: str, dry_run: bool) -> None:
     if dry_run:
         _show_plan(recipe, folder, until)
     else:
-        advance(recipe, folder, until)
+        advance(recipe, folder, until, processes)
         _show_results(folder, until)
 
 
-def advance(recipe: Recipe, folder: Path, until: str) -> None:
+def advance(recipe: Recipe, folder: Path, until: str, processes: int = 1) -> None:
     """Run the pending stages up to `until`, after an estimate of what they cost."""
     waiting = pipeline.pending(recipe, folder, until)
     plan = estimate.plan(recipe, folder, waiting)
     for line in [plan.summary(), *plan.shortages(folder)] if waiting else []:
         print(f"{folder}: {line}", file=sys.stderr)
-    pipeline.execute(recipe, folder, until, _Announcer(waiting))
+    road = [stage.name for stage in pipeline.stages_of(recipe, until)]
+    pipeline.execute(recipe, folder, until, _Announcer(waiting, road), processes)
 
 
 def _show_plan(recipe: Recipe, folder: Path, until: str) -> None:
@@ -62,8 +63,8 @@ def _show_plan(recipe: Recipe, folder: Path, until: str) -> None:
 class _Announcer:
     """Prints one line when a stage starts and one when it ends."""
 
-    def __init__(self, waiting: list[str]) -> None:
-        self.waiting = waiting
+    def __init__(self, waiting: list[str], road: list[str]) -> None:
+        self.waiting, self.road = waiting, road
         self.start = time.monotonic()
 
     def __call__(self, stage: str, word: str) -> None:
@@ -77,8 +78,8 @@ class _Announcer:
             self._say(stage, "done before, skipped")
 
     def _say(self, stage: str, text: str) -> None:
-        number = pipeline.NAMES.index(stage) + 1
-        print(f"[{number}/{len(pipeline.NAMES)}] {stage:<13} {text}", file=sys.stderr, flush=True)
+        number = self.road.index(stage) + 1
+        print(f"[{number}/{len(self.road)}] {stage:<13} {text}", file=sys.stderr, flush=True)
 
 
 def _show_results(folder: Path, until: str) -> None:

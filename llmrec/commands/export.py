@@ -1,0 +1,132 @@
+"""`llmrec export RUN DEST`: a run's base, adapters and model card as one folder, and on to a model hub."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmrec import config
+from llmrec.artifacts import read_json, write_json
+from llmrec.commands.inspect import find_run
+from llmrec.commands.merge import check_dest, replacing
+from llmrec.config import Recipe
+from llmrec.errors import UserError
+from llmrec.yaml_files import read_yaml
+
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+PUSHED = (
+    "README.md",
+    "recipe.yaml",
+    "metrics.json",
+    "export.json",
+    "base/*",
+    *(f"*/{f}" for f in ADAPTER_FILES),
+)
+"""What goes to a hub; files that were put into the folder by hand stay here."""
+KEPT_BACK = ("*.parquet", "data/*")
+
+
+def run(name: str, dest: Path, force: bool, push: str | None) -> None:
+    """Write a run's models and their card; push them to a model hub if asked.
+
+    Interactions, users and item texts stay in the run.
+
+    Args:
+        name: a run's name, or its folder.
+        dest: the folder to write, whole or not at all.
+        force: replace an earlier export.
+        push: a repository `OWNER/NAME` of the hub that huggingface_hub is set up for; made, private, if need be.
+
+    Raises:
+        UserError: no such run, its sft stage is not done, a folder that is there already, or what the hub says.
+    """
+    if push is not None:
+        check_repo(push)
+    folder = find_run(name)
+    from llmrec.decode.trained import EXPORT, TrainedRun
+    from llmrec.evaluate.model_card import render
+
+    check_dest(dest, force, EXPORT)
+    trained = TrainedRun.load(folder, as_trained=True)
+    if not (folder / "recipe.yaml").is_file() or (folder / EXPORT).is_file():
+        raise UserError(f"{folder}: an export or a merged checkpoint; give the run that it was made of")
+    recipe = config.validate(Recipe, read_yaml(folder / "recipe.yaml"), str(folder / "recipe.yaml"))
+    with replacing(dest, force) as partial:
+        shutil.copytree(trained.base, partial / "base")
+        for model, path in trained.adapters.items():
+            (partial / model).mkdir()
+            for file in ADAPTER_FILES:
+                shutil.copyfile(path / file, partial / model / file)
+        if (folder / "eval" / "metrics.json").is_file():
+            write_json(partial / "metrics.json", read_json(folder / "eval" / "metrics.json"))
+        shown = without_paths(recipe)
+        text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+        (partial / "recipe.yaml").write_text(text, "utf-8")
+        write_json(partial / EXPORT, {"version": 1, "run": folder.name, "model": trained.default_model})
+        models = list(trained.adapters)
+        card = render(folder, recipe, shown, models, trained.default_model, push)
+        (partial / "README.md").write_text(card, "utf-8")
+    print(f"{dest}: base/{''.join(f', {model}/' for model in models)} and README.md, the model card")
+    if push is not None:
+        print(f"pushed: {upload(dest, push)}")
+
+
+def without_paths(value: Any) -> Any:
+    """A recipe as YAML data, with names in place of absolute paths, which tell of the machine and lead nowhere."""
+    if isinstance(value, Recipe):
+        value = value.model_dump(mode="json", exclude={"parent"})
+    if isinstance(value, dict):
+        return {key: without_paths(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_paths(inner) for inner in value]
+    absolute = isinstance(value, str) and value.startswith(("/", "~"))
+    return Path(value).name if absolute else value
+
+
+def check_repo(repo: str) -> None:
+    """Raise a UserError unless a name may be a repository's."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(f"--push: {str(error).splitlines()[0]}") from None
+
+
+def upload(folder: Path, repo: str) -> str:
+    """Push an export to a model hub, as one commit.
+
+    Args:
+        folder: what `run` wrote.
+        repo: the repository; made, private, where it is missing.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        UserError: the hub cannot be reached, or refuses. The folder stays as it is.
+    """
+    import httpx
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(repo, repo_type="model", private=True, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo,
+            folder_path=str(folder),
+            allow_patterns=list(PUSHED),
+            ignore_patterns=list(KEPT_BACK),
+            commit_message="Export of llmrec",
+        )
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"--push: {repo} cannot be written ({reason}); check name, network and `hf auth login`. "
+            f"The export is in {folder}"
+        ) from None
+    return str(commit.commit_url)

@@ -1,0 +1,124 @@
+"""Frozen linear layers in 4 bits (QLoRA, Dettmers et al. 2023), by bitsandbytes, and back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmrec.artifacts import atomic_write
+from llmrec.config import QloraSettings
+from llmrec.errors import UserError
+from llmrec.models.lora import linear_layers
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+ORIGINALS = "full_precision.safetensors"
+KIND = "nf4"
+BLOCK = 64
+"""Weights that share a scale: bitsandbytes' own number."""
+
+
+def quantize(model: PreTrainedModel, settings: QloraSettings, scratch: Path) -> None:
+    """Replace the linear layers (the LM head apart) by 4-bit ones, in place; on the GPU where there is one.
+
+    The embedding and the LM head keep their precision, as they hold the rows that are trained. The layers'
+    own weights wait on disk meanwhile: in memory they would cost what 4 bits save.
+
+    Args:
+        model: the base model.
+        settings: of the quantization.
+        scratch: where the layers' own weights are kept for `restore`.
+
+    Raises:
+        UserError: bitsandbytes is not installed, or layers whose inputs do not divide into blocks.
+    """
+    from safetensors.torch import save_file
+
+    bnb = _bitsandbytes()
+    layers = linear_layers(model)
+    _check_widths(layers)
+    with atomic_write(scratch / ORIGINALS) as partial:
+        save_file({name: layer.weight.detach() for name, layer in layers.items()}, partial)
+    for name, layer in layers.items():
+        model.set_submodule(name, _in_4_bits(bnb, layer, settings.double_quant))
+
+
+def restore(model: PreTrainedModel, scratch: Path) -> None:
+    """Give the linear layers the weights back that they had before `quantize`, in place."""
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(scratch / ORIGINALS, framework="pt") as file:
+        for name, layer in linear_layers(model).items():
+            plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+            plain.weight = torch.nn.Parameter(file.get_tensor(name), requires_grad=False)
+            plain.bias = layer.bias
+            model.set_submodule(name, plain)
+
+
+@contextlib.contextmanager
+def shown_to_peft(model: PreTrainedModel) -> Iterator[None]:
+    """Mark a model as 4-bit while PEFT chooses its layers.
+
+    Not longer: TRL would round all trained weights of a model so marked, the SID rows too, to bfloat16.
+    """
+    marked: Any = model
+    marked.is_loaded_in_4bit = True
+    try:
+        yield
+    finally:
+        del marked.is_loaded_in_4bit
+
+
+def _in_4_bits(bnb: Any, layer: torch.nn.Linear, double_quant: bool) -> torch.nn.Module:
+    """A 4-bit copy of a linear layer; it computes in the precision of what it is given."""
+    import torch
+
+    small = bnb.nn.Linear4bit(
+        layer.in_features,
+        layer.out_features,
+        bias=False,
+        compress_statistics=double_quant,
+        quant_type=KIND,
+        device="meta",
+    )
+    small.weight = bnb.nn.Params4bit(
+        layer.weight.detach(),
+        blocksize=BLOCK,
+        compress_statistics=double_quant,
+        quant_type=KIND,
+        module=small,
+    )
+    small.bias = layer.bias
+    # On CPUs with bfloat16 the first evaluation would repack the weights for a kernel that is off by 1e-2,
+    # and that fails where a layer's sizes are no multiples of its blocks.
+    small.support_avx512bf16_for_cpu = False
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    return small.to(device).requires_grad_(False)
+
+
+def _check_widths(layers: dict[str, torch.nn.Linear]) -> None:
+    """Raise a UserError for a layer that bitsandbytes' CPU kernel would dequantize wrongly.
+
+    The kernel (0.50.2) takes scales by the row, while the blocks run on from row to row: with 96 inputs a layer
+    comes back 27 % off, in silence. The layers of released models are multiples of 64 wide.
+    """
+    for name, layer in layers.items():
+        if layer.in_features % BLOCK:
+            raise UserError(
+                f"sft.mode=qlora: layer {name} takes {layer.in_features} inputs, 4-bit layers a multiple of {BLOCK}; "
+                "use sft.mode=lora, or another base"
+            )
+
+
+def _bitsandbytes() -> Any:
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise UserError(f"sft.mode=qlora needs bitsandbytes ({error}): pip install 'llmrec[qlora]'") from None
+    return bitsandbytes
