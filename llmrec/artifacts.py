@@ -30,6 +30,8 @@ from llmrec.config import Recipe
 from llmrec.errors import UserError
 
 PACKAGES = ("llmrec", "torch", "transformers", "trl", "peft", "polars", "faiss-cpu", "ir-measures")
+CATALOGUE = "llmrec.json"
+"""The file that makes a checkpoint one of ours: it names the catalogue."""
 DISK_FULL = "the disk is full; free space, then run the same command again"
 _FULL_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_WORDS = re.compile(
@@ -64,7 +66,7 @@ class Stage:
 
     def files(self, name: str, recipe: Recipe) -> set[str] | None:
         """Files of stage `name` that this one reads under a recipe; None for all of them."""
-        return set(_load(self.partly[name])(recipe)) if name in self.partly else None
+        return set(load_function(self.partly[name])(recipe)) if name in self.partly else None
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,15 @@ class StageContext:
         run: the run folder, for reading what earlier stages wrote.
         work: empty folder that mirrors the run folder's layout; write `work / "ids/sids.parquet"`.
         scratch: folder that survives a kill (training checkpoints); gone once the stage is done.
+        processes: how many may train together; what comes out does not depend on it.
+        notes: what the stage wants to see in its manifest.
     """
 
     recipe: Recipe
     run: Path
     work: Path
     scratch: Path
+    processes: int = 1
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -103,13 +108,13 @@ def runs_root() -> Path:
 
 
 def run_folder(name: str) -> Path:
-    """Folder of a run, by its name or by a path.
+    """Folder of a run, by its name or by a path; so too of a merged checkpoint (`llmrec merge`), by its path.
 
     Raises:
         UserError: a name that would leave the runs folder.
     """
     path = Path(name).expanduser()
-    if path.is_dir() and (path / "recipe.yaml").is_file():
+    if any((path / name).is_file() for name in ("recipe.yaml", CATALOGUE)):
         return path
     if path.name != name or name in {"", ".", ".."}:
         raise UserError(f"run {name!r}: no such run folder")
@@ -181,8 +186,8 @@ def is_done(stage: Stage, key: str, run: Path) -> bool:
     return all((run / path).is_file() and (run / path).stat().st_size == sizes[path] for path in sizes)
 
 
-def run_stage(stage: Stage, recipe: Recipe, run: Path) -> bool:
-    """Run a stage unless it is done; return whether it ran.
+def run_stage(stage: Stage, recipe: Recipe, run: Path, processes: int = 1) -> bool:
+    """Run a stage unless it is done, trainings in several processes; return whether it ran.
 
     Raises:
         UserError: what the stage raised, or a full disk; nothing half-written is left in the run.
@@ -196,9 +201,9 @@ def run_stage(stage: Stage, recipe: Recipe, run: Path) -> bool:
     try:
         (work / stage.name).mkdir(parents=True)
         scratch.mkdir(parents=True, exist_ok=True)
-        context = StageContext(recipe, run, work, scratch)
+        context = StageContext(recipe, run, work, scratch, processes)
         start = time.monotonic()
-        _load(stage.function)(context)
+        load_function(stage.function)(context)
         _commit(stage, key, context, time.monotonic() - start)
     except Exception as error:
         if disk_is_full(error):
@@ -314,11 +319,12 @@ def _inputs(stage: Stage, recipe: Recipe, run: Path) -> dict[str, str]:
 
 def _external(stage: Stage, recipe: Recipe) -> dict[str, str]:
     """Paths and sha256 of the files outside the run that a stage reads."""
-    paths = _load(stage.external)(recipe) if stage.external else []
+    paths = load_function(stage.external)(recipe) if stage.external else []
     return {str(path): file_sha256(path) for path in paths}
 
 
-def _load(reference: str) -> Callable[..., Any]:
+def load_function(reference: str) -> Callable[..., Any]:
+    """The function that `module:function` names."""
     module, _, name = reference.partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return function

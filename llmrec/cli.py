@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -27,6 +28,8 @@ STAGES = {
     "ids": "Turn item texts (or your own vectors) into semantic IDs.",
     "sft": "Tune the language model on users' histories.",
     "decode": "Rank the catalogue for every user, constrained to real items.",
+    "zero_shot": "Rank the catalogue's titles with the untuned base model, as a baseline.",
+    "tasks": "Let the tuned model answer the questions of eval.tasks.",
     "eval": "Compute metrics for the model and the baselines.",
     "report": "Write report.html.",
 }
@@ -50,8 +53,13 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Override any key: sft.lr=1e-4; run=NAME names the run."),
 ]
+Processes = Annotated[
+    int, typer.Option(min=1, help="Train in so many processes (data parallel): one a GPU, or on CPU cores.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")]
+Dest = Annotated[Path, typer.Argument(metavar="DEST", help="The folder to write.")]
+Replace = Annotated[bool, typer.Option("--force", help="Replace an earlier output there.")]
 
 app = typer.Typer(
     name="llmrec",
@@ -89,9 +97,10 @@ def run(
     overrides: Overrides = None,
     until: Annotated[str, typer.Option(metavar="STAGE", help="The last stage to run.")] = "report",
     dry_run: DryRun = False,
+    processes: Processes = 1,
 ) -> None:
     """Run a recipe's stages, skipping what is done."""
-    _call("commands.stages", "run", recipe, overrides or [], until, dry_run)
+    _call("commands.stages", "run", recipe, overrides or [], until, dry_run, processes)
 
 
 def _stage_command(stage: str) -> Callable[..., None]:
@@ -116,8 +125,19 @@ def _ids(
     _call("commands.ids", "run", recipe, overrides or [], dry_run, compare, out)
 
 
+def _sft(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    processes: Processes = 1,
+) -> None:
+    _call("commands.stages", "run", recipe, overrides or [], "sft", dry_run, processes)
+
+
+SPECIAL = {"ids": _ids, "sft": _sft}
+"""Stages whose command has options of its own."""
 for _stage, _help in STAGES.items():
-    _command = _ids if _stage == "ids" else _stage_command(_stage)
+    _command = SPECIAL.get(_stage) or _stage_command(_stage)
     app.command(_stage, help=f"{_help} Runs what it needs first.")(_command)
 
 
@@ -153,6 +173,32 @@ def serve(
 ) -> None:
     """Start vLLM's OpenAI server on a run, with its adapters, the catalogue and /v1/recommend."""
     _call("serve", "serve", run, host, port, k_max)
+
+
+@app.command()
+def merge(
+    run: RunName,
+    dest: Dest,
+    model: Annotated[
+        str | None, typer.Option(metavar="sft|dpo|grpo|base", help="Else the run's best model.")
+    ] = None,
+    force: Replace = False,
+) -> None:
+    """Write a run's model as one plain Hugging Face checkpoint: its adapter merged into its base."""
+    _call("commands.merge", "run", run, dest, model, force)
+
+
+@app.command()
+def export(
+    run: RunName,
+    dest: Dest,
+    push: Annotated[
+        str | None, typer.Option(metavar="REPO_ID", help="Also push it to this repository of a model hub.")
+    ] = None,
+    force: Replace = False,
+) -> None:
+    """Write a run's base, adapters and model card to a folder; uploads nothing without --push."""
+    _call("commands.export", "run", run, dest, force, push)
 
 
 @app.command()
@@ -246,6 +292,7 @@ def bench(
 
 def _quieten() -> None:
     if not os.environ.get("LLMREC_DEBUG"):
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # names kernels that it does without
         for key, value in QUIET.items():
             os.environ.setdefault(key, value)
         if not sys.warnoptions:

@@ -61,21 +61,55 @@ STAGES = (
         partly={"collaborative": "llmrec.collaborative.stage:files_for_decode"},
     ),
     Stage(
+        name="zero_shot",
+        version=1,
+        reads=("data",),
+        sections=(
+            "data.history",
+            "base.model",
+            "base.dtype",
+            "decode.width",
+            "decode.k",
+            "decode.widest",
+            "decode.users",
+            "decode.splits",
+            "decode.mask_seen",
+            "eval.zero_shot",
+        ),
+        function="llmrec.decode.zero_shot:run",
+        owns=("zero_shot",),
+        external="llmrec.decode.zero_shot:external",
+    ),
+    Stage(
+        name="tasks",
+        version=1,
+        reads=("data", "sft"),
+        sections=("data.history", "eval.tasks"),
+        function="llmrec.evaluate.asking:run",
+        owns=("tasks",),
+        external="llmrec.evaluate.asking:external",
+    ),
+    Stage(
         name="eval",
         version=1,
-        reads=("data", "collaborative", "ids", "decode"),
+        reads=("data", "collaborative", "ids", "decode", "zero_shot", "tasks"),
         sections=("data.history", "decode.splits", "decode.users", "decode.mask_seen", "eval"),
         function="llmrec.evaluate.stage:run",
         owns=("eval",),
-        partly={"collaborative": "llmrec.collaborative.stage:files_for_eval"},
+        partly={
+            "collaborative": "llmrec.collaborative.stage:files_for_eval",
+            "zero_shot": "llmrec.decode.zero_shot:files",
+            "tasks": "llmrec.evaluate.asking:files",
+        },
     ),
     Stage(
         name="report",
         version=1,
-        reads=("data", "ids", "sft", "decode", "eval"),
+        reads=("data", "ids", "sft", "decode", "tasks", "eval"),
         sections=("name", "description"),
         function="llmrec.evaluate.report:run",
         owns=("report",),
+        partly={"tasks": "llmrec.evaluate.asking:files"},
     ),
 )
 NAMES = tuple(stage.name for stage in STAGES)
@@ -100,6 +134,7 @@ def execute(
     run: Path,
     until: str = "report",
     announce: Callable[[str, str], None] = lambda stage, word: None,
+    processes: int = 1,
 ) -> None:
     """Run a recipe's stages up to `until`, skipping what is done.
 
@@ -108,6 +143,7 @@ def execute(
         run: the run folder; made if missing.
         until: name of the last stage to run.
         announce: called with a stage's name and `running`, `done`, or `skipped`.
+        processes: how many train together.
 
     Raises:
         UserError: unknown stage, or what a stage raises.
@@ -119,7 +155,7 @@ def execute(
             partial.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "utf-8")
         for stage in stages_of(recipe, until):
             announce(stage.name, "running")
-            ran = artifacts.run_stage(stage, recipe, run)
+            ran = artifacts.run_stage(stage, recipe, run, processes)
             announce(stage.name, "done" if ran else "skipped")
 
 

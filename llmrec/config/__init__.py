@@ -5,13 +5,24 @@ Unknown keys are errors that name the nearest known key, and all errors of a rec
 
 from llmrec.config.collaborative import CollaborativeConfig, SasrecConfig
 from llmrec.config.data import DataConfig, Filters, Split
-from llmrec.config.decoding import BEAMS, DecodeConfig, EvalConfig, MmrConfig, PriorConfig, System
+from llmrec.config.decoding import (
+    BEAMS,
+    AskedTask,
+    DecodeConfig,
+    EvalConfig,
+    MmrConfig,
+    PriorConfig,
+    System,
+    ZeroShotConfig,
+)
 from llmrec.config.ids import EncoderConfig, FusionConfig, IdsConfig
 from llmrec.config.recipe import Recipe, load_recipe, recipe_tree, with_suite
 from llmrec.config.section import Fraction, Model, Positive, Section, validate
 from llmrec.config.training import (
+    ALL_LINEAR,
     BaseConfig,
     LoraSettings,
+    QloraSettings,
     SftConfig,
     TaskConfig,
     TinyConfig,
@@ -19,7 +30,9 @@ from llmrec.config.training import (
 )
 
 __all__ = [
+    "ALL_LINEAR",
     "BEAMS",
+    "AskedTask",
     "BaseConfig",
     "CollaborativeConfig",
     "DataConfig",
@@ -35,6 +48,7 @@ __all__ = [
     "Model",
     "Positive",
     "PriorConfig",
+    "QloraSettings",
     "Recipe",
     "SasrecConfig",
     "Section",
@@ -44,6 +58,7 @@ __all__ = [
     "TaskConfig",
     "TinyConfig",
     "TrackConfig",
+    "ZeroShotConfig",
     "load_recipe",
     "recipe_tree",
     "validate",

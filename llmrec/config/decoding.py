@@ -11,6 +11,8 @@ from llmrec.config.section import Fraction, Positive, Section
 BEAMS = 20
 """Beams, and items of a list, where nothing else is asked for."""
 System = Literal["popularity", "item_knn", "sasrec_bce", "sasrec_ce"]
+"""Collaborative models."""
+Baseline = System | Literal["zero_shot"]
 
 
 class PriorConfig(Section):
@@ -65,12 +67,43 @@ class DecodeConfig(Section):
         return self
 
 
+class AskedTask(Section):
+    """One prompt file whose answers are evaluated as text.
+
+    Attributes:
+        task: a shipped name, or a path.
+        templates: their ids; null takes the held-out ones of the `language`, or all where none is held out.
+        language: `en`, `zh` or `all`.
+        split: whose targets are asked about; a task about items has none.
+        users: a seeded sample of so many (items, for a task about items); null takes all.
+        max_tokens: of an answer; null takes the longest answer in training, up to 256.
+        liked: ratings from here on count as liked.
+    """
+
+    task: str
+    templates: list[str] | None = None
+    language: Literal["en", "zh", "all"] = "en"
+    split: Literal["valid", "test"] = "test"
+    users: Positive | None = 200
+    max_tokens: Positive | None = None
+    liked: float = 4.0
+
+
+class ZeroShotConfig(Section):
+    """What the untuned base is asked with, where `baselines` name `zero_shot`: a template that speaks of titles."""
+
+    task: str = "titles"
+    template: str = "list"
+
+
 class EvalConfig(Section):
-    """Metrics, baselines and slices; `suite` names a file of eval/suites that gives the defaults."""
+    """Metrics, baselines, slices and tasks; `suite` names a file of eval/suites that gives the defaults."""
 
     suite: str | None = "standard"
     k: list[Positive] = [1, 5, 10, 20]
-    baselines: list[System] = ["popularity", "item_knn", "sasrec_bce", "sasrec_ce"]
+    baselines: list[Baseline] = ["popularity", "item_knn", "sasrec_bce", "sasrec_ce"]
+    zero_shot: ZeroShotConfig = ZeroShotConfig()
+    tasks: list[AskedTask] = []
     slices: list[Literal["history_length", "item_frequency"]] = ["history_length", "item_frequency"]
     bootstrap: Positive = 1000
     confidence: Fraction = 0.95

@@ -44,6 +44,23 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _engine_takes_the_adapter(self) -> Recipe:
+        if self.sft.lora.dora and self.sft.mode in ("lora", "qlora") and self.decode.engine == "vllm":
+            raise ValueError(
+                "decode.engine=vllm: vLLM takes no DoRA adapters (sft.lora.dora); use decode.engine=tree"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_frozen(self) -> Recipe:
+        if "zero_shot" in self.eval.baselines and self.base.model == "tiny":
+            raise ValueError(
+                "eval.baselines: zero_shot asks the base as it was before training, "
+                "but base.model=tiny has random weights; leave it out, or take a trained base"
+            )
+        return self
+
     def pick(self, key: str) -> Any:
         """The value at a dotted key, as JSON data; used for stage keys."""
         value: Any = self.model_dump(mode="json")

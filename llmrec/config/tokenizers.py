@@ -167,6 +167,13 @@ class IndexConfig(Section):
     path: str
 
 
+class KeptConfig(Section):
+    """The IDs of an earlier run, by name or folder; new items get theirs from its frozen quantizer."""
+
+    kind: Literal["kept"]
+    run: str
+
+
 class TitleConfig(Section):
     """The title's first words, in the base model's own tokens; up to twice as many where two are the same."""
 
@@ -200,6 +207,7 @@ TokenizerConfig = Annotated[
     | HybridConfig
     | SingleConfig
     | IndexConfig
+    | KeptConfig
     | TitleConfig
     | KeywordsConfig,
     Field(discriminator="kind"),

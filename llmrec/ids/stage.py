@@ -15,7 +15,7 @@ from llmrec import artifacts
 from llmrec.artifacts import StageContext
 from llmrec.config import Recipe
 from llmrec.ids import tokenizer
-from llmrec.ids.codebooks import CODEBOOKS, place_codes, save_codec
+from llmrec.ids.codebooks import CODEBOOKS, CODEC, place_codes, save_codec
 from llmrec.ids.collisions import Rule, resolve
 from llmrec.ids.new_items import FUSION, save_distances
 from llmrec.ids.report import diagnose
@@ -97,6 +97,9 @@ def external(recipe: Recipe) -> list[Path]:
     given = [getattr(ids, name) for name in ("vectors", "images") if name in ids.inputs]
     if ids.quantizer.kind == "index":
         given.append(ids.quantizer.path)
+    if ids.quantizer.kind == "kept":
+        earlier = artifacts.run_folder(ids.quantizer.run) / "ids"
+        given += [str(earlier / name) for name in ("sids.parquet", "report.json", CODEC)]
     files = [path for name in given if (path := Path(name).expanduser()).is_file()]
     if "text" in ids.inputs:
         folder = Path(ids.encoder.model).expanduser()

@@ -23,7 +23,7 @@ QUANTIZERS = (
     *("rq_kmeans", "balanced_rq_kmeans", "rqvae", "lc_rec", "letter", "cost"),
     *("pq", "opq", "vq", "hierarchical", "lsh"),
 )
-INDEXERS = ("random", "sequential", "collaborative", "category", "hybrid", "single", "index")
+INDEXERS = ("random", "sequential", "collaborative", "category", "hybrid", "single", "index", "kept")
 TEXTUAL = ("title", "keywords")
 MAX_AUTO_CODES = 256
 

@@ -22,6 +22,7 @@ NAMES = {
     "learning_rate": "lr",
     "grad_norm": "grad_norm",
     "eval_loss": "valid_loss",
+    "eval_ndcg@10": "valid_ndcg@10",
 }
 
 
@@ -35,11 +36,15 @@ class ProgressBar(ProgressCallback):
 class MetricsFile(TrainerCallback):
     """Appends one JSON line per log step: `step, epoch`, and any of `NAMES`' values.
 
-    Stops the training where the loss is no longer a number.
+    Stops the training where the loss is no longer a number. Of several processes, the first one writes.
+
+    Args:
+        path: the file.
+        epochs: the recipe's epochs, all of which are one to the trainer.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, epochs: float = 1.0) -> None:
+        self._path, self._epochs = path, epochs
 
     def rewind(self, checkpoint: Path | None) -> None:
         """Drop lines logged after a checkpoint (all of them without one): they will be logged again."""
@@ -70,7 +75,10 @@ class MetricsFile(TrainerCallback):
                     f"sft: {name} is not a number at step {state.global_step}; lower sft.lr, or start again "
                     "with sft.bf16=false"
                 )
-        line = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)} | values
+        if not state.is_world_process_zero:
+            return
+        epoch = round((state.epoch or 0.0) * self._epochs, 4)
+        line = {"step": state.global_step, "epoch": epoch} | values
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

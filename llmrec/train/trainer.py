@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
+from datasets import Dataset
 from torch.nn.functional import cross_entropy
+from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
+from llmrec.train.order import Epochs, LikeLengths
+from llmrec.train.validation import K, ValidationLists
 from llmrec.tree import IGNORE
 
 
@@ -15,8 +22,34 @@ class TreeTrainer(SFTTrainer):
     """SFTTrainer whose loss reads one label a position, as `llmrec.tree.collate` gives them.
 
     TRL's fused head scores every position on a CPU, and cannot read the trainable rows that PEFT puts on a
-    tied head; here the model's own forward runs, and its head sees only columns with something to learn.
+    tied head; here the model's own forward runs, and its head sees only positions with something to learn.
+
+    Args:
+        epochs: the trees of the whole training; their order is ours, and a step takes `args`'s batch of them from
+            all processes together.
+        lists: validation users whose lists are decoded at every evaluation, which then has `eval_ndcg@10`.
+        kwargs: SFTTrainer's.
     """
+
+    def __init__(self, epochs: Epochs, lists: ValidationLists | None = None, **kwargs: Any) -> None:
+        super().__init__(train_dataset=epochs.rows, **kwargs)
+        self._epochs, self._lists = epochs, lists
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LikeLengths:
+        turn = self.args.train_batch_size * self.accelerator.num_processes
+        step = turn * self.args.gradient_accumulation_steps
+        return LikeLengths(self._epochs, step, self.args.seed, turn)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """Trainer's loop, and the NDCG@10 of the validation lists, each process decoding its part."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self._lists is not None:
+            process = self.accelerator
+            mine = self._lists.part(process.process_index, process.num_processes)
+            total = torch.tensor(mine.total_ndcg(process.unwrap_model(self.model)), device=process.device)
+            total = process.reduce(total, "sum").item()
+            output.metrics[f"{metric_key_prefix}_ndcg@{K}"] = total / len(self._lists.prompts)
+        return output
 
     def compute_loss(
         self,
@@ -30,21 +63,19 @@ class TreeTrainer(SFTTrainer):
         Args:
             model: the (wrapped) model.
             inputs: a batch of `llmrec.tree.collate`.
-            return_outputs: whether to return the model's outputs as well.
+            return_outputs: whether to return the model's outputs as well, their logits [labels, V].
             num_items_in_batch: labels of all micro-batches of the optimizer step; None: of this batch.
         """
         labels = inputs["shift_labels"]
-        columns = (labels != IGNORE).any(0).nonzero().squeeze(1)
-        outputs = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            position_ids=inputs["position_ids"],
-            logits_to_keep=columns,
-            use_cache=False,
-        )
-        targets = labels[:, columns]
-        learned = targets != IGNORE
-        loss = cross_entropy(outputs.logits[learned].float(), targets[learned], reduction="sum")
+        learned = labels != IGNORE
+        with head_at(model, learned):
+            outputs = model(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                position_ids=inputs["position_ids"],
+                use_cache=False,
+            )
+        loss = cross_entropy(outputs.logits.float(), labels[learned], reduction="sum")
         if num_items_in_batch is None:
             loss = loss / learned.sum().clamp(min=1)
         else:
@@ -52,3 +83,21 @@ class TreeTrainer(SFTTrainer):
             scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
             loss = loss * scale / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
+
+
+@contextmanager
+def head_at(model: torch.nn.Module, positions: torch.Tensor) -> Iterator[None]:
+    """Let a model's LM head see some positions only: its forward then returns logits [positions, V].
+
+    A hook on the head leaves the forward to whatever wraps the model (DDP, FSDP, PEFT, gradient checkpointing).
+
+    Args:
+        model: the (wrapped) causal language model.
+        positions: bool [B, T].
+    """
+    head = extract_model_from_parallel(model).get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][positions], *hidden[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()

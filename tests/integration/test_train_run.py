@@ -3,8 +3,6 @@
 import importlib.util
 import json
 import os
-import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +28,7 @@ def test_a_lora_run_ends_in_a_base_and_a_pure_adapter(lora):
 def test_only_the_sid_rows_of_the_base_were_trained(shop, lora):
     """LoRA mode leaves every other row of the embedding as the base had it."""
     from llmrec.config import load_recipe
-    from llmrec.train.sft import prepare
+    from llmrec.train.prepare import prepare
 
     os.environ["LLMREC_RUNS"] = str(shop[0] / "runs")
     here = Path.cwd()
@@ -46,24 +44,13 @@ def test_only_the_sid_rows_of_the_base_were_trained(shop, lora):
     assert changed.size and set(changed) <= set(start.vocabulary.all_ids.tolist())
 
 
-def kill_when(process, happened):
-    """Kill a process group once something has happened; false if the process ended first."""
-    while process.poll() is None:
-        if happened():
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            return True
-        time.sleep(0.01)
-    return False
-
-
 def test_a_killed_training_goes_on_and_ends_in_the_same_metrics(shop, lora):
     folder, _ = shop
     name = "killed"
     command = ("run", "recipe.yaml", f"run={name}", "parent=shop", *LORA)
     run = folder / "runs" / name
     process = small_shop.start(folder, *command)
-    assert kill_when(
+    assert small_shop.kill_when(
         process, lambda: list(run.glob(".scratch/sft-*/checkpoints/checkpoint-2/trainer_state.json"))
     )
     assert not (run / "sft").exists() and not (run / "base").exists()
@@ -77,12 +64,32 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_metrics(shop, lora):
 
 def test_training_stops_early_where_validation_gets_worse(shop):
     folder, _ = shop
-    far_too_fast = ["sft.lr=0.5", "sft.max_steps=30", "sft.eval_steps=1", "sft.patience=1"]
+    far_too_fast = ["sft.lr=0.5", "sft.max_steps=30", "sft.eval_steps=1", "sft.patience=1", "sft.keep=loss"]
     done = small_shop.run(folder, "sft", "recipe.yaml", "run=early", "parent=shop", *far_too_fast)
     assert done.returncode == 0, done.stderr
     log = [json.loads(line) for line in (folder / "runs/early/sft/metrics.jsonl").read_text().splitlines()]
     losses = [line["valid_loss"] for line in log if "valid_loss" in line]
     assert len(losses) < 30 and losses[-1] > min(losses)
+
+
+def test_a_mix_of_tasks_is_trained_on_and_decoding_asks_with_the_first(shop):
+    folder, _ = shop
+    tasks = "{task: sequential, templates: [sids]}, {task: item_to_sid, weight: [0.5, 1]}, {task: direct}"
+    mixed = [
+        f"prompts=[{tasks}, {{task: fusion, language: all}}, {{task: rating}}]",
+        "run=mixed",
+        "parent=shop",
+    ]
+    done = small_shop.run(folder, "run", "recipe.yaml", *mixed, "--until", "decode")
+    assert done.returncode == 0, done.stderr
+    assert "task 'rating' is switched off: this data has no rating" in done.stderr
+    info = json.loads((folder / "runs/mixed/base/llmrec.json").read_text())
+    assert info["prompts"]["template"]["id"] == "sids"
+    manifest = json.loads((folder / "runs/mixed/sft/manifest.json").read_text())
+    alone = json.loads((folder / "runs/shop/sft/manifest.json").read_text())
+    assert manifest["notes"]["trees"] > 3 * alone["notes"]["trees"]
+    lists = pl.read_parquet(folder / "runs/mixed/decode/sft-test.parquet")
+    assert lists["user_id"].n_unique() == small_shop.USERS
 
 
 def test_a_tracker_that_is_not_installed_is_named(shop):
@@ -112,3 +119,52 @@ def test_a_leak_planted_in_a_run_is_reported(shop, tmp_path):
     assert (
         f"test: the held-out interaction of user {victim!r} with item {target['item_id'][0]!r}" in leaks[-1]
     )
+
+
+def log_of(run):
+    return [json.loads(line) for line in (run / "sft/metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_learn_what_one_does(shop, lora):
+    """The same losses, gradients and validation lists; one tree fewer than a whole last batch is filled up."""
+    folder, _ = shop
+    options = [*LORA, "sft.valid_lists=9", "sft.keep=ndcg", "sft.eval_steps=2"]
+    logs = []
+    for processes in ("1", "2"):
+        run = f"together-{processes}"
+        command = ("sft", "recipe.yaml", "--processes", processes, f"run={run}", "parent=shop", *options)
+        done = small_shop.run(folder, *command)
+        assert done.returncode == 0, done.stderr
+        logs.append(log_of(folder / "runs" / run))
+    assert len(logs[0]) == len(logs[1]) and any("valid_ndcg@10" in line for line in logs[0])
+    for one, two in zip(*logs, strict=True):
+        assert one.keys() == two.keys()
+        assert list(two.values()) == pytest.approx(list(one.values()), rel=1e-4, abs=1e-7)
+    weights = [folder / f"runs/together-{n}/sft/adapter_model.safetensors" for n in (1, 2)]
+    with safe_open(weights[0], "np") as one, safe_open(weights[1], "np") as two:
+        for name in one.keys():  # noqa: SIM118
+            np.testing.assert_allclose(one.get_tensor(name), two.get_tensor(name), atol=1e-5)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(shop):
+    command = ("sft", "recipe.yaml", "--processes", "3", "run=thirds", "parent=shop", "sft.lr=1e-4")
+    done = small_shop.run(shop[0], *command)
+    assert done.returncode == 2 and "sft.batch=16" in done.stderr and "--processes" in done.stderr
+
+
+def test_the_lists_of_a_training_are_those_of_the_evaluation(shop):
+    folder, _ = shop
+    options = [
+        "sft.valid_lists=60",
+        "sft.eval_steps=3",
+        "decode.splits=[valid]",
+        "decode.width=20",
+        "eval.k=[10]",
+    ]
+    done = small_shop.run(
+        folder, "run", "recipe.yaml", "run=listed", "parent=shop", "--until", "eval", *options
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder / "runs/listed/eval/metrics.json").read_text())["valid"]["sft"]["ndcg@10"]
+    logged = [line["valid_ndcg@10"] for line in log_of(folder / "runs/listed") if "valid_ndcg@10" in line]
+    assert found > 0 and logged[-1] == pytest.approx(found, abs=1e-6)

@@ -151,8 +151,8 @@ def test_an_override_sets_exactly_its_key(path, value):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_tokenizer_can_be_asked_for_on_the_command_line(kind):
-    path = ["ids.quantizer.path=x.json"] if kind == "index" else []
-    assert load_recipe("beauty-tiny", [f"ids.quantizer.kind={kind}", *path]).ids.quantizer.kind == kind
+    named = {"index": ["ids.quantizer.path=x.json"], "kept": ["ids.quantizer.run=yesterday"]}.get(kind, [])
+    assert load_recipe("beauty-tiny", [f"ids.quantizer.kind={kind}", *named]).ids.quantizer.kind == kind
 
 
 def test_another_kind_keeps_the_settings_it_shares():

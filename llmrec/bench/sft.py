@@ -1,0 +1,269 @@
+"""Fine-tuning on token trees against TRL's SFTTrainer on the same targets unrolled: padded, and packed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import torch
+from rich.table import Table
+
+from llmrec.artifacts import read_manifest, run_folder
+from llmrec.bench._measure import interleave, ratio, summary, write
+from llmrec.config import load_recipe
+from llmrec.data.examples import training_histories
+from llmrec.errors import UserError
+from llmrec.screen import show
+from llmrec.train.order import Epochs
+from llmrec.train.prepare import Prepared, prepare
+from llmrec.train.samples import TreeCollator
+
+if TYPE_CHECKING:
+    from trl import SFTTrainer
+
+    from llmrec.text.encode import Sample
+    from llmrec.text.prompts import Template
+    from llmrec.tree import TokenTree
+
+PADDED, PACKED = "TRL, padded", "TRL, packed"
+GOALS = {"beauty-tiny": {PADDED: 4.5, PACKED: 2.5}, "quickstart": {PADDED: 5.0, PACKED: 4.0}}
+
+
+def run(
+    runs: Sequence[str] = ("beauty-tiny", "quickstart"),
+    users: int = 128,
+    batch: int = 16,
+    pack: int = 1024,
+    repeats: int = 5,
+    checkpointing: bool = False,
+    memory: bool = True,
+    out: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Time a pass over the same targets: forward and backward of all batches, one AdamW step; float32, interleaved.
+
+    Args:
+        runs: runs whose stage ids is done; their recipes give base model, first template and history.
+        users: windows of training histories, a seeded sample.
+        batch: trees a batch. A padded batch holds 4 times as many samples, in the trainer's random order.
+        pack: tokens of a packed row (best fit decreasing, each sample sees itself alone). Without flash attention a
+            batch is one row: TRL lays all rows of a batch end to end, and the mask grows with the square.
+        repeats: timed passes over all targets.
+        checkpointing: gradient checkpointing, for all systems alike.
+        memory: also measure each system's peak memory, in a process of its own.
+        out: where to write the figures as JSON; None writes nothing.
+
+    Returns:
+        Per run: targets, tokens that pass the model per system, seconds, `times_faster`, the relative error of the
+        trees' gradient against the padded samples', peak memory in MB, and encoded samples a second.
+    """
+    figures = []
+    for name in runs:
+        size = {"users": users, "batch": batch, "pack": pack, "checkpointing": checkpointing}
+        work = _Work.load(name, **size)
+        works = {system: work.trainer(system) for system in ("trees", PADDED, PACKED)}
+        passes = {system: _pass(trainer) for system, trainer in works.items()}
+        seconds = interleave(passes, repeats, name)
+        faster = {system: ratio(seconds[system], seconds["trees"]) for system in (PADDED, PACKED)}
+        figures.append(
+            {"run": name, "template": work.template.id, "targets": len(work.samples)}
+            | size
+            | {
+                "tokens": {system: _tokens(trainer) for system, trainer in works.items()},
+                "seconds": {system: summary(times) for system, times in seconds.items()},
+                "times_faster": faster,
+                "gradient_error": _gradient_error(works["trees"], works[PADDED]),
+                "peak_memory_mb": {system: _peak(name, system, size) for system in works} if memory else {},
+                "samples_per_second": _encoding(work),
+            }
+        )
+    _show(figures)
+    write(out, "llmrec bench sft", figures, "torch", "transformers", "trl")
+    return figures
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A prepared base and the same targets twice: as trees, and unrolled."""
+
+    prepared: Prepared
+    template: Template
+    windows: list[list[str]]
+    trees: list[TokenTree]
+    samples: list[Sample]
+    batch: int
+    pack: int
+    checkpointing: bool
+
+    @classmethod
+    def load(cls, name: str, users: int, batch: int, pack: int, checkpointing: bool) -> _Work:
+        folder = run_folder(name)
+        if read_manifest(folder, "ids") is None:
+            raise UserError(f"bench sft: {name} has no finished stage ids; run `llmrec ids {name}` first")
+        recipe = load_recipe(str(folder / "recipe.yaml"))
+        prepared = prepare(recipe, folder)
+        template, encoder = prepared.template, prepared.encoder
+        histories = training_histories(folder).filter(pl.col("items").list.len() >= 2)
+        windows = [
+            items[start : start + encoder.history + 1]
+            for items in histories.sample(min(users, len(histories)), seed=0)["items"].to_list()
+            for start in range(0, len(items) - 1, encoder.history)
+        ][:users]
+        trees = [tree for window in windows for tree in encoder.trees(template, window)]
+        samples = [
+            encoder.sample(template, window[:cut], window[cut])
+            for window in windows
+            for cut in range(1, len(window))
+        ]
+        return cls(prepared, template, windows, trees, samples, batch, pack, checkpointing)
+
+    def trainer(self, system: str) -> SFTTrainer:
+        """The trainer of a system, on this base and these targets."""
+        from datasets import Dataset
+        from trl import SFTTrainer, pack_dataset
+
+        from llmrec.train.trainer import TreeTrainer
+
+        if system == "trees":
+            epochs = Epochs.write(lambda _: self.trees, 1, False, Path(tempfile.mkdtemp()))
+            collator = TreeCollator(self.prepared.tokenizer.pad_token_id)
+            return self._make(TreeTrainer, self.batch, epochs=epochs, data_collator=collator)
+        rows = Dataset.from_dict(
+            {
+                "input_ids": [one.ids for one in self.samples],
+                "labels": [[-100] * one.answer + one.ids[one.answer :] for one in self.samples],
+            }
+        )
+        if system == PADDED:
+            return self._make(SFTTrainer, 4 * self.batch, train_dataset=rows)
+        packed = pack_dataset(rows, self.pack, "bfd")
+        return self._make(SFTTrainer, 1, train_dataset=packed, padding_free=True)
+
+    def _make(self, kind: type[SFTTrainer], per_batch: int, **options: Any) -> SFTTrainer:
+        from trl import SFTConfig
+
+        settings = SFTConfig(
+            output_dir=tempfile.gettempdir(),
+            per_device_train_batch_size=per_batch,
+            gradient_checkpointing=self.checkpointing,
+            padding_free=options.pop("padding_free", False),
+            dataset_kwargs={"skip_prepare_dataset": True},
+            remove_unused_columns=False,
+            max_length=None,
+            report_to="none",
+            use_cpu=not torch.cuda.is_available(),
+            bf16=False,
+        )
+        tokenizer = self.prepared.tokenizer
+        return kind(
+            model=self.prepared.model,
+            args=settings,
+            processing_class=tokenizer,
+            **options,
+        )
+
+
+def _pass(trainer: SFTTrainer) -> Callable[[], None]:
+    """A pass over all targets with the trainer's own batches and loss, and a step of AdamW at a rate of zero.
+
+    The model is one for all systems, so that each meets the same weights.
+    """
+    optimizer = torch.optim.AdamW(trainer.model.parameters(), lr=0.0)
+    loader = trainer.get_train_dataloader()
+
+    def work() -> None:
+        trainer.model.train()
+        for batch in loader:
+            trainer.compute_loss(trainer.model, dict(batch)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return work
+
+
+def _tokens(trainer: SFTTrainer) -> int:
+    """Positions that pass the model in a pass, padding included."""
+    return sum(batch["input_ids"].numel() for batch in trainer.get_train_dataloader())
+
+
+def _gradient_error(trees: SFTTrainer, unrolled: SFTTrainer) -> float:
+    """‖g − g′‖ / ‖g′‖ over all parameters, of the summed loss of all targets."""
+    found = []
+    for trainer in (trees, unrolled):
+        trainer.model.zero_grad()
+        for batch in trainer.get_train_dataloader():
+            trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor(1)).backward()
+        parts = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
+        found.append(torch.cat(parts).double())
+        trainer.model.zero_grad()
+    return float((found[0] - found[1]).norm() / found[1].norm())
+
+
+def _peak(name: str, system: str, size: dict[str, Any]) -> int:
+    """Peak memory of a process that makes one pass with a system, in MB: of the GPU, or the whole process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_one_pass, (name, system, size))
+
+
+def _one_pass(name: str, system: str, size: dict[str, Any]) -> int:
+    trainer = _Work.load(name, **size).trainer(system)
+    _pass(trainer)()
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() // 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def _encoding(work: _Work) -> dict[str, int]:
+    """Training samples encoded a second, on one core, once every item's text has been met."""
+    encoder, template = work.prepared.encoder, work.template
+
+    def unrolled() -> None:
+        for window in work.windows:
+            for cut in range(1, len(window)):
+                encoder.sample(template, window[:cut], window[cut])
+
+    def trees() -> None:
+        for window in work.windows:
+            encoder.trees(template, window)
+
+    seconds = interleave({"trees": trees, "unrolled": unrolled}, 5, "encoding")
+    return {name: round(len(work.samples) / summary(times)["median"]) for name, times in seconds.items()}
+
+
+def _show(figures: list[dict[str, Any]]) -> None:
+    table = Table(title="fine-tuning: token trees against TRL's SFTTrainer on the same targets")
+    columns = (
+        "run",
+        "against",
+        "targets/s",
+        "trees' targets/s",
+        "times faster",
+        "goal",
+        "tokens",
+        "MB",
+        "|Δ∇|",
+    )
+    for heading in columns:
+        table.add_column(heading, justify="left" if heading in columns[:2] else "right")
+    for one in figures:
+        rate = {name: one["targets"] / times["median"] for name, times in one["seconds"].items()}
+        for system, times in one["times_faster"].items():
+            goal = GOALS.get(one["run"], {}).get(system)
+            memory = [str(one["peak_memory_mb"].get(name, "")) for name in ("trees", system)]
+            table.add_row(
+                one["run"],
+                system,
+                f"{rate[system]:.0f}",
+                f"{rate['trees']:.0f}",
+                f"{times['median']:.1f} ({times['min']:.1f} – {times['max']:.1f})",
+                f"≥ {goal}" if goal else "",
+                f"{one['tokens'][system] / one['tokens']['trees']:.1f}x",
+                " / ".join(memory),
+                f"{one['gradient_error']:.0e}",
+            )
+    show(table)

@@ -1,0 +1,67 @@
+"""The semantic IDs of an earlier run, kept; items that are new since get theirs from its frozen quantizer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrec.artifacts import read_json, run_folder
+from llmrec.config.tokenizers import KeptConfig
+from llmrec.errors import UserError
+from llmrec.ids.codebooks import CODEC, load_codec
+from llmrec.ids.load import load_sids, load_sizes
+from llmrec.ids.new_items import assign
+from llmrec.ids.signals import RunSignals
+from llmrec.ids.tokenizer import Codes
+
+
+def fit(signals: RunSignals, config: KeptConfig, seed: int) -> Codes:
+    """The IDs of the run that `config` names, one for each item of this run.
+
+    The codes of each level stay those of the earlier run, so a model trained on them goes on with its tokens.
+
+    Args:
+        signals: gives the item table and, where there are new items, their vectors.
+        config: names the earlier run.
+        seed: not used: nothing is drawn.
+
+    Raises:
+        UserError: no such run, new items without a quantizer, from several inputs or from another encoder, or no
+            room for them.
+    """
+    run = run_folder(config.run)
+    items, taken = load_sids(run)
+    sizes = load_sizes(run)
+    codec = load_codec(run) if (run / "ids" / CODEC).is_file() else None
+    place = {item: row for row, item in enumerate(items)}
+    rows = np.array([place.get(item, -1) for item in signals.names], np.int64)
+    new = rows < 0
+    sids = taken[rows]
+    if new.any():
+        sids[new] = assign(load_codec(run), _vectors(signals, run)[new], taken, sizes)
+    gone = len(items) - int((~new).sum())
+    print(
+        f"ids: {int((~new).sum()):,} items keep their IDs of {run.name}, {int(new.sum()):,} are new, {gone:,} gone",
+        file=sys.stderr,
+    )
+    return Codes(sids, sizes, codec, unique=True)
+
+
+def _vectors(signals: RunSignals, run: Path) -> NDArray[np.float32]:
+    """Vectors of this run's items, made as the earlier run's were."""
+    if len(signals.recipe.ids.inputs) > 1:
+        raise UserError(
+            "ids.quantizer.kind=kept: new items from several inputs would need the earlier run's fusion; "
+            "add them to that run with `llmrec items`"
+        )
+    before, now = read_json(run / "ids/report.json").get("encoder"), signals.source()
+    named = {key: value for key, value in now.items() if key not in ("vectors", "images", "batch")}
+    if before is None or any(before.get(key) != value for key, value in named.items()):
+        raise UserError(
+            f"ids.quantizer.kind=kept: {run.name}'s IDs were made from {before}, this recipe's new items would be "
+            f"from {now}; use the same ids.inputs and ids.encoder"
+        )
+    return signals.vectors

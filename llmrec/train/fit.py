@@ -1,0 +1,177 @@
+"""A training from its first step, or its last checkpoint, to its end: TRL's trainer, set up by a recipe."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
+from trl import SFTConfig
+
+from llmrec.artifacts import StageContext
+from llmrec.config import Recipe
+from llmrec.decode.trie import Trie
+from llmrec.errors import UserError
+from llmrec.models import modes
+from llmrec.train import samples
+from llmrec.train.log import MetricsFile, ProgressBar, last_checkpoint
+from llmrec.train.mix import notice
+from llmrec.train.order import Epochs
+from llmrec.train.prepare import start_of
+from llmrec.train.trainer import TreeTrainer
+from llmrec.train.validation import ValidationLists
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from llmrec.train.prepare import Prepared
+    from llmrec.tree import TokenTree
+
+BEST = {"loss": "loss", "ndcg": "ndcg@10"}
+"""What `sft.keep` goes by, as the trainer names it."""
+LOG_POINTS, SAVE_POINTS = 50, 10
+# Below this many steps a save or a validation would cost more than the training between two of them.
+LEAST_STEPS = 25
+FULL_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, Epochs]:
+    """Train a prepared base as the recipe's `sft` says; `scratch` holds what a killed training goes on from.
+
+    Returns:
+        The trained model (None in any but the first of several processes), and what it was trained on.
+
+    Raises:
+        UserError: a prompt that does not fit the context, a loss that is no number, or no memory left.
+    """
+    recipe, sft = ctx.recipe, ctx.recipe.sft
+    epochs = _epochs(ctx, prepared)
+    valid = samples.validation_trees(
+        prepared.encoder, prepared.template, ctx.run, sft.valid_users, recipe.seed
+    )
+    if prepared.encoder.shortened:
+        notice(
+            f"sft: {prepared.encoder.shortened:,} prompts lost their oldest items: with them they are longer than "
+            f"the {prepared.encoder.context:,} tokens of the base"
+        )
+    set_seed(recipe.seed)
+    model = modes.wrap(prepared.model, sft, prepared.vocabulary, ctx.scratch)
+    if sft.start is not None:
+        modes.go_on_from(model, sft, start_of(sft.start) / "sft")
+    checkpoints = ctx.scratch / "checkpoints"
+    metrics = MetricsFile(ctx.scratch / "metrics.jsonl", sft.epochs)
+    trainer = TreeTrainer(
+        model=model,
+        args=settings(recipe, checkpoints, epochs.trees, bool(valid), ctx.processes),
+        epochs=epochs,
+        eval_dataset=samples.as_dataset(valid) if valid else None,
+        data_collator=samples.TreeCollator(prepared.tokenizer.pad_token_id),
+        processing_class=prepared.tokenizer,
+        lists=_lists(ctx, prepared) if valid else None,
+        callbacks=[metrics] + ([EarlyStoppingCallback(sft.patience)] if sft.patience and valid else []),
+    )
+    for noisy in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(noisy)
+    trainer.add_callback(ProgressBar())
+    resume = last_checkpoint(checkpoints)
+    if trainer.is_world_process_zero():
+        metrics.rewind(resume)
+    with _room(recipe):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trained = trainer.accelerator.unwrap_model(trainer.model).eval()
+    return (trained if trainer.is_world_process_zero() else None), epochs
+
+
+def settings(recipe: Recipe, checkpoints: Path, trees: int, validate: bool, processes: int) -> SFTConfig:
+    """TRL's settings for a recipe; one of its epochs is the whole training."""
+    sft = recipe.sft
+    steps = sft.max_steps or math.ceil(trees / (sft.batch * sft.accumulate))
+    regular = max(math.ceil(steps / SAVE_POINTS), min(steps, LEAST_STEPS))
+    save_steps, eval_steps = sft.save_steps or regular, sft.eval_steps or regular
+    best = validate and sft.keep != "last"
+    return SFTConfig(
+        output_dir=str(checkpoints),
+        learning_rate=sft.lr,
+        num_train_epochs=1,
+        max_steps=steps,
+        per_device_train_batch_size=sft.batch // processes,
+        per_device_eval_batch_size=sft.batch,
+        gradient_accumulation_steps=sft.accumulate,
+        warmup_steps=sft.warmup,
+        lr_scheduler_type=sft.schedule,
+        weight_decay=sft.weight_decay,
+        gradient_checkpointing=sft.gradient_checkpointing,
+        bf16=sft.bf16,
+        torch_compile=sft.compile,
+        seed=recipe.seed,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        max_length=None,
+        logging_steps=max(1, steps // LOG_POINTS),
+        logging_nan_inf_filter=False,
+        save_steps=math.lcm(save_steps, eval_steps) if best else save_steps,
+        save_total_limit=sft.checkpoints,
+        eval_strategy="steps" if validate else "no",
+        eval_steps=eval_steps,
+        load_best_model_at_end=best,
+        metric_for_best_model=BEST.get(sft.keep),
+        greater_is_better=sft.keep == "ndcg",
+        report_to=list(recipe.track.report_to) or "none",
+        disable_tqdm=False,
+        use_cpu=not torch.cuda.is_available(),
+    )
+
+
+def _epochs(ctx: StageContext, prepared: Prepared) -> Epochs:
+    recipe = ctx.recipe
+
+    def make(epoch: int) -> Iterator[TokenTree]:
+        return samples.training_trees(
+            prepared.encoder, prepared.mix, ctx.run, recipe.sft.users, recipe.seed, epoch
+        )
+
+    folder = (
+        ctx.scratch / f"trees-{torch.distributed.get_rank() if torch.distributed.is_initialized() else 0}"
+    )
+    folder.mkdir(exist_ok=True)
+    return Epochs.write(make, recipe.sft.epochs, any(mixed.differs for mixed in prepared.mix), folder)
+
+
+def _lists(ctx: StageContext, prepared: Prepared) -> ValidationLists | None:
+    """The validation users whose lists are decoded as training goes on."""
+    sft = ctx.recipe.sft
+    if sft.valid_lists is None:
+        return None
+    return ValidationLists.draw(
+        ctx.run,
+        sft.valid_lists,
+        ctx.recipe.seed,
+        ctx.recipe.decode.mask_seen,
+        encoder=prepared.encoder,
+        template=prepared.template,
+        items=prepared.items,
+        trie=Trie.build(prepared.sids, prepared.vocabulary.codes),
+        token_ids=prepared.vocabulary.compact_ids,
+        pad_id=prepared.tokenizer.pad_token_id,
+    )
+
+
+@contextlib.contextmanager
+def _room(recipe: Recipe) -> Iterator[None]:
+    """Say which knob helps where memory runs out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not full and not any(words in str(error) for words in FULL_WORDS):
+            raise
+        sft = recipe.sft
+        knobs = [f"a smaller sft.batch (it is {sft.batch}) with sft.accumulate raised by as much"]
+        knobs += [] if sft.gradient_checkpointing else ["sft.gradient_checkpointing=true"]
+        knobs += [] if sft.mode in ("qlora", "sid_rows") else ["sft.mode=qlora"]
+        knobs += [f"a data.history below {recipe.data.history}"]
+        raise UserError(f"sft: out of memory; try {', or '.join(knobs)}") from error

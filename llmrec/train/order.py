@@ -1,0 +1,138 @@
+"""What is trained on, and in which order: epochs of token trees in an Arrow file, in batches of like length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Sampler
+
+from llmrec.train.samples import columns
+from llmrec.tree import IGNORE, TokenTree
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+WINDOW = 50
+"""Batches among which trees are sorted by length."""
+WRITTEN = 1000
+NOTHING = TokenTree(*(np.array([value], np.int32) for value in (0, 0, 1, IGNORE)))
+"""A tree that holds nothing to learn."""
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """The trees of a whole training, mapped into memory.
+
+    Attributes:
+        rows: a dataset of trees, as `llmrec.train.samples.as_dataset` makes them; the last is `NOTHING`.
+        lengths: int64 [rows], tokens of each.
+        bounds: first and last row (exclusive) of each epoch; epochs that are alike share theirs.
+        trees: how many are trained on in all: the last epoch may be cut short.
+    """
+
+    rows: Dataset
+    lengths: npt.NDArray[np.int64]
+    bounds: list[tuple[int, int]]
+    trees: int
+
+    @classmethod
+    def write(
+        cls, make: Callable[[int], Iterable[TokenTree]], epochs: float, differ: bool, folder: Path
+    ) -> Epochs:
+        """Write the trees of all epochs, a thousand in memory at a time.
+
+        Args:
+            make: the trees of an epoch, from 0.
+            epochs: how many; of the last, a part may be trained on.
+            differ: whether epochs differ; if not, one is written.
+            folder: where the file goes.
+        """
+        from datasets import Dataset, Features, Sequence, Value
+        from datasets.arrow_writer import ArrowWriter
+
+        path = folder / "trees.arrow"
+        bounds = []
+        lengths: list[int] = []
+        features = Features({name: Sequence(Value("int32")) for name in columns([])})
+        with ArrowWriter(path=str(path), features=features) as writer:
+            for epoch in range(math.ceil(epochs) if differ else 1):
+                start = len(lengths)
+                for part in _parts(make(epoch)):
+                    writer.write_batch(columns(part))
+                    lengths += map(len, part)
+                bounds.append((start, len(lengths)))
+            writer.write_batch(columns([NOTHING]))
+            lengths.append(1)
+            writer.finalize()
+        if not differ:
+            bounds *= math.ceil(epochs)
+        sizes = [end - start for start, end in bounds]
+        trees = sum(sizes[: math.floor(epochs)]) + math.ceil(epochs % 1 * sizes[-1])
+        rows = Dataset.from_file(str(path)).with_format("numpy")
+        return cls(rows, np.array(lengths, np.int64), bounds, trees)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the first epoch."""
+        start, end = self.bounds[0]
+        return int(self.lengths[start:end].sum())
+
+
+def _parts(trees: Iterable[TokenTree]) -> Iterator[list[TokenTree]]:
+    part: list[TokenTree] = []
+    for tree in trees:
+        part.append(tree)
+        if len(part) == WRITTEN:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+class LikeLengths(Sampler[int]):
+    """Epoch after epoch, each in batches of trees of like length, the batches shuffled.
+
+    The order depends on the seed alone, not on the number of processes: several take turns at parts of a batch,
+    and the last batch is filled up with trees that hold nothing to learn.
+
+    Args:
+        epochs: the trees.
+        batch: trees an optimizer step.
+        seed: of the order.
+        multiple: the order's length is a multiple of this: what the processes take in a turn.
+    """
+
+    def __init__(self, epochs: Epochs, batch: int, seed: int, multiple: int = 1) -> None:
+        self._epochs, self._batch, self._seed, self._multiple = epochs, batch, seed, multiple
+
+    def __len__(self) -> int:
+        return -(-self._epochs.trees // self._multiple) * self._multiple
+
+    def __iter__(self) -> Iterator[int]:
+        left = self._epochs.trees
+        for epoch, (start, end) in enumerate(self._epochs.bounds):
+            order = like_lengths(self._epochs.lengths[start:end], self._batch, (self._seed, epoch))[:left]
+            yield from (order + start).tolist()
+            left -= len(order)
+        nothing = len(self._epochs.lengths) - 1
+        yield from [nothing] * (len(self) - self._epochs.trees)
+
+
+def like_lengths(lengths: npt.NDArray[np.int64], batch: int, seed: Sequence[int]) -> npt.NDArray[np.int64]:
+    """A random order, int64 [n], in which each run of `batch` has like lengths; a short run comes last.
+
+    Sorting runs over `WINDOW` batches at a time, so that batches pad little and still differ from epoch to epoch.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(lengths))
+    windows = [order[at : at + WINDOW * batch] for at in range(0, len(order), WINDOW * batch)]
+    order = np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in windows])
+    whole = len(order) // batch * batch
+    batches = rng.permutation(order[:whole].reshape(-1, batch))
+    return np.concatenate([batches.reshape(-1), order[whole:]])

@@ -1,0 +1,111 @@
+"""Lists of a sample of validation users, decoded as training goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from llmrec.data.examples import evaluation_examples
+from llmrec.decode import batches
+from llmrec.decode.mask import item_mask
+from llmrec.decode.tree_engine import TreeEngine
+from llmrec.decode.trie import Trie
+from llmrec.metrics.ranking import values_by_rank
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from llmrec.text.encode import PromptEncoder
+    from llmrec.text.prompts import Template
+
+K = 10
+"""Length of the lists; what validation is judged by is NDCG@10."""
+
+
+@dataclass(frozen=True)
+class ValidationLists:
+    """Validation users' prompts and targets, and the catalogue they are decoded under.
+
+    Attributes:
+        prompts: U token-id lists.
+        targets: int64 [U], in trie order.
+        seen: for each user, the items of the history, in trie order; empty where seen items are not masked.
+        trie: the catalogue.
+        token_ids: int64, the model's id of each compact token.
+        pad_id: any valid token id.
+    """
+
+    prompts: list[list[int]]
+    targets: np.ndarray
+    seen: list[list[int]]
+    trie: Trie
+    token_ids: torch.Tensor
+    pad_id: int
+
+    @classmethod
+    def draw(
+        cls,
+        run: Path,
+        users: int,
+        seed: int,
+        mask_seen: bool,
+        *,
+        encoder: PromptEncoder,
+        template: Template,
+        items: list[str],
+        trie: Trie,
+        token_ids: np.ndarray,
+        pad_id: int,
+    ) -> ValidationLists:
+        """A seeded sample of the validation users of a run.
+
+        Args:
+            run: run folder with a finished data stage.
+            users: how many are drawn.
+            seed: of the draw.
+            mask_seen: whether items of the history are left out of the lists.
+            encoder: the prompt encoder.
+            template: the template that decoding asks with.
+            items: item ids in trie order.
+            trie: the catalogue.
+            token_ids: the model's id of each compact token.
+            pad_id: any valid token id.
+        """
+        examples = evaluation_examples(run, "valid", users, seed)
+        place = {item: index for index, item in enumerate(items)}
+        histories = examples["history"].to_list()
+        return cls(
+            [encoder.prompt(template, history) for history in histories],
+            np.array([place[item] for item in examples["target"].to_list()], np.int64),
+            [[place[item] for item in history] if mask_seen else [] for history in histories],
+            trie,
+            torch.from_numpy(token_ids),
+            pad_id,
+        )
+
+    def part(self, process: int, processes: int) -> ValidationLists:
+        """Every `processes`-th user, for one of several processes."""
+        mine = slice(process, None, processes)
+        return ValidationLists(
+            self.prompts[mine], self.targets[mine], self.seen[mine], self.trie, self.token_ids, self.pad_id
+        )
+
+    def total_ndcg(self, model: PreTrainedModel) -> float:
+        """Sum of the users' NDCG@10 under a model, which is put into eval mode for the time."""
+        if not self.prompts:
+            return 0.0
+        training = model.training
+        model.eval()
+        try:
+            trie = self.trie.to(model.device)
+            engine = TreeEngine(model, trie, self.token_ids.to(model.device), self.pad_id)
+            mask = item_mask(trie, None, self.seen, model.device)
+            items = batches.rank(engine, self.prompts, K, 2 * K, mask).items
+        finally:
+            model.train(training)
+        gains = values_by_rank([K])[f"ndcg@{K}"].to_numpy()
+        return float(((items == self.targets[:, None]) * gains).sum())
