@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,19 @@ def open_shop(folder: Path) -> None:
     (folder / "recipe.yaml").write_text(RECIPE)
 
 
+def open_rated_shop(folder: Path) -> None:
+    """The same shop, whose customers rate and review: an item's rating hangs on the item, every ninth is left out."""
+    open_shop(folder)
+    head, *log = (folder / "log.csv").read_text().splitlines()
+    rows = [head + ",stars,words"]
+    for number, line in enumerate(log):
+        stars = 1 + int(line.split(",")[1][1:]) % 5
+        words = f"a {'good' if stars >= 4 else 'bad'} thing" if number % 3 else ""
+        rows.append(f"{line},{stars if number % 9 else ''},{words}")
+    (folder / "log.csv").write_text("\n".join(rows) + "\n")
+    (folder / "card.yaml").write_text(CARD.replace("time: at}", "time: at, rating: stars, review: words}"))
+
+
 def start(folder: Path, *args: str) -> subprocess.Popen:
     """Start the command line in the shop, runs under `runs/` there, as a process group of its own."""
     return subprocess.Popen(
@@ -63,3 +78,14 @@ def run(folder: Path, *args: str) -> subprocess.CompletedProcess:
     process = start(folder, *args)
     out, err = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def kill_when(process, happened):
+    """Kill a process group once something has happened; false if the process ended first."""
+    while process.poll() is None:
+        if happened():
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return True
+        time.sleep(0.01)
+    return False

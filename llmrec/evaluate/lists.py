@@ -7,9 +7,13 @@ from pathlib import Path
 
 import polars as pl
 
-from llmrec.collaborative.systems import BASELINES, Baseline
+from llmrec.collaborative import systems
+from llmrec.collaborative.systems import Baseline
+from llmrec.decode.zero_shot import SYSTEM as ZERO_SHOT
 from llmrec.errors import UserError
 
+BASELINES = (*systems.BASELINES, ZERO_SHOT)
+"""What models are measured against."""
 SCHEMA = pl.Schema({"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String, "score": pl.Float64})
 
 

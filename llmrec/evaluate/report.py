@@ -13,8 +13,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from llmrec.artifacts import StageContext, atomic_write, read_json, read_manifest
-from llmrec.collaborative.systems import BASELINES
 from llmrec.data.examples import load_items
+from llmrec.evaluate.answers import answers_shown
+from llmrec.evaluate.lists import BASELINES
 from llmrec.evaluate.plots import Bar, code_tree, grouped_bars, line_chart, usage_chart
 from llmrec.evaluate.showcase import draw_users
 from llmrec.evaluate.summary import order_systems
@@ -28,6 +29,7 @@ TITLES = {
     "item_knn": "item-kNN",
     "sasrec_bce": "SASRec (BCE)",
     "sasrec_ce": "SASRec (CE)",
+    "zero_shot": "untuned base",
 }
 SLICES = {
     "history_length": "length of the history, in items",
@@ -35,7 +37,9 @@ SLICES = {
 }
 # Colours of the page's style sheet that stand for a category; what has none of its own is grey.
 TREE_STYLES, OTHER_STYLE = ("s0", "s1", "s3", "s4", "s5"), "s2"
-STAGES = ("data", "collaborative", "ids", "sft", "decode", "eval")
+LISTS = "valid_ndcg@10"
+"""The validation lists' figure in `sft/metrics.jsonl`."""
+STAGES = ("data", "collaborative", "ids", "sft", "decode", "zero_shot", "tasks", "eval")
 
 
 def run(context: StageContext) -> None:
@@ -90,6 +94,7 @@ def render(run: Path) -> str:
         codes=_codes(run),
         texts=_texts(run),
         cards=draw_users(run, models[0], split, protocol) if models else [],
+        said=answers_shown(run),
         measures=MEASURES,
         catalogue_formulas=FORMULAS,
         manifests={name: found for name in STAGES if (found := read_manifest(run, name))},
@@ -178,7 +183,7 @@ def _slice_charts(slices: dict[str, Any], systems: list[str], metric: str) -> li
 
 
 def _loss_curve(run: Path) -> dict[str, Any] | None:
-    """Training and validation loss by epoch, or None where the run logged none."""
+    """Loss, and NDCG@10 of the validation lists, by epoch; None where the run logged no loss."""
     path = run / "sft/metrics.jsonl"
     if not path.is_file():
         return None
@@ -191,8 +196,11 @@ def _loss_curve(run: Path) -> dict[str, Any] | None:
         return None
     last = {name: points[-1][1] for name, points in curves.items() if points}
     lowest = min(curves["validation"], key=lambda point: point[1]) if curves["validation"] else None
-    svg = line_chart(curves, "Training and validation loss by epoch", "epoch")
-    return {"svg": svg, "last": last, "lowest": lowest, "steps": lines[-1]["step"]}
+    svgs = [line_chart(curves, "Training and validation loss by epoch", "epoch")]
+    lists = [(line["epoch"], line[LISTS]) for line in lines if LISTS in line]
+    if lists:
+        svgs.append(line_chart({"validation": lists}, "NDCG@10 of validation lists by epoch", "epoch"))
+    return {"svgs": svgs, "last": last, "lowest": lowest, "steps": lines[-1]["step"]}
 
 
 def _codes(run: Path) -> dict[str, Any] | None:

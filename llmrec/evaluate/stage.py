@@ -8,11 +8,14 @@ from typing import Any
 import polars as pl
 
 from llmrec.artifacts import StageContext, atomic_write, read_json, write_json
-from llmrec.collaborative.systems import BASELINES, load_baseline
+from llmrec.collaborative.systems import Baseline, load_baseline
 from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples, load_items, training_histories
+from llmrec.decode.zero_shot import SYSTEM as ZERO_SHOT
+from llmrec.decode.zero_shot import list_file
 from llmrec.errors import UserError
-from llmrec.evaluate.lists import baseline_lists, count_invalid, model_systems, read_lists
+from llmrec.evaluate.answers import TASKS, task_metrics
+from llmrec.evaluate.lists import BASELINES, baseline_lists, count_invalid, model_systems, read_lists
 from llmrec.evaluate.summary import differences, rounded, slice_labels, summarise
 from llmrec.metrics.catalogue import FORMULAS, coverage, exposure, gini
 from llmrec.metrics.ranking import MEASURES, metric_names, score_ranks, target_ranks
@@ -21,7 +24,8 @@ from llmrec.metrics.ranking import MEASURES, metric_names, score_ranks, target_r
 def run(context: StageContext) -> None:
     """Evaluate the run's models and baselines on the splits that were decoded.
 
-    Writes `decode/<baseline>-<split>.parquet`, `eval/metrics.json` and `eval/per_user.parquet`.
+    Writes `decode/<baseline>-<split>.parquet`, `eval/metrics.json`, `eval/per_user.parquet` and, where the recipe
+    has tasks, `eval/tasks.json`.
 
     Raises:
         UserError: a split without targets, or malformed lists.
@@ -29,7 +33,11 @@ def run(context: StageContext) -> None:
     recipe = context.recipe
     catalogue = load_items(context.run)["item_id"].cast(pl.String)
     histories = training_histories(context.run)
-    models = {name: load_baseline(context.run, name, catalogue.to_list()) for name in recipe.eval.baselines}
+    models = {
+        name: load_baseline(context.run, name, catalogue.to_list())
+        for name in recipe.eval.baselines
+        if name != ZERO_SHOT
+    }
     counts = histories.select(item_id=pl.col("items").explode().cast(pl.String))
     counts = counts.group_by("item_id").agg(pl.len().cast(pl.Int64).alias("item_frequency"))
     found: dict[str, Any] = {"protocol": _protocol(context, len(catalogue))}
@@ -38,8 +46,8 @@ def run(context: StageContext) -> None:
         examples = _examples(context, split, counts)
         found["protocol"]["repeat_targets"][split] = _repeats(examples)
         lists = {name: read_lists(path) for name, path in _model_files(context, split).items()}
-        for name, model in models.items():
-            lists[name] = _write_baseline(context, f"{name}-{split}", model, examples)
+        for name in recipe.eval.baselines:
+            lists[name] = _baseline(context, name, split, models.get(name), examples)
         users = {name: _per_user(frame, examples, recipe) for name, frame in lists.items()}
         _add_split(found, split, users, lists, examples, catalogue, recipe)
         per_user += [
@@ -47,6 +55,8 @@ def run(context: StageContext) -> None:
             for name, frame in users.items()
         ]
     write_json(context.work / "eval/metrics.json", found)
+    if recipe.eval.tasks:
+        write_json(context.work / TASKS, task_metrics(context.run, recipe))
     with atomic_write(context.work / "eval/per_user.parquet") as partial:
         pl.concat(per_user).write_parquet(partial)
 
@@ -71,10 +81,16 @@ def _model_files(context: StageContext, split: str) -> dict[str, Path]:
     }
 
 
-def _write_baseline(context: StageContext, stem: str, model: Any, examples: pl.DataFrame) -> pl.DataFrame:
-    recipe = context.recipe
-    frame = baseline_lists(model, examples, recipe.data.history, max(recipe.eval.k), recipe.decode.mask_seen)
-    with atomic_write(context.work / f"decode/{stem}.parquet") as partial:
+def _baseline(
+    context: StageContext, name: str, split: str, model: Baseline | None, examples: pl.DataFrame
+) -> pl.DataFrame:
+    """A baseline's lists, kept as any model's are; those of the untuned base (no `model`) are there already."""
+    recipe, k = context.recipe, max(context.recipe.eval.k)
+    if model is None:
+        frame = read_lists(context.run / list_file(split)).filter(pl.col("rank") <= k)
+    else:
+        frame = baseline_lists(model, examples, recipe.data.history, k, recipe.decode.mask_seen)
+    with atomic_write(context.work / f"decode/{name}-{split}.parquet") as partial:
         frame.write_parquet(partial)
     return frame
 

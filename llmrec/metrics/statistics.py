@@ -7,6 +7,8 @@ Sakai, Evaluating evaluation metrics based on the bootstrap, SIGIR 2006 (its use
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -34,16 +36,29 @@ def bootstrap_means(values: ArrayLike, resamples: int, seed: int) -> NDArray[np.
     users = len(matrix)
     if users == 0:
         raise ValueError("a bootstrap needs at least one user")
-    generator = np.random.default_rng(seed)
+    draws = bootstrap_counts(users, resamples, seed)
     means = np.empty((resamples, matrix.shape[1]))
     rows = max(1, _CHUNK_CELLS // users)
     for start in range(0, resamples, rows):
         chunk = range(start, min(start + rows, resamples))
         weights = np.empty((len(chunk), users))
         for row in range(len(chunk)):
-            weights[row] = np.bincount(generator.integers(users, size=users), minlength=users)
+            weights[row] = next(draws)
         means[chunk.start : chunk.stop] = weights @ matrix / users
     return means
+
+
+def bootstrap_counts(users: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """How often each resample draws each user, for figures that are no means: int64 `[users]` a resample.
+
+    Args:
+        users: how many there are; as many are drawn.
+        resamples: how many times.
+        seed: of the draws, which are those of `bootstrap_means`.
+    """
+    generator = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield np.bincount(generator.integers(users, size=users), minlength=users)
 
 
 def percentile_interval(means: NDArray[np.float64], confidence: float) -> NDArray[np.float64]:

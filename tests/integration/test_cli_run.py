@@ -106,6 +106,15 @@ def test_preview_shows_what_is_trained_on(capsys):
     shown = capsys.readouterr().out
     for told in ("template sids", "loss on", "<a_", "leaks"):
         assert told in shown
+    mixed = (
+        "prompts=[{task: sequential}, {task: item_to_sid, weight: [1, 0.5]}, {task: direct}, {task: rating}]"
+    )
+    assert main(["preview", "recipe.yaml", mixed]) == 0
+    shown = capsys.readouterr()
+    assert (
+        "template title (source item, weight 1, 0.5)" in shown.out and "direct, template titles" in shown.out
+    )
+    assert "task 'rating' is switched off: this data has no rating" in shown.err
 
 
 def test_a_run_in_use_is_refused(capsys):

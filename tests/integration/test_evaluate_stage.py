@@ -1,6 +1,7 @@
 """The eval and report stages on a small run folder: figures, determinism, degradation, comparison."""
 
 import io
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -170,9 +171,11 @@ def test_the_page_stands_alone_and_hostile_titles_stay_text(evaluated):
 
 def test_the_page_shows_training_and_codes_where_there_are_any(evaluated):
     (evaluated / "sft").mkdir()
-    (evaluated / "sft/metrics.jsonl").write_text(
-        '{"step": 5, "epoch": 0.5, "loss": 3.0}\n{"step": 10, "epoch": 1.0, "valid_loss": 2.25}\n'
-    )
+    log = [
+        {"step": 5, "epoch": 0.5, "loss": 3.0},
+        {"step": 10, "epoch": 1.0, "valid_loss": 2.25, "valid_ndcg@10": 0.25},
+    ]
+    (evaluated / "sft/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     (evaluated / "ids").mkdir()
     level = {"name": "a", "codes": 4, "used": 3, "entropy": 1.5, "max_entropy": 2.0}
     collisions = {"before": {"items": 7, "sids": 3, "largest": 4}, "after": 0}
@@ -182,6 +185,7 @@ def test_the_page_shows_training_and_codes_where_there_are_any(evaluated):
     )
     page = report.render(evaluated)
     assert "Validation loss was lowest, 2.2500, at epoch 1.0" in page
+    assert "NDCG@10 of validation lists by epoch" in page
     assert "3 of 4 codes" in page
     assert "7 items shared" in " ".join(page.split())
 

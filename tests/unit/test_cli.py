@@ -10,6 +10,7 @@ from llmrec.cli import main
 from llmrec.commands import shipped
 from llmrec.config import BaseConfig, load_recipe
 from llmrec.errors import UserError
+from llmrec.models.shape import model_shape
 
 HEAVY = {
     "torch",
@@ -229,12 +230,12 @@ def test_the_shape_of_a_base_comes_from_its_recipe_folder_or_name(tmp_path):
     )
     with torch.device("meta"):
         true = sum(p.numel() for p in Qwen3ForCausalLM(config).parameters())
-    assert estimate.model_shape(tiny).parameters == pytest.approx(true, rel=0.01)
+    assert model_shape(tiny).parameters == pytest.approx(true, rel=0.01)
     config.save_pretrained(tmp_path)
-    assert estimate.model_shape(BaseConfig(model=str(tmp_path))).parameters == pytest.approx(true, rel=0.01)
+    assert model_shape(BaseConfig(model=str(tmp_path))).parameters == pytest.approx(true, rel=0.01)
     for name, millions in (
         ("Qwen/Qwen3-0.6B", 600),
         ("a/SmolLM2-135M-Instruct.Q4_1.gguf", 135),
         ("x/Llama-3.2-1B", 1000),
     ):
-        assert estimate.model_shape(BaseConfig(model=name)).parameters == millions * 1e6
+        assert model_shape(BaseConfig(model=name)).parameters == millions * 1e6

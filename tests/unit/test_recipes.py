@@ -6,7 +6,7 @@ from llmrec import assets
 from llmrec.cli import main
 from llmrec.commands.shipped import KINDS
 from llmrec.config import load_recipe
-from llmrec.pipeline import NAMES
+from llmrec.pipeline import stages_of
 
 RECIPES = assets.names("recipes")
 
@@ -40,8 +40,8 @@ def test_a_recipe_and_all_that_it_names_is_valid(name, capsys):
 def test_a_dry_run_prints_the_plan_and_writes_and_fetches_nothing(name, capsys, tmp_path):
     assert main(["run", name, "--dry-run"]) == 0
     shown = capsys.readouterr()
-    for stage in NAMES:
-        assert f"  {stage:<13} pending" in shown.out
+    for stage in stages_of(load_recipe(name)):
+        assert f"  {stage.name:<13} pending" in shown.out
     assert "of memory" in shown.out and "of disk" in shown.out
     assert shown.err == ""
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,213 @@
+"""Metrics of what a model says: texts against references, by the libraries that define the published figures.
+
+Every metric is a function of rows and their weights, so that a bootstrap over users is a matter of counting how
+often a user was drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+ROUGE = ("rouge1", "rouge2", "rougeL")
+DEPTH = 10
+"""How many nearest items a grounded title is looked for among."""
+
+
+@dataclass(frozen=True)
+class AnswerMeasure:
+    """One measure of answers.
+
+    Attributes:
+        name: its key in `eval/tasks.json`.
+        title: what to call it in prose.
+        formula: plain text.
+        source: where it was introduced, and what computes it.
+    """
+
+    name: str
+    title: str
+    formula: str
+    source: str
+
+
+MEASURES = (
+    AnswerMeasure(
+        "perplexity",
+        "Perplexity",
+        "PPL = exp(− Σ log p(token | question, answer so far) / tokens), over all tokens of the reference answers, "
+        "their end token included where the template trains one",
+        "Jelinek et al., Perplexity: a measure of the difficulty of speech recognition tasks, 1977",
+    ),
+    AnswerMeasure(
+        "bleu",
+        "BLEU",
+        "BLEU = 100 · min(1, exp(1 − reference words / answer words)) · (p1 p2 p3 p4)^(1/4), p_n the share of the "
+        "answers' n-grams that their references have, over the whole corpus, exponentially smoothed",
+        "Papineni et al., BLEU, ACL 2002; Post, A call for clarity in reporting BLEU scores, 2018 (sacrebleu; "
+        "words by 13a, or zh for Chinese wordings)",
+    ),
+    *(
+        AnswerMeasure(
+            f"rouge{n}",
+            f"ROUGE-{n}",
+            f"F1 of {what} of answer and reference, mean over answers",
+            "Lin, ROUGE: a package for automatic evaluation of summaries, 2004 (rouge-score; words in lower case, "
+            "not stemmed)",
+        )
+        for n, what in (
+            ("1", "the words"),
+            ("2", "the pairs of words"),
+            ("L", "the longest common subsequence"),
+        )
+    ),
+    AnswerMeasure(
+        "exact",
+        "Exact match",
+        "share of answers that are their reference, but for space around them",
+        "Rajpurkar et al., SQuAD, EMNLP 2016",
+    ),
+    AnswerMeasure(
+        "legal",
+        "Legal IDs",
+        "share of answers, generated without constraint, that are some item's semantic ID",
+        "Rajput et al., Recommender systems with generative retrieval (TIGER), 2023 (invalid IDs)",
+    ),
+    *(
+        AnswerMeasure(
+            f"grounding_{name}",
+            f"Grounding {title}",
+            f"{formula}, rank of the reference title among the catalogue's, nearest first, by Euclidean distance "
+            "of the last token's hidden state",
+            "Bao et al., A bi-step grounding paradigm for large language models in recommendation systems "
+            "(BIGRec), 2023; popularity is not mixed in",
+        )
+        for name, title, formula in (
+            ("accuracy@1", "accuracy", "1 if rank = 1, else 0"),
+            (f"hr@{DEPTH}", f"HR@{DEPTH}", f"1 if rank ≤ {DEPTH}, else 0"),
+            (f"mrr@{DEPTH}", f"MRR@{DEPTH}", f"1 / rank if rank ≤ {DEPTH}, else 0"),
+        )
+    ),
+)
+
+
+class _Tokenizer(Protocol):
+    def tokenize(self, text: str) -> list[str]: ...
+
+
+class _ChineseWords:
+    """Words as BLEU's `zh` cuts them, for ROUGE: rouge-score's own tokenizer drops all that is not ASCII."""
+
+    def __init__(self) -> None:
+        from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
+
+        self._cut = TokenizerZh()
+
+    def tokenize(self, text: str) -> list[str]:
+        """The words of a text, in lower case; every Chinese character is one."""
+        return str(self._cut(text.lower())).split()
+
+
+@cache
+def _bleu(language: str) -> Any:
+    from sacrebleu.metrics import BLEU
+
+    return BLEU(tokenize="zh" if language == "zh" else "13a", effective_order=True)
+
+
+@cache
+def _rouge(language: str) -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    words: _Tokenizer = _ChineseWords() if language == "zh" else DefaultTokenizer(use_stemmer=False)
+    return RougeScorer(list(ROUGE), tokenizer=words)
+
+
+def bleu_counts(answers: Sequence[str], references: Sequence[str], language: str = "en") -> NDArray[np.int64]:
+    """What corpus BLEU adds up over answers.
+
+    Args:
+        answers: what was said.
+        references: one for each.
+        language: `zh` cuts Chinese text into characters.
+
+    Returns:
+        int64 `[answers, 10]`: matching n-grams and n-grams for n = 1 … 4, words of the answer, of the reference.
+    """
+    rows = []
+    for answer, reference in zip(answers, references, strict=True):
+        found = _bleu(language).sentence_score(answer, [reference])
+        rows.append([*found.counts, *found.totals, found.sys_len, found.ref_len])
+    return np.array(rows, np.int64).reshape(-1, 10)
+
+
+def corpus_bleu(counts: NDArray[np.int64], weights: NDArray[np.integer] | None = None) -> float:
+    """Corpus BLEU, 0 … 100 (Papineni et al. 2002), equal to sacrebleu's `corpus_score`.
+
+    Args:
+        counts: from `bleu_counts`.
+        weights: whole numbers `[answers]`, how often each answer counts; None for once.
+    """
+    from sacrebleu.metrics import BLEU
+
+    total = (counts.sum(axis=0) if weights is None else weights @ counts).tolist()
+    score = BLEU.compute_bleu(total[:4], total[4:8], total[8], total[9], smooth_method="exp")
+    return float(score.score)
+
+
+def rouge(answers: Sequence[str], references: Sequence[str], language: str = "en") -> Floats:
+    """ROUGE-1, ROUGE-2 and ROUGE-L (F1, 0 … 1; Lin 2004) of each answer, by rouge-score.
+
+    Returns:
+        float64 `[answers, 3]`, in the order of `ROUGE`.
+    """
+    rows = []
+    for answer, reference in zip(answers, references, strict=True):
+        found = _rouge(language).score(reference, answer)
+        rows.append([found[name].fmeasure for name in ROUGE])
+    return np.array(rows, np.float64).reshape(-1, len(ROUGE))
+
+
+def perplexity(log_probs: Floats, tokens: NDArray[np.integer], weights: NDArray[Any] | None = None) -> float:
+    """Perplexity per token of answers: exp(− Σ log-probabilities / Σ tokens) (Jelinek et al. 1977).
+
+    Args:
+        log_probs: `[answers]`, the sum over each reference answer's tokens, natural logarithm.
+        tokens: `[answers]`, how many they are.
+        weights: `[answers]`, how often each answer counts; None for once.
+
+    Returns:
+        1 or above; infinity where it is beyond a float.
+    """
+    loss = -np.average(log_probs, weights=weights) / np.average(tokens, weights=weights)
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+def same(answers: Sequence[str], references: Sequence[str]) -> Floats:
+    """1 for an answer that is its reference, but for space around them; else 0. float64 `[answers]`."""
+    pairs = zip(answers, references, strict=True)
+    return np.array([answer.strip() == reference.strip() for answer, reference in pairs], np.float64)
+
+
+def grounding(ranks: Sequence[int | None]) -> Floats:
+    """Grounding accuracy, HR and MRR of each answer (Bao et al. 2023).
+
+    Args:
+        ranks: position, from 1, of the reference title among the nearest to the answer; None beyond `DEPTH`.
+
+    Returns:
+        float64 `[answers, 3]`: accuracy@1, HR@10, MRR@10.
+    """
+    found = np.array([math.inf if rank is None or rank > DEPTH else rank for rank in ranks], np.float64)
+    return np.stack([found == 1, np.isfinite(found), 1 / found], axis=1).astype(np.float64)

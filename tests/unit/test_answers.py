@@ -1,0 +1,178 @@
+"""Unconstrained answers against one token at a time, and their scores against counting by hand."""
+
+import numpy as np
+import polars as pl
+import pytest
+import tiny_models
+import torch
+
+from llmrec.config import AskedTask, Recipe
+from llmrec.data.card import EVENT_FIELDS
+from llmrec.decode import answers
+from llmrec.errors import UserError
+from llmrec.evaluate.answers import measures_of
+from llmrec.evaluate.questions import asked, choices, kind_of
+from llmrec.text.prompts import Fields
+from llmrec.text.tasks import load_task
+
+PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6], [5, 3, 5, 8, 9, 7, 9]]
+FIELDS = Fields(
+    frozenset({"sid", "title", "brand", "categories", "price"}), frozenset({"age"}), frozenset(EVENT_FIELDS)
+)
+
+
+@pytest.fixture(scope="module", params=["qwen3", "llama with LoRA"])
+def model(request):
+    return tiny_models.build(request.param)
+
+
+def logits_after(model, ids):
+    with torch.inference_mode():
+        return model(torch.tensor([ids])).logits[0]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 30, 8192])
+def test_greedy_answers_take_the_likeliest_token_each_time(model, batch_tokens):
+    ends = [7, 11]
+    found = answers.generate(model, PROMPTS, 6, ends, pad_id=0, batch_tokens=batch_tokens)
+    for prompt, answer in zip(PROMPTS, found, strict=True):
+        ids = list(prompt)
+        while len(ids) < len(prompt) + 6 and not (len(ids) > len(prompt) and ids[-1] in ends):
+            ids.append(int(logits_after(model, ids)[-1].argmax()))
+        assert answer == ids[len(prompt) :]
+
+
+def test_the_models_own_settings_do_not_change_an_answer(model):
+    plain = answers.generate(model, PROMPTS, 6, [7], pad_id=0)
+    before = model.generation_config.repetition_penalty
+    model.generation_config.repetition_penalty = 50.0
+    try:
+        assert answers.generate(model, PROMPTS, 6, [7], pad_id=0) == plain
+    finally:
+        model.generation_config.repetition_penalty = before
+
+
+def test_log_probs_of_given_answers(model):
+    given = [[[1, 2], [3]], [[4, 5, 6]], [[2]], [[8, 1], [9, 9, 9], [8, 2]]]
+    found = answers.log_probs(model, PROMPTS, given, pad_id=0)
+    for prompt, some, scores in zip(PROMPTS, given, found, strict=True):
+        for answer, score in zip(some, scores, strict=True):
+            steps = logits_after(model, prompt + answer).log_softmax(-1)
+            expected = sum(steps[len(prompt) - 1 + n, token].item() for n, token in enumerate(answer))
+            assert score == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 8192])
+def test_a_text_lies_where_its_last_token_is(model, batch_tokens):
+    found = answers.vectors(model, PROMPTS, pad_id=0, batch_tokens=batch_tokens)
+    for prompt, vector in zip(PROMPTS, found, strict=True):
+        with torch.inference_mode():
+            alone = model.get_decoder()(torch.tensor([prompt])).last_hidden_state[0, -1]
+        np.testing.assert_allclose(vector, alone.numpy(), atol=1e-4)
+
+
+def test_an_answer_that_does_not_fit_the_context_is_refused(model):
+    with pytest.raises(UserError, match=r"a prompt of 7 tokens and an answer of 60 .* 64"):
+        answers.generate(model, PROMPTS, 60, [7], pad_id=0)
+
+
+@pytest.mark.parametrize(
+    ("task", "template", "kind"),
+    [
+        ("rating", "unrated", "number"),
+        ("rating", "which", "sid"),
+        ("review", "headline", "text"),
+        ("titles", "list", "title"),
+        ("titles", "with_brand", "text"),
+        ("direct", "sids", "sid"),
+        ("direct", "numbered", "choice"),
+        ("instruct_pointwise", "implicit_none_zh", "choice"),
+        ("instruct_rerank", None, "text"),
+        ("item_to_sid", None, "sid"),
+    ],
+)
+def test_the_kind_of_an_answer_is_read_off_its_template(task, template, kind):
+    found = load_task(task, FIELDS)
+    wording = next(one for one in found.templates if template in (one.id, None))
+    assert kind_of(found, wording, FIELDS) == kind
+
+
+def test_choices_are_in_the_order_of_the_targets_position():
+    task = load_task("instruct_pointwise", FIELDS)
+    by_name = {template.id: template for template in task.templates}
+    assert choices(task, by_name["implicit_none"], FIELDS) == ["Yes", "No"]
+    assert choices(task, by_name["implicit_none_zh"], FIELDS) == ["是", "否"]
+    direct = load_task("direct", FIELDS)
+    numbered = next(template for template in direct.templates if template.id == "numbered")
+    assert choices(direct, numbered, FIELDS) == [str(n) for n in range(1, 11)]
+
+
+def test_held_out_wordings_are_asked_unless_others_are_named():
+    def names(**entry):
+        told = []
+        mixed = asked(AskedTask(task="rating", **entry), FIELDS, told.append)
+        return [template.id for template in mixed.templates], told
+
+    assert names() == (["held_out"], [])
+    assert names(templates=["titles"]) == (["titles"], [])
+    assert names(language="zh") == (["after_history_zh", "titles_zh"], [])
+    told = []
+    assert asked(AskedTask(task="rating"), Fields(), told.append) is None
+    assert told == ["eval.tasks: task 'rating' is switched off: this data has no rating"]
+
+
+def scored(about, **columns):
+    rows = len(next(iter(columns.values())))
+    always = {"log_prob": [-1.0] * rows, "tokens": [1] * rows, "cut": [False] * rows}
+    empty = {"score": pl.Series([None] * rows, dtype=pl.Float64)}
+    measures = measures_of({"language": "en", "options": []} | about, pl.DataFrame(always | empty | columns))
+    return lambda weights: {
+        name: measure(np.array(weights))
+        for name, measure in measures.items()
+        if name not in ("cut", "perplexity")
+    }
+
+
+def test_ratings_off_the_scale_are_unparsable_and_expectations_need_no_parsing():
+    measure = scored(
+        {"kind": "number", "options": ["1", "3", "5"], "liked": 4.0},
+        answer=["5", "about 2", "99", "well"],
+        reference=["4", "4", "1", "2"],
+        score=[4.0, 3.0, 3.0, 2.0],
+    )
+    found = measure([1, 1, 1, 1])
+    assert found["mae"] == 1.5 and found["rmse"] == pytest.approx(np.sqrt(5 / 2))
+    assert found["unparsable"] == 0.5
+    assert found["expected_mae"] == 0.75 and found["expected_rmse"] == pytest.approx(np.sqrt(5 / 4))
+    assert found["auc"] == pytest.approx(3.5 / 4)
+    only_unread = measure([0, 0, 2, 1])
+    assert only_unread["mae"] is None and only_unread["auc"] is None and only_unread["unparsable"] == 1
+
+
+def test_choices_are_compared_without_case_and_stop():
+    found = scored(
+        {"kind": "choice", "options": ["Yes", "No"]},
+        answer=["yes.", "No", "Perhaps"],
+        reference=["Yes", "Yes", "No"],
+        score=[0.5, -0.1, 0.0],
+    )([1, 1, 1])
+    assert found == {"accuracy": pytest.approx(1 / 3), "auc": 0.5, "unparsable": pytest.approx(1 / 3)}
+
+
+def test_ids_titles_and_texts_that_are_nothing_are_unparsable():
+    sids = scored(
+        {"kind": "sid"}, answer=["<a_1>", "<a_2>"], reference=["<a_1>", "<a_1>"], legal=[True, False]
+    )
+    assert sids([1, 3]) == {"exact": 0.25, "legal": 0.25, "unparsable": 0.75}
+    titles = scored({"kind": "title"}, answer=["A", " "], reference=["A", "B"], rank=[1, None])([1, 1])
+    assert titles["exact"] == titles["grounding_accuracy@1"] == titles["unparsable"] == 0.5
+    texts = scored({"kind": "text"}, answer=["the cat sat on it", ""], reference=["the cat sat on it"] * 2)
+    assert texts([1, 0])["bleu"] == pytest.approx(100) and texts([1, 0])["rougeL"] == 1
+    assert texts([1, 1])["bleu"] < 100 and texts([1, 1])["unparsable"] == 0.5
+
+
+def test_nothing_frozen_is_no_baseline():
+    tree = {"name": "x", "data": {"card": "c"}, "eval": {"baselines": ["zero_shot"]}}
+    with pytest.raises(ValueError, match=r"base\.model=tiny has random weights"):
+        Recipe.model_validate(tree)
+    assert Recipe.model_validate(tree | {"base": {"model": "some/base"}}).eval.zero_shot.task == "titles"
