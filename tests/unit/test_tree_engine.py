@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_base import sid_tables
 from tiny_models import CODES, LEVELS, TEXT
 
 from llmrec.decode import batches, generate
@@ -11,7 +14,7 @@ from llmrec.decode.custom_generate import tree_generate
 from llmrec.decode.mask import item_mask
 from llmrec.decode.overlay import change
 from llmrec.decode.scoring import Scoring
-from llmrec.decode.tree_engine import TreeEngine
+from llmrec.decode.tree_engine import TopK, TreeEngine
 from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
 
@@ -81,6 +84,43 @@ def test_lists_equal_generate(model, catalogue, prompts, hide):
     same_lists(tree, oracle)
     if hide:
         assert all(not set(row) & set(seen) for row, seen in zip(tree.items.tolist(), hidden, strict=True))
+
+
+def plain_beam_search(model, catalogue, prompt, open_items, width):
+    """(item, score) of the best items by lists of prefixes, each scored by a forward pass of its own."""
+    tokens = item_tokens(catalogue)
+    beams = {(): 0.0}
+    for depth in range(LEVELS):
+        children = {}
+        for prefix, score in beams.items():
+            with torch.inference_mode():
+                row = model(torch.tensor([[*prompt, *prefix]])).logits[0, -1].log_softmax(-1)
+            for item in open_items:
+                if tuple(tokens[item][:depth]) == prefix:
+                    children[*prefix, tokens[item][depth]] = score + float(row[tokens[item][depth]])
+        beams = dict(sorted(children.items(), key=lambda child: -child[1])[:width])
+    return [(tokens.index(list(prefix)), score) for prefix, score in beams.items()]
+
+
+@settings(max_examples=15)
+@given(
+    sid_tables(LEVELS, CODES),
+    st.lists(st.lists(st.integers(0, TEXT - 1), min_size=1, max_size=12), min_size=1, max_size=3),
+    st.integers(1, 8),
+    st.data(),
+)
+def test_any_catalogue_prompts_and_lists_give_a_plain_beam_search(model, sids, prompts, width, data):
+    items = st.lists(st.integers(0, len(sids) - 1), unique=True)
+    deny = data.draw(st.lists(items, min_size=len(prompts), max_size=len(prompts)))
+    engine = engine_of(model, sids)
+    top = engine.search(prompts, width, mask=item_mask(engine.trie, None, deny))
+    shape = (len(prompts), top.items.shape[1])
+    expected = TopK(np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32))
+    for user, prompt in enumerate(prompts):
+        open_items = sorted(set(range(len(sids))) - set(deny[user]))
+        for rank, (item, score) in enumerate(plain_beam_search(model, sids, prompt, open_items, width)):
+            expected.items[user, rank], expected.scores[user, rank] = item, score
+    same_lists(top, expected)
 
 
 def test_five_hundred_prompts_of_mixed_length_give_the_lists_of_generate(model, catalogue):
