@@ -53,6 +53,13 @@ def cost(model: PreTrainedModel) -> Cost:
     )
 
 
+def device_named(name: str) -> str:
+    """The device of `decode.device`: `auto` takes a GPU where there is one."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def memory_budget(device: torch.device, limit_gb: float | None = None) -> int:
     """Bytes that a batch may take: `limit_gb`, or what the device can spare."""
     if limit_gb is not None:

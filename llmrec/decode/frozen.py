@@ -58,7 +58,7 @@ class Frozen:
         self.template = _template(recipe, self._encoder)
         # Without a chat format nothing stands between question and answer.
         self._lead = self._text("\n") if tokenizer.chat_template is None else []
-        device = _device(recipe.decode.device)
+        device = batches.device_named(recipe.decode.device)
         trie = Trie.build(sids, vocabulary.codes).to(device)
         token_ids = torch.from_numpy(vocabulary.compact_ids).to(device)
         pad = int(tokenizer.pad_token_id)
@@ -79,12 +79,6 @@ class Frozen:
         prompts = self.prompts(histories)
         widest = decode.widest if auto else None
         return batches.rank(self.engine, prompts, decode.length, width, mask, widest, decode.memory_gb)
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _template(recipe: Recipe, encoder: PromptEncoder) -> Template:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-import torch
 
 from llmrec.artifacts import run_folder
 from llmrec.collaborative import systems
@@ -86,10 +85,7 @@ class Recommender:
         """
         from llmrec.models.checkpoint import load_checkpoint
 
-        device = self._device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        return load_checkpoint(self.run.base, self._adapter, device)
+        return load_checkpoint(self.run.base, self._adapter, batches.device_named(self._device))
 
     @property
     def items(self) -> list[str]:
