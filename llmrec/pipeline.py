@@ -14,6 +14,8 @@ from llmrec.collaborative.stage import needed
 from llmrec.config import Recipe
 from llmrec.errors import UserError
 
+METHODS = ("dpo", "grpo")
+"""Stages that are on the road only where a recipe's `align` names them; those done before stay."""
 STAGES = (
     Stage(
         name="data",
@@ -48,13 +50,40 @@ STAGES = (
         reads=("data", "ids"),
         sections=("data.history", "base", "prompts", "sft", "track"),
         function="llmrec.train.sft:run",
-        owns=("sft", "base"),
+        # What stands on an earlier base goes with it.
+        owns=("sft", "base", *METHODS),
         external="llmrec.train.sft:external",
+    ),
+    Stage(
+        name="pairs",
+        version=1,
+        reads=("data", "collaborative", "ids", "sft"),
+        sections=("data.history", "decode.mask_seen", "pairs"),
+        function="llmrec.train.pairs:run",
+        owns=("pairs",),
+        partly={"collaborative": "llmrec.collaborative.stage:files_for_pairs"},
+    ),
+    Stage(
+        name="dpo",
+        version=1,
+        reads=("data", "ids", "sft", "pairs"),
+        sections=("data.history", "decode.mask_seen", "pairs", "sft.mode", "sft.qlora", "dpo", "track"),
+        function="llmrec.train.dpo:run",
+        owns=("dpo",),
+    ),
+    Stage(
+        name="grpo",
+        version=1,
+        reads=("data", "collaborative", "ids", "sft"),
+        sections=("data.history", "decode.mask_seen", "sft.mode", "sft.qlora", "grpo", "track"),
+        function="llmrec.train.grpo:run",
+        owns=("grpo",),
+        partly={"collaborative": "llmrec.collaborative.stage:files_for_grpo"},
     ),
     Stage(
         name="decode",
         version=2,
-        reads=("data", "collaborative", "ids", "sft"),
+        reads=("data", "collaborative", "ids", "sft", *METHODS),
         sections=("data.history", "decode"),
         function="llmrec.decode.stage:run",
         owns=("decode",),
@@ -118,13 +147,16 @@ NAMES = tuple(stage.name for stage in STAGES)
 def stages_of(recipe: Recipe, until: str = "report") -> tuple[Stage, ...]:
     """The stages that lead to `until` under a recipe, in order; what none of them reads is left out.
 
+    Of the alignment methods, those that `align` names are trained, and `until` itself.
+
     The stage collaborative depends on the settings of what it trains, and on no others.
     """
     trained = tuple(f"collaborative.{name}" for name in needed(recipe))
+    left_out = set(METHODS) - {*recipe.align, until}
     wanted, road = {until}, []
     for stage in reversed(STAGES):
         if stage.name in wanted:
-            wanted |= {name for name in stage.reads if stage.files(name, recipe) != set()}
+            wanted |= {name for name in stage.reads if stage.files(name, recipe) != set()} - left_out
             road.append(replace(stage, sections=trained) if stage.name == "collaborative" else stage)
     return tuple(reversed(road))
 

@@ -21,6 +21,16 @@ def files_for_ids(recipe: Recipe) -> list[str]:
     return _files(["sasrec_ce"] if ids.quantizer.kind == "letter" or "collaborative" in ids.inputs else [])
 
 
+def files_for_pairs(recipe: Recipe) -> list[str]:
+    """What the stage pairs reads of this one: the judge of its items."""
+    return _files([recipe.pairs.judge] if "judge" in recipe.pairs.sources else [])
+
+
+def files_for_grpo(recipe: Recipe) -> list[str]:
+    """What the stage grpo reads of this one: the model that a reward asks."""
+    return _files([recipe.grpo.judge] if recipe.grpo.judged else [])
+
+
 def files_for_decode(recipe: Recipe) -> list[str]:
     """What the stage decode reads of this one: the prior's model."""
     return _files([recipe.decode.prior.system] if recipe.decode.prior is not None else [])
@@ -34,6 +44,8 @@ def files_for_eval(recipe: Recipe) -> list[str]:
 def needed(recipe: Recipe) -> list[str]:
     """The systems that a recipe needs trained."""
     files = {*files_for_ids(recipe), *files_for_decode(recipe), *files_for_eval(recipe)}
+    if recipe.align:
+        files |= {*files_for_pairs(recipe), *files_for_grpo(recipe)}
     return [name for name in LOSSES if trained_file(name) in files]
 
 

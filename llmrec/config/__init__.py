@@ -3,6 +3,15 @@
 Unknown keys are errors that name the nearest known key, and all errors of a recipe are reported at once.
 """
 
+from llmrec.config.alignment import (
+    AlignmentConfig,
+    DpoConfig,
+    GrpoConfig,
+    InjectConfig,
+    Method,
+    PairsConfig,
+    RewardConfig,
+)
 from llmrec.config.collaborative import CollaborativeConfig, SasrecConfig
 from llmrec.config.data import DataConfig, Filters, Split
 from llmrec.config.decoding import (
@@ -32,24 +41,31 @@ from llmrec.config.training import (
 __all__ = [
     "ALL_LINEAR",
     "BEAMS",
+    "AlignmentConfig",
     "AskedTask",
     "BaseConfig",
     "CollaborativeConfig",
     "DataConfig",
     "DecodeConfig",
+    "DpoConfig",
     "EncoderConfig",
     "EvalConfig",
     "Filters",
     "Fraction",
     "FusionConfig",
+    "GrpoConfig",
     "IdsConfig",
+    "InjectConfig",
     "LoraSettings",
+    "Method",
     "MmrConfig",
     "Model",
+    "PairsConfig",
     "Positive",
     "PriorConfig",
     "QloraSettings",
     "Recipe",
+    "RewardConfig",
     "SasrecConfig",
     "Section",
     "SftConfig",

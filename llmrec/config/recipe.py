@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from llmrec import assets
+from llmrec.config.alignment import DpoConfig, GrpoConfig, Method, PairsConfig
 from llmrec.config.collaborative import CollaborativeConfig
 from llmrec.config.data import DataConfig
 from llmrec.config.decoding import DecodeConfig, EvalConfig
@@ -19,7 +20,10 @@ from llmrec.yaml_files import apply_overrides, read_yaml
 
 
 class Recipe(Section):
-    """One experiment, all stages in it, every default resolved."""
+    """One experiment, all stages in it, every default resolved.
+
+    `align` names what `llmrec run` trains after SFT; `llmrec dpo` and `llmrec grpo` train theirs whatever it says.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
@@ -31,6 +35,10 @@ class Recipe(Section):
     base: BaseConfig = BaseConfig()
     prompts: list[TaskConfig] = Field(default=[TaskConfig(task="sequential")], min_length=1)
     sft: SftConfig = SftConfig()
+    align: list[Method] = []
+    pairs: PairsConfig = PairsConfig()
+    dpo: DpoConfig = DpoConfig()
+    grpo: GrpoConfig = GrpoConfig()
     decode: DecodeConfig = DecodeConfig()
     eval: EvalConfig = EvalConfig()
     track: TrackConfig = TrackConfig()

@@ -28,7 +28,6 @@ class TinyConfig(Section):
     kv_heads: Positive = 4
     intermediate: Positive = 512
     vocabulary: Annotated[int, Field(ge=300)] = 2000
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     tied: bool = True
 
 
@@ -130,6 +129,7 @@ class SftConfig(Section):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lora: LoraSettings = LoraSettings()
     qlora: QloraSettings = QloraSettings()
     users: Positive | None = None

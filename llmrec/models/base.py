@@ -113,7 +113,6 @@ def build_tiny(
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads,
         head_dim=shape.hidden // shape.heads,
-        attention_dropout=shape.dropout,
         tie_word_embeddings=shape.tied,
         max_position_embeddings=TINY_POSITIONS,
         bos_token_id=None,

@@ -16,7 +16,7 @@ from llmrec.artifacts import StageContext
 from llmrec.config import Recipe
 from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
-from llmrec.models import modes
+from llmrec.models import dropout, modes
 from llmrec.train import samples
 from llmrec.train.log import MetricsFile, ProgressBar, last_checkpoint
 from llmrec.train.mix import notice
@@ -62,6 +62,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
     model = modes.wrap(prepared.model, sft, prepared.vocabulary, ctx.scratch)
     if sft.start is not None:
         modes.go_on_from(model, sft, start_of(sft.start) / "sft")
+    dropout.attach(model, sft.dropout)
     checkpoints = ctx.scratch / "checkpoints"
     metrics = MetricsFile(ctx.scratch / "metrics.jsonl", sft.epochs)
     trainer = TreeTrainer(

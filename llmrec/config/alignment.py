@@ -1,0 +1,208 @@
+"""The recipe's sections `pairs`, `dpo` and `grpo`: preference alignment after SFT."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from llmrec.config.decoding import System
+from llmrec.config.section import Positive, Section
+from llmrec.config.training import LoraSettings
+
+Method = Literal["dpo", "grpo"]
+"""What `align` may name."""
+NegativeSource = Literal["random", "popularity", "semantic", "trie", "beams", "judge"]
+TrlLoss = Literal[
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sigmoid_norm",
+]
+"""Losses that TRL computes, of one rejected item each; with several, their mean."""
+RewardName = Literal["hit", "rank", "levels", "ndcg", "semantic", "collaborative", "diversity"]
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+class PairsConfig(Section):
+    """What a user chose, and items that stand for what they did not.
+
+    Attributes:
+        sources: where rejected items come from; of several, each pair draws one. `random` and `popularity`
+            (by training interactions) draw from the catalogue, `semantic` the nearest by the codebooks' vectors,
+            `trie` those that share the longest prefix with the chosen item, `beams` the model's own best
+            (SPRec's self-play, RosePO's self-hard). `judge` takes the chosen item from the beams too: the best
+            and worst in the eyes of a collaborative model (OneRec's iterative alignment).
+        negatives: rejected items a pair.
+        per_user: targets drawn of each user's training items; null takes all but the first.
+        users: a seeded sample of so many training users; null takes all.
+        width: beams of `beams` and `judge`.
+        judge: the collaborative model of `judge`.
+    """
+
+    sources: Annotated[list[NegativeSource], Field(min_length=1), BeforeValidator(_as_list)] = ["random"]
+    negatives: Positive = 3
+    per_user: Positive | None = 1
+    users: Positive | None = None
+    width: Positive = 20
+    judge: System = "sasrec_ce"
+
+    @model_validator(mode="after")
+    def _beams_give_enough(self) -> PairsConfig:
+        own = {"beams", "judge"} & set(self.sources)
+        if own and self.width <= self.negatives:
+            raise ValueError(
+                f"width={self.width} beams cannot give negatives={self.negatives} besides the chosen item"
+            )
+        return self
+
+
+class AlignmentConfig(Section):
+    """What DPO and GRPO share. `batch` counts prompts per optimizer step; a prompt brings all its completions.
+
+    Training starts from the run's SFT model: a copy of its adapter, or in the modes `full` and `sid_rows` a fresh
+    one of `lora`'s shape. The frozen SFT model is the reference.
+
+    Attributes:
+        normalise: `allowed`: log-probabilities of the policy constrained to the catalogue, the one that is sampled
+            from; `vocabulary`: of the model's full vocabulary, by which lists are ranked.
+        beta: weight of the reference.
+        seed: of this training alone; null takes the recipe's. Several seeds share one SFT run so (`parent`).
+        eval_steps: steps between two looks at `valid_lists` validation users' lists; null: a tenth of all.
+        keep: whose weights are kept, the last or those best in NDCG@10 on validation lists.
+    """
+
+    lr: Annotated[float, Field(gt=0)] = 1e-5
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    max_steps: Positive | None = None
+    batch: Positive = 32
+    accumulate: Positive = 1
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    lora: LoraSettings = LoraSettings()
+    beta: Annotated[float, Field(ge=0)] = 0.0
+    normalise: Literal["vocabulary", "allowed"] = "vocabulary"
+    seed: Annotated[int, Field(ge=0)] | None = None
+    save_steps: Positive | None = None
+    eval_steps: Positive | None = None
+    valid_lists: Positive | None = 500
+    keep: Literal["last", "ndcg"] = "last"
+    checkpoints: Positive = 1
+    gradient_checkpointing: bool = False
+    bf16: bool = False
+
+    @model_validator(mode="after")
+    def _best_by_lists(self) -> AlignmentConfig:
+        if self.keep == "ndcg" and self.valid_lists is None:
+            raise ValueError("keep: ndcg needs valid_lists, the number of users whose lists are decoded")
+        if self.lora.dropout:
+            raise ValueError("lora.dropout must be 0: policy and reference are one model at the first step")
+        return self
+
+
+class DpoConfig(AlignmentConfig):
+    """Direct preference optimisation (Rafailov et al. 2023) and its kin.
+
+    Attributes:
+        loss: `sdpo` (Chen et al. 2024, all rejected items at once), `rosepo` (label smoothing, Liao et al. 2024), or
+            one of TRL's pairwise losses.
+        label_smoothing: RosePO's ε, and that of TRL's `robust` and `exo_pair`.
+        sft: weight of the chosen item's negative log-likelihood beside the loss.
+        rounds: SPRec's self-play: so many times, pairs are made with the model of the round before, which is then
+            the reference. `epochs` count a round.
+    """
+
+    loss: Literal["sdpo", "rosepo"] | TrlLoss = "sdpo"
+    beta: Annotated[float, Field(gt=0)] = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    sft: Annotated[float, Field(ge=0)] = 0.0
+    rounds: Positive = 1
+
+
+class RewardConfig(Section):
+    """One term of a rollout's reward: a shipped name, or `module:function` of your own code, which is run."""
+
+    name: RewardName | Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    weight: float = 1.0
+
+
+class InjectConfig(Section):
+    """Puts the target in a group that missed it (`zero_signal: inject`).
+
+    `corrected` weighs it by the policy's own probability of it, as importance sampling from a target that was
+    certain to be drawn has it; without, it counts like a sample.
+    """
+
+    corrected: bool = True
+
+
+class GrpoConfig(AlignmentConfig):
+    """Group-relative policy optimisation (Shao et al. 2024) and its kin, under the catalogue's trie.
+
+    Attributes:
+        generations: rollouts a prompt.
+        rollouts: `sampled`: independent draws from the constrained policy; `stochastic`: without replacement
+            (Kool et al. 2019); `beams`: the best (MiniOneRec), which is biased: docs/alignment.md.
+        engine: what draws them; `vllm` draws `sampled` ones.
+        rewards: summed by weight.
+        loss: `grpo`, `dr_grpo`, `dapo`, `bnpo` as in TRL; `gspo` with sequence-level ratios; `ecpo`, `gbpo`
+            (OneRec's early-clipped and bounded ratios).
+        iterations: optimizer passes over a batch of rollouts.
+        epsilon: clip range of the ratio, below; `epsilon_high`, above (null: the same).
+        scale_rewards: divide advantages by the group's standard deviation; `dr_grpo` does not.
+        per_user: targets drawn of each user's training items; null takes all but the first.
+        users: a seeded sample of so many training users; null takes all.
+        zero_signal: what happens to a group whose rewards are all equal: `keep` leaves it, `inject` gives it its
+            target, `resample` draws it again, up to `tries` times.
+        judge: the collaborative model of the reward `collaborative`.
+    """
+
+    lr: Annotated[float, Field(gt=0)] = 1e-5
+    beta: Annotated[float, Field(ge=0)] = 1e-3
+    normalise: Literal["vocabulary", "allowed"] = "allowed"
+    generations: Annotated[int, Field(ge=2)] = 16
+    rollouts: Literal["sampled", "stochastic", "beams"] = "sampled"
+    engine: Literal["tree", "vllm"] = "tree"
+    rewards: Annotated[list[RewardConfig], Field(min_length=1)] = [
+        RewardConfig(name="hit"),
+        RewardConfig(name="rank"),
+    ]
+    loss: Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "ecpo", "gbpo"] = "grpo"
+    iterations: Positive = 1
+    epsilon: Annotated[float, Field(gt=0)] = 0.2
+    epsilon_high: Annotated[float, Field(gt=0)] | None = None
+    delta: Annotated[float, Field(gt=0)] = 0.1
+    scale_rewards: bool = True
+    per_user: Positive | None = 1
+    users: Positive | None = None
+    zero_signal: Literal["keep", "inject", "resample"] = "keep"
+    inject: InjectConfig = InjectConfig()
+    tries: Positive = 3
+    judge: System = "sasrec_ce"
+
+    @model_validator(mode="after")
+    def _vllm_samples(self) -> GrpoConfig:
+        if self.engine == "vllm" and self.rollouts != "sampled":
+            raise ValueError(f"engine: vllm draws rollouts: sampled, not {self.rollouts}")
+        if self.engine == "vllm" and self.normalise != "allowed":
+            raise ValueError("engine: vllm samples from the constrained policy: normalise: allowed")
+        return self
+
+    @property
+    def judged(self) -> bool:
+        """Whether a reward reads the collaborative model."""
+        return any(reward.name == "collaborative" for reward in self.rewards)
