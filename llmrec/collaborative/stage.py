@@ -43,9 +43,8 @@ def files_for_eval(recipe: Recipe) -> list[str]:
 
 def needed(recipe: Recipe) -> list[str]:
     """The systems that a recipe needs trained."""
-    files = {*files_for_ids(recipe), *files_for_decode(recipe), *files_for_eval(recipe)}
-    if recipe.align:
-        files |= {*files_for_pairs(recipe), *files_for_grpo(recipe)}
+    readers = (files_for_ids, files_for_pairs, files_for_grpo, files_for_decode, files_for_eval)
+    files = {file for read in readers for file in read(recipe)}
     return [name for name in LOSSES if trained_file(name) in files]
 
 
