@@ -102,7 +102,7 @@ def _show_results(folder: Path, until: str) -> None:
     """Print the metrics, the gate's verdict, the report's path and the next command, once they are there."""
     if until not in ("eval", "report"):
         return
-    from llmrec.decode.trained import GATE
+    from llmrec.decode.names import GATE
     from llmrec.evaluate import gate, tables
     from llmrec.screen import show
 

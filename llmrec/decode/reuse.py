@@ -9,14 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from llmrec.artifacts import StageContext, parent_of, read_json, read_manifest
-from llmrec.decode.trained import ADAPTERS
+from llmrec.decode.names import ADAPTERS, list_file
 
 REPORT = "decode/report.json"
-
-
-def list_file(system: str, split: str) -> str:
-    """Where a system's lists of a split lie in a run folder."""
-    return f"decode/{system}-{split}.parquet"
 
 
 def list_key(origin: Mapping[str, Any], system: str, split: str) -> str:

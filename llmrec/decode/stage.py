@@ -8,9 +8,9 @@ import polars as pl
 
 from llmrec.artifacts import StageContext, link_or_copy, write_json
 from llmrec.data.examples import evaluation_examples
+from llmrec.decode.names import ALIGNED, SFT, list_file
 from llmrec.decode.recommender import Recommender
-from llmrec.decode.reuse import REPORT, find_lists, list_file
-from llmrec.decode.trained import ALIGNED, SFT
+from llmrec.decode.reuse import REPORT, find_lists
 from llmrec.decode.tree_engine import TopK
 from llmrec.errors import UserError
 

@@ -7,25 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from typing import get_args
-
-from llmrec.artifacts import CATALOGUE, read_json, read_manifest, run_folder
-from llmrec.config import Method
+from llmrec.artifacts import CATALOGUE, read_json, run_folder
 from llmrec.data.examples import load_items
 from llmrec.decode.catalogues import Catalogue, register, reopen
+from llmrec.decode.names import ADAPTERS, BASE, GATE, SFT, adapter_sha256
 from llmrec.errors import UserError
 from llmrec.models.lora import WEIGHTS
 from llmrec.text.encode import PromptEncoder
 from llmrec.text.prompts import Template, row_texts
 
-BASE = "base"
 EXPORT = "export.json"
 """Marks what `llmrec export` wrote: a run's models without its data."""
-SFT = "sft"
-ALIGNED: tuple[str, ...] = get_args(Method)
-ADAPTERS = (SFT, *ALIGNED)
-GATE = "eval/gate.json"
-"""Which model is best on validation users, written by the stage eval where there are aligned models."""
 
 
 @dataclass(frozen=True)
@@ -175,12 +167,6 @@ class TrainedRun:
             seen = (index(history, "history") for history in histories)
             denied = [row + more for row, more in zip(denied, seen, strict=True)]
         return allowed, denied
-
-
-def adapter_sha256(run: Path, model: str) -> str | None:
-    """Sha256 of a model's adapter, as its stage's manifest has it; None where that stage is not done."""
-    manifest = read_manifest(run, model) or {}
-    return dict(manifest.get("outputs", {})).get(f"{model}/{WEIGHTS}")
 
 
 def _base(folder: Path) -> Path:

@@ -22,7 +22,6 @@ from llmrec.metrics.text import DEPTH
 
 if TYPE_CHECKING:
     from llmrec.decode.recommender import Recommender
-    from llmrec.decode.trained import SFT
     from llmrec.evaluate.questions import Questions
     from llmrec.text.encode import PromptEncoder
 
@@ -64,8 +63,8 @@ def run(ctx: StageContext) -> None:
     Raises:
         UserError: no tasks, one that is asked twice, or one that nobody can be asked.
     """
+    from llmrec.decode.names import SFT
     from llmrec.decode.recommender import Recommender
-    from llmrec.decode.trained import SFT
     from llmrec.evaluate.questions import Asker, asked
 
     if not ctx.recipe.eval.tasks:

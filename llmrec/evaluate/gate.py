@@ -9,8 +9,7 @@ import polars as pl
 
 from llmrec.artifacts import StageContext
 from llmrec.data.examples import evaluation_examples
-from llmrec.decode.reuse import list_file
-from llmrec.decode.trained import ALIGNED, SFT, adapter_sha256
+from llmrec.decode.names import ALIGNED, SFT, adapter_sha256, list_file
 from llmrec.evaluate.lists import model_systems, read_lists
 from llmrec.evaluate.summary import differences
 from llmrec.metrics.ranking import score_ranks, target_ranks

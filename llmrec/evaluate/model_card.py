@@ -12,7 +12,7 @@ from llmrec import assets
 from llmrec.artifacts import read_json, read_manifest
 from llmrec.config import BaseConfig, Recipe
 from llmrec.data.card import load_card
-from llmrec.decode.trained import ALIGNED, GATE
+from llmrec.decode.names import ALIGNED, GATE
 from llmrec.errors import UserError
 from llmrec.evaluate import gate
 from llmrec.evaluate.summary import order_systems

@@ -11,8 +11,7 @@ from llmrec.artifacts import StageContext, atomic_write, read_json, write_json
 from llmrec.collaborative.systems import Baseline, load_baseline
 from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples, load_items, training_histories
-from llmrec.decode.reuse import list_file
-from llmrec.decode.trained import ALIGNED, GATE, SFT
+from llmrec.decode.names import ALIGNED, GATE, SFT, list_file
 from llmrec.decode.zero_shot import SYSTEM as ZERO_SHOT
 from llmrec.decode.zero_shot import list_file as zero_shot_file
 from llmrec.errors import UserError
@@ -130,7 +129,7 @@ def _add_split(
         systems[name]["intervals"] = systems[name].pop("intervals")
     found[split] = systems
     models = [name for name in users if name not in BASELINES]
-    pairs = [(model, base) for model in models for base in recipe.eval.baselines]
+    pairs: list[tuple[str, str]] = [(model, base) for model in models for base in recipe.eval.baselines]
     pairs += [(model, SFT) for model in models if model in ALIGNED and SFT in models]
     found.setdefault("differences", {})[split] = differences(users, pairs, names, *settings)
     cuts = found.setdefault("slices", {})[split] = {}

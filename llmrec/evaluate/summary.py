@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from llmrec.decode.trained import ADAPTERS
+from llmrec.decode.names import ADAPTERS
 from llmrec.evaluate.lists import BASELINES
 from llmrec.metrics.statistics import bootstrap_means, percentile_interval
 
