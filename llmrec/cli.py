@@ -237,11 +237,20 @@ def items(
 
 @app.command()
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Two or more runs.")],
-    split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs; those that differ by seed are one row.")
+    ],
+    split: Annotated[
+        str | None, typer.Option(metavar="valid|test", help="Else test, or the first there is.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="SYSTEM", help="Compare to this system of the same run, not to the first run."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Keep the figures here.")] = None,
 ) -> None:
-    """Print the metrics of several runs side by side."""
-    _call("commands.inspect", "compare", runs, split)
+    """Print the metrics of several runs side by side, with paired intervals over users and seeds."""
+    _call("commands.inspect", "compare", runs, split, against, out)
 
 
 @app.command()

@@ -159,10 +159,27 @@ def find_run(run: str) -> Path:
     return folder
 
 
-def compare(runs: list[str], split: str) -> None:
-    """Print HR and NDCG of several runs, with paired intervals against the first."""
+def compare(runs: list[str], split: str | None, against: str | None, out: Path | None) -> None:
+    """Print HR and NDCG of runs side by side, with paired intervals; keep the figures if asked.
+
+    Args:
+        runs: names of runs, or their folders.
+        split: `valid` or `test`; None for test, or else the first there is.
+        against: the system that others of the same run are compared to; None for the first run's same system.
+        out: a JSON file.
+
+    Raises:
+        UserError: no such run, one that is not evaluated so, or one run alone with nothing to compare it to.
+    """
+    if len(runs) == 1 and against is None:
+        raise UserError("compare: one run alone; name a second, or --against SYSTEM of the same run")
     folders = [find_run(run) for run in runs]
-    from llmrec.evaluate import tables
+    from llmrec.evaluate import compare as comparison
     from llmrec.screen import show
 
-    show(tables.comparison_table(tables.compare(folders, split)))
+    found = comparison.compare(folders, split, against=against)
+    show(comparison.comparison_table(found))
+    if out is not None:
+        asked = [f"--split {split}"] if split else []
+        asked += [f"--against {against}"] if against else []
+        artifacts.write_json(out, {"command": " ".join(["llmrec compare", *runs, *asked])} | found.as_json())

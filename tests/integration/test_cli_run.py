@@ -1,5 +1,6 @@
 """The real command line on the small shop of `tests/shop.py`, from a CSV to recommendations."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,8 @@ def test_recommendations_come_with_titles_and_leave_out_the_history(capsys):
         (["recommend", "shop", "--history", "i1,nothing"], "'nothing'"),
         (["recommend", "shop", "--history", ","], "history is empty"),
         (["recommend", "shp", "--user", "u1"], "did you mean 'shop'"),
-        (["compare", "shop", "--split", "valid"], "valid"),
+        (["compare", "shop", "shop", "--split", "valid"], "valid"),
+        (["compare", "shop"], "one run alone"),
     ],
 )
 def test_mistakes_about_a_finished_run_are_one_line(args, told, capsys):
@@ -90,6 +92,11 @@ def test_compare_puts_runs_side_by_side(capsys):
     assert main(["compare", "shop", "seed1"]) == 0
     shown = capsys.readouterr().out
     assert "shop" in shown and "seed1" in shown and "NDCG@3" in shown
+    assert main(["compare", "shop", "--against", "popularity", "--out", "compared.json"]) == 0
+    kept = json.loads(Path("compared.json").read_text())
+    assert kept["command"] == "llmrec compare shop --against popularity"
+    assert {row["system"]: bool(row["differences"]) for row in kept["rows"]}["popularity"] is False
+    assert len(kept["rows"][0]["differences"]["ndcg@3"]) == 3
 
 
 def test_a_broken_dataset_is_one_line_and_leaves_nothing_half_written(capsys):

@@ -17,8 +17,9 @@ from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples
 from llmrec.errors import UserError
 from llmrec.evaluate import report, stage
+from llmrec.evaluate.compare import compare, comparison_table
 from llmrec.evaluate.lists import SCHEMA
-from llmrec.evaluate.tables import compare, comparison_table, metrics_table
+from llmrec.evaluate.tables import metrics_table
 
 HOSTILE = '<script>alert("title")</script> & <a_12>'
 ITEMS = [f"i{n}" for n in range(25)]
@@ -237,6 +238,32 @@ def test_tables_of_one_run_and_of_several(tmp_path, evaluated):
     assert low < gap < high < 0
     assert other.users == 40
     assert "± 0.1768" in printed(comparison_table(found))
+    within = compare(runs[:2], metrics=["mrr@5"], against="popularity")
+    (row,) = (row for row in within.rows if row.system == "sft")
+    gap, low, high = row.differences["mrr@5"]
+    baseline = read_json(evaluated / "eval/metrics.json")["test"]["popularity"]["mrr@5"]
+    assert gap == pytest.approx(0.375 - baseline, abs=1e-6) and low < gap < high
+    assert [row.differences for row in within.rows if row.system == "popularity"] == [{}]
+    assert within.as_json()["rows"][0]["system"] == "sft"
+    with pytest.raises(UserError, match="run tiny: has no system 'grpo'"):
+        compare([evaluated], against="grpo")
+
+
+def test_trainings_on_one_sft_run_are_seeds_of_one_another(tmp_path):
+    runs = []
+    for seed in (1, 2):
+        recipe = make_recipe(f"grpo{seed}", grpo={"seed": seed})
+        runs.append(make_run(tmp_path / recipe.name, recipe, shift=seed))
+        run_stage_function(stage, recipe, runs[-1])
+    (row,) = (row for row in compare(runs, metrics=["mrr@5"]).rows if row.system == "sft")
+    assert row.runs == ("grpo1", "grpo2")
+
+
+def test_the_split_is_test_or_the_first_there_is(tmp_path):
+    recipe = make_recipe("early", decode={"splits": ["valid"]})
+    run = make_run(tmp_path / "early", recipe)
+    run_stage_function(stage, recipe, run)
+    assert compare([run], metrics=["mrr@5"]).split == "valid"
 
 
 def test_a_split_or_metric_that_was_not_evaluated_is_named(evaluated):

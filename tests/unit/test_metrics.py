@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmrec.metrics.catalogue import coverage, exposure, gini
 from llmrec.metrics.ranking import MEASURES, metric_names, score_ranks, target_ranks
-from llmrec.metrics.statistics import bootstrap_means, paired_difference, percentile_interval
+from llmrec.metrics.statistics import bootstrap_means, bootstrap_seeds, percentile_interval
 
 
 def lists_of(items_of: dict[str, list[str]]) -> pl.DataFrame:
@@ -97,8 +97,7 @@ def test_paired_intervals_see_what_single_ones_cannot():
     generator = np.random.default_rng(5)
     base = generator.normal(0, 1, size=(300, 1))
     better = base + 0.05
-    gap, interval = paired_difference(better, base, 500, 0, 0.95)
-    assert gap[0] == pytest.approx(0.05)
+    interval = percentile_interval(bootstrap_means(better, 500, 0) - bootstrap_means(base, 500, 0), 0.95)
     assert interval[0] == pytest.approx([0.05, 0.05])
     singles = percentile_interval(bootstrap_means(np.hstack([better, base]), 500, 0), 0.95)
     assert singles[0, 0] < singles[1, 1]
@@ -107,5 +106,18 @@ def test_paired_intervals_see_what_single_ones_cannot():
 def test_statistics_refuse_what_has_no_answer():
     with pytest.raises(ValueError, match="at least one user"):
         bootstrap_means(np.empty((0, 2)), 10, 0)
-    with pytest.raises(ValueError, match="one shape"):
-        paired_difference(np.ones((3, 1)), np.ones((2, 1)), 10, 0, 0.95)
+
+
+def test_seeds_are_resampled_beside_users():
+    users = np.random.default_rng(6).normal(0, 1, size=(400, 1))
+    one = bootstrap_seeds(users[:, None], 500, 0)
+    np.testing.assert_allclose(one, bootstrap_means(users, 500, 0))
+    shifts = np.array([-0.3, 0.0, 0.3])
+    many = bootstrap_seeds(users[:, None] + shifts[None, :, None], 4000, 0)
+    assert many.mean() == pytest.approx(users.mean(), abs=0.02)
+    # Var = Var(users) / n + Var(seeds) / 3: the two draws are independent.
+    assert many.var() == pytest.approx(users.var() / 400 + shifts.var() / 3, rel=0.15)
+    other = bootstrap_seeds(users[:, None] + shifts[None, :, None], 4000, 0, stream=1)
+    assert (many - other).var() == pytest.approx(
+        2 * shifts.var() / 3, rel=0.15
+    )  # the same users, other seeds
