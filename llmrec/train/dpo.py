@@ -14,7 +14,7 @@ from llmrec.artifacts import StageContext
 from llmrec.models.lora import go_on_from
 from llmrec.train.align import Start, arguments, arrange, start, train
 from llmrec.train.dpo_trainer import OURS, REFERENCE, UNUSED, PairCollator, TreeDPOTrainer
-from llmrec.train.pairs import Beams, make_pairs, read_pairs
+from llmrec.train.pairs import make_pairs, beams_of, read_pairs
 from llmrec.train.siblings import NONE
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ def encoded(run: TrainedRun, pairs: pl.DataFrame) -> dict[str, list[list[int]] |
 
 def _pairs_of_round(ctx: StageContext, begin: Start, number: int) -> pl.DataFrame:
     """Pairs made with the model as the rounds before have left it."""
-    beams = Beams(begin.run, begin.model, begin.pad_id)
     recipe = ctx.recipe
+    beams = beams_of(begin.run, begin.model, begin.pad_id)
     seed = recipe.seed + number
     return make_pairs(recipe.pairs, ctx.run, seed, recipe.data.history, beams)[0]
 

@@ -10,15 +10,14 @@ from trl import GRPOConfig
 
 from llmrec.artifacts import StageContext
 from llmrec.collaborative.systems import load_baseline
-from llmrec.data.examples import training_histories
 from llmrec.errors import UserError
-from llmrec.ids.load import item_vectors
+from llmrec.ids.load import code_vectors
 from llmrec.train.align import Start, arguments, arrange, start, train
 from llmrec.train.grpo_trainer import TreeGRPOTrainer, loss_arguments
 from llmrec.train.mix import notice
-from llmrec.train.pairs import draw_targets
 from llmrec.train.rewards import Judge, Known, resolve
 from llmrec.train.rollouts import Drawer, Tasks, TreeDrawer
+from llmrec.train.targets import draw_targets
 
 if TYPE_CHECKING:
     from llmrec.config import Recipe
@@ -89,24 +88,20 @@ def tasks_of(ctx: StageContext, begin: Start) -> Tasks:
     """
     recipe, run = ctx.recipe, begin.run
     settings, index = recipe.grpo, run.catalogue.index
-    drawn = draw_targets(
-        training_histories(ctx.run), recipe.data.history, settings.per_user, settings.users, begin.seed
-    )
-    rows = [
-        (history, chosen)
-        for history, chosen in drawn.select("history", "chosen").iter_rows()
-        if not (recipe.decode.mask_seen and chosen in history)
-    ]
-    if len(rows) < len(drawn):
-        notice(f"grpo: {len(drawn) - len(rows):,} targets left out: decode.mask_seen hides what the history holds")
-    if not rows:
-        raise UserError("grpo: there is nothing to learn from: no user has two training items")
-    histories = [list(history) for history, _ in rows]
+    targets, _ = draw_targets(ctx.run, recipe.data.history, settings.per_user, settings.users, begin.seed)
+    hides = recipe.decode.mask_seen
+    pairs = zip(targets.seen, targets.chosen, strict=True)
+    rows = np.flatnonzero([not (hides and chosen in seen) for seen, chosen in pairs])
+    if len(rows) < len(targets):
+        notice(f"grpo: {len(targets) - len(rows):,} targets left out: decode.mask_seen hides what is in the history")
+    if not len(rows):
+        raise UserError("grpo: there is nothing to learn from: every target is in its own history")
+    targets = targets.part(rows)
     return Tasks(
-        [run.encoder.prompt(run.template, history) for history in histories],
-        histories,
-        np.array([index[chosen] for _, chosen in rows], np.int64),
-        [[index[item] for item in history] if recipe.decode.mask_seen else [] for history in histories],
+        [run.encoder.prompt(run.template, history) for history in targets.histories],
+        targets.histories,
+        np.array([index[item] for item in targets.chosen], np.int64),
+        [[index[item] for item in seen] if hides else [] for seen in targets.seen],
     )
 
 
@@ -123,4 +118,4 @@ def _known(ctx: StageContext, begin: Start) -> Known:
         def judge(histories: list[list[str]]) -> np.ndarray:
             return model.log_probs(histories, catalogue.items)
 
-    return Known(catalogue.items, catalogue.sids, item_vectors(ctx.run, catalogue.sids), judge)
+    return Known(catalogue.items, catalogue.sids, code_vectors(ctx.run, catalogue.sids), judge)
