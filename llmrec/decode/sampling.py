@@ -53,7 +53,9 @@ def sample(
             legal = legal & mask.open(trie, child.flatten(1)).view_as(child)
         steps = policy.log_probs(depth, logits, child, engine.token_ids[token], legal)
         if not bool(legal.any(-1).all()):
-            raise UserError("a prompt has no item that it may be given: its deny-list holds the whole catalogue")
+            raise UserError(
+                "a prompt has no item that it may be given: its deny-list holds the whole catalogue"
+            )
         # The largest of log-probabilities with Gumbel noise is a draw by probability; float64 keeps the tail.
         noise = torch.empty_like(steps, dtype=torch.float64).exponential_(generator=generator).log()
         drawn = (steps.double() - noise).argmax(-1, keepdim=True)

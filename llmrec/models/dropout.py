@@ -33,7 +33,9 @@ def attach(model: PreTrainedModel, rate: float) -> None:
         return
     ends = [module for name, module in model.named_modules() if name.endswith(BRANCH_ENDS)]
     if not ends:
-        raise UserError(f"sft.dropout: this base has no layers that end in {' and '.join(BRANCH_ENDS)}; leave it 0")
+        raise UserError(
+            f"sft.dropout: this base has no layers that end in {' and '.join(BRANCH_ENDS)}; leave it 0"
+        )
     for module in [model.get_input_embeddings(), *ends]:
         module.register_forward_hook(partial(_drop, rate))
 

@@ -16,14 +16,13 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set
 from llmrec.artifacts import StageContext, read_json, write_json
 from llmrec.config import AlignmentConfig
 from llmrec.decode.trained import TrainedRun
-from llmrec.errors import UserError
 from llmrec.models import modes
 from llmrec.models.checkpoint import load_checkpoint
-from llmrec.models.lora import WEIGHTS, save_adapter
+from llmrec.models.lora import save_adapter
 from llmrec.train.log import MetricsFile, ProgressBar, last_checkpoint
 from llmrec.train.memory import knobs, room
 from llmrec.train.order import like_lengths
-from llmrec.train.siblings import Policy, Siblings
+from llmrec.train.siblings import Policy
 from llmrec.train.validation import JUDGED, ValidationLists
 
 if TYPE_CHECKING:
@@ -187,7 +186,12 @@ def check_start(policy: torch.Tensor, reference: torch.Tensor) -> None:
 
 
 def _watch(
-    ctx: StageContext, settings: AlignmentConfig, begin: Start, metrics: MetricsFile, steps: int, scratch: Path
+    ctx: StageContext,
+    settings: AlignmentConfig,
+    begin: Start,
+    metrics: MetricsFile,
+    steps: int,
+    scratch: Path,
 ) -> Watch | None:
     if settings.valid_lists is None:
         return None
@@ -205,7 +209,11 @@ def _watch(
         pad_id=begin.pad_id,
         k=min(LISTS, len(run.catalogue.items)),
     )
-    return Watch(lists, settings.eval_steps or _regular(steps), metrics, scratch / "best") if lists.prompts else None
+    return (
+        Watch(lists, settings.eval_steps or _regular(steps), metrics, scratch / "best")
+        if lists.prompts
+        else None
+    )
 
 
 class Watch(TrainerCallback):

@@ -14,7 +14,7 @@ from llmrec.artifacts import StageContext
 from llmrec.models.lora import go_on_from
 from llmrec.train.align import Start, arguments, arrange, start, train
 from llmrec.train.dpo_trainer import OURS, REFERENCE, UNUSED, PairCollator, TreeDPOTrainer
-from llmrec.train.pairs import make_pairs, beams_of, read_pairs
+from llmrec.train.pairs import beams_of, make_pairs, read_pairs
 from llmrec.train.siblings import NONE
 
 if TYPE_CHECKING:

@@ -71,10 +71,8 @@ class TreeDPOTrainer(DPOTrainer):
         self._begun = True
         rows = len(siblings.input_ids)
         pairs = Pairs.of(found, rows), Pairs.of(reference, rows)
-        if self._settings.loss in OURS:
-            loss = self._own_loss(*pairs)
-        else:
-            loss = self._trl_loss(siblings, *pairs)
+        ours = self._settings.loss in OURS
+        loss = self._own_loss(*pairs) if ours else self._trl_loss(siblings, *pairs)
         if self._settings.sft:
             loss = loss - self._settings.sft * pairs[0].chosen.mean()
         return (loss, found) if return_outputs else loss

@@ -79,7 +79,9 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
     resume = last_checkpoint(checkpoints)
     if trainer.is_world_process_zero():
         metrics.rewind(resume)
-    with room("sft", knobs("sft", sft, qlora=sft.mode not in ("qlora", "sid_rows"), history=recipe.data.history)):
+    with room(
+        "sft", knobs("sft", sft, qlora=sft.mode not in ("qlora", "sid_rows"), history=recipe.data.history)
+    ):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trained = trainer.accelerator.unwrap_model(trainer.model).eval()
     return (trained if trainer.is_world_process_zero() else None), epochs

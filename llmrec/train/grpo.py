@@ -93,7 +93,9 @@ def tasks_of(ctx: StageContext, begin: Start) -> Tasks:
     pairs = zip(targets.seen, targets.chosen, strict=True)
     rows = np.flatnonzero([not (hides and chosen in seen) for seen, chosen in pairs])
     if len(rows) < len(targets):
-        notice(f"grpo: {len(targets) - len(rows):,} targets left out: decode.mask_seen hides what is in the history")
+        notice(
+            f"grpo: {len(targets) - len(rows):,} targets left out: decode.mask_seen hides what is in the history"
+        )
     if not len(rows):
         raise UserError("grpo: there is nothing to learn from: every target is in its own history")
     targets = targets.part(rows)

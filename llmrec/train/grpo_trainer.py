@@ -109,7 +109,10 @@ class TreeGRPOTrainer(GRPOTrainer):
         }
         size = len(order) // len(parts)
         self._buffered_inputs = [
-            {name: value[at * size : (at + 1) * size] if value.ndim else value for name, value in whole.items()}
+            {
+                name: value[at * size : (at + 1) * size] if value.ndim else value
+                for name, value in whole.items()
+            }
             for at in range(len(parts))
         ]
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
@@ -145,7 +148,9 @@ class TreeGRPOTrainer(GRPOTrainer):
             found = self._policy.log_probs(model, siblings.to(input_ids.device), mask)
         back = torch.tensor([place for places in groups.values() for place in places]).argsort()
         short = logits_to_keep - found.tokens.shape[1]
-        tokens, entropy = (pad(value[back.to(value.device)], (0, short)) for value in (found.tokens, found.entropy))
+        tokens, entropy = (
+            pad(value[back.to(value.device)], (0, short)) for value in (found.tokens, found.entropy)
+        )
         if self._inputs is not None:
             self._set_old(self._inputs, tokens.detach())
         return tokens, entropy, None
@@ -219,4 +224,3 @@ def loss_arguments(settings: GrpoConfig) -> dict[str, Any]:
         "importance_sampling_level": "sequence" if settings.loss == "gspo" else "token",
         "scale_rewards": "group" if scaled else "none",
     }
-

@@ -80,8 +80,8 @@ class MetricsFile(TrainerCallback):
         for name in ("loss", "valid_loss"):
             if not math.isfinite(values.get(name, 0.0)):
                 raise UserError(
-                    f"{self._stage}: {name} is not a number at step {state.global_step}; lower {self._stage}.lr, or start again "
-                    f"with {self._stage}.bf16=false"
+                    f"{self._stage}: {name} is not a number at step {state.global_step}; lower {self._stage}.lr, "
+                    f"or start again with {self._stage}.bf16=false"
                 )
         if not state.is_world_process_zero:
             return

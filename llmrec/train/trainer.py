@@ -47,9 +47,7 @@ class TreeTrainer(SFTTrainer):
             process = self.accelerator
             mine = self._lists.part(process.process_index, process.num_processes)
             judged = f"ndcg@{JUDGED}"
-            total = torch.tensor(
-                mine.totals(process.unwrap_model(self.model))[judged], device=process.device
-            )
+            total = torch.tensor(mine.totals(process.unwrap_model(self.model))[judged], device=process.device)
             total = process.reduce(total, "sum").item()
             output.metrics[f"{metric_key_prefix}_{judged}"] = total / len(self._lists.prompts)
         return output

@@ -96,9 +96,7 @@ class ValidationLists:
     def part(self, process: int, processes: int) -> ValidationLists:
         """Every `processes`-th user, for one of several processes."""
         mine = slice(process, None, processes)
-        return replace(
-            self, prompts=self.prompts[mine], targets=self.targets[mine], seen=self.seen[mine]
-        )
+        return replace(self, prompts=self.prompts[mine], targets=self.targets[mine], seen=self.seen[mine])
 
     def totals(self, model: PreTrainedModel) -> dict[str, float]:
         """Sums of the users' NDCG@10, and HR at the lists' whole length, under a model.
