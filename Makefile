@@ -1,5 +1,6 @@
 # make quickstart                  install, then run recipe `quickstart` through every stage
 # make sft RECIPE=beauty-tiny ARGS='sft.epochs=2 run=mine'
+# make grpo RECIPE=quickstart       align the model, and say whether it got better
 PYTHON      ?= python3
 RECIPE      ?= quickstart
 ARGS        ?=
@@ -18,7 +19,7 @@ INDEX   = $(addprefix --extra-index-url ,$(TORCH_INDEX))
 UNWANTED := torchvision torchaudio torchcodec
 
 .DEFAULT_GOAL := help
-STAGES := data collaborative ids sft decode eval report
+STAGES := data collaborative ids sft pairs dpo grpo decode eval report
 .PHONY: help setup setup-test quickstart $(STAGES) bench lint format test test-all clean
 
 help:        ; @grep -E '^# make' Makefile; echo "# targets: setup quickstart $(STAGES) bench lint format test test-all clean"

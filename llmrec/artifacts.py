@@ -80,6 +80,7 @@ class StageContext:
         scratch: folder that survives a kill (training checkpoints); gone once the stage is done.
         processes: how many may train together; what comes out does not depend on it.
         notes: what the stage wants to see in its manifest.
+        origin: what its files are made of, as its manifest will say (`origin_of`).
     """
 
     recipe: Recipe
@@ -88,6 +89,7 @@ class StageContext:
     scratch: Path
     processes: int = 1
     notes: dict[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def disk_is_full(error: BaseException | None) -> bool:
@@ -177,6 +179,17 @@ def stage_key(stage: Stage, recipe: Recipe, run: Path) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def origin_of(stage: Stage, recipe: Recipe, run: Path) -> dict[str, Any]:
+    """What a stage's files are made of: its version, the seed, recipe sections, and the sha256 of what it reads."""
+    return {
+        "version": stage.version,
+        "seed": recipe.seed,
+        "config": {section: recipe.pick(section) for section in stage.sections},
+        "inputs": _inputs(stage, recipe, run),
+        "external": _external(stage, recipe),
+    }
+
+
 def is_done(stage: Stage, key: str, run: Path) -> bool:
     """Whether the run holds this stage's files for this key (each there, and of the size written)."""
     manifest = read_manifest(run, stage.name)
@@ -201,7 +214,7 @@ def run_stage(stage: Stage, recipe: Recipe, run: Path, processes: int = 1) -> bo
     try:
         (work / stage.name).mkdir(parents=True)
         scratch.mkdir(parents=True, exist_ok=True)
-        context = StageContext(recipe, run, work, scratch, processes)
+        context = StageContext(recipe, run, work, scratch, processes, origin=origin_of(stage, recipe, run))
         start = time.monotonic()
         load_function(stage.function)(context)
         _commit(stage, key, context, time.monotonic() - start)
@@ -223,11 +236,7 @@ def _commit(stage: Stage, key: str, context: StageContext, seconds: float) -> No
     manifest = {
         "stage": stage.name,
         "key": key,
-        "version": stage.version,
-        "seed": context.recipe.seed,
-        "config": {section: context.recipe.pick(section) for section in stage.sections},
-        "inputs": _inputs(stage, context.recipe, run),
-        "external": _external(stage, context.recipe),
+        **context.origin,
         "outputs": outputs,
         "sizes": {str(p.relative_to(work)): p.stat().st_size for p in files},
         "versions": {"python": sys.version.split()[0]} | _versions(),
@@ -253,13 +262,18 @@ def would_skip(stage: Stage, recipe: Recipe, run: Path) -> bool:
     Raises:
         UserError: the recipe's parent is not a run.
     """
-    parent = _parent(recipe)
+    parent = parent_of(recipe)
     places = [run] if parent is None else [run, parent]
     begun = [place for place in places if read_manifest(place, stage.name) is not None]
     return any(is_done(stage, stage_key(stage, recipe, place), place) for place in begun)
 
 
-def _parent(recipe: Recipe) -> Path | None:
+def parent_of(recipe: Recipe) -> Path | None:
+    """Folder of the run that a recipe's `parent` names.
+
+    Raises:
+        UserError: it is not a run.
+    """
     if recipe.parent is None:
         return None
     parent = run_folder(recipe.parent)
@@ -270,19 +284,20 @@ def _parent(recipe: Recipe) -> Path | None:
 
 def _take_from_parent(stage: Stage, key: str, recipe: Recipe, run: Path) -> bool:
     """Link a stage's finished files in from the parent run, where its manifest has the same key."""
-    parent = _parent(recipe)
+    parent = parent_of(recipe)
     if parent is None or parent.resolve() == run.resolve() or not is_done(stage, key, parent):
         return False
     for name in stage.owns:
         shutil.rmtree(run / name, ignore_errors=True)
     manifest = read_manifest(parent, stage.name)
     for name in manifest["outputs"] if manifest else ():
-        _link_or_copy(parent / name, run / name)
-    _link_or_copy(parent / stage.name / "manifest.json", run / stage.name / "manifest.json")
+        link_or_copy(parent / name, run / name)
+    link_or_copy(parent / stage.name / "manifest.json", run / stage.name / "manifest.json")
     return True
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put a file in a second place, as a hard link where the file system allows."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target) as partial:
         try:

@@ -27,6 +27,9 @@ STAGES = {
     "collaborative": "Train the sequential models that serve as baselines and item vectors.",
     "ids": "Turn item texts (or your own vectors) into semantic IDs.",
     "sft": "Tune the language model on users' histories.",
+    "pairs": "Draw what each user chose, and items that stand for what they did not.",
+    "dpo": "Align the tuned model with such pairs, and judge it on validation.",
+    "grpo": "Align the tuned model by rewards of its own lists, and judge it on validation.",
     "decode": "Rank the catalogue for every user, constrained to real items.",
     "zero_shot": "Rank the catalogue's titles with the untuned base model, as a baseline.",
     "tasks": "Let the tuned model answer the questions of eval.tasks.",
@@ -58,6 +61,9 @@ Processes = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")]
+ModelName = Annotated[
+    str | None, typer.Option(metavar="sft|dpo|grpo|base", help="Else the run's best model.")
+]
 Dest = Annotated[Path, typer.Argument(metavar="DEST", help="The folder to write.")]
 Replace = Annotated[bool, typer.Option("--force", help="Replace an earlier output there.")]
 
@@ -103,6 +109,13 @@ def run(
     _call("commands.stages", "run", recipe, overrides or [], until, dry_run, processes)
 
 
+def _method_command(method: str) -> Callable[..., None]:
+    def command(recipe: RecipeName, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+        _call("commands.stages", "align", recipe, overrides or [], method, dry_run)
+
+    return command
+
+
 def _stage_command(stage: str) -> Callable[..., None]:
     def command(recipe: RecipeName, overrides: Overrides = None, dry_run: DryRun = False) -> None:
         _call("commands.stages", "run", recipe, overrides or [], stage, dry_run)
@@ -134,8 +147,8 @@ def _sft(
     _call("commands.stages", "run", recipe, overrides or [], "sft", dry_run, processes)
 
 
-SPECIAL = {"ids": _ids, "sft": _sft}
-"""Stages whose command has options of its own."""
+SPECIAL = {"ids": _ids, "sft": _sft, "dpo": _method_command("dpo"), "grpo": _method_command("grpo")}
+"""Stages whose command has options of its own; those of alignment go on to the report."""
 for _stage, _help in STAGES.items():
     _command = SPECIAL.get(_stage) or _stage_command(_stage)
     app.command(_stage, help=f"{_help} Runs what it needs first.")(_command)
@@ -159,9 +172,10 @@ def recommend(
     user: Annotated[str | None, typer.Option(metavar="ID", help="A user of the run's data.")] = None,
     history: Annotated[str | None, typer.Option(metavar="ITEM,ITEM", help="Item ids, oldest first.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    model: ModelName = None,
 ) -> None:
     """Print the top items for a user or a history."""
-    _call("commands.inspect", "recommend", run, user, history, k)
+    _call("commands.inspect", "recommend", run, user, history, k, model)
 
 
 @app.command()
@@ -179,9 +193,7 @@ def serve(
 def merge(
     run: RunName,
     dest: Dest,
-    model: Annotated[
-        str | None, typer.Option(metavar="sft|dpo|grpo|base", help="Else the run's best model.")
-    ] = None,
+    model: ModelName = None,
     force: Replace = False,
 ) -> None:
     """Write a run's model as one plain Hugging Face checkpoint: its adapter merged into its base."""

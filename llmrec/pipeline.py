@@ -121,7 +121,7 @@ STAGES = (
     Stage(
         name="eval",
         version=1,
-        reads=("data", "collaborative", "ids", "decode", "zero_shot", "tasks"),
+        reads=("data", "collaborative", "ids", *METHODS, "decode", "zero_shot", "tasks"),
         sections=("data.history", "decode.splits", "decode.users", "decode.mask_seen", "eval"),
         function="llmrec.evaluate.stage:run",
         owns=("eval",),
@@ -134,7 +134,7 @@ STAGES = (
     Stage(
         name="report",
         version=1,
-        reads=("data", "ids", "sft", "decode", "tasks", "eval"),
+        reads=("data", "ids", "sft", *METHODS, "decode", "tasks", "eval"),
         sections=("name", "description"),
         function="llmrec.evaluate.report:run",
         owns=("report",),

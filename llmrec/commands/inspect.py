@@ -114,11 +114,18 @@ def preview(name: str, overrides: list[str]) -> None:
     print(render(recipe, folder))
 
 
-def recommend(run: str, user: str | None, history: str | None, k: int) -> None:
+def recommend(run: str, user: str | None, history: str | None, k: int, model: str | None = None) -> None:
     """Print rank, title and score of the top `k` items for a user of the run, or for a history.
 
+    Args:
+        run: a run's name, or its folder.
+        user: a user of the run's data.
+        history: item ids, oldest first, with commas between them.
+        k: items wanted.
+        model: `base`, or an adapter's folder; None for the run's best.
+
     Raises:
-        UserError: neither or both of `user` and `history`; an unknown run, user or item.
+        UserError: neither or both of `user` and `history`; an unknown run, user, item or model.
     """
     if (user is None) == (history is None):
         raise UserError("recommend: give either --user ID or --history ITEM,ITEM")
@@ -128,7 +135,7 @@ def recommend(run: str, user: str | None, history: str | None, k: int) -> None:
     items = [part.strip() for part in (history or "").split(",") if part.strip()]
     if user is not None:
         items = history_of(folder, user)
-    rows = Recommender.load(folder).recommend(items, k)
+    rows = Recommender.load(folder, model).recommend(items, k)
     width = min(TITLE_WIDTH, max(len(row.title) for row in rows)) if rows else 0
     print(f"rank  {'title':<{width}}  {'score':>8}  item")
     for rank, row in enumerate(rows, 1):

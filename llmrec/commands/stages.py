@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from llmrec import artifacts, estimate, pipeline
-from llmrec.config import Recipe, load_recipe
+from llmrec.config import Recipe, load_recipe, validate
 from llmrec.errors import UserError
 
 REPORT = "eval/report.html"
@@ -33,6 +33,22 @@ def run(name: str, overrides: list[str], until: str, dry_run: bool, processes: i
     recipe, folder = resolve(name, overrides)
     if until not in pipeline.NAMES:
         raise UserError(f"--until: no stage named {until!r}; stages: {', '.join(pipeline.NAMES)}")
+    _go(recipe, folder, until, dry_run, processes)
+
+
+def align(name: str, overrides: list[str], method: str, dry_run: bool) -> None:
+    """Run a recipe with an alignment method added to its `align`, up to the report, which holds the gate's verdict.
+
+    Raises:
+        UserError: what is wrong with the recipe, or what a stage raises.
+    """
+    recipe, folder = resolve(name, overrides)
+    if method not in recipe.align:
+        recipe = validate(Recipe, recipe.model_dump(mode="json") | {"align": [*recipe.align, method]}, name)
+    _go(recipe, folder, "report", dry_run)
+
+
+def _go(recipe: Recipe, folder: Path, until: str, dry_run: bool, processes: int = 1) -> None:
     if dry_run:
         _show_plan(recipe, folder, until)
     else:
@@ -83,15 +99,18 @@ class _Announcer:
 
 
 def _show_results(folder: Path, until: str) -> None:
-    """Print the metrics, the report's path and the next command, once they are there."""
+    """Print the metrics, the gate's verdict, the report's path and the next command, once they are there."""
     if until not in ("eval", "report"):
         return
-    from llmrec.evaluate import tables
+    from llmrec.decode.names import GATE
+    from llmrec.evaluate import gate, tables
     from llmrec.screen import show
 
     metrics = artifacts.read_json(folder / "eval/metrics.json")
     for split in metrics["protocol"]["splits"]:
         show(tables.metrics_table(metrics, split))
+    for line in gate.sentences(artifacts.read_json(folder / GATE)) if (folder / GATE).is_file() else []:
+        print(f"gate: {line}")
     if until == "report":
         print(f"report: {folder / REPORT}")
         print(f"try:    llmrec recommend {folder.name} --user {_some_user(folder)}")

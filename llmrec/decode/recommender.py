@@ -42,11 +42,11 @@ class Recommendation:
 
 
 class Recommender:
-    """A run's model, its catalogue and its prompt, ready to recommend.
+    """A run's models, its catalogue and its prompt, ready to recommend.
 
     Args:
         run: the finished run.
-        model: `base`, or an adapter's folder; None for the run's best.
+        model: answers where a call names none: `base`, or an adapter's folder; None for the run's best.
         device: `auto` takes a GPU where there is one.
 
     Attributes:
@@ -57,6 +57,7 @@ class Recommender:
         self.run = run
         self._adapter = run.adapter(model)
         self._device = device
+        self._loaded: tuple[Path | None, Checkpoint] | None = None
         self._engine: VllmEngine | None = None
 
     @classmethod
@@ -67,7 +68,7 @@ class Recommender:
 
         Args:
             run: name of a run, or its folder.
-            model: `base`, or an adapter's folder; None for the run's best.
+            model: answers where a call names none: `base`, or an adapter's folder; None for the run's best.
             device: `auto` takes a GPU where there is one.
             as_trained: leave out what has changed in its catalogue since training (`llmrec items`).
 
@@ -76,16 +77,24 @@ class Recommender:
         """
         return cls(TrainedRun.load(run, as_trained), model, device)
 
-    @cached_property
+    @property
     def checkpoint(self) -> Checkpoint:
         """Model and tokenizer, on the device.
 
         Raises:
             UserError: files that are missing, broken, or of another base.
         """
+        return self._checkpoint(self._adapter)
+
+    def _checkpoint(self, adapter: Path | None) -> Checkpoint:
+        """The base with an adapter, or alone; one model is held at a time, and a second takes its place."""
         from llmrec.models.checkpoint import load_checkpoint
 
-        return load_checkpoint(self.run.base, self._adapter, batches.device_named(self._device))
+        if self._loaded is None or self._loaded[0] != adapter:
+            self._loaded = None
+            device = batches.device_named(self._device)
+            self._loaded = adapter, load_checkpoint(self.run.base, adapter, device)
+        return self._loaded[1]
 
     @property
     def items(self) -> list[str]:
@@ -127,6 +136,7 @@ class Recommender:
         settings: DecodeConfig,
         allow: Sequence[Sequence[str] | None] | None = None,
         deny: Sequence[Sequence[str]] | None = None,
+        model: str | None = None,
     ) -> TopK:
         """Top items of many histories at once.
 
@@ -135,23 +145,27 @@ class Recommender:
             settings: engine, beams, length of the lists, scoring; the recipe's section `decode`.
             allow: for each history, the items it may be given; None for all.
             deny: for each history, items it may not be given, besides those seen if `settings.mask_seen`.
+            model: whose lists: `base`, or an adapter's folder; None for the one it was opened with. vLLM serves all
+                of a run's models side by side; the other engines load one at a time.
 
         Returns:
             TopK with items in trie order (`self.items`), rows as given.
 
         Raises:
-            UserError: an empty history or allow-list, or an item the run does not know.
+            UserError: an empty history or allow-list, an item the run does not know, or a model it has not.
         """
+        adapter = self._adapter if model is None else self.run.adapter(model)
         prompts = self.run.prompts(histories)
         allowed, denied = self.run.lists(histories, settings.mask_seen, allow, deny)
         if settings.engine == "generate":
-            top = self._generate(prompts, settings, allowed, denied)
+            top = self._generate(self._checkpoint(adapter), prompts, settings, allowed, denied)
         elif settings.engine == "vllm":
             mask = item_mask(self.run.catalogue.trie, allowed, denied)
-            top = self._vllm(settings).rank(prompts, int(settings.width), mask, self._adapter)
+            top = self._vllm(settings).rank(prompts, int(settings.width), mask, adapter)
         else:
             mask = item_mask(self._trie, allowed, denied, self._trie.first.device)
-            top = self._search(prompts, settings, mask, self._prior(settings, histories))
+            prior = self._prior(settings, histories)
+            top = self._search(self._checkpoint(adapter), prompts, settings, mask, prior)
         if settings.mmr is not None:
             return rerank.mmr(top.items, top.scores, self._vectors(), settings.mmr.trade_off, settings.length)
         return TopK(top.items[:, : settings.length], top.scores[:, : settings.length], top.exact)
@@ -172,16 +186,13 @@ class Recommender:
         prompts = self.run.prompts(histories)
         catalogue = self.run.catalogue
         rows = [catalogue.tokens_of(row, "candidates").numpy() for row in items]
-        found = candidates.score(self.checkpoint.model, prompts, rows, pad_id=self._pad)
+        checkpoint = self.checkpoint
+        found = candidates.score(checkpoint.model, prompts, rows, pad_id=checkpoint.pad_id)
         return [row.tolist() for row in found]
 
     @cached_property
     def _trie(self) -> Trie | Overlay:
-        return self.run.catalogue.trie.to(self.checkpoint.model.device)
-
-    @property
-    def _pad(self) -> int:
-        return int(self.checkpoint.tokenizer.pad_token_id)
+        return self.run.catalogue.trie.to(batches.device_named(self._device))
 
     def _vllm(self, settings: DecodeConfig) -> VllmEngine:
         """vLLM, started at the first call."""
@@ -193,12 +204,13 @@ class Recommender:
         if self._engine is None:
             from llmrec.decode.vllm_engine import VllmEngine
 
-            adapters = [] if self._adapter is None else [self._adapter]
+            adapters = list(self.run.adapters.values())
             self._engine = VllmEngine(self.run.base, adapters, int(settings.width), settings.memory_gb)
         return self._engine
 
     def _search(
         self,
+        checkpoint: Checkpoint,
         prompts: list[list[int]],
         settings: DecodeConfig,
         mask: ItemMask | None,
@@ -207,7 +219,7 @@ class Recommender:
         """Lists of `settings.length` items, or of all beams where these are to be re-ranked."""
         scoring = self._scoring(settings)
         token_ids = self.run.catalogue.token_ids.to(self._trie.first.device)
-        engine = TreeEngine(self.checkpoint.model, self._trie, token_ids, self._pad, scoring)
+        engine = TreeEngine(checkpoint.model, self._trie, token_ids, checkpoint.pad_id, scoring)
         width = settings.length if settings.width == "auto" else settings.width
         widest = settings.widest if settings.width == "auto" else None
         k = settings.length if settings.mmr is None else width
@@ -234,7 +246,7 @@ class Recommender:
 
         def of(users: list[int]) -> CollaborativePrior:
             scores = model.log_probs([last[user] for user in users], self.items)
-            return CollaborativePrior(self._trie, scores, self.checkpoint.model.device)
+            return CollaborativePrior(self._trie, scores, self._trie.first.device)
 
         return of
 
@@ -250,6 +262,7 @@ class Recommender:
 
     def _generate(
         self,
+        checkpoint: Checkpoint,
         prompts: list[list[int]],
         settings: DecodeConfig,
         allowed: list[list[int] | None] | None,
@@ -262,7 +275,6 @@ class Recommender:
         for user, row in enumerate(allowed or []):
             if row is not None:
                 denied[user] = denied[user] + sorted(set(range(len(self.items))) - set(row))
-        checkpoint = self.checkpoint
         return generate.search(
             checkpoint.model,
             catalogue.sids,
@@ -270,7 +282,7 @@ class Recommender:
             prompts,
             int(settings.width),
             denied,
-            self._pad,
+            checkpoint.pad_id,
         )
 
 

@@ -1,4 +1,4 @@
-"""The decode stage: top-K lists of all held-out users, and how many of them are proven exact."""
+"""The decode stage: top-K lists of all held-out users by every model of the run, and how many are proven exact."""
 
 from __future__ import annotations
 
@@ -6,34 +6,59 @@ from typing import Any
 
 import polars as pl
 
-from llmrec.artifacts import StageContext, write_json
+from llmrec.artifacts import StageContext, link_or_copy, write_json
 from llmrec.data.examples import evaluation_examples
+from llmrec.decode.names import ALIGNED, SFT, list_file
 from llmrec.decode.recommender import Recommender
+from llmrec.decode.reuse import REPORT, find_lists
 from llmrec.decode.tree_engine import TopK
 from llmrec.errors import UserError
 
-SYSTEM = "sft"
+VALID = "valid"
+"""The split by which aligned models are judged (`llmrec.evaluate.gate`)."""
 
 
 def run(ctx: StageContext) -> None:
-    """Write `decode/sft-<split>.parquet` for each split of the recipe, and `decode/report.json`."""
+    """Write `decode/<model>-<split>.parquet` for each model of the run, and `decode/report.json`.
+
+    Splits are the recipe's, and `valid` where there is an aligned model. Lists that this run or its parent holds
+    already, of the same model by the same settings, are taken over; the manifest's notes name them.
+
+    Raises:
+        UserError: no sft stage, broken files, or a split without targets.
+    """
     decode = ctx.recipe.decode
-    recommender = Recommender.load(ctx.run, device=decode.device, as_trained=True)
-    report: dict[str, Any] = {
-        "engine": decode.engine,
-        "width": decode.width,
-        "k": decode.length,
-        "splits": {},
+    recommender = Recommender.load(ctx.run, SFT, decode.device, as_trained=True)
+    aligned = [model for model in recommender.run.adapters if model in ALIGNED]
+    gate = [VALID] if aligned and VALID not in decode.splits else []
+    examples = {split: _examples(ctx, split) for split in [*decode.splits, *gate]}
+    shares: dict[str, dict[str, float | None]] = {split: {} for split in examples}
+    taken: dict[str, str] = {}
+    for model in [SFT, *aligned]:
+        for split, rows in examples.items():
+            name = list_file(model, split)
+            found = find_lists(ctx, model, split)
+            if found is not None:
+                link_or_copy(found[0], ctx.work / name)
+                shares[split][model], taken[name] = found[1], str(found[0].parents[1])
+                continue
+            top = recommender.rank(rows["history"].to_list(), decode, model=model)
+            ranked_lists(rows["user_id"], top, recommender.items).write_parquet(ctx.work / name)
+            shares[split][model] = certified(top)
+    if taken:
+        ctx.notes["taken"] = taken
+    report: dict[str, Any] = {"engine": decode.engine, "width": decode.width, "k": decode.length}
+    report["splits"] = {
+        split: {"users": len(rows), "certified": shares[split]} for split, rows in examples.items()
     }
-    for split in decode.splits:
-        examples = evaluation_examples(ctx.run, split, decode.users, ctx.recipe.seed)
-        if examples.is_empty():
-            raise UserError(f"data: no user has a {split} target to decode for")
-        top = recommender.rank(examples["history"].to_list(), decode)
-        lists = ranked_lists(examples["user_id"], top, recommender.items)
-        lists.write_parquet(ctx.work / "decode" / f"{SYSTEM}-{split}.parquet")
-        report["splits"][split] = {"users": len(examples), "certified": certified(top)}
-    write_json(ctx.work / "decode" / "report.json", report)
+    write_json(ctx.work / REPORT, report)
+
+
+def _examples(ctx: StageContext, split: str) -> pl.DataFrame:
+    examples = evaluation_examples(ctx.run, split, ctx.recipe.decode.users, ctx.recipe.seed)
+    if examples.is_empty():
+        raise UserError(f"data: no user has a {split} target to decode for")
+    return examples
 
 
 def certified(top: TopK) -> float | None:

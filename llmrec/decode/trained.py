@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from llmrec.artifacts import CATALOGUE, run_folder
+from llmrec.artifacts import CATALOGUE, read_json, run_folder
 from llmrec.data.examples import load_items
 from llmrec.decode.catalogues import Catalogue, register, reopen
+from llmrec.decode.names import ADAPTERS, BASE, GATE, SFT, adapter_sha256
 from llmrec.errors import UserError
 from llmrec.models.lora import WEIGHTS
 from llmrec.text.encode import PromptEncoder
 from llmrec.text.prompts import Template, row_texts
 
-BASE = "base"
 EXPORT = "export.json"
 """Marks what `llmrec export` wrote: a run's models without its data."""
-ADAPTERS = ("sft", "dpo", "grpo")
 
 
 @dataclass(frozen=True)
@@ -87,27 +86,48 @@ class TrainedRun:
 
     @cached_property
     def adapters(self) -> dict[str, Path]:
-        """Folder name → folder, of all adapters there."""
+        """Folder name → folder, of all adapters there whose stage is done."""
         found = {stage: self.folder / stage for stage in ADAPTERS}
-        return {stage: path for stage, path in found.items() if (path / WEIGHTS).is_file()}
+        proof = WEIGHTS if self._exported else "manifest.json"
+        return {
+            stage: path
+            for stage, path in found.items()
+            if (path / WEIGHTS).is_file() and (path / proof).is_file()
+        }
 
-    @property
+    @cached_property
     def default_model(self) -> str:
-        """Which model answers where nobody names one: the run's best."""
-        return "sft" if "sft" in self.adapters else BASE
+        """Which model answers where nobody names one: the winner of `eval/gate.json`, else what SFT has left.
+
+        A gate is believed of the adapter that it has judged. An export names its model itself.
+        """
+        tuned = SFT if SFT in self.adapters else BASE
+        if self._exported:
+            named = read_json(self.folder / EXPORT).get("model")
+            return named if named in self.adapters else tuned
+        if not (self.folder / GATE).is_file():
+            return tuned
+        gate = read_json(self.folder / GATE)
+        winner = gate["winner"]
+        judged = gate["models"].get(winner, {}).get("adapter")
+        return winner if winner in self.adapters and judged == adapter_sha256(self.folder, winner) else tuned
 
     def adapter(self, model: str | None = None) -> Path | None:
-        """The adapter of a model; None for the base alone.
+        """The adapter of a model; None for the base alone, which is also `sft` where SFT has left no adapter.
 
         Raises:
             UserError: the run has no model of that name.
         """
         name = model or self.default_model
-        if name == BASE:
+        if name == BASE or (name == SFT and SFT not in self.adapters):
             return None
         if name not in self.adapters:
             raise UserError(f"no model {name!r} in this run; there are: {', '.join([BASE, *self.adapters])}")
         return self.adapters[name]
+
+    @property
+    def _exported(self) -> bool:
+        return (self.folder / EXPORT).is_file()
 
     def title(self, item: int) -> str:
         """Title of an item (where there is none, its id), by its place in trie order."""

@@ -63,12 +63,13 @@ def run(ctx: StageContext) -> None:
     Raises:
         UserError: no tasks, one that is asked twice, or one that nobody can be asked.
     """
+    from llmrec.decode.names import SFT
     from llmrec.decode.recommender import Recommender
     from llmrec.evaluate.questions import Asker, asked
 
     if not ctx.recipe.eval.tasks:
         raise UserError("eval.tasks: the recipe lists no task, so there is nothing to ask")
-    recommender = Recommender.load(ctx.run, device=ctx.recipe.decode.device, as_trained=True)
+    recommender = Recommender.load(ctx.run, SFT, ctx.recipe.decode.device, as_trained=True)
     encoder = _encoder(ctx, recommender)
     asker, answerer = Asker(ctx.run, encoder, ctx.recipe.seed), _Answerer(recommender)
     found: list[pl.DataFrame] = [pl.DataFrame(schema=SCHEMA)]
@@ -133,7 +134,7 @@ class _Answerer:
 
         self._checkpoint, self._run = recommender.checkpoint, recommender.run
         self._text = TextEncoder(self._checkpoint.tokenizer)
-        self._pad = int(self._checkpoint.tokenizer.pad_token_id)
+        self._pad = self._checkpoint.pad_id
         self._end = int(self._checkpoint.tokenizer.eos_token_id)
 
     def answer(self, questions: Questions) -> pl.DataFrame:

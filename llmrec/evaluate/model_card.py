@@ -12,7 +12,9 @@ from llmrec import assets
 from llmrec.artifacts import read_json, read_manifest
 from llmrec.config import BaseConfig, Recipe
 from llmrec.data.card import load_card
+from llmrec.decode.names import ALIGNED, GATE
 from llmrec.errors import UserError
+from llmrec.evaluate import gate
 from llmrec.evaluate.summary import order_systems
 
 UNKNOWN = "not known to llmrec"
@@ -45,7 +47,7 @@ def render(
         f"A recommender: {base} ({MODES[recipe.sft.mode]}) that answers a history of items with the semantic "
         "ID of the next one. Made by [llmrec](https://pypi.org/project/llmrec/).",
         recipe.description,
-        _files(adapters, recipe),
+        _files(adapters, recipe) + _chosen(run, adapters, model),
         "## Use\n\n" + _use(adapters, model, repo),
         "## Metrics\n\n" + _metrics(run),
         "## Data\n\n" + _data(run, recipe),
@@ -117,6 +119,16 @@ def _files(adapters: Sequence[str], recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
+def _chosen(run: Path, adapters: Sequence[str], model: str) -> str:
+    """Where there are several models, which one answers, and how those aligned to preferences did on validation."""
+    if not set(adapters) & set(ALIGNED):
+        return ""
+    lines = [f"Used unless another is named: `{model}`."]
+    if (run / GATE).is_file():
+        lines += [f"{line}." for line in gate.sentences(read_json(run / GATE))]
+    return "\n\n" + "  \n".join(lines)
+
+
 def _use(adapters: Sequence[str], model: str, repo: str | None) -> str:
     name = repo or "FOLDER"
     fetch = f"hf download {repo} --local-dir FOLDER\n" if repo else ""
@@ -135,11 +147,10 @@ def _use(adapters: Sequence[str], model: str, repo: str | None) -> str:
         f'tokenizer = AutoTokenizer.from_pretrained("{name}", subfolder="base")',
         f'model = AutoModelForCausalLM.from_pretrained("{name}", subfolder="base")',
     ]
-    if adapters:
-        best = model if model in adapters else adapters[0]
+    if model in adapters:
         lines += [
             "from peft import PeftModel",
-            f'model = PeftModel.from_pretrained(model, "{name}", subfolder="{best}")',
+            f'model = PeftModel.from_pretrained(model, "{name}", subfolder="{model}")',
         ]
     return "\n".join([*lines, "```"])
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from llmrec.artifacts import StageContext, atomic_write, read_json, read_manifest
 from llmrec.data.examples import load_items
+from llmrec.decode.names import ALIGNED
+from llmrec.evaluate.alignment import alignment, shown_model
 from llmrec.evaluate.answers import answers_shown
 from llmrec.evaluate.lists import BASELINES
 from llmrec.evaluate.plots import Bar, code_tree, grouped_bars, line_chart, usage_chart
@@ -25,6 +27,8 @@ from llmrec.yaml_files import read_yaml
 
 TITLES = {
     "sft": "SFT model",
+    "dpo": "DPO model",
+    "grpo": "GRPO model",
     "popularity": "popularity",
     "item_knn": "item-kNN",
     "sasrec_bce": "SASRec (BCE)",
@@ -39,7 +43,7 @@ SLICES = {
 TREE_STYLES, OTHER_STYLE = ("s0", "s1", "s3", "s4", "s5"), "s2"
 LISTS = "valid_ndcg@10"
 """The validation lists' figure in `sft/metrics.jsonl`."""
-STAGES = ("data", "collaborative", "ids", "sft", "decode", "zero_shot", "tasks", "eval")
+STAGES = ("data", "collaborative", "ids", "sft", "pairs", *ALIGNED, "decode", "zero_shot", "tasks", "eval")
 
 
 def run(context: StageContext) -> None:
@@ -66,6 +70,7 @@ def render(run: Path) -> str:
     split = "test" if "test" in protocol["splits"] else protocol["splits"][0]
     systems = order_systems(metrics[split])
     models = [name for name in systems if name not in BASELINES]
+    shown = shown_model(run, models)
     k = 10 if 10 in protocol["k"] else max(protocol["k"])
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -93,7 +98,9 @@ def render(run: Path) -> str:
         curve=_loss_curve(run),
         codes=_codes(run),
         texts=_texts(run),
-        cards=draw_users(run, models[0], split, protocol) if models else [],
+        aligned=alignment(run),
+        shown=_title(shown) if shown else None,
+        cards=draw_users(run, shown, split, protocol) if shown else [],
         said=answers_shown(run),
         measures=MEASURES,
         catalogue_formulas=FORMULAS,

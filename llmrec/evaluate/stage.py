@@ -11,10 +11,12 @@ from llmrec.artifacts import StageContext, atomic_write, read_json, write_json
 from llmrec.collaborative.systems import Baseline, load_baseline
 from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples, load_items, training_histories
+from llmrec.decode.names import ALIGNED, GATE, SFT, list_file
 from llmrec.decode.zero_shot import SYSTEM as ZERO_SHOT
-from llmrec.decode.zero_shot import list_file
+from llmrec.decode.zero_shot import list_file as zero_shot_file
 from llmrec.errors import UserError
 from llmrec.evaluate.answers import TASKS, task_metrics
+from llmrec.evaluate.gate import gate
 from llmrec.evaluate.lists import BASELINES, baseline_lists, count_invalid, model_systems, read_lists
 from llmrec.evaluate.summary import differences, rounded, slice_labels, summarise
 from llmrec.metrics.catalogue import FORMULAS, coverage, exposure, gini
@@ -24,8 +26,8 @@ from llmrec.metrics.ranking import MEASURES, metric_names, score_ranks, target_r
 def run(context: StageContext) -> None:
     """Evaluate the run's models and baselines on the splits that were decoded.
 
-    Writes `decode/<baseline>-<split>.parquet`, `eval/metrics.json`, `eval/per_user.parquet` and, where the recipe
-    has tasks, `eval/tasks.json`.
+    Writes `decode/<baseline>-<split>.parquet`, `eval/metrics.json`, `eval/per_user.parquet`; where the recipe
+    has tasks, `eval/tasks.json`; and where the run has aligned models, `eval/gate.json`.
 
     Raises:
         UserError: a split without targets, or malformed lists.
@@ -57,6 +59,9 @@ def run(context: StageContext) -> None:
     write_json(context.work / "eval/metrics.json", found)
     if recipe.eval.tasks:
         write_json(context.work / TASKS, task_metrics(context.run, recipe))
+    judged = gate(context)
+    if judged is not None:
+        write_json(context.work / GATE, judged)
     with atomic_write(context.work / "eval/per_user.parquet") as partial:
         pl.concat(per_user).write_parquet(partial)
 
@@ -76,9 +81,7 @@ def _examples(context: StageContext, split: str, counts: pl.DataFrame) -> pl.Dat
 
 
 def _model_files(context: StageContext, split: str) -> dict[str, Path]:
-    return {
-        name: context.run / f"decode/{name}-{split}.parquet" for name in model_systems(context.run, split)
-    }
+    return {name: context.run / list_file(name, split) for name in model_systems(context.run, split)}
 
 
 def _baseline(
@@ -87,10 +90,10 @@ def _baseline(
     """A baseline's lists, kept as any model's are; those of the untuned base (no `model`) are there already."""
     recipe, k = context.recipe, max(context.recipe.eval.k)
     if model is None:
-        frame = read_lists(context.run / list_file(split)).filter(pl.col("rank") <= k)
+        frame = read_lists(context.run / zero_shot_file(split)).filter(pl.col("rank") <= k)
     else:
         frame = baseline_lists(model, examples, recipe.data.history, k, recipe.decode.mask_seen)
-    with atomic_write(context.work / f"decode/{name}-{split}.parquet") as partial:
+    with atomic_write(context.work / list_file(name, split)) as partial:
         frame.write_parquet(partial)
     return frame
 
@@ -111,7 +114,7 @@ def _add_split(
     catalogue: pl.Series,
     recipe: Recipe,
 ) -> None:
-    """Fill in a split's metrics, its differences model − baseline, and its slices."""
+    """Fill in a split's metrics, its differences model − baseline and aligned model − SFT, and its slices."""
     cutoffs, mask_seen = recipe.eval.k, recipe.decode.mask_seen
     names = metric_names(cutoffs)
     settings = (recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
@@ -125,7 +128,9 @@ def _add_split(
         )
         systems[name]["intervals"] = systems[name].pop("intervals")
     found[split] = systems
-    pairs = [(model, base) for model in users if model not in BASELINES for base in recipe.eval.baselines]
+    models = [name for name in users if name not in BASELINES]
+    pairs: list[tuple[str, str]] = [(model, base) for model in models for base in recipe.eval.baselines]
+    pairs += [(model, SFT) for model in models if model in ALIGNED and SFT in models]
     found.setdefault("differences", {})[split] = differences(users, pairs, names, *settings)
     cuts = found.setdefault("slices", {})[split] = {}
     for name in recipe.eval.slices:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from llmrec.decode.names import ADAPTERS
 from llmrec.evaluate.lists import BASELINES
 from llmrec.metrics.statistics import bootstrap_means, percentile_interval
 
@@ -87,8 +88,9 @@ def slice_labels(values: pl.Series) -> tuple[pl.Series, list[str]]:
 
 
 def order_systems(systems: Iterable[str]) -> list[str]:
-    """Systems in the order they are shown in: models by name, then baselines."""
-    return sorted(systems, key=lambda name: (name in BASELINES, name))
+    """Systems in the order they are shown in: the run's models in the order they are trained, others, baselines."""
+    trained = {name: place for place, name in enumerate(ADAPTERS)}
+    return sorted(systems, key=lambda name: (name in BASELINES, trained.get(name, len(trained)), name))
 
 
 def rounded(value: Any) -> float:

@@ -41,6 +41,11 @@ class Checkpoint:
     sids: NDArray[np.int32]
     prompts: dict[str, Any]
 
+    @property
+    def pad_id(self) -> int:
+        """Token id that fills batches."""
+        return int(self.tokenizer.pad_token_id)
+
 
 def save_base(
     folder: Path,

@@ -10,6 +10,7 @@ from llmrec.artifacts import read_json
 from llmrec.config import BaseConfig
 
 TYPICAL_LAYERS = 24
+TYPICAL_VOCABULARY = 150_000  # Qwen3's; Llama 3 has fewer
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Shape:
         intermediate: width inside the feed-forward layers.
         kv_share: key-value heads per attention head.
         tied: whether the LM head is the embedding.
+        vocabulary: rows of the embedding.
     """
 
     parameters: float
@@ -31,6 +33,7 @@ class Shape:
     intermediate: float
     kv_share: float = 1.0
     tied: bool = True
+    vocabulary: float = TYPICAL_VOCABULARY
 
     @property
     def linears(self) -> list[tuple[float, float]]:
@@ -70,5 +73,5 @@ def model_shape(base: BaseConfig) -> Shape:
 def _decoder(
     hidden: int, layers: int, intermediate: int, kv_share: float, vocabulary: int, tied: bool
 ) -> Shape:
-    blocks = Shape(0, hidden, layers, intermediate, kv_share, tied)
+    blocks = Shape(0, hidden, layers, intermediate, kv_share, tied, vocabulary)
     return replace(blocks, parameters=blocks.in_linears + vocabulary * hidden * (1 if tied else 2))

@@ -107,6 +107,6 @@ def test_the_decode_stage_says_how_many_lists_are_certified(shop, lora):
     done = small_shop.run(folder, "eval", "recipe.yaml", *options)
     assert done.returncode == 0, done.stderr
     report = json.loads((folder / "runs/auto/decode/report.json").read_text())
-    assert report["splits"]["test"] == {"users": 60, "certified": 1.0}
+    assert report["splits"]["test"] == {"users": 60, "certified": {"sft": 1.0}}
     lists = pl.read_parquet(folder / "runs/auto/decode/sft-test.parquet")
     assert lists["rank"].max() == 3

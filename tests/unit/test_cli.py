@@ -2,6 +2,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -184,7 +185,7 @@ def test_durations_are_rounded_as_people_say_them(seconds, text):
 
 def planned(*overrides):
     recipe = load_recipe("beauty-tiny", list(overrides))
-    return estimate.plan(recipe, estimate.Path("absent"), list(pipeline.NAMES))
+    return estimate.plan(recipe, Path("absent"), list(pipeline.NAMES))
 
 
 def test_an_estimate_follows_the_work():

@@ -5,6 +5,7 @@ import pytest
 from llmrec import estimate
 from llmrec.config import load_recipe
 from llmrec.data.card import load_card
+from llmrec.estimate import alignment
 from llmrec.models import modes
 from llmrec.models.base import load_base
 from llmrec.models.vocabulary import extend
@@ -16,7 +17,7 @@ SIZE = estimate.Size(1000, 500, 9000)
 
 def work(*overrides):
     recipe = load_recipe("quickstart", [*SHAPE, *IDS, *overrides])
-    return recipe, estimate._Work(recipe, load_card(recipe.data.card), SIZE)
+    return recipe, estimate.Work(recipe, load_card(recipe.data.card), SIZE)
 
 
 @pytest.mark.parametrize("tied", ["true", "false"])
@@ -44,7 +45,7 @@ def test_trained_weights_are_counted_as_they_are(tmp_path, tied, options):
 def test_a_mode_that_trains_less_needs_less_memory_and_time():
     def memory(mode):
         _, planned = work("base.model=x/Big-8B", "sft.batch=1", f"sft.mode={mode}")
-        return planned.memory_gb()
+        return estimate.memory_gb(planned, ["sft"])
 
     full, lora, qlora, rows = map(memory, ("full", "lora", "qlora", "sid_rows"))
     assert 128 < full < 140 and 32 < rows < lora < 40
@@ -55,3 +56,50 @@ def test_a_mode_that_trains_less_needs_less_memory_and_time():
         return work(f"sft.mode={mode}")[1].seconds("sft")
 
     assert seconds("full") > seconds("qlora") > seconds("lora") * 1.1
+
+
+ALIGNED = ["align=[dpo,grpo]", "pairs.sources=[beams]"]
+
+
+def big(stage, *overrides):
+    """Gigabytes of a stage on the dataset of a shipped recipe."""
+    _, planned = work(*ALIGNED, *overrides)
+    return estimate.memory_gb(planned, [stage])
+
+
+def test_alignment_fits_the_cards_it_is_meant_for():
+    small = load_recipe("qwen3-0.6b", ALIGNED)
+    planned = estimate.Work(small, load_card(small.data.card), SIZE)
+    assert 3 < estimate.memory_gb(planned, ["dpo"]) < estimate.memory_gb(planned, ["grpo"]) < 24
+    large = load_recipe("qwen3-0.6b", [*ALIGNED, "base.model=Qwen/Qwen3-8B", "sft.mode=qlora"])
+    planned = estimate.Work(large, load_card(large.data.card), SIZE)
+    assert 16 < estimate.memory_gb(planned, ["grpo"]) < 80
+
+
+def test_memory_of_alignment_grows_with_what_a_step_holds():
+    least = big("grpo")
+    for more in ("grpo.batch=64", "grpo.generations=32", "base.tiny.vocabulary=4000", "grpo.engine=vllm"):
+        assert big("grpo", more) > least, more
+    assert big("dpo", "pairs.negatives=9") > big("dpo")
+    assert big("grpo", "grpo.gradient_checkpointing=true") < least
+    _, planned = work(*ALIGNED)
+    each = [estimate.memory_gb(planned, [stage]) for stage in ("data", "pairs", "grpo")]
+    assert estimate.memory_gb(planned, ["data", "pairs", "grpo"]) == max(each) == each[2]
+
+
+def test_time_of_alignment_follows_its_prompts():
+    def seconds(stage, *overrides):
+        _, planned = work(*ALIGNED, "dpo.valid_lists=null", "grpo.valid_lists=null", *overrides)
+        return alignment.seconds(planned, stage)
+
+    for stage in ("dpo", "grpo"):
+        whole = seconds(stage)
+        assert seconds(stage, f"{stage}.epochs=2") == pytest.approx(2 * whole, rel=0.2)
+        assert seconds(stage, f"{stage}.max_steps=3") == pytest.approx(whole * 3 * 32 / 1000, rel=0.2)
+    assert seconds("dpo", "pairs.users=100") == pytest.approx(seconds("dpo") / 10, rel=0.2)
+    assert seconds("grpo", "grpo.per_user=null") == pytest.approx(6 * seconds("grpo"), rel=0.2)
+    assert seconds("pairs") > 10 * seconds("pairs", "pairs.sources=[random]")
+
+
+def test_aligned_models_are_decoded_on_validation_too():
+    assert work("align=[dpo]")[1].seconds("decode") == pytest.approx(4 * work()[1].seconds("decode"), rel=0.2)

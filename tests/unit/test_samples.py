@@ -15,7 +15,7 @@ from llmrec.config import TaskConfig, load_recipe
 from llmrec.data import examples
 from llmrec.data.card import load_card
 from llmrec.errors import UserError
-from llmrec.estimate import Size, _Work
+from llmrec.estimate import Size, Work
 from llmrec.models.base import train_tokenizer
 from llmrec.text.encode import PromptEncoder
 from llmrec.text.prompts import row_texts
@@ -302,7 +302,7 @@ def test_the_estimate_counts_the_rows_of_all_sources(run, encoder):
     }
     for name, entry in entries.items():
         recipe = load_recipe("recipe.yaml").model_copy(update={"prompts": [FIRST, entry]})
-        work = _Work(recipe, load_card("card.yaml"), Size(USERS, len(encoder.items), USERS * 8))
+        work = Work(recipe, load_card("card.yaml"), Size(USERS, len(encoder.items), USERS * 8))
         work.mix = work.mix[1:]
         work.sid_tokens = 1
         trees = trees_of(encoder, run, entry)

@@ -1,26 +1,15 @@
-"""What a run will cost, before it is paid: time, memory and disk, within a factor of about two.
-
-Time of the language model = FLOPs ÷ (measured matrix-multiplication rate × the share of it that is reached).
-Training takes 6 FLOPs a parameter and token (Kaplan et al. 2020, section 2.1), 4 where the weights are frozen
-(LoRA, SID rows), a forward pass 2. Memory of activations: Korthikanti et al. 2022, equation 2.
-"""
+"""Token and weight counts of a recipe on a dataset, and what its stages compute with them."""
 
 from __future__ import annotations
 
 import math
-import shutil
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
-
-from llmrec.artifacts import read_json
 from llmrec.collaborative.stage import LOSSES, needed
-from llmrec.config import ALL_LINEAR, Recipe, SasrecConfig
-from llmrec.data.card import EVENT_FIELDS, Card, load_card
+from llmrec.config import ALL_LINEAR, LoraSettings, Recipe, SasrecConfig
+from llmrec.data.card import EVENT_FIELDS, Card
+from llmrec.estimate.machine import matmul_rate
 from llmrec.models.shape import model_shape
 from llmrec.text.prompts import Fields, Segment, Template, render, slots, split_trunk
 from llmrec.text.tasks import Source, Task
@@ -38,12 +27,9 @@ CHAT_TOKENS = 12
 ROWS_PER_SECOND = 1e6  # of the data stage
 LISTS_PER_SECOND = 1500  # evaluated, bootstrap included
 SASREC_EPOCHS = {"bce": 60, "ce": 20}  # until validation stops them
-START_SECONDS = {"data": 1, "collaborative": 3, "ids": 10, "sft": 20, "decode": 8, "eval": 3, "report": 4}
-START_SECONDS |= {"zero_shot": 15, "tasks": 12}
 ANSWER_TOKENS = 40  # generated for one question
 ASKED_TOKENS = 300  # of one question and its reference
 VALIDATIONS, STEPS_BETWEEN = 10, 25  # at most so many during a training, at least so many steps apart
-LIBRARIES_GB = 1.2
 TYPICAL_LEVELS = 3
 TYPICAL_CODES = 256
 BYTES_PER_TRAINED = 16  # weight, gradient and Adam's two moments, in float32
@@ -63,98 +49,6 @@ class Size:
     interactions: int
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Cost of the stages that are pending.
-
-    Attributes:
-        seconds: time of each pending stage; None where the size of the data is not known yet.
-        memory_gb: peak, of the process or of its GPU.
-        disk_gb: written under the run folder, checkpoints included.
-        basis: what the figures rest on, for the reader.
-    """
-
-    seconds: dict[str, float | None] = field(default_factory=dict)
-    memory_gb: float = 0.0
-    disk_gb: float = 0.0
-    basis: str = ""
-
-    def summary(self) -> str:
-        """One line: total time, memory, disk, and what they rest on."""
-        known = [seconds for seconds in self.seconds.values() if seconds is not None]
-        if not self.seconds:
-            return "everything is done"
-        if len(known) < len(self.seconds):
-            return f"cost unknown ({self.basis})"
-        need = f"{gigabytes(self.memory_gb)} of memory, {gigabytes(self.disk_gb)} of disk"
-        return f"{duration(sum(known))}, {need} ({self.basis})"
-
-    def shortages(self, run: Path) -> list[str]:
-        """Where the plan asks for more disk or memory than there is."""
-        import psutil
-
-        place = next(path for path in (run, *run.absolute().parents) if path.exists())
-        disk, memory = shutil.disk_usage(place).free / 1e9, psutil.virtual_memory().total / 1e9
-        short = []
-        if self.disk_gb > disk:
-            short.append(
-                f"needs about {gigabytes(self.disk_gb)} of disk; {gigabytes(disk)} are free at {place}"
-            )
-        if self.memory_gb > memory:
-            short.append(f"needs about {gigabytes(self.memory_gb)} of memory; there are {gigabytes(memory)}")
-        return short
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as people say them: `8 s`, `about 12 min`, `about 3.5 h`; None is `unknown`."""
-    if seconds is None:
-        return "unknown"
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = seconds / 60
-    if minutes < 90:
-        return f"about {round(minutes) if minutes < 20 else 5 * round(minutes / 5)} min"
-    return f"about {minutes / 60:.1f} h" if minutes < 600 else f"about {minutes / 60:.0f} h"
-
-
-def gigabytes(value: float) -> str:
-    """A size in decimal gigabytes as people say it: `1.4 GB`, `60 MB`."""
-    return f"{value:.1f} GB" if value >= 0.95 else f"{max(10, 10 * round(value * 100))} MB"
-
-
-def plan(recipe: Recipe, run: Path, stages: list[str]) -> Plan:
-    """Estimate the cost of running some stages of a recipe.
-
-    Raises:
-        UserError: what is wrong with the recipe's card or prompts.
-    """
-    if not stages:
-        return Plan()
-    card = load_card(recipe.data.card)
-    size = dataset_size(card, run)
-    if size is None:
-        return Plan(dict.fromkeys(stages), basis="the card states no `size`; known once stage data is done")
-    work = _Work(recipe, card, size)
-    parameters, tokens = work.shape.parameters / 1e6, work.training_tokens() / 1e6
-    trained = work.trained_parameters() / 1e6
-    basis = (
-        f"{size.users:,} users, {size.items:,} items, {size.interactions:,} interactions; "
-        f"{parameters:,.3g} M parameters, {trained:,.2g} M of them trained, {tokens:,.2g} M training tokens, "
-        f"{matmul_rate() / 1e9:,.0f} GFLOP/s measured; downloads not counted"
-    )
-    seconds = {stage: START_SECONDS[stage] + work.seconds(stage) for stage in stages}
-    return Plan(seconds, work.memory_gb(), work.disk_gb(), basis)
-
-
-def dataset_size(card: Card, run: Path) -> Size | None:
-    """Size of the data: from the finished data stage, else as the card states it, else None."""
-    report = run / "data/report.json"
-    if report.is_file():
-        counts = read_json(report)["counts"]
-        return Size(counts["users"], counts["items"], counts["interactions"])
-    return Size(card.size.users, card.size.items, card.size.interactions) if card.size else None
-
-
 def card_fields(card: Card) -> Fields:
     """What a template may ask of a card's data, if each column it names holds anything."""
     told = [table for table in (card, *card.sources) if table.interactions is not None]
@@ -168,11 +62,21 @@ def card_fields(card: Card) -> Fields:
     )
 
 
-class _Work:
-    """Token counts of a recipe on a dataset, and what they cost."""
+class Work:
+    """Token counts of a recipe on a dataset, and what they cost.
 
-    def __init__(self, recipe: Recipe, card: Card, size: Size) -> None:
+    Args:
+        recipe: the resolved recipe.
+        card: its dataset's card.
+        size: of that data.
+        aligned: alignment methods that are done, besides those the recipe names.
+    """
+
+    def __init__(self, recipe: Recipe, card: Card, size: Size, aligned: Sequence[str] = ()) -> None:
         self.recipe, self.size = recipe, size
+        self.models = 1 + len({*recipe.align, *aligned})
+        # Aligned models are judged on validation.
+        self.splits = {*recipe.decode.splits, *(["valid"] if self.models > 1 else [])}
         self.shape = model_shape(recipe.base)
         self.history = min(recipe.data.history, size.interactions / size.users)
         self.sid_tokens = getattr(recipe.ids.quantizer, "levels", TYPICAL_LEVELS) + 1
@@ -220,8 +124,11 @@ class _Work:
         """Tokens of all evaluations during training."""
         sft = self.recipe.sft
         times = min(VALIDATIONS, -(-sft.max_steps // STEPS_BETWEEN)) if sft.max_steps else VALIDATIONS
-        prompt = sum(self.prompt_tokens(self.mix[0].task, self.asks)) + self.sid_tokens
-        return times * min(self.size.users, sft.valid_users) * prompt
+        return times * min(self.size.users, sft.valid_users) * self.list_tokens(1)
+
+    def list_tokens(self, width: int) -> float:
+        """Tokens of one user's list: the prompt, and so many beams."""
+        return sum(self.prompt_tokens(self.mix[0].task, self.asks)) + width * self.sid_tokens
 
     def tokens_per_target(self, task: Task, template: Template) -> float:
         """Mean tokens of one target; a tree shares the history between targets."""
@@ -257,11 +164,12 @@ class _Work:
     def seconds(self, stage: str) -> float:
         """Time of a stage beyond the start of its libraries."""
         recipe, size = self.recipe, self.size
-        lists = min(size.users, recipe.decode.users or size.users) * len(recipe.decode.splits)
+        users = min(size.users, recipe.decode.users or size.users)
+        lists = users * len(recipe.decode.splits)
         if stage == "data":
             return size.interactions / ROWS_PER_SECOND
         if stage == "eval":
-            return lists * (1 + len(recipe.eval.baselines)) / LISTS_PER_SECOND
+            return lists * (self.models + len(recipe.eval.baselines)) / LISTS_PER_SECOND
         flops = 0.0
         if stage == "collaborative":
             flops = sum(self.sasrec_flops(name) for name in needed(recipe))
@@ -273,10 +181,8 @@ class _Work:
                 self.training_tokens() * per_token + self.validation_tokens() * 2
             ) * self.shape.parameters
         elif stage == "decode":
-            tokens = (
-                sum(self.prompt_tokens(self.mix[0].task, self.asks)) + recipe.decode.length * self.sid_tokens
-            )
-            flops = lists * tokens * 2 * self.shape.parameters
+            lists = users * len(self.splits) * self.models
+            flops = lists * self.list_tokens(recipe.decode.length) * 2 * self.shape.parameters
         elif stage == "zero_shot":
             titles = (self.history + recipe.decode.length) * FIELD_TOKENS
             flops = lists * titles * 2 * self.shape.parameters
@@ -302,65 +208,63 @@ class _Work:
             return shape.parameters + rows
         if sft.mode == "sid_rows":
             return rows
+        return rows + self.lora_parameters(sft.lora)
+
+    def lora_parameters(self, lora: LoraSettings) -> float:
+        """Weights of an adapter."""
+        shape = self.shape
         pairs = sum(inputs + outputs for inputs, outputs in shape.linears)
-        magnitudes = sum(outputs for _, outputs in shape.linears) if sft.lora.dora else 0
-        share = 1.0 if ALL_LINEAR in sft.lora.targets else len(sft.lora.targets) / len(shape.linears)
-        return rows + share * shape.layers * (sft.lora.rank * pairs + magnitudes)
+        magnitudes = sum(outputs for _, outputs in shape.linears) if lora.dora else 0
+        share = 1.0 if ALL_LINEAR in lora.targets else len(lora.targets) / len(shape.linears)
+        return share * shape.layers * (lora.rank * pairs + magnitudes)
 
     def _codes(self) -> int:
         """Codes of all levels; `auto` takes at most 256 a level."""
         codes = getattr(self.recipe.ids.quantizer, "codes", None)
         return (self.sid_tokens - 1) * (codes if isinstance(codes, int) else TYPICAL_CODES)
 
-    def memory_gb(self) -> float:
-        """Peak memory: libraries, weights, optimizer, activations of one batch, tables."""
-        recipe, shape = self.recipe, self.shape
-        width = 2 if recipe.base.dtype == "bfloat16" else 4
-        plain = width * shape.parameters
-        frozen = 0.0 if recipe.sft.mode == "full" else plain
-        if recipe.sft.mode == "qlora":
-            frozen -= shape.in_linears * (width - BYTES_OF_4_BITS[recipe.sft.qlora.double_quant])
+    @property
+    def width(self) -> int:
+        """Bytes of a weight of the base."""
+        return 2 if self.recipe.base.dtype == "bfloat16" else 4
+
+    @property
+    def plain(self) -> float:
+        """Bytes of the base's weights as they are stored."""
+        return self.width * self.shape.parameters
+
+    @property
+    def frozen(self) -> float:
+        """Bytes of the base's weights where they are trained no more; in `qlora`, 4 bits each."""
+        if self.recipe.sft.mode != "qlora":
+            return self.plain
+        four_bits = BYTES_OF_4_BITS[self.recipe.sft.qlora.double_quant]
+        return self.plain - self.shape.in_linears * (self.width - four_bits)
+
+    def activations(self, rows: float, tokens: float, checkpointing: bool) -> float:
+        """Bytes that a training step keeps of so many rows of so many tokens."""
+        kept = 2 * self.shape.layers + 34 if checkpointing else 34 * self.shape.layers
+        return rows * tokens * self.shape.hidden * kept * self.width / 2
+
+    def memory(self, stage: str) -> float:
+        """Bytes of a stage's model: its weights; in training also the optimizer and one batch's activations."""
+        if stage in ("decode", "zero_shot", "tasks"):
+            return self.plain
+        if stage != "sft":
+            return 0.0
+        sft = self.recipe.sft
+        frozen = 0.0 if sft.mode == "full" else self.frozen
         window = max(self._longest(mixed.task, t) for mixed in self.mix for t in mixed.templates)
-        kept = 2 * shape.layers + 34 if recipe.sft.gradient_checkpointing else 34 * shape.layers
-        activations = recipe.sft.batch * window * shape.hidden * kept * width / 2
-        training = frozen + BYTES_PER_TRAINED * self.trained_parameters() + activations
+        activations = self.activations(sft.batch, window, sft.gradient_checkpointing)
         # The base is loaded whole before its layers are made small.
-        return LIBRARIES_GB + (max(plain, training) + 200 * self.size.interactions) / 1e9
+        return max(self.plain, frozen + BYTES_PER_TRAINED * self.trained_parameters() + activations)
 
     def disk_gb(self) -> float:
         """Disk of a run: base, one trainer checkpoint (and, for QLoRA, the layers' own weights), lists, tables."""
-        recipe, parameters = self.recipe, self.shape.parameters
-        width = 2 if recipe.base.dtype == "bfloat16" else 4
-        base = parameters * width
+        recipe = self.recipe
         checkpoint = 12 * self.trained_parameters()
         if recipe.sft.mode == "qlora":
-            checkpoint += self.shape.in_linears * width
-        lists = (
-            self.size.users
-            * len(recipe.decode.splits)
-            * recipe.decode.length
-            * (1 + len(recipe.eval.baselines))
-        )
-        return (base + checkpoint + 12 * lists + 20 * self.size.interactions) / 1e9
-
-
-@cache
-def matmul_rate() -> float:
-    """FLOP/s of a matrix product, float32 on the CPU or bfloat16 on a GPU; takes a fraction of a second."""
-    if shutil.which("nvidia-smi"):
-        import torch
-
-        if torch.cuda.is_available():
-            on_gpu = torch.randn(4096, 4096, dtype=torch.bfloat16, device="cuda")
-            return _rate(lambda: (on_gpu @ on_gpu)[0, 0].item(), 4096)
-    on_cpu = np.random.default_rng(0).standard_normal((512, 512), dtype=np.float32)
-    return _rate(lambda: on_cpu @ on_cpu, 512)
-
-
-def _rate(product: Callable[[], object], side: int) -> float:
-    seconds = []
-    for _ in range(40):
-        start = time.perf_counter()
-        product()
-        seconds.append(time.perf_counter() - start)
-    return 2.0 * side**3 / min(seconds)
+            checkpoint += self.shape.in_linears * self.width
+        systems = len(recipe.decode.splits) * len(recipe.eval.baselines) + len(self.splits) * self.models
+        lists = self.size.users * systems * recipe.decode.length
+        return (self.plain + checkpoint + 12 * lists + 20 * self.size.interactions) / 1e9

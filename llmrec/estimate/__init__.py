@@ -1,0 +1,24 @@
+"""What a run will cost, before it is paid: time, memory and disk, within a factor of about two.
+
+Time of the language model = FLOPs ÷ (measured matrix-multiplication rate × the share of it that is reached).
+Training takes 6 FLOPs a parameter and token (Kaplan et al. 2020, section 2.1), 4 where the weights are frozen
+(LoRA, SID rows), a forward pass 2. Memory of activations: Korthikanti et al. 2022, equation 2.
+
+`work` counts a recipe's tokens and weights, `alignment` those of preference alignment, `plans` adds them up.
+"""
+
+from llmrec.estimate.plans import START_SECONDS, Plan, dataset_size, duration, gigabytes, memory_gb, plan
+from llmrec.estimate.work import Size, Work, card_fields
+
+__all__ = [
+    "START_SECONDS",
+    "Plan",
+    "Size",
+    "Work",
+    "card_fields",
+    "dataset_size",
+    "duration",
+    "gigabytes",
+    "memory_gb",
+    "plan",
+]

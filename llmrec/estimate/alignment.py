@@ -1,0 +1,97 @@
+"""What the stages of preference alignment compute: rows of a prompt and its completions, each prompt once.
+
+Weights are frozen and an adapter is trained: 4 FLOPs a parameter and token of the policy, 2 of the reference and of
+rollouts. Log-probabilities are taken at the completions' tokens alone, over the whole vocabulary.
+"""
+
+from __future__ import annotations
+
+from llmrec.config import AlignmentConfig, DpoConfig, GrpoConfig
+from llmrec.estimate.machine import matmul_rate
+from llmrec.estimate.work import BYTES_PER_TRAINED, REACHED, ROWS_PER_SECOND, SLOWER_4_BITS, VALIDATIONS, Work
+
+STAGES = ("pairs", "dpo", "grpo")
+LOGIT_BYTES = 2 * 4  # of a vocabulary entry at a token: the float32 logit and its gradient
+
+
+def seconds(work: Work, stage: str) -> float:
+    """Time of a stage of alignment beyond the start of its libraries."""
+    recipe = work.recipe
+    if stage == "pairs":
+        prompts = _prompts(work, recipe.pairs.users, recipe.pairs.per_user)
+        tokens = prompts * work.list_tokens(recipe.pairs.width) if _asks_the_model(work) else 0.0
+        return prompts / ROWS_PER_SECOND + _time(work, 2 * tokens)
+    if stage == "dpo":
+        return _time(work, _dpo(work) + _validation(work, recipe.dpo))
+    return _time(work, _grpo(work) + _validation(work, recipe.grpo))
+
+
+def memory(work: Work, stage: str) -> float:
+    """Bytes of a stage's model: frozen weights, adapter and optimizer, one batch's activations and logits."""
+    recipe = work.recipe
+    if stage == "pairs":
+        return work.plain if _asks_the_model(work) else 0.0
+    settings: AlignmentConfig = recipe.dpo if stage == "dpo" else recipe.grpo
+    completions = _completions(work, stage)
+    row = work.list_tokens(0) + completions
+    lora = recipe.sft.lora if recipe.sft.mode in ("lora", "qlora") else settings.lora
+    training = work.frozen + BYTES_PER_TRAINED * work.lora_parameters(lora)
+    training += work.activations(settings.batch, row, settings.gradient_checkpointing)
+    training += settings.batch * completions * work.shape.vocabulary * LOGIT_BYTES
+    if stage == "grpo" and recipe.grpo.engine == "vllm":
+        training += work.plain  # vLLM's own copy
+    return max(work.plain, training)
+
+
+def _dpo(work: Work) -> float:
+    """FLOPs a parameter of all of DPO's steps, policy and reference."""
+    dpo: DpoConfig = work.recipe.dpo
+    pairs = _prompts(work, work.recipe.pairs.users, work.recipe.pairs.per_user)
+    row = work.list_tokens(0) + _completions(work, "dpo")
+    flops = dpo.rounds * _seen(dpo, pairs) * row * (4 + 2)
+    if dpo.rounds > 1:
+        flops += (dpo.rounds - 1) * pairs * work.list_tokens(work.recipe.pairs.width) * 2
+    return flops
+
+
+def _grpo(work: Work) -> float:
+    """FLOPs a parameter of all of GRPO's steps: rollouts, policy, and the reference where it has a weight."""
+    grpo: GrpoConfig = work.recipe.grpo
+    row = work.list_tokens(0) + _completions(work, "grpo")
+    seen = _seen(grpo, _prompts(work, grpo.users, grpo.per_user))
+    return seen * row * (2 + 4 * grpo.iterations + (2 if grpo.beta else 0))
+
+
+def _completions(work: Work, stage: str) -> float:
+    """Tokens of a prompt's completions."""
+    recipe = work.recipe
+    return work.sid_tokens * (1 + recipe.pairs.negatives if stage == "dpo" else recipe.grpo.generations)
+
+
+def _prompts(work: Work, users: int | None, per_user: int | None) -> float:
+    """Prompts of an epoch: so many targets of so many users."""
+    mine = max(1.0, work.size.interactions / work.size.users - 3)
+    return min(work.size.users, users or work.size.users) * min(mine, per_user or mine)
+
+
+def _seen(settings: AlignmentConfig, prompts: float) -> float:
+    """Prompts of all steps."""
+    seen = prompts * settings.epochs
+    if settings.max_steps is not None:
+        seen = min(seen, settings.max_steps * settings.batch * settings.accumulate)
+    return seen
+
+
+def _validation(work: Work, settings: AlignmentConfig) -> float:
+    """FLOPs a parameter of the validation lists; `eval_steps` counts as the tenth that it is by default."""
+    users = min(work.size.users, settings.valid_lists or 0)
+    return VALIDATIONS * users * work.list_tokens(work.recipe.decode.length) * 2
+
+
+def _asks_the_model(work: Work) -> bool:
+    return bool({"beams", "judge"} & set(work.recipe.pairs.sources))
+
+
+def _time(work: Work, flops: float) -> float:
+    slower = SLOWER_4_BITS if work.recipe.sft.mode == "qlora" else 1.0
+    return flops * slower * work.shape.parameters / (matmul_rate() * REACHED)
