@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
 
 import numpy as np
 from datasets import Dataset
@@ -16,11 +16,8 @@ from llmrec.train.align import Start, arguments, arrange, start, train
 from llmrec.train.grpo_trainer import TreeGRPOTrainer, loss_arguments
 from llmrec.train.mix import notice
 from llmrec.train.rewards import Judge, Known, resolve
-from llmrec.train.rollouts import Drawer, Tasks, TreeDrawer
+from llmrec.train.rollouts import Drawer, Tasks, TreeDrawer, VllmDrawer
 from llmrec.train.targets import draw_targets
-
-if TYPE_CHECKING:
-    from llmrec.config import Recipe
 
 LOGGED = {
     "reward": "reward",
@@ -51,10 +48,11 @@ def run(ctx: StageContext) -> None:
     order = arrange([len(prompt) for prompt in tasks.prompts], settings, begin.seed)
     steps = len(order) // (settings.batch * settings.accumulate) * settings.iterations
     names = LOGGED | {f"rewards/{one.name}/mean": f"reward_{one.name}" for one in settings.rewards}
+    draws = _drawer(ctx, begin)
     trainer = TreeGRPOTrainer(
         settings=settings,
         tasks=tasks,
-        draws=_drawer(ctx.recipe, begin),
+        draws=draws,
         policy=begin.policy(settings),
         known=_known(ctx, begin),
         model=begin.model,
@@ -71,7 +69,8 @@ def run(ctx: StageContext) -> None:
         train_dataset=Dataset.from_dict({"prompt": order.tolist()}),
         processing_class=begin.tokenizer,
     )
-    train(ctx, "grpo", settings, trainer, begin, names, ctx.scratch)
+    with contextlib.closing(draws):
+        train(ctx, "grpo", settings, trainer, begin, names, ctx.scratch)
     for file in ("adapter/adapter_config.json", "adapter/adapter_model.safetensors", "metrics.jsonl"):
         source = ctx.scratch / file
         (ctx.work / "grpo" / source.name).write_bytes(source.read_bytes())
@@ -107,8 +106,11 @@ def tasks_of(ctx: StageContext, begin: Start) -> Tasks:
     )
 
 
-def _drawer(recipe: Recipe, begin: Start) -> Drawer:
-    return TreeDrawer(begin.run.catalogue, begin.pad_id, recipe.grpo.rollouts)
+def _drawer(ctx: StageContext, begin: Start) -> Drawer:
+    settings = ctx.recipe.grpo
+    if settings.engine == "vllm":
+        return VllmDrawer(begin.run.base, ctx.scratch)
+    return TreeDrawer(begin.run.catalogue, begin.pad_id, settings.rollouts)
 
 
 def _known(ctx: StageContext, begin: Start) -> Known:

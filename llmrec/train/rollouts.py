@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -11,11 +12,14 @@ import numpy.typing as npt
 import torch
 
 from llmrec.config import GrpoConfig
+from llmrec.decode.catalogues import find
 from llmrec.decode.mask import ItemMask, item_mask
 from llmrec.decode.sampling import sample
 from llmrec.decode.scoring import Scoring
 from llmrec.decode.tree_engine import TopK, TreeEngine
+from llmrec.decode.vllm_engine import VllmEngine
 from llmrec.errors import UserError
+from llmrec.models.lora import save_adapter
 from llmrec.train.rewards import Groups, Known, total, zero_signal
 
 if TYPE_CHECKING:
@@ -58,6 +62,9 @@ class Drawer(Protocol):
     def __call__(self, model: Any, tasks: Tasks, count: int) -> TopK:
         """Items int64 [P, count] in trie order, and their log-probabilities."""
 
+    def close(self) -> None:
+        """Give back what drawing holds."""
+
 
 @dataclass(frozen=True)
 class TreeDrawer:
@@ -86,6 +93,40 @@ class TreeDrawer:
             return _whole(engine.search(tasks.prompts, count, mask=mask, noise=noise), count)
         finally:
             model.train(training)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class VllmDrawer:
+    """Rollouts from vLLM, which is handed the policy's adapter anew before every draw.
+
+    Args:
+        base: the run's `base/` folder.
+        scratch: where adapters are handed over.
+    """
+
+    def __init__(self, base: Path, scratch: Path) -> None:
+        self._base, self._scratch, self._handed = base, scratch, 0
+        self._engine: VllmEngine | None = None
+
+    def __call__(self, model: Any, tasks: Tasks, count: int) -> TopK:
+        """Draw from a model's adapter `default` on the base; the engine starts with the first call."""
+        adapter = self._scratch / f"policy-{self._handed % 2}"
+        save_adapter(model, adapter)
+        if self._engine is None:
+            self._engine = VllmEngine(self._base, [adapter])
+        else:
+            self._engine.replace_adapter(self._scratch / f"policy-{(self._handed - 1) % 2}", adapter)
+        self._handed += 1
+        items = find(self._engine.name).items
+        deny = [[items[place] for place in row] for row in tasks.seen]
+        return self._engine.sample(tasks.prompts, count, deny, adapter)
+
+    def close(self) -> None:
+        """End vLLM."""
+        if self._engine is not None:
+            self._engine.close()
 
 
 def _generator(device: torch.device) -> torch.Generator:

@@ -50,7 +50,12 @@ def disturb(model):
 
 
 def arguments(tmp_path, **settings):
-    shared = {"output_dir": str(tmp_path), "report_to": "none", "use_cpu": True, "remove_unused_columns": False}
+    shared = {
+        "output_dir": str(tmp_path),
+        "report_to": "none",
+        "use_cpu": True,
+        "remove_unused_columns": False,
+    }
     return shared | {"gradient_checkpointing": False, "bf16": False} | settings
 
 
@@ -81,7 +86,7 @@ def ours(tmp_path, settings, rejected, trained=True):
     )
     trainer._begun = True
     disturb(trainer.model)
-    return trainer, [row for row in trainer.train_dataset]
+    return trainer, list(trainer.train_dataset)
 
 
 class Encoded(DPOTrainer):
@@ -103,7 +108,7 @@ def trls(tmp_path, loss, beta):
         processing_class=tokenizer,
     )
     disturb(trainer.model)
-    return trainer, [row for row in trainer.train_dataset]
+    return trainer, list(trainer.train_dataset)
 
 
 @pytest.mark.parametrize(("own", "trl"), [("sdpo", "sigmoid"), ("ipo", "ipo"), ("apo_zero", "apo_zero")])
@@ -138,7 +143,9 @@ def test_sdpo_from_a_tree_is_sdpo_of_completions_one_by_one(tmp_path):
     totals = []
     for adapter in ("default", "ref"):
         trainer.model.set_adapter(adapter)
-        totals.append([[alone(trainer.model, row["prompt"], one) for one in row["completions"]] for row in rows])
+        totals.append(
+            [[alone(trainer.model, row["prompt"], one) for one in row["completions"]] for row in rows]
+        )
     trainer.model.set_adapter("default")
     policy, reference = (torch.tensor(one) for one in totals)
     deltas = policy - reference
@@ -241,7 +248,9 @@ def test_the_loss_and_gradient_are_trls(tmp_path, loss):
 def test_training_runs_and_logs_its_health(tmp_path, loss, rollouts):
     rewards = [RewardConfig(name="hit"), RewardConfig(name="levels", weight=0.5)]
     trainer = grpo(tmp_path, loss=loss, rollouts=rollouts, rewards=rewards, beta=0.01)
-    before = trainer.model.get_parameter(next(n for n, _ in trainer.model.named_parameters() if "lora_B" in n))
+    before = trainer.model.get_parameter(
+        next(n for n, _ in trainer.model.named_parameters() if "lora_B" in n)
+    )
     start = before.detach().clone()
     trainer.train()
     logged = trainer.state.log_history[0]
