@@ -18,7 +18,7 @@ from llmrec.config import AlignmentConfig
 from llmrec.decode.trained import TrainedRun
 from llmrec.models import modes
 from llmrec.models.checkpoint import load_checkpoint
-from llmrec.models.lora import save_adapter
+from llmrec.models.lora import go_on_from, save_adapter
 from llmrec.train.log import MetricsFile, ProgressBar, last_checkpoint
 from llmrec.train.memory import knobs, room
 from llmrec.train.order import like_lengths
@@ -139,7 +139,7 @@ def train(
 ) -> None:
     """Train to the end, or on from the last checkpoint, under watch; then write the adapter.
 
-    Writes the adapter and `metrics.jsonl` to `scratch`.
+    Writes `adapter/` and `metrics.jsonl` to `scratch`.
 
     Args:
         ctx: the stage's context.
@@ -171,11 +171,16 @@ def train(
         save_adapter(begin.model, scratch / "adapter")
 
 
-def publish(scratch: Path, folder: Path) -> None:
-    """Move a training's adapter and log to where its stage leaves them."""
-    for file in sorted((scratch / "adapter").iterdir()):
-        (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "metrics.jsonl").write_bytes((scratch / "metrics.jsonl").read_bytes())
+class GoesOn:
+    """A Trainer that goes on from a checkpoint of two adapters, the trained one and the frozen reference.
+
+    Transformers' own would find the reference's folder there, and load that one alone.
+    """
+
+    model: PeftModel
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        go_on_from(self.model, Path(resume_from_checkpoint))
 
 
 def check_start(policy: torch.Tensor, reference: torch.Tensor) -> None:

@@ -15,7 +15,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from llmrec.config import DpoConfig
-from llmrec.train.align import check_start
+from llmrec.train.align import GoesOn, check_start
 from llmrec.train.preference import rosepo, sdpo
 from llmrec.train.siblings import LogProbs, Policy, Siblings
 
@@ -42,7 +42,7 @@ class PairCollator:
         return vars(Siblings.build(prompts, [row["completions"] for row in rows], self._pad_id))
 
 
-class TreeDPOTrainer(DPOTrainer):
+class TreeDPOTrainer(GoesOn, DPOTrainer):
     """DPOTrainer whose log-probabilities come from trees, and whose rows stand in the order of training.
 
     Args:

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from trl import GRPOTrainer
 
 from llmrec.config import GrpoConfig
-from llmrec.train.align import check_start
+from llmrec.train.align import GoesOn, check_start
 from llmrec.train.rewards import Known
 from llmrec.train.rollouts import Drawer, Drawn, Tasks, draw
 from llmrec.train.siblings import NONE, Policy, Siblings
@@ -20,7 +20,7 @@ UNBOUNDED = 1e6
 """A clip range that clips nothing."""
 
 
-class TreeGRPOTrainer(GRPOTrainer):
+class TreeGRPOTrainer(GoesOn, GRPOTrainer):
     """GRPOTrainer that learns on what the trie allows; a row of its dataset is the number of a task.
 
     TRL makes advantages of the rewards and a loss of the log-probabilities; where both come from is ours.
