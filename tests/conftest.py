@@ -28,3 +28,12 @@ def lora(shop):
     done = small_shop.run(folder, "run", "recipe.yaml", "run=lora", "parent=shop", *small_shop.LORA)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "lora"
+
+
+@pytest.fixture(scope="session")
+def aligned(shop, lora):
+    """A finished run with both aligned models on the LoRA run's SFT, and what `llmrec run` printed."""
+    folder, _ = shop
+    done = small_shop.run(folder, "run", "recipe.yaml", "run=preferred", "parent=lora", *small_shop.ALIGNED)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "preferred", done

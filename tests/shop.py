@@ -24,6 +24,10 @@ eval: {k: [1, 3], bootstrap: 20}
 """
 # vLLM's attention wants heads of at least 32 dimensions.
 LORA = ["sft.mode=lora", "sft.max_steps=6", "sft.save_steps=2", "sft.batch=8", "base.tiny.hidden=64"]
+ALIGNED = [*LORA, "align=[dpo,grpo]", "pairs.sources=[beams,random]", "pairs.width=6"]
+ALIGNED += ["dpo.max_steps=4", "dpo.batch=8", "dpo.lr=1e-2", "dpo.save_steps=2", "dpo.valid_lists=20"]
+ALIGNED += ["grpo.max_steps=4", "grpo.batch=4", "grpo.generations=4", "grpo.lr=1e-2", "grpo.save_steps=2"]
+ALIGNED += ["grpo.valid_lists=20", "grpo.rewards=[{name: hit}, {name: levels, weight: 0.5}]"]
 CARD = """
 name: shop
 size: {users: 60, items: 40, interactions: 480}

@@ -24,7 +24,7 @@ from llmrec.decode.scoring import Scoring
 from llmrec.decode.trained import TrainedRun
 from llmrec.decode.tree_engine import TopK, TreeEngine
 from llmrec.errors import UserError
-from llmrec.ids.load import load_codebooks
+from llmrec.ids.load import code_vectors
 
 if TYPE_CHECKING:
     from llmrec.decode.trie import Trie
@@ -251,14 +251,14 @@ class Recommender:
         return of
 
     def _vectors(self) -> np.ndarray:
-        """Items as their codebooks see them, float32 [items, d]: the sum of their codes' centroids."""
-        sids, codebooks = self.run.catalogue.sids, load_codebooks(self.run.folder)
-        if codebooks is None:
+        """Items as their codebooks see them, float32 [items, d]."""
+        vectors = code_vectors(self.run.folder, self.run.catalogue.sids)
+        if vectors is None:
             raise UserError(
                 "decode.mmr: this run's semantic IDs have no codebooks to compare items by; "
                 "leave mmr out, or make the IDs from vectors (ids.quantizer.kind)"
             )
-        return np.sum([book[sids[:, level]] for level, book in enumerate(codebooks)], axis=0)
+        return vectors
 
     def _generate(
         self,

@@ -72,6 +72,7 @@ class VllmEngine:
 
         self.llm = LLM(**{key: value for key, value in settings.items() if value is not None})
         self._adapters = {path.resolve(): self._load(number, path) for number, path in enumerate(adapters, 1)}
+        self._loaded = len(adapters)
 
     def rank(
         self,
@@ -112,6 +113,52 @@ class VllmEngine:
                 items[group], scores[group] = top.items, top.scores
                 progress.update(len(group))
         return TopK(items, scores)
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        count: int,
+        deny: Sequence[Sequence[str]],
+        adapter: Path | None = None,
+    ) -> TopK:
+        """Independent draws from the policy that the catalogue constrains.
+
+        Args:
+            prompts: U token-id lists.
+            count: samples a prompt.
+            deny: for each prompt, item ids that must not come out.
+            adapter: as for `rank`.
+
+        Returns:
+            Items int64 [U, count] in trie order; scores are the log-probabilities of the full vocabulary.
+
+        Raises:
+            UserError: an adapter it does not hold, an empty prompt, or one longer than the model's context.
+        """
+        lora = None if adapter is None else self._adapters[adapter.resolve()]
+        check_lengths(prompts, self._levels, self.llm.model_config.max_model_len)
+        outputs = self.llm.generate(
+            [_tokens(prompt) for prompt in prompts],
+            [_sampling(self.name, self._levels, count, list(row)) for row in deny],
+            lora_request=lora,
+            use_tqdm=False,
+        )
+        paths = find(self.name).tokens.tolist()
+        places = {tuple(token for token in path if token >= 0): item for item, path in enumerate(paths)}
+        drawn = [[_drawn(one, places) for one in output.outputs] for output in outputs]
+        items = np.array([[item for item, _ in row] for row in drawn], np.int64)
+        return TopK(items, np.array([[score for _, score in row] for row in drawn], np.float32))
+
+    def replace_adapter(self, old: Path, new: Path) -> None:
+        """Serve another adapter in the place of one that the engine holds.
+
+        Raises:
+            UserError: an adapter that vLLM cannot load.
+        """
+        gone = self._adapters.pop(old.resolve())
+        self.llm.llm_engine.remove_lora(gone.lora_int_id)
+        self._loaded += 1
+        self._adapters[new.resolve()] = self._load(self._loaded, new)
 
     def close(self) -> None:
         """End vLLM's processes."""
@@ -268,6 +315,39 @@ def engine_request(question: Question) -> tuple[TokensPrompt, SamplingParams]:
         extra_args=question.extra,
     )
     return TokensPrompt(prompt_token_ids=question.tokens), settings
+
+
+def _tokens(prompt: Sequence[int]) -> TokensPrompt:
+    from vllm import TokensPrompt
+
+    return TokensPrompt(prompt_token_ids=list(prompt))
+
+
+def _sampling(catalogue: str, levels: int, count: int, deny: list[str]) -> SamplingParams:
+    """The request for so many draws under a catalogue."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=count,
+        temperature=1.0,
+        max_tokens=levels,
+        logprobs=0,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        extra_args={"llmrec_catalogue": catalogue} | ({"llmrec_deny": deny} if deny else {}),
+    )
+
+
+def _drawn(output: Any, places: dict[tuple[int, ...], int]) -> tuple[int, float]:
+    """Item and score of one draw; a textual ID may be followed by the end token."""
+    tokens, scores = list(output.token_ids), []
+    for token, found in zip(tokens, output.logprobs, strict=True):
+        scores.append(found[token].logprob)
+    for size in range(len(tokens), 0, -1):
+        if tuple(tokens[:size]) in places:
+            return places[tuple(tokens[:size])], sum(scores[:size])
+    raise RuntimeError(f"vLLM drew tokens {tokens}, which are no item: its logits processor is not at work")
 
 
 def answer(output: RequestOutput) -> Answer:

@@ -64,6 +64,23 @@ def load_codebooks(run: Path) -> list[NDArray[np.float32]] | None:
     return [levels[f"level_{level}"] for level in range(len(levels))]
 
 
+def code_vectors(run: Path, sids: NDArray[np.integer]) -> NDArray[np.float32] | None:
+    """Items as their codebooks see them: the sum of their codes' centroids.
+
+    Args:
+        run: the run folder.
+        sids: int `[items, levels]`, in any order.
+
+    Returns:
+        float32 `[items, dim]`, or None where IDs have no codebooks.
+    """
+    codebooks = load_codebooks(run)
+    if codebooks is None:
+        return None
+    vectors: NDArray[np.float32] = np.sum([book[sids[:, n]] for n, book in enumerate(codebooks)], axis=0)
+    return vectors
+
+
 def trie_order(items: list[str], sids: NDArray[np.int32]) -> tuple[list[str], NDArray[np.int32]]:
     """Items and semantic IDs `[items, levels]` sorted lexicographically by semantic ID."""
     order = np.lexsort(sids.T[::-1])

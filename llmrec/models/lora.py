@@ -24,8 +24,10 @@ ADAPTER = "default"
 WEIGHTS = "adapter_model.safetensors"
 
 
-def attach(model: PreTrainedModel, settings: LoraSettings, vocabulary: SidVocabulary) -> PeftModel:
-    """Wrap a base for training: LoRA (Hu et al. 2021), and trainable rows for the semantic-ID tokens.
+def attach(
+    model: PreTrainedModel, settings: LoraSettings, vocabulary: SidVocabulary | None = None
+) -> PeftModel:
+    """Wrap a base for training: LoRA (Hu et al. 2021), and trainable rows for the semantic-ID tokens, if any.
 
     LoRA sits on the linear layers of `settings.targets`, never on the LM head. The rows are trained in the input
     embedding, and in the LM head where that is a matrix of its own; every other weight is frozen. The wrapped
@@ -57,10 +59,12 @@ def attach_rows(model: PreTrainedModel, vocabulary: SidVocabulary) -> PeftModel:
     return _wrapped(model, vocabulary, target_modules=DUMMY_TARGET_MODULES)
 
 
-def _wrapped(model: PreTrainedModel, vocabulary: SidVocabulary, **settings: Any) -> PeftModel:
+def _wrapped(model: PreTrainedModel, vocabulary: SidVocabulary | None, **settings: Any) -> PeftModel:
     from peft import LoraConfig, TaskType, get_peft_model
 
-    rows = {name: vocabulary.all_ids.tolist() for name in _matrix_names(model)}
+    rows = None
+    if vocabulary is not None:
+        rows = {name: vocabulary.all_ids.tolist() for name in _matrix_names(model)}
     config = LoraConfig(task_type=TaskType.CAUSAL_LM, trainable_token_indices=rows, **settings)
     wrapped = get_peft_model(model, config)
     # With a name, PEFT asks the hub for the base's vocabulary size at every save, then saves all embeddings.
@@ -152,8 +156,8 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     config.save_pretrained(str(folder))
 
 
-def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """Put a pure LoRA (or DoRA) adapter on its base, for inference.
+def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftModel:
+    """Put a pure LoRA (or DoRA) adapter on its base, for inference, or to train it further.
 
     Raises:
         UserError: no adapter there, one that holds more than LoRA, or one of another base.
@@ -162,7 +166,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
 
     check_adapter(model, folder)
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder}: the adapter cannot be loaded: {str(error).splitlines()[0]}") from None
 
@@ -183,7 +187,7 @@ def go_on_from(model: PeftModel, folder: Path) -> None:
     check_adapter(model.get_base_model(), folder)
     earlier, here = load_file(folder / WEIGHTS), {}
     for name, parameter in model.named_parameters():
-        if ".lora_" in name:
+        if ".lora_" in name and f".{ADAPTER}" in name:
             plain = name.replace(f".{ADAPTER}", "", 1)
             here[plain if _is_lora(plain) else plain.removesuffix(".weight")] = parameter
     other = sorted(here.keys() ^ earlier.keys())

@@ -12,10 +12,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmrec.config import SftConfig
+from llmrec.config import LoraSettings, SftConfig
 from llmrec.errors import UserError
 from llmrec.models import lora, quantized
 from llmrec.models.vocabulary import SidVocabulary
@@ -73,6 +74,31 @@ def go_on_from(model: Any, sft: SftConfig, adapter: Path) -> None:
             f"use sft.mode=lora, or make one checkpoint of it first: llmrec merge {adapter.parent.name} DEST"
         )
     lora.go_on_from(model, adapter)
+
+
+def policy(
+    base: PreTrainedModel, sft: SftConfig, adapter: Path, settings: LoraSettings, scratch: Path
+) -> PeftModel:
+    """What preference alignment trains: the SFT model, whose adapter is a copy, or new where it has none.
+
+    Args:
+        base: the run's base, changed in place: after `qlora` its linear layers are small again.
+        sft: how the run's SFT was done.
+        adapter: the run's `sft/`.
+        settings: of a new adapter, which changes nothing at first.
+        scratch: as for `wrap`.
+
+    Raises:
+        UserError: an adapter of another base, LoRA targets that the base has not, or no bitsandbytes for `qlora`.
+    """
+    shown: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if sft.mode == "qlora":
+        quantized.quantize(base, sft.qlora, scratch)
+        shown = quantized.shown_to_peft(base)
+    with shown:
+        if (adapter / lora.WEIGHTS).is_file():
+            return lora.load_adapter(base, adapter, trainable=True)
+        return lora.attach(base, settings)
 
 
 def split(

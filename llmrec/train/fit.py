@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +14,10 @@ from trl import SFTConfig
 from llmrec.artifacts import StageContext
 from llmrec.config import Recipe
 from llmrec.decode.trie import Trie
-from llmrec.errors import UserError
 from llmrec.models import dropout, modes
 from llmrec.train import samples
 from llmrec.train.log import MetricsFile, ProgressBar, last_checkpoint
+from llmrec.train.memory import knobs, room
 from llmrec.train.mix import notice
 from llmrec.train.order import Epochs
 from llmrec.train.prepare import start_of
@@ -36,7 +35,6 @@ BEST = {"loss": "loss", "ndcg": "ndcg@10"}
 LOG_POINTS, SAVE_POINTS = 50, 10
 # Below this many steps a save or a validation would cost more than the training between two of them.
 LEAST_STEPS = 25
-FULL_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, Epochs]:
@@ -81,7 +79,9 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
     resume = last_checkpoint(checkpoints)
     if trainer.is_world_process_zero():
         metrics.rewind(resume)
-    with _room(recipe):
+    with room(
+        "sft", knobs("sft", sft, qlora=sft.mode not in ("qlora", "sid_rows"), history=recipe.data.history)
+    ):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trained = trainer.accelerator.unwrap_model(trainer.model).eval()
     return (trained if trainer.is_world_process_zero() else None), epochs
@@ -159,20 +159,3 @@ def _lists(ctx: StageContext, prepared: Prepared) -> ValidationLists | None:
         token_ids=prepared.vocabulary.compact_ids,
         pad_id=prepared.tokenizer.pad_token_id,
     )
-
-
-@contextlib.contextmanager
-def _room(recipe: Recipe) -> Iterator[None]:
-    """Say which knob helps where memory runs out."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        full = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not full and not any(words in str(error) for words in FULL_WORDS):
-            raise
-        sft = recipe.sft
-        knobs = [f"a smaller sft.batch (it is {sft.batch}) with sft.accumulate raised by as much"]
-        knobs += [] if sft.gradient_checkpointing else ["sft.gradient_checkpointing=true"]
-        knobs += [] if sft.mode in ("qlora", "sid_rows") else ["sft.mode=qlora"]
-        knobs += [f"a data.history below {recipe.data.history}"]
-        raise UserError(f"sft: out of memory; try {', or '.join(knobs)}") from error

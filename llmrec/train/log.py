@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ NAMES = {
     "eval_loss": "valid_loss",
     "eval_ndcg@10": "valid_ndcg@10",
 }
+"""What the trainer calls the values of every training, and what the log calls them."""
 
 
 class ProgressBar(ProgressCallback):
@@ -41,10 +43,15 @@ class MetricsFile(TrainerCallback):
     Args:
         path: the file.
         epochs: the recipe's epochs, all of which are one to the trainer.
+        stage: whose training it is.
+        names: values beyond `NAMES`, as the trainer and as the log calls them.
     """
 
-    def __init__(self, path: Path, epochs: float = 1.0) -> None:
-        self._path, self._epochs = path, epochs
+    def __init__(
+        self, path: Path, epochs: float = 1.0, stage: str = "sft", names: Mapping[str, str] | None = None
+    ) -> None:
+        self._path, self._epochs, self._stage = path, epochs, stage
+        self._names = NAMES | dict(names or {})
 
     def rewind(self, checkpoint: Path | None) -> None:
         """Drop lines logged after a checkpoint (all of them without one): they will be logged again."""
@@ -66,17 +73,22 @@ class MetricsFile(TrainerCallback):
         Raises:
             UserError: the loss is not finite.
         """
-        values = {NAMES[key]: float(value) for key, value in (logs or {}).items() if key in NAMES}
+        found = {self._names[key]: value for key, value in (logs or {}).items() if key in self._names}
+        values = {name: float(value) for name, value in found.items() if value is not None}
         if not values:
             return
         for name in ("loss", "valid_loss"):
             if not math.isfinite(values.get(name, 0.0)):
                 raise UserError(
-                    f"sft: {name} is not a number at step {state.global_step}; lower sft.lr, or start again "
-                    "with sft.bf16=false"
+                    f"{self._stage}: {name} is not a number at step {state.global_step}; lower {self._stage}.lr, "
+                    f"or start again with {self._stage}.bf16=false"
                 )
         if not state.is_world_process_zero:
             return
+        self.write(state, values)
+
+    def write(self, state: TrainerState, values: Mapping[str, float]) -> None:
+        """Append a line for the step that a training has come to."""
         epoch = round((state.epoch or 0.0) * self._epochs, 4)
         line = {"step": state.global_step, "epoch": epoch} | values
         with self._path.open("a", encoding="utf-8") as file:

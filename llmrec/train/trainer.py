@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
 from llmrec.train.order import Epochs, LikeLengths
-from llmrec.train.validation import K, ValidationLists
+from llmrec.train.validation import JUDGED, ValidationLists
 from llmrec.tree import IGNORE
 
 
@@ -46,9 +46,10 @@ class TreeTrainer(SFTTrainer):
         if self._lists is not None:
             process = self.accelerator
             mine = self._lists.part(process.process_index, process.num_processes)
-            total = torch.tensor(mine.total_ndcg(process.unwrap_model(self.model)), device=process.device)
+            judged = f"ndcg@{JUDGED}"
+            total = torch.tensor(mine.totals(process.unwrap_model(self.model))[judged], device=process.device)
             total = process.reduce(total, "sum").item()
-            output.metrics[f"{metric_key_prefix}_ndcg@{K}"] = total / len(self._lists.prompts)
+            output.metrics[f"{metric_key_prefix}_{judged}"] = total / len(self._lists.prompts)
         return output
 
     def compute_loss(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from llmrec.text.encode import PromptEncoder
     from llmrec.text.prompts import Template
 
-K = 10
-"""Length of the lists; what validation is judged by is NDCG@10."""
+JUDGED = 10
+"""Validation is judged by NDCG at this cutoff."""
+BEAMS = 20
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class ValidationLists:
         trie: the catalogue.
         token_ids: int64, the model's id of each compact token.
         pad_id: any valid token id.
+        k: length of the lists.
     """
 
     prompts: list[list[int]]
@@ -45,6 +47,7 @@ class ValidationLists:
     trie: Trie
     token_ids: torch.Tensor
     pad_id: int
+    k: int = JUDGED
 
     @classmethod
     def draw(
@@ -60,6 +63,7 @@ class ValidationLists:
         trie: Trie,
         token_ids: np.ndarray,
         pad_id: int,
+        k: int = JUDGED,
     ) -> ValidationLists:
         """A seeded sample of the validation users of a run.
 
@@ -74,6 +78,7 @@ class ValidationLists:
             trie: the catalogue.
             token_ids: the model's id of each compact token.
             pad_id: any valid token id.
+            k: length of the lists.
         """
         examples = evaluation_examples(run, "valid", users, seed)
         place = {item: index for index, item in enumerate(items)}
@@ -85,27 +90,35 @@ class ValidationLists:
             trie,
             torch.from_numpy(token_ids),
             pad_id,
+            k,
         )
 
     def part(self, process: int, processes: int) -> ValidationLists:
         """Every `processes`-th user, for one of several processes."""
         mine = slice(process, None, processes)
-        return ValidationLists(
-            self.prompts[mine], self.targets[mine], self.seen[mine], self.trie, self.token_ids, self.pad_id
-        )
+        return replace(self, prompts=self.prompts[mine], targets=self.targets[mine], seen=self.seen[mine])
 
-    def total_ndcg(self, model: PreTrainedModel) -> float:
-        """Sum of the users' NDCG@10 under a model, which is put into eval mode for the time."""
+    def totals(self, model: PreTrainedModel) -> dict[str, float]:
+        """Sums of the users' NDCG@10, and HR at the lists' whole length, under a model.
+
+        The model is put into eval mode for the time.
+        """
         if not self.prompts:
-            return 0.0
+            return dict.fromkeys(self.names, 0.0)
         training = model.training
         model.eval()
         try:
             trie = self.trie.to(model.device)
             engine = TreeEngine(model, trie, self.token_ids.to(model.device), self.pad_id)
             mask = item_mask(trie, None, self.seen, model.device)
-            items = batches.rank(engine, self.prompts, K, 2 * K, mask).items
+            items = batches.rank(engine, self.prompts, self.k, max(self.k, BEAMS), mask).items
         finally:
             model.train(training)
-        gains = values_by_rank([K])[f"ndcg@{K}"].to_numpy()
-        return float(((items == self.targets[:, None]) * gains).sum())
+        gains = values_by_rank(sorted({JUDGED, self.k}))
+        hit = items == self.targets[:, None]
+        return {name: float((hit * gains[name].to_numpy()).sum()) for name in self.names}
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What is measured."""
+        return f"ndcg@{JUDGED}", f"hr@{self.k}"
