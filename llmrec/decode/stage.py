@@ -40,7 +40,7 @@ def run(ctx: StageContext) -> None:
             found = find_lists(ctx, model, split)
             if found is not None:
                 link_or_copy(found[0], ctx.work / name)
-                shares[split][model], taken[name] = found[1], str(found[0].parents[1])
+                shares[split][model], taken[name] = found[1], found[0].parents[1].name
                 continue
             top = recommender.rank(rows["history"].to_list(), decode, model=model)
             ranked_lists(rows["user_id"], top, recommender.items).write_parquet(ctx.work / name)

@@ -75,11 +75,10 @@ def _prompts(work: Work, users: int | None, per_user: int | None) -> float:
 
 
 def _seen(settings: AlignmentConfig, prompts: float) -> float:
-    """Prompts of all steps."""
-    seen = prompts * settings.epochs
+    """Prompts of all steps: those of `max_steps`, else of the epochs."""
     if settings.max_steps is not None:
-        seen = min(seen, settings.max_steps * settings.batch * settings.accumulate)
-    return seen
+        return settings.max_steps * settings.batch * settings.accumulate
+    return prompts * settings.epochs
 
 
 def _validation(work: Work, settings: AlignmentConfig) -> float:

@@ -17,11 +17,15 @@ CURVES = {
     "reward": "Reward of a rollout",
     "hits": "Share of groups with a hit",
     "zero_signal": "Share of groups without signal",
+    "distinct": "Share of distinct rollouts",
+    "chosen": "Implicit reward of chosen items",
+    "rejected": "Implicit reward of rejected items",
     "margin": "Margin of the chosen item",
     "accuracy": "Share of pairs in the right order",
     "kl": "KL divergence from the reference",
     "entropy": "Entropy of the policy",
     "legal": "Share of rollouts that are items",
+    "clipped": "Share of clipped ratios",
 }
 """What a log line may hold, in the order it is drawn, and its title; validation figures, `valid_…`, come after."""
 VALID = "valid_"
