@@ -54,10 +54,13 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _engine_takes_the_adapter(self) -> Recipe:
-        if self.sft.lora.dora and self.sft.mode in ("lora", "qlora") and self.decode.engine == "vllm":
-            raise ValueError(
-                "decode.engine=vllm: vLLM takes no DoRA adapters (sft.lora.dora); use decode.engine=tree"
-            )
+        methods = {"sft": self.sft, "dpo": self.dpo, "grpo": self.grpo}
+        fresh = self.sft.mode in ("full", "sid_rows")
+        for name in [*(() if fresh else ("sft",)), *(self.align if fresh else ())]:
+            if methods[name].lora.dora and self.decode.engine == "vllm":
+                raise ValueError(
+                    f"decode.engine=vllm: vLLM takes no DoRA adapters ({name}.lora.dora); use decode.engine=tree"
+                )
         return self
 
     @model_validator(mode="after")

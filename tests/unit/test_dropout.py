@@ -1,0 +1,52 @@
+"""Dropout for models that have none."""
+
+import pytest
+import torch
+from sid_base import make_base
+from tiny_models import build
+
+from llmrec.config import LoraSettings
+from llmrec.errors import UserError
+from llmrec.models import dropout, lora
+
+IDS = torch.tensor([[1, 2, 3, 4]])
+
+
+def last(model):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return model(input_ids=IDS).logits[0, -1]
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "qwen3 with LoRA"])
+def test_it_drops_while_training_only_and_leaves_no_trace(kind, tmp_path):
+    model, plain = build(kind), build(kind)
+    dropout.attach(model, 0.3)
+    assert torch.equal(last(model), last(plain))
+    assert not torch.equal(last(model.train()), last(plain.train()))
+    assert model.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_a_rate_of_one_part_in_two_doubles_what_is_left():
+    model = build("qwen3").train()
+    dropout.attach(model, 0.5)
+    seen = []
+    model.get_input_embeddings().register_forward_hook(lambda *args: seen.append(args[2]))
+    last(model)
+    whole = model.get_input_embeddings().weight[IDS]
+    kept = seen[0] != 0
+    assert 0.3 < kept.float().mean() < 0.7
+    torch.testing.assert_close(seen[0][kept], 2 * whole[kept])
+
+
+def test_rows_trained_through_peft_are_dropped_too():
+    model, _, vocabulary = make_base()
+    wrapped = lora.attach(model, LoraSettings(rank=4), vocabulary).train()
+    before = last(wrapped)
+    dropout.attach(wrapped, 0.3)
+    assert not torch.equal(last(wrapped), before)
+
+
+def test_a_base_of_another_make_is_refused():
+    with pytest.raises(UserError, match=r"sft\.dropout"):
+        dropout.attach(torch.nn.Sequential(torch.nn.Linear(2, 2)), 0.1)
