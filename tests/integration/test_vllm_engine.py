@@ -21,6 +21,7 @@ from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
 from llmrec.decode.vllm_engine import VllmEngine, adapter_rank, engine_settings
+from llmrec.train.siblings import Policy, Siblings
 
 SYSTEMS = ["base", "sft", "second"]
 WIDTH = 20
@@ -189,3 +190,46 @@ def test_a_base_keeps_its_name_and_another_of_that_name_gets_a_number(lora, tmp_
         "lora-2",
         "lora",
     ]
+
+
+def test_samples_come_as_often_as_the_constrained_policy_says(engine, served, lora, adapters):
+    prompts, count = prompts_of(served)[:2], 300
+    catalogue = served.catalogue
+    hidden = [[], catalogue.items[:15]]
+    model = load_checkpoint(lora / "base", adapters["second"]).model
+    drawn = engine.sample(prompts, count, hidden, adapters["second"])
+    assert drawn.items.shape == (2, count)
+    for row, deny in enumerate(hidden):
+        denied = [catalogue.index[item] for item in deny]
+        allowed = [item for item in range(len(catalogue.items)) if item not in denied]
+        paths = [[t for t in catalogue.tokens[item].tolist() if t >= 0] for item in allowed]
+        mask = item_mask(catalogue.trie, None, [denied])
+        siblings = Siblings.build([prompts[row]], [paths], 0)
+        chance = Policy("allowed", catalogue).log_probs(model, siblings, mask).total.exp().detach().numpy()
+        times = np.bincount(drawn.items[row], minlength=len(catalogue.items))
+        assert not times[denied].any()
+        spread = np.sqrt(count * chance * (1 - chance))
+        assert (np.abs(times[allowed] - count * chance) < 5 * spread + 1).all()
+    full = Policy("vocabulary", catalogue)
+    paths = [catalogue.tokens[item].tolist() for item in drawn.items[0][:5]]
+    scores = full.log_probs(model, Siblings.build([prompts[0]], [paths], 0)).total.detach().numpy()
+    np.testing.assert_allclose(drawn.scores[0][:5], scores, atol=1e-3)
+
+
+def test_an_adapter_takes_the_place_of_another(engine, served, lora, second, tmp_path):
+    third = shutil.copytree(second, tmp_path / "third")
+    tensors = load_file(second / "adapter_model.safetensors")
+    changed = {name: tensor * (3 if "lora_B" in name else 1) for name, tensor in tensors.items()}
+    save_file(changed, third / "adapter_model.safetensors", metadata={"format": "pt"})
+    prompts, catalogue = prompts_of(served)[:4], served.catalogue
+    engine.replace_adapter(second, third)
+    try:
+        found = engine.rank(prompts, 5, None, third)
+        with pytest.raises(UserError, match="not among the adapters"):
+            engine.rank(prompts, 5, None, second)
+    finally:
+        engine.replace_adapter(third, second)
+    model = load_checkpoint(lora / "base", third).model
+    expected = TreeEngine(model, catalogue.trie, catalogue.token_ids).search(prompts, 5)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    assert np.abs(found.scores - engine.rank(prompts, 5, None, second).scores).max() > 1e-3
