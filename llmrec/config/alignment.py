@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -30,7 +30,9 @@ TrlLoss = Literal[
     "sigmoid_norm",
 ]
 """Losses that TRL computes, of one rejected item each; with several, their mean."""
-RewardName = Literal["hit", "rank", "levels", "ndcg", "semantic", "collaborative", "diversity"]
+TargetReward = Literal["hit", "rank", "levels", "ndcg", "semantic"]
+"""Rewards that compare with the target."""
+RewardName = TargetReward | Literal["collaborative", "diversity"]
 
 
 def _as_list(value: Any) -> Any:
@@ -51,6 +53,9 @@ class PairsConfig(Section):
         users: a seeded sample of so many training users; null takes all.
         width: beams of `beams` and `judge`.
         judge: the collaborative model of `judge`.
+        ahead: with `judge` alone: ask once a user, behind the last training item, where lists will be asked for,
+            instead of before a training item. Nobody knows what is chosen there, and the judge has not learned it
+            by heart.
     """
 
     sources: Annotated[list[NegativeSource], Field(min_length=1), BeforeValidator(_as_list)] = ["random"]
@@ -59,6 +64,13 @@ class PairsConfig(Section):
     users: Positive | None = None
     width: Positive = 20
     judge: System = "sasrec_ce"
+    ahead: bool = False
+
+    @model_validator(mode="after")
+    def _judge_looks_ahead(self) -> PairsConfig:
+        if self.ahead and self.sources != ["judge"]:
+            raise ValueError("ahead: true asks where no target is known: it needs sources: judge")
+        return self
 
     @model_validator(mode="after")
     def _beams_give_enough(self) -> PairsConfig:
@@ -169,6 +181,7 @@ class GrpoConfig(AlignmentConfig):
         zero_signal: what happens to a group whose rewards are all equal: `keep` leaves it, `inject` gives it its
             target, `resample` draws it again, up to `tries` times.
         judge: the collaborative model of the reward `collaborative`.
+        ahead: as `pairs.ahead`, for rewards that look at no target: `collaborative`, `diversity`, your own.
     """
 
     lr: Annotated[float, Field(gt=0)] = 1e-5
@@ -193,6 +206,15 @@ class GrpoConfig(AlignmentConfig):
     inject: InjectConfig = InjectConfig()
     tries: Positive = 3
     judge: System = "sasrec_ce"
+    ahead: bool = False
+
+    @model_validator(mode="after")
+    def _nothing_to_hit_ahead(self) -> GrpoConfig:
+        blind = [one.name for one in self.rewards if one.name in get_args(TargetReward)]
+        if self.ahead and (blind or self.zero_signal == "inject"):
+            what = f"the reward {blind[0]} looks at it" if blind else "zero_signal: inject needs it"
+            raise ValueError(f"ahead: true asks where no target is known, but {what}")
+        return self
 
     @model_validator(mode="after")
     def _vllm_samples(self) -> GrpoConfig:

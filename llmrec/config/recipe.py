@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from llmrec import assets
-from llmrec.config.alignment import DpoConfig, GrpoConfig, Method, PairsConfig
+from llmrec.config.alignment import AlignmentConfig, DpoConfig, GrpoConfig, Method, PairsConfig
 from llmrec.config.collaborative import CollaborativeConfig
 from llmrec.config.data import DataConfig
 from llmrec.config.decoding import DecodeConfig, EvalConfig
@@ -54,6 +54,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _engine_takes_the_adapter(self) -> Recipe:
+        methods: dict[str, SftConfig | AlignmentConfig]
         methods = {"sft": self.sft, "dpo": self.dpo, "grpo": self.grpo}
         fresh = self.sft.mode in ("full", "sid_rows")
         for name in [*(() if fresh else ("sft",)), *(self.align if fresh else ())]:

@@ -16,7 +16,7 @@ from llmrec.train.align import Start, arguments, arrange, start, train
 from llmrec.train.grpo_trainer import TreeGRPOTrainer, loss_arguments
 from llmrec.train.mix import notice
 from llmrec.train.rewards import Judge, Known, resolve
-from llmrec.train.rollouts import Drawer, Tasks, TreeDrawer, VllmDrawer
+from llmrec.train.rollouts import UNKNOWN, Drawer, Tasks, TreeDrawer, VllmDrawer
 from llmrec.train.targets import draw_targets
 
 LOGGED = {
@@ -87,7 +87,9 @@ def tasks_of(ctx: StageContext, begin: Start) -> Tasks:
     """
     recipe, run = ctx.recipe, begin.run
     settings, index = recipe.grpo, run.catalogue.index
-    targets, _ = draw_targets(ctx.run, recipe.data.history, settings.per_user, settings.users, begin.seed)
+    targets, _ = draw_targets(
+        ctx.run, recipe.data.history, settings.per_user, settings.users, begin.seed, settings.ahead
+    )
     hides = recipe.decode.mask_seen
     pairs = zip(targets.seen, targets.chosen, strict=True)
     rows = np.flatnonzero([not (hides and chosen in seen) for seen, chosen in pairs])
@@ -101,7 +103,7 @@ def tasks_of(ctx: StageContext, begin: Start) -> Tasks:
     return Tasks(
         [run.encoder.prompt(run.template, history) for history in targets.histories],
         targets.histories,
-        np.array([index[item] for item in targets.chosen], np.int64),
+        np.array([UNKNOWN if item is None else index[item] for item in targets.chosen], np.int64),
         [[index[item] for item in seen] if hides else [] for seen in targets.seen],
     )
 

@@ -70,7 +70,7 @@ def make_pairs(
     """
     from llmrec.decode.catalogues import Catalogue
 
-    targets, left_out = draw_targets(run, history, config.per_user, config.users, seed)
+    targets, left_out = draw_targets(run, history, config.per_user, config.users, seed, config.ahead)
     catalogue = Catalogue.load(run / "base", as_trained=True)
     _check_enough(config, targets, len(catalogue.items))
     sources = Sources(config, run, catalogue, beams)

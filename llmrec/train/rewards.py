@@ -30,7 +30,7 @@ class Groups:
 
     Attributes:
         items: int64 [P, G], what was drawn, in trie order; an item may be drawn more than once.
-        targets: int64 [P], what the user chose, in trie order.
+        targets: int64 [P], what the user chose, in trie order; −1 where nobody knows (`grpo.ahead`).
         histories: P lists of item ids, oldest first.
         log_probs: float [P, G], the policy's log-probability of each rollout.
     """
@@ -251,9 +251,8 @@ def _values(name: str, groups: Groups, known: Known) -> Floats:
     bad = ~np.isfinite(values)
     if bad.any():
         prompt, rollout = np.argwhere(bad)[0]
-        target, item = (
-            known.items[place] for place in (groups.targets[prompt], groups.items[prompt, rollout])
-        )
+        item, place = known.items[groups.items[prompt, rollout]], groups.targets[prompt]
+        target = known.items[place] if place >= 0 else None
         raise UserError(
             f"grpo.rewards: {name} returns {values[prompt, rollout]} for item {item!r} of prompt {prompt} "
             f"(target {target!r}); return finite numbers"

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from llmrec.decode.catalogues import Catalogue
 
 
+UNKNOWN = -1
+"""A target that nobody knows: no rollout hits it."""
+
+
 @dataclass(frozen=True)
 class Tasks:
     """What GRPO learns on: prompts, each with the item that its user chose next.
@@ -33,7 +37,7 @@ class Tasks:
     Attributes:
         prompts: P token-id lists.
         histories: P lists of item ids, oldest first.
-        targets: int64 [P], in trie order.
+        targets: int64 [P], in trie order; `UNKNOWN` where nobody knows.
         seen: P lists of items (trie order) that rollouts leave out, as decoding does.
     """
 

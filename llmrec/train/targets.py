@@ -21,7 +21,7 @@ class Targets:
     Attributes:
         users: R user ids.
         items: all training items of each target's user, oldest first: one list a user, shared by their targets.
-        positions: where in `items` each target stands, from 1.
+        positions: where in `items` each target stands, from 1; behind the last where the target is unknown.
         window: most items of a history.
     """
 
@@ -34,9 +34,10 @@ class Targets:
         return len(self.users)
 
     @property
-    def chosen(self) -> list[str]:
-        """The targets."""
-        return [items[at] for items, at in zip(self.items, self.positions, strict=True)]
+    def chosen(self) -> list[str | None]:
+        """The targets; None where unknown."""
+        pairs = zip(self.items, self.positions, strict=True)
+        return [items[at] if at < len(items) else None for items, at in pairs]
 
     @property
     def histories(self) -> list[list[str]]:
@@ -61,7 +62,7 @@ class Targets:
 
 
 def draw_targets(
-    run: Path, history: int, per_user: int | None, users: int | None, seed: int
+    run: Path, history: int, per_user: int | None, users: int | None, seed: int, ahead: bool = False
 ) -> tuple[Targets, dict[str, int]]:
     """Targets from training interactions, never a user's first, and never a held-out one.
 
@@ -71,6 +72,7 @@ def draw_targets(
         per_user: targets drawn of each user; None takes all.
         users: a sample of so many of the users that have two training items; None takes all.
         seed: of both draws.
+        ahead: ask once a user, behind the last training item, where the target is unknown.
 
     Returns:
         Targets, users in the order of the data, each one's targets oldest first; and how many users were left
@@ -88,9 +90,9 @@ def draw_targets(
     if users is not None and users < len(able):
         drawn = able[np.sort(rng.choice(len(able), users, replace=False))]
     sizes = drawn["items"].list.len().to_numpy().astype(np.int64) - 1
-    user = np.repeat(np.arange(len(drawn)), sizes)
-    position = rank_within(user) + 1
-    if per_user is not None:
+    user = np.arange(len(drawn)) if ahead else np.repeat(np.arange(len(drawn)), sizes)
+    position = sizes + 1 if ahead else rank_within(user) + 1
+    if per_user is not None and not ahead:
         shuffled = np.lexsort((rng.random(len(user)), user))
         kept = np.sort(shuffled[rank_within(user) < per_user])
         user, position = user[kept], position[kept]
