@@ -1,5 +1,7 @@
 """DPO and GRPO on trees against TRL's own trainers, on the same completions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from llmrec.train.dpo_trainer import PairCollator, TreeDPOTrainer
 from llmrec.train.grpo_trainer import TreeGRPOTrainer, loss_arguments
 from llmrec.train.preference import sdpo
 from llmrec.train.rewards import Known
-from llmrec.train.rollouts import Tasks, TreeDrawer
+from llmrec.train.rollouts import UNKNOWN, Tasks, TreeDrawer
 from llmrec.train.siblings import Policy
 
 PROMPTS = [[5, 9, 11, 40], [7, 8], [33, 21, 6, 9, 80, 81], [12, 13, 14]]
@@ -277,6 +279,20 @@ def test_rollouts_leave_out_what_the_user_has_seen(tmp_path):
     trainer.train()
     items = np.concatenate(drawn, axis=1)
     assert 1 not in items[0] and not {2, 3} & set(items[2].tolist())
+
+
+def test_ahead_no_rollout_hits_and_the_judge_alone_rewards(tmp_path):
+    trainer = grpo(tmp_path, ahead=True, rewards=[RewardConfig(name="diversity")], rollouts="beams")
+    trainer._tasks = replace(trainer._tasks, targets=np.full(4, UNKNOWN))
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert logged["hits"] == 0 and logged["rewards/diversity/mean"] > 0
+
+
+@pytest.mark.parametrize("wrong", [{"rewards": [{"name": "hit"}]}, {"zero_signal": "inject"}])
+def test_ahead_there_is_nothing_to_hit_or_to_inject(wrong):
+    with pytest.raises(ValueError, match="ahead: true asks where no target is known"):
+        GrpoConfig.model_validate({"ahead": True, "rewards": [{"name": "collaborative"}]} | wrong)
 
 
 @pytest.mark.parametrize("corrected", [True, False])

@@ -209,6 +209,26 @@ def test_the_judge_picks_the_best_and_the_worst_beams(run):
     assert {"i5"} == set(pairs.filter(pl.col("history") == ["i0", "i1", "i2"])["chosen"])
 
 
+def test_ahead_the_judge_is_asked_behind_all_that_a_user_chose(run):
+    beams = best_first("i9", "i5", "i4", "i1", "i8", "i2", "i0")
+    asked = {"sources": "judge", "ahead": True, "negatives": 1, "width": 3, "judge": "item_knn"}
+    pairs, report = make(run, per_user=None, beams=beams, **asked)
+    assert pairs["user_id"].to_list() == ["ann", "bob", "eve"]
+    assert beams.asked[0][1] == [[ITEMS[item] for item in TRAIN[user]] for user in pairs["user_id"]]
+    assert pairs["history"].to_list() == [
+        [ITEMS[item] for item in TRAIN[user][-3:]] for user in pairs["user_id"]
+    ]
+    for user, chosen in pairs.select("user_id", "chosen").iter_rows():
+        assert chosen not in mine(user)
+    assert report["chosen_is_target"] == 0
+
+
+@pytest.mark.parametrize("sources", ["beams", ["judge", "random"]])
+def test_ahead_there_is_no_target_for_any_other_source(sources):
+    with pytest.raises(ValueError, match="needs sources: judge"):
+        PairsConfig(sources=sources, ahead=True)
+
+
 def test_more_rejected_than_a_user_leaves_is_an_error(run):
     make(run, negatives=7)
     with pytest.raises(
