@@ -232,8 +232,8 @@ def grpo_pass(subject: Subject, system: str, generations: int, normalise: str = 
 
 
 def grpo_step(subject: Subject, system: str, generations: int) -> Callable[[], None]:
-    """A whole step, at a learning rate of zero."""
-    trainer = grpo(subject, system, generations)
+    """A whole step, at a learning rate of zero; on trees, of the policy that it samples from."""
+    trainer = grpo(subject, system, generations, "allowed")
     prompts = range(len(subject.prompts)) if system == TREES else subject.prompts
     rows = [{"prompt": prompt} for prompt in prompts for _ in range(generations)]
     optimizer = torch.optim.AdamW([p for p in trainer.model.parameters() if p.requires_grad], lr=0.0)

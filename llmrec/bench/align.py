@@ -21,10 +21,12 @@ from llmrec.bench._align import (
 )
 from llmrec.bench._measure import interleave, ratio, summary, write
 from llmrec.bench.trie import LEVELS, VOCABULARY
+from llmrec.errors import UserError
 from llmrec.screen import show
 
 ALLOWED = "trees, among allowed tokens"
 REFERENCE = ", reference"
+PARTS = ("grpo", "sdpo", "step")
 PEERS = {"trl": TRL, "answers": ANSWERS, "constrained": CONSTRAINED}
 GOALS = {"grpo G=16": 6.0, "sdpo n=15": 6.0, "sdpo n=3": 2.5, "grpo step G=16": 8.0}
 Figures = dict[str, Any]
@@ -42,8 +44,8 @@ def run(
     pairs: int = 1,
     generations: int = 16,
     rejected: Sequence[int] = (15, 3),
-    parts: Sequence[str] = ("grpo", "sdpo", "step"),
-    against: Sequence[str] = ("trl", "answers", "constrained"),
+    parts: Sequence[str] = PARTS,
+    against: Sequence[str] = ("answers", "constrained"),
     repeats: int = 5,
     out: Path | None = None,
 ) -> list[Figures]:
@@ -66,15 +68,19 @@ def run(
         generations: G.
         rejected: numbers of rejected items a pair.
         parts: any of `grpo`, `sdpo`, `step`.
-        against: `trl`: as it runs here; `answers`: its head kept off the prompts, which on a CPU it scores too;
-            `constrained` (steps only): `answers`, whose samples a prefix function holds to the catalogue.
+        against: `answers`: TRL's head kept off the prompts, as it is on a GPU; `constrained` (steps only): that,
+            its samples held to the catalogue by a prefix function; `trl`: as it runs here, on a CPU far slower.
         repeats: timed repeats.
         out: where to write the figures as JSON; None writes nothing.
 
     Returns:
         Per part: seconds, and `times_faster` than each peer; of a pass, tokens that the model computes and the
         relative error of the trees' gradient; of S-DPO, `with_reference`, the times with the reference's pass.
+
+    Raises:
+        UserError: a part or a peer that there is not.
     """
+    _check(parts, against)
     shape = {"layers": layers, "hidden": hidden, "vocabulary": vocabulary}
     subject = Subject.make(model, shape, length, items, prompt, max(batch, pairs))
     peers = [PEERS[name] for name in against]
@@ -91,6 +97,18 @@ def run(
     _show(figures)
     write(out, "llmrec bench align", figures, "torch", "transformers", "trl", "peft")
     return figures
+
+
+def _check(parts: Sequence[str], against: Sequence[str]) -> None:
+    """Raise a UserError for names that are none, and passes with nothing to compare them to."""
+    for key, given, known in (("parts", parts, PARTS), ("against", against, PEERS)):
+        for name in given:
+            if name not in known:
+                raise UserError(f"bench align: {key}: no {name!r} ({', '.join(known)})")
+    if set(against) <= {"constrained"} and set(parts) != {"step"}:
+        raise UserError(
+            "bench align: against=constrained is for steps alone; add trl or answers, or parts=[step]"
+        )
 
 
 def _grpo(subject: Subject, peers: Sequence[str], generations: int, repeats: int) -> Figures:

@@ -7,6 +7,7 @@ import pytest
 
 from llmrec.bench import align
 from llmrec.bench._align import ANSWERS, CONSTRAINED, TREES, TRL
+from llmrec.errors import UserError
 
 TINY = {"layers": 2, "hidden": 32, "vocabulary": 2000, "prompt": 20, "items": 300, "generations": 4}
 
@@ -14,7 +15,7 @@ TINY = {"layers": 2, "hidden": 32, "vocabulary": 2000, "prompt": 20, "items": 30
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory):
     out = tmp_path_factory.mktemp("bench") / "align.json"
-    found = align.run(**TINY, rejected=[3, 1], repeats=1, out=out)
+    found = align.run(**TINY, rejected=[3, 1], against=list(align.PEERS), repeats=1, out=out)
     written = json.loads(out.read_text())
     assert written["figures"] == found and written["command"] == "llmrec bench align"
     assert written["machine"]["versions"]["trl"]
@@ -43,3 +44,16 @@ def test_a_part_and_a_peer_can_be_asked_for_alone():
     (one,) = align.run(**TINY, repeats=1, parts=["grpo"], against=["answers"])
     assert one["part"] == "grpo G=4" and set(one["times_faster"]) == {ANSWERS}
     assert one["gradient_error"] <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parts": ["dpo"]}, "no 'dpo'"),
+        ({"against": ["vllm"]}, "no 'vllm'"),
+        ({"against": ["constrained"]}, "steps alone"),
+    ],
+)
+def test_a_comparison_that_there_is_not_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        align.run(**TINY, **options)
