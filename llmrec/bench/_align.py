@@ -71,12 +71,12 @@ class Subject:
         if model == "qwen3":
             rows = max(rows, shape["vocabulary"])
         torch.manual_seed(0)
-        base.resize_token_embeddings(rows, mean_resizing=model != "qwen3")
+        base.resize_token_embeddings(rows, mean_resizing=False)
         wrapped = lora.attach(base, LoraSettings())
         with torch.no_grad():
             for name, parameter in wrapped.named_parameters():
                 if "lora_B" in name:
-                    parameter.normal_(std=0.02)
+                    parameter.normal_(std=0.002)
         sids = catalogue(items, length)
         trie, names = Trie.build(sids, [CODES] * length), [str(item) for item in range(len(sids))]
         stock = Catalogue(trie, torch.arange(rows - length * CODES, rows), names, {})
@@ -249,10 +249,14 @@ def grpo_step(subject: Subject, system: str, generations: int) -> Callable[[], N
 
 def _rollouts(subject: Subject, generations: int) -> dict[str, torch.Tensor]:
     """A batch of GRPO as TRL lays it out: a row a completion, prompt and all; slightly off-policy."""
-    answers = torch.tensor(subject.answers(generations)).flatten(0, 1)
+    groups = subject.answers(generations)
+    siblings = Siblings.build(subject.prompts, groups, subject.pad_id)
+    with torch.no_grad():
+        now = Policy("vocabulary", subject.catalogue).log_probs(subject.model, siblings).tokens
+    answers = torch.tensor(groups).flatten(0, 1)
     prompts = torch.tensor(subject.prompts).repeat_interleave(generations, 0)
     torch.manual_seed(1)
-    near = torch.randn(2, *answers.shape) * 0.1 - float(np.log(subject.model.config.vocab_size))
+    near = now + torch.randn(2, *now.shape) * 0.1
     return {
         "prompt_ids": prompts,
         "prompt_mask": torch.ones_like(prompts),
