@@ -41,7 +41,19 @@ def sample(
     Raises:
         UserError: an empty prompt, one longer than the model's context, or no item that a prompt may be given.
     """
-    policy, trie = replace(engine.scoring, normalise="allowed", prior=None), engine.trie
+    engine = replace(engine, scoring=replace(engine.scoring, normalise="allowed", prior=None))
+    with engine.head():
+        return _sample(engine, prompts, count, mask, generator)
+
+
+def _sample(
+    engine: TreeEngine,
+    prompts: Sequence[Sequence[int]],
+    count: int,
+    mask: ItemMask | None,
+    generator: torch.Generator | None,
+) -> TopK:
+    trie = engine.trie
     state = prefill(engine.model, prompts, count * (trie.length - 1), engine.pad_id)
     logits = state.logits.expand(-1, count, -1)
     nodes = torch.zeros((len(prompts), count), dtype=torch.long, device=engine.model.device)
@@ -51,7 +63,7 @@ def sample(
         child, token, legal = trie.expand(nodes, depth)
         if mask is not None:
             legal = legal & mask.open(trie, child.flatten(1)).view_as(child)
-        steps = policy.log_probs(depth, logits, child, engine.token_ids[token], legal)
+        steps = engine.scoring.log_probs(depth, logits, child, engine.columns(token), legal)
         if not bool(legal.any(-1).all()):
             raise UserError(
                 "a prompt has no item that it may be given: its deny-list holds the whole catalogue"

@@ -13,6 +13,7 @@ is the true top-K once its last score is at least that of the best prefix that w
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,6 +28,7 @@ from llmrec.decode.mask import ItemMask
 from llmrec.decode.scoring import PLAIN, Scoring
 from llmrec.decode.stochastic import perturb
 from llmrec.errors import UserError
+from llmrec.models.head import head_over
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,6 +80,17 @@ class TreeEngine:
             return width * (self.trie.length - 1)
         return sum(min(width, prefixes) for prefixes in self._growing)
 
+    def head(self) -> contextlib.AbstractContextManager[None]:
+        """Narrows the model's head to the catalogue's tokens where no other counts."""
+        if self.scoring.normalise == "vocabulary":
+            return contextlib.nullcontext()
+        return head_over(self.model, self.token_ids)
+
+    def columns(self, token: torch.Tensor) -> torch.Tensor:
+        """Where the logits have compact tokens, int64 [...]; −1 for a pad."""
+        ids = self.token_ids[token]
+        return ids if self.scoring.normalise == "vocabulary" else torch.where(ids < 0, ids, token.long())
+
     @cached_property
     def _padded(self) -> bool:
         """Whether IDs may be shorter than the longest."""
@@ -123,13 +136,14 @@ class TreeEngine:
                 "stochastic beams sample from the constrained policy: normalise: allowed, no prior"
             )
         k = width if k is None else k
-        state = prefill(self.model, prompts, self.room(width), self.pad_id)
-        beams = _Beams.start(len(prompts), self.model.device, noise)
-        logits = state.logits
-        for depth in range(self.trie.length):
-            beams = self._step(depth, beams, logits, width, mask, floor)
-            if depth + 1 < self.trie.length:
-                beams, logits = self._advance(depth + 1, beams, state)
+        with self.head():
+            state = prefill(self.model, prompts, self.room(width), self.pad_id)
+            beams = _Beams.start(len(prompts), self.model.device, noise)
+            logits = state.logits
+            for depth in range(self.trie.length):
+                beams = self._step(depth, beams, logits, width, mask, floor)
+                if depth + 1 < self.trie.length:
+                    beams, logits = self._advance(depth + 1, beams, state)
         alive = beams.scores > -torch.inf
         items = torch.where(alive, self.trie.item(beams.nodes), -1)
         exact = None if noise is not None else _certify(beams, k)
@@ -180,7 +194,7 @@ class TreeEngine:
         if growing == 0:
             return waiting
         steps = self.scoring.log_probs(
-            depth, logits, child[:, :growing], self.token_ids[token[:, :growing]], legal[:, :growing]
+            depth, logits, child[:, :growing], self.columns(token[:, :growing]), legal[:, :growing]
         )
         return steps if growing == child.shape[1] else torch.cat([steps, waiting], dim=1)
 

@@ -7,6 +7,7 @@ from the next-token distributions along its path.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,8 +17,8 @@ import numpy.typing as npt
 import torch
 
 from llmrec.decode.constraint import Prefixes, walk
-from llmrec.decode.scoring import log_normaliser
-from llmrec.train.trainer import head_at
+from llmrec.decode.scoring import in_cache, log_normaliser
+from llmrec.models.head import head_at, head_over
 from llmrec.tree import IGNORE, TokenTree, collate, subtree_ends
 
 if TYPE_CHECKING:
@@ -158,7 +159,9 @@ class Policy:
             siblings: the prompts and completions, on its device.
             mask: allow- and deny-lists of the B prompts, by which `allowed` goes.
         """
-        with head_at(model, siblings.asked):
+        narrow = self.normalise == "allowed"
+        tokens, there = siblings.tokens.clamp(min=0), siblings.tokens != NONE
+        with head_at(model, siblings.asked), self._head(model) if narrow else contextlib.nullcontext():
             outputs: Any = model(
                 input_ids=siblings.input_ids,
                 attention_mask=siblings.attention_mask,
@@ -166,29 +169,38 @@ class Policy:
                 use_cache=False,
             )
         logits = outputs.logits.float()
-        if self.normalise == "vocabulary":
-            normaliser = log_normaliser(logits)
-            entropy = normaliser.detach() - _mean_logit(logits, normaliser)
-            best = logits.argmax(-1)
-        else:
-            allowed, ids = self._allowed(logits, siblings, mask)
-            normaliser = allowed.logsumexp(-1)
-            entropy = normaliser.detach() - _mean_logit(allowed, normaliser)
-            best = ids.gather(1, allowed.argmax(-1, keepdim=True)).squeeze(1)
-        at, tokens = siblings.at.clamp(min=0), siblings.tokens.clamp(min=0)
-        there = siblings.tokens != NONE
-        chosen = logits[at, tokens] - normaliser[at]
+        scored, best, columns = logits, logits.detach().argmax(-1), tokens
+        if narrow:
+            scored, ids = self._allowed(logits, siblings, mask)
+            best, columns = ids.gather(1, scored.argmax(-1, keepdim=True)).squeeze(1), self._columns(tokens)
+        normaliser = log_normaliser(scored)
+        entropy = normaliser.detach() - _mean_logit(scored.detach(), normaliser.detach())
+        at = siblings.at.clamp(min=0)
         return LogProbs(
-            chosen.masked_fill(~there, 0.0),
+            (logits[at, columns] - normaliser[at]).masked_fill(~there, 0.0),
             entropy[at].masked_fill(~there, 0.0),
             (best[at] == tokens) & there,
             there,
         )
 
+    def _head(self, model: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
+        return head_over(model, self.catalogue.token_ids)
+
+    def _columns(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Where the narrow head's logits have a token, int64 [N, L]; any column for one that no item has."""
+        ids, order = self.catalogue.token_ids.sort()
+        return order[torch.searchsorted(ids, tokens).clamp(max=len(ids) - 1)]
+
     def _allowed(
         self, logits: torch.Tensor, siblings: Siblings, mask: ItemMask | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of the asked positions' legal tokens, float32 [A, F], −inf in slots that are none; their ids."""
+        """Logits of the asked positions' legal tokens, float32 [A, F], −inf in slots that are none; their ids.
+
+        Args:
+            logits: float32 [A, C], a column a compact token.
+            siblings: whose positions they are.
+            mask: the prompts' lists.
+        """
         catalogue = self.catalogue
         missing = catalogue.length - siblings.prefix.shape[1]
         prefix = torch.nn.functional.pad(siblings.prefix, (0, max(0, missing)), value=NONE)
@@ -199,12 +211,13 @@ class Policy:
             legal = legal & mask.rows(siblings.prompt).open(catalogue.trie, child)
         ids = catalogue.token_ids[token]
         legal = legal & (ids >= 0)
-        ids = ids.clamp(min=0)
-        return logits.gather(1, ids).masked_fill(~legal, -torch.inf), ids
+        return logits.gather(1, token.long()).masked_fill(~legal, -torch.inf), ids
 
 
-@torch.no_grad()
 def _mean_logit(logits: torch.Tensor, normaliser: torch.Tensor) -> torch.Tensor:
     """Expected logit under the softmax, float32 [A]; slots of −inf have no part in it."""
-    chance = (logits - normaliser.unsqueeze(-1)).exp()
-    return (chance * logits.masked_fill(logits == -torch.inf, 0.0)).sum(-1)
+    means = []
+    for part, total in zip(in_cache(logits), in_cache(normaliser, logits.shape[1]), strict=True):
+        chance = (part - total.unsqueeze(-1)).exp_()
+        means.append(chance.mul_(part.nan_to_num(neginf=0.0)).sum(-1))
+    return torch.cat(means)

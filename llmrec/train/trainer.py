@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
+from llmrec.models.head import head_at
 from llmrec.train.order import Epochs, LikeLengths
 from llmrec.train.validation import JUDGED, ValidationLists
 from llmrec.tree import IGNORE
@@ -84,21 +82,3 @@ class TreeTrainer(SFTTrainer):
             scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
             loss = loss * scale / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
-
-
-@contextmanager
-def head_at(model: torch.nn.Module, positions: torch.Tensor) -> Iterator[None]:
-    """Let a model's LM head see some positions only: its forward then returns logits [positions, V].
-
-    A hook on the head leaves the forward to whatever wraps the model (DDP, FSDP, PEFT, gradient checkpointing).
-
-    Args:
-        model: the (wrapped) causal language model.
-        positions: bool [B, T].
-    """
-    head = extract_model_from_parallel(model).get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][positions], *hidden[1:]))
-    try:
-        yield
-    finally:
-        hook.remove()

@@ -1,0 +1,53 @@
+"""What a model's LM head is asked: some positions, some tokens, instead of all of both.
+
+Hooks and a stand-in leave the forward to whatever wraps the model (DDP, PEFT, gradient checkpointing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch.nn.functional import linear
+
+
+@contextmanager
+def head_at(model: torch.nn.Module, positions: torch.Tensor) -> Iterator[None]:
+    """Let the head see some positions only: a forward then returns logits [positions, V].
+
+    Args:
+        model: the (wrapped) causal language model.
+        positions: bool [B, T].
+    """
+    head = extract_model_from_parallel(model).get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][positions], *hidden[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def head_over(model: torch.nn.Module, tokens: torch.Tensor) -> Iterator[None]:
+    """Let the head score some tokens only: logits then have a column for each of them, in their order.
+
+    A vocabulary of 150,000 tokens makes the head a third of a small model's work; a catalogue needs a thousand.
+
+    Args:
+        model: the (wrapped) causal language model, whose head has no adapter.
+        tokens: int64 [C], token ids on the model's device; a negative one gives the column of token 0.
+    """
+    head = extract_model_from_parallel(model).get_output_embeddings()
+    rows = tokens.clamp(min=0)
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        bias = getattr(head, "bias", None)
+        return linear(hidden, head.weight[rows], None if bias is None else bias[rows])
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
