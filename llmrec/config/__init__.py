@@ -36,6 +36,7 @@ from llmrec.config.training import (
     TaskConfig,
     TinyConfig,
     TrackConfig,
+    TrainingConfig,
 )
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "TaskConfig",
     "TinyConfig",
     "TrackConfig",
+    "TrainingConfig",
     "ZeroShotConfig",
     "load_recipe",
     "recipe_tree",

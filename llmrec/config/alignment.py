@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from llmrec.config.decoding import System
 from llmrec.config.section import Positive, Section
-from llmrec.config.training import LoraSettings
+from llmrec.config.training import TrainingConfig
 
 Method = Literal["dpo", "grpo"]
 """What `align` may name."""
@@ -82,7 +82,7 @@ class PairsConfig(Section):
         return self
 
 
-class AlignmentConfig(Section):
+class AlignmentConfig(TrainingConfig):
     """What DPO and GRPO share. `batch` counts prompts per optimizer step; a prompt brings all its completions.
 
     Training starts from the run's SFT model: a copy of its adapter, or in the modes `full` and `sid_rows` a fresh
@@ -99,23 +99,11 @@ class AlignmentConfig(Section):
 
     lr: Annotated[float, Field(gt=0)] = 1e-5
     epochs: Annotated[float, Field(gt=0)] = 1.0
-    max_steps: Positive | None = None
-    batch: Positive = 32
-    accumulate: Positive = 1
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    lora: LoraSettings = LoraSettings()
     beta: Annotated[float, Field(ge=0)] = 0.0
     normalise: Literal["vocabulary", "allowed"] = "vocabulary"
     seed: Annotated[int, Field(ge=0)] | None = None
-    save_steps: Positive | None = None
-    eval_steps: Positive | None = None
     valid_lists: Positive | None = 500
     keep: Literal["last", "ndcg"] = "last"
-    checkpoints: Positive = 1
-    gradient_checkpointing: bool = False
-    bf16: bool = False
 
     @model_validator(mode="after")
     def _best_by_lists(self) -> AlignmentConfig:
@@ -184,7 +172,6 @@ class GrpoConfig(AlignmentConfig):
         ahead: as `pairs.ahead`, for rewards that look at no target: `collaborative`, `diversity`, your own.
     """
 
-    lr: Annotated[float, Field(gt=0)] = 1e-5
     beta: Annotated[float, Field(ge=0)] = 1e-3
     normalise: Literal["vocabulary", "allowed"] = "allowed"
     generations: Annotated[int, Field(ge=2)] = 16

@@ -108,7 +108,26 @@ class QloraSettings(Section):
     double_quant: bool = True
 
 
-class SftConfig(Section):
+class TrainingConfig(Section):
+    """What every training of a language model has, whatever it learns."""
+
+    lr: Annotated[float, Field(gt=0)]
+    epochs: Annotated[float, Field(gt=0)]
+    max_steps: Positive | None = None
+    batch: Positive = 32
+    accumulate: Positive = 1
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    lora: LoraSettings = LoraSettings()
+    save_steps: Positive | None = None
+    eval_steps: Positive | None = None
+    checkpoints: Positive = 1
+    gradient_checkpointing: bool = False
+    bf16: bool = False
+
+
+class SftConfig(TrainingConfig):
     """Instruction tuning. `batch` counts user windows (token trees) per optimizer step.
 
     `mode` says what is trained: every weight; LoRA and the rows of the SID tokens, on plain or on 4-bit weights
@@ -123,25 +142,15 @@ class SftConfig(Section):
     start: str | None = None
     lr: Annotated[float, Field(gt=0)] = 3e-4
     epochs: Annotated[float, Field(gt=0)] = 4.0
-    max_steps: Positive | None = None
-    batch: Positive = 32
-    accumulate: Positive = 1
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    lora: LoraSettings = LoraSettings()
     qlora: QloraSettings = QloraSettings()
     users: Positive | None = None
-    save_steps: Positive | None = None
-    eval_steps: Positive | None = None
     valid_users: Positive = 512
     valid_lists: Positive | None = None
     keep: Literal["last", "loss", "ndcg"] = "last"
     patience: Positive | None = None
     checkpoints: Positive = 2
-    gradient_checkpointing: bool = False
-    bf16: bool = False
     compile: bool = False
 
     @model_validator(mode="after")

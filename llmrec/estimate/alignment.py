@@ -6,7 +6,7 @@ rollouts. Log-probabilities are taken at the completions' tokens alone, over the
 
 from __future__ import annotations
 
-from llmrec.config import AlignmentConfig, DpoConfig, GrpoConfig
+from llmrec.config import AlignmentConfig, DpoConfig, GrpoConfig, PairsConfig
 from llmrec.estimate.machine import matmul_rate
 from llmrec.estimate.work import BYTES_PER_TRAINED, REACHED, ROWS_PER_SECOND, SLOWER_4_BITS, VALIDATIONS, Work
 
@@ -18,7 +18,7 @@ def seconds(work: Work, stage: str) -> float:
     """Time of a stage of alignment beyond the start of its libraries."""
     recipe = work.recipe
     if stage == "pairs":
-        prompts = _prompts(work, recipe.pairs.users, recipe.pairs.per_user)
+        prompts = _prompts(work, recipe.pairs)
         tokens = prompts * work.list_tokens(recipe.pairs.width) if _asks_the_model(work) else 0.0
         return prompts / ROWS_PER_SECOND + _time(work, 2 * tokens)
     if stage == "dpo":
@@ -46,7 +46,7 @@ def memory(work: Work, stage: str) -> float:
 def _dpo(work: Work) -> float:
     """FLOPs a parameter of all of DPO's steps, policy and reference."""
     dpo: DpoConfig = work.recipe.dpo
-    pairs = _prompts(work, work.recipe.pairs.users, work.recipe.pairs.per_user)
+    pairs = _prompts(work, work.recipe.pairs)
     row = work.list_tokens(0) + _completions(work, "dpo")
     flops = dpo.rounds * _seen(dpo, pairs) * row * (4 + 2)
     if dpo.rounds > 1:
@@ -58,7 +58,7 @@ def _grpo(work: Work) -> float:
     """FLOPs a parameter of all of GRPO's steps: rollouts, policy, and the reference where it has a weight."""
     grpo: GrpoConfig = work.recipe.grpo
     row = work.list_tokens(0) + _completions(work, "grpo")
-    seen = _seen(grpo, _prompts(work, grpo.users, grpo.per_user))
+    seen = _seen(grpo, _prompts(work, grpo))
     return seen * row * (2 + 4 * grpo.iterations + (2 if grpo.beta else 0))
 
 
@@ -68,10 +68,11 @@ def _completions(work: Work, stage: str) -> float:
     return work.sid_tokens * (1 + recipe.pairs.negatives if stage == "dpo" else recipe.grpo.generations)
 
 
-def _prompts(work: Work, users: int | None, per_user: int | None) -> float:
+def _prompts(work: Work, section: PairsConfig | GrpoConfig) -> float:
     """Prompts of an epoch: so many targets of so many users."""
     mine = max(1.0, work.size.interactions / work.size.users - 3)
-    return min(work.size.users, users or work.size.users) * min(mine, per_user or mine)
+    each = 1 if section.ahead else min(mine, section.per_user or mine)
+    return min(work.size.users, section.users or work.size.users) * each
 
 
 def _seen(settings: AlignmentConfig, prompts: float) -> float:

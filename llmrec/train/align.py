@@ -19,6 +19,7 @@ from llmrec.decode.trained import TrainedRun
 from llmrec.models import modes
 from llmrec.models.checkpoint import load_checkpoint
 from llmrec.models.lora import go_on_from, save_adapter
+from llmrec.train.arguments import arguments, regular
 from llmrec.train.log import MetricsFile, ProgressBar, last_checkpoint
 from llmrec.train.memory import knobs, room
 from llmrec.train.order import like_lengths
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerFast, Trainer, TrainerControl, TrainerState, TrainingArguments
 
-LOG_POINTS, WATCH_POINTS, LEAST_STEPS = 50, 10, 5
+LEAST_STEPS = 5
+"""Between two saves or looks at validation lists."""
 LISTS = 50
 """Length of the lists that are watched: a policy that has lost diversity loses HR at this depth first."""
 SAME = 1e-5
@@ -95,37 +97,15 @@ def arrange(lengths: Sequence[int], settings: AlignmentConfig, seed: int) -> npt
     return order[: steps * step]
 
 
-def arguments(
+def settings_of(
     ctx: StageContext, settings: AlignmentConfig, steps: int, seed: int, scratch: Path
 ) -> dict[str, Any]:
-    """What TRL's settings of both trainers have in common; one of their epochs is the whole training."""
-    return {
-        "output_dir": str(scratch / "checkpoints"),
-        "learning_rate": settings.lr,
-        "num_train_epochs": 1,
-        "max_steps": steps,
-        "gradient_accumulation_steps": settings.accumulate,
-        "warmup_steps": settings.warmup,
-        "lr_scheduler_type": settings.schedule,
-        "weight_decay": settings.weight_decay,
-        "gradient_checkpointing": settings.gradient_checkpointing,
-        "bf16": settings.bf16,
-        "seed": seed,
-        "remove_unused_columns": False,
-        "logging_steps": max(1, steps // LOG_POINTS),
-        "logging_nan_inf_filter": False,
-        "save_steps": settings.save_steps or _regular(steps),
-        "save_total_limit": settings.checkpoints,
-        "eval_strategy": "no",
-        "report_to": list(ctx.recipe.track.report_to) or "none",
-        "disable_tqdm": False,
-        "use_cpu": not torch.cuda.is_available(),
+    """What TRL's settings of both trainers have in common."""
+    return arguments(settings, scratch / "checkpoints", steps, seed, ctx.recipe.track.report_to) | {
         "beta": settings.beta,
+        "eval_strategy": "no",
+        "save_steps": settings.save_steps or regular(steps, LEAST_STEPS),
     }
-
-
-def _regular(steps: int) -> int:
-    return max(math.ceil(steps / WATCH_POINTS), min(steps, LEAST_STEPS))
 
 
 def train(
@@ -215,7 +195,7 @@ def _watch(
         k=min(LISTS, len(run.catalogue.items)),
     )
     return (
-        Watch(lists, settings.eval_steps or _regular(steps), metrics, scratch / "best")
+        Watch(lists, settings.eval_steps or regular(steps, LEAST_STEPS), metrics, scratch / "best")
         if lists.prompts
         else None
     )

@@ -12,7 +12,7 @@ from trl import DPOConfig
 
 from llmrec.artifacts import StageContext
 from llmrec.models.lora import go_on_from
-from llmrec.train.align import Start, arguments, arrange, start, train
+from llmrec.train.align import Start, arrange, settings_of, start, train
 from llmrec.train.dpo_trainer import OURS, REFERENCE, UNUSED, PairCollator, TreeDPOTrainer
 from llmrec.train.pairs import beams_of, make_pairs, read_pairs
 from llmrec.train.siblings import NONE
@@ -70,7 +70,7 @@ def _train_round(ctx: StageContext, begin: Start, pairs: pl.DataFrame, number: i
         policy=begin.policy(settings),
         model=begin.model,
         args=DPOConfig(
-            **arguments(ctx, settings, steps, seed, scratch),
+            **settings_of(ctx, settings, steps, seed, scratch),
             per_device_train_batch_size=settings.batch,
             loss_type=[UNUSED if ours else settings.loss],
             label_smoothing=0.0 if ours else settings.label_smoothing,

@@ -16,6 +16,7 @@ from llmrec.config import Recipe
 from llmrec.decode.trie import Trie
 from llmrec.models import dropout, modes
 from llmrec.train import samples
+from llmrec.train.arguments import arguments, regular
 from llmrec.train.log import MetricsFile, ProgressBar, last_checkpoint
 from llmrec.train.memory import knobs, room
 from llmrec.train.mix import notice
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
 
 BEST = {"loss": "loss", "ndcg": "ndcg@10"}
 """What `sft.keep` goes by, as the trainer names it."""
-LOG_POINTS, SAVE_POINTS = 50, 10
-# Below this many steps a save or a validation would cost more than the training between two of them.
 LEAST_STEPS = 25
+"""Between two saves or validations."""
 
 
 def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, Epochs]:
@@ -91,39 +91,22 @@ def settings(recipe: Recipe, checkpoints: Path, trees: int, validate: bool, proc
     """TRL's settings for a recipe; one of its epochs is the whole training."""
     sft = recipe.sft
     steps = sft.max_steps or math.ceil(trees / (sft.batch * sft.accumulate))
-    regular = max(math.ceil(steps / SAVE_POINTS), min(steps, LEAST_STEPS))
-    save_steps, eval_steps = sft.save_steps or regular, sft.eval_steps or regular
+    often = regular(steps, LEAST_STEPS)
+    save_steps, eval_steps = sft.save_steps or often, sft.eval_steps or often
     best = validate and sft.keep != "last"
     return SFTConfig(
-        output_dir=str(checkpoints),
-        learning_rate=sft.lr,
-        num_train_epochs=1,
-        max_steps=steps,
+        **arguments(sft, checkpoints, steps, recipe.seed, recipe.track.report_to),
         per_device_train_batch_size=sft.batch // processes,
         per_device_eval_batch_size=sft.batch,
-        gradient_accumulation_steps=sft.accumulate,
-        warmup_steps=sft.warmup,
-        lr_scheduler_type=sft.schedule,
-        weight_decay=sft.weight_decay,
-        gradient_checkpointing=sft.gradient_checkpointing,
-        bf16=sft.bf16,
         torch_compile=sft.compile,
-        seed=recipe.seed,
         dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
         max_length=None,
-        logging_steps=max(1, steps // LOG_POINTS),
-        logging_nan_inf_filter=False,
         save_steps=math.lcm(save_steps, eval_steps) if best else save_steps,
-        save_total_limit=sft.checkpoints,
         eval_strategy="steps" if validate else "no",
         eval_steps=eval_steps,
         load_best_model_at_end=best,
         metric_for_best_model=BEST.get(sft.keep),
         greater_is_better=sft.keep == "ndcg",
-        report_to=list(recipe.track.report_to) or "none",
-        disable_tqdm=False,
-        use_cpu=not torch.cuda.is_available(),
     )
 
 

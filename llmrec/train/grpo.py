@@ -12,7 +12,7 @@ from llmrec.artifacts import StageContext
 from llmrec.collaborative.systems import load_baseline
 from llmrec.errors import UserError
 from llmrec.ids.load import code_vectors
-from llmrec.train.align import Start, arguments, arrange, start, train
+from llmrec.train.align import Start, arrange, settings_of, start, train
 from llmrec.train.grpo_trainer import TreeGRPOTrainer, loss_arguments
 from llmrec.train.mix import notice
 from llmrec.train.rewards import Judge, Known, resolve
@@ -57,7 +57,7 @@ def run(ctx: StageContext) -> None:
         known=_known(ctx, begin),
         model=begin.model,
         args=GRPOConfig(
-            **arguments(ctx, settings, steps, begin.seed, ctx.scratch),
+            **settings_of(ctx, settings, steps, begin.seed, ctx.scratch),
             **loss_arguments(settings),
             per_device_train_batch_size=settings.batch * settings.generations,
             num_generations=settings.generations,

@@ -7,15 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from llmrec.config import AlignmentConfig, SftConfig
+from llmrec.config import TrainingConfig
 from llmrec.errors import UserError
 
 FULL_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-def knobs(
-    stage: str, settings: SftConfig | AlignmentConfig, qlora: bool = False, history: int | None = None
-) -> list[str]:
+def knobs(stage: str, settings: TrainingConfig, qlora: bool = False, history: int | None = None) -> list[str]:
     """What a user can turn.
 
     Args:
