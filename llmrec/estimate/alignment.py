@@ -40,7 +40,7 @@ def memory(work: Work, stage: str) -> float:
     training += settings.batch * completions * work.shape.vocabulary * LOGIT_BYTES
     if stage == "grpo" and recipe.grpo.engine == "vllm":
         training += work.plain  # vLLM's own copy
-    return max(work.plain, training)
+    return max(work.plain, training + work.lists(settings.valid_lists))
 
 
 def _dpo(work: Work) -> float:

@@ -32,6 +32,7 @@ ASKED_TOKENS = 300  # of one question and its reference
 VALIDATIONS, STEPS_BETWEEN = 10, 25  # at most so many during a training, at least so many steps apart
 TYPICAL_LEVELS = 3
 TYPICAL_CODES = 256
+LISTS_BYTES = 1e9  # of a batch of lists on a CPU, at most (llmrec.decode.batches)
 BYTES_PER_TRAINED = 16  # weight, gradient and Adam's two moments, in float32
 BYTES_OF_4_BITS = {
     True: 0.52,
@@ -257,7 +258,13 @@ class Work:
         window = max(self._longest(mixed.task, t) for mixed in self.mix for t in mixed.templates)
         activations = self.activations(sft.batch, window, sft.gradient_checkpointing)
         # The base is loaded whole before its layers are made small.
-        return max(self.plain, frozen + BYTES_PER_TRAINED * self.trained_parameters() + activations)
+        training = frozen + BYTES_PER_TRAINED * self.trained_parameters() + activations
+        return max(self.plain, training + self.lists(sft.valid_lists))
+
+    def lists(self, users: int | None) -> float:
+        """Bytes of decoding so many users' lists on a CPU, where batches are made as large as `LISTS_BYTES`."""
+        per_token = 18 * self.shape.hidden * self.width
+        return min(LISTS_BYTES, (users or 0) * self.list_tokens(0) * per_token)
 
     def disk_gb(self) -> float:
         """Disk of a run: base, one trainer checkpoint (and, for QLoRA, the layers' own weights), lists, tables."""
