@@ -1,5 +1,6 @@
-"""The real vLLM (its CPU build): base and two adapters in one engine, against Hugging Face and the tree engine."""
+"""The real vLLM (its CPU build): base, SFT and aligned adapters in one engine, against Hugging Face and the tree."""
 
+import itertools
 import json
 import shutil
 
@@ -23,7 +24,7 @@ from vllm.exceptions import VLLMValidationError
 from llmrec.decode.vllm_engine import VllmEngine, adapter_rank, engine_settings
 from llmrec.train.siblings import Policy, Siblings
 
-SYSTEMS = ["base", "sft", "second"]
+SYSTEMS = ["base", "sft", "second", "dpo", "grpo"]
 WIDTH = 20
 
 
@@ -39,9 +40,10 @@ def second(lora, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def engine(lora, second):
+def engine(lora, second, aligned):
     """One engine for this file: it takes most of a minute to start."""
-    engine = VllmEngine(lora / "base", [lora / "sft", second], width=WIDTH, cache_gb=0.5)
+    adapters = [lora / "sft", second, aligned[0] / "dpo", aligned[0] / "grpo"]
+    engine = VllmEngine(lora / "base", adapters, width=WIDTH, cache_gb=0.5)
     yield engine
     engine.close()
 
@@ -53,9 +55,10 @@ def served(lora):
 
 
 @pytest.fixture
-def adapters(lora, second):
-    """The adapter's folder of each system."""
-    return {"base": None, "sft": lora / "sft", "second": second}
+def adapters(lora, second, aligned):
+    """The adapter's folder of each system; the aligned ones stand on the same base."""
+    aligned_with = {method: aligned[0] / method for method in ("dpo", "grpo")}
+    return {"base": None, "sft": lora / "sft", "second": second} | aligned_with
 
 
 def histories(items):
@@ -97,8 +100,8 @@ def test_lists_equal_the_tree_engines_for_every_adapter(lora, engine, served, ad
 
 def test_the_adapters_answer_differently(engine, served, adapters):
     scores = [engine.rank(prompts_of(served)[:4], 5, None, adapters[system]).scores for system in SYSTEMS]
-    assert np.abs(scores[0] - scores[1]).max() > 1e-3
-    assert np.abs(scores[1] - scores[2]).max() > 1e-3
+    for one, other in itertools.pairwise(scores):
+        assert np.abs(one - other).max() > 1e-4
 
 
 def test_ordinary_requests_get_the_logits_of_hugging_face(lora, engine, served, adapters):
