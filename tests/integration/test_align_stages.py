@@ -108,3 +108,19 @@ def test_rounds_of_self_play_make_pairs_anew(shop, aligned):
     # Each round starts where its reference is.
     margins = {line["step"]: line["margin"] for line in log if "margin" in line}
     assert margins[1] == margins[3] == 0
+
+
+@pytest.mark.parametrize("mode", ["full", "qlora"])
+def test_every_mode_of_sft_can_be_aligned(shop, mode):
+    folder, _ = shop
+    settings = [one for one in small_shop.ALIGNED if not one.startswith(("sft.mode", "align"))]
+    command = ["run", "recipe.yaml", f"run=dpo-{mode}", "parent=shop", f"sft.mode={mode}", *settings]
+    done = small_shop.run(folder, *command, "dpo.valid_lists=null", "--until", "dpo")
+    assert done.returncode == 0, done.stderr
+    run = folder / "runs" / f"dpo-{mode}"
+    after = load_file(run / "dpo" / WEIGHTS)
+    assert all(".lora_" in name for name in after)
+    assert all(np.abs(after[name]).max() > 0 for name in after if ".lora_B" in name)
+    assert (run / "sft" / WEIGHTS).is_file() == (mode == "qlora")
+    # The first step has no margin: policy and reference are the SFT model, on 4-bit weights too.
+    assert log_of(run, "dpo")[0]["margin"] == 0
