@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -30,9 +30,9 @@ TrlLoss = Literal[
     "sigmoid_norm",
 ]
 """Losses that TRL computes, of one rejected item each; with several, their mean."""
-TargetReward = Literal["hit", "rank", "levels", "ndcg", "semantic"]
-"""Rewards that compare with the target."""
-RewardName = TargetReward | Literal["collaborative", "diversity"]
+RewardName = Literal["hit", "rank", "levels", "ndcg", "semantic", "collaborative", "diversity"]
+BLIND = ("collaborative", "diversity")
+"""Rewards that look at no target; one's own may."""
 
 
 def _as_list(value: Any) -> Any:
@@ -197,9 +197,9 @@ class GrpoConfig(AlignmentConfig):
 
     @model_validator(mode="after")
     def _nothing_to_hit_ahead(self) -> GrpoConfig:
-        blind = [one.name for one in self.rewards if one.name in get_args(TargetReward)]
-        if self.ahead and (blind or self.zero_signal == "inject"):
-            what = f"the reward {blind[0]} looks at it" if blind else "zero_signal: inject needs it"
+        looking = [one.name for one in self.rewards if one.name not in BLIND and ":" not in one.name]
+        if self.ahead and (looking or self.zero_signal == "inject"):
+            what = f"the reward {looking[0]} looks at it" if looking else "zero_signal: inject needs it"
             raise ValueError(f"ahead: true asks where no target is known, but {what}")
         return self
 
