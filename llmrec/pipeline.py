@@ -58,7 +58,7 @@ STAGES = (
         name="pairs",
         version=1,
         reads=("data", "collaborative", "ids", "sft"),
-        sections=("data.history", "decode.mask_seen", "pairs"),
+        sections=("data.history", "pairs"),
         function="llmrec.train.pairs:run",
         owns=("pairs",),
         partly={"collaborative": "llmrec.collaborative.stage:files_for_pairs"},
@@ -66,10 +66,11 @@ STAGES = (
     Stage(
         name="dpo",
         version=1,
-        reads=("data", "ids", "sft", "pairs"),
+        reads=("data", "collaborative", "ids", "sft", "pairs"),
         sections=("data.history", "decode.mask_seen", "pairs", "sft.mode", "sft.qlora", "dpo", "track"),
         function="llmrec.train.dpo:run",
         owns=("dpo",),
+        partly={"collaborative": "llmrec.collaborative.stage:files_for_pairs"},
     ),
     Stage(
         name="grpo",
@@ -78,6 +79,7 @@ STAGES = (
         sections=("data.history", "decode.mask_seen", "sft.mode", "sft.qlora", "grpo", "track"),
         function="llmrec.train.grpo:run",
         owns=("grpo",),
+        external="llmrec.train.rewards:external",
         partly={"collaborative": "llmrec.collaborative.stage:files_for_grpo"},
     ),
     Stage(

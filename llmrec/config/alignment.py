@@ -30,6 +30,8 @@ TrlLoss = Literal[
     "sigmoid_norm",
 ]
 """Losses that TRL computes, of one rejected item each; with several, their mean."""
+SMOOTHED = ("rosepo", "robust", "exo_pair", "aot", "aot_unpaired")
+"""Losses that know a label smoothing."""
 RewardName = Literal["hit", "rank", "levels", "ndcg", "semantic", "collaborative", "diversity"]
 BLIND = ("collaborative", "diversity")
 """Rewards that look at no target; one's own may."""
@@ -120,7 +122,7 @@ class DpoConfig(AlignmentConfig):
     Attributes:
         loss: `sdpo` (Chen et al. 2024, all rejected items at once), `rosepo` (label smoothing, Liao et al. 2024), or
             one of TRL's pairwise losses.
-        label_smoothing: RosePO's ε, and that of TRL's `robust` and `exo_pair`.
+        label_smoothing: RosePO's ε, and that of TRL's `robust`, `exo_pair`, `aot` and `aot_unpaired`.
         sft: weight of the chosen item's negative log-likelihood beside the loss.
         rounds: SPRec's self-play: so many times, pairs are made with the model of the round before, which is then
             the reference. `epochs` count a round.
@@ -131,6 +133,16 @@ class DpoConfig(AlignmentConfig):
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     sft: Annotated[float, Field(ge=0)] = 0.0
     rounds: Positive = 1
+
+    @model_validator(mode="after")
+    def _smooths_something(self) -> DpoConfig:
+        if self.label_smoothing and self.loss not in SMOOTHED:
+            raise ValueError(
+                f"label_smoothing does nothing in loss: {self.loss}; it does in {', '.join(SMOOTHED)}"
+            )
+        if self.loss == "exo_pair" and not self.label_smoothing:
+            raise ValueError("loss: exo_pair needs a label_smoothing above 0; its paper takes 1e-3")
+        return self
 
 
 class RewardConfig(Section):
@@ -163,11 +175,12 @@ class GrpoConfig(AlignmentConfig):
             (OneRec's early-clipped and bounded ratios).
         iterations: optimizer passes over a batch of rollouts.
         epsilon: clip range of the ratio, below; `epsilon_high`, above (null: the same).
+        delta: ECPO's δ; no other loss has one.
         scale_rewards: divide advantages by the group's standard deviation; `dr_grpo` does not.
         per_user: targets drawn of each user's training items; null takes all but the first.
         users: a seeded sample of so many training users; null takes all.
         zero_signal: what happens to a group whose rewards are all equal: `keep` leaves it, `inject` gives it its
-            target, `resample` draws it again, up to `tries` times.
+            target (how, `inject` says), `resample` draws it again, up to `tries` times.
         judge: the collaborative model of the reward `collaborative`.
         ahead: as `pairs.ahead`, for rewards that look at no target: `collaborative`, `diversity`, your own.
     """

@@ -1,7 +1,7 @@
 """What the stages of preference alignment compute: rows of a prompt and its completions, each prompt once.
 
 Weights are frozen and an adapter is trained: 4 FLOPs a parameter and token of the policy, 2 of the reference and of
-rollouts. Log-probabilities are taken at the completions' tokens alone, over the whole vocabulary.
+rollouts. Log-probabilities are taken at the completions' tokens alone, among the catalogue's tokens or all.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def memory(work: Work, stage: str) -> float:
     lora = recipe.sft.lora if recipe.sft.mode in ("lora", "qlora") else settings.lora
     training = work.frozen + BYTES_PER_TRAINED * work.lora_parameters(lora)
     training += work.activations(settings.batch, row, settings.gradient_checkpointing)
-    training += settings.batch * completions * work.shape.vocabulary * LOGIT_BYTES
+    scored = work.codes() if settings.normalise == "allowed" else work.shape.vocabulary
+    training += settings.batch * completions * scored * LOGIT_BYTES
     if stage == "grpo" and recipe.grpo.engine == "vllm":
         training += work.plain  # vLLM's own copy
     return max(work.plain, training + work.lists(settings.valid_lists))

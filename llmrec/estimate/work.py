@@ -204,7 +204,7 @@ class Work:
     def trained_parameters(self) -> float:
         """Weights that `sft.mode` trains."""
         sft, shape = self.recipe.sft, self.shape
-        rows = self._codes() * shape.hidden * (1 if shape.tied else 2)
+        rows = self.codes() * shape.hidden * (1 if shape.tied else 2)
         if sft.mode == "full":
             return shape.parameters + rows
         if sft.mode == "sid_rows":
@@ -219,7 +219,7 @@ class Work:
         share = 1.0 if ALL_LINEAR in lora.targets else len(lora.targets) / len(shape.linears)
         return share * shape.layers * (lora.rank * pairs + magnitudes)
 
-    def _codes(self) -> int:
+    def codes(self) -> int:
         """Codes of all levels; `auto` takes at most 256 a level."""
         codes = getattr(self.recipe.ids.quantizer, "codes", None)
         return (self.sid_tokens - 1) * (codes if isinstance(codes, int) else TYPICAL_CODES)

@@ -16,7 +16,8 @@ CURVES = {
     "loss": "Loss",
     "reward": "Reward of a rollout",
     "hits": "Share of groups with a hit",
-    "zero_signal": "Share of groups without signal",
+    "silent": "Share of groups without signal, as drawn",
+    "zero_signal": "Share of groups without signal, as trained",
     "distinct": "Share of distinct rollouts",
     "chosen": "Implicit reward of chosen items",
     "rejected": "Implicit reward of rejected items",
@@ -28,7 +29,9 @@ CURVES = {
     "clipped": "Share of clipped ratios",
 }
 """What a log line may hold, in the order it is drawn, and its title; validation figures, `valid_…`, come after."""
-VALID = "valid_"
+VALID, TERM = "valid_", "reward_"
+"""How validation figures begin, and terms of a reward."""
+SPREAD = "reward_std"
 
 
 def alignment(run: Path) -> dict[str, Any] | None:
@@ -53,7 +56,10 @@ def _training(run: Path, method: str) -> dict[str, Any] | None:
         return None
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
     charts = [(title, _points(lines, key)) for key, title in CURVES.items()]
-    for key in sorted({key for line in lines for key in line if key.startswith(VALID)}):
+    known = {key for line in lines for key in line}
+    for key in sorted(key for key in known if key.startswith(TERM) and key != SPREAD):
+        charts.append((f"Reward: {key.removeprefix(TERM)}", _points(lines, key)))
+    for key in sorted(key for key in known if key.startswith(VALID)):
         charts.append((f"{key.removeprefix(VALID).upper()} of validation lists", _points(lines, key)))
     drawn = [
         {"title": title, "svg": line_chart({title: points}, f"{title} by step, {method}", "step")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set
 
 from llmrec.artifacts import StageContext, read_json, write_json
 from llmrec.config import AlignmentConfig
+from llmrec.decode.batches import device_named
 from llmrec.decode.trained import TrainedRun
 from llmrec.models import modes
 from llmrec.models.checkpoint import load_checkpoint
@@ -73,6 +74,7 @@ def start(ctx: StageContext, settings: AlignmentConfig) -> Start:
     seed = ctx.recipe.seed if settings.seed is None else settings.seed
     set_seed(seed)
     run = TrainedRun.load(ctx.run, as_trained=True)
+    run = replace(run, catalogue=run.catalogue.to(device_named("auto")))
     checkpoint = load_checkpoint(run.base)
     model = modes.policy(checkpoint.model, ctx.recipe.sft, ctx.run / "sft", settings.lora, ctx.scratch)
     return Start(model, checkpoint.tokenizer, run, seed)
@@ -190,7 +192,7 @@ def _watch(
         template=run.template,
         items=run.catalogue.items,
         trie=run.catalogue.trie,
-        token_ids=run.catalogue.token_ids.numpy(),
+        token_ids=run.catalogue.token_ids.cpu().numpy(),
         pad_id=begin.pad_id,
         k=min(LISTS, len(run.catalogue.items)),
     )

@@ -45,8 +45,14 @@ def run(ctx: StageContext) -> None:
         resolve(reward.name)
     begin = start(ctx, settings)
     tasks = tasks_of(ctx, begin)
-    order = arrange([len(prompt) for prompt in tasks.prompts], settings, begin.seed)
-    steps = len(order) // (settings.batch * settings.accumulate) * settings.iterations
+    passes = settings.iterations
+    batches = settings.max_steps and -(-settings.max_steps // passes)
+    drawn = settings.model_copy(update={"max_steps": batches})
+    order = arrange([len(prompt) for prompt in tasks.prompts], drawn, begin.seed)
+    steps = settings.max_steps or len(order) // (settings.batch * settings.accumulate) * passes
+    common = settings_of(ctx, settings, steps, begin.seed, ctx.scratch)
+    # A training can only go on between two batches of rollouts.
+    common["save_steps"] = -(-common["save_steps"] // passes) * passes
     names = LOGGED | {f"rewards/{one.name}/mean": f"reward_{one.name}" for one in settings.rewards}
     draws = _drawer(ctx, begin)
     trainer = TreeGRPOTrainer(
@@ -57,7 +63,7 @@ def run(ctx: StageContext) -> None:
         known=_known(ctx, begin),
         model=begin.model,
         args=GRPOConfig(
-            **settings_of(ctx, settings, steps, begin.seed, ctx.scratch),
+            **common,
             **loss_arguments(settings),
             per_device_train_batch_size=settings.batch * settings.generations,
             num_generations=settings.generations,
@@ -65,6 +71,7 @@ def run(ctx: StageContext) -> None:
             max_completion_length=begin.run.catalogue.length,
             reward_weights=[reward.weight for reward in settings.rewards],
             shuffle_dataset=False,
+            disable_dropout=True,
         ),
         train_dataset=Dataset.from_dict({"prompt": order.tolist()}),
         processing_class=begin.tokenizer,

@@ -14,7 +14,7 @@ from llmrec.config import GrpoConfig
 from llmrec.train.align import GoesOn, check_start
 from llmrec.train.rewards import Known
 from llmrec.train.rollouts import Drawer, Drawn, Tasks, draw
-from llmrec.train.siblings import NONE, Policy, Siblings
+from llmrec.train.siblings import NONE, LogProbs, Policy, Siblings
 
 UNBOUNDED = 1e6
 """A clip range that clips nothing."""
@@ -74,7 +74,7 @@ class TreeGRPOTrainer(GoesOn, GRPOTrainer):
 
     def _note(self, drawn: Drawn) -> None:
         """Log the health of the rollouts."""
-        hits, items = drawn.groups.hits, drawn.groups.items
+        hits, items = drawn.groups.hits & ~drawn.injected, drawn.groups.items
         figures = {
             "hits": hits.any(1).mean(),
             "silent": drawn.silent.mean(),
@@ -118,6 +118,8 @@ class TreeGRPOTrainer(GoesOn, GRPOTrainer):
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        # A copy: TRL hands out the same batch again on the next pass, with what was drawn from it then.
+        inputs = dict(inputs)
         self._inputs, self._rows = inputs, inputs["task"].tolist()
         loss: torch.Tensor = super()._compute_loss(model, inputs)
         return loss
@@ -132,28 +134,35 @@ class TreeGRPOTrainer(GoesOn, GRPOTrainer):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
         """Log-probabilities and entropies of completions, float [N, logits_to_keep] each, a tree a group."""
-        groups: dict[int, list[int]] = {}
+        places: dict[int, list[int]] = {}
         for place, row in enumerate(self._rows):
-            groups.setdefault(row, []).append(place)
-        completions = input_ids[:, -logits_to_keep:].tolist()
+            places.setdefault(row, []).append(place)
+        ids = input_ids[:, -logits_to_keep:].tolist()
         lengths = attention_mask[:, -logits_to_keep:].sum(1).tolist()
-        tasks = self._tasks.take(list(groups))
-        siblings = Siblings.build(
-            tasks.prompts,
-            [[completions[place][: lengths[place]] for place in places] for places in groups.values()],
-            self._tokenizer.pad_token_id,
-        )
-        mask = tasks.mask(self._policy.catalogue) if self._policy.normalise == "allowed" else None
-        with self.accelerator.autocast():
-            found = self._policy.log_probs(model, siblings.to(input_ids.device), mask)
-        back = torch.tensor([place for places in groups.values() for place in places]).argsort()
-        short = logits_to_keep - found.tokens.shape[1]
+        spelt = [one[:length] for one, length in zip(ids, lengths, strict=True)]
+        rows, size = list(places), self._settings.batch
+        parts = [
+            self._log_probs(
+                model, {row: [spelt[place] for place in places[row]] for row in rows[at : at + size]}
+            )
+            for at in range(0, len(rows), size)
+        ]
+        back = torch.tensor([place for row in rows for place in places[row]]).argsort().to(input_ids.device)
         tokens, entropy = (
-            pad(value[back.to(value.device)], (0, short)) for value in (found.tokens, found.entropy)
+            torch.cat([pad(value, (0, logits_to_keep - value.shape[1])) for value in values])[back]
+            for values in zip(*((part.tokens, part.entropy) for part in parts), strict=True)
         )
         if self._inputs is not None:
             self._set_old(self._inputs, tokens.detach())
         return tokens, entropy, None
+
+    def _log_probs(self, model: torch.nn.Module, completions: dict[int, list[list[int]]]) -> LogProbs:
+        """What a model says of completions, given by their task."""
+        tasks = self._tasks.take(list(completions))
+        siblings = Siblings.build(tasks.prompts, list(completions.values()), self._tokenizer.pad_token_id)
+        mask = tasks.mask(self._policy.catalogue) if self._policy.normalise == "allowed" else None
+        with self.accelerator.autocast():
+            return self._policy.log_probs(model, siblings.to(self.accelerator.device), mask)
 
     def _set_old(self, inputs: dict[str, Any], tokens: torch.Tensor) -> None:
         """Set the log-probabilities that the ratio is taken to, as the loss has them."""

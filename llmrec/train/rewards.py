@@ -5,18 +5,24 @@ A reward sees whole groups, because some rank a rollout among the others of its 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from llmrec.config.alignment import RewardConfig
 from llmrec.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from llmrec.config import Recipe
 
 Floats = npt.NDArray[np.float64]
 Judge = Callable[[list[list[str]]], npt.NDArray[np.floating]]
@@ -180,6 +186,19 @@ SHIPPED: Mapping[str, Reward] = {
 }
 
 
+def external(recipe: Recipe) -> list[Path]:
+    """Source files of the rewards that are a user's own, for the stage key."""
+    _see_working_directory()
+    files = []
+    for reward in recipe.grpo.rewards:
+        module, colon, _ = reward.name.partition(":")
+        with contextlib.suppress(ImportError, ValueError):
+            spec = importlib.util.find_spec(module) if colon else None
+            if spec is not None and spec.origin is not None:
+                files.append(Path(spec.origin))
+    return files
+
+
 def resolve(name: str) -> Reward:
     """The reward of a name, or of an import path `module:function`, whose module is run.
 
@@ -262,10 +281,7 @@ def _values(name: str, groups: Groups, known: Known) -> Floats:
 
 def _import(module: str, name: str) -> ModuleType:
     """Import a module of the user's."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    importlib.invalidate_caches()
+    _see_working_directory()
     try:
         return importlib.import_module(module)
     except Exception as error:
@@ -277,6 +293,13 @@ def _import(module: str, name: str) -> ModuleType:
         raise UserError(
             f"grpo.rewards: {name}: module {module!r} cannot be imported: {type(error).__name__}: {error}"
         ) from error
+
+
+def _see_working_directory() -> None:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    importlib.invalidate_caches()
 
 
 def _unit(vectors: npt.NDArray[np.floating]) -> Floats:

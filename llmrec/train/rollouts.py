@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 
 from llmrec.config import GrpoConfig
-from llmrec.decode.catalogues import find
+from llmrec.decode.catalogues import find, register
 from llmrec.decode.mask import ItemMask, item_mask
+from llmrec.decode.overlay import Overlay
 from llmrec.decode.sampling import sample
 from llmrec.decode.scoring import Scoring
 from llmrec.decode.tree_engine import TopK, TreeEngine
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from llmrec.decode.catalogues import Catalogue
 
 
+GPU_SHARE = 0.4
+"""What vLLM may take of a GPU that it shares with the training."""
 UNKNOWN = -1
 """A target that nobody knows: no rollout hits it."""
 
@@ -119,13 +122,24 @@ class VllmDrawer:
         adapter = self._scratch / f"policy-{self._handed % 2}"
         save_adapter(model, adapter)
         if self._engine is None:
-            self._engine = VllmEngine(self._base, [adapter])
+            self._engine = self._start(adapter)
         else:
             self._engine.replace_adapter(self._scratch / f"policy-{(self._handed - 1) % 2}", adapter)
         self._handed += 1
         items = find(self._engine.name).items
         deny = [[items[place] for place in row] for row in tasks.seen]
         return self._engine.sample(tasks.prompts, count, deny, adapter)
+
+    def _start(self, adapter: Path) -> VllmEngine:
+        if isinstance(find(register(self._base)).trie, Overlay):
+            raise UserError(
+                "grpo.engine=vllm: this run's catalogue has changed since training (llmrec items); use "
+                f"grpo.engine=tree, or move {self._base.parent / 'catalogue'} away"
+            )
+        if not torch.cuda.is_available():
+            return VllmEngine(self._base, [adapter])
+        torch.cuda.empty_cache()
+        return VllmEngine(self._base, [adapter], gpu_memory_utilization=GPU_SHARE)
 
     def close(self) -> None:
         """End vLLM."""

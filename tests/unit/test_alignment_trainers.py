@@ -169,7 +169,7 @@ def test_training_starts_where_policy_and_reference_are_one(tmp_path):
         trainer.compute_loss(trainer.model, trainer.data_collator(rows))
 
 
-def grpo(tmp_path, kind=TreeGRPOTrainer, accumulate=1, **overrides):
+def grpo(tmp_path, kind=TreeGRPOTrainer, accumulate=1, passes=1, **overrides):
     settings = GrpoConfig(generations=GROUP, normalise="vocabulary", **overrides)
     model, tokenizer, vocabulary = policy_model()
     known = catalogue(vocabulary)
@@ -179,6 +179,7 @@ def grpo(tmp_path, kind=TreeGRPOTrainer, accumulate=1, **overrides):
         **loss_arguments(settings),
         per_device_train_batch_size=len(PROMPTS) * GROUP // accumulate,
         num_generations=GROUP,
+        num_iterations=passes,
         max_completion_length=3,
         shuffle_dataset=False,
         max_steps=3,
@@ -260,6 +261,23 @@ def test_training_runs_and_logs_its_health(tmp_path, loss, rollouts):
         assert np.isfinite(logged[name]), name
     assert logged["legal"] == 1.0 and logged["kl"] == pytest.approx(0, abs=1e-6)
     assert not torch.equal(start, before)
+
+
+@pytest.mark.parametrize("loss", ["ecpo", "gbpo"])
+def test_every_pass_takes_its_ratio_to_what_the_rollouts_were_drawn_with(tmp_path, loss):
+    trainer = grpo(tmp_path, loss=loss, passes=3, rewards=[RewardConfig(name="levels")])
+    seen = []
+    inner = trainer._set_old
+
+    def look(inputs, tokens):
+        seen.append((inputs["old_per_token_logps"].clone(), inputs["place"]))
+        inner(inputs, tokens)
+
+    trainer._set_old = look
+    trainer.train()
+    assert len(seen) == 3
+    for old, place in seen[1:]:
+        assert torch.equal(place, seen[0][1]) and torch.equal(old, seen[0][0])
 
 
 def test_micro_batches_hold_whole_groups_and_the_same_loss(tmp_path):
