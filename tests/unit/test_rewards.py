@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmrec.config import load_recipe
 from llmrec.config.alignment import RewardConfig, RewardName
 from llmrec.errors import UserError
 from llmrec.train import rewards
-from llmrec.train.rewards import Groups, Known, resolve, total, zero_signal
+from llmrec.train.rewards import Groups, Known, external, resolve, total, zero_signal
 
 SIDS = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0], [1, 0, 1], [2, 0, 0]], np.int32)
 ITEMS = [f"i{n}" for n in range(len(SIDS))]
@@ -205,3 +206,13 @@ def test_a_reward_must_give_one_finite_number_a_rollout(mine, body, why):
     mine("bad_reward", f"def it(groups, known):\n    return {body}\n")
     with pytest.raises(UserError, match=why):
         total([RewardConfig(name="bad_reward:it")], groups([[0, 1], [3, 4]], [0, 2]), known())
+
+
+def test_the_files_of_ones_own_rewards_decide_whether_a_stage_is_done(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_rewards_of_a_shop.py").write_text(
+        "def margin(groups, known):\n    return groups.items * 0.0\n"
+    )
+    named = "grpo.rewards=[{name: hit}, {name: 'own_rewards_of_a_shop:margin'}, {name: 'not_there:at_all'}]"
+    recipe = load_recipe("quickstart", ["grpo.ahead=false", named])
+    assert external(recipe) == [tmp_path / "own_rewards_of_a_shop.py"]
