@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from llmrec.decode.rounds import Answer, Question, Rounds
 from llmrec.decode.tree_engine import TopK
 from llmrec.errors import UserError
 from llmrec.models.lora import check_adapter, is_dora
+from llmrec.models.vocabulary import without_pads
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams, TokensPrompt
@@ -143,11 +145,15 @@ class VllmEngine:
             lora_request=lora,
             use_tqdm=False,
         )
-        paths = find(self.name).tokens.tolist()
-        places = {tuple(token for token in path if token >= 0): item for item, path in enumerate(paths)}
-        drawn = [[_drawn(one, places) for one in output.outputs] for output in outputs]
+        drawn = [[_drawn(one, self._places) for one in output.outputs] for output in outputs]
         items = np.array([[item for item, _ in row] for row in drawn], np.int64)
         return TopK(items, np.array([[score for _, score in row] for row in drawn], np.float32))
+
+    @cached_property
+    def _places(self) -> dict[tuple[int, ...], int]:
+        """SID tokens of each item → its place in trie order."""
+        paths = without_pads(find(self.name).tokens.tolist())
+        return {tuple(path): item for item, path in enumerate(paths)}
 
     def replace_adapter(self, old: Path, new: Path) -> None:
         """Serve another adapter in the place of one that the engine holds.

@@ -147,8 +147,10 @@ def train(
     metrics.rewind(resume)
     with room(name, knobs(name, settings)):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    if watch is not None and settings.keep == "ndcg":
-        watch.keep_best(scratch / "adapter")
+    if watch is not None and watch.best is not None:
+        (scratch / "adapter").mkdir(exist_ok=True)
+        for file in watch.best.glob("adapter_*"):
+            file.replace(scratch / "adapter" / file.name)
     else:
         save_adapter(begin.model, scratch / "adapter")
 
@@ -196,25 +198,24 @@ def _watch(
         pad_id=begin.pad_id,
         k=min(LISTS, len(run.catalogue.items)),
     )
-    return (
-        Watch(lists, settings.eval_steps or regular(steps, LEAST_STEPS), metrics, scratch / "best")
-        if lists.prompts
-        else None
-    )
+    if not lists.prompts:
+        return None
+    every = settings.eval_steps or regular(steps, LEAST_STEPS)
+    return Watch(lists, every, metrics, scratch / "best" if settings.keep == "ndcg" else None)
 
 
 class Watch(TrainerCallback):
-    """Decodes validation users' lists before, during and after training; keeps the best adapter so far.
+    """Decodes validation users' lists before, during and after training.
 
     Args:
         lists: the users.
         every: steps between two looks.
         metrics: where the figures go.
-        best: folder of the best adapter.
+        best: where the best adapter so far is kept; None for nowhere.
     """
 
-    def __init__(self, lists: ValidationLists, every: int, metrics: MetricsFile, best: Path) -> None:
-        self._lists, self._every, self._metrics, self._best = lists, every, metrics, best
+    def __init__(self, lists: ValidationLists, every: int, metrics: MetricsFile, best: Path | None) -> None:
+        self._lists, self._every, self._metrics, self.best = lists, every, metrics, best
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -230,21 +231,16 @@ class Watch(TrainerCallback):
         if state.global_step % self._every == 0 or state.global_step == state.max_steps:
             self._look(state, kwargs["model"])
 
-    def keep_best(self, folder: Path) -> None:
-        """Move the best adapter."""
-        folder.mkdir(exist_ok=True)
-        for file in self._best.iterdir():
-            if file.name != "score.json":
-                file.replace(folder / file.name)
-
     def _look(self, state: TrainerState, model: Any) -> None:
         users = len(self._lists.prompts)
         found = {f"valid_{name}": total / users for name, total in self._lists.totals(model).items()}
         self._metrics.write(state, found)
-        score = self._best / "score.json"
+        if self.best is None:
+            return
+        score = self.best / "score.json"
         value, step = found[f"valid_ndcg@{JUDGED}"], state.global_step
         known = read_json(score) if score.is_file() else None
         # A training that goes on from a checkpoint sees some steps again.
         if known is None or known["step"] > step or value > known["value"]:
-            save_adapter(model, self._best)
+            save_adapter(model, self.best)
             write_json(score, {"step": step, "value": value})

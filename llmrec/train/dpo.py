@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,10 @@ from trl import DPOConfig
 
 from llmrec.artifacts import StageContext
 from llmrec.models.lora import go_on_from
+from llmrec.models.vocabulary import without_pads
 from llmrec.train.align import Start, arrange, settings_of, start, train
 from llmrec.train.dpo_trainer import OURS, REFERENCE, UNUSED, PairCollator, TreeDPOTrainer
 from llmrec.train.pairs import beams_of, make_pairs, read_pairs
-from llmrec.train.siblings import NONE
 
 if TYPE_CHECKING:
     from llmrec.decode.trained import TrainedRun
@@ -50,8 +51,7 @@ def run(ctx: StageContext) -> None:
             (scratch / "done").touch()
         go_on_from(begin.model, scratch / "adapter")
         steps += _publish_log(scratch, ctx.work / "dpo/metrics.jsonl", steps, number * settings.epochs)
-    for file in (scratch / "adapter").iterdir():
-        (ctx.work / "dpo" / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(scratch / "adapter", ctx.work / "dpo", dirs_exist_ok=True)
     ctx.notes.update(pairs=len(pairs), steps=steps, seed=begin.seed)
 
 
@@ -90,7 +90,7 @@ def encoded(run: TrainedRun, pairs: pl.DataFrame) -> dict[str, list[list[int]] |
         run: whose encoder and catalogue.
         pairs: `history, chosen, rejected` of item ids.
     """
-    spelt = [[token for token in path if token != NONE] for path in run.catalogue.tokens.tolist()]
+    spelt = without_pads(run.catalogue.tokens.tolist())
     index = run.catalogue.index
     items = [[chosen, *rejected] for chosen, rejected in pairs.select("chosen", "rejected").iter_rows()]
     return {

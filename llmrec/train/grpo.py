@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 
 import numpy as np
 from datasets import Dataset
@@ -78,9 +79,8 @@ def run(ctx: StageContext) -> None:
     )
     with contextlib.closing(draws):
         train(ctx, "grpo", settings, trainer, begin, names, ctx.scratch)
-    for file in ("adapter/adapter_config.json", "adapter/adapter_model.safetensors", "metrics.jsonl"):
-        source = ctx.scratch / file
-        (ctx.work / "grpo" / source.name).write_bytes(source.read_bytes())
+    shutil.copytree(ctx.scratch / "adapter", ctx.work / "grpo", dirs_exist_ok=True)
+    shutil.copy(ctx.scratch / "metrics.jsonl", ctx.work / "grpo")
     ctx.notes.update(prompts=len(tasks.prompts), steps=steps, seed=begin.seed)
 
 

@@ -11,10 +11,11 @@ from torch.nn.functional import pad
 from trl import GRPOTrainer
 
 from llmrec.config import GrpoConfig
+from llmrec.models.vocabulary import without_pads
 from llmrec.train.align import GoesOn, check_start
 from llmrec.train.rewards import Known
 from llmrec.train.rollouts import Drawer, Drawn, Tasks, draw
-from llmrec.train.siblings import NONE, LogProbs, Policy, Siblings
+from llmrec.train.siblings import LogProbs, Policy, Siblings
 
 UNBOUNDED = 1e6
 """A clip range that clips nothing."""
@@ -43,8 +44,7 @@ class TreeGRPOTrainer(GoesOn, GRPOTrainer):
         self._rows: list[int] = []
         self._inputs: dict[str, Any] | None = None
         super().__init__(reward_funcs=[self._reads(reward.name) for reward in settings.rewards], **kwargs)
-        tokens = policy.catalogue.tokens.tolist()
-        self._spelt = [[token for token in path if token != NONE] for path in tokens]
+        self._spelt = without_pads(policy.catalogue.tokens.tolist())
 
     def _reads(self, name: str) -> Callable[..., list[float]]:
         """A reward function of TRL's kind: the rewards were computed group by group, as they were drawn."""

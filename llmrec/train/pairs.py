@@ -114,21 +114,18 @@ def beams_of(run: TrainedRun, model: PreTrainedModel, pad_id: int, memory_gb: fl
     from llmrec.decode import batches
     from llmrec.decode.mask import item_mask
     from llmrec.decode.tree_engine import TreeEngine
+    from llmrec.models.evaluating import evaluating
 
     items = run.catalogue.items
 
     def ask(histories: list[list[str]], denied: list[list[str]], width: int) -> list[list[str]]:
-        training = model.training
-        model.eval()
-        try:
-            catalogue = run.catalogue.to(model.device)
-            engine = TreeEngine(model, catalogue.trie, catalogue.token_ids, pad_id)
-            _, hidden = run.lists(histories, mask_seen=False, deny=denied)
-            mask = item_mask(catalogue.trie, None, hidden, model.device)
-            prompts = run.prompts(histories)
+        catalogue = run.catalogue.to(model.device)
+        engine = TreeEngine(model, catalogue.trie, catalogue.token_ids, pad_id)
+        _, hidden = run.lists(histories, mask_seen=False, deny=denied)
+        mask = item_mask(catalogue.trie, None, hidden, model.device)
+        prompts = run.prompts(histories)
+        with evaluating(model):
             found = batches.rank(engine, prompts, width, width, mask, memory_gb=memory_gb).items
-        finally:
-            model.train(training)
         return [[items[place] for place in row if place >= 0] for row in found.tolist()]
 
     return ask

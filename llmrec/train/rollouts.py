@@ -20,6 +20,7 @@ from llmrec.decode.scoring import Scoring
 from llmrec.decode.tree_engine import TopK, TreeEngine
 from llmrec.decode.vllm_engine import VllmEngine
 from llmrec.errors import UserError
+from llmrec.models.evaluating import evaluating
 from llmrec.models.lora import save_adapter
 from llmrec.train.rewards import Groups, Known, total, zero_signal
 
@@ -91,15 +92,12 @@ class TreeDrawer:
         """Draw from a model, which is put into eval mode for the time."""
         scoring = Scoring(normalise="allowed")
         engine = TreeEngine(model, self.catalogue.trie, self.catalogue.token_ids, self.pad_id, scoring)
-        mask, training = tasks.mask(self.catalogue), model.training
-        model.eval()
-        try:
+        mask = tasks.mask(self.catalogue)
+        with evaluating(model):
             if self.rollouts == "sampled":
                 return sample(engine, tasks.prompts, count, mask)
             noise = _generator(model.device) if self.rollouts == "stochastic" else None
             return _whole(engine.search(tasks.prompts, count, mask=mask, noise=noise), count)
-        finally:
-            model.train(training)
 
     def close(self) -> None:
         """Nothing to give back."""

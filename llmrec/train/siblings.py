@@ -161,7 +161,8 @@ class Policy:
         """
         narrow = self.normalise == "allowed"
         tokens, there = siblings.tokens.clamp(min=0), siblings.tokens != NONE
-        with head_at(model, siblings.asked), self._head(model) if narrow else contextlib.nullcontext():
+        head = head_over(model, self.catalogue.token_ids) if narrow else contextlib.nullcontext()
+        with head_at(model, siblings.asked), head:
             outputs: Any = model(
                 input_ids=siblings.input_ids,
                 attention_mask=siblings.attention_mask,
@@ -182,9 +183,6 @@ class Policy:
             (best[at] == tokens) & there,
             there,
         )
-
-    def _head(self, model: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
-        return head_over(model, self.catalogue.token_ids)
 
     def _columns(self, tokens: torch.Tensor) -> torch.Tensor:
         """Where the narrow head's logits have a token, int64 [N, L]; any column for one that no item has."""

@@ -15,6 +15,7 @@ from llmrec.decode.mask import item_mask
 from llmrec.decode.tree_engine import TreeEngine
 from llmrec.decode.trie import Trie
 from llmrec.metrics.ranking import values_by_rank
+from llmrec.models.evaluating import evaluating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -105,15 +106,11 @@ class ValidationLists:
         """
         if not self.prompts:
             return dict.fromkeys(self.names, 0.0)
-        training = model.training
-        model.eval()
-        try:
-            trie = self.trie.to(model.device)
-            engine = TreeEngine(model, trie, self.token_ids.to(model.device), self.pad_id)
-            mask = item_mask(trie, None, self.seen, model.device)
+        trie = self.trie.to(model.device)
+        engine = TreeEngine(model, trie, self.token_ids.to(model.device), self.pad_id)
+        mask = item_mask(trie, None, self.seen, model.device)
+        with evaluating(model):
             items = batches.rank(engine, self.prompts, self.k, max(self.k, BEAMS), mask).items
-        finally:
-            model.train(training)
         gains = values_by_rank(sorted({JUDGED, self.k}))
         hit = items == self.targets[:, None]
         return {name: float((hit * gains[name].to_numpy()).sum()) for name in self.names}
