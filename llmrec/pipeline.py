@@ -47,12 +47,13 @@ STAGES = (
     Stage(
         name="sft",
         version=1,
-        reads=("data", "ids"),
+        reads=("data", "collaborative", "ids"),
         sections=("data.history", "base", "prompts", "sft", "track"),
         function="llmrec.train.sft:run",
         # What stands on an earlier base goes with it.
         owns=("sft", "base", *METHODS),
         external="llmrec.train.sft:external",
+        partly={"collaborative": "llmrec.collaborative.stage:files_for_sft"},
     ),
     Stage(
         name="pairs",

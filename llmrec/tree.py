@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
 
 IGNORE = -100
 Ints = npt.NDArray[np.int32]
@@ -21,7 +24,7 @@ Ints = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class TokenTree:
-    """A forest of tokens in depth-first order; four int32 arrays of length T.
+    """A forest of tokens in depth-first order; five int32 arrays of length T.
 
     Attributes:
         input_ids: token ids.
@@ -29,12 +32,15 @@ class TokenTree:
         end: one past the last token of each token's subtree.
         labels: the token that follows, where it is trained; `IGNORE` elsewhere. A position with two
             different continuations to learn stands twice, as siblings (see `TreeBuilder`).
+        after: for a label of an answer to "which item is next", how many items of the tree's window the answer
+            comes after; 0 elsewhere.
     """
 
     input_ids: Ints
     depth: Ints
     end: Ints
     labels: Ints
+    after: Ints
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -46,7 +52,9 @@ class TokenTree:
 
     def mask(self) -> npt.NDArray[np.bool_]:
         """Ancestor mask, bool [T, T]: entry (i, j) says whether token i sees token j."""
-        mask: npt.NDArray[np.bool_] = ancestor_mask(self.end[None])[0]
+        import torch
+
+        mask: npt.NDArray[np.bool_] = ancestor_mask(torch.from_numpy(self.end)[None])[0].numpy()
         return mask
 
     def paths(self) -> list[tuple[list[int], int]]:
@@ -59,7 +67,7 @@ class TokenTree:
         ]
 
 
-def ancestor_mask(end: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def ancestor_mask(end: torch.Tensor) -> torch.Tensor:
     """Ancestor masks of padded trees.
 
     Args:
@@ -68,7 +76,9 @@ def ancestor_mask(end: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     Returns:
         bool [B, T, T]; entry (b, i, j) is True where `j <= i < end[b, j]`.
     """
-    index = np.arange(end.shape[1])
+    import torch
+
+    index = torch.arange(end.shape[1], device=end.device)
     return (index[None, :] <= index[:, None])[None] & (index[None, :, None] < end[:, None, :])
 
 
@@ -83,6 +93,12 @@ def subtree_ends(depth: npt.NDArray[Any]) -> Ints:
     return end
 
 
+def unlearned(ids: Ints, depth: Ints) -> TokenTree:
+    """A tree of tokens in depth-first order that teaches nothing."""
+    nothing = np.zeros(len(ids), np.int32)
+    return TokenTree(ids, depth, subtree_ends(depth), nothing + IGNORE, nothing)
+
+
 class TreeBuilder:
     """Grows a TokenTree from training samples, sharing each sample's prefix with the one before it."""
 
@@ -91,10 +107,11 @@ class TreeBuilder:
         self._parent: list[int] = []
         self._depth: list[int] = []
         self._labels: list[int] = []
+        self._after: list[int] = []
         self._twins: dict[int, list[int]] = {}
         self._path: list[int] = []
 
-    def add(self, tokens: Sequence[int], scored: int, shared: int = 0) -> None:
+    def add(self, tokens: Sequence[int], scored: int, shared: int = 0, after: int = 0) -> None:
         """Add a sample: a path of tokens whose last ones are learned.
 
         The last token is only ever a label, never an input. Where a token on the path already has another
@@ -105,6 +122,7 @@ class TreeBuilder:
             tokens: the sample's token ids from depth `shared` on.
             scored: depth of the first token that is learned, at least 1.
             shared: number of leading tokens taken over from the previous sample without looking.
+            after: of the labels, see `TokenTree`.
         """
         path = self._path[:shared]
         matched = self._match(tokens, shared)
@@ -112,7 +130,7 @@ class TreeBuilder:
         self._grow(path, tokens[matched:-1])
         self._path = path
         for depth in range(scored, shared + len(tokens)):
-            self._label(path[depth - 1], tokens[depth - shared])
+            self._label(path[depth - 1], tokens[depth - shared], after)
 
     def build(self) -> TokenTree:
         """The tree in depth-first order, twins just before the token they double."""
@@ -123,6 +141,7 @@ class TreeBuilder:
             depth,
             subtree_ends(depth),
             np.asarray(self._labels, np.int32)[order],
+            np.asarray(self._after, np.int32)[order],
         )
 
     def _match(self, tokens: Sequence[int], shared: int) -> int:
@@ -142,6 +161,7 @@ class TreeBuilder:
         self._depth += range(len(path), len(path) + len(tokens))
         self._ids += tokens
         self._labels += [IGNORE] * len(tokens)
+        self._after += [0] * len(tokens)
         path += nodes
 
     def _append(self, token: int, parent: int, depth: int) -> int:
@@ -149,14 +169,15 @@ class TreeBuilder:
         self._parent.append(parent)
         self._depth.append(depth)
         self._labels.append(IGNORE)
+        self._after.append(0)
         return len(self._ids) - 1
 
-    def _label(self, node: int, token: int) -> None:
+    def _label(self, node: int, token: int, after: int) -> None:
         if self._labels[node] != IGNORE:
             twin = self._append(self._ids[node], self._parent[node], self._depth[node])
             self._twins.setdefault(node, []).append(twin)
             node = twin
-        self._labels[node] = token
+        self._labels[node], self._after[node] = token, after
 
     def _depth_first(self) -> list[int]:
         twins = {twin for group in self._twins.values() for twin in group}
@@ -183,24 +204,27 @@ def collate(trees: Sequence[TokenTree], pad_id: int, multiple: int = 8) -> dict[
         multiple: pad the longest tree to a multiple of this.
 
     Returns:
-        `input_ids` int64 [B, T], `position_ids` int64 [B, T], `attention_mask` bool [B, 1, T, T],
-        `shift_labels` int64 [B, T] (the label of each position, not shifted again).
+        int64 [B, T] each: `input_ids`, `position_ids`, `end` (of which `ancestor_mask` makes the attention mask),
+        `shift_labels` (the label of each position, not shifted again), and `after`.
     """
     width = -(-max(map(len, trees)) // multiple) * multiple
     shape = (len(trees), width)
     ids = np.full(shape, pad_id, np.int64)
     positions = np.zeros(shape, np.int64)
     labels = np.full(shape, IGNORE, np.int64)
+    after = np.zeros(shape, np.int64)
     end = np.broadcast_to(np.arange(1, width + 1), shape).copy()
     for row, tree in enumerate(trees):
         size = len(tree)
         ids[row, :size] = tree.input_ids
         positions[row, :size] = tree.depth
         labels[row, :size] = tree.labels
+        after[row, :size] = tree.after
         end[row, :size] = tree.end
     return {
         "input_ids": ids,
         "position_ids": positions,
-        "attention_mask": ancestor_mask(end)[:, None],
+        "end": end,
         "shift_labels": labels,
+        "after": after,
     }

@@ -22,7 +22,7 @@ from llmrec.errors import UserError
 from llmrec.screen import show
 from llmrec.train.order import Epochs
 from llmrec.train.prepare import Prepared, prepare
-from llmrec.train.samples import TreeCollator
+from llmrec.train.samples import Lesson, TreeCollator
 
 if TYPE_CHECKING:
     from trl import SFTTrainer
@@ -130,7 +130,7 @@ class _Work:
         from llmrec.train.trainer import TreeTrainer
 
         if system == "trees":
-            epochs = Epochs.write(lambda _: self.trees, 1, False, Path(tempfile.mkdtemp()))
+            epochs = Epochs.write(lambda _: map(Lesson, self.trees), 1, False, Path(tempfile.mkdtemp()))
             collator = TreeCollator(self.prepared.tokenizer.pad_token_id)
             return self._make(TreeTrainer, self.batch, epochs=epochs, data_collator=collator)
         rows = Dataset.from_dict(

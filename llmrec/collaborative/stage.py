@@ -21,6 +21,11 @@ def files_for_ids(recipe: Recipe) -> list[str]:
     return _files(["sasrec_ce"] if ids.quantizer.kind == "letter" or "collaborative" in ids.inputs else [])
 
 
+def files_for_sft(recipe: Recipe) -> list[str]:
+    """What the stage sft reads of this one: the teacher."""
+    return _files([recipe.sft.distil.teacher] if recipe.sft.distil is not None else [])
+
+
 def files_for_pairs(recipe: Recipe) -> list[str]:
     """What the stage pairs reads of this one: the judge of its items."""
     return _files([recipe.pairs.judge] if "judge" in recipe.pairs.sources else [])
@@ -43,7 +48,14 @@ def files_for_eval(recipe: Recipe) -> list[str]:
 
 def needed(recipe: Recipe) -> list[str]:
     """The systems that a recipe needs trained."""
-    readers = (files_for_ids, files_for_pairs, files_for_grpo, files_for_decode, files_for_eval)
+    readers = (
+        files_for_ids,
+        files_for_sft,
+        files_for_pairs,
+        files_for_grpo,
+        files_for_decode,
+        files_for_eval,
+    )
     files = {file for read in readers for file in read(recipe)}
     return [name for name in LOSSES if trained_file(name) in files]
 

@@ -127,6 +127,21 @@ class TrainingConfig(Section):
     bf16: bool = False
 
 
+class DistilConfig(Section):
+    """A collaborative model as the teacher of the language model.
+
+    Attributes:
+        teacher: `sasrec_ce`, `sasrec_bce`, `item_knn` or `popularity`.
+        weight: share of its chances in the target of each code; the rest is what the user chose.
+        ahead: items that it makes up behind each user's last one, drawn anew every epoch and learned from its
+            chances alone.
+    """
+
+    teacher: Literal["sasrec_ce", "sasrec_bce", "item_knn", "popularity"] = "sasrec_ce"
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    ahead: Annotated[int, Field(ge=0)] = 1
+
+
 class SftConfig(TrainingConfig):
     """Instruction tuning. `batch` counts user windows (token trees) per optimizer step.
 
@@ -145,6 +160,7 @@ class SftConfig(TrainingConfig):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     qlora: QloraSettings = QloraSettings()
+    distil: DistilConfig | None = None
     users: Positive | None = None
     valid_users: Positive = 512
     valid_lists: Positive | None = None

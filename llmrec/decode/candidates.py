@@ -16,7 +16,7 @@ import torch
 
 from llmrec.decode.cache import check
 from llmrec.errors import UserError
-from llmrec.tree import IGNORE, TokenTree, collate, subtree_ends
+from llmrec.tree import TokenTree, ancestor_mask, collate, unlearned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -118,7 +118,7 @@ def _grow(
     row, level = begins.nonzero()
     depth = np.concatenate([np.arange(len(prompt)), len(prompt) + level]).astype(np.int32)
     ids = np.concatenate([np.asarray(prompt), rows[row, level]]).astype(np.int32)
-    tree = TokenTree(ids, depth, subtree_ends(depth), np.full(len(ids), IGNORE, np.int32))
+    tree = unlearned(ids, depth)
     number = begins.cumsum().reshape(begins.shape)
     own = np.maximum.accumulate(np.where(begins, number, 0), axis=0)
     at = np.concatenate([np.zeros((count, 1), np.int64), own], axis=1)
@@ -139,9 +139,12 @@ def _groups(pieces: Sequence[_Branches], batch_tokens: int) -> list[list[_Branch
 def _sums(model: PreTrainedModel, group: Sequence[_Branches], pad_id: int) -> list[Floats]:
     """Scores of the candidates of one batch of trees."""
     batch = collate([piece.tree for piece in group], pad_id, multiple=1)
-    del batch["shift_labels"]
-    inputs = {name: torch.from_numpy(array).to(model.device) for name, array in batch.items()}
-    hidden = model.get_decoder()(**inputs, use_cache=False).last_hidden_state
+    ids, positions, end = (
+        torch.from_numpy(batch[name]).to(model.device) for name in ("input_ids", "position_ids", "end")
+    )
+    mask = ancestor_mask(end)[:, None]
+    outputs = model.get_decoder()(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+    hidden = outputs.last_hidden_state
     read = [hidden[row, piece.trunk - 1 : len(piece.tree)] for row, piece in enumerate(group)]
     offsets = np.cumsum([0, *map(len, read)])
     at = np.concatenate([(piece.at + offset).ravel() for piece, offset in zip(group, offsets, strict=False)])

@@ -60,7 +60,8 @@ class CollaborativePrior:
         self._trie = trie
         # A row of −inf has no softmax: no item has any mass, and children come out equal.
         chance = scores.softmax(-1).nan_to_num(0.0)
-        self._below = torch.nn.functional.pad(chance.cumsum(-1), (1, 0))
+        self._below = chance.new_zeros(len(chance), trie.items + 1)
+        torch.cumsum(chance, -1, out=self._below[:, 1:])
 
     def mass(self, nodes: torch.Tensor) -> torch.Tensor:
         """Summed probability of the items under prefixes.

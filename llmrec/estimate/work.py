@@ -101,7 +101,7 @@ class Work:
             weight = sum(mixed.config.weight_in(epoch) for epoch in range(count)) / count
             for template in mixed.templates:
                 times = weight * self._rows(mixed.task.source) / len(mixed.templates)
-                targets = self.targets() if mixed.task.source == "next_item" else 1
+                targets = self.targets() + self._made_up if mixed.task.source == "next_item" else 1
                 trees += times * (1 if template.tree else targets)
                 tokens += times * targets * self.tokens_per_target(mixed.task, template)
         return max(trees, 1.0), tokens
@@ -115,6 +115,12 @@ class Work:
             "item": self.size.items,
             "interaction": users * mine,
         }[source]
+
+    @property
+    def _made_up(self) -> int:
+        """Items that a teacher adds to what each user chose."""
+        distil = self.recipe.sft.distil
+        return 0 if distil is None else distil.ahead
 
     def targets(self) -> float:
         """Targets of a window."""

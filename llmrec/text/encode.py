@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,21 +48,29 @@ class Case:
         user: whose they are.
         events: fields of the interactions with `items`: one text each, None where there is none.
         candidates: item ids to choose from, the target among them.
+        made_up: how many of the last items are none that the user has chosen.
     """
 
     items: Sequence[str]
     user: str | None = None
     events: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     candidates: Sequence[str] = ()
+    made_up: int = 0
 
     def part(self, start: int, stop: int) -> Case:
         """The same with the items and events of a slice."""
         events = {name: values[start:stop] for name, values in self.events.items()}
-        return Case(self.items[start:stop], self.user, events, self.candidates)
+        items = self.items[start:stop]
+        made_up = min(max(0, stop - len(self.items) + self.made_up), len(items))
+        return Case(items, self.user, events, self.candidates, made_up)
 
     def among(self, candidates: Sequence[str]) -> Case:
         """The same with candidates."""
-        return Case(self.items, self.user, self.events, candidates)
+        return replace(self, candidates=candidates)
+
+    def going_on(self, items: Sequence[str]) -> Case:
+        """The same with made-up items behind."""
+        return replace(self, items=[*self.items, *items], made_up=self.made_up + len(items))
 
 
 class PromptEncoder:
@@ -193,7 +201,7 @@ class PromptEncoder:
         if draw is not None:
             case = case.among(draw(case.items[-1]))
         try:
-            return [chain(self.sample_of(template, case))]
+            return [chain(self.sample_of(template, case), after=len(case.items) - 1)]
         except MissingFieldError as error:
             missing[error.field] += 1
             return []
@@ -223,7 +231,7 @@ class PromptEncoder:
                 missing[error.field] += 1
                 continue
             prompt = tokens[shared : cuts[cut - 1]] + suffix
-            builder.add(prompt + answer, scored=shared + len(prompt), shared=shared)
+            builder.add(prompt + answer, scored=shared + len(prompt), shared=shared, after=cut)
             shared, learned = cuts[cut - 1], True
         return [builder.build()] if learned else []
 
@@ -281,13 +289,14 @@ def item_fields(items: Mapping[str, Mapping[str, str]]) -> frozenset[str]:
     return frozenset({"sid"}).union(*(fields.keys() for fields in items.values()))
 
 
-def chain(sample: Sample) -> TokenTree:
-    """A sample as a tree without branches."""
+def chain(sample: Sample, after: int = 0) -> TokenTree:
+    """A sample as a tree without branches, its answer `after` so many items."""
     ids = np.array(sample.ids, np.int32)
     size = len(ids) - 1
     labels = np.full(size, IGNORE, np.int32)
     labels[sample.answer - 1 :] = ids[sample.answer :]
-    return TokenTree(ids[:-1], np.arange(size, dtype=np.int32), np.full(size, size, np.int32), labels)
+    depth, end = np.arange(size, dtype=np.int32), np.full(size, size, np.int32)
+    return TokenTree(ids[:-1], depth, end, labels, np.where(labels == IGNORE, 0, after).astype(np.int32))
 
 
 def chat_frame(tokenizer: PreTrainedTokenizerFast, system: str | None, text: TextEncoder) -> _Frame:

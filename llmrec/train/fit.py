@@ -12,8 +12,10 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 from trl import SFTConfig
 
 from llmrec.artifacts import StageContext
+from llmrec.collaborative.systems import load_baseline
 from llmrec.config import Recipe
 from llmrec.decode.trie import Trie
+from llmrec.errors import UserError
 from llmrec.models import dropout, modes
 from llmrec.train import samples
 from llmrec.train.arguments import arguments, regular
@@ -22,6 +24,7 @@ from llmrec.train.memory import knobs, room
 from llmrec.train.mix import notice
 from llmrec.train.order import Epochs
 from llmrec.train.prepare import start_of
+from llmrec.train.teacher import GoingOn, Teacher
 from llmrec.train.trainer import TreeTrainer
 from llmrec.train.validation import ValidationLists
 
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from llmrec.train.prepare import Prepared
-    from llmrec.tree import TokenTree
 
 BEST = {"loss": "loss", "ndcg": "ndcg@10"}
 """What `sft.keep` goes by, as the trainer names it."""
@@ -47,7 +49,8 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
         UserError: a prompt that does not fit the context, a loss that is no number, or no memory left.
     """
     recipe, sft = ctx.recipe, ctx.recipe.sft
-    epochs = _epochs(ctx, prepared)
+    teacher = teacher_of(ctx, prepared)
+    epochs = _epochs(ctx, prepared, teacher)
     valid = samples.validation_trees(
         prepared.encoder, prepared.template, ctx.run, sft.valid_users, recipe.seed
     )
@@ -71,6 +74,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
         data_collator=samples.TreeCollator(prepared.tokenizer.pad_token_id),
         processing_class=prepared.tokenizer,
         lists=_lists(ctx, prepared) if valid else None,
+        teacher=teacher,
         callbacks=[metrics] + ([EarlyStoppingCallback(sft.patience)] if sft.patience and valid else []),
     )
     for noisy in (PrinterCallback, ProgressCallback):
@@ -110,19 +114,43 @@ def settings(recipe: Recipe, checkpoints: Path, trees: int, validate: bool, proc
     )
 
 
-def _epochs(ctx: StageContext, prepared: Prepared) -> Epochs:
-    recipe = ctx.recipe
+def teacher_of(ctx: StageContext, prepared: Prepared) -> Teacher | None:
+    """The teacher that the recipe names.
 
-    def make(epoch: int) -> Iterator[TokenTree]:
+    Raises:
+        UserError: semantic IDs without tokens of their own.
+    """
+    distil, vocabulary = ctx.recipe.sft.distil, prepared.vocabulary
+    if distil is None:
+        return None
+    if vocabulary.end is not None:
+        raise UserError("sft.distil: textual IDs have no tokens that a teacher could choose among")
+    return Teacher(
+        load_baseline(ctx.run, distil.teacher, prepared.items),
+        prepared.items,
+        Trie.build(prepared.sids, vocabulary.codes),
+        torch.from_numpy(vocabulary.compact_ids),
+        distil.weight,
+    )
+
+
+def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> Epochs:
+    recipe = ctx.recipe
+    distil = recipe.sft.distil
+    ahead = distil.ahead if distil is not None else 0
+    go_on = GoingOn(teacher, ahead, recipe.seed) if teacher is not None and ahead else None
+
+    def make(epoch: int) -> Iterator[samples.Lesson]:
         return samples.training_trees(
-            prepared.encoder, prepared.mix, ctx.run, recipe.sft.users, recipe.seed, epoch
+            prepared.encoder, prepared.mix, ctx.run, recipe.sft.users, recipe.seed, epoch, go_on
         )
 
     folder = (
         ctx.scratch / f"trees-{torch.distributed.get_rank() if torch.distributed.is_initialized() else 0}"
     )
     folder.mkdir(exist_ok=True)
-    return Epochs.write(make, recipe.sft.epochs, any(mixed.differs for mixed in prepared.mix), folder)
+    differ = go_on is not None or any(mixed.differs for mixed in prepared.mix)
+    return Epochs.write(make, recipe.sft.epochs, differ, folder)
 
 
 def _lists(ctx: StageContext, prepared: Prepared) -> ValidationLists | None:

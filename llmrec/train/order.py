@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
-from llmrec.train.samples import columns
-from llmrec.tree import IGNORE, TokenTree
+from llmrec.train.samples import Lesson, columns
+from llmrec.tree import unlearned
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 WINDOW = 50
 """Batches among which trees are sorted by length."""
 WRITTEN = 1000
-NOTHING = TokenTree(*(np.array([value], np.int32) for value in (0, 0, 1, IGNORE)))
+NOTHING = Lesson(unlearned(np.zeros(1, np.int32), np.zeros(1, np.int32)))
 """A tree that holds nothing to learn."""
 
 
@@ -43,7 +43,7 @@ class Epochs:
 
     @classmethod
     def write(
-        cls, make: Callable[[int], Iterable[TokenTree]], epochs: float, differ: bool, folder: Path
+        cls, make: Callable[[int], Iterable[Lesson]], epochs: float, differ: bool, folder: Path
     ) -> Epochs:
         """Write the trees of all epochs, a thousand in memory at a time.
 
@@ -65,7 +65,7 @@ class Epochs:
                 start = len(lengths)
                 for part in _parts(make(epoch)):
                     writer.write_batch(columns(part))
-                    lengths += map(len, part)
+                    lengths += [len(lesson.tree) for lesson in part]
                 bounds.append((start, len(lengths)))
             writer.write_batch(columns([NOTHING]))
             lengths.append(1)
@@ -84,10 +84,10 @@ class Epochs:
         return int(self.lengths[start:end].sum())
 
 
-def _parts(trees: Iterable[TokenTree]) -> Iterator[list[TokenTree]]:
-    part: list[TokenTree] = []
-    for tree in trees:
-        part.append(tree)
+def _parts(lessons: Iterable[Lesson]) -> Iterator[list[Lesson]]:
+    part: list[Lesson] = []
+    for lesson in lessons:
+        part.append(lesson)
         if len(part) == WRITTEN:
             yield part
             part = []

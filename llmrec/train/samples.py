@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,29 @@ from llmrec.train.negatives import Negatives
 from llmrec.tree import TokenTree, collate
 
 if TYPE_CHECKING:
+    import torch
     from datasets import Dataset
 
-COLUMNS = ("input_ids", "depth", "end", "labels")
+TREE = tuple(field.name for field in fields(TokenTree))
+COLUMNS = (*TREE, "window", "known")
+Ints = npt.NDArray[np.int32]
+GoOn = Callable[[Sequence[Sequence[str]], int], list[list[str]]]
+"""What users might choose after their histories, drawn for an epoch."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A tree to learn, and the items that its `after` counts.
+
+    Attributes:
+        tree: the tree.
+        window: numbers (trie order) of the items whose successors it asks for; empty where it asks for none.
+        known: how many of these the user has chosen; the others are what a teacher has made up.
+    """
+
+    tree: TokenTree
+    window: Ints = field(default_factory=lambda: np.empty(0, np.int32))
+    known: int = 0
 
 
 def training_trees(
@@ -36,7 +56,8 @@ def training_trees(
     users: int | None,
     seed: int,
     epoch: int = 0,
-) -> Iterator[TokenTree]:
+    go_on: GoOn | None = None,
+) -> Iterator[Lesson]:
     """Trees of one epoch: every task visits each row of its source as often as its weight says.
 
     A row is a user's window of `data.history` targets, an item of the catalogue, or a training interaction.
@@ -49,6 +70,8 @@ def training_trees(
         users: size of a seeded sample of users, or None for all; items are not sampled.
         seed: seed of the sample and of the draws.
         epoch: from 0.
+        go_on: makes up items behind each user's own, learned by the tasks about the next item that tell nothing of
+            an interaction but its item.
 
     Raises:
         UserError: nothing is left to learn from.
@@ -63,12 +86,18 @@ def training_trees(
         Case(row["items"], row["user_id"], {name: row[name] for name in events})
         for row in histories.iter_rows(named=True)
     ]
+    longer = people
+    if go_on is not None:
+        made_up = go_on([person.items for person in people], epoch)
+        longer = [person.going_on(more) for person, more in zip(people, made_up, strict=True)]
     empty = True
     for position, mixed in enumerate(mix):
-        rows = rows_of(mixed.task.source, encoder, people)
-        for tree in _task_trees(encoder, mixed, rows, (seed, epoch, position)):
+        source = mixed.task.source
+        going_on = source == "next_item" and not mixed.events  # nothing is known of a made-up interaction
+        rows = rows_of(source, encoder, longer if going_on else people)
+        for lesson in _task_trees(encoder, mixed, rows, (seed, epoch, position)):
             empty = False
-            yield tree
+            yield lesson
     if empty:
         why = "no user has two training interactions, or all samples lack a field that their task needs"
         if not any(mixed.config.weight_in(epoch) for mixed in mix):
@@ -124,7 +153,7 @@ def visits(count: int, weight: float, rng: np.random.Generator) -> npt.NDArray[n
 
 def _task_trees(
     encoder: PromptEncoder, mixed: MixedTask, rows: Rows, seeds: tuple[int, int, int]
-) -> Iterator[TokenTree]:
+) -> Iterator[Lesson]:
     """Trees of one task in one epoch."""
     rng = np.random.default_rng(seeds)
     task, epoch = mixed.task, seeds[1]
@@ -132,6 +161,7 @@ def _task_trees(
     choice = rng.integers(len(mixed.templates), size=len(drawn))
     negatives = Negatives(encoder.items, int(rng.integers(1 << 62)))
     names_past = [names_history(template) for template in mixed.templates]
+    numbers = {item: number for number, item in enumerate(encoder.items)}
     missing: Counter[str] = Counter()
     pairs = zip(drawn.tolist(), choice.tolist(), strict=True)
     for row, index in tqdm(pairs, total=len(drawn), desc=f"encoding {task.id}", unit=" rows", leave=False):
@@ -139,9 +169,11 @@ def _task_trees(
         if task.candidates is not None:
             draw = partial(negatives.around, count=task.candidates, chosen=rows.person(row).items)
         if task.source == "next_item":
-            yield from encoder.window_trees(template, case, draw, missing)
+            window = np.array([numbers[item] for item in case.items], np.int32)
+            for tree in encoder.window_trees(template, case, draw, missing):
+                yield Lesson(tree, window, len(window) - case.made_up)
         elif len(case.items) > 1 or task.source == "item" or not names_past[index]:
-            yield from encoder.chains(template, case, draw, missing)
+            yield from map(Lesson, encoder.chains(template, case, draw, missing))
     if missing and epoch == 0:
         parts = ", ".join(f"{count:,} lack {name}" for name, count in sorted(missing.items()))
         notice(f"prompts: task {task.id!r}: samples left out: {parts}")
@@ -149,27 +181,33 @@ def _task_trees(
 
 def validation_trees(
     encoder: PromptEncoder, template: Template, run: Path, users: int, seed: int
-) -> list[TokenTree]:
+) -> list[Lesson]:
     """One chain a validation user: the history and its validation target."""
     examples = evaluation_examples(run, "valid", users, seed)
     rows = examples.select("history", "target").iter_rows()
-    return [chain(encoder.sample(template, history, target)) for history, target in rows]
+    return [Lesson(chain(encoder.sample(template, history, target))) for history, target in rows]
 
 
-def columns(trees: Sequence[TokenTree]) -> dict[str, list[npt.NDArray[np.int32]]]:
-    """Trees as columns of a dataset: the arrays of TokenTree."""
-    return {name: [getattr(tree, name) for tree in trees] for name in COLUMNS}
+def columns(lessons: Sequence[Lesson]) -> dict[str, list[Ints]]:
+    """Lessons as columns of a dataset: the arrays of TokenTree, `window`, and `known` (an array of one)."""
+    of_trees = {name: [getattr(lesson.tree, name) for lesson in lessons] for name in TREE}
+    known = [np.array([lesson.known], np.int32) for lesson in lessons]
+    return of_trees | {"window": [lesson.window for lesson in lessons], "known": known}
 
 
-def as_dataset(trees: Sequence[TokenTree]) -> Dataset:
-    """Trees as rows of a Hugging Face dataset."""
+def as_dataset(lessons: Sequence[Lesson]) -> Dataset:
+    """Lessons as rows of a Hugging Face dataset."""
     from datasets import Dataset
 
-    return Dataset.from_dict(columns(trees)).with_format("numpy")
+    return Dataset.from_dict(columns(lessons)).with_format("numpy")
 
 
 class TreeCollator:
-    """Rows of `as_dataset` to a padded batch with the trees' masks (see `llmrec.tree.collate`)."""
+    """Rows of `as_dataset` to a padded batch with the trees' masks (see `llmrec.tree.collate`).
+
+    Beside these there are `after`, int64 [B, T], as in TokenTree; `window`, int64 [B, W], −1 behind a row's items;
+    and `known`, int64 [B].
+    """
 
     def __init__(self, pad_id: int) -> None:
         self._pad_id = pad_id
@@ -178,7 +216,22 @@ class TreeCollator:
         """Batch rows of the dataset."""
         import torch
 
-        trees = [TokenTree(*(row[name] for name in COLUMNS)) for row in rows]
+        trees = [TokenTree(*(row[name] for name in TREE)) for row in rows]
         batch = {key: torch.from_numpy(value) for key, value in collate(trees, self._pad_id).items()}
         # Trainer counts the batch's targets only where it finds a key named labels.
-        return batch | {"labels": batch["shift_labels"]}
+        batch["labels"] = batch["shift_labels"]
+        batch["window"] = _padded(
+            [row["window"] for row in rows], max(len(row["window"]) for row in rows), -1
+        )
+        batch["known"] = torch.tensor([int(row["known"][0]) for row in rows])
+        return batch
+
+
+def _padded(rows: Sequence[Ints], width: int, pad: int) -> torch.Tensor:
+    """Rows of unlike length as one int64 tensor [rows, width]."""
+    import torch
+
+    padded = torch.full((len(rows), width), pad)
+    for place, row in zip(padded, rows, strict=True):
+        place[: len(row)] = torch.from_numpy(np.asarray(row))
+    return padded

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from llmrec.decode.constraint import Prefixes, walk
 from llmrec.decode.scoring import in_cache, log_normaliser
 from llmrec.models.head import head_at, head_over
-from llmrec.tree import IGNORE, TokenTree, collate, subtree_ends
+from llmrec.tree import TokenTree, ancestor_mask, collate, unlearned
 
 if TYPE_CHECKING:
     from llmrec.decode.catalogues import Catalogue
@@ -84,7 +83,8 @@ class Siblings:
         asked[[row for row, _, _ in prefixes], [node for _, node, _ in prefixes]] = True
         before = [[*prefix, *[NONE] * (longest - len(prefix))] for _, _, prefix in prefixes]
         return cls(
-            *(torch.from_numpy(batch[name]) for name in ("input_ids", "position_ids", "attention_mask")),
+            *(torch.from_numpy(batch[name]) for name in ("input_ids", "position_ids")),
+            ancestor_mask(torch.from_numpy(batch["end"]))[:, None],
             asked=torch.from_numpy(asked),
             at=torch.tensor(at),
             tokens=torch.tensor(tokens),
@@ -111,9 +111,7 @@ def _tree(
                 nodes[one[:cut]] = len(ids)
                 ids.append(one[cut - 1])
                 depth.append(len(prompt) + cut - 1)
-    depths = np.array(depth, np.int32)
-    labels: npt.NDArray[np.int32] = np.full(len(ids), IGNORE, np.int32)
-    return TokenTree(np.array(ids, np.int32), depths, subtree_ends(depths), labels), nodes
+    return unlearned(np.array(ids, np.int32), np.array(depth, np.int32)), nodes
 
 
 @dataclass(frozen=True)

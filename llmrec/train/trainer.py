@@ -6,14 +6,18 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
 from llmrec.models.head import head_at
 from llmrec.train.order import Epochs, LikeLengths
+from llmrec.train.teacher import Teacher
 from llmrec.train.validation import JUDGED, ValidationLists
-from llmrec.tree import IGNORE
+from llmrec.tree import IGNORE, ancestor_mask
+
+AREA = 1 << 23
+"""Pairs of positions that a piece of a batch attends over at most, if it has more than one tree."""
 
 
 class TreeTrainer(SFTTrainer):
@@ -24,14 +28,21 @@ class TreeTrainer(SFTTrainer):
 
     Args:
         epochs: the trees of the whole training; their order is ours, and a step takes `args`'s batch of them from
-            all processes together.
+            all processes together. A batch of long trees is computed a piece at a time.
         lists: validation users whose lists are decoded at every evaluation, which then has `eval_ndcg@10`.
+        teacher: whose word is learned beside the labels.
         kwargs: SFTTrainer's.
     """
 
-    def __init__(self, epochs: Epochs, lists: ValidationLists | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        epochs: Epochs,
+        lists: ValidationLists | None = None,
+        teacher: Teacher | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(train_dataset=epochs.rows, **kwargs)
-        self._epochs, self._lists = epochs, lists
+        self._epochs, self._lists, self._teacher = epochs, lists, teacher
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LikeLengths:
         turn = self.args.train_batch_size * self.accelerator.num_processes
@@ -50,6 +61,22 @@ class TreeTrainer(SFTTrainer):
             output.metrics[f"{metric_key_prefix}_{judged}"] = total / len(self._lists.prompts)
         return output
 
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Trainer's step on each piece of a batch; their gradients add up to the batch's."""
+        if num_items_in_batch is None:  # the loss is then a mean, and those of pieces do not add up
+            return super().training_step(model, inputs)
+        *others, last = pieces(inputs)
+        total = torch.zeros((), device=self.args.device)
+        with self.accelerator.no_sync(model):
+            for piece in others:
+                total += super().training_step(model, piece, num_items_in_batch)
+        return total + super().training_step(model, last, num_items_in_batch)
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -57,7 +84,7 @@ class TreeTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Mean negative log-likelihood of the batch's labels.
+        """Mean negative log-likelihood of the batch's labels, in training with the teacher's word mixed in.
 
         Args:
             model: the (wrapped) model.
@@ -70,11 +97,17 @@ class TreeTrainer(SFTTrainer):
         with head_at(model, learned):
             outputs = model(
                 input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
+                attention_mask=ancestor_mask(inputs["end"])[:, None],
                 position_ids=inputs["position_ids"],
                 use_cache=False,
             )
-        loss = cross_entropy(outputs.logits.float(), labels[learned], reduction="sum")
+        logits = outputs.logits.float()
+        if self._teacher is None or not model.training:
+            loss = cross_entropy(logits, labels[learned], reduction="sum")
+        else:
+            log_probs = log_softmax(logits, dim=-1)
+            losses = nll_loss(log_probs, labels[learned], reduction="none")
+            loss = self._teacher.losses(log_probs, losses, inputs).sum()
         if num_items_in_batch is None:
             loss = loss / learned.sum().clamp(min=1)
         else:
@@ -82,3 +115,32 @@ class TreeTrainer(SFTTrainer):
             scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
             loss = loss * scale / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
+
+
+def pieces(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """A batch in parts of at most `AREA` pairs of positions, each cut to the last label of its trees.
+
+    Memory grows with the square of a tree's length, and a few users have read, or bought, very long texts.
+
+    Args:
+        batch: as `llmrec.train.samples.TreeCollator` gives it.
+
+    Returns:
+        At least one part; trees in order of their length. A tree too long for `AREA` is a part of its own.
+    """
+    labels = batch["shift_labels"]
+    place = torch.arange(1, labels.shape[1] + 1, device=labels.device)
+    widths = torch.where(labels != IGNORE, place, 1).amax(1)
+    order = widths.argsort(stable=True)
+    parts: list[list[int]] = []
+    for row, width in zip(order.tolist(), widths[order].tolist(), strict=True):
+        if not parts or (len(parts[-1]) + 1) * width**2 > AREA:
+            parts.append([])
+        parts[-1].append(row)
+    return [_part(batch, rows, int(widths[rows].max())) for rows in parts]
+
+
+def _part(batch: dict[str, torch.Tensor], rows: list[int], width: int) -> dict[str, torch.Tensor]:
+    """Some rows of a batch, and of these the first positions."""
+    of_rows = ("window", "known")
+    return {name: value[rows] if name in of_rows else value[rows, :width] for name, value in batch.items()}

@@ -129,6 +129,7 @@ def test_two_processes_learn_what_one_does(shop, lora):
     """The same losses, gradients and validation lists; one tree fewer than a whole last batch is filled up."""
     folder, _ = shop
     options = [*LORA, "sft.valid_lists=9", "sft.keep=ndcg", "sft.eval_steps=2"]
+    options += ["sft.distil={teacher: item_knn, weight: 0.5, ahead: 1}"]
     logs = []
     for processes in ("1", "2"):
         run = f"together-{processes}"
@@ -144,6 +145,19 @@ def test_two_processes_learn_what_one_does(shop, lora):
     with safe_open(weights[0], "np") as one, safe_open(weights[1], "np") as two:
         for name in one.keys():  # noqa: SIM118
             np.testing.assert_allclose(one.get_tensor(name), two.get_tensor(name), atol=1e-5)
+
+
+def test_a_teacher_shows_in_the_loss_and_is_trained_where_it_has_to_be(shop, lora):
+    folder, _ = shop
+    sasrec = "collaborative.sasrec_ce={dim: 8, heads: 1, epochs: 2, batch: 64, valid_users: 20}"
+    command = ("sft", "recipe.yaml", "run=taught", "parent=shop", *LORA, sasrec)
+    done = small_shop.run(folder, *command, "sft.distil={ahead: 2}")
+    assert done.returncode == 0, done.stderr
+    run = folder / "runs/taught"
+    assert (run / "collaborative/sasrec_ce.safetensors").is_file()
+    notes = [json.loads((r / "sft/manifest.json").read_text())["notes"] for r in (run, lora)]
+    assert notes[0]["tokens_per_epoch"] > notes[1]["tokens_per_epoch"], "made-up items are tokens too"
+    assert [line.get("loss") for line in log_of(run)] != [line.get("loss") for line in log_of(lora)]
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(shop):

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrec.train.order import Epochs, LikeLengths, like_lengths
+from llmrec.train.samples import Lesson
 from llmrec.tree import IGNORE, TreeBuilder
 
 
 def tree(length, token=1):
     builder = TreeBuilder()
     builder.add([token] * (length + 1), length)
-    return builder.build()
+    return Lesson(builder.build(), np.arange(length, dtype=np.int32), length - 1)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=300), st.integers(1, 16), st.integers(0, 5))
@@ -40,8 +41,10 @@ def test_epochs_come_back_as_they_were_made(epochs):
     assert written.bounds == [(0, 2), (2, 4), (4, 6)] and written.trees == 5
     for epoch, (start, end) in enumerate(written.bounds):
         for row, expected in zip(range(start, end), made[epoch], strict=True):
-            for name in ("input_ids", "depth", "end", "labels"):
-                assert written.rows[row][name].tolist() == getattr(expected, name).tolist()
+            for name in ("input_ids", "depth", "end", "labels", "after"):
+                assert written.rows[row][name].tolist() == getattr(expected.tree, name).tolist()
+            assert written.rows[row]["window"].tolist() == expected.window.tolist()
+            assert written.rows[row]["known"].tolist() == [expected.known]
 
 
 def test_epochs_that_are_alike_are_written_once(epochs):

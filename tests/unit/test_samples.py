@@ -91,7 +91,8 @@ def encoder(run):
 
 def trees_of(encoder, run, *tasks, seed=0, epoch=0, users=None):
     mix = training_mix([FIRST, *tasks], encoder.fields, lambda line: None)
-    return list(samples.training_trees(encoder, mix[1:] if tasks else mix, run, users, seed, epoch))
+    lessons = samples.training_trees(encoder, mix[1:] if tasks else mix, run, users, seed, epoch)
+    return [lesson.tree for lesson in lessons]
 
 
 def task(folder, text, **keys):
@@ -132,9 +133,32 @@ def test_one_template_of_weight_one_makes_every_users_trees_in_order(run, encode
     for users in (None, 7):
         drawn = histories if users is None else histories.sample(users, seed=5)
         expected = [tree for items in drawn["items"].to_list() for tree in encoder.trees(template, items)]
-        found = list(samples.training_trees(encoder, mix, run, users, 5))
+        found = [lesson.tree for lesson in samples.training_trees(encoder, mix, run, users, 5)]
         assert flat(found) == flat(expected)
         assert [t.labels.tolist() for t in found] == [t.labels.tolist() for t in expected]
+
+
+def test_made_up_items_stand_behind_those_of_the_next_item_tasks_alone(run, encoder, tmp_path):
+    sids = "{% for i in history %}{{ i.sid }}{% endfor %}"
+    dated = f"needs: [time]\ntemplates: [{{id: x, tree: true, text: '{{{{ history[0].time }}}}{sids}'}}]"
+    tasks = [TaskConfig(task="item_to_sid", templates=["title"]), task(tmp_path, dated)]
+    mix = training_mix([FIRST, *tasks], encoder.fields)
+    own = examples.training_histories(run)["items"].to_list()
+    new = encoder.items[0]
+
+    def twice(histories, epoch):
+        assert histories == own and epoch == 3
+        return [[new, new]] * len(histories)
+
+    lessons = list(samples.training_trees(encoder, mix, run, None, 0, 3, twice))
+    plain = list(samples.training_trees(encoder, mix, run, None, 0, 3))
+    first, others = lessons[: 3 * USERS], lessons[3 * USERS :]
+    same = [lesson.tree.input_ids.tolist() for lesson in plain[2 * USERS :]]
+    assert [lesson.tree.input_ids.tolist() for lesson in others] == same
+    assert sum(len(lesson.window) > 0 for lesson in others) == 2 * USERS, "those that tell the time"
+    windows = [[encoder.items[number] for number in lesson.window] for lesson in first]
+    assert windows == [[*items, new, new][at : at + 4] for items in own for at in (0, 3, 6)]
+    assert [lesson.known for lesson in first] == [4, 3, 0] * USERS
 
 
 def test_an_item_task_has_one_sample_an_item(run, encoder):
@@ -183,12 +207,8 @@ def test_nothing_to_learn_from_is_an_error(run, encoder, tmp_path):
     with pytest.raises(UserError, match="all weights of epoch 2 are 0"):
         trees_of(encoder, run, weights, epoch=1)
     gone = task(tmp_path, "templates: [{id: x, text: '{{ history[0].sid }}', answer: '{{ user.age }}'}]")
-    fields = encoder.fields
-    nobody = PromptEncoder(encoder._tokenizer, {}, {}, HISTORY)
-    nobody.fields = fields
-    nobody._filler = PromptEncoder(
-        encoder._tokenizer, {}, {item: [1] for item in encoder.items}, HISTORY
-    )._filler
+    nobody = PromptEncoder(encoder._tokenizer, {}, {item: [1] for item in encoder.items}, HISTORY)
+    nobody.fields = encoder.fields
     with pytest.raises(UserError, match="nothing to learn from"):
         trees_of(nobody, run, gone)
 

@@ -1,20 +1,32 @@
 """Training on trees: losses and gradients equal those of the unrolled samples, for LoRA and SID rows too."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from tokenizers import Tokenizer, models
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from trl import SFTConfig
 
 from llmrec.config import LoraSettings
 from llmrec.errors import UserError
 from llmrec.models.lora import attach
 from llmrec.models.vocabulary import SidVocabulary
+from llmrec.train import trainer as training
 from llmrec.train.log import MetricsFile, last_checkpoint
+from llmrec.train.order import NOTHING, Epochs
 from llmrec.train.preview import find_leaks
-from llmrec.train.samples import TreeCollator, as_dataset
-from llmrec.tree import TreeBuilder
+from llmrec.train.samples import Lesson, TreeCollator, as_dataset
+from llmrec.train.trainer import TreeTrainer, pieces
+from llmrec.tree import IGNORE, TreeBuilder
 
 VOCABULARY = 40
 SHAPE = {
@@ -52,7 +64,7 @@ def batch_of(samples):
         for ids, scored in user:
             builder.add(ids, scored)
         trees.append(builder.build())
-    rows = as_dataset(trees)
+    rows = as_dataset([Lesson(tree) for tree in trees])
     return TreeCollator(pad_id=0)([rows[i] for i in range(len(rows))])
 
 
@@ -79,8 +91,6 @@ def gradients(model):
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_trainers_loss_on_trees_equals_the_unrolled_one(samples, kind, tied, mode):
-    from llmrec.train.trainer import TreeTrainer
-
     model = make(kind, tied)
     if mode == "lora":
         model = attach(model, LoraSettings(), SidVocabulary([np.arange(20, 30), np.arange(30, 39)]))
@@ -90,13 +100,52 @@ def test_the_trainers_loss_on_trees_equals_the_unrolled_one(samples, kind, tied,
     oracle = unrolled_loss(model, samples)
     oracle.backward()
     expected = gradients(model)
-    loss = TreeTrainer.compute_loss(None, model, batch_of(samples))
+    loss = TreeTrainer.compute_loss(SimpleNamespace(_teacher=None), model, batch_of(samples))
     loss.backward()
     got = gradients(model)
     assert abs(loss.item() - oracle.item()) < 1e-5
     assert got.keys() == expected.keys() and got
     for name, gradient in expected.items():
         assert (got[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-8, name
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    """A trainer of a small model; what it is given to train on does not matter."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.BPE()), pad_token="p", eos_token="e"
+    )
+    epochs = Epochs.write(lambda _: [NOTHING], 1, False, tmp_path)
+    settings = {"report_to": "none", "use_cpu": True, "bf16": False, "max_length": None}
+    rows = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}
+    args = SFTConfig(output_dir=str(tmp_path), **settings, **rows)
+    return TreeTrainer(epochs, model=make("qwen3", True), args=args, processing_class=tokenizer)
+
+
+def test_pieces_hold_the_whole_batch_and_no_more_than_they_may(samples, monkeypatch):
+    batch = batch_of(samples)
+    whole = batch["shift_labels"]
+    widths = sorted(int(row.nonzero()[-1]) + 1 for row in whole != IGNORE)
+    assert len(pieces(batch)) == 1
+    for area, sizes in ((2 * widths[1] ** 2, [2, 1]), (widths[0] ** 2 // 2, [1, 1, 1])):
+        monkeypatch.setattr(training, "AREA", area)
+        parts = pieces(batch)
+        assert [len(part["known"]) for part in parts] == sizes
+        assert parts[-1]["input_ids"].shape == (1, widths[-1])
+        learned = torch.cat([part["shift_labels"].flatten() for part in parts])
+        assert sorted(learned[learned != IGNORE].tolist()) == sorted(whole[whole != IGNORE].tolist())
+
+
+def test_pieces_give_the_gradient_of_the_batch(samples, trainer, monkeypatch):
+    batch, steps = batch_of(samples), []
+    for area in (1, 1 << 23):
+        monkeypatch.setattr(training, "AREA", area)
+        loss = trainer.training_step(trainer.model, dict(batch), torch.tensor(20))
+        steps.append((loss.item(), gradients(trainer.model)))
+    (one, by_parts), (other, whole) = steps
+    assert one == pytest.approx(other, rel=1e-6)
+    for name, gradient in whole.items():
+        assert (by_parts[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-8, name
 
 
 def test_a_log_is_rewound_to_the_checkpoint(tmp_path):
@@ -119,8 +168,6 @@ def test_a_checkpoint_cut_short_is_not_taken(tmp_path):
 
 
 def test_a_loss_that_is_not_a_number_stops_the_training(tmp_path):
-    from types import SimpleNamespace
-
     state = SimpleNamespace(global_step=7, epoch=0.5)
     log = MetricsFile(tmp_path / "metrics.jsonl")
     with pytest.raises(UserError, match="step 7"):

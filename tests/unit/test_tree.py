@@ -1,6 +1,7 @@
 """The token tree: masks, paths and batches against the unrolled samples."""
 
 import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,14 +64,15 @@ def test_subtree_ends():
 def test_collate_pads_without_touching_the_trees():
     trees = [build([([1, 2, 3], 1)]), build([([4, 5, 6, 7], 2), ([4, 8, 9], 1)])]
     batch = collate(trees, pad_id=0, multiple=8)
-    assert batch["input_ids"].shape == (2, 8) and batch["attention_mask"].shape == (2, 1, 8, 8)
+    mask = ancestor_mask(torch.from_numpy(batch["end"])).numpy()
+    assert batch["input_ids"].shape == (2, 8) and mask.shape == (2, 8, 8)
     for row, tree in enumerate(trees):
         size = len(tree)
-        assert (batch["attention_mask"][row, 0, :size, :size] == tree.mask()).all()
-        assert not batch["attention_mask"][row, 0, :size, size:].any()
+        assert (mask[row, :size, :size] == tree.mask()).all()
+        assert not mask[row, :size, size:].any()
         assert (batch["shift_labels"][row, size:] == IGNORE).all()
-        assert (batch["attention_mask"][row, 0, size:].sum(axis=1) >= 1).all(), "no row of a softmax is empty"
+        assert (mask[row, size:].sum(axis=1) >= 1).all(), "no row of a softmax is empty"
 
 
 def test_ancestor_mask_of_a_chain_is_causal():
-    assert (ancestor_mask(np.full((1, 5), 5))[0] == np.tril(np.ones((5, 5), bool))).all()
+    assert (ancestor_mask(torch.full((1, 5), 5))[0] == torch.ones((5, 5), dtype=torch.bool).tril()).all()
