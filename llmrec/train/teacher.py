@@ -95,13 +95,14 @@ class Teacher:
         )
         learned = labels != IGNORE
         labels, after, row = labels[learned], after[learned], learned.nonzero()[:, 0]
-        answer = window[row, after] if window.shape[1] else torch.full_like(row, -1)
+        asks = (after > 0) & (after < (window >= 0).sum(1)[row])
+        if not asks.any():
+            return []
+        answer = window[row, after.where(asks, 0)]
         level = torch.full_like(labels, -1)
         for depth, codes in enumerate(self._spelling.T):
-            level[labels == codes[answer]] = depth
-        at = ((after > 0) & (level >= 0)).nonzero()[:, 0]
-        if not len(at):
-            return []
+            level[asks & (labels == codes[answer])] = depth
+        at = (level >= 0).nonzero()[:, 0]
         asked, question = torch.unique(torch.stack([row[at], after[at]]), dim=1, return_inverse=True)
         real = after[at] < known[row[at]]
         words = []

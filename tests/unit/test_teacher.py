@@ -117,8 +117,10 @@ def test_trees_that_ask_for_no_next_item_are_left_alone(teacher):
     losses = torch.tensor([1.0, 2.0])
     assert teacher.words(batch) == []
     assert teacher.losses(torch.zeros((2, 30)), losses, batch).tolist() == [1.0, 2.0]
-    both = batch_of(WINDOWS) | {}
-    assert len(teacher.words(both)[0].at) == sum(len(window) - 1 for window in WINDOWS)
+    past = Lesson(flat([0, 1, 2, 3, 4, 5]))  # of a task that asks something else, with a longer history
+    rows = as_dataset([past, Lesson(flat(WINDOWS[1]), np.array(WINDOWS[1], np.int32), 2)])
+    words = teacher.words(TreeCollator(pad_id=0)([rows[0], rows[1]]))
+    assert [word.at.tolist() for word in words] == [[10], [11]]
 
 
 def test_a_large_catalogue_is_asked_a_few_histories_at_a_time(teacher, monkeypatch):
