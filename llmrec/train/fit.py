@@ -19,6 +19,7 @@ from llmrec.errors import UserError
 from llmrec.models import dropout, modes
 from llmrec.train import samples
 from llmrec.train.arguments import arguments, regular
+from llmrec.train.launch import first_alone
 from llmrec.train.log import MetricsFile, ProgressBar, last_checkpoint
 from llmrec.train.memory import knobs, room
 from llmrec.train.mix import notice
@@ -145,12 +146,11 @@ def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> E
             prepared.encoder, prepared.mix, ctx.run, recipe.sft.users, recipe.seed, epoch, go_on
         )
 
-    folder = (
-        ctx.scratch / f"trees-{torch.distributed.get_rank() if torch.distributed.is_initialized() else 0}"
-    )
+    folder = ctx.scratch / "trees"
     folder.mkdir(exist_ok=True)
     differ = go_on is not None or any(mixed.differs for mixed in prepared.mix)
-    return Epochs.write(make, recipe.sft.epochs, differ, folder)
+    first_alone(lambda: Epochs.write(make, recipe.sft.epochs, differ, folder))
+    return Epochs.open(folder)
 
 
 def _lists(ctx: StageContext, prepared: Prepared) -> ValidationLists | None:

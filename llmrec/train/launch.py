@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from llmrec.artifacts import StageContext, load_function
@@ -50,6 +51,31 @@ def spread(function: str, context: StageContext) -> Any:
         if isinstance(result, UserError):
             raise result
     return results[0]
+
+
+def first_alone(work: Callable[[], object]) -> None:
+    """Do something in the first of several processes, while the others wait; without others, just do it.
+
+    Raises:
+        UserError: what `work` raised, in every process.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        work()
+        return
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
+    failed: list[UserError | None] = [None]
+    if state.is_main_process:
+        try:
+            work()
+        except UserError as error:
+            failed[0] = error
+    broadcast_object_list(failed)
+    if failed[0] is not None:
+        raise failed[0]
 
 
 def _work(function: str, context: StageContext) -> Any:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WINDOW = 50
 """Batches among which trees are sorted by length."""
 WRITTEN = 1000
+ROWS, INDEX = "trees.arrow", "epochs.npz"
 NOTHING = Lesson(unlearned(np.zeros(1, np.int32), np.zeros(1, np.int32)))
 """A tree that holds nothing to learn."""
 
@@ -51,16 +52,15 @@ class Epochs:
             make: the trees of an epoch, from 0.
             epochs: how many; of the last, a part may be trained on.
             differ: whether epochs differ; if not, one is written.
-            folder: where the file goes.
+            folder: where the files go.
         """
-        from datasets import Dataset, Features, Sequence, Value
+        from datasets import Features, Sequence, Value
         from datasets.arrow_writer import ArrowWriter
 
-        path = folder / "trees.arrow"
         bounds = []
         lengths: list[int] = []
         features = Features({name: Sequence(Value("int32")) for name in columns([])})
-        with ArrowWriter(path=str(path), features=features) as writer:
+        with ArrowWriter(path=str(folder / ROWS), features=features) as writer:
             for epoch in range(math.ceil(epochs) if differ else 1):
                 start = len(lengths)
                 for part in _parts(make(epoch)):
@@ -74,8 +74,18 @@ class Epochs:
             bounds *= math.ceil(epochs)
         sizes = [end - start for start, end in bounds]
         trees = sum(sizes[: math.floor(epochs)]) + math.ceil(epochs % 1 * sizes[-1])
-        rows = Dataset.from_file(str(path)).with_format("numpy")
-        return cls(rows, np.array(lengths, np.int64), bounds, trees)
+        np.savez(folder / INDEX, lengths=np.array(lengths), bounds=np.array(bounds), trees=np.array(trees))
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> Epochs:
+        """What `write` has put into a folder."""
+        from datasets import Dataset
+
+        rows = Dataset.from_file(str(folder / ROWS)).with_format("numpy")
+        with np.load(folder / INDEX) as index:
+            bounds = [(int(start), int(end)) for start, end in index["bounds"]]
+            return cls(rows, index["lengths"].astype(np.int64), bounds, int(index["trees"]))
 
     @property
     def tokens(self) -> int:
