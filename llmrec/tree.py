@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import torch
 
 IGNORE = -100
+AREA = 1 << 23
+"""Pairs of positions that a training step attends over at most, if it has more than one tree."""
+MULTIPLE = 8
+"""Of positions, that batches are padded to."""
 Ints = npt.NDArray[np.int32]
 
 
@@ -195,7 +199,7 @@ class TreeBuilder:
         return order
 
 
-def collate(trees: Sequence[TokenTree], pad_id: int, multiple: int = 8) -> dict[str, npt.NDArray[Any]]:
+def collate(trees: Sequence[TokenTree], pad_id: int, multiple: int = MULTIPLE) -> dict[str, npt.NDArray[Any]]:
     """Pad trees to one batch for a causal language model.
 
     Args:

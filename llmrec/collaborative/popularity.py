@@ -72,7 +72,7 @@ class Popularity:
         counts = dict(zip(self.items, self.counts, strict=True))
         smoothed = np.array([counts[item] + 1 for item in items], np.float64)
         row = np.log(smoothed / smoothed.sum()).astype(np.float32)
-        return np.broadcast_to(row, (len(histories), len(items)))
+        return np.tile(row, (len(histories), 1))
 
     def first(self, k: int, exclude: set[str]) -> list[int]:
         """Positions in `items` of the k most popular ones outside `exclude`."""

@@ -14,6 +14,7 @@ from llmrec.models.shape import model_shape
 from llmrec.text.prompts import Fields, Segment, Template, render, slots, split_trunk
 from llmrec.text.tasks import Source, Task
 from llmrec.train.mix import training_mix
+from llmrec.tree import AREA
 
 REACHED = 0.35  # of the measured rate, by training and decoding of small models
 ENCODER_PARAMETERS = 10.6e6  # all-MiniLM-L6-v2, embeddings apart
@@ -38,6 +39,7 @@ BYTES_OF_4_BITS = {
     True: 0.52,
     False: 0.57,
 }  # a weight with its share of the scales; by sft.qlora.double_quant
+TAUGHT_PER_SECOND = 3e7  # chances of items that a SASRec gives and the trie sums, on one core
 SLOWER_4_BITS = 1.3  # than float32, measured on a CPU
 
 
@@ -101,14 +103,17 @@ class Work:
             weight = sum(mixed.config.weight_in(epoch) for epoch in range(count)) / count
             for template in mixed.templates:
                 times = weight * self._rows(mixed.task.source) / len(mixed.templates)
-                targets = self.targets() + self._made_up if mixed.task.source == "next_item" else 1
+                targets = self.targets() if mixed.task.source == "next_item" else 1
                 trees += times * (1 if template.tree else targets)
                 tokens += times * targets * self.tokens_per_target(mixed.task, template)
+            for template, plain in zip(mixed.templates, mixed.plain, strict=True):
+                made_up = plain * weight / len(mixed.templates) * self._users * self._ahead
+                tokens += made_up * self.tokens_per_target(mixed.task, template)
         return max(trees, 1.0), tokens
 
     def _rows(self, source: Source) -> float:
         """Rows of a source: windows of users, items, or training interactions."""
-        users = min(self.size.users, self.recipe.sft.users or self.size.users)
+        users = self._users
         mine = max(1.0, self.size.interactions / self.size.users - 2)
         return {
             "next_item": users * max(1.0, (mine - 1) / self.recipe.data.history),
@@ -117,10 +122,23 @@ class Work:
         }[source]
 
     @property
-    def _made_up(self) -> int:
+    def _users(self) -> int:
+        """Users that SFT learns from."""
+        return min(self.size.users, self.recipe.sft.users or self.size.users)
+
+    @property
+    def _ahead(self) -> int:
         """Items that a teacher adds to what each user chose."""
         distil = self.recipe.sft.distil
         return 0 if distil is None else distil.ahead
+
+    def taught_seconds(self) -> float:
+        """Of asking the teacher for every target, and for every made-up item once more."""
+        if self.recipe.sft.distil is None:
+            return 0.0
+        plain = sum(mixed.config.weight_in(0) for mixed in self.mix if any(mixed.plain))
+        asked = plain * (self._rows("next_item") * self.targets() + self._users * 2 * self._ahead)
+        return self.recipe.sft.epochs * asked * self.size.items / TAUGHT_PER_SECOND
 
     def targets(self) -> float:
         """Targets of a window."""
@@ -177,7 +195,7 @@ class Work:
             return size.interactions / ROWS_PER_SECOND
         if stage == "eval":
             return lists * (self.models + len(recipe.eval.baselines)) / LISTS_PER_SECOND
-        flops = 0.0
+        flops, besides = 0.0, 0.0
         if stage == "collaborative":
             flops = sum(self.sasrec_flops(name) for name in needed(recipe))
         elif stage == "ids" and recipe.ids.vectors is None:
@@ -187,6 +205,7 @@ class Work:
             flops = (
                 self.training_tokens() * per_token + self.validation_tokens() * 2
             ) * self.shape.parameters
+            besides = self.taught_seconds()
         elif stage == "decode":
             lists = users * len(self.splits) * self.models
             flops = lists * self.list_tokens(recipe.decode.length) * 2 * self.shape.parameters
@@ -196,7 +215,7 @@ class Work:
         elif stage == "tasks":
             asked = sum(min(size.users, entry.users or size.users) for entry in recipe.eval.tasks)
             flops = asked * (2 * ASKED_TOKENS + ANSWER_TOKENS) * 2 * self.shape.parameters
-        return flops / (matmul_rate() * REACHED)
+        return flops / (matmul_rate() * REACHED) + besides
 
     def sasrec_flops(self, system: str) -> float:
         """Training of a SASRec: its blocks, and the items that each target is scored against."""
@@ -262,7 +281,8 @@ class Work:
         sft = self.recipe.sft
         frozen = 0.0 if sft.mode == "full" else self.frozen
         window = max(self._longest(mixed.task, t) for mixed in self.mix for t in mixed.templates)
-        activations = self.activations(sft.batch, window, sft.gradient_checkpointing)
+        rows = min(sft.batch, max(1.0, AREA / window**2))
+        activations = self.activations(rows, window, sft.gradient_checkpointing)
         # The base is loaded whole before its layers are made small.
         training = frozen + BYTES_PER_TRAINED * self.trained_parameters() + activations
         return max(self.plain, training + self.lists(sft.valid_lists))

@@ -57,6 +57,16 @@ class Case:
     candidates: Sequence[str] = ()
     made_up: int = 0
 
+    @property
+    def chosen(self) -> int:
+        """How many of the items the user has chosen."""
+        return len(self.items) - self.made_up
+
+    @property
+    def own(self) -> Sequence[str]:
+        """The items that the user has chosen."""
+        return self.items[: self.chosen]
+
     def part(self, start: int, stop: int) -> Case:
         """The same with the items and events of a slice."""
         events = {name: values[start:stop] for name, values in self.events.items()}
@@ -103,6 +113,7 @@ class PromptEncoder:
         self._text = TextEncoder(tokenizer)
         self._filler = Filler(self._text, items, item_tokens, users or {})
         self.items = list(item_tokens)
+        self.numbers = {item: number for number, item in enumerate(self.items)}
         self.history, self.context, self.shortened = history, context, 0
         self._longest_sid = max(map(len, item_tokens.values()), default=0)
         users_know = frozenset().union(*(users or {}).values())

@@ -12,7 +12,18 @@ from llmrec import assets
 from llmrec.config import Section, validate
 from llmrec.data.card import EVENT_FIELDS
 from llmrec.errors import UserError, did_you_mean
-from llmrec.text.prompts import Fields, Form, Segment, Slot, Template, names_in, render, slots, split_trunk
+from llmrec.text.prompts import (
+    Fields,
+    Form,
+    Segment,
+    Slot,
+    Template,
+    names_history,
+    names_in,
+    render,
+    slots,
+    split_trunk,
+)
 from llmrec.yaml_files import read_yaml
 
 Source = Literal["next_item", "item", "interaction"]
@@ -170,21 +181,30 @@ def check_asks(task: Task, template: Template, fields: Fields, where: str | Path
     Raises:
         UserError: another source, other things named than items of the history, or another answer.
     """
-    problem = None
-    if task.source != "next_item":
-        problem = f"is about source {task.source}, not next_item"
-    elif render(template.answer, task.reply(1), fields) != [Slot("target", 1, "sid")]:
-        problem = "does not answer with the target's SID alone"
-    else:
-        asked = slots(render(template.text, task.question(template, 1), fields))
-        other = [s for s in asked if s.role != "history" or s.name in EVENT_FIELDS]
-        if other:
-            problem = f"names {other[0].role}.{other[0].name}, which decoding does not know"
+    problem = _hindrance(task, template, fields)
     if problem is not None:
         raise UserError(
             f"prompts: the first task is what decoding asks with, but {where!s} (template {template.id!r}) "
             f"{problem}; put a task like `sequential` first"
         )
+
+
+def asks_plainly(task: Task, template: Template, fields: Fields) -> bool:
+    """Whether a template asks which of all items comes next, tells the history's items alone, and wants a SID."""
+    return names_history(template) and _hindrance(task, template, fields) is None
+
+
+def _hindrance(task: Task, template: Template, fields: Fields) -> str | None:
+    """Why decoding could not ask with a template."""
+    if task.source != "next_item":
+        return f"is about source {task.source}, not next_item"
+    if render(template.answer, task.reply(1), fields) != [Slot("target", 1, "sid")]:
+        return "does not answer with the target's SID alone"
+    asked = slots(render(template.text, task.question(template, 1), fields))
+    other = [s for s in asked if s.role != "history" or s.name in EVENT_FIELDS]
+    if other:
+        return f"names {other[0].role}.{other[0].name}, which decoding does not know"
+    return None
 
 
 def chosen(task: Task, templates: Sequence[str] | None, language: str) -> list[Template]:

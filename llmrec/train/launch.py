@@ -64,16 +64,17 @@ def first_alone(work: Callable[[], object]) -> None:
         return
     import torch
     from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
 
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
+    state = PartialState(cpu=not torch.cuda.is_available())
     failed: list[UserError | None] = [None]
     if state.is_main_process:
         try:
             work()
         except UserError as error:
             failed[0] = error
-    broadcast_object_list(failed)
+    # A group of its own, because this may take longer than a step of the training ever should.
+    patient = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
+    torch.distributed.broadcast_object_list(failed, group=patient)
     if failed[0] is not None:
         raise failed[0]
 

@@ -10,7 +10,7 @@ from llmrec.config import TaskConfig
 from llmrec.data.card import EVENT_FIELDS
 from llmrec.errors import UserError
 from llmrec.text.prompts import Fields, Template
-from llmrec.text.tasks import Task, check_asks, chosen, load_task, named_fields
+from llmrec.text.tasks import Task, asks_plainly, check_asks, chosen, load_task, named_fields
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,14 @@ class MixedTask:
         task: the prompt file.
         templates: those that the recipe takes and the data can fill, each as often as the others.
         events: fields of the interactions that they name.
+        plain: for each of them, whether it asks for the next of all items, as decoding could: see `asks_plainly`.
     """
 
     config: TaskConfig
     task: Task
     templates: list[Template]
     events: frozenset[str]
+    plain: list[bool]
 
     @property
     def differs(self) -> bool:
@@ -94,4 +96,5 @@ def choose(entry: TaskConfig, fields: Fields, tell: Callable[[str], None] = noti
     if off:
         tell(f"prompts: task {task.id!r} goes without {', '.join(off)} ({len(kept)} left): {why}")
     named = {name for template in kept for name in named_fields(task, template, fields)}
-    return MixedTask(entry, task, kept, frozenset(named) & frozenset(EVENT_FIELDS))
+    plain = [asks_plainly(task, template, fields) for template in kept]
+    return MixedTask(entry, task, kept, frozenset(named) & frozenset(EVENT_FIELDS), plain)

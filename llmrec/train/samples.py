@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from llmrec.text.prompts import Template, names_history
 from llmrec.text.tasks import Source
 from llmrec.train.mix import MixedTask, notice
 from llmrec.train.negatives import Negatives
-from llmrec.tree import TokenTree, collate
+from llmrec.tree import IGNORE, TokenTree, collate
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,8 @@ class Lesson:
 
     Attributes:
         tree: the tree.
-        window: numbers (trie order) of the items whose successors it asks for; empty where it asks for none.
+        window: numbers (trie order) of the items that answers are asked after, and of the answers; empty where the
+            tree asks anything but which of all items is next.
         known: how many of these the user has chosen; the others are what a teacher has made up.
     """
 
@@ -70,8 +71,7 @@ def training_trees(
         users: size of a seeded sample of users, or None for all; items are not sampled.
         seed: seed of the sample and of the draws.
         epoch: from 0.
-        go_on: makes up items behind each user's own, learned by the tasks about the next item that tell nothing of
-            an interaction but its item.
+        go_on: makes up items behind each user's own, which templates that ask plainly learn with the last window.
 
     Raises:
         UserError: nothing is left to learn from.
@@ -86,15 +86,12 @@ def training_trees(
         Case(row["items"], row["user_id"], {name: row[name] for name in events})
         for row in histories.iter_rows(named=True)
     ]
-    longer = people
-    if go_on is not None:
+    if go_on is not None and any(any(mixed.plain) for mixed in mix):
         made_up = go_on([person.items for person in people], epoch)
-        longer = [person.going_on(more) for person, more in zip(people, made_up, strict=True)]
+        people = [person.going_on(more) for person, more in zip(people, made_up, strict=True)]
     empty = True
     for position, mixed in enumerate(mix):
-        source = mixed.task.source
-        going_on = source == "next_item" and not mixed.events  # nothing is known of a made-up interaction
-        rows = rows_of(source, encoder, longer if going_on else people)
+        rows = rows_of(mixed.task.source, encoder, people)
         for lesson in _task_trees(encoder, mixed, rows, (seed, epoch, position)):
             empty = False
             yield lesson
@@ -116,8 +113,12 @@ class Rows:
         return len(self.bounds)
 
     def person(self, row: int) -> Case:
-        """All that the user of a row has chosen in training."""
+        """All that the user of a row has chosen in training, and what is made up behind it."""
         return self.people[self.bounds[row][0]]
+
+    def is_last(self, row: int) -> bool:
+        """Whether a row ends where what the user has chosen ends."""
+        return self.bounds[row][2] == self.person(row).chosen
 
     def case(self, row: int) -> Case:
         """What a row is about."""
@@ -132,9 +133,9 @@ def rows_of(source: Source, encoder: PromptEncoder, people: Sequence[Case]) -> R
     bounds = []
     for person, case in enumerate(people):
         if source == "next_item":
-            bounds += [(person, start, stop) for start, stop in encoder.windows(len(case.items))]
+            bounds += [(person, start, stop) for start, stop in encoder.windows(case.chosen)]
         else:
-            bounds += [(person, max(0, n - encoder.history), n + 1) for n in range(len(case.items))]
+            bounds += [(person, max(0, n - encoder.history), n + 1) for n in range(case.chosen)]
     return Rows(bounds, people)
 
 
@@ -161,22 +162,40 @@ def _task_trees(
     choice = rng.integers(len(mixed.templates), size=len(drawn))
     negatives = Negatives(encoder.items, int(rng.integers(1 << 62)))
     names_past = [names_history(template) for template in mixed.templates]
-    numbers = {item: number for number, item in enumerate(encoder.items)}
     missing: Counter[str] = Counter()
     pairs = zip(drawn.tolist(), choice.tolist(), strict=True)
     for row, index in tqdm(pairs, total=len(drawn), desc=f"encoding {task.id}", unit=" rows", leave=False):
         case, template, draw = rows.case(row), mixed.templates[index], None
         if task.candidates is not None:
-            draw = partial(negatives.around, count=task.candidates, chosen=rows.person(row).items)
-        if task.source == "next_item":
-            window = np.array([numbers[item] for item in case.items], np.int32)
-            for tree in encoder.window_trees(template, case, draw, missing):
-                yield Lesson(tree, window, len(window) - case.made_up)
+            draw = partial(negatives.around, count=task.candidates, chosen=rows.person(row).own)
+        if mixed.plain[index]:
+            yield from _plain_lessons(encoder, template, rows, row)
+        elif task.source == "next_item":
+            yield from map(Lesson, encoder.window_trees(template, case, draw, missing))
         elif len(case.items) > 1 or task.source == "item" or not names_past[index]:
             yield from map(Lesson, encoder.chains(template, case, draw, missing))
     if missing and epoch == 0:
         parts = ", ".join(f"{count:,} lack {name}" for name, count in sorted(missing.items()))
         notice(f"prompts: task {task.id!r}: samples left out: {parts}")
+
+
+def _plain_lessons(encoder: PromptEncoder, template: Template, rows: Rows, row: int) -> Iterator[Lesson]:
+    """A window under a template that asks plainly, and what is made up behind the user's last one.
+
+    Made-up items join a history that has room for them; behind a longer one they get a window of their own, so that
+    they too are asked for after as much history as decoding will show.
+    """
+    person, windows = rows.person(row), [rows.case(row)]
+    if person.made_up and rows.is_last(row):
+        whole, most = len(person.items), encoder.history + 1
+        windows = [person] if whole <= most else [*windows, person.part(whole - most, whole)]
+    for number, window in enumerate(windows):
+        items = np.array([encoder.numbers[item] for item in window.items], np.int32)
+        for tree in encoder.window_trees(template, window):
+            if number:
+                tree = replace(tree, labels=np.where(tree.after < window.chosen, IGNORE, tree.labels))
+            if (tree.labels != IGNORE).any():
+                yield Lesson(tree, items, window.chosen)
 
 
 def validation_trees(

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from llmrec.decode.trie import Trie
 
 CHANCES = 1 << 21
-"""Of the catalogue's items that are held at once."""
+"""Chances of items that are held at once."""
+STREAM = 1
+"""Sets the draws of made-up items apart from the others that a seed and an epoch start."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,12 @@ class Teacher:
             batch: as `llmrec.train.samples.TreeCollator` gives it, `n` labels in it.
 
         Returns:
-            float [n]: (1 − weight) losses + weight Σ −q log p; with items that the teacher made up its word alone.
+            float [n]: (1 − weight) losses + weight Σ −q log p; of items that the teacher made up its word alone.
         """
         mixed = losses.clone()
         for word in self.words(batch):
             at, tokens, chances, real = (value.to(losses.device) for value in vars(word).values())
-            said = -(chances * log_probs[at].gather(1, tokens)).sum(1)
+            said = -(chances * log_probs[at[:, None], tokens]).sum(1)
             share = torch.where(real, self.weight, 1.0)
             mixed = mixed.index_put((at,), torch.lerp(losses[at], said, share))
         return mixed
@@ -103,6 +105,8 @@ class Teacher:
         for depth, codes in enumerate(self._spelling.T):
             level[asks & (labels == codes[answer])] = depth
         at = (level >= 0).nonzero()[:, 0]
+        if not len(at):
+            return []
         asked, question = torch.unique(torch.stack([row[at], after[at]]), dim=1, return_inverse=True)
         real = after[at] < known[row[at]]
         words = []
@@ -155,12 +159,12 @@ class GoingOn:
 
     Attributes:
         teacher: who does.
-        items: how many a history gets.
+        count: how many a history gets, fewer where the teacher has none left.
         seed: of the draws, with the epoch.
     """
 
     teacher: Teacher
-    items: int
+    count: int
     seed: int
 
     def __call__(self, histories: Sequence[Sequence[str]], epoch: int) -> list[list[str]]:
@@ -170,19 +174,21 @@ class GoingOn:
             histories: item ids, oldest first, none empty.
             epoch: from 0; each draws anew.
         """
-        rng = np.random.default_rng((self.seed, epoch))
+        rng = np.random.default_rng((self.seed, epoch, STREAM))
         names, whole = self.teacher.items, [list(history) for history in histories]
         several = max(1, CHANCES // len(names))
         for start in range(0, len(whole), several):
             some = whole[start : start + several]
-            for _ in range(min(self.items, len(names) - max(map(len, some)))):
+            for _ in range(self.count):
                 chance = np.exp(self.teacher.model.log_probs(some, names).astype(np.float64))
                 for row, history in zip(chance, some, strict=True):
                     row[[self._numbers[item] for item in history]] = 0
                 below = chance.cumsum(1)
-                drawn = rng.random((len(some), 1)) * below[:, -1:]
-                for history, item in zip(some, (below <= drawn).sum(1).tolist(), strict=True):
-                    history.append(names[min(item, len(names) - 1)])
+                drawn = (below <= rng.random((len(some), 1)) * below[:, -1:]).sum(1)
+                for history, item in zip(some, drawn.tolist(), strict=True):
+                    history += names[
+                        item : item + 1
+                    ]  # none where nothing is left that the teacher would name
         return [row[len(history) :] for row, history in zip(whole, histories, strict=True)]
 
     @cached_property

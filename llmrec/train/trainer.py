@@ -14,10 +14,7 @@ from llmrec.models.head import head_at
 from llmrec.train.order import Epochs, LikeLengths
 from llmrec.train.teacher import Teacher
 from llmrec.train.validation import JUDGED, ValidationLists
-from llmrec.tree import IGNORE, ancestor_mask
-
-AREA = 1 << 23
-"""Pairs of positions that a piece of a batch attends over at most, if it has more than one tree."""
+from llmrec.tree import AREA, IGNORE, MULTIPLE, ancestor_mask
 
 
 class TreeTrainer(SFTTrainer):
@@ -126,9 +123,12 @@ def pieces(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         batch: as `llmrec.train.samples.TreeCollator` gives it.
 
     Returns:
-        At least one part; trees in order of their length. A tree too long for `AREA` is a part of its own.
+        The batch itself where it is small enough; else its parts, trees in order of their length. A tree too long
+        for `AREA` is a part of its own.
     """
     labels = batch["shift_labels"]
+    if labels.shape[0] * labels.shape[1] ** 2 <= AREA:
+        return [batch]
     place = torch.arange(1, labels.shape[1] + 1, device=labels.device)
     widths = torch.where(labels != IGNORE, place, 1).amax(1)
     order = widths.argsort(stable=True)
@@ -141,6 +141,7 @@ def pieces(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
 
 
 def _part(batch: dict[str, torch.Tensor], rows: list[int], width: int) -> dict[str, torch.Tensor]:
-    """Some rows of a batch, and of these the first positions."""
+    """Some rows of a batch, and of these the first positions, as many as kernels like."""
+    width = -(-width // MULTIPLE) * MULTIPLE
     of_rows = ("window", "known")
     return {name: value[rows] if name in of_rows else value[rows, :width] for name, value in batch.items()}

@@ -22,6 +22,7 @@ from llmrec.text.prompts import row_texts
 from llmrec.train import samples
 from llmrec.train.mix import training_mix
 from llmrec.train.negatives import Negatives
+from llmrec.tree import IGNORE
 
 HISTORY, USERS, ITEMS = 3, 20, 30
 CARD = """
@@ -138,11 +139,12 @@ def test_one_template_of_weight_one_makes_every_users_trees_in_order(run, encode
         assert [t.labels.tolist() for t in found] == [t.labels.tolist() for t in expected]
 
 
-def test_made_up_items_stand_behind_those_of_the_next_item_tasks_alone(run, encoder, tmp_path):
+def test_made_up_items_stand_behind_what_users_chose_where_templates_ask_plainly(run, encoder, tmp_path):
     sids = "{% for i in history %}{{ i.sid }}{% endfor %}"
     dated = f"needs: [time]\ntemplates: [{{id: x, tree: true, text: '{{{{ history[0].time }}}}{sids}'}}]"
-    tasks = [TaskConfig(task="item_to_sid", templates=["title"]), task(tmp_path, dated)]
+    tasks = [TaskConfig(task="direct", templates=["sids"]), task(tmp_path, dated)]
     mix = training_mix([FIRST, *tasks], encoder.fields)
+    assert [mixed.plain for mixed in mix] == [[True], [False], [False]]
     own = examples.training_histories(run)["items"].to_list()
     new = encoder.items[0]
 
@@ -155,10 +157,29 @@ def test_made_up_items_stand_behind_those_of_the_next_item_tasks_alone(run, enco
     first, others = lessons[: 3 * USERS], lessons[3 * USERS :]
     same = [lesson.tree.input_ids.tolist() for lesson in plain[2 * USERS :]]
     assert [lesson.tree.input_ids.tolist() for lesson in others] == same
-    assert sum(len(lesson.window) > 0 for lesson in others) == 2 * USERS, "those that tell the time"
+    assert not any(len(lesson.window) for lesson in others)
     windows = [[encoder.items[number] for number in lesson.window] for lesson in first]
-    assert windows == [[*items, new, new][at : at + 4] for items in own for at in (0, 3, 6)]
-    assert [lesson.known for lesson in first] == [4, 3, 0] * USERS
+    assert windows == [window for items in own for window in (items[:4], items[3:], [*items[-2:], new, new])]
+    assert [lesson.known for lesson in first] == [4, 3, 2] * USERS
+    learned = [lesson.tree.labels[lesson.tree.labels != IGNORE] for lesson in first]
+    assert [len(labels) for labels in learned] == [3, 2, 2] * USERS
+    assert all(encoder.item_of[label] == new for labels in learned[2::3] for label in labels.tolist())
+
+
+def test_made_up_items_join_a_history_that_has_room_for_them(run, encoder):
+    roomy = PromptEncoder(encoder._tokenizer, {}, {item: [n] for n, item in enumerate(encoder.items)}, 7)
+    mix = training_mix([FIRST], encoder.fields)
+    own = examples.training_histories(run)["items"].to_list()
+    for more, trees in ((2, 1), (3, 2)):
+        made_up = [encoder.items[:more]] * USERS
+        lessons = list(
+            samples.training_trees(roomy, mix, run, None, 0, 0, lambda *_, made_up=made_up: made_up)
+        )
+        assert len(lessons) == trees * USERS
+        whole = [
+            [encoder.items[number] for number in lesson.window] for lesson in lessons[trees - 1 :: trees]
+        ]
+        assert whole == [[*items, *encoder.items[:more]][-8:] for items in own]
 
 
 def test_an_item_task_has_one_sample_an_item(run, encoder):

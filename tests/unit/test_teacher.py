@@ -121,6 +121,9 @@ def test_trees_that_ask_for_no_next_item_are_left_alone(teacher):
     rows = as_dataset([past, Lesson(flat(WINDOWS[1]), np.array(WINDOWS[1], np.int32), 2)])
     words = teacher.words(TreeCollator(pad_id=0)([rows[0], rows[1]]))
     assert [word.at.tolist() for word in words] == [[10], [11]]
+    titles = batch_of([[0, 3]], lambda window: builder.build())  # answers that are no SIDs
+    titles["after"][titles["shift_labels"] != IGNORE] = 1
+    assert teacher.words(titles) == []
 
 
 def test_a_large_catalogue_is_asked_a_few_histories_at_a_time(teacher, monkeypatch):
@@ -141,4 +144,4 @@ def test_what_a_teacher_makes_up_is_new_and_drawn_by_its_chances(teacher):
     assert histories[0] == ["i0", "i2"], "the histories stay as they were"
     assert GoingOn(teacher, 2, seed=0)(histories, epoch=0) == made_up
     assert GoingOn(teacher, 2, seed=0)(histories, epoch=1) != made_up
-    assert [len(row) for row in GoingOn(teacher, 9, seed=0)([ITEMS[:4], ITEMS[:1]], 0)] == [2, 2]
+    assert [len(row) for row in GoingOn(teacher, 9, seed=0)([ITEMS[:4] * 2, ITEMS[:1]], 0)] == [2, 5]
