@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from llmrec.config.decoding import System
 from llmrec.config.section import Positive, Section
 
 Mode = Literal["full", "lora", "qlora", "sid_rows"]
@@ -137,7 +138,7 @@ class DistilConfig(Section):
             chances alone.
     """
 
-    teacher: Literal["sasrec_ce", "sasrec_bce", "item_knn", "popularity"] = "sasrec_ce"
+    teacher: System = "sasrec_ce"
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     ahead: Annotated[int, Field(ge=0)] = 1
 

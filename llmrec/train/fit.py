@@ -14,7 +14,6 @@ from trl import SFTConfig
 from llmrec.artifacts import StageContext
 from llmrec.collaborative.systems import load_baseline
 from llmrec.config import Recipe
-from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
 from llmrec.models import dropout, modes
 from llmrec.train import samples
@@ -50,7 +49,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
         UserError: a prompt that does not fit the context, a loss that is no number, or no memory left.
     """
     recipe, sft = ctx.recipe, ctx.recipe.sft
-    teacher = teacher_of(ctx, prepared)
+    teacher = _teacher(ctx, prepared)
     epochs = _epochs(ctx, prepared, teacher)
     valid = samples.validation_trees(
         prepared.encoder, prepared.template, ctx.run, sft.valid_users, recipe.seed
@@ -115,7 +114,7 @@ def settings(recipe: Recipe, checkpoints: Path, trees: int, validate: bool, proc
     )
 
 
-def teacher_of(ctx: StageContext, prepared: Prepared) -> Teacher | None:
+def _teacher(ctx: StageContext, prepared: Prepared) -> Teacher | None:
     """The teacher that the recipe names.
 
     Raises:
@@ -129,7 +128,7 @@ def teacher_of(ctx: StageContext, prepared: Prepared) -> Teacher | None:
     return Teacher(
         load_baseline(ctx.run, distil.teacher, prepared.items),
         prepared.items,
-        Trie.build(prepared.sids, vocabulary.codes),
+        prepared.trie,
         torch.from_numpy(vocabulary.compact_ids),
         distil.weight,
     )
@@ -166,7 +165,7 @@ def _lists(ctx: StageContext, prepared: Prepared) -> ValidationLists | None:
         encoder=prepared.encoder,
         template=prepared.template,
         items=prepared.items,
-        trie=Trie.build(prepared.sids, prepared.vocabulary.codes),
+        trie=prepared.trie,
         token_ids=prepared.vocabulary.compact_ids,
         pad_id=prepared.tokenizer.pad_token_id,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 from llmrec.artifacts import read_manifest, run_folder, runs_root
 from llmrec.config import Recipe
 from llmrec.data.examples import event_fields, load_items, load_users
+from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
 from llmrec.ids.load import load_codebooks, load_sids, load_sizes, load_texts, trie_order
 from llmrec.models.base import load_base
@@ -34,6 +36,11 @@ class Prepared:
     sids: np.ndarray
     encoder: PromptEncoder
     mix: list[MixedTask]
+
+    @cached_property
+    def trie(self) -> Trie:
+        """The catalogue, on the CPU."""
+        return Trie.build(self.sids, self.vocabulary.codes)
 
     @property
     def template(self) -> Template:

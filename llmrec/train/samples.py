@@ -24,7 +24,6 @@ from llmrec.train.negatives import Negatives
 from llmrec.tree import IGNORE, TokenTree, collate
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
 
 TREE = tuple(field.name for field in fields(TokenTree))
@@ -169,7 +168,9 @@ def _task_trees(
         if task.candidates is not None:
             draw = partial(negatives.around, count=task.candidates, chosen=rows.person(row).own)
         if mixed.plain[index]:
-            yield from _plain_lessons(encoder, template, rows, row)
+            yield from _plain_lessons(
+                encoder, template, case, rows.person(row) if rows.is_last(row) else case
+            )
         elif task.source == "next_item":
             yield from map(Lesson, encoder.window_trees(template, case, draw, missing))
         elif len(case.items) > 1 or task.source == "item" or not names_past[index]:
@@ -179,23 +180,30 @@ def _task_trees(
         notice(f"prompts: task {task.id!r}: samples left out: {parts}")
 
 
-def _plain_lessons(encoder: PromptEncoder, template: Template, rows: Rows, row: int) -> Iterator[Lesson]:
-    """A window under a template that asks plainly, and what is made up behind the user's last one.
+def _plain_lessons(
+    encoder: PromptEncoder, template: Template, window: Case, person: Case
+) -> Iterator[Lesson]:
+    """A window under a template that asks plainly, and what is made up behind it, if it is `person`'s last.
 
     Made-up items join a history that has room for them; behind a longer one they get a window of their own, so that
     they too are asked for after as much history as decoding will show.
     """
-    person, windows = rows.person(row), [rows.case(row)]
-    if person.made_up and rows.is_last(row):
-        whole, most = len(person.items), encoder.history + 1
-        windows = [person] if whole <= most else [*windows, person.part(whole - most, whole)]
-    for number, window in enumerate(windows):
-        items = np.array([encoder.numbers[item] for item in window.items], np.int32)
-        for tree in encoder.window_trees(template, window):
-            if number:
-                tree = replace(tree, labels=np.where(tree.after < window.chosen, IGNORE, tree.labels))
-            if (tree.labels != IGNORE).any():
-                yield Lesson(tree, items, window.chosen)
+    whole, most = len(person.items), encoder.history + 1
+    if not person.made_up or whole <= most:
+        yield from _lessons(encoder, template, person if person.made_up else window)
+        return
+    yield from _lessons(encoder, template, window)
+    for lesson in _lessons(encoder, template, person.part(whole - most, whole)):
+        tree = lesson.tree
+        labels = np.where(tree.after < lesson.known, IGNORE, tree.labels)
+        if (labels != IGNORE).any():
+            yield replace(lesson, tree=replace(tree, labels=labels))
+
+
+def _lessons(encoder: PromptEncoder, template: Template, window: Case) -> Iterator[Lesson]:
+    items = np.array([encoder.numbers[item] for item in window.items], np.int32)
+    for tree in encoder.window_trees(template, window):
+        yield Lesson(tree, items, window.chosen)
 
 
 def validation_trees(
@@ -222,9 +230,9 @@ def as_dataset(lessons: Sequence[Lesson]) -> Dataset:
 
 
 class TreeCollator:
-    """Rows of `as_dataset` to a padded batch with the trees' masks (see `llmrec.tree.collate`).
+    """Rows of `as_dataset` to a padded batch, as `llmrec.tree.collate` gives it.
 
-    Beside these there are `after`, int64 [B, T], as in TokenTree; `window`, int64 [B, W], −1 behind a row's items;
+    Beside its keys there are `labels`, the same as `shift_labels`; `window`, int64 [B, W], −1 behind a row's items;
     and `known`, int64 [B].
     """
 
@@ -239,18 +247,7 @@ class TreeCollator:
         batch = {key: torch.from_numpy(value) for key, value in collate(trees, self._pad_id).items()}
         # Trainer counts the batch's targets only where it finds a key named labels.
         batch["labels"] = batch["shift_labels"]
-        batch["window"] = _padded(
-            [row["window"] for row in rows], max(len(row["window"]) for row in rows), -1
-        )
+        windows = [torch.from_numpy(row["window"]).long() for row in rows]
+        batch["window"] = torch.nn.utils.rnn.pad_sequence(windows, batch_first=True, padding_value=-1)
         batch["known"] = torch.tensor([int(row["known"][0]) for row in rows])
         return batch
-
-
-def _padded(rows: Sequence[Ints], width: int, pad: int) -> torch.Tensor:
-    """Rows of unlike length as one int64 tensor [rows, width]."""
-    import torch
-
-    padded = torch.full((len(rows), width), pad)
-    for place, row in zip(padded, rows, strict=True):
-        place[: len(row)] = torch.from_numpy(np.asarray(row))
-    return padded

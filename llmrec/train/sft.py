@@ -67,7 +67,6 @@ def fine_tune(ctx: StageContext) -> dict[str, Any]:
 
 def _write(ctx: StageContext, prepared: Prepared, trained: Any) -> None:
     from llmrec.decode.catalogues import TRIE
-    from llmrec.decode.trie import Trie
 
     template = prepared.template
     prompts = {
@@ -78,7 +77,7 @@ def _write(ctx: StageContext, prepared: Prepared, trained: Any) -> None:
     base = ctx.work / "base"
     save_base(base, trained, prepared.tokenizer, prepared.vocabulary, prepared.items, prepared.sids, prompts)
     (base / TRIE).parent.mkdir(exist_ok=True)
-    Trie.build(prepared.sids, prepared.vocabulary.codes).save(base / TRIE)
+    prepared.trie.save(base / TRIE)
     (ctx.work / "sft/metrics.jsonl").write_bytes((ctx.scratch / "metrics.jsonl").read_bytes())
 
 

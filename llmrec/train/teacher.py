@@ -185,10 +185,9 @@ class GoingOn:
                     row[[self._numbers[item] for item in history]] = 0
                 below = chance.cumsum(1)
                 drawn = (below <= rng.random((len(some), 1)) * below[:, -1:]).sum(1)
+                # A slice, because the teacher may have nothing left to name: `item` is then behind the last.
                 for history, item in zip(some, drawn.tolist(), strict=True):
-                    history += names[
-                        item : item + 1
-                    ]  # none where nothing is left that the teacher would name
+                    history += names[item : item + 1]
         return [row[len(history) :] for row, history in zip(whole, histories, strict=True)]
 
     @cached_property

@@ -115,7 +115,7 @@ class TreeTrainer(SFTTrainer):
 
 
 def pieces(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-    """A batch in parts of at most `AREA` pairs of positions, each cut to the last label of its trees.
+    """A batch in pieces of at most `AREA` pairs of positions, each cut to the last label of its trees.
 
     Memory grows with the square of a tree's length, and a few users have read, or bought, very long texts.
 
@@ -123,8 +123,8 @@ def pieces(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         batch: as `llmrec.train.samples.TreeCollator` gives it.
 
     Returns:
-        The batch itself where it is small enough; else its parts, trees in order of their length. A tree too long
-        for `AREA` is a part of its own.
+        The batch itself where it is small enough; else its pieces, trees in order of their length. A tree too long
+        for `AREA` is a piece of its own.
     """
     labels = batch["shift_labels"]
     if labels.shape[0] * labels.shape[1] ** 2 <= AREA:
