@@ -70,6 +70,22 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Workers:
+    """Processes that train together; what comes out does not depend on them.
+
+    Attributes:
+        count: how many.
+        sharded: whether each holds a part of the weights (FSDP2), instead of all of them (DDP).
+    """
+
+    count: int = 1
+    sharded: bool = False
+
+
+ALONE = Workers()
+
+
+@dataclass(frozen=True)
 class StageContext:
     """What a stage function gets.
 
@@ -78,7 +94,7 @@ class StageContext:
         run: the run folder, for reading what earlier stages wrote.
         work: empty folder that mirrors the run folder's layout; write `work / "ids/sids.parquet"`.
         scratch: folder that survives a kill (training checkpoints); gone once the stage is done.
-        processes: how many may train together; what comes out does not depend on it.
+        workers: processes that train together.
         notes: what the stage wants to see in its manifest.
         origin: what its files are made of, as its manifest will say (`origin_of`).
     """
@@ -87,7 +103,7 @@ class StageContext:
     run: Path
     work: Path
     scratch: Path
-    processes: int = 1
+    workers: Workers = ALONE
     notes: dict[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
 
@@ -199,8 +215,8 @@ def is_done(stage: Stage, key: str, run: Path) -> bool:
     return all((run / path).is_file() and (run / path).stat().st_size == sizes[path] for path in sizes)
 
 
-def run_stage(stage: Stage, recipe: Recipe, run: Path, processes: int = 1) -> bool:
-    """Run a stage unless it is done, trainings in several processes; return whether it ran.
+def run_stage(stage: Stage, recipe: Recipe, run: Path, workers: Workers = ALONE) -> bool:
+    """Run a stage unless it is done; return whether it ran.
 
     Raises:
         UserError: what the stage raised, or a full disk; nothing half-written is left in the run.
@@ -214,7 +230,7 @@ def run_stage(stage: Stage, recipe: Recipe, run: Path, processes: int = 1) -> bo
     try:
         (work / stage.name).mkdir(parents=True)
         scratch.mkdir(parents=True, exist_ok=True)
-        context = StageContext(recipe, run, work, scratch, processes, origin=origin_of(stage, recipe, run))
+        context = StageContext(recipe, run, work, scratch, workers, origin=origin_of(stage, recipe, run))
         start = time.monotonic()
         load_function(stage.function)(context)
         _commit(stage, key, context, time.monotonic() - start)

@@ -59,6 +59,12 @@ Overrides = Annotated[
 Processes = Annotated[
     int, typer.Option(min=1, help="Train in so many processes (data parallel): one a GPU, or on CPU cores.")
 ]
+Shard = Annotated[
+    bool,
+    typer.Option(
+        "--shard", help="Each of the processes holds a part of the weights (FSDP2), not all of them."
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")]
 ModelName = Annotated[
@@ -104,9 +110,10 @@ def run(
     until: Annotated[str, typer.Option(metavar="STAGE", help="The last stage to run.")] = "report",
     dry_run: DryRun = False,
     processes: Processes = 1,
+    shard: Shard = False,
 ) -> None:
     """Run a recipe's stages, skipping what is done."""
-    _call("commands.stages", "run", recipe, overrides or [], until, dry_run, processes)
+    _call("commands.stages", "run", recipe, overrides or [], until, dry_run, processes, shard)
 
 
 def _method_command(method: str) -> Callable[..., None]:
@@ -143,8 +150,9 @@ def _sft(
     overrides: Overrides = None,
     dry_run: DryRun = False,
     processes: Processes = 1,
+    shard: Shard = False,
 ) -> None:
-    _call("commands.stages", "run", recipe, overrides or [], "sft", dry_run, processes)
+    _call("commands.stages", "run", recipe, overrides or [], "sft", dry_run, processes, shard)
 
 
 SPECIAL = {"ids": _ids, "sft": _sft, "dpo": _method_command("dpo"), "grpo": _method_command("grpo")}

@@ -169,7 +169,7 @@ def execute(
     run: Path,
     until: str = "report",
     announce: Callable[[str, str], None] = lambda stage, word: None,
-    processes: int = 1,
+    workers: artifacts.Workers = artifacts.ALONE,
 ) -> None:
     """Run a recipe's stages up to `until`, skipping what is done.
 
@@ -178,7 +178,7 @@ def execute(
         run: the run folder; made if missing.
         until: name of the last stage to run.
         announce: called with a stage's name and `running`, `done`, or `skipped`.
-        processes: how many train together.
+        workers: processes that train together.
 
     Raises:
         UserError: unknown stage, or what a stage raises.
@@ -190,7 +190,7 @@ def execute(
             partial.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "utf-8")
         for stage in stages_of(recipe, until):
             announce(stage.name, "running")
-            ran = artifacts.run_stage(stage, recipe, run, processes)
+            ran = artifacts.run_stage(stage, recipe, run, workers)
             announce(stage.name, "done" if ran else "skipped")
 
 

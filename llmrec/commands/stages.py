@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from llmrec import artifacts, estimate, pipeline
+from llmrec.artifacts import ALONE, Workers
 from llmrec.config import Recipe, load_recipe, validate
 from llmrec.errors import UserError
 
@@ -24,16 +25,20 @@ def resolve(name: str, overrides: list[str]) -> tuple[Recipe, Path]:
     return recipe, artifacts.run_folder(run_names[-1] if run_names else recipe.name)
 
 
-def run(name: str, overrides: list[str], until: str, dry_run: bool, processes: int = 1) -> None:
-    """Run a recipe's stages up to `until`, trainings in several processes, or with `dry_run` only print the plan.
+def run(
+    name: str, overrides: list[str], until: str, dry_run: bool, processes: int = 1, shard: bool = False
+) -> None:
+    """Run a recipe's stages up to `until`, or with `dry_run` only print the plan.
 
     Raises:
         UserError: what is wrong with the recipe, or what a stage raises.
     """
+    if shard and processes == 1:
+        raise UserError("--shard cuts the model up among processes; say how many: --processes N")
     recipe, folder = resolve(name, overrides)
     if until not in pipeline.NAMES:
         raise UserError(f"--until: no stage named {until!r}; stages: {', '.join(pipeline.NAMES)}")
-    _go(recipe, folder, until, dry_run, processes)
+    _go(recipe, folder, until, dry_run, Workers(processes, shard))
 
 
 def align(name: str, overrides: list[str], method: str, dry_run: bool) -> None:
@@ -48,22 +53,22 @@ def align(name: str, overrides: list[str], method: str, dry_run: bool) -> None:
     _go(recipe, folder, "report", dry_run)
 
 
-def _go(recipe: Recipe, folder: Path, until: str, dry_run: bool, processes: int = 1) -> None:
+def _go(recipe: Recipe, folder: Path, until: str, dry_run: bool, workers: Workers = ALONE) -> None:
     if dry_run:
         _show_plan(recipe, folder, until)
     else:
-        advance(recipe, folder, until, processes)
+        advance(recipe, folder, until, workers)
         _show_results(folder, until)
 
 
-def advance(recipe: Recipe, folder: Path, until: str, processes: int = 1) -> None:
+def advance(recipe: Recipe, folder: Path, until: str, workers: Workers = ALONE) -> None:
     """Run the pending stages up to `until`, after an estimate of what they cost."""
     waiting = pipeline.pending(recipe, folder, until)
     plan = estimate.plan(recipe, folder, waiting)
     for line in [plan.summary(), *plan.shortages(folder)] if waiting else []:
         print(f"{folder}: {line}", file=sys.stderr)
     road = [stage.name for stage in pipeline.stages_of(recipe, until)]
-    pipeline.execute(recipe, folder, until, _Announcer(waiting, road), processes)
+    pipeline.execute(recipe, folder, until, _Announcer(waiting, road), workers)
 
 
 def _show_plan(recipe: Recipe, folder: Path, until: str) -> None:

@@ -11,19 +11,19 @@ import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
 from trl import SFTConfig
 
-from llmrec.artifacts import StageContext
+from llmrec.artifacts import StageContext, Workers
 from llmrec.collaborative.systems import load_baseline
 from llmrec.config import Recipe
 from llmrec.errors import UserError
 from llmrec.models import dropout, modes
-from llmrec.train import samples
+from llmrec.train import samples, sharding
 from llmrec.train.arguments import arguments, regular
 from llmrec.train.launch import first_alone
 from llmrec.train.log import MetricsFile, ProgressBar, last_checkpoint
 from llmrec.train.memory import knobs, room
 from llmrec.train.mix import notice
 from llmrec.train.order import Epochs
-from llmrec.train.prepare import start_of
+from llmrec.train.prepare import prepare, start_of
 from llmrec.train.teacher import GoingOn, Teacher
 from llmrec.train.trainer import TreeTrainer
 from llmrec.train.validation import ValidationLists
@@ -68,7 +68,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
     metrics = MetricsFile(ctx.scratch / "metrics.jsonl", sft.epochs)
     trainer = TreeTrainer(
         model=model,
-        args=settings(recipe, checkpoints, epochs.trees, bool(valid), ctx.processes),
+        args=settings(recipe, checkpoints, epochs.trees, bool(valid), ctx.workers),
         epochs=epochs,
         eval_dataset=samples.as_dataset(valid) if valid else None,
         data_collator=samples.TreeCollator(prepared.tokenizer.pad_token_id),
@@ -81,17 +81,31 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
         trainer.remove_callback(noisy)
     trainer.add_callback(ProgressBar())
     resume = last_checkpoint(checkpoints)
+    sharding.check(resume, ctx.workers.sharded)
     if trainer.is_world_process_zero():
         metrics.rewind(resume)
     with room(
         "sft", knobs("sft", sft, qlora=sft.mode not in ("qlora", "sid_rows"), history=recipe.data.history)
     ):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    trained = trainer.accelerator.unwrap_model(trainer.model).eval()
-    return (trained if trainer.is_world_process_zero() else None), epochs
+    return _trained(ctx, trainer), epochs
 
 
-def settings(recipe: Recipe, checkpoints: Path, trees: int, validate: bool, processes: int) -> SFTConfig:
+def _trained(ctx: StageContext, trainer: TreeTrainer) -> PreTrainedModel | None:
+    """What a training leaves, in the first process."""
+    if not ctx.workers.sharded:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        return model.eval() if trainer.is_world_process_zero() else None
+    weights = sharding.gathered(trainer)
+    if weights is None:
+        return None
+    anew = prepare(ctx.recipe, ctx.run)
+    model = modes.wrap(anew.model, ctx.recipe.sft, anew.vocabulary, ctx.scratch)
+    sharding.fill(model, weights)
+    return model.eval()
+
+
+def settings(recipe: Recipe, checkpoints: Path, trees: int, validate: bool, workers: Workers) -> SFTConfig:
     """TRL's settings for a recipe; one of its epochs is the whole training."""
     sft = recipe.sft
     steps = sft.max_steps or math.ceil(trees / (sft.batch * sft.accumulate))
@@ -100,7 +114,8 @@ def settings(recipe: Recipe, checkpoints: Path, trees: int, validate: bool, proc
     best = validate and sft.keep != "last"
     return SFTConfig(
         **arguments(sft, checkpoints, steps, recipe.seed, recipe.track.report_to),
-        per_device_train_batch_size=sft.batch // processes,
+        **(sharding.ARGUMENTS if workers.sharded else {}),
+        per_device_train_batch_size=sft.batch // workers.count,
         per_device_eval_batch_size=sft.batch,
         torch_compile=sft.compile,
         dataset_kwargs={"skip_prepare_dataset": True},

@@ -14,7 +14,7 @@ from llmrec.errors import UserError
 
 
 def spread(function: str, context: StageContext) -> Any:
-    """Call a stage's function in `context.processes` processes with torch.distributed's variables set.
+    """Call a stage's function in `context.workers.count` processes with torch.distributed's variables set.
 
     Args:
         function: `module:function`, called with a context in every process.
@@ -32,20 +32,20 @@ def spread(function: str, context: StageContext) -> Any:
     settings = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=context.processes,
+        nproc_per_node=context.workers.count,
         run_id=context.run.name,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         start_method="spawn",
     )
-    with _threads(context.processes):
+    with _threads(context.workers.count):
         try:
             results = elastic_launch(settings, _work)(function, replace(context, notes={}))
         except ChildFailedError as error:
             rank, failure = next(iter(error.failures.items()))
             raise UserError(
-                f"process {rank} of {context.processes} died ({failure.exitcode}); the same command goes on"
+                f"process {rank} of {context.workers.count} died ({failure.exitcode}); the same command goes on"
             ) from error
     for result in results.values():
         if isinstance(result, UserError):

@@ -33,12 +33,17 @@ def run(ctx: StageContext) -> None:
     """Fine-tune, then write `base/`, `sft/` (an adapter in the LoRA modes) and `sft/metrics.jsonl`."""
     recipe = ctx.recipe
     _check_trackers(recipe.track.report_to)
-    if recipe.sft.batch % ctx.processes:
+    workers = ctx.workers
+    if recipe.sft.batch % workers.count:
         raise UserError(
-            f"sft.batch={recipe.sft.batch} trees a step cannot be shared by {ctx.processes} processes; "
+            f"sft.batch={recipe.sft.batch} trees a step cannot be shared by {workers.count} processes; "
             "make it a multiple of --processes"
         )
-    together = ctx.processes > 1
+    if workers.sharded and recipe.sft.mode == "qlora":
+        raise UserError(
+            "--shard: bitsandbytes' 4-bit weights cannot be cut up; leave it out, or use sft.mode=lora"
+        )
+    together = workers.count > 1
     ctx.notes.update(spread("llmrec.train.sft:fine_tune", ctx) if together else fine_tune(ctx))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
 from llmrec.models.head import head_at
+from llmrec.train import sharding
 from llmrec.train.order import Epochs, LikeLengths
 from llmrec.train.teacher import Teacher
 from llmrec.train.validation import JUDGED, ValidationLists
@@ -40,6 +42,13 @@ class TreeTrainer(SFTTrainer):
     ) -> None:
         super().__init__(train_dataset=epochs.rows, **kwargs)
         self._epochs, self._lists, self._teacher = epochs, lists, teacher
+        if self.is_fsdp_enabled:
+            sharding.shard(self.model)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Trainer's, which shards on CPUs as well."""
+        super().create_accelerator_and_postprocess()
+        sharding.on_a_cpu(self)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LikeLengths:
         turn = self.args.train_batch_size * self.accelerator.num_processes
@@ -53,8 +62,9 @@ class TreeTrainer(SFTTrainer):
             process = self.accelerator
             mine = self._lists.part(process.process_index, process.num_processes)
             judged = f"ndcg@{JUDGED}"
-            total = torch.tensor(mine.totals(process.unwrap_model(self.model))[judged], device=process.device)
-            total = process.reduce(total, "sum").item()
+            with sharding.whole(self.model):
+                total = mine.totals(process.unwrap_model(self.model))[judged]
+            total = process.reduce(torch.tensor(total, device=process.device), "sum").item()
             output.metrics[f"{metric_key_prefix}_{judged}"] = total / len(self._lists.prompts)
         return output
 
@@ -67,12 +77,24 @@ class TreeTrainer(SFTTrainer):
         """Trainer's step on each piece of a batch; their gradients add up to the batch's."""
         if num_items_in_batch is None:  # the loss is then a mean, and those of pieces do not add up
             return super().training_step(model, inputs)
-        *others, last = pieces(inputs)
+        *others, last = self._in_step(pieces(inputs))
         total = torch.zeros((), device=self.args.device)
-        with self.accelerator.no_sync(model):
+        # Gradients that wait to be exchanged are whole ones, for which a sharded training may have no room.
+        waiting = nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model)
+        with waiting:
             for piece in others:
                 total += super().training_step(model, piece, num_items_in_batch)
         return total + super().training_step(model, last, num_items_in_batch)
+
+    def _in_step(self, parts: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+        """A batch's pieces, and where weights are sharded as many as any process has: all call the model together."""
+        if not self.is_fsdp_enabled:
+            return parts
+        count = torch.tensor(len(parts), device=self.args.device)
+        torch.distributed.all_reduce(count, torch.distributed.ReduceOp.MAX)
+        nothing = _part(parts[0], [0], MULTIPLE)
+        nothing["shift_labels"] = torch.full_like(nothing["shift_labels"], IGNORE)
+        return [nothing] * (int(count) - len(parts)) + parts
 
     def compute_loss(
         self,
@@ -108,7 +130,7 @@ class TreeTrainer(SFTTrainer):
         if num_items_in_batch is None:
             loss = loss / learned.sum().clamp(min=1)
         else:
-            # DDP averages gradients over processes, while the count is that of all of them.
+            # DDP and FSDP average gradients over processes, while the count is that of all of them.
             scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
             loss = loss * scale / num_items_in_batch
         return (loss, outputs) if return_outputs else loss

@@ -125,26 +125,70 @@ def log_of(run):
     return [json.loads(line) for line in (run / "sft/metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_learn_what_one_does(shop, lora):
-    """The same losses, gradients and validation lists; one tree fewer than a whole last batch is filled up."""
-    folder, _ = shop
-    options = [*LORA, "sft.valid_lists=9", "sft.keep=ndcg", "sft.eval_steps=2"]
+@pytest.fixture(scope="module")
+def together(shop, lora):
+    """What the tests of several processes train, and the run that one process made of it."""
+    options = [*LORA, "sft.valid_lists=9", "sft.keep=ndcg", "sft.eval_steps=2", "sft.save_steps=2"]
     options += ["sft.distil={teacher: item_knn, weight: 0.5, ahead: 1}"]
-    logs = []
-    for processes in ("1", "2"):
-        run = f"together-{processes}"
-        command = ("sft", "recipe.yaml", "--processes", processes, f"run={run}", "parent=shop", *options)
-        done = small_shop.run(folder, *command)
-        assert done.returncode == 0, done.stderr
-        logs.append(log_of(folder / "runs" / run))
+    return options, train_together(shop[0], "together-1", options)
+
+
+def train_together(folder, run, options, *workers):
+    done = small_shop.run(folder, "sft", "recipe.yaml", *workers, f"run={run}", "parent=shop", *options)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / run
+
+
+def assert_learnt_alike(one, two):
+    """The same losses, gradients and validation lists, and the same weights in the end."""
+    logs = log_of(one), log_of(two)
     assert len(logs[0]) == len(logs[1]) and any("valid_ndcg@10" in line for line in logs[0])
-    for one, two in zip(*logs, strict=True):
-        assert one.keys() == two.keys()
-        assert list(two.values()) == pytest.approx(list(one.values()), rel=1e-4, abs=1e-7)
-    weights = [folder / f"runs/together-{n}/sft/adapter_model.safetensors" for n in (1, 2)]
-    with safe_open(weights[0], "np") as one, safe_open(weights[1], "np") as two:
-        for name in one.keys():  # noqa: SIM118
-            np.testing.assert_allclose(one.get_tensor(name), two.get_tensor(name), atol=1e-5)
+    for mine, yours in zip(*logs, strict=True):
+        assert mine.keys() == yours.keys()
+        assert list(yours.values()) == pytest.approx(list(mine.values()), rel=1e-4, abs=1e-7)
+    for name in ("base/model.safetensors", "sft/adapter_model.safetensors"):
+        if not (one / name).is_file():
+            continue
+        with safe_open(one / name, "np") as mine, safe_open(two / name, "np") as yours:
+            assert set(mine.keys()) == set(yours.keys())
+            for tensor in mine.keys():  # noqa: SIM118
+                np.testing.assert_allclose(mine.get_tensor(tensor), yours.get_tensor(tensor), atol=1e-5)
+
+
+def test_two_processes_learn_what_one_does(shop, together):
+    """One tree fewer than a whole last batch is filled up."""
+    options, one = together
+    assert_learnt_alike(one, train_together(shop[0], "together-2", options, "--processes", "2"))
+
+
+SHARED = ("--processes", "2", "--shard")
+
+
+def test_two_processes_with_a_part_of_the_weights_each_learn_what_one_does(shop, together):
+    """Adapters and the rows of a tied head; killed on the way, and gone on with."""
+    folder, _ = shop
+    options, one = together
+    command = ("sft", "recipe.yaml", "run=sharded", "parent=shop", *options)
+    run = folder / "runs/sharded"
+    process = small_shop.start(folder, *command, *SHARED)
+    assert small_shop.kill_when(
+        process, lambda: list(run.glob(".scratch/sft-*/checkpoints/checkpoint-2/trainer_state.json"))
+    )
+    done = small_shop.run(folder, *command)
+    assert done.returncode == 2 and "go on with --shard" in done.stderr
+    assert_learnt_alike(one, train_together(folder, "sharded", options, *SHARED))
+
+
+def test_all_weights_are_learnt_in_parts_too(shop):
+    options = ["sft.mode=full", "sft.lr=1e-4", "sft.valid_lists=9", "sft.gradient_checkpointing=true"]
+    one, two = (train_together(shop[0], f"full-{len(how)}", options, *how) for how in ((), SHARED))
+    assert_learnt_alike(one, two)
+
+
+def test_sharding_needs_several_processes_and_whole_weights(shop):
+    for options, told in ((["--shard"], "--processes N"), ([*SHARED, "sft.mode=qlora"], "sft.mode=lora")):
+        done = small_shop.run(shop[0], "sft", "recipe.yaml", "run=unshared", "parent=shop", *options)
+        assert done.returncode == 2 and told in done.stderr
 
 
 def test_a_teacher_shows_in_the_loss_and_is_trained_where_it_has_to_be(shop, lora):
