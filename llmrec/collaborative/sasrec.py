@@ -27,7 +27,7 @@ from llmrec.metrics.ranking import score_ranks
 METADATA = "sasrec"
 CUTOFF = 10
 """Of the NDCG that training is stopped by."""
-_BLOCK = 512
+_BLOCK = 128
 
 
 class Sasrec:
@@ -176,9 +176,9 @@ class Sasrec:
 
     @torch.no_grad()
     def _logits(self, histories: Sequence[Sequence[str]]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Users whose history holds a known item, in blocks, and their scores, float32 [users, items]."""
+        """Users whose history holds a known item, like lengths together, and their scores, float32 [users, items]."""
         rows = {user: self._rows(history)[-self.config.history :] for user, history in enumerate(histories)}
-        users = [user for user, row in rows.items() if row]
+        users = sorted((user for user, row in rows.items() if row), key=lambda user: len(rows[user]))
         table = self.model.items.weight
         for start in range(0, len(users), _BLOCK):
             block = users[start : start + _BLOCK]
