@@ -84,11 +84,21 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
     sharding.check(resume, ctx.workers.sharded)
     if trainer.is_world_process_zero():
         metrics.rewind(resume)
-    with room(
-        "sft", knobs("sft", sft, qlora=sft.mode not in ("qlora", "sid_rows"), history=recipe.data.history)
-    ):
+    with room("sft", _knobs(ctx)):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     return _trained(ctx, trainer), epochs
+
+
+def _knobs(ctx: StageContext) -> list[str]:
+    sft, workers = ctx.recipe.sft, ctx.workers
+    whole = sft.mode != "qlora"
+    return knobs(
+        "sft",
+        sft,
+        qlora=whole and sft.mode != "sid_rows",
+        history=ctx.recipe.data.history,
+        shard=whole and workers.count > 1 and not workers.sharded,
+    )
 
 
 def _trained(ctx: StageContext, trainer: TreeTrainer) -> PreTrainedModel | None:

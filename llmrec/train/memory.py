@@ -13,7 +13,13 @@ from llmrec.errors import UserError
 FULL_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-def knobs(stage: str, settings: TrainingConfig, qlora: bool = False, history: int | None = None) -> list[str]:
+def knobs(
+    stage: str,
+    settings: TrainingConfig,
+    qlora: bool = False,
+    history: int | None = None,
+    shard: bool = False,
+) -> list[str]:
     """What a user can turn.
 
     Args:
@@ -21,11 +27,13 @@ def knobs(stage: str, settings: TrainingConfig, qlora: bool = False, history: in
         settings: of the training.
         qlora: whether 4-bit weights would help.
         history: `data.history`, where less of it would help.
+        shard: whether there are processes that could share the weights.
     """
     found = [
         f"a smaller {stage}.batch (it is {settings.batch}) with {stage}.accumulate raised by as much",
     ]
     found += [] if settings.gradient_checkpointing else [f"{stage}.gradient_checkpointing=true"]
+    found += ["--shard"] if shard else []
     found += ["sft.mode=qlora"] if qlora else []
     found += [] if history is None else [f"a data.history below {history}"]
     return found
