@@ -192,9 +192,7 @@ def _watch(
         ctx.recipe.decode.mask_seen,
         encoder=run.encoder,
         template=run.template,
-        items=run.catalogue.items,
-        trie=run.catalogue.trie,
-        token_ids=run.catalogue.token_ids.cpu().numpy(),
+        catalogue=run.catalogue,
         pad_id=begin.pad_id,
         k=min(LISTS, len(run.catalogue.items)),
     )

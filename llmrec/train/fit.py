@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
 from trl import SFTConfig
 
@@ -150,13 +149,7 @@ def _teacher(ctx: StageContext, prepared: Prepared) -> Teacher | None:
         return None
     if vocabulary.end is not None:
         raise UserError("sft.distil: textual IDs have no tokens that a teacher could choose among")
-    return Teacher(
-        load_baseline(ctx.run, distil.teacher, prepared.items),
-        prepared.items,
-        prepared.trie,
-        torch.from_numpy(vocabulary.compact_ids),
-        distil.weight,
-    )
+    return Teacher(load_baseline(ctx.run, distil.teacher, prepared.items), prepared.catalogue, distil.weight)
 
 
 def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> Epochs:
@@ -189,8 +182,6 @@ def _lists(ctx: StageContext, prepared: Prepared) -> ValidationLists | None:
         ctx.recipe.decode.mask_seen,
         encoder=prepared.encoder,
         template=prepared.template,
-        items=prepared.items,
-        trie=prepared.trie,
-        token_ids=prepared.vocabulary.compact_ids,
+        catalogue=prepared.catalogue,
         pad_id=prepared.tokenizer.pad_token_id,
     )

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from llmrec.artifacts import read_manifest, run_folder, runs_root
 from llmrec.config import Recipe
 from llmrec.data.examples import event_fields, load_items, load_users
+from llmrec.decode.catalogues import Catalogue
 from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
 from llmrec.ids.load import load_codebooks, load_sids, load_sizes, load_texts, trie_order
@@ -38,9 +40,15 @@ class Prepared:
     mix: list[MixedTask]
 
     @cached_property
-    def trie(self) -> Trie:
-        """The catalogue, on the CPU."""
-        return Trie.build(self.sids, self.vocabulary.codes)
+    def catalogue(self) -> Catalogue:
+        """The items, their trie on the CPU, and the settings of the prompts that decoding will ask with."""
+        trie = Trie.build(self.sids, self.vocabulary.codes)
+        prompts = {
+            "history": self.encoder.history,
+            "context": self.encoder.context,
+            "template": self.template.model_dump(mode="json"),
+        }
+        return Catalogue(trie, torch.from_numpy(self.vocabulary.compact_ids), self.items, prompts)
 
     @property
     def template(self) -> Template:

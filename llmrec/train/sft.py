@@ -73,16 +73,18 @@ def fine_tune(ctx: StageContext) -> dict[str, Any]:
 def _write(ctx: StageContext, prepared: Prepared, trained: Any) -> None:
     from llmrec.decode.catalogues import TRIE
 
-    template = prepared.template
-    prompts = {
-        "history": ctx.recipe.data.history,
-        "context": prepared.encoder.context,
-        "template": template.model_dump(mode="json"),
-    }
-    base = ctx.work / "base"
-    save_base(base, trained, prepared.tokenizer, prepared.vocabulary, prepared.items, prepared.sids, prompts)
+    base, catalogue = ctx.work / "base", prepared.catalogue
+    save_base(
+        base,
+        trained,
+        prepared.tokenizer,
+        prepared.vocabulary,
+        prepared.items,
+        prepared.sids,
+        catalogue.prompts,
+    )
     (base / TRIE).parent.mkdir(exist_ok=True)
-    prepared.trie.save(base / TRIE)
+    catalogue.trie.save(base / TRIE)
     (ctx.work / "sft/metrics.jsonl").write_bytes((ctx.scratch / "metrics.jsonl").read_bytes())
 
 

@@ -22,7 +22,7 @@ from llmrec.tree import IGNORE
 
 if TYPE_CHECKING:
     from llmrec.collaborative.systems import Baseline
-    from llmrec.decode.trie import Trie
+    from llmrec.decode.catalogues import Catalogue
 
 CHANCES = 1 << 21
 """Chances of items that are held at once."""
@@ -53,16 +53,12 @@ class Teacher:
 
     Attributes:
         model: gives the chance of each item to be next.
-        items: item ids in trie order.
-        trie: the catalogue, on the CPU.
-        token_ids: int64, the language model's id of each compact token.
+        catalogue: its trie on the CPU.
         weight: share of the teacher's word in the loss, where the user's choice is known.
     """
 
     model: Baseline
-    items: Sequence[str]
-    trie: Trie
-    token_ids: torch.Tensor
+    catalogue: Catalogue
     weight: float
 
     def losses(
@@ -120,35 +116,36 @@ class Teacher:
         self, window: torch.Tensor, row: torch.Tensor, after: torch.Tensor
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """For each level the tokens [q, F] that may follow an answer's codes so far, and their chances [q, F]."""
+        trie, items = self.catalogue.trie, self.catalogue.items
         histories = [
-            [self.items[item] for item in window[who, :count].tolist()]
+            [items[item] for item in window[who, :count].tolist()]
             for who, count in zip(row.tolist(), after.tolist(), strict=True)
         ]
         nodes = self._nodes[window[row, after]]
-        parts: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in range(self.trie.length)]
-        several = max(1, CHANCES // self.trie.items)
+        parts: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in range(trie.length)]
+        several = max(1, CHANCES // trie.items)
         for start in range(0, len(histories), several):
             some = slice(start, start + several)
-            prior = CollaborativePrior(self.trie, self.model.log_probs(histories[some], self.items))
+            prior = CollaborativePrior(trie, self.model.log_probs(histories[some], items))
             for depth, part in enumerate(parts):
-                child, token, legal = self.trie.expand(nodes[some, depth, None], depth)
+                child, token, legal = trie.expand(nodes[some, depth, None], depth)
                 chances = prior.log_prob(child, legal).exp()
-                part.append((self.token_ids[token[:, 0].long()], chances[:, 0]))
+                part.append((self.catalogue.token_ids[token[:, 0].long()], chances[:, 0]))
         return [(torch.cat([a for a, _ in part]), torch.cat([b for _, b in part])) for part in parts]
 
     @cached_property
     def _spelling(self) -> torch.Tensor:
         """Token ids of each item, int64 [items, L]."""
-        return self.token_ids[item_paths(self.trie)]
+        return self.catalogue.token_ids[item_paths(self.catalogue.trie)]
 
     @cached_property
     def _nodes(self) -> torch.Tensor:
         """Nodes of each item's codes so far, int64 [items, L]: the root, then one a level."""
-        item = torch.arange(self.trie.items)
-        bounds = zip(self.trie.starts[:-2], self.trie.starts[1:-1], strict=True)
+        trie = self.catalogue.trie
+        item = torch.arange(trie.items)
+        bounds = zip(trie.starts[:-2], trie.starts[1:-1], strict=True)
         levels = [
-            begin + torch.searchsorted(self.trie.low[begin:end], item, right=True) - 1
-            for begin, end in bounds
+            begin + torch.searchsorted(trie.low[begin:end], item, right=True) - 1 for begin, end in bounds
         ]
         return torch.stack(levels, dim=1)
 
@@ -175,7 +172,7 @@ class GoingOn:
             epoch: from 0; each draws anew.
         """
         rng = np.random.default_rng((self.seed, epoch, STREAM))
-        names, whole = self.teacher.items, [list(history) for history in histories]
+        names, whole = self.teacher.catalogue.items, [list(history) for history in histories]
         several = max(1, CHANCES // len(names))
         for start in range(0, len(whole), several):
             some = whole[start : start + several]
@@ -192,4 +189,4 @@ class GoingOn:
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        return {item: number for number, item in enumerate(self.teacher.items)}
+        return {item: number for number, item in enumerate(self.teacher.catalogue.items)}

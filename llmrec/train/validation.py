@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from llmrec.data.examples import evaluation_examples
 from llmrec.decode import batches
+from llmrec.decode.catalogues import Catalogue
 from llmrec.decode.mask import item_mask
 from llmrec.decode.tree_engine import TreeEngine
-from llmrec.decode.trie import Trie
 from llmrec.metrics.ranking import values_by_rank
 from llmrec.models.evaluating import evaluating
 
@@ -36,8 +35,7 @@ class ValidationLists:
         prompts: U token-id lists.
         targets: int64 [U], in trie order.
         seen: for each user, the items of the history, in trie order; empty where seen items are not masked.
-        trie: the catalogue.
-        token_ids: int64, the model's id of each compact token.
+        catalogue: what is recommended.
         pad_id: any valid token id.
         k: length of the lists.
     """
@@ -45,8 +43,7 @@ class ValidationLists:
     prompts: list[list[int]]
     targets: np.ndarray
     seen: list[list[int]]
-    trie: Trie
-    token_ids: torch.Tensor
+    catalogue: Catalogue
     pad_id: int
     k: int = JUDGED
 
@@ -60,9 +57,7 @@ class ValidationLists:
         *,
         encoder: PromptEncoder,
         template: Template,
-        items: list[str],
-        trie: Trie,
-        token_ids: np.ndarray,
+        catalogue: Catalogue,
         pad_id: int,
         k: int = JUDGED,
     ) -> ValidationLists:
@@ -75,21 +70,18 @@ class ValidationLists:
             mask_seen: whether items of the history are left out of the lists.
             encoder: the prompt encoder.
             template: the template that decoding asks with.
-            items: item ids in trie order.
-            trie: the catalogue.
-            token_ids: the model's id of each compact token.
+            catalogue: what is recommended.
             pad_id: any valid token id.
             k: length of the lists.
         """
         examples = evaluation_examples(run, "valid", users, seed)
-        place = {item: index for index, item in enumerate(items)}
+        place = {item: index for index, item in enumerate(catalogue.items)}
         histories = examples["history"].to_list()
         return cls(
             [encoder.prompt(template, history) for history in histories],
             np.array([place[item] for item in examples["target"].to_list()], np.int64),
             [[place[item] for item in history] if mask_seen else [] for history in histories],
-            trie,
-            torch.from_numpy(token_ids),
+            catalogue,
             pad_id,
             k,
         )
@@ -106,8 +98,8 @@ class ValidationLists:
         """
         if not self.prompts:
             return dict.fromkeys(self.names, 0.0)
-        trie = self.trie.to(model.device)
-        engine = TreeEngine(model, trie, self.token_ids.to(model.device), self.pad_id)
+        trie = self.catalogue.trie.to(model.device)
+        engine = TreeEngine(model, trie, self.catalogue.token_ids.to(model.device), self.pad_id)
         mask = item_mask(trie, None, self.seen, model.device)
         with evaluating(model):
             items = batches.rank(engine, self.prompts, self.k, max(self.k, BEAMS), mask).items

@@ -30,7 +30,10 @@ def test_only_knobs_that_help_are_named():
     ],
 )
 def test_full_memory_names_the_knobs(error):
-    with pytest.raises(UserError, match="sft: out of memory; try less, or more"), room("sft", ["less", "more"]):
+    with (
+        pytest.raises(UserError, match="sft: out of memory; try less, or more"),
+        room("sft", ["less", "more"]),
+    ):
         raise error
 
 

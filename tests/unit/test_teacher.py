@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from llmrec.decode.catalogues import Catalogue
 from llmrec.decode.trie import Trie
 from llmrec.train.samples import Lesson, TreeCollator, as_dataset
 from llmrec.train.teacher import GoingOn, Teacher
@@ -31,7 +32,7 @@ class Tilted:
 @pytest.fixture
 def teacher():
     ids = torch.tensor([*range(FIRST, FIRST + 3), *range(SECOND, SECOND + 3)])
-    return Teacher(Tilted(), ITEMS, Trie.build(SIDS, [3, 3]), ids, 0.25)
+    return Teacher(Tilted(), Catalogue(Trie.build(SIDS, [3, 3]), ids, ITEMS, {}), 0.25)
 
 
 def tokens(item):
