@@ -68,6 +68,7 @@ def save_base(
         prompts: prompt settings, as JSON data.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    model.config.use_cache = True  # which training has turned off
     model.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
     np.save(folder / "sids.npy", sids.astype(np.int32), allow_pickle=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
+from transformers.trainer_utils import align_special_tokens
 from trl import SFTConfig
 
 from llmrec.artifacts import StageContext, Workers
@@ -74,6 +75,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
         processing_class=prepared.tokenizer,
         lists=_lists(ctx, prepared) if valid else None,
         teacher=teacher,
+        compiled=sft.compile,
         callbacks=[metrics] + ([EarlyStoppingCallback(sft.patience)] if sft.patience and valid else []),
     )
     for noisy in (PrinterCallback, ProgressCallback):
@@ -85,19 +87,20 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
         metrics.rewind(resume)
     with room("sft", _knobs(ctx)):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    return _trained(ctx, trainer), epochs
+        return _trained(ctx, trainer), epochs
 
 
 def _knobs(ctx: StageContext) -> list[str]:
     sft, workers = ctx.recipe.sft, ctx.workers
-    whole = sft.mode != "qlora"
-    return knobs(
+    plain = sft.mode != "qlora" and not workers.sharded
+    found = knobs(
         "sft",
         sft,
-        qlora=whole and sft.mode != "sid_rows",
+        qlora=plain and sft.mode != "sid_rows",
         history=ctx.recipe.data.history,
-        shard=whole and workers.count > 1 and not workers.sharded,
+        shard=plain and workers.count > 1,
     )
+    return found + (["sft.valid_lists=null"] if workers.sharded and sft.valid_lists is not None else [])
 
 
 def _trained(ctx: StageContext, trainer: TreeTrainer) -> PreTrainedModel | None:
@@ -109,6 +112,7 @@ def _trained(ctx: StageContext, trainer: TreeTrainer) -> PreTrainedModel | None:
     if weights is None:
         return None
     anew = prepare(ctx.recipe, ctx.run)
+    align_special_tokens(anew.model, anew.tokenizer)  # as the trainer has done with its own
     model = modes.wrap(anew.model, ctx.recipe.sft, anew.vocabulary, ctx.scratch)
     sharding.fill(model, weights)
     return model.eval()
@@ -123,10 +127,10 @@ def settings(recipe: Recipe, checkpoints: Path, trees: int, validate: bool, work
     best = validate and sft.keep != "last"
     return SFTConfig(
         **arguments(sft, checkpoints, steps, recipe.seed, recipe.track.report_to),
-        **(sharding.ARGUMENTS if workers.sharded else {}),
         per_device_train_batch_size=sft.batch // workers.count,
         per_device_eval_batch_size=sft.batch,
-        torch_compile=sft.compile,
+        **(sharding.ARGUMENTS if workers.sharded else {"torch_compile": sft.compile}),
+        ddp_find_unused_parameters=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
         save_steps=math.lcm(save_steps, eval_steps) if best else save_steps,

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from llmrec.artifacts import StageContext, load_function
+from llmrec.artifacts import StageContext, atomic_write, load_function
 from llmrec.errors import UserError
+
+MISTAKE = "mistake-{}.txt"
+"""In a stage's scratch, what a process has to say to the user."""
+LOGGERS = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
+"""Of torch, those that tell how a process died."""
 
 
 def spread(function: str, context: StageContext) -> Any:
@@ -39,18 +45,18 @@ def spread(function: str, context: StageContext) -> Any:
         max_restarts=0,
         start_method="spawn",
     )
-    with _threads(context.workers.count):
+    for said in context.scratch.glob(MISTAKE.format("*")):
+        said.unlink()
+    with _threads(context.workers.count), _quiet(lambda: any(context.scratch.glob(MISTAKE.format("*")))):
         try:
-            results = elastic_launch(settings, _work)(function, replace(context, notes={}))
+            return elastic_launch(settings, _work)(function, replace(context, notes={}))[0]
         except ChildFailedError as error:
+            for said in sorted(context.scratch.glob(MISTAKE.format("*"))):
+                raise UserError(said.read_text("utf-8")) from error
             rank, failure = next(iter(error.failures.items()))
             raise UserError(
                 f"process {rank} of {context.workers.count} died ({failure.exitcode}); the same command goes on"
             ) from error
-    for result in results.values():
-        if isinstance(result, UserError):
-            raise result
-    return results[0]
 
 
 def first_alone(work: Callable[[], object]) -> None:
@@ -80,11 +86,31 @@ def first_alone(work: Callable[[], object]) -> None:
 
 
 def _work(function: str, context: StageContext) -> Any:
-    """What each process runs; a user's mistake is handed back, since only results cross processes whole."""
+    """What each process runs. One that meets a user's mistake ends, so that the others do not wait for it."""
     try:
         return load_function(function)(context)
     except UserError as error:
-        return error
+        said = context.scratch / MISTAKE.format(os.environ["RANK"])
+        with atomic_write(said) as partial:
+            partial.write_text(str(error), "utf-8")
+        raise SystemExit(1) from None
+
+
+@contextlib.contextmanager
+def _quiet(known: Callable[[], bool]) -> Iterator[None]:
+    """Keep torch from logging a death whose cause is known: a traceback would hide what the user is told to do."""
+
+    def tells_more(record: logging.LogRecord) -> bool:
+        return not known()
+
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    for logger in loggers:
+        logger.addFilter(tells_more)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(tells_more)
 
 
 @contextlib.contextmanager

@@ -16,12 +16,19 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils.constants import FSDP_MODEL_NAME
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import Shard
 from transformers import Trainer
 
 from llmrec.errors import UserError
 
-ARGUMENTS = {"fsdp": True, "fsdp_config": {"version": 2, "auto_wrap_policy": "NO_WRAP"}}
-"""Trainer's, for a model that `shard` will have cut up before accelerate sees it."""
+ARGUMENTS: dict[str, Any] = {
+    "fsdp": True,
+    "fsdp_config": {"version": 2, "auto_wrap_policy": "NO_WRAP"},
+    # Gradients that wait for the last pass of a step are whole ones in every process.
+    "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
+    "torch_compile": False,
+}
+"""Trainer's, for a model that `shard` will have cut up, and compiled, before accelerate sees it."""
 
 
 def on_a_cpu(trainer: Trainer) -> None:
@@ -39,7 +46,7 @@ def on_a_cpu(trainer: Trainer) -> None:
     trainer.is_fsdp_enabled = True
 
 
-def shard(model: torch.nn.Module) -> None:
+def shard(model: torch.nn.Module, compiled: bool = False) -> None:
     """Cut a model's parameters up among the processes: each layer's apart, the rest together.
 
     The rest is the embedding, the head and the last norm. One group for them, because a tied head shares its matrix
@@ -47,10 +54,16 @@ def shard(model: torch.nn.Module) -> None:
 
     Args:
         model: a causal language model, PEFT's wrappers on it or not; changed in place.
+        compiled: whether its layers are to be compiled.
+
+    Raises:
+        UserError: a parameter too small for so many processes.
     """
     for layer in _layers(model):
-        fully_shard(layer)
-    fully_shard(model)
+        if compiled:
+            layer.compile()
+        fully_shard(layer, shard_placement_fn=_cut)
+    fully_shard(model, shard_placement_fn=_cut)
     model.register_state_dict_post_hook(_once)
 
 
@@ -62,7 +75,7 @@ def whole(model: torch.nn.Module) -> Iterator[None]:
         model: sharded by `shard`, or not at all: nothing happens then.
     """
     parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    layers = [part for part in parts if part is not model]
+    layers = parts[1:]  # behind the model itself
     for part in parts:
         part.unshard()
     for layer in layers:
@@ -96,10 +109,10 @@ def fill(model: torch.nn.Module, weights: Mapping[str, Any]) -> None:
 
 
 def check(checkpoint: Path | None, sharded: bool) -> None:
-    """Whether a training can go on from a checkpoint.
+    """Refuse a checkpoint of the other kind.
 
     Raises:
-        UserError: it was written by a sharded training and this is none, or the other way round.
+        UserError: a sharded training wrote it and this is none, or the other way round.
     """
     if checkpoint is None or sharded == (checkpoint / f"{FSDP_MODEL_NAME}.bin").is_file():
         return
@@ -114,11 +127,33 @@ def _layers(model: torch.nn.Module) -> list[torch.nn.Module]:
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
-def _once(model: torch.nn.Module, state: dict[str, Any], *_: Any) -> None:
+def _cut(parameter: torch.nn.Parameter) -> Shard | None:
+    """Where a parameter is cut up: along its first dimension, unless that would leave a process without a part.
+
+    accelerate tells parameters apart by the address of their part, and empty parts have none.
+    """
+    processes = torch.distributed.get_world_size()
+    rows = parameter.shape[0]
+    if -(-rows // -(-rows // processes)) == processes:
+        return None
+    for dim, size in enumerate(parameter.shape):
+        if size % processes == 0:
+            return Shard(dim)
+    raise UserError(
+        f"--shard: a parameter of shape {list(parameter.shape)} has no part for each of {processes} processes"
+    )
+
+
+def _once(model: torch.nn.Module, state: dict[str, Any], prefix: str = "", *_: Any) -> None:
     """Leave out what stands in a state dict under a second name: torch's loading of whole weights chokes on it.
 
     PEFT names the trained rows of a tied head twice.
+
+    Args:
+        model: whose state it is; its modules are known by their first names.
+        state: of it, or of a model that holds it.
+        prefix: of its names there.
     """
-    first = {name for name, _ in model.named_modules()}
-    for name in [name for name in state if name.rpartition(".")[0] not in first]:
+    first = {(prefix + name).removesuffix(".") for name, _ in model.named_modules()}
+    for name in [name for name in state if name.startswith(prefix) and name.rpartition(".")[0] not in first]:
         del state[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class TreeTrainer(SFTTrainer):
             all processes together. A batch of long trees is computed a piece at a time.
         lists: validation users whose lists are decoded at every evaluation, which then has `eval_ndcg@10`.
         teacher: whose word is learned beside the labels.
+        compiled: whether a sharded model's layers are compiled; of another, `args` says it.
         kwargs: SFTTrainer's.
     """
 
@@ -38,12 +39,13 @@ class TreeTrainer(SFTTrainer):
         epochs: Epochs,
         lists: ValidationLists | None = None,
         teacher: Teacher | None = None,
+        compiled: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(train_dataset=epochs.rows, **kwargs)
         self._epochs, self._lists, self._teacher = epochs, lists, teacher
         if self.is_fsdp_enabled:
-            sharding.shard(self.model)
+            sharding.shard(self.model, compiled)
 
     def create_accelerator_and_postprocess(self) -> None:
         """Trainer's, which shards on CPUs as well."""
@@ -55,6 +57,14 @@ class TreeTrainer(SFTTrainer):
         step = turn * self.args.gradient_accumulation_steps
         return LikeLengths(self._epochs, step, self.args.seed, turn)
 
+    def autocast_smart_context_manager(
+        self, cache_enabled: bool | None = True
+    ) -> AbstractContextManager[Any]:
+        """Trainer's; of a sharded model accelerate leaves the forward as it is, where it wraps any other's."""
+        if self.is_fsdp_enabled:
+            return self.accelerator.autocast()
+        return super().autocast_smart_context_manager(cache_enabled)
+
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """Trainer's loop, and the NDCG@10 of the validation lists, each process decoding its part."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
@@ -62,7 +72,7 @@ class TreeTrainer(SFTTrainer):
             process = self.accelerator
             mine = self._lists.part(process.process_index, process.num_processes)
             judged = f"ndcg@{JUDGED}"
-            with sharding.whole(self.model):
+            with sharding.whole(self.model), process.autocast():
                 total = mine.totals(process.unwrap_model(self.model))[judged]
             total = process.reduce(torch.tensor(total, device=process.device), "sum").item()
             output.metrics[f"{metric_key_prefix}_{judged}"] = total / len(self._lists.prompts)

@@ -1,0 +1,37 @@
+"""A stage's function in several processes."""
+
+import os
+
+import pytest
+import torch
+
+from llmrec.artifacts import StageContext, Workers
+from llmrec.errors import UserError
+from llmrec.train.launch import spread
+
+
+def rank_of(context):
+    return int(os.environ["RANK"]), context.workers.count
+
+
+def fail_alone(context):
+    """One process has no memory left while the other waits for it."""
+    torch.distributed.init_process_group("gloo")
+    if os.environ["RANK"] == "1":
+        raise UserError("sft: out of memory; try less")
+    torch.distributed.barrier()
+
+
+@pytest.fixture
+def context(tmp_path):
+    return StageContext(None, tmp_path, tmp_path, tmp_path, Workers(2))
+
+
+def test_the_first_process_answers(context):
+    assert spread(f"{__name__}:rank_of", context) == (0, 2)
+
+
+def test_a_mistake_of_one_process_ends_all_and_is_told(context, capfd):
+    with pytest.raises(UserError, match="out of memory; try less"):
+        spread(f"{__name__}:fail_alone", context)
+    assert "Traceback" not in capfd.readouterr().err
