@@ -99,8 +99,9 @@ def bce_loss(
         targets: int64 [P], the items that came next.
         negatives: int64 [P], items that did not.
     """
-    positive = (hidden * table[targets]).sum(-1)
-    negative = (hidden * table[negatives]).sum(-1)
+    # Not table[targets]: threads add up the gradient of an item met twice in any order.
+    positive = (hidden * functional.embedding(targets, table)).sum(-1)
+    negative = (hidden * functional.embedding(negatives, table)).sum(-1)
     return -(functional.logsigmoid(positive) + functional.logsigmoid(-negative)).mean()
 
 

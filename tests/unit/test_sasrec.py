@@ -65,6 +65,22 @@ def test_cross_entropy_by_hand():
     assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
 
 
+@pytest.mark.parametrize("loss", [bce_loss, ce_loss])
+def test_threads_leave_the_gradient_as_it_is(loss):
+    """Every item is met by many positions, and their shares are always added up in one order."""
+    draw = torch.Generator().manual_seed(0)
+    hidden, table = torch.randn(6000, 64, generator=draw), torch.randn(300, 64, generator=draw)
+    chosen = torch.randint(300, (1 if loss is ce_loss else 2, 6000), generator=draw)
+    table.requires_grad_()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        first, *others = (torch.autograd.grad(loss(hidden, table, *chosen), table)[0] for _ in range(12))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(first, other) for other in others)
+
+
 @given(
     st.lists(st.integers(0, 11), min_size=1, max_size=6), st.lists(st.integers(0, 11), min_size=1, max_size=6)
 )
