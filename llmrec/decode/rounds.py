@@ -23,6 +23,7 @@ from llmrec.decode.mask import ItemMask
 from llmrec.decode.tree_engine import TopK
 from llmrec.decode.trie import ROOT
 from llmrec.errors import UserError
+from llmrec.ids.paths import rank_within
 
 _ENDED = {-1: 0.0}
 """What follows a beam that only a pad may follow."""
@@ -135,7 +136,7 @@ class Rounds:
         """Keep the best children: the beams of the next level."""
         beams, nodes, tokens, scores = map(np.concatenate, zip(*self._heard, strict=True))
         order = np.lexsort((nodes, beams, -scores, self._users[beams]))
-        kept = order[_rank(self._users[beams][order]) < self._width]
+        kept = order[rank_within(self._users[beams][order]) < self._width]
         self._users, self._nodes, self._scores = self._users[beams][kept], nodes[kept], scores[kept]
         self._tokens = np.concatenate([self._tokens[beams[kept]], tokens[kept, None]], axis=1)
         self._depth += 1
@@ -157,7 +158,7 @@ class Rounds:
         """The lists, once there are no more questions: items and scores [U, width]."""
         shape = (len(self._prompts), self._width)
         items, scores = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
-        rank = _rank(self._users)
+        rank = rank_within(self._users)
         found = self._catalogue.trie.item(torch.from_numpy(self._nodes)).numpy()
         items[self._users, rank], scores[self._users, rank] = found, self._scores
         return TopK(items, scores)
@@ -200,11 +201,6 @@ class _Children(NamedTuple):
     nodes: Ints
     tokens: Ints
     scores: npt.NDArray[np.float32]
-
-
-def _rank(users: Ints) -> Ints:
-    """Place of each row among its user's, from 0; the users ascend."""
-    return np.arange(len(users)) - np.searchsorted(users, users)
 
 
 class _Lists:
