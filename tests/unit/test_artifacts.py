@@ -294,5 +294,6 @@ def test_pending_names_every_stage_of_a_new_run_and_writes_nothing(run):
     assert pipeline.pending(everything, run) == list(pipeline.NAMES)
     left_out = {"zero_shot", "tasks", "pairs", "dpo", "grpo"}
     assert pipeline.pending(recipe(), run) == [name for name in pipeline.NAMES if name not in left_out]
-    assert pipeline.pending(recipe(), run, until="ids") == ["data", "ids"]
+    assert pipeline.pending(recipe(), run, until="ids") == ["data", "collaborative", "ids"]
+    assert pipeline.pending(recipe("ids.inputs=[text]"), run, until="ids") == ["data", "ids"]
     assert list(run.iterdir()) == []
