@@ -20,7 +20,7 @@ from llmrec.train import samples, sharding
 from llmrec.train.arguments import arguments, regular
 from llmrec.train.launch import first_alone
 from llmrec.train.log import MetricsFile, ProgressBar, last_checkpoint
-from llmrec.train.memory import knobs, room
+from llmrec.train.memory import room, sft_knobs
 from llmrec.train.mix import notice
 from llmrec.train.order import Epochs
 from llmrec.train.prepare import prepare, start_of
@@ -85,22 +85,9 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
     sharding.check(resume, ctx.workers.sharded)
     if trainer.is_world_process_zero():
         metrics.rewind(resume)
-    with room("sft", _knobs(ctx)):
+    with room("sft", sft_knobs(sft, recipe.data.history, ctx.workers)):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         return _trained(ctx, trainer), epochs
-
-
-def _knobs(ctx: StageContext) -> list[str]:
-    sft, workers = ctx.recipe.sft, ctx.workers
-    plain = sft.mode != "qlora" and not workers.sharded
-    found = knobs(
-        "sft",
-        sft,
-        qlora=plain and sft.mode != "sid_rows",
-        history=ctx.recipe.data.history,
-        shard=plain and workers.count > 1,
-    )
-    return found + (["sft.valid_lists=null"] if workers.sharded and sft.valid_lists is not None else [])
 
 
 def _trained(ctx: StageContext, trainer: TreeTrainer) -> PreTrainedModel | None:

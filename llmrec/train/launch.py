@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from llmrec.artifacts import StageContext, atomic_write, load_function
@@ -45,14 +46,14 @@ def spread(function: str, context: StageContext) -> Any:
         max_restarts=0,
         start_method="spawn",
     )
-    for said in context.scratch.glob(MISTAKE.format("*")):
+    for said in _mistakes(context):
         said.unlink()
-    with _threads(context.workers.count), _quiet(lambda: any(context.scratch.glob(MISTAKE.format("*")))):
+    with _threads(context.workers.count), _quiet(lambda: bool(_mistakes(context))):
         try:
             return elastic_launch(settings, _work)(function, replace(context, notes={}))[0]
         except ChildFailedError as error:
-            for said in sorted(context.scratch.glob(MISTAKE.format("*"))):
-                raise UserError(said.read_text("utf-8")) from error
+            if told := _mistakes(context):
+                raise UserError(told[0].read_text("utf-8")) from error
             rank, failure = next(iter(error.failures.items()))
             raise UserError(
                 f"process {rank} of {context.workers.count} died ({failure.exitcode}); the same command goes on"
@@ -94,6 +95,11 @@ def _work(function: str, context: StageContext) -> Any:
         with atomic_write(said) as partial:
             partial.write_text(str(error), "utf-8")
         raise SystemExit(1) from None
+
+
+def _mistakes(context: StageContext) -> list[Path]:
+    """What processes have had to say to the user, the first one's first."""
+    return sorted(context.scratch.glob(MISTAKE.format("*")))
 
 
 @contextlib.contextmanager

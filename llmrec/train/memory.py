@@ -7,36 +7,41 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from llmrec.config import TrainingConfig
+from llmrec.artifacts import Workers
+from llmrec.config import SftConfig, TrainingConfig
 from llmrec.errors import UserError
 
 FULL_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-def knobs(
-    stage: str,
-    settings: TrainingConfig,
-    qlora: bool = False,
-    history: int | None = None,
-    shard: bool = False,
-) -> list[str]:
-    """What a user can turn.
+def knobs(stage: str, settings: TrainingConfig) -> list[str]:
+    """What a user can turn at any training.
 
     Args:
         stage: whose section of the recipe `settings` is.
         settings: of the training.
-        qlora: whether 4-bit weights would help.
-        history: `data.history`, where less of it would help.
-        shard: whether there are processes that could share the weights.
     """
     found = [
         f"a smaller {stage}.batch (it is {settings.batch}) with {stage}.accumulate raised by as much",
     ]
-    found += [] if settings.gradient_checkpointing else [f"{stage}.gradient_checkpointing=true"]
-    found += ["--shard"] if shard else []
-    found += ["sft.mode=qlora"] if qlora else []
-    found += [] if history is None else [f"a data.history below {history}"]
-    return found
+    return found + ([] if settings.gradient_checkpointing else [f"{stage}.gradient_checkpointing=true"])
+
+
+def sft_knobs(sft: SftConfig, history: int, workers: Workers) -> list[str]:
+    """What a user can turn at an SFT.
+
+    Args:
+        sft: its settings.
+        history: `data.history`.
+        workers: processes that train together.
+    """
+    found = knobs("sft", sft)
+    plain = sft.mode != "qlora" and not workers.sharded
+    found += ["--shard"] if plain and workers.count > 1 else []
+    found += ["sft.mode=qlora"] if plain and sft.mode != "sid_rows" else []
+    found += [f"a data.history below {history}"]
+    # A sharded model's lists are decoded with whole weights.
+    return found + (["sft.valid_lists=null"] if workers.sharded and sft.valid_lists is not None else [])
 
 
 @contextlib.contextmanager

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from llmrec.decode.prior import CollaborativePrior
-from llmrec.decode.trie import item_paths
 from llmrec.tree import IGNORE
 
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ class Teacher:
     @cached_property
     def _spelling(self) -> torch.Tensor:
         """Token ids of each item, int64 [items, L]."""
-        return self.catalogue.token_ids[item_paths(self.catalogue.trie)]
+        return self.catalogue.tokens
 
     @cached_property
     def _nodes(self) -> torch.Tensor:
@@ -172,21 +171,18 @@ class GoingOn:
             epoch: from 0; each draws anew.
         """
         rng = np.random.default_rng((self.seed, epoch, STREAM))
-        names, whole = self.teacher.catalogue.items, [list(history) for history in histories]
+        names, numbers = self.teacher.catalogue.items, self.teacher.catalogue.index
+        whole = [list(history) for history in histories]
         several = max(1, CHANCES // len(names))
         for start in range(0, len(whole), several):
             some = whole[start : start + several]
             for _ in range(self.count):
                 chance = np.exp(self.teacher.model.log_probs(some, names).astype(np.float64))
                 for row, history in zip(chance, some, strict=True):
-                    row[[self._numbers[item] for item in history]] = 0
+                    row[[numbers[item] for item in history]] = 0
                 below = chance.cumsum(1)
                 drawn = (below <= rng.random((len(some), 1)) * below[:, -1:]).sum(1)
                 # A slice, because the teacher may have nothing left to name: `item` is then behind the last.
                 for history, item in zip(some, drawn.tolist(), strict=True):
                     history += names[item : item + 1]
         return [row[len(history) :] for row, history in zip(whole, histories, strict=True)]
-
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {item: number for number, item in enumerate(self.teacher.catalogue.items)}

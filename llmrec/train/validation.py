@@ -75,7 +75,7 @@ class ValidationLists:
             k: length of the lists.
         """
         examples = evaluation_examples(run, "valid", users, seed)
-        place = {item: index for index, item in enumerate(catalogue.items)}
+        place = catalogue.index
         histories = examples["history"].to_list()
         return cls(
             [encoder.prompt(template, history) for history in histories],
@@ -98,9 +98,9 @@ class ValidationLists:
         """
         if not self.prompts:
             return dict.fromkeys(self.names, 0.0)
-        trie = self.catalogue.trie.to(model.device)
-        engine = TreeEngine(model, trie, self.catalogue.token_ids.to(model.device), self.pad_id)
-        mask = item_mask(trie, None, self.seen, model.device)
+        catalogue = self.catalogue.to(model.device)
+        engine = TreeEngine(model, catalogue.trie, catalogue.token_ids, self.pad_id)
+        mask = item_mask(catalogue.trie, None, self.seen, model.device)
         with evaluating(model):
             items = batches.rank(engine, self.prompts, self.k, max(self.k, BEAMS), mask).items
         gains = values_by_rank(sorted({JUDGED, self.k}))

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
+from llmrec.artifacts import ALONE, Workers
 from llmrec.config import SftConfig
 from llmrec.errors import UserError
-from llmrec.train.memory import knobs, room
+from llmrec.train.memory import knobs, room, sft_knobs
 
 
 def test_only_knobs_that_help_are_named():
     settings = SftConfig(batch=24)
-    found = knobs("sft", settings, qlora=True, history=50, shard=True)
+    found = sft_knobs(settings, 50, Workers(2))
     assert "sft.batch (it is 24)" in found[0]
     assert found[1:] == [
         "sft.gradient_checkpointing=true",
@@ -19,6 +20,12 @@ def test_only_knobs_that_help_are_named():
         "a data.history below 50",
     ]
     assert len(knobs("dpo", SftConfig(gradient_checkpointing=True))) == 1
+    alone = sft_knobs(settings, 50, ALONE)
+    assert alone == [knob for knob in found if knob != "--shard"]
+    sharded = sft_knobs(SftConfig(batch=24, valid_lists=9), 50, Workers(2, sharded=True))
+    assert sharded[1:] == [found[1], found[-1], "sft.valid_lists=null"]
+    assert sft_knobs(SftConfig(batch=24, mode="qlora"), 50, Workers(2)) == [*found[:2], found[-1]]
+    assert "sft.mode=qlora" not in sft_knobs(SftConfig(mode="sid_rows"), 50, ALONE)
 
 
 @pytest.mark.parametrize(
