@@ -19,7 +19,8 @@ INDEX   = $(addprefix --extra-index-url ,$(TORCH_INDEX))
 UNWANTED := torchvision torchaudio torchcodec
 
 .DEFAULT_GOAL := help
-STAGES := data collaborative ids sft pairs dpo grpo decode eval report
+# A stage is a file of llmrec/stages/.
+STAGES := $(patsubst llmrec/stages/%.py,%,$(filter-out %/__init__.py,$(wildcard llmrec/stages/*.py)))
 .PHONY: help setup setup-test quickstart $(STAGES) bench lint format test test-all clean
 
 help:        ; @grep -E '^# make' Makefile; echo "# targets: setup quickstart $(STAGES) bench lint format test test-all clean"

@@ -2,7 +2,7 @@
 
 The server holds the base and every adapter of the run; requests to its OpenAI endpoints opt into the catalogue
 by `vllm_xargs` (docs/serving.md). `/v1/recommend` takes a history and gives items: the rounds of
-`llmrec.decode.rounds`, asked of the server's own engine.
+`llmrec.vllm.rounds`, asked of the server's own engine.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from uuid import uuid4
 
 from pydantic import Field
 
+from llmrec.catalogue.item_mask import item_mask
 from llmrec.config import BEAMS, Section, validate
-from llmrec.decode.mask import item_mask
-from llmrec.decode.rounds import Answer, Question, Rounds
-from llmrec.decode.trained import BASE, TrainedRun
-from llmrec.decode.vllm_engine import answer, check_lengths, engine_request, engine_settings
 from llmrec.errors import UserError
+from llmrec.recommend.model_names import BASE
+from llmrec.recommend.trained_run import TrainedRun
+from llmrec.vllm.engine import answer, check_lengths, engine_request, engine_settings
+from llmrec.vllm.rounds import Answer, Question, Rounds
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from vllm.engine.protocol import EngineClient
     from vllm.lora.request import LoRARequest
 
-    from llmrec.decode.tree_engine import TopK
+    from llmrec.decode.top_k import TopK
 
 
 class RecommendRequest(Section):

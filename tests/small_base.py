@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from llmrec.decode import catalogues
-from llmrec.decode.rounds import Answer
+from llmrec.catalogue import registry
+from llmrec.vllm.rounds import Answer
 
 
 @st.composite
@@ -40,8 +40,8 @@ def write_base(folder, sids, codes=4, first_token=10):
 def registered(folder, sids, codes=4):
     """Write and register a base; returns the catalogue's name and its items' tokens, int [items, levels]."""
     tokens = write_base(folder / "base", sids, codes)
-    catalogues._load.cache_clear()
-    return catalogues.register(folder / "base"), tokens
+    registry._load.cache_clear()
+    return registry.register(folder / "base"), tokens
 
 
 def answer(question, follow):

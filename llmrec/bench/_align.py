@@ -16,18 +16,18 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 
 from llmrec.bench.decode import SMOLLM2
 from llmrec.bench.trie import CODES, catalogue
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.trie import Trie
 from llmrec.config import BaseConfig, DpoConfig, GrpoConfig, LoraSettings, RewardConfig
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.generate import prefix_table
-from llmrec.decode.trie import Trie
+from llmrec.decode.reference import prefix_table
 from llmrec.models import lora
 from llmrec.models.base import load_base
-from llmrec.train.dpo_trainer import PairCollator, TreeDPOTrainer
-from llmrec.train.grpo_trainer import TreeGRPOTrainer, loss_arguments
-from llmrec.train.preference import sdpo
-from llmrec.train.rewards import Known
-from llmrec.train.rollouts import Tasks, TreeDrawer
-from llmrec.train.siblings import Policy, Siblings
+from llmrec.train.alignment.completions import Policy, Siblings
+from llmrec.train.alignment.dpo_trainer import PairCollator, TreeDPOTrainer
+from llmrec.train.alignment.grpo_trainer import TreeGRPOTrainer, loss_arguments
+from llmrec.train.alignment.losses import sdpo
+from llmrec.train.alignment.rewards import Known
+from llmrec.train.alignment.rollouts import Tasks, TreeDrawer
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
-from importlib import metadata
-from pathlib import Path
-from typing import Any
 
-import psutil
 from tqdm import tqdm
-
-from llmrec import artifacts
 
 
 def interleave(
@@ -49,26 +41,3 @@ def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
         name: round(value, 2)
         for name, value in summary(s / f for s, f in zip(slow, fast, strict=True)).items()
     }
-
-
-def machine(*packages: str) -> dict[str, Any]:
-    """What the figures were measured on, and the versions of packages."""
-    about = {
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "versions": {name: metadata.version(name) for name in ("llmrec", *packages)},
-    }
-    import torch
-
-    if torch.cuda.is_available():
-        about["gpu"] = torch.cuda.get_device_name()
-    return about
-
-
-def write(out: Path | None, command: str, figures: Any, *packages: str) -> None:
-    """Keep figures as JSON with their command, the machine and the versions."""
-    if out is not None:
-        content = {"command": command, "machine": machine(*packages), "figures": figures}
-        artifacts.write_json(out, content)

@@ -14,8 +14,8 @@ from llmrec.bench._measure import interleave, ratio, summary
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from llmrec.decode.catalogues import Catalogue
-    from llmrec.decode.vllm_engine import VllmEngine
+    from llmrec.catalogue.catalogue import Catalogue
+    from llmrec.vllm.engine import VllmEngine
 
     Processes = list[psutil.Process]
 
@@ -40,9 +40,9 @@ def compare(
     Returns:
         Seconds of each system, and how many times faster tree and rounds are than vLLM's beam search.
     """
-    from llmrec.decode.catalogues import find, register
-    from llmrec.decode.tree_engine import TreeEngine
-    from llmrec.decode.vllm_engine import VllmEngine
+    from llmrec.catalogue.registry import find, register
+    from llmrec.decode.beam_search import TreeEngine
+    from llmrec.vllm.engine import VllmEngine
 
     found = find(register(base)).to(model.device)
     tree = TreeEngine(model, found.trie, found.token_ids)
@@ -135,7 +135,7 @@ def _beam_search(engine: VllmEngine, prompts: list[list[int]], width: int) -> np
     """vLLM's beam search, each of its requests held to the catalogue: scores [U, width]."""
     from vllm.sampling_params import BeamSearchParams
 
-    from llmrec.decode.catalogues import find
+    from llmrec.catalogue.registry import find
 
     llm = engine.llm
     step, levels = type(llm)._beam_search_step, find(engine.name).length

@@ -19,9 +19,10 @@ from llmrec.bench._align import (
     grpo_step,
     sdpo_pass,
 )
-from llmrec.bench._measure import interleave, ratio, summary, write
+from llmrec.bench._measure import interleave, ratio, summary
 from llmrec.bench.trie import LEVELS, VOCABULARY
 from llmrec.errors import UserError
+from llmrec.estimate.machine import write
 from llmrec.screen import show
 
 ALLOWED = "trees, among allowed tokens"

@@ -20,7 +20,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from llmrec import config, pipeline
-from llmrec.bench._measure import write
+from llmrec.estimate.machine import write
 from llmrec.screen import show
 
 ROWS_PER_USER = 50

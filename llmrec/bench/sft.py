@@ -15,21 +15,22 @@ import torch
 from rich.table import Table
 
 from llmrec.artifacts import read_manifest, run_folder
-from llmrec.bench._measure import interleave, ratio, summary, write
+from llmrec.bench._measure import interleave, ratio, summary
 from llmrec.config import load_recipe
 from llmrec.data.examples import training_histories
 from llmrec.errors import UserError
+from llmrec.estimate.machine import write
 from llmrec.screen import show
-from llmrec.train.order import Epochs
-from llmrec.train.prepare import Prepared, prepare
-from llmrec.train.samples import Lesson, TreeCollator
+from llmrec.train.sft.epochs import Epochs
+from llmrec.train.sft.prepare import Prepared, prepare
+from llmrec.train.sft.samples import Lesson, TreeCollator
 
 if TYPE_CHECKING:
     from trl import SFTTrainer
 
     from llmrec.text.encode import Sample
     from llmrec.text.prompts import Template
-    from llmrec.tree import TokenTree
+    from llmrec.token_tree import TokenTree
 
 PADDED, PACKED = "TRL, padded", "TRL, packed"
 GOALS = {"beauty-tiny": {PADDED: 4.5, PACKED: 2.5}, "quickstart": {PADDED: 5.0, PACKED: 4.0}}
@@ -127,7 +128,7 @@ class _Work:
         from datasets import Dataset
         from trl import SFTTrainer, pack_dataset
 
-        from llmrec.train.trainer import TreeTrainer
+        from llmrec.train.sft.trainer import TreeTrainer
 
         if system == "trees":
             epochs = Epochs.write(lambda _: map(Lesson, self.trees), 1, False, Path(tempfile.mkdtemp()))

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 from rich.table import Table
 
-from llmrec.bench._measure import interleave, ratio, summary, write
-from llmrec.decode.trie import Trie
+from llmrec.bench._measure import interleave, ratio, summary
+from llmrec.catalogue.trie import Trie
+from llmrec.estimate.machine import write
 from llmrec.screen import show
 
 CODES, LEVELS, VOCABULARY = 256, 3, 151_936
@@ -27,7 +28,7 @@ OPEN = """
 import sys, time
 from pathlib import Path
 import safetensors.torch, torch
-from llmrec.decode.trie import Trie
+from llmrec.catalogue.trie import Trie
 start = time.perf_counter()
 trie = Trie.open(Path(sys.argv[1]))
 child, token, legal = trie.expand(torch.zeros((80, 1), dtype=torch.long), 0)

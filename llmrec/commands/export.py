@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 
 from llmrec import config
-from llmrec.artifacts import read_json, write_json
 from llmrec.commands.inspect import find_run
 from llmrec.commands.merge import check_dest, replacing
 from llmrec.config import Recipe
 from llmrec.errors import UserError
+from llmrec.files import read_json, write_json
 from llmrec.yaml_files import read_yaml
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
@@ -46,8 +46,8 @@ def run(name: str, dest: Path, force: bool, push: str | None) -> None:
     if push is not None:
         check_repo(push)
     folder = find_run(name)
-    from llmrec.decode.trained import EXPORT, TrainedRun
-    from llmrec.evaluate.model_card import render
+    from llmrec.recommend.trained_run import EXPORT, TrainedRun
+    from llmrec.report.model_card import render
 
     check_dest(dest, force, EXPORT)
     trained = TrainedRun.load(folder, as_trained=True)

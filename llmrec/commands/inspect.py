@@ -15,6 +15,7 @@ from llmrec import artifacts, assets, config
 from llmrec.commands.stages import advance, resolve
 from llmrec.config import AskedTask, EvalConfig, Recipe, TaskConfig
 from llmrec.errors import UserError, did_you_mean
+from llmrec.files import write_json
 
 if TYPE_CHECKING:
     from llmrec.text.prompts import Fields
@@ -78,14 +79,14 @@ def _asked(tree: dict[str, Any]) -> list[AskedTask]:
 
 
 def _check_asked(entry: AskedTask, fields: Fields) -> None:
-    from llmrec.evaluate.questions import asked
+    from llmrec.evaluate.tasks.questions import asked
 
     asked(entry, fields)
 
 
 def _check_task(entry: dict[str, Any], fields: Fields, asks: bool) -> None:
     """Check one entry of `prompts`; what is wrong with the entry itself, the recipe's schema tells."""
-    from llmrec.train.mix import choose, training_mix
+    from llmrec.text.mix import choose, training_mix
 
     try:
         config = TaskConfig.model_validate(entry)
@@ -109,7 +110,7 @@ def preview(name: str, overrides: list[str]) -> None:
     """Print decoded training samples of a recipe, with ids, loss mask and the leak check."""
     recipe, folder = resolve(name, overrides)
     advance(recipe, folder, "ids")
-    from llmrec.train.preview import render
+    from llmrec.train.sft.preview import render
 
     print(render(recipe, folder))
 
@@ -130,7 +131,7 @@ def recommend(run: str, user: str | None, history: str | None, k: int, model: st
     if (user is None) == (history is None):
         raise UserError("recommend: give either --user ID or --history ITEM,ITEM")
     folder = find_run(run)
-    from llmrec.decode.recommender import Recommender, history_of
+    from llmrec.recommend.recommender import Recommender, history_of
 
     items = [part.strip() for part in (history or "").split(",") if part.strip()]
     if user is not None:
@@ -182,4 +183,4 @@ def compare(runs: list[str], split: str | None, against: str | None, out: Path |
     if out is not None:
         asked = [f"--split {split}"] if split else []
         asked += [f"--against {against}"] if against else []
-        artifacts.write_json(out, {"command": " ".join(["llmrec compare", *runs, *asked])} | found.as_json())
+        write_json(out, {"command": " ".join(["llmrec compare", *runs, *asked])} | found.as_json())

@@ -11,6 +11,8 @@ import numpy as np
 import polars as pl
 
 from llmrec import artifacts, config
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.changes import Changes, no_changes, read_changes, write_changes
 from llmrec.commands.inspect import find_run
 from llmrec.config import Recipe
 from llmrec.data import read
@@ -18,12 +20,10 @@ from llmrec.data.attributes import read_items
 from llmrec.data.card import Table
 from llmrec.data.examples import load_items
 from llmrec.data.prepare import plain
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.trained import BASE
 from llmrec.errors import UserError
 from llmrec.ids import new_items
-from llmrec.ids.codebooks import CODEC, load_codec
-from llmrec.ids.new_items import Changes
+from llmrec.ids.codecs.store import CODEC, load_codec
+from llmrec.recommend.model_names import BASE
 from llmrec.yaml_files import read_yaml
 
 FAR = 99.0
@@ -54,7 +54,7 @@ def run(name: str, add: Path | None, vectors: Path | None, images: Path | None, 
         raise UserError(f"{folder}: no finished sft stage there; run `llmrec sft RECIPE` first")
     with artifacts.lock(folder):
         catalogue = Catalogue.load(folder / BASE, as_trained=True)
-        changes = new_items.read_changes(folder, catalogue.items) or new_items.no_changes()
+        changes = read_changes(folder, catalogue.items) or no_changes()
         if add is not None:
             files = {"vectors": vectors, "images": images}
             given = {name: path for name, path in files.items() if path is not None}
@@ -62,7 +62,7 @@ def run(name: str, add: Path | None, vectors: Path | None, images: Path | None, 
         if retire is not None:
             changes = _retire(catalogue, changes, _ids(retire))
         count = catalogue.changed(changes).count
-        new_items.write_changes(folder, catalogue.items, changes)
+        write_changes(folder, catalogue.items, changes)
     print(f"{folder.name}: {count} items may be recommended; a server that runs shows it after a restart")
 
 

@@ -26,9 +26,10 @@ def run(name: str, dest: Path, model: str | None, force: bool) -> None:
     """
     folder = find_run(name)
     check_dest(dest, force, CATALOGUE)
-    from llmrec.decode.catalogues import TRIE
-    from llmrec.decode.trained import BASE, TrainedRun
+    from llmrec.catalogue.catalogue import TRIE
     from llmrec.models.checkpoint import load_checkpoint, save_base
+    from llmrec.recommend.model_names import BASE
+    from llmrec.recommend.trained_run import TrainedRun
 
     trained = TrainedRun.load(folder, as_trained=True)
     chosen = model or trained.default_model

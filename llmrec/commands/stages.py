@@ -10,6 +10,7 @@ from llmrec import artifacts, estimate, pipeline
 from llmrec.artifacts import ALONE, Workers
 from llmrec.config import Recipe, load_recipe, validate
 from llmrec.errors import UserError
+from llmrec.files import read_json
 
 REPORT = "eval/report.html"
 
@@ -63,17 +64,22 @@ def _go(recipe: Recipe, folder: Path, until: str, dry_run: bool, workers: Worker
 
 def advance(recipe: Recipe, folder: Path, until: str, workers: Workers = ALONE) -> None:
     """Run the pending stages up to `until`, after an estimate of what they cost."""
-    waiting = pipeline.pending(recipe, folder, until)
-    plan = estimate.plan(recipe, folder, waiting)
+    waiting, plan = _plan(recipe, folder, until)
     for line in [plan.summary(), *plan.shortages(folder)] if waiting else []:
         print(f"{folder}: {line}", file=sys.stderr)
     road = [stage.name for stage in pipeline.stages_of(recipe, until)]
     pipeline.execute(recipe, folder, until, _Announcer(waiting, road), workers)
 
 
-def _show_plan(recipe: Recipe, folder: Path, until: str) -> None:
+def _plan(recipe: Recipe, folder: Path, until: str) -> tuple[list[str], estimate.Plan]:
+    """Names of the pending stages, and what they cost."""
     waiting = pipeline.pending(recipe, folder, until)
-    plan = estimate.plan(recipe, folder, waiting)
+    stages = [stage for stage in pipeline.stages_of(recipe, until) if stage.name in waiting]
+    return waiting, estimate.plan(recipe, folder, stages)
+
+
+def _show_plan(recipe: Recipe, folder: Path, until: str) -> None:
+    waiting, plan = _plan(recipe, folder, until)
     print(f"{recipe.name} → {folder}")
     for stage in (stage.name for stage in pipeline.stages_of(recipe, until)):
         state = f"pending   {estimate.duration(plan.seconds[stage])}" if stage in waiting else "done"
@@ -107,14 +113,15 @@ def _show_results(folder: Path, until: str) -> None:
     """Print the metrics, the gate's verdict, the report's path and the next command, once they are there."""
     if until not in ("eval", "report"):
         return
-    from llmrec.decode.names import GATE
-    from llmrec.evaluate import gate, tables
+    from llmrec.evaluate import gate
+    from llmrec.recommend.model_names import GATE
+    from llmrec.report import tables
     from llmrec.screen import show
 
-    metrics = artifacts.read_json(folder / "eval/metrics.json")
+    metrics = read_json(folder / "eval/metrics.json")
     for split in metrics["protocol"]["splits"]:
         show(tables.metrics_table(metrics, split))
-    for line in gate.sentences(artifacts.read_json(folder / GATE)) if (folder / GATE).is_file() else []:
+    for line in gate.sentences(read_json(folder / GATE)) if (folder / GATE).is_file() else []:
         print(f"gate: {line}")
     if until == "report":
         print(f"report: {folder / REPORT}")

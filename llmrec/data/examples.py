@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from llmrec.artifacts import read_json
 from llmrec.data.card import EVENT_FIELDS
 from llmrec.data.log import TEXTS
 from llmrec.errors import UserError
+from llmrec.files import read_json
 
 POSITIONS = ("positions", "order of the file")
 

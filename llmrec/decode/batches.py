@@ -11,9 +11,10 @@ import psutil
 import torch
 from tqdm import tqdm
 
-from llmrec.decode.mask import ItemMask
-from llmrec.decode.prior import CollaborativePrior
-from llmrec.decode.tree_engine import TopK, TreeEngine
+from llmrec.catalogue.item_mask import ItemMask
+from llmrec.catalogue.prefix_mass import CollaborativePrior
+from llmrec.decode.beam_search import TreeEngine
+from llmrec.decode.top_k import TopK
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llmrec.decode.cache import prefill
-from llmrec.decode.tree_engine import TopK, TreeEngine
+from llmrec.decode.beam_search import TreeEngine
+from llmrec.decode.kv_cache import prefill
+from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 
 if TYPE_CHECKING:
-    from llmrec.decode.mask import ItemMask
+    from llmrec.catalogue.item_mask import ItemMask
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 if TYPE_CHECKING:
-    from llmrec.decode.prior import CollaborativePrior
+    from llmrec.catalogue.prefix_mass import CollaborativePrior
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmrec.artifacts import read_json, read_manifest
+from llmrec.artifacts import Stage, read_manifest
+from llmrec.collaborative.systems import systems_in
 from llmrec.config import Recipe
 from llmrec.data.card import Card, load_card
 from llmrec.estimate import alignment
 from llmrec.estimate.machine import matmul_rate
 from llmrec.estimate.work import Size, Work
-from llmrec.pipeline import METHODS
+from llmrec.files import read_json
+from llmrec.recommend.model_names import ALIGNED
 
-START_SECONDS = {"data": 1, "collaborative": 3, "ids": 10, "sft": 20, "decode": 8, "eval": 3, "report": 4}
-START_SECONDS |= {"zero_shot": 15, "tasks": 12, "pairs": 8, "dpo": 20, "grpo": 20}
 LIBRARIES_GB = 1.2
 BYTES_PER_INTERACTION = 200  # in tables
 
@@ -80,7 +80,7 @@ def gigabytes(value: float) -> str:
     return f"{value:.1f} GB" if value >= 0.95 else f"{max(10, 10 * round(value * 100))} MB"
 
 
-def plan(recipe: Recipe, run: Path, stages: list[str]) -> Plan:
+def plan(recipe: Recipe, run: Path, stages: Sequence[Stage]) -> Plan:
     """Estimate the cost of running some stages of a recipe.
 
     Raises:
@@ -91,8 +91,18 @@ def plan(recipe: Recipe, run: Path, stages: list[str]) -> Plan:
     card = load_card(recipe.data.card)
     size = dataset_size(card, run)
     if size is None:
-        return Plan(dict.fromkeys(stages), basis="the card states no `size`; known once stage data is done")
-    work = Work(recipe, card, size, [name for name in METHODS if read_manifest(run, name) is not None])
+        return Plan(
+            dict.fromkeys(stage.name for stage in stages),
+            basis="the card states no `size`; known once stage data is done",
+        )
+    requested = {file for stage in stages for file in stage.requested}
+    work = Work(
+        recipe,
+        card,
+        size,
+        [name for name in ALIGNED if read_manifest(run, name) is not None],
+        systems_in(requested),
+    )
     parameters, tokens = work.shape.parameters / 1e6, work.training_tokens() / 1e6
     trained = work.trained_parameters() / 1e6
     basis = (
@@ -100,8 +110,8 @@ def plan(recipe: Recipe, run: Path, stages: list[str]) -> Plan:
         f"{parameters:,.3g} M parameters, {trained:,.2g} M of them trained, {tokens:,.2g} M training tokens, "
         f"{matmul_rate() / 1e9:,.0f} GFLOP/s measured; downloads not counted"
     )
-    seconds = {stage: START_SECONDS[stage] + _seconds(work, stage) for stage in stages}
-    return Plan(seconds, memory_gb(work, stages), work.disk_gb(), basis)
+    seconds = {stage.name: stage.start_seconds + _seconds(work, stage.name) for stage in stages}
+    return Plan(seconds, memory_gb(work, list(seconds)), work.disk_gb(), basis)
 
 
 def _seconds(work: Work, stage: str) -> float:

@@ -6,15 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmrec.collaborative.stage import LOSSES, needed
+from llmrec.collaborative.systems import LOSSES
 from llmrec.config import ALL_LINEAR, LoraSettings, Recipe, SasrecConfig
 from llmrec.data.card import EVENT_FIELDS, Card
 from llmrec.estimate.machine import matmul_rate
 from llmrec.models.shape import model_shape
+from llmrec.text.mix import training_mix
 from llmrec.text.prompts import Fields, Segment, Template, render, slots, split_trunk
 from llmrec.text.tasks import Source, Task
-from llmrec.train.mix import training_mix
-from llmrec.tree import AREA
+from llmrec.token_tree import AREA
 
 REACHED = 0.35  # of the measured rate, by training and decoding of small models
 ENCODER_PARAMETERS = 10.6e6  # all-MiniLM-L6-v2, embeddings apart
@@ -73,10 +73,14 @@ class Work:
         card: its dataset's card.
         size: of that data.
         aligned: alignment methods that are done, besides those the recipe names.
+        systems: collaborative models to train.
     """
 
-    def __init__(self, recipe: Recipe, card: Card, size: Size, aligned: Sequence[str] = ()) -> None:
+    def __init__(
+        self, recipe: Recipe, card: Card, size: Size, aligned: Sequence[str] = (), systems: Sequence[str] = ()
+    ) -> None:
         self.recipe, self.size = recipe, size
+        self.systems = systems
         self.models = 1 + len({*recipe.align, *aligned})
         # Aligned models are judged on validation.
         self.splits = {*recipe.decode.splits, *(["valid"] if self.models > 1 else [])}
@@ -197,7 +201,7 @@ class Work:
             return lists * (self.models + len(recipe.eval.baselines)) / LISTS_PER_SECOND
         flops, besides = 0.0, 0.0
         if stage == "collaborative":
-            flops = sum(self.sasrec_flops(name) for name in needed(recipe))
+            flops = sum(self.sasrec_flops(name) for name in self.systems)
         elif stage == "ids" and recipe.ids.vectors is None:
             flops = size.items * ENCODED_TOKENS * 2 * ENCODER_PARAMETERS
         elif stage == "sft":

@@ -14,10 +14,9 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.table import Table
 
-from llmrec.artifacts import read_json
 from llmrec.errors import UserError
-from llmrec.evaluate.summary import order_systems
-from llmrec.evaluate.tables import systems_of
+from llmrec.evaluate.summary import order_systems, systems_of
+from llmrec.files import read_json
 from llmrec.metrics.statistics import bootstrap_seeds, percentile_interval
 from llmrec.yaml_files import read_yaml
 

@@ -9,10 +9,10 @@ import polars as pl
 
 from llmrec.artifacts import StageContext
 from llmrec.data.examples import evaluation_examples
-from llmrec.decode.names import ALIGNED, SFT, adapter_sha256, list_file
 from llmrec.evaluate.lists import model_systems, read_lists
 from llmrec.evaluate.summary import differences
 from llmrec.metrics.ranking import score_ranks, target_ranks
+from llmrec.recommend.model_names import ALIGNED, SFT, adapter_sha256, list_file
 
 SPLIT = "valid"
 BETTER, WORSE, NEITHER = "better", "worse", "no difference"

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrec.ids.codecs.sinkhorn import even_codes
 from llmrec.ids.paths import number_prefixes, rank_within
-from llmrec.ids.quantizers.sinkhorn import even_codes
 from llmrec.ids.tokenizer import Codec, Codes
 
 Rule = Literal["extra_level", "sinkhorn", "next_best"]

@@ -12,13 +12,12 @@ from rich.text import Text
 from tqdm import tqdm
 
 from llmrec.config import Recipe, validate
+from llmrec.config.tokenizers import KINDS
 from llmrec.errors import UserError, did_you_mean
-from llmrec.ids.report import neighbour_recall
-from llmrec.ids.signals import RunSignals
-from llmrec.ids.stage import make
+from llmrec.ids.diagnosis import neighbour_recall
+from llmrec.ids.inputs.signals import RunSignals
+from llmrec.ids.make import make
 from llmrec.ids.tokenizer import INDEXERS, QUANTIZERS, TEXTUAL
-
-NEED_COLLABORATIVE = ("letter",)
 
 
 def kinds_named(text: str) -> list[str]:
@@ -42,7 +41,7 @@ def kinds_named(text: str) -> list[str]:
 def needs_collaborative(recipe: Recipe, kinds: Iterable[str]) -> bool:
     """Whether the vectors of the collaborative model are used, as an input or by one of the kinds."""
     quantized = any(kind in QUANTIZERS for kind in kinds)
-    return any(kind in NEED_COLLABORATIVE for kind in kinds) or (
+    return any(KINDS[kind].reads_item_vectors for kind in kinds) or (
         quantized and "collaborative" in recipe.ids.inputs
     )
 

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llmrec.artifacts import read_json
 from llmrec.errors import UserError
+from llmrec.files import read_json
 
 
 def load_sids(run: Path) -> tuple[list[str], NDArray[np.int32]]:

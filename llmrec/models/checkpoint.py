@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrec.artifacts import read_json, write_json
 from llmrec.errors import UserError
+from llmrec.files import read_json, write_json
 from llmrec.ids.tokens import sid_token
 from llmrec.models.lora import load_adapter
 from llmrec.models.vocabulary import ITEM_END, PAD, SidVocabulary

@@ -10,9 +10,9 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmrec.artifacts import read_json
 from llmrec.config import ALL_LINEAR, LoraSettings
 from llmrec.errors import UserError, did_you_mean
+from llmrec.files import read_json
 from llmrec.models.vocabulary import SidVocabulary, embedding_matrices
 
 if TYPE_CHECKING:

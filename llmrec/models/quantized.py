@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmrec.artifacts import atomic_write
 from llmrec.config import QloraSettings
 from llmrec.errors import UserError
+from llmrec.files import atomic_write
 from llmrec.models.lora import linear_layers
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmrec.artifacts import read_json
 from llmrec.config import BaseConfig
+from llmrec.files import read_json
 
 TYPICAL_LAYERS = 24
 TYPICAL_VOCABULARY = 150_000  # Qwen3's; Llama 3 has fewer

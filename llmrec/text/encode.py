@@ -13,7 +13,7 @@ from llmrec.errors import UserError
 from llmrec.text.prompts import Fields, Form, Segment, Template, render, split_trunk
 from llmrec.text.slots import Filler, MissingFieldError, Part
 from llmrec.text.tokens import TextEncoder
-from llmrec.tree import IGNORE, TokenTree, TreeBuilder
+from llmrec.token_tree import IGNORE, TokenTree, TreeBuilder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.item_mask import item_mask
 from llmrec.data.examples import evaluation_examples
 from llmrec.decode import batches
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.mask import item_mask
-from llmrec.decode.tree_engine import TreeEngine
+from llmrec.decode.beam_search import TreeEngine
 from llmrec.metrics.ranking import values_by_rank
 from llmrec.models.evaluating import evaluating
 

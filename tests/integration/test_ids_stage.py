@@ -4,13 +4,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from llmrec.artifacts import StageContext, read_json
+from llmrec.artifacts import StageContext
 from llmrec.collaborative import systems
 from llmrec.config import Recipe
 from llmrec.errors import UserError
-from llmrec.ids import load, stage, tokenizer
-from llmrec.ids.codebooks import load_codec
+from llmrec.files import read_json
+from llmrec.ids import load, tokenizer
+from llmrec.ids.codecs.store import load_codec
 from llmrec.ids.exchange import write_index
+from llmrec.stages import ids
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def run_stage(root, name="run", **ids):
     recipe = Recipe.model_validate({"name": "t", "data": {"card": "t"}, "ids": settings})
     work = root / name
     (work / "ids").mkdir(parents=True, exist_ok=True)
-    stage.run(StageContext(recipe, root / "run", work, root))
+    ids.run(StageContext(recipe, root / "run", work, root))
     return work
 
 
@@ -171,9 +173,9 @@ def test_external_names_the_files_outside_the_run(catalogue):
     recipe = {"name": "t", "data": {"card": "t"}}
     own = Recipe.model_validate(recipe | {"ids": {"vectors": str(root / "vectors.npy")}})
     local = Recipe.model_validate(recipe | {"ids": {"encoder": {"model": str(root / "encoder")}}})
-    assert stage.external(own) == [root / "vectors.npy"]
-    assert stage.external(local) == [root / "encoder/config.json"]
-    assert stage.external(Recipe.model_validate(recipe)) == []
+    assert ids.external(own) == [root / "vectors.npy"]
+    assert ids.external(local) == [root / "encoder/config.json"]
+    assert ids.external(Recipe.model_validate(recipe)) == []
 
 
 def test_reading_before_the_stage_ran(tmp_path):

@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llmrec import UserError
 from llmrec.commands import export, merge
 from llmrec.config import SftConfig, load_recipe
-from llmrec.decode.recommender import Recommender
-from llmrec.decode.trained import TrainedRun
 from llmrec.models import modes
 from llmrec.models.checkpoint import load_checkpoint, save_base
+from llmrec.recommend.recommender import Recommender
+from llmrec.recommend.trained_run import TrainedRun
 
 BATCH = torch.tensor([[5, 9, 14, 7, 30, 2]])
 

@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 from sid_base import ITEMS, PROMPTS, SIDS, make_base, train
 
 from llmrec.config import BaseConfig, SftConfig
-from llmrec.decode.vllm_engine import check_adapters
 from llmrec.errors import UserError
 from llmrec.models import modes
 from llmrec.models.base import load_base
 from llmrec.models.checkpoint import load_checkpoint, save_base
 from llmrec.models.lora import linear_layers
 from llmrec.models.vocabulary import embedding_matrices
+from llmrec.vllm.engine import check_adapters
 
 # 4-bit layers need widths that are multiples of 64.
 WIDE = {"hidden": 64, "intermediate": 128}

@@ -8,8 +8,8 @@ import pytest
 import shop as small_shop
 
 from llmrec import Recommender
+from llmrec.catalogue.trie import Trie
 from llmrec.config import DecodeConfig, MmrConfig, PriorConfig
-from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
 
 HISTORIES = [["i1", "i2"], ["i3"], ["i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11"]]

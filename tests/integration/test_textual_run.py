@@ -11,12 +11,12 @@ import tiny_models
 from llmrec import Recommender
 from llmrec.artifacts import StageContext
 from llmrec.config import DecodeConfig, MmrConfig, load_recipe
-from llmrec.data import stage as data
 from llmrec.errors import UserError
-from llmrec.ids import stage as ids
 from llmrec.ids.load import load_codebooks, load_sids, load_sizes, load_texts
 from llmrec.models.vocabulary import ITEM_END
-from llmrec.train import sft
+from llmrec.stages import data as data
+from llmrec.stages import ids as ids
+from llmrec.stages import sft
 
 
 @pytest.fixture(scope="module")

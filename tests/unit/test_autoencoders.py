@@ -12,8 +12,8 @@ from safetensors.numpy import load, save
 
 from llmrec.config.tokenizers import CostConfig, LcRecConfig, LetterConfig, RqvaeConfig
 from llmrec.errors import UserError
-from llmrec.ids.quantizers import autoencoder, cost, lc_rec, letter, rqvae
-from llmrec.ids.quantizers.autoencoder import (
+from llmrec.ids.codecs import autoencoder
+from llmrec.ids.codecs.autoencoder import (
     AutoencoderCodec,
     RqAutoencoder,
     Standardised,
@@ -22,6 +22,7 @@ from llmrec.ids.quantizers.autoencoder import (
     settled,
     start_codebooks,
 )
+from llmrec.ids.quantizers import cost, lc_rec, letter, rqvae
 
 KINDS = {
     "rqvae": (rqvae, RqvaeConfig),

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from llmrec.ids.codecs.residual import ResidualCodec
 from llmrec.ids.collisions import count_collisions, extra_level, next_best, resolve, spread
-from llmrec.ids.quantizers.residual import ResidualCodec
 from llmrec.ids.tokenizer import Codes
 
 paths = arrays.arrays(np.int32, st.tuples(st.integers(1, 40), st.integers(1, 3)), elements=st.integers(0, 3))

@@ -8,10 +8,10 @@ import pytest
 
 from llmrec import pipeline
 from llmrec.config import load_recipe
-from llmrec.decode.reuse import list_key
-from llmrec.decode.trained import TrainedRun
-from llmrec.evaluate.alignment import alignment, shown_model
 from llmrec.evaluate.gate import gate_metrics, judge, sentences
+from llmrec.recommend.reuse import list_key
+from llmrec.recommend.trained_run import TrainedRun
+from llmrec.report.training_curves import alignment, shown_model
 
 METRICS = ["ndcg@10", "hr@50"]
 SFT = [0.0, 0.5, 0.25, 0.25]

@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_base import write_base
 
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.changes import Changes, no_changes, write_changes
+from llmrec.catalogue.overlay import Overlay
+from llmrec.catalogue.trie import Trie
 from llmrec.config import IdsConfig, Recipe
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.overlay import Overlay
-from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
 from llmrec.ids import new_items
-from llmrec.ids.fusion import Fusion
-from llmrec.ids.new_items import Changes, assign, distances, no_changes, percentiles, save_distances
+from llmrec.ids.inputs.fusion import Fusion
+from llmrec.ids.new_items import assign, distances, percentiles, save_distances
 from llmrec.ids.tokenizer import Codec
 
 DIM = 3
@@ -138,7 +139,7 @@ def base(tmp_path):
 def changed(base):
     """The catalogue of a run with items added, and some of both kinds retired."""
     known = Catalogue.load(base).items
-    new_items.write_changes(base.parent, known, Changes(table(**ADDED), ["i1", "gone"]))
+    write_changes(base.parent, known, Changes(table(**ADDED), ["i1", "gone"]))
     return Catalogue.load(base)
 
 
@@ -167,7 +168,7 @@ def test_lists_pass_over_retired_items_and_refuse_unknown_ones(changed):
 
 
 def test_only_what_is_there_comes_out_of_the_trie(changed):
-    from llmrec.decode.trie import item_paths
+    from llmrec.catalogue.overlay import item_paths
 
     reached = (item_paths(changed.trie)[:, 0] >= 0).tolist()
     assert reached == [True, False, True, True, True, True]

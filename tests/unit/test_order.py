@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrec.train.order import Epochs, LikeLengths, like_lengths
-from llmrec.train.samples import Lesson
-from llmrec.tree import IGNORE, TreeBuilder
+from llmrec.token_tree import IGNORE, TreeBuilder
+from llmrec.train.batch_order import like_lengths
+from llmrec.train.sft.epochs import Epochs, LikeLengths
+from llmrec.train.sft.samples import Lesson
 
 
 def tree(length, token=1):

@@ -13,9 +13,9 @@ from safetensors.numpy import save_file
 from llmrec.collaborative.item_knn import ItemKNN
 from llmrec.config.alignment import PairsConfig
 from llmrec.errors import UserError
-from llmrec.train.pairs import SCHEMA, make_pairs, read_pairs
-from llmrec.train.rejected import by_weight, in_shared_prefix, nearest
-from llmrec.train.targets import draw_targets
+from llmrec.train.alignment.negatives import by_weight, in_shared_prefix, nearest
+from llmrec.train.alignment.pairs import SCHEMA, make_pairs, read_pairs
+from llmrec.train.alignment.targets import draw_targets
 
 # i0 … i11 in trie order: four of each first code, two of each second one
 SIDS = np.array([[n // 4, n % 4 // 2, n % 2] for n in range(12)], np.int32)

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from llmrec.train.grpo_trainer import bounded, early_clipped
-from llmrec.train.preference import rosepo, sdpo
+from llmrec.train.alignment.losses import bounded, early_clipped, rosepo, sdpo
 
 
 def sigmoid(x):

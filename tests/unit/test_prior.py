@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrec.decode.overlay import change
-from llmrec.decode.prior import FLOOR, CollaborativePrior
-from llmrec.decode.trie import ROOT, Trie
+from llmrec.catalogue.overlay import change
+from llmrec.catalogue.prefix_mass import FLOOR, CollaborativePrior
+from llmrec.catalogue.trie import ROOT, Trie
 from llmrec.errors import UserError
 
 CODES, LEVELS = 4, 3

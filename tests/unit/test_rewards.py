@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from llmrec.config import load_recipe
 from llmrec.config.alignment import RewardConfig, RewardName
 from llmrec.errors import UserError
-from llmrec.train import rewards
-from llmrec.train.rewards import Groups, Known, external, resolve, total, zero_signal
+from llmrec.stages.grpo import external
+from llmrec.train.alignment import rewards
+from llmrec.train.alignment.rewards import Groups, Known, resolve, total, zero_signal
 
 SIDS = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0], [1, 0, 1], [2, 0, 0]], np.int32)
 ITEMS = [f"i{n}" for n in range(len(SIDS))]

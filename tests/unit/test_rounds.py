@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_base import answer, registered, sid_tables
 
-from llmrec.decode.catalogues import find, reopen
-from llmrec.decode.mask import item_mask
-from llmrec.decode.rounds import Rounds
+from llmrec.catalogue.changes import Changes, write_changes
+from llmrec.catalogue.item_mask import item_mask
+from llmrec.catalogue.registry import find, reopen
 from llmrec.errors import UserError
-from llmrec.ids.new_items import Changes, write_changes
+from llmrec.vllm.rounds import Rounds
 
 VOCABULARY = 40
 

@@ -17,12 +17,12 @@ from llmrec.data.card import load_card
 from llmrec.errors import UserError
 from llmrec.estimate import Size, Work
 from llmrec.models.base import train_tokenizer
+from llmrec.text.candidates import Negatives
 from llmrec.text.encode import PromptEncoder
+from llmrec.text.mix import training_mix
 from llmrec.text.prompts import row_texts
-from llmrec.train import samples
-from llmrec.train.mix import training_mix
-from llmrec.train.negatives import Negatives
-from llmrec.tree import IGNORE
+from llmrec.token_tree import IGNORE
+from llmrec.train.sft import samples
 
 HISTORY, USERS, ITEMS = 3, 20, 30
 CARD = """

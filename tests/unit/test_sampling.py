@@ -5,13 +5,13 @@ import pytest
 import torch
 from tiny_models import CODES, KINDS, LEVELS, TEXT, build
 
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.mask import item_mask
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.item_mask import item_mask
+from llmrec.catalogue.trie import Trie
+from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.sampling import sample
-from llmrec.decode.tree_engine import TreeEngine
-from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
-from llmrec.train.siblings import Policy, Siblings
+from llmrec.train.alignment.completions import Policy, Siblings
 
 SIDS = np.array([[a, b, 0] for a in range(3) for b in range(a + 1)], np.int32)
 TRIE = Trie.build(SIDS, [CODES] * LEVELS)

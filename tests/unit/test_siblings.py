@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import CODES, KINDS, LEVELS, TEXT, build
 
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.mask import item_mask
-from llmrec.decode.trie import Trie
-from llmrec.train.siblings import NONE, Policy, Siblings
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.item_mask import item_mask
+from llmrec.catalogue.trie import Trie
+from llmrec.train.alignment.completions import NONE, Policy, Siblings
 
 RNG = np.random.default_rng(0)
 SIDS = np.array(sorted({tuple(row) for row in RNG.integers(0, CODES, (40, LEVELS)).tolist()}), np.int32)

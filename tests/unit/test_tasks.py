@@ -14,9 +14,9 @@ from llmrec.errors import UserError
 from llmrec.estimate import card_fields
 from llmrec.models.base import train_tokenizer
 from llmrec.text.encode import Case, PromptEncoder
+from llmrec.text.mix import choose, training_mix
 from llmrec.text.prompts import Fields, names_history
 from llmrec.text.tasks import load_task
-from llmrec.train.mix import choose, training_mix
 
 PROMPTS = assets.names("prompts")
 CARDS = assets.names("data_prep")

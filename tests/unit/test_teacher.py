@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.trie import Trie
-from llmrec.train.samples import Lesson, TreeCollator, as_dataset
-from llmrec.train.teacher import GoingOn, Teacher
-from llmrec.tree import IGNORE, TreeBuilder
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.trie import Trie
+from llmrec.token_tree import IGNORE, TreeBuilder
+from llmrec.train.sft.samples import Lesson, TreeCollator, as_dataset
+from llmrec.train.sft.teacher import GoingOn, Teacher
 
 SIDS = np.array([[0, 0], [0, 1], [0, 2], [1, 0], [2, 1], [2, 2]])
 ITEMS = [f"i{n}" for n in range(len(SIDS))]
@@ -129,7 +129,7 @@ def test_trees_that_ask_for_no_next_item_are_left_alone(teacher):
 
 def test_a_large_catalogue_is_asked_a_few_histories_at_a_time(teacher, monkeypatch):
     whole = teacher.words(batch_of(WINDOWS))
-    monkeypatch.setattr("llmrec.train.teacher.CHANCES", 2 * len(ITEMS))
+    monkeypatch.setattr("llmrec.train.sft.teacher.CHANCES", 2 * len(ITEMS))
     for one, other in zip(whole, teacher.words(batch_of(WINDOWS)), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True))
 

@@ -13,7 +13,7 @@ from llmrec.text.encode import Case, PromptEncoder, Sample, chain
 from llmrec.text.prompts import Fields, Template, row_texts
 from llmrec.text.tasks import Task, check_template, load_task
 from llmrec.text.tokens import TextEncoder
-from llmrec.tree import TreeBuilder
+from llmrec.token_tree import TreeBuilder
 
 ITEMS = {f"i{n}": {"title": f"Thing number {n}", "brand": "Acme"} for n in range(12)}
 CHAT = (

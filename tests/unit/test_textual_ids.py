@@ -13,23 +13,23 @@ from hypothesis import strategies as st
 from small_base import answer
 from transformers import GenerationConfig
 
+from llmrec.catalogue.catalogue import Catalogue, Prefixes
+from llmrec.catalogue.item_mask import item_mask
+from llmrec.catalogue.overlay import change
+from llmrec.catalogue.trie import Trie
 from llmrec.config.tokenizers import KeywordsConfig, TitleConfig
-from llmrec.decode import batches, candidates, generate
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.constraint import Prefixes, RowLists, constrain, read_request
+from llmrec.decode import batches, reference, score_candidates
+from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.custom_generate import tree_generate
-from llmrec.decode.mask import item_mask
-from llmrec.decode.overlay import change
-from llmrec.decode.rounds import Rounds
 from llmrec.decode.scoring import Scoring
-from llmrec.decode.tree_engine import TreeEngine
-from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
 from llmrec.ids.load import trie_order
 from llmrec.ids.textual import keywords, title
 from llmrec.models.base import train_tokenizer
 from llmrec.models.checkpoint import load_checkpoint, read_sids, save_base
 from llmrec.models.vocabulary import ITEM_END, PAD, by_position, extend, extend_by_texts, without_pads
+from llmrec.vllm.constraint import RowLists, constrain, read_request
+from llmrec.vllm.rounds import Rounds
 
 END, EOS, WIDTH = 30, 31, 6
 
@@ -216,7 +216,7 @@ def test_lists_equal_those_of_generate(model, shelf, prompts, width, hide):
     hidden = [rng.choice(len(shelf.codes), size, replace=False).tolist() for size in (0, 1, 5, 20, 36)]
     engine = TreeEngine(model, shelf.trie, shelf.token_ids)
     tree = engine.search(prompts, width, mask=item_mask(engine.trie, deny=hidden) if hide else None)
-    oracle = generate.search(
+    oracle = reference.search(
         model, shelf.codes, shelf.vocabulary.token_ids, prompts, width, hidden if hide else None
     )
     tiny_models.same_lists(tree, oracle)
@@ -228,7 +228,7 @@ def test_exact_lists_are_those_of_beam_search_that_ends_at_the_marker(model, she
     top = batches.rank(engine, prompts, WIDTH, WIDTH, widest=len(shelf.spelt))
     assert top.exact.all()
     item_of = {tuple(row): item for item, row in enumerate(shelf.spelt)}
-    table = generate.prefix_table(item_of)
+    table = reference.prefix_table(item_of)
     for prompt, items, scores in zip(prompts, top.items.tolist(), top.scores, strict=True):
         answers, found = ended_by_the_marker(model, table, prompt, len(shelf.spelt), shelf.trie.length)
         assert [item_of[tuple(row)] for row in answers] == items
@@ -271,11 +271,11 @@ def test_every_items_score_is_the_sum_of_its_own_tokens(model, shelf, prompts):
 @pytest.mark.parametrize("batch_tokens", [8192, 40])
 def test_candidates_are_scored_alike(model, shelf, prompts, batch_tokens):
     rows = shelf.catalogue.tokens.numpy()
-    found = candidates.score(model, prompts, [rows[::-1]] * len(prompts), batch_tokens)
+    found = score_candidates.score(model, prompts, [rows[::-1]] * len(prompts), batch_tokens)
     for prompt, scores in zip(prompts, found, strict=True):
         np.testing.assert_allclose(scores[::-1], every_score(model, shelf, prompt), atol=1e-4)
     with pytest.raises(UserError, match="outside the vocabulary"):
-        candidates.score(model, prompts[:1], [np.array([[3, PAD, END]])])
+        score_candidates.score(model, prompts[:1], [np.array([[3, PAD, END]])])
 
 
 def test_the_policy_over_children_gives_items_probabilities_that_add_up_to_one(model, shelf, prompts):
@@ -330,7 +330,7 @@ def test_as_custom_generate_short_answers_are_padded(model, shelf, prompts):
 
 def test_rounds_equal_the_tree_engine_and_ask_nothing_of_what_has_ended(model, shelf, prompts, monkeypatch):
     for module in ("rounds", "constraint"):
-        monkeypatch.setattr(f"llmrec.decode.{module}.find", lambda name: shelf.catalogue)
+        monkeypatch.setattr(f"llmrec.vllm.{module}.find", lambda name: shelf.catalogue)
     mask = item_mask(shelf.trie, deny=[[user] for user in range(len(prompts))])
     rounds = Rounds("shelf", prompts, WIDTH, mask)
     while questions := rounds.questions():

@@ -20,13 +20,13 @@ from llmrec.config import LoraSettings
 from llmrec.errors import UserError
 from llmrec.models.lora import attach
 from llmrec.models.vocabulary import SidVocabulary
-from llmrec.train import trainer as training
-from llmrec.train.log import MetricsFile, last_checkpoint
-from llmrec.train.order import NOTHING, Epochs
-from llmrec.train.preview import find_leaks
-from llmrec.train.samples import Lesson, TreeCollator, as_dataset
-from llmrec.train.trainer import TreeTrainer, pieces
-from llmrec.tree import IGNORE, TreeBuilder
+from llmrec.token_tree import IGNORE, TreeBuilder
+from llmrec.train.metrics_file import MetricsFile, last_checkpoint
+from llmrec.train.sft import trainer as training
+from llmrec.train.sft.epochs import NOTHING, Epochs
+from llmrec.train.sft.preview import find_leaks
+from llmrec.train.sft.samples import Lesson, TreeCollator, as_dataset
+from llmrec.train.sft.trainer import TreeTrainer, pieces
 
 VOCABULARY = 40
 SHAPE = {

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from small_base import sid_tables
 from tiny_models import CODES, LEVELS, TEXT
 
-from llmrec.decode import batches, generate
+from llmrec.catalogue.item_mask import item_mask
+from llmrec.catalogue.overlay import change
+from llmrec.catalogue.trie import Trie
+from llmrec.decode import batches, reference
+from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.custom_generate import tree_generate
-from llmrec.decode.mask import item_mask
-from llmrec.decode.overlay import change
 from llmrec.decode.scoring import Scoring
-from llmrec.decode.tree_engine import TopK, TreeEngine
-from llmrec.decode.trie import Trie
+from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 
 WIDTH = 12
@@ -80,7 +81,7 @@ def test_lists_equal_generate(model, catalogue, prompts, hide):
     hidden = [rng.choice(len(catalogue), size, replace=False).tolist() for size in (0, 1, 5, 20, 40, 60)]
     engine = engine_of(model, catalogue)
     tree = engine.search(prompts, WIDTH, mask=item_mask(engine.trie, deny=hidden) if hide else None)
-    oracle = generate.search(model, catalogue, TOKENS, prompts, WIDTH, hidden if hide else None)
+    oracle = reference.search(model, catalogue, TOKENS, prompts, WIDTH, hidden if hide else None)
     same_lists(tree, oracle)
     if hide:
         assert all(not set(row) & set(seen) for row, seen in zip(tree.items.tolist(), hidden, strict=True))
@@ -127,7 +128,7 @@ def test_five_hundred_prompts_of_mixed_length_give_the_lists_of_generate(model, 
     rng = np.random.default_rng(7)
     prompts = [rng.integers(0, TEXT, rng.integers(1, 50)).tolist() for _ in range(500)]
     tree = batches.rank(engine_of(model, catalogue), prompts, WIDTH, WIDTH)
-    same_lists(tree, generate.search(model, catalogue, TOKENS, prompts, WIDTH))
+    same_lists(tree, reference.search(model, catalogue, TOKENS, prompts, WIDTH))
 
 
 def test_an_allow_list_is_a_smaller_catalogue(model, catalogue, prompts):
@@ -136,7 +137,7 @@ def test_an_allow_list_is_a_smaller_catalogue(model, catalogue, prompts):
     engine = engine_of(model, catalogue)
     tree = engine.search(prompts, WIDTH, mask=item_mask(engine.trie, allow=allow))
     hidden = [sorted(set(range(len(catalogue))) - set(row)) for row in allow]
-    same_lists(tree, generate.search(model, catalogue, TOKENS, prompts, WIDTH, hidden))
+    same_lists(tree, reference.search(model, catalogue, TOKENS, prompts, WIDTH, hidden))
 
 
 def test_a_shared_beginning_of_prompts_changes_nothing(model, catalogue, prompts):

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from llmrec.decode.mask import item_mask
-from llmrec.decode.overlay import change
-from llmrec.decode.trie import ROOT, Trie
+from llmrec.catalogue.item_mask import item_mask
+from llmrec.catalogue.overlay import change
+from llmrec.catalogue.trie import ROOT, Trie
 from llmrec.errors import UserError
 
 CODES = 4

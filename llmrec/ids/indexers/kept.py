@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrec.artifacts import read_json, run_folder
+from llmrec.artifacts import run_folder
 from llmrec.config.tokenizers import KeptConfig
 from llmrec.errors import UserError
-from llmrec.ids.codebooks import CODEC, load_codec
+from llmrec.files import read_json
+from llmrec.ids.codecs.store import CODEC, load_codec
+from llmrec.ids.inputs.signals import RunSignals
 from llmrec.ids.load import load_sids, load_sizes
 from llmrec.ids.new_items import assign
-from llmrec.ids.signals import RunSignals
 from llmrec.ids.tokenizer import Codes
 
 

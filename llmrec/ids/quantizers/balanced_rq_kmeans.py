@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from llmrec.config.tokenizers import BalancedRqKmeansConfig
-from llmrec.ids.quantizers.balance import assign_to_sizes, even_sizes
-from llmrec.ids.quantizers.kmeans import learn_centroids, nearest, training_rows
-from llmrec.ids.quantizers.residual import ResidualCodec, mean_vector, squared_distances
+from llmrec.ids.codecs.balance import assign_to_sizes, even_sizes
+from llmrec.ids.codecs.kmeans import learn_centroids, nearest, training_rows
+from llmrec.ids.codecs.residual import ResidualCodec, mean_vector, squared_distances
 from llmrec.ids.tokenizer import Codes, Signals, codes_for
 
 

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from llmrec.config.tokenizers import HierarchicalConfig
-from llmrec.ids.quantizers.kmeans import kmeans
-from llmrec.ids.quantizers.residual import mean_vector
-from llmrec.ids.quantizers.tree import TreeCodec, rows_by_node
+from llmrec.ids.codecs.kmeans import kmeans
+from llmrec.ids.codecs.residual import mean_vector
+from llmrec.ids.codecs.tree import TreeCodec, rows_by_node
 from llmrec.ids.tokenizer import MAX_AUTO_CODES, Codes, Signals, codes_for
 
 

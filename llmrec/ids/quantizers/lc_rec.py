@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from llmrec.config.tokenizers import LcRecConfig
-from llmrec.ids.quantizers.autoencoder import RqAutoencoder, fit_autoencoder
-from llmrec.ids.quantizers.sinkhorn import even_codes
+from llmrec.ids.codecs.autoencoder import RqAutoencoder, fit_autoencoder
+from llmrec.ids.codecs.sinkhorn import even_codes
 from llmrec.ids.tokenizer import Codes, Signals
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrec.config.tokenizers import OpqConfig
-from llmrec.ids.quantizers.product import ProductCodec, learn_parts, pad, split_parts
-from llmrec.ids.quantizers.residual import mean_vector
+from llmrec.ids.codecs.product import ProductCodec, learn_parts, pad, split_parts
+from llmrec.ids.codecs.residual import mean_vector
 from llmrec.ids.tokenizer import Codes, Signals, codes_for
 
 

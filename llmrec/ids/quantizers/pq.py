@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from llmrec.config.tokenizers import PqConfig
-from llmrec.ids.quantizers.product import ProductCodec, learn_parts, split_parts
-from llmrec.ids.quantizers.residual import mean_vector
+from llmrec.ids.codecs.product import ProductCodec, learn_parts, split_parts
+from llmrec.ids.codecs.residual import mean_vector
 from llmrec.ids.tokenizer import Codes, Signals, codes_for
 
 

@@ -6,8 +6,8 @@ import numpy as np
 from tqdm import tqdm
 
 from llmrec.config.tokenizers import RqKmeansConfig
-from llmrec.ids.quantizers.kmeans import chunks, learn_centroids, nearest, training_rows
-from llmrec.ids.quantizers.residual import ResidualCodec, mean_vector
+from llmrec.ids.codecs.kmeans import chunks, learn_centroids, nearest, training_rows
+from llmrec.ids.codecs.residual import ResidualCodec, mean_vector
 from llmrec.ids.tokenizer import Codes, Signals, codes_for
 
 

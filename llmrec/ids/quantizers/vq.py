@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from llmrec.config.tokenizers import VqConfig
-from llmrec.ids.quantizers.kmeans import kmeans
-from llmrec.ids.quantizers.residual import ResidualCodec, mean_vector
+from llmrec.ids.codecs.kmeans import kmeans
+from llmrec.ids.codecs.residual import ResidualCodec, mean_vector
 from llmrec.ids.tokenizer import Codes, Signals, codes_for
 
 

@@ -1,0 +1,219 @@
+"""Completions of one prompt as branches of one token tree, and their log-probabilities under a model.
+
+DPO's chosen and rejected items and GRPO's rollouts follow the same prompt. It is computed once; what several
+completions begin with in common, once too. No position needs a label of its own: a completion's tokens are read
+from the next-token distributions along its path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from llmrec.catalogue.catalogue import Prefixes, walk
+from llmrec.decode.scoring import in_cache, log_normaliser
+from llmrec.models.head import head_at, head_over
+from llmrec.token_tree import TokenTree, ancestor_mask, collate, unlearned
+
+if TYPE_CHECKING:
+    from llmrec.catalogue.catalogue import Catalogue
+    from llmrec.catalogue.item_mask import ItemMask
+
+NONE = -1
+"""Token id, and place, beyond the end of a completion shorter than the longest."""
+
+
+@dataclass(frozen=True)
+class Siblings:
+    """B prompts and their N completions, of at most L tokens each.
+
+    Attributes:
+        input_ids: int64 [B, T].
+        position_ids: int64 [B, T].
+        attention_mask: bool [B, 1, T, T].
+        asked: bool [B, T], the A positions whose next-token distribution is read.
+        at: int64 [N, L], which of the asked positions, counted row by row, predicts a completion's token.
+        tokens: int64 [N, L], the completions.
+        prompt: int64 [A], the prompt that an asked position belongs to.
+        prefix: int64 [A, L], tokens of the completion before it.
+        depth: int64 [A], how many.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    asked: torch.Tensor
+    at: torch.Tensor
+    tokens: torch.Tensor
+    prompt: torch.Tensor
+    prefix: torch.Tensor
+    depth: torch.Tensor
+
+    @classmethod
+    def build(
+        cls, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[Sequence[int]]], pad_id: int
+    ) -> Siblings:
+        """Lay out completions as trees.
+
+        Args:
+            prompts: B lists of token ids, none empty.
+            completions: for each prompt, token ids of each of its completions, none empty.
+            pad_id: any valid token id.
+        """
+        longest = max(len(one) for group in completions for one in group)
+        trees, tokens, prefixes = [], [], []
+        places: list[list[tuple[int, int]]] = []
+        for row, (prompt, group) in enumerate(zip(prompts, completions, strict=True)):
+            tree, nodes = _tree(prompt, group)
+            trees.append(tree)
+            prefixes += [(row, node, prefix) for prefix, node in nodes.items()]
+            for one in group:
+                tokens.append([*one, *[NONE] * (longest - len(one))])
+                places.append([(row, nodes[tuple(one[:cut])]) for cut in range(len(one))])
+        prefixes.sort()
+        order = {(row, node): index for index, (row, node, _) in enumerate(prefixes)}
+        at = [[order[place] for place in path] + [NONE] * (longest - len(path)) for path in places]
+        batch = collate(trees, pad_id)
+        asked = np.zeros(batch["input_ids"].shape, bool)
+        asked[[row for row, _, _ in prefixes], [node for _, node, _ in prefixes]] = True
+        before = [[*prefix, *[NONE] * (longest - len(prefix))] for _, _, prefix in prefixes]
+        return cls(
+            *(torch.from_numpy(batch[name]) for name in ("input_ids", "position_ids")),
+            ancestor_mask(torch.from_numpy(batch["end"]))[:, None],
+            asked=torch.from_numpy(asked),
+            at=torch.tensor(at),
+            tokens=torch.tensor(tokens),
+            prompt=torch.tensor([row for row, _, _ in prefixes]),
+            prefix=torch.tensor(before),
+            depth=torch.tensor([len(prefix) for _, _, prefix in prefixes]),
+        )
+
+    def to(self, device: torch.device | str) -> Siblings:
+        """The same on a device."""
+        return Siblings(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+def _tree(
+    prompt: Sequence[int], group: Sequence[Sequence[int]]
+) -> tuple[TokenTree, dict[tuple[int, ...], int]]:
+    """A prompt with its completions' tokens but the last below it, and the node of every prefix."""
+    ids, depth = list(prompt), list(range(len(prompt)))
+    nodes: dict[tuple[int, ...], int] = {(): len(prompt) - 1}
+    # In lexicographic order every prefix is followed by what begins with it: depth-first.
+    for one in sorted({tuple(one) for one in group}):
+        for cut in range(1, len(one)):
+            if one[:cut] not in nodes:
+                nodes[one[:cut]] = len(ids)
+                ids.append(one[cut - 1])
+                depth.append(len(prompt) + cut - 1)
+    return unlearned(np.array(ids, np.int32), np.array(depth, np.int32)), nodes
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """What a model says of completions.
+
+    Attributes:
+        tokens: float32 [N, L], log-probability of each token; 0 beyond a completion's end.
+        entropy: float32 [N, L], of the distribution each token comes from, in nats; 0 there.
+        greedy: bool [N, L], whether a token is the likeliest.
+        there: bool [N, L], whether the completion has a token there.
+    """
+
+    tokens: torch.Tensor
+    entropy: torch.Tensor
+    greedy: torch.Tensor
+    there: torch.Tensor
+
+    @property
+    def total(self) -> torch.Tensor:
+        """Log-probability of each completion, float32 [N]."""
+        return self.tokens.sum(-1)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a model's logits become log-probabilities of completions.
+
+    Attributes:
+        normalise: `vocabulary`: among all tokens of the model; `allowed`: among those that lead to an item that
+            the prompt's user may be given: the policy that constrained decoding samples from.
+        catalogue: the items; on the model's device.
+    """
+
+    normalise: Literal["vocabulary", "allowed"]
+    catalogue: Catalogue
+
+    def log_probs(self, model: torch.nn.Module, siblings: Siblings, mask: ItemMask | None = None) -> LogProbs:
+        """Log-probabilities of all completions, from one pass over the trees.
+
+        Args:
+            model: the (wrapped) causal language model.
+            siblings: the prompts and completions, on its device.
+            mask: allow- and deny-lists of the B prompts, by which `allowed` goes.
+        """
+        narrow = self.normalise == "allowed"
+        tokens, there = siblings.tokens.clamp(min=0), siblings.tokens != NONE
+        head = head_over(model, self.catalogue.token_ids) if narrow else contextlib.nullcontext()
+        with head_at(model, siblings.asked), head:
+            outputs: Any = model(
+                input_ids=siblings.input_ids,
+                attention_mask=siblings.attention_mask,
+                position_ids=siblings.position_ids,
+                use_cache=False,
+            )
+        logits = outputs.logits.float()
+        scored, best, columns = logits, logits.detach().argmax(-1), tokens
+        if narrow:
+            scored, ids = self._allowed(logits, siblings, mask)
+            best, columns = ids.gather(1, scored.argmax(-1, keepdim=True)).squeeze(1), self._columns(tokens)
+        normaliser = log_normaliser(scored)
+        entropy = normaliser.detach() - _mean_logit(scored.detach(), normaliser.detach())
+        at = siblings.at.clamp(min=0)
+        return LogProbs(
+            (logits[at, columns] - normaliser[at]).masked_fill(~there, 0.0),
+            entropy[at].masked_fill(~there, 0.0),
+            (best[at] == tokens) & there,
+            there,
+        )
+
+    def _columns(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Where the narrow head's logits have a token, int64 [N, L]; any column for one that no item has."""
+        ids, order = self.catalogue.token_ids.sort()
+        return order[torch.searchsorted(ids, tokens).clamp(max=len(ids) - 1)]
+
+    def _allowed(
+        self, logits: torch.Tensor, siblings: Siblings, mask: ItemMask | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the asked positions' legal tokens, float32 [A, F], −inf in slots that are none; their ids.
+
+        Args:
+            logits: float32 [A, C], a column a compact token.
+            siblings: whose positions they are.
+            mask: the prompts' lists.
+        """
+        catalogue = self.catalogue
+        missing = catalogue.length - siblings.prefix.shape[1]
+        prefix = torch.nn.functional.pad(siblings.prefix, (0, max(0, missing)), value=NONE)
+        prefixes = Prefixes(prefix, siblings.depth, torch.full_like(siblings.depth, NONE))
+        nodes, _ = walk(catalogue, prefixes)
+        child, token, legal = catalogue.trie.expand(nodes)
+        if mask is not None:
+            legal = legal & mask.rows(siblings.prompt).open(catalogue.trie, child)
+        ids = catalogue.token_ids[token]
+        legal = legal & (ids >= 0)
+        return logits.gather(1, token.long()).masked_fill(~legal, -torch.inf), ids
+
+
+def _mean_logit(logits: torch.Tensor, normaliser: torch.Tensor) -> torch.Tensor:
+    """Expected logit under the softmax, float32 [A]; slots of −inf have no part in it."""
+    means = []
+    for part, total in zip(in_cache(logits), in_cache(normaliser, logits.shape[1]), strict=True):
+        chance = (part - total.unsqueeze(-1)).exp_()
+        means.append(chance.mul_(part.nan_to_num(neginf=0.0)).sum(-1))
+    return torch.cat(means)

@@ -1,0 +1,117 @@
+"""Direct preference optimisation on pairs, through TRL's DPOTrainer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+from datasets import Dataset
+from trl import DPOConfig
+
+from llmrec.artifacts import StageContext
+from llmrec.models.lora import go_on_from
+from llmrec.models.vocabulary import without_pads
+from llmrec.train.alignment.dpo_trainer import OURS, REFERENCE, UNUSED, PairCollator, TreeDPOTrainer
+from llmrec.train.alignment.pairs import beams_of, make_pairs, read_pairs
+from llmrec.train.alignment.setup import Start, arrange, settings_of, start, train
+
+if TYPE_CHECKING:
+    from llmrec.recommend.trained_run import TrainedRun
+
+LOGGED = {
+    "rewards/margins": "margin",
+    "rewards/accuracies": "accuracy",
+    "rewards/chosen": "chosen",
+    "rewards/rejected": "rejected",
+    "entropy": "entropy",
+}
+"""TRL's names of what a pair's log-ratios say, and ours."""
+
+
+def align_by_pairs(ctx: StageContext) -> None:
+    """Align the SFT model with pairs, round after round; write `dpo/`, a pure LoRA adapter, and its log.
+
+    Raises:
+        UserError: pairs that are broken, a loss that is no number, or no memory left.
+    """
+    settings = ctx.recipe.dpo
+    begin = start(ctx, settings)
+    pairs = read_pairs(ctx.run, begin.run.catalogue.items)
+    steps = 0
+    for number in range(settings.rounds):
+        scratch = ctx.scratch / f"round-{number}"
+        scratch.mkdir(exist_ok=True)
+        if not (scratch / "done").is_file():
+            if number:
+                pairs = _pairs_of_round(ctx, begin, number)
+            _train_round(ctx, begin, pairs, number, scratch)
+            (scratch / "done").touch()
+        go_on_from(begin.model, scratch / "adapter")
+        steps += _publish_log(scratch, ctx.work / "dpo/metrics.jsonl", steps, number * settings.epochs)
+    shutil.copytree(scratch / "adapter", ctx.work / "dpo", dirs_exist_ok=True)
+    ctx.notes.update(pairs=len(pairs), steps=steps, seed=begin.seed)
+
+
+def _train_round(ctx: StageContext, begin: Start, pairs: pl.DataFrame, number: int, scratch: Path) -> None:
+    settings = ctx.recipe.dpo
+    rows = encoded(begin.run, pairs)
+    seed = begin.seed + number
+    order = arrange([len(prompt) for prompt in rows["prompt"]], settings, seed)
+    steps = len(order) // (settings.batch * settings.accumulate)
+    # The reference of a round is the model that it starts from; TRL copies it.
+    if REFERENCE in begin.model.peft_config:
+        begin.model.delete_adapter(REFERENCE)
+    ours = settings.loss in OURS
+    trainer = TreeDPOTrainer(
+        settings=settings,
+        policy=begin.policy(settings),
+        model=begin.model,
+        args=DPOConfig(
+            **settings_of(ctx, settings, steps, seed, scratch),
+            per_device_train_batch_size=settings.batch,
+            loss_type=[UNUSED if ours else settings.loss],
+            label_smoothing=0.0 if ours else settings.label_smoothing,
+            max_length=None,
+        ),
+        train_dataset=Dataset.from_dict(rows).select(order),
+        data_collator=PairCollator(begin.pad_id),
+        processing_class=begin.tokenizer,
+    )
+    train(ctx, "dpo", settings, trainer, begin, LOGGED, scratch)
+
+
+def encoded(run: TrainedRun, pairs: pl.DataFrame) -> dict[str, list[list[int]] | list[list[list[int]]]]:
+    """Pairs as rows of `PairCollator`.
+
+    Args:
+        run: whose encoder and catalogue.
+        pairs: `history, chosen, rejected` of item ids.
+    """
+    spelt = without_pads(run.catalogue.tokens.tolist())
+    index = run.catalogue.index
+    items = [[chosen, *rejected] for chosen, rejected in pairs.select("chosen", "rejected").iter_rows()]
+    return {
+        "prompt": [run.encoder.prompt(run.template, history) for history in pairs["history"].to_list()],
+        "completions": [[spelt[index[item]] for item in row] for row in items],
+    }
+
+
+def _pairs_of_round(ctx: StageContext, begin: Start, number: int) -> pl.DataFrame:
+    """Pairs made with the model as the rounds before have left it."""
+    recipe = ctx.recipe
+    beams = beams_of(begin.run, begin.model, begin.pad_id)
+    seed = recipe.seed + number
+    return make_pairs(recipe.pairs, ctx.run, seed, recipe.data.history, beams)[0]
+
+
+def _publish_log(scratch: Path, log: Path, steps: int, epochs: float) -> int:
+    """Append a round's log, steps and epochs counted on from the rounds before; return the round's steps."""
+    lines = [json.loads(line) for line in (scratch / "metrics.jsonl").read_text("utf-8").splitlines()]
+    with log.open("a", encoding="utf-8") as file:
+        for line in lines:
+            shifted = line | {"step": line["step"] + steps, "epoch": round(line["epoch"] + epochs, 4)}
+            file.write(json.dumps(shifted) + "\n")
+    return max(line["step"] for line in lines)
