@@ -71,7 +71,7 @@ def render(run: Path, stages: Sequence[str]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"figure": _figure, "signed": _signed, "count": "{:,}".format, "span": _span}
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template("page.html.j2").render(
         recipe=read_yaml(run / "recipe.yaml"),
         recipe_text=(run / "recipe.yaml").read_text("utf-8"),
         run=run.name,

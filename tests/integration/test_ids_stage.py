@@ -12,7 +12,7 @@ from llmrec.files import read_json
 from llmrec.ids import load, tokenizer
 from llmrec.ids.codecs.store import load_codec
 from llmrec.ids.exchange import write_index
-from llmrec.stages import ids
+from llmrec.stages import ids as ids_stage
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def run_stage(root, name="run", **ids):
     recipe = Recipe.model_validate({"name": "t", "data": {"card": "t"}, "ids": settings})
     work = root / name
     (work / "ids").mkdir(parents=True, exist_ok=True)
-    ids.run(StageContext(recipe, root / "run", work, root))
+    ids_stage.run(StageContext(recipe, root / "run", work, root))
     return work
 
 
