@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,9 +15,14 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys refused, values fixed once read."""
+    """A part of a recipe: unknown keys refused, values fixed once read.
+
+    Attributes:
+        renamed: keys that the section had in earlier versions, with what a recipe says instead.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    renamed: ClassVar[Mapping[str, str]] = {}
 
 
 def validate(model: type[Model], tree: Any, where: str) -> Model:
@@ -36,6 +42,9 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     location, sections = _follow(model, [str(part) for part in error["loc"]])
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
+        for section in sections:
+            if issubclass(section, Section) and location[-1] in section.renamed:
+                return f"{key} is now {section.renamed[location[-1]]}"
         known = sorted({name for section in sections for name in section.model_fields})
         return f"unknown key {key!r} ({did_you_mean(location[-1], known)})"
     if error["type"] == "missing":

@@ -72,7 +72,7 @@ def _completions(work: Work, stage: str) -> float:
 def _prompts(work: Work, section: PairsConfig | GrpoConfig) -> float:
     """Prompts of an epoch: so many targets of so many users."""
     mine = max(1.0, work.size.interactions / work.size.users - 3)
-    each = 1 if section.ahead else min(mine, section.per_user or mine)
+    each = 1 if section.prompts == "history_end" else min(mine, section.per_user or mine)
     return min(work.size.users, section.users or work.size.users) * each
 
 

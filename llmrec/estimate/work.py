@@ -133,12 +133,12 @@ class Work:
     @property
     def _ahead(self) -> int:
         """Items that a teacher adds to what each user chose."""
-        distil = self.recipe.sft.distil
-        return 0 if distil is None else distil.ahead
+        distillation = self.recipe.sft.distillation
+        return 0 if distillation is None else distillation.synthetic_items
 
     def taught_seconds(self) -> float:
         """Of asking the teacher for every target, and for every made-up item once more."""
-        if self.recipe.sft.distil is None:
+        if self.recipe.sft.distillation is None:
             return 0.0
         plain = sum(mixed.config.weight_in(0) for mixed in self.mix if any(mixed.plain))
         asked = plain * (self._rows("next_item") * self.targets() + self._users * 2 * self._ahead)

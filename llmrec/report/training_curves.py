@@ -16,8 +16,8 @@ CURVES = {
     "loss": "Loss",
     "reward": "Reward of a rollout",
     "hits": "Share of groups with a hit",
-    "silent": "Share of groups without signal, as drawn",
-    "zero_signal": "Share of groups without signal, as trained",
+    "zero_variance_drawn": "Share of groups with zero reward variance, as drawn",
+    "zero_variance": "Share of groups with zero reward variance, as trained",
     "distinct": "Share of distinct rollouts",
     "chosen": "Implicit reward of chosen items",
     "rejected": "Implicit reward of rejected items",
@@ -29,6 +29,8 @@ CURVES = {
     "clipped": "Share of clipped ratios",
 }
 """What a log line may hold, in the order it is drawn, and its title; validation figures, `valid_…`, come after."""
+FORMER = {"silent": "zero_variance_drawn", "zero_signal": "zero_variance"}
+"""Names that logs of earlier versions have for the same figures."""
 VALID, TERM = "valid_", "reward_"
 """How validation figures begin, and terms of a reward."""
 SPREAD = "reward_std"
@@ -54,7 +56,8 @@ def _training(run: Path, method: str) -> dict[str, Any] | None:
     path = run / method / "metrics.jsonl"
     if not path.is_file():
         return None
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    logged = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    lines = [{FORMER.get(key, key): value for key, value in line.items()} for line in logged]
     charts = [(title, _points(lines, key)) for key, title in CURVES.items()]
     known = {key for line in lines for key in line}
     for key in sorted(key for key in known if key.startswith(TERM) and key != SPREAD):

@@ -173,9 +173,9 @@ def test_external_names_the_files_outside_the_run(catalogue):
     recipe = {"name": "t", "data": {"card": "t"}}
     own = Recipe.model_validate(recipe | {"ids": {"vectors": str(root / "vectors.npy")}})
     local = Recipe.model_validate(recipe | {"ids": {"encoder": {"model": str(root / "encoder")}}})
-    assert ids.external(own) == [root / "vectors.npy"]
-    assert ids.external(local) == [root / "encoder/config.json"]
-    assert ids.external(Recipe.model_validate(recipe)) == []
+    assert ids_stage.external(own) == [root / "vectors.npy"]
+    assert ids_stage.external(local) == [root / "encoder/config.json"]
+    assert ids_stage.external(Recipe.model_validate(recipe)) == []
 
 
 def test_reading_before_the_stage_ran(tmp_path):

@@ -129,7 +129,7 @@ def log_of(run):
 def together(shop, lora):
     """What the tests of several processes train, and the run that one process made of it."""
     options = [*LORA, "sft.valid_lists=9", "sft.keep=ndcg", "sft.eval_steps=2", "sft.save_steps=2"]
-    options += ["sft.distil={teacher: item_knn, weight: 0.5, ahead: 1}", "sft.lora.rank=1"]
+    options += ["sft.distillation={teacher: item_knn, weight: 0.5, synthetic_items: 1}", "sft.lora.rank=1"]
     return options, train_together(shop[0], "together-1", options)
 
 
@@ -199,13 +199,13 @@ def test_a_teacher_shows_in_the_loss_and_is_trained_where_it_has_to_be(shop, lor
     folder, _ = shop
     sasrec = "collaborative.sasrec_ce={dim: 8, heads: 1, epochs: 2, batch: 64, valid_users: 20}"
     command = ("sft", "recipe.yaml", "run=taught", "parent=shop", *LORA, sasrec)
-    done = small_shop.run(folder, *command, "sft.distil={ahead: 0}")
+    done = small_shop.run(folder, *command, "sft.distillation={synthetic_items: 0}")
     assert done.returncode == 0, done.stderr
     run = folder / "runs/taught"
     assert (run / "collaborative/sasrec_ce.safetensors").is_file()
     losses = [[line["loss"] for line in log_of(one) if "loss" in line] for one in (run, lora)]
     assert len(losses[0]) == len(losses[1]) and losses[0] != losses[1]
-    done = small_shop.run(folder, *command, "sft.distil={ahead: 2}", "run=ahead")
+    done = small_shop.run(folder, *command, "sft.distillation={synthetic_items: 2}", "run=ahead")
     assert done.returncode == 0, done.stderr
     notes = [
         json.loads((folder / f"runs/{n}/sft/manifest.json").read_text())["notes"] for n in ("ahead", "taught")

@@ -140,7 +140,7 @@ def test_several_rejected_items_give_the_mean_of_trls_losses(tmp_path):
 
 
 def test_sdpo_from_a_tree_is_sdpo_of_completions_one_by_one(tmp_path):
-    trainer, rows = ours(tmp_path, DpoConfig(beta=0.5, sft=0.2), 5)
+    trainer, rows = ours(tmp_path, DpoConfig(beta=0.5, sft_weight=0.2), 5)
     found = trainer.compute_loss(trainer.model, trainer.data_collator(rows))
     totals = []
     for adapter in ("default", "ref"):
@@ -300,23 +300,25 @@ def test_rollouts_leave_out_what_the_user_has_seen(tmp_path):
 
 
 def test_ahead_no_rollout_hits_and_the_judge_alone_rewards(tmp_path):
-    trainer = grpo(tmp_path, ahead=True, rewards=[RewardConfig(name="diversity")], rollouts="beams")
+    trainer = grpo(
+        tmp_path, prompts="history_end", rewards=[RewardConfig(name="diversity")], rollouts="beams"
+    )
     trainer._tasks = replace(trainer._tasks, targets=np.full(4, UNKNOWN))
     trainer.train()
     logged = trainer.state.log_history[0]
     assert logged["hits"] == 0 and logged["rewards/diversity/mean"] > 0
 
 
-@pytest.mark.parametrize("wrong", [{"rewards": [{"name": "hit"}]}, {"zero_signal": "inject"}])
+@pytest.mark.parametrize("wrong", [{"rewards": [{"name": "hit"}]}, {"zero_variance": "inject"}])
 def test_ahead_there_is_nothing_to_hit_or_to_inject(wrong):
-    with pytest.raises(ValueError, match="ahead: true asks where no target is known"):
-        GrpoConfig.model_validate({"ahead": True, "rewards": [{"name": "collaborative"}]} | wrong)
+    with pytest.raises(ValueError, match="prompts: history_end has no target"):
+        GrpoConfig.model_validate({"prompts": "history_end", "rewards": [{"name": "collaborative"}]} | wrong)
 
 
 @pytest.mark.parametrize("corrected", [True, False])
 def test_an_injected_target_weighs_by_the_policys_own_probability(tmp_path, corrected):
     trainer = grpo(
-        tmp_path, zero_signal="inject", inject={"corrected": corrected}, rewards=[RewardConfig(name="hit")]
+        tmp_path, zero_variance="inject", inject={"corrected": corrected}, rewards=[RewardConfig(name="hit")]
     )
     ratios = []
     inner = trainer._set_old
@@ -336,7 +338,7 @@ def test_an_injected_target_weighs_by_the_policys_own_probability(tmp_path, corr
 
 
 def test_resampling_gives_silent_groups_another_chance(tmp_path):
-    kept, again = (grpo(tmp_path, zero_signal=what, tries=20) for what in ("keep", "resample"))
+    kept, again = (grpo(tmp_path, zero_variance=what, tries=20) for what in ("keep", "resample"))
     shares = []
     for trainer in (kept, again):
         trainer.train()

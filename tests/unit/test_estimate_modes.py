@@ -58,8 +58,8 @@ def test_a_mode_that_trains_less_needs_less_memory_and_time():
     assert seconds("full") > seconds("qlora") > seconds("lora") * 1.1
 
 
-ALIGNED = ["align=[dpo,grpo]", "pairs.sources=[beams]", "pairs.ahead=false", "dpo.epochs=1"]
-ALIGNED += ["grpo.ahead=false", "grpo.epochs=1", "grpo.generations=16", "grpo.rollouts=sampled"]
+ALIGNED = ["align=[dpo,grpo]", "pairs.sources=[beams]", "pairs.prompts=training_targets", "dpo.epochs=1"]
+ALIGNED += ["grpo.prompts=training_targets", "grpo.epochs=1", "grpo.generations=16", "grpo.rollouts=sampled"]
 
 
 JUDGED = "grpo.rewards=[{name: collaborative}]"
@@ -102,7 +102,9 @@ def test_time_of_alignment_follows_its_prompts():
         assert seconds(stage, f"{stage}.max_steps=3") == pytest.approx(whole * 3 * 32 / 1000, rel=0.2)
     assert seconds("dpo", "pairs.users=100") == pytest.approx(seconds("dpo") / 10, rel=0.2)
     assert seconds("grpo", "grpo.per_user=null") == pytest.approx(6 * seconds("grpo"), rel=0.2)
-    assert seconds("grpo", "grpo.ahead=true", "grpo.per_user=null", JUDGED) == seconds("grpo", JUDGED)
+    assert seconds("grpo", "grpo.prompts=history_end", "grpo.per_user=null", JUDGED) == seconds(
+        "grpo", JUDGED
+    )
     assert seconds("pairs") > 10 * seconds("pairs", "pairs.sources=[random]")
 
 

@@ -211,7 +211,7 @@ def test_the_judge_picks_the_best_and_the_worst_beams(run):
 
 def test_ahead_the_judge_is_asked_behind_all_that_a_user_chose(run):
     beams = best_first("i9", "i5", "i4", "i1", "i8", "i2", "i0")
-    asked = {"sources": "judge", "ahead": True, "negatives": 1, "width": 3, "judge": "item_knn"}
+    asked = {"sources": "judge", "prompts": "history_end", "negatives": 1, "width": 3, "judge": "item_knn"}
     pairs, report = make(run, per_user=None, beams=beams, **asked)
     assert pairs["user_id"].to_list() == ["ann", "bob", "eve"]
     assert beams.asked[0][1] == [[ITEMS[item] for item in TRAIN[user]] for user in pairs["user_id"]]
@@ -226,7 +226,7 @@ def test_ahead_the_judge_is_asked_behind_all_that_a_user_chose(run):
 @pytest.mark.parametrize("sources", ["beams", ["judge", "random"]])
 def test_ahead_there_is_no_target_for_any_other_source(sources):
     with pytest.raises(ValueError, match="needs sources: judge"):
-        PairsConfig(sources=sources, ahead=True)
+        PairsConfig(sources=sources, prompts="history_end")
 
 
 def test_more_rejected_than_a_user_leaves_is_an_error(run):

@@ -13,7 +13,7 @@ from llmrec.config.alignment import RewardConfig, RewardName
 from llmrec.errors import UserError
 from llmrec.stages.grpo import external
 from llmrec.train.alignment import rewards
-from llmrec.train.alignment.rewards import Groups, Known, resolve, total, zero_signal
+from llmrec.train.alignment.rewards import Groups, Known, resolve, total, zero_variance
 
 SIDS = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0], [1, 0, 1], [2, 0, 0]], np.int32)
 ITEMS = [f"i{n}" for n in range(len(SIDS))]
@@ -151,7 +151,7 @@ def test_total_weighs_the_terms():
 
 
 def test_zero_signal_is_a_group_of_equal_rewards():
-    assert zero_signal(np.array([[1, 1 + 1e-9], [0, 0.1], [0, 0]])).tolist() == [True, False, True]
+    assert zero_variance(np.array([[1, 1 + 1e-9], [0, 0.1], [0, 0]])).tolist() == [True, False, True]
 
 
 @pytest.fixture
@@ -215,5 +215,5 @@ def test_the_files_of_ones_own_rewards_decide_whether_a_stage_is_done(tmp_path, 
         "def margin(groups, known):\n    return groups.items * 0.0\n"
     )
     named = "grpo.rewards=[{name: hit}, {name: 'own_rewards_of_a_shop:margin'}, {name: 'not_there:at_all'}]"
-    recipe = load_recipe("quickstart", ["grpo.ahead=false", named])
+    recipe = load_recipe("quickstart", ["grpo.prompts=training_targets", named])
     assert external(recipe) == [tmp_path / "own_rewards_of_a_shop.py"]

@@ -73,8 +73,8 @@ class TreeDPOTrainer(GoesOn, DPOTrainer):
         pairs = Pairs.of(found, rows), Pairs.of(reference, rows)
         ours = self._settings.loss in OURS
         loss = self._own_loss(*pairs) if ours else self._trl_loss(siblings, *pairs)
-        if self._settings.sft:
-            loss = loss - self._settings.sft * pairs[0].chosen.mean()
+        if self._settings.sft_weight:
+            loss = loss - self._settings.sft_weight * pairs[0].chosen.mean()
         return (loss, found) if return_outputs else loss
 
     def _reference(self, siblings: Siblings) -> LogProbs:

@@ -24,8 +24,8 @@ LOGGED = {
     "reward": "reward",
     "reward_std": "reward_std",
     "hits": "hits",
-    "frac_reward_zero_std": "zero_signal",
-    "silent": "silent",
+    "frac_reward_zero_std": "zero_variance",
+    "silent": "zero_variance_drawn",
     "legal": "legal",
     "distinct": "distinct",
     "kl": "kl",
@@ -95,7 +95,12 @@ def tasks_of(ctx: StageContext, begin: Start) -> Tasks:
     recipe, run = ctx.recipe, begin.run
     settings, index = recipe.grpo, run.catalogue.index
     targets, _ = draw_targets(
-        ctx.run, recipe.data.history, settings.per_user, settings.users, begin.seed, settings.ahead
+        ctx.run,
+        recipe.data.history,
+        settings.per_user,
+        settings.users,
+        begin.seed,
+        settings.prompts == "history_end",
     )
     hides = recipe.decode.mask_seen
     pairs = zip(targets.seen, targets.chosen, strict=True)

@@ -54,7 +54,9 @@ def make_pairs(
     """
     from llmrec.catalogue.catalogue import Catalogue
 
-    targets, left_out = draw_targets(run, history, config.per_user, config.users, seed, config.ahead)
+    targets, left_out = draw_targets(
+        run, history, config.per_user, config.users, seed, config.prompts == "history_end"
+    )
     catalogue = Catalogue.load(run / "base", as_trained=True)
     _check_enough(config, targets, len(catalogue.items))
     sources = Sources(config, run, catalogue, beams)

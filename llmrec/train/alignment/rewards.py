@@ -32,7 +32,8 @@ class Groups:
 
     Attributes:
         items: int64 [P, G], what was drawn, in trie order; an item may be drawn more than once.
-        targets: int64 [P], what the user chose, in trie order; −1 where nobody knows (`grpo.ahead`).
+        targets: int64 [P], what the user chose, in trie order; −1 where no target is known
+            (`grpo.prompts: history_end`).
         histories: P lists of item ids, oldest first.
         log_probs: float [P, G], the policy's log-probability of each rollout.
     """
@@ -231,7 +232,7 @@ def total(
     return summed, terms
 
 
-def zero_signal(total: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+def zero_variance(total: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
     """Which groups have rewards that are all equal, so that every advantage is 0: bool [P]."""
     equal: npt.NDArray[np.bool_] = np.ptp(total, axis=1) <= EQUAL
     return equal

@@ -22,7 +22,7 @@ from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 from llmrec.models.evaluating import evaluating
 from llmrec.models.lora import save_adapter
-from llmrec.train.alignment.rewards import Groups, Known, total, zero_signal
+from llmrec.train.alignment.rewards import Groups, Known, total, zero_variance
 from llmrec.vllm.engine import VllmEngine
 
 if TYPE_CHECKING:
@@ -183,24 +183,24 @@ class Drawn:
 
 
 def draw(draws: Drawer, model: Any, tasks: Tasks, known: Known, settings: GrpoConfig) -> Drawn:
-    """Draw and judge a group for each prompt, and do what `zero_signal` asks about those without signal.
+    """Draw and judge a group for each prompt, and do what `zero_variance` asks about those without signal.
 
     Raises:
         UserError: a reward that is broken, or more generations than items.
     """
     groups = _groups(draws, model, tasks, settings.generations)
     worth, terms = total(settings.rewards, groups, known)
-    silent = zero_signal(worth)
+    silent = zero_variance(worth)
     injected = np.zeros(groups.items.shape, bool)
-    if settings.zero_signal == "resample":
+    if settings.zero_variance == "resample":
         for _ in range(settings.tries):
-            rows = np.flatnonzero(zero_signal(worth))
+            rows = np.flatnonzero(zero_variance(worth))
             if not len(rows):
                 break
             again = _groups(draws, model, tasks.take(rows.tolist()), settings.generations)
             groups = _replaced(groups, rows, again)
             worth, terms = total(settings.rewards, groups, known)
-    elif settings.zero_signal == "inject":
+    elif settings.zero_variance == "inject":
         rows = np.flatnonzero(silent & ~groups.hits.any(1))
         if len(rows):
             injected[rows, -1] = True

@@ -62,7 +62,7 @@ class Targets:
 
 
 def draw_targets(
-    run: Path, history: int, per_user: int | None, users: int | None, seed: int, ahead: bool = False
+    run: Path, history: int, per_user: int | None, users: int | None, seed: int, at_history_end: bool = False
 ) -> tuple[Targets, dict[str, int]]:
     """Targets from training interactions, never a user's first, and never a held-out one.
 
@@ -72,7 +72,7 @@ def draw_targets(
         per_user: targets drawn of each user; None takes all.
         users: a sample of so many of the users that have two training items; None takes all.
         seed: of both draws.
-        ahead: ask once a user, behind the last training item, where the target is unknown.
+        at_history_end: one prompt a user, after the last training item, where the target is unknown.
 
     Returns:
         Targets, users in the order of the data, each one's targets oldest first; and how many users were left
@@ -90,9 +90,9 @@ def draw_targets(
     if users is not None and users < len(able):
         drawn = able[np.sort(rng.choice(len(able), users, replace=False))]
     sizes = drawn["items"].list.len().to_numpy().astype(np.int64) - 1
-    user = np.arange(len(drawn)) if ahead else np.repeat(np.arange(len(drawn)), sizes)
-    position = sizes + 1 if ahead else rank_within(user) + 1
-    if per_user is not None and not ahead:
+    user = np.arange(len(drawn)) if at_history_end else np.repeat(np.arange(len(drawn)), sizes)
+    position = sizes + 1 if at_history_end else rank_within(user) + 1
+    if per_user is not None and not at_history_end:
         shuffled = np.lexsort((rng.random(len(user)), user))
         kept = np.sort(shuffled[rank_within(user) < per_user])
         user, position = user[kept], position[kept]

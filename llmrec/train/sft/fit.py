@@ -136,19 +136,23 @@ def _teacher(ctx: StageContext, prepared: Prepared) -> Teacher | None:
     Raises:
         UserError: semantic IDs without tokens of their own.
     """
-    distil, vocabulary = ctx.recipe.sft.distil, prepared.vocabulary
-    if distil is None:
+    distillation, vocabulary = ctx.recipe.sft.distillation, prepared.vocabulary
+    if distillation is None:
         return None
     if vocabulary.end is not None:
-        raise UserError("sft.distil: textual IDs have no tokens that a teacher could choose among")
-    return Teacher(load_baseline(ctx.run, distil.teacher, prepared.items), prepared.catalogue, distil.weight)
+        raise UserError("sft.distillation: textual IDs have no tokens that a teacher could choose among")
+    return Teacher(
+        load_baseline(ctx.run, distillation.teacher, prepared.items), prepared.catalogue, distillation.weight
+    )
 
 
 def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> Epochs:
     recipe = ctx.recipe
-    distil = recipe.sft.distil
-    ahead = distil.ahead if distil is not None else 0
-    go_on = GoingOn(teacher, ahead, recipe.seed) if teacher is not None and ahead else None
+    distillation = recipe.sft.distillation
+    synthetic_items = distillation.synthetic_items if distillation is not None else 0
+    go_on = (
+        GoingOn(teacher, synthetic_items, recipe.seed) if teacher is not None and synthetic_items else None
+    )
 
     def make(epoch: int) -> Iterator[samples.Lesson]:
         return samples.training_trees(
