@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmrec import layout
 from llmrec.assets import file_sha256
 from llmrec.errors import UserError
 from llmrec.files import DISK_FULL, disk_is_full, link_or_copy, read_json, write_json
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from llmrec.config import Recipe
 
 PACKAGES = ("llmrec", "torch", "transformers", "trl", "peft", "polars", "faiss-cpu", "ir-measures")
-CATALOGUE = "llmrec.json"
-"""The file that makes a checkpoint one of ours: it names the catalogue."""
 
 
 def _no_files(recipe: Recipe) -> list[Path]:
@@ -119,7 +118,7 @@ class StageContext:
     Attributes:
         recipe: the resolved recipe.
         run: the run folder, for reading what earlier stages wrote.
-        work: empty folder that mirrors the run folder's layout; write `work / "ids/sids.parquet"`.
+        work: empty folder that mirrors the run folder's layout; write `work / layout.SIDS`.
         scratch: folder that survives a kill (training checkpoints); gone once the stage is done.
         workers: processes that train together.
         requested: files of this stage that other stages read under the recipe.
@@ -151,7 +150,7 @@ def run_folder(name: str) -> Path:
         UserError: a name that would leave the runs folder.
     """
     path = Path(name).expanduser()
-    if any((path / name).is_file() for name in ("recipe.yaml", CATALOGUE)):
+    if any((path / name).is_file() for name in (layout.RECIPE, layout.CATALOGUE)):
         return path
     if path.name != name or name in {"", ".", ".."}:
         raise UserError(f"run {name!r}: no such run folder")
@@ -160,7 +159,7 @@ def run_folder(name: str) -> Path:
 
 def read_manifest(run: Path, stage: str) -> dict[str, Any] | None:
     """A stage's manifest, or None where the stage is not done."""
-    path = run / stage / "manifest.json"
+    path = run / layout.manifest(stage)
     if not path.is_file():
         return None
     manifest = read_json(path)
@@ -249,7 +248,7 @@ def _commit(stage: Stage, key: str, context: StageContext, seconds: float) -> No
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "notes": context.notes,
     }
-    (run / stage.name / "manifest.json").unlink(missing_ok=True)
+    (run / layout.manifest(stage.name)).unlink(missing_ok=True)
     for name in stage.owns:
         shutil.rmtree(run / name, ignore_errors=True)
         if (work / name).is_dir():
@@ -258,7 +257,7 @@ def _commit(stage: Stage, key: str, context: StageContext, seconds: float) -> No
         target = run / path.relative_to(work)
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)
-    write_json(run / stage.name / "manifest.json", manifest)
+    write_json(run / layout.manifest(stage.name), manifest)
 
 
 def would_skip(stage: Stage, recipe: Recipe, run: Path) -> bool:
@@ -282,7 +281,7 @@ def parent_of(recipe: Recipe) -> Path | None:
     if recipe.parent is None:
         return None
     parent = run_folder(recipe.parent)
-    if not (parent / "recipe.yaml").is_file():
+    if not (parent / layout.RECIPE).is_file():
         raise UserError(f"parent: no run named {recipe.parent!r} under {runs_root()}")
     return parent
 
@@ -297,7 +296,7 @@ def _take_from_parent(stage: Stage, key: str, recipe: Recipe, run: Path) -> bool
     manifest = read_manifest(parent, stage.name)
     for name in manifest["outputs"] if manifest else ():
         link_or_copy(parent / name, run / name)
-    link_or_copy(parent / stage.name / "manifest.json", run / stage.name / "manifest.json")
+    link_or_copy(parent / layout.manifest(stage.name), run / layout.manifest(stage.name))
     return True
 
 

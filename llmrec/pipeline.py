@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmrec import artifacts
+from llmrec import artifacts, layout
 from llmrec.artifacts import Stage
 from llmrec.errors import UserError
 from llmrec.files import atomic_write
@@ -84,7 +84,7 @@ def execute(
     if until not in NAMES:
         raise UserError(f"no stage named {until!r}; stages: {', '.join(NAMES)}")
     with artifacts.lock(run):
-        with atomic_write(run / "recipe.yaml") as partial:
+        with atomic_write(run / layout.RECIPE) as partial:
             partial.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "utf-8")
         for stage in stages_of(recipe, until):
             announce(stage.name, "running")

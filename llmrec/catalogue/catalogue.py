@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from llmrec import layout
 from llmrec.catalogue.overlay import Overlay, change, item_paths
 from llmrec.catalogue.trie import ROOT, Trie
 from llmrec.errors import UserError
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from llmrec.catalogue.changes import Changes
-
-TRIE = "catalogue/trie.safetensors"
-"""In a folder of its own: vLLM takes every safetensors file beside the weights for weights."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Catalogue:
 
         about = read_about(base)
         vocabulary = read_vocabulary(about)
-        saved = base / TRIE
+        saved = base / layout.TRIE
         if saved.is_file():
             trie = Trie.open(saved)
             if trie.items != len(about["items"]) or list(trie.codes) != vocabulary.codes:

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llmrec import layout
 from llmrec.errors import UserError
 from llmrec.files import atomic_write, read_json, write_json
 
@@ -54,7 +55,7 @@ def no_changes() -> Changes:
 
 def stamp(base: Path, items: Sequence[str]) -> str:
     """What tells a trained catalogue from another: a hash of its items and their semantic IDs."""
-    digest = hashlib.sha256((base / "sids.npy").read_bytes())
+    digest = hashlib.sha256((base / layout.SID_TABLE).read_bytes())
     digest.update("\n".join(items).encode())
     return digest.hexdigest()
 

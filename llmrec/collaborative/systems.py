@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from llmrec import layout
 from llmrec.collaborative.item_knn import ItemKNN
 from llmrec.collaborative.popularity import Popularity, Ranked
 from llmrec.data.examples import training_histories
@@ -49,7 +50,7 @@ def load_baseline(run: Path, name: str, items: Sequence[str]) -> Baseline:
         return COUNTED[name].fit(training_histories(run), items)
     from llmrec.collaborative.sasrec import Sasrec
 
-    return Sasrec.load(run / trained_file(name))
+    return Sasrec.load(run / layout.trained_system(name))
 
 
 def item_vectors(run: Path, items: Sequence[str], name: str = ITEM_VECTORS) -> npt.NDArray[np.float32]:
@@ -60,7 +61,7 @@ def item_vectors(run: Path, items: Sequence[str], name: str = ITEM_VECTORS) -> n
     """
     from llmrec.collaborative.sasrec import Sasrec
 
-    model = Sasrec.load(run / trained_file(name))
+    model = Sasrec.load(run / layout.trained_system(name))
     rows = dict(zip(model.items, model.vectors, strict=True))
     none = np.zeros(model.config.dim, np.float32)
     return np.stack([rows.get(item, none) for item in items])
@@ -68,14 +69,9 @@ def item_vectors(run: Path, items: Sequence[str], name: str = ITEM_VECTORS) -> n
 
 def systems_in(files: Collection[str]) -> list[str]:
     """Systems whose files in the run folder are among `files`."""
-    return [name for name in LOSSES if trained_file(name) in files]
+    return [name for name in LOSSES if layout.trained_system(name) in files]
 
 
 def files_of(systems: Iterable[str]) -> list[str]:
     """Files in the run folder that hold the trained ones among some systems; counted ones have none."""
-    return [trained_file(name) for name in systems if name in LOSSES]
-
-
-def trained_file(name: str) -> str:
-    """Where a trained system lies in a run folder."""
-    return f"collaborative/{name}.safetensors"
+    return [layout.trained_system(name) for name in systems if name in LOSSES]

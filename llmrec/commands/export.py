@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from llmrec import config
+from llmrec import config, layout
 from llmrec.commands.inspect import find_run
 from llmrec.commands.merge import check_dest, replacing
 from llmrec.config import Recipe
@@ -19,9 +19,9 @@ from llmrec.yaml_files import read_yaml
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 PUSHED = (
     "README.md",
-    "recipe.yaml",
+    layout.RECIPE,
     "metrics.json",
-    "export.json",
+    layout.EXPORT,
     "base/*",
     *(f"*/{f}" for f in ADAPTER_FILES),
 )
@@ -46,26 +46,28 @@ def run(name: str, dest: Path, force: bool, push: str | None) -> None:
     if push is not None:
         check_repo(push)
     folder = find_run(name)
-    from llmrec.recommend.trained_run import EXPORT, TrainedRun
+    from llmrec.recommend.trained_run import TrainedRun
     from llmrec.report.model_card import render
 
-    check_dest(dest, force, EXPORT)
+    check_dest(dest, force, layout.EXPORT)
     trained = TrainedRun.load(folder, as_trained=True)
-    if not (folder / "recipe.yaml").is_file() or (folder / EXPORT).is_file():
+    if not (folder / layout.RECIPE).is_file() or (folder / layout.EXPORT).is_file():
         raise UserError(f"{folder}: an export or a merged checkpoint; give the run that it was made of")
-    recipe = config.validate(Recipe, read_yaml(folder / "recipe.yaml"), str(folder / "recipe.yaml"))
+    recipe = config.validate(Recipe, read_yaml(folder / layout.RECIPE), str(folder / layout.RECIPE))
     with replacing(dest, force) as partial:
         shutil.copytree(trained.base, partial / "base")
         for model, path in trained.adapters.items():
             (partial / model).mkdir()
             for file in ADAPTER_FILES:
                 shutil.copyfile(path / file, partial / model / file)
-        if (folder / "eval" / "metrics.json").is_file():
-            write_json(partial / "metrics.json", read_json(folder / "eval" / "metrics.json"))
+        if (folder / layout.METRICS).is_file():
+            write_json(partial / "metrics.json", read_json(folder / layout.METRICS))
         shown = without_paths(recipe)
         text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
-        (partial / "recipe.yaml").write_text(text, "utf-8")
-        write_json(partial / EXPORT, {"version": 1, "run": folder.name, "model": trained.default_model})
+        (partial / layout.RECIPE).write_text(text, "utf-8")
+        write_json(
+            partial / layout.EXPORT, {"version": 1, "run": folder.name, "model": trained.default_model}
+        )
         models = list(trained.adapters)
         card = render(folder, recipe, shown, models, trained.default_model, push)
         (partial / "README.md").write_text(card, "utf-8")

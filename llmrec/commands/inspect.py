@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from pydantic import ValidationError
 
-from llmrec import artifacts, assets, config
+from llmrec import artifacts, assets, config, layout
 from llmrec.commands.stages import advance, resolve
 from llmrec.config import AskedTask, EvalConfig, Recipe, TaskConfig
 from llmrec.errors import UserError, did_you_mean
@@ -153,7 +153,7 @@ def find_run(run: str) -> Path:
         UserError: no such run; names the nearest.
     """
     folder = artifacts.run_folder(run)
-    if not any((folder / name).is_file() for name in ("recipe.yaml", artifacts.CATALOGUE)):
+    if not any((folder / name).is_file() for name in (layout.RECIPE, layout.CATALOGUE)):
         known = sorted(path.parent.name for path in artifacts.runs_root().glob("*/recipe.yaml"))
         hint = did_you_mean(run, known, "runs there")
         raise UserError(f"no run named {run!r} under {artifacts.runs_root()} ({hint})")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from llmrec import artifacts, config
+from llmrec import artifacts, config, layout
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.changes import Changes, no_changes, read_changes, write_changes
 from llmrec.commands.inspect import find_run
@@ -50,7 +50,7 @@ def run(name: str, add: Path | None, vectors: Path | None, images: Path | None, 
     if add is None and (vectors or images):
         raise UserError("items: --vectors and --images are those of the items of --add, which is not given")
     folder = find_run(name)
-    if not (folder / "sft" / "manifest.json").is_file():
+    if not (folder / layout.manifest("sft")).is_file():
         raise UserError(f"{folder}: no finished sft stage there; run `llmrec sft RECIPE` first")
     with artifacts.lock(folder):
         catalogue = Catalogue.load(folder / BASE, as_trained=True)
@@ -68,7 +68,7 @@ def run(name: str, add: Path | None, vectors: Path | None, images: Path | None, 
 
 def _add(folder: Path, catalogue: Catalogue, changes: Changes, path: Path, files: dict[str, Path]) -> Changes:
     """The changes with a file's items: new ones get semantic IDs, retired ones come back under their own."""
-    recipe = config.validate(Recipe, read_yaml(folder / "recipe.yaml"), str(folder / "recipe.yaml"))
+    recipe = config.validate(Recipe, read_yaml(folder / layout.RECIPE), str(folder / layout.RECIPE))
     if not (folder / "ids" / CODEC).is_file():
         raise UserError(
             f"items: this run's IDs are of kind {recipe.ids.quantizer.kind}, which has none for new items; "
@@ -100,7 +100,7 @@ def _encoded(
     """Items with their semantic IDs and distances; prints what is to be known about them."""
     codec = load_codec(folder)
     levels = catalogue.length
-    trained = np.load(folder / BASE / "sids.npy", allow_pickle=False)
+    trained = np.load(folder / BASE / layout.SID_TABLE, allow_pickle=False)
     taken = np.concatenate([trained, changes.sids(levels)])
     sids = new_items.assign(codec, vectors, taken, catalogue.trie.codes)
     moved = int((codec.encode(vectors) != sids[:, : codec.levels]).any(axis=1).sum())

@@ -6,13 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-from llmrec import artifacts, estimate, pipeline
+from llmrec import artifacts, estimate, layout, pipeline
 from llmrec.artifacts import ALONE, Workers
 from llmrec.config import Recipe, load_recipe, validate
 from llmrec.errors import UserError
 from llmrec.files import read_json
-
-REPORT = "eval/report.html"
 
 
 def resolve(name: str, overrides: list[str]) -> tuple[Recipe, Path]:
@@ -114,21 +112,20 @@ def _show_results(folder: Path, until: str) -> None:
     if until not in ("eval", "report"):
         return
     from llmrec.evaluate import gate
-    from llmrec.recommend.model_names import GATE
     from llmrec.report import tables
     from llmrec.screen import show
 
-    metrics = read_json(folder / "eval/metrics.json")
+    metrics = read_json(folder / layout.METRICS)
     for split in metrics["protocol"]["splits"]:
         show(tables.metrics_table(metrics, split))
-    for line in gate.sentences(read_json(folder / GATE)) if (folder / GATE).is_file() else []:
+    for line in gate.sentences(read_json(folder / layout.GATE)) if (folder / layout.GATE).is_file() else []:
         print(f"gate: {line}")
     if until == "report":
-        print(f"report: {folder / REPORT}")
+        print(f"report: {folder / layout.PAGE}")
         print(f"try:    llmrec recommend {folder.name} --user {_some_user(folder)}")
 
 
 def _some_user(folder: Path) -> str:
     import polars as pl
 
-    return str(pl.scan_parquet(folder / "eval/per_user.parquet").select("user_id").first().collect().item())
+    return str(pl.scan_parquet(folder / layout.PER_USER).select("user_id").first().collect().item())

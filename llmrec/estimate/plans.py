@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llmrec import layout
 from llmrec.artifacts import Stage, read_manifest
 from llmrec.collaborative.systems import systems_in
 from llmrec.config import Recipe
@@ -126,7 +127,7 @@ def memory_gb(work: Work, stages: Sequence[str]) -> float:
 
 def dataset_size(card: Card, run: Path) -> Size | None:
     """Size of the data: from the finished data stage, else as the card states it, else None."""
-    report = run / "data/report.json"
+    report = run / layout.DATA_REPORT
     if report.is_file():
         counts = read_json(report)["counts"]
         return Size(counts["users"], counts["items"], counts["interactions"])

@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.table import Table
 
+from llmrec import layout
 from llmrec.errors import UserError
 from llmrec.evaluate.summary import order_systems, systems_of
 from llmrec.files import read_json
@@ -140,14 +141,14 @@ class _Evaluated:
 
 
 def _read(run: Path, split: str) -> _Evaluated:
-    recipe, metrics = read_yaml(run / "recipe.yaml"), _metrics(run)
+    recipe, metrics = read_yaml(run / layout.RECIPE), _metrics(run)
     sections = {k: v for k, v in recipe.items() if k not in _UNRELATED}
     seeds = [recipe["seed"]]
     for name in _SEEDED:
         section = dict(sections.get(name, {}))
         seeds.append(section.pop("seed", None))
         sections[name] = section
-    users = pl.read_parquet(run / "eval/per_user.parquet").filter(pl.col("split") == split)
+    users = pl.read_parquet(run / layout.PER_USER).filter(pl.col("split") == split)
     return _Evaluated(
         run.name,
         tuple(seeds),
@@ -159,9 +160,9 @@ def _read(run: Path, split: str) -> _Evaluated:
 
 
 def _metrics(run: Path) -> Any:
-    if not (run / "eval/metrics.json").is_file():
+    if not (run / layout.METRICS).is_file():
         raise UserError(f"run {run.name}: is not evaluated yet; run `llmrec eval` on its recipe first")
-    return read_json(run / "eval/metrics.json")
+    return read_json(run / layout.METRICS)
 
 
 def _default_split(run: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from llmrec import layout
 from llmrec.artifacts import StageContext
 from llmrec.collaborative.systems import Baseline, load_baseline
 from llmrec.config import Recipe
@@ -15,11 +16,11 @@ from llmrec.errors import UserError
 from llmrec.evaluate.gate import gate
 from llmrec.evaluate.lists import BASELINES, baseline_lists, count_invalid, model_systems, read_lists
 from llmrec.evaluate.summary import differences, rounded, slice_labels, summarise
-from llmrec.evaluate.tasks.scores import TASKS, task_metrics
+from llmrec.evaluate.tasks.scores import task_metrics
 from llmrec.files import atomic_write, read_json, write_json
 from llmrec.metrics.catalogue import FORMULAS, coverage, exposure, gini
 from llmrec.metrics.ranking import MEASURES, metric_names, score_ranks, target_ranks
-from llmrec.recommend.model_names import ALIGNED, GATE, SFT, ZERO_SHOT, list_file, zero_shot_file
+from llmrec.recommend.model_names import ALIGNED, SFT, ZERO_SHOT
 
 
 def evaluate(context: StageContext) -> None:
@@ -55,13 +56,13 @@ def evaluate(context: StageContext) -> None:
             frame.select(pl.lit(split).alias("split"), pl.lit(name).alias("system"), pl.all())
             for name, frame in users.items()
         ]
-    write_json(context.work / "eval/metrics.json", found)
+    write_json(context.work / layout.METRICS, found)
     if recipe.eval.tasks:
-        write_json(context.work / TASKS, task_metrics(context.run, recipe))
+        write_json(context.work / layout.TASK_METRICS, task_metrics(context.run, recipe))
     judged = gate(context)
     if judged is not None:
-        write_json(context.work / GATE, judged)
-    with atomic_write(context.work / "eval/per_user.parquet") as partial:
+        write_json(context.work / layout.GATE, judged)
+    with atomic_write(context.work / layout.PER_USER) as partial:
         pl.concat(per_user).write_parquet(partial)
 
 
@@ -80,7 +81,7 @@ def _examples(context: StageContext, split: str, counts: pl.DataFrame) -> pl.Dat
 
 
 def _model_files(context: StageContext, split: str) -> dict[str, Path]:
-    return {name: context.run / list_file(name, split) for name in model_systems(context.run, split)}
+    return {name: context.run / layout.lists(name, split) for name in model_systems(context.run, split)}
 
 
 def _baseline(
@@ -89,10 +90,10 @@ def _baseline(
     """A baseline's lists, kept as any model's are; those of the untuned base (no `model`) are there already."""
     recipe, k = context.recipe, max(context.recipe.eval.k)
     if model is None:
-        frame = read_lists(context.run / zero_shot_file(split)).filter(pl.col("rank") <= k)
+        frame = read_lists(context.run / layout.zero_shot_lists(split)).filter(pl.col("rank") <= k)
     else:
         frame = baseline_lists(model, examples, recipe.data.history, k, recipe.decode.mask_seen)
-    with atomic_write(context.work / list_file(name, split)) as partial:
+    with atomic_write(context.work / layout.lists(name, split)) as partial:
         frame.write_parquet(partial)
     return frame
 
@@ -149,7 +150,7 @@ def _protocol(context: StageContext, items: int) -> dict[str, Any]:
     """What the figures mean; the share of repeat targets is filled in split by split."""
     recipe = context.recipe
     return {
-        "split": read_json(context.run / "data/report.json")["split"],
+        "split": read_json(context.run / layout.DATA_REPORT)["split"],
         "splits": list(recipe.decode.splits),
         "users": recipe.decode.users,
         "catalogue": items,

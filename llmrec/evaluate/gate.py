@@ -7,12 +7,13 @@ from typing import Any
 
 import polars as pl
 
+from llmrec import layout
 from llmrec.artifacts import StageContext
 from llmrec.data.examples import evaluation_examples
 from llmrec.evaluate.lists import model_systems, read_lists
 from llmrec.evaluate.summary import differences
 from llmrec.metrics.ranking import score_ranks, target_ranks
-from llmrec.recommend.model_names import ALIGNED, SFT, adapter_sha256, list_file
+from llmrec.recommend.model_names import ALIGNED, SFT, adapter_sha256
 
 SPLIT = "valid"
 BETTER, WORSE, NEITHER = "better", "worse", "no difference"
@@ -36,7 +37,7 @@ def gate(context: StageContext) -> dict[str, Any] | None:
     cutoffs = sorted({int(name.partition("@")[2]) for name in metrics})
     users = {}
     for system in (SFT, *aligned):
-        lists = read_lists(run / list_file(system, SPLIT))
+        lists = read_lists(run / layout.lists(system, SPLIT))
         users[system] = score_ranks(target_ranks(lists, examples, max(cutoffs)), cutoffs)
     found = judge(users, metrics, recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
     for model in aligned:

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmrec import layout
 from llmrec.artifacts import StageContext, parent_of, read_manifest
 from llmrec.files import read_json
-from llmrec.recommend.model_names import ADAPTERS, list_file
-
-REPORT = "decode/report.json"
+from llmrec.recommend.model_names import ADAPTERS
 
 
 def list_key(origin: Mapping[str, Any], system: str, split: str) -> str:
@@ -41,12 +40,12 @@ def find_lists(ctx: StageContext, system: str, split: str) -> tuple[Path, float 
     """
     wanted, parent = list_key(ctx.origin, system, split), parent_of(ctx.recipe)
     for place in [ctx.run] if parent is None else [ctx.run, parent]:
-        manifest, path = read_manifest(place, "decode"), place / list_file(system, split)
-        size = (manifest or {}).get("sizes", {}).get(list_file(system, split))
+        manifest, path = read_manifest(place, "decode"), place / layout.lists(system, split)
+        size = (manifest or {}).get("sizes", {}).get(layout.lists(system, split))
         if manifest is None or not path.is_file() or path.stat().st_size != size:
             continue
         if list_key(manifest, system, split) == wanted:
-            certified = read_json(place / REPORT)["splits"][split]["certified"]
+            certified = read_json(place / layout.DECODE_REPORT)["splits"][split]["certified"]
             # Before there were several models, the one figure was that of sft.
             return path, certified[system] if isinstance(certified, dict) else certified
     return None

@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from llmrec.artifacts import CATALOGUE, run_folder
+from llmrec import layout
+from llmrec.artifacts import run_folder
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.registry import register, reopen
 from llmrec.data.examples import load_items
 from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.models.lora import WEIGHTS
-from llmrec.recommend.model_names import ADAPTERS, BASE, GATE, SFT, adapter_sha256
+from llmrec.recommend.model_names import ADAPTERS, BASE, SFT, adapter_sha256
 from llmrec.text.encode import PromptEncoder
 from llmrec.text.prompts import Template, row_texts
-
-EXPORT = "export.json"
-"""Marks what `llmrec export` wrote: a run's models without its data."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +103,11 @@ class TrainedRun:
         """
         tuned = SFT if SFT in self.adapters else BASE
         if self._exported:
-            named = read_json(self.folder / EXPORT).get("model")
+            named = read_json(self.folder / layout.EXPORT).get("model")
             return named if named in self.adapters else tuned
-        if not (self.folder / GATE).is_file():
+        if not (self.folder / layout.GATE).is_file():
             return tuned
-        gate = read_json(self.folder / GATE)
+        gate = read_json(self.folder / layout.GATE)
         winner = gate["winner"]
         judged = gate["models"].get(winner, {}).get("adapter")
         return winner if winner in self.adapters and judged == adapter_sha256(self.folder, winner) else tuned
@@ -129,7 +127,7 @@ class TrainedRun:
 
     @property
     def _exported(self) -> bool:
-        return (self.folder / EXPORT).is_file()
+        return (self.folder / layout.EXPORT).is_file()
 
     def title(self, item: int) -> str:
         """Title of an item (where there is none, its id), by its place in trie order."""
@@ -173,17 +171,17 @@ class TrainedRun:
 
 def _base(folder: Path) -> Path:
     """The base of a finished run, an export or a merged checkpoint, which is its own."""
-    if (folder / CATALOGUE).is_file():
+    if (folder / layout.CATALOGUE).is_file():
         return folder
-    if not (folder / "sft" / "manifest.json").is_file() and not (folder / EXPORT).is_file():
+    if not (folder / layout.manifest("sft")).is_file() and not (folder / layout.EXPORT).is_file():
         raise UserError(f"{folder}: no finished sft stage there; run `llmrec sft RECIPE` first")
     return folder / BASE
 
 
 def _texts(folder: Path, base: Path) -> dict[str, dict[str, str]]:
     """Item texts of a run; those that were put beside an export or a merged checkpoint, if any."""
-    exported = base == folder or (folder / EXPORT).is_file()
-    if exported and not (folder / "data" / "items.parquet").is_file():
+    exported = base == folder or (folder / layout.EXPORT).is_file()
+    if exported and not (folder / layout.ITEMS).is_file():
         return {}
     return row_texts(load_items(folder).to_dicts(), "item_id")
 

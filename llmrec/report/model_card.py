@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from llmrec import assets
+from llmrec import assets, layout
 from llmrec.artifacts import read_manifest
 from llmrec.config import BaseConfig, Recipe
 from llmrec.data.card import load_card
@@ -16,7 +16,7 @@ from llmrec.errors import UserError
 from llmrec.evaluate import gate
 from llmrec.evaluate.summary import order_systems
 from llmrec.files import read_json
-from llmrec.recommend.model_names import ALIGNED, GATE
+from llmrec.recommend.model_names import ALIGNED
 
 UNKNOWN = "not known to llmrec"
 VERSIONS = ("llmrec", "torch", "transformers", "trl", "peft")
@@ -125,8 +125,8 @@ def _chosen(run: Path, adapters: Sequence[str], model: str) -> str:
     if not set(adapters) & set(ALIGNED):
         return ""
     lines = [f"Used unless another is named: `{model}`."]
-    if (run / GATE).is_file():
-        lines += [f"{line}." for line in gate.sentences(read_json(run / GATE))]
+    if (run / layout.GATE).is_file():
+        lines += [f"{line}." for line in gate.sentences(read_json(run / layout.GATE))]
     return "\n\n" + "  \n".join(lines)
 
 
@@ -158,7 +158,7 @@ def _use(adapters: Sequence[str], model: str, repo: str | None) -> str:
 
 def _metrics(run: Path) -> str:
     """A table a split: each system's HR and NDCG with their bootstrap intervals."""
-    path = run / "eval" / "metrics.json"
+    path = run / layout.METRICS
     if not path.is_file():
         return "This run was not evaluated."
     metrics = read_json(path)
@@ -188,7 +188,7 @@ def _cell(values: dict[str, Any], name: str) -> str:
 
 def _data(run: Path, recipe: Recipe) -> str:
     about = _card(recipe)
-    report = run / "data" / "report.json"
+    report = run / layout.DATA_REPORT
     counts = read_json(report)["counts"] if report.is_file() else {}
     sizes = ", ".join(f"{counts[key]:,} {key}" for key in ("users", "items", "interactions") if key in counts)
     lines = [f"{about['name']}: {about['description']}".rstrip(": "), about["homepage"]]

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from llmrec import layout
 from llmrec.artifacts import read_manifest
 from llmrec.data.examples import load_items
 from llmrec.evaluate.lists import BASELINES
@@ -56,7 +57,7 @@ def render(run: Path, stages: Sequence[str]) -> str:
     Raises:
         UserError: the run is not evaluated.
     """
-    metrics = read_json(run / "eval/metrics.json")
+    metrics = read_json(run / layout.METRICS)
     protocol = metrics["protocol"]
     split = "test" if "test" in protocol["splits"] else protocol["splits"][0]
     systems = order_systems(metrics[split])
@@ -72,10 +73,10 @@ def render(run: Path, stages: Sequence[str]) -> str:
     )
     environment.filters |= {"figure": _figure, "signed": _signed, "count": "{:,}".format, "span": _span}
     return environment.get_template("page.html.j2").render(
-        recipe=read_yaml(run / "recipe.yaml"),
-        recipe_text=(run / "recipe.yaml").read_text("utf-8"),
+        recipe=read_yaml(run / layout.RECIPE),
+        recipe_text=(run / layout.RECIPE).read_text("utf-8"),
         run=run.name,
-        data=_optional_json(run / "data/report.json"),
+        data=_optional_json(run / layout.DATA_REPORT),
         metrics=metrics,
         protocol=protocol,
         split=split,
@@ -182,7 +183,7 @@ def _slice_charts(slices: dict[str, Any], systems: list[str], metric: str) -> li
 
 def _loss_curve(run: Path) -> dict[str, Any] | None:
     """Loss, and NDCG@10 of the validation lists, by epoch; None where the run logged no loss."""
-    path = run / "sft/metrics.jsonl"
+    path = run / layout.training_log("sft")
     if not path.is_file():
         return None
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
@@ -203,7 +204,7 @@ def _loss_curve(run: Path) -> dict[str, Any] | None:
 
 def _codes(run: Path) -> dict[str, Any] | None:
     """The diagnosis of the semantic IDs and its pictures, or None where the run has none."""
-    report, path = _optional_json(run / "ids/report.json"), run / "ids/sids.parquet"
+    report, path = _optional_json(run / layout.IDS_REPORT), run / layout.SIDS
     if report is None or not path.is_file():
         return None
     table = pl.read_parquet(path)
@@ -227,7 +228,7 @@ def _codes(run: Path) -> dict[str, Any] | None:
 
 def _texts(run: Path) -> int:
     """How many items have textual IDs."""
-    path = run / "ids/sids.parquet"
+    path = run / layout.SIDS
     table = pl.read_parquet(path) if path.is_file() else pl.DataFrame()
     return len(table) if "text" in table.columns else 0
 

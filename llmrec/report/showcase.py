@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from llmrec import layout
 from llmrec.data.examples import evaluation_examples, load_items
 from llmrec.evaluate.lists import read_lists
 
@@ -35,7 +36,7 @@ def draw_users(
     examples = evaluation_examples(run, split, protocol["users"], protocol["seed"])
     drawn = np.random.default_rng(protocol["seed"]).choice(len(examples), min(users, len(examples)), False)
     chosen = examples[np.sort(drawn)].cast({"user_id": pl.String})
-    lists = read_lists(run / f"decode/{system}-{split}.parquet").filter(pl.col("rank") <= k)
+    lists = read_lists(run / layout.lists(system, split)).filter(pl.col("rank") <= k)
     tops = lists.join(chosen, on="user_id", how="semi").sort("user_id", "rank")
     top_of = dict(tops.group_by("user_id").agg("item_id").iter_rows())
     names = titles(run)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llmrec import layout
 from llmrec.evaluate import gate
 from llmrec.files import read_json
-from llmrec.recommend.model_names import ALIGNED, GATE, SFT
+from llmrec.recommend.model_names import ALIGNED, SFT
 from llmrec.report.plots import line_chart
 
 CURVES = {
@@ -39,7 +40,7 @@ SPREAD = "reward_std"
 def alignment(run: Path) -> dict[str, Any] | None:
     """Charts of each aligned model's training, and the gate in sentences; None where the run has neither."""
     trainings = [found for method in ALIGNED if (found := _training(run, method)) is not None]
-    judged = read_json(run / GATE) if (run / GATE).is_file() else None
+    judged = read_json(run / layout.GATE) if (run / layout.GATE).is_file() else None
     if not trainings and judged is None:
         return None
     return {"trainings": trainings, "sentences": gate.sentences(judged) if judged else []}
@@ -47,13 +48,13 @@ def alignment(run: Path) -> dict[str, Any] | None:
 
 def shown_model(run: Path, models: Sequence[str]) -> str | None:
     """Whose lists stand for a run's: the gate's winner, else SFT, else the first of `models`."""
-    winner = read_json(run / GATE)["winner"] if (run / GATE).is_file() else SFT
+    winner = read_json(run / layout.GATE)["winner"] if (run / layout.GATE).is_file() else SFT
     return winner if winner in models else next(iter(models), None)
 
 
 def _training(run: Path, method: str) -> dict[str, Any] | None:
     """A chart for each figure that `metrics.jsonl` of a method holds; None where it logged nothing."""
-    path = run / method / "metrics.jsonl"
+    path = run / layout.training_log(method)
     if not path.is_file():
         return None
     logged = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmrec import layout
 from llmrec.artifacts import Stage, StageContext
 from llmrec.stages import data
 
@@ -29,7 +30,7 @@ def run(context: StageContext) -> None:
     Raises:
         UserError: the data stage has not run.
     """
-    from llmrec.collaborative.systems import systems_in, trained_file
+    from llmrec.collaborative.systems import systems_in
     from llmrec.files import read_json, write_json
 
     report = {}
@@ -38,8 +39,8 @@ def run(context: StageContext) -> None:
         if not finished.is_file():
             _train(context, name, finished)
         report[name] = read_json(finished)
-        shutil.copyfile(finished.with_suffix(".safetensors"), context.work / trained_file(name))
-    write_json(context.work / "collaborative/report.json", {"systems": report})
+        shutil.copyfile(finished.with_suffix(".safetensors"), context.work / layout.trained_system(name))
+    write_json(context.work / layout.COLLABORATIVE_REPORT, {"systems": report})
 
 
 def _train(context: StageContext, name: str, finished: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from llmrec import layout
 from llmrec.artifacts import Input, Stage, StageContext
 from llmrec.errors import UserError
 from llmrec.stages import collaborative, data, dpo, grpo, ids, sft
@@ -28,9 +29,9 @@ def run(ctx: StageContext) -> None:
     """
     from llmrec.files import link_or_copy, write_json
     from llmrec.recommend.lists import certified, ranked_lists
-    from llmrec.recommend.model_names import ALIGNED, SFT, list_file
+    from llmrec.recommend.model_names import ALIGNED, SFT
     from llmrec.recommend.recommender import Recommender
-    from llmrec.recommend.reuse import REPORT, find_lists
+    from llmrec.recommend.reuse import find_lists
 
     decode = ctx.recipe.decode
     recommender = Recommender.load(ctx.run, SFT, decode.device, as_trained=True)
@@ -41,7 +42,7 @@ def run(ctx: StageContext) -> None:
     taken: dict[str, str] = {}
     for model in [SFT, *aligned]:
         for split, rows in examples.items():
-            name = list_file(model, split)
+            name = layout.lists(model, split)
             found = find_lists(ctx, model, split)
             if found is not None:
                 link_or_copy(found[0], ctx.work / name)
@@ -56,7 +57,7 @@ def run(ctx: StageContext) -> None:
     report["splits"] = {
         split: {"users": len(rows), "certified": shares[split]} for split, rows in examples.items()
     }
-    write_json(ctx.work / REPORT, report)
+    write_json(ctx.work / layout.DECODE_REPORT, report)
 
 
 def _examples(ctx: StageContext, split: str) -> pl.DataFrame:

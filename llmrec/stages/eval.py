@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmrec import layout
 from llmrec.artifacts import Input, Stage, StageContext
 from llmrec.stages import collaborative, data, decode, dpo, grpo, ids, tasks, zero_shot
 
@@ -20,10 +21,10 @@ def baseline_files(recipe: Recipe) -> list[str]:
 
 def zero_shot_files(recipe: Recipe) -> list[str]:
     """Lists of the stage zero_shot; none where the recipe does not compare with the untuned base."""
-    from llmrec.recommend.model_names import ZERO_SHOT, zero_shot_file
+    from llmrec.recommend.model_names import ZERO_SHOT
 
     return (
-        [zero_shot_file(split) for split in recipe.decode.splits]
+        [layout.zero_shot_lists(split) for split in recipe.decode.splits]
         if ZERO_SHOT in recipe.eval.baselines
         else []
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmrec import layout
 from llmrec.artifacts import Input, Stage, StageContext
 from llmrec.stages import collaborative, data, ids, sft
 
@@ -29,7 +30,7 @@ def run(context: StageContext) -> None:
     from llmrec.files import write_json
     from llmrec.text.mix import notice
     from llmrec.train.alignment.negatives import MODEL_SOURCES
-    from llmrec.train.alignment.pairs import FILE, make_pairs
+    from llmrec.train.alignment.pairs import make_pairs
 
     recipe = context.recipe
     needs_model = not MODEL_SOURCES.isdisjoint(recipe.pairs.sources)
@@ -38,8 +39,8 @@ def run(context: StageContext) -> None:
     alone = report["users_left_out"]["fewer_than_two_training_items"]
     if alone:
         notice(f"pairs: users left out, with fewer than two training items: {alone:,}")
-    pairs.write_parquet(context.work / FILE)
-    write_json(context.work / "pairs/report.json", report)
+    pairs.write_parquet(context.work / layout.PAIRS)
+    write_json(context.work / layout.PAIRS_REPORT, report)
 
 
 def _sft_beams(run: Path, recipe: Recipe) -> Beams:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmrec import layout
 from llmrec.artifacts import Input, Stage, StageContext
 from llmrec.stages import data, decode, dpo, eval, grpo, ids, sft, tasks
 
@@ -15,7 +16,7 @@ def run(context: StageContext) -> None:
     from llmrec.files import atomic_write
     from llmrec.report.page import render
 
-    with atomic_write(context.work / "eval/report.html") as partial:
+    with atomic_write(context.work / layout.PAGE) as partial:
         partial.write_text(render(context.run, context.stages), "utf-8")
 
 

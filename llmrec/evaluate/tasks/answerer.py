@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from llmrec.recommend.recommender import Recommender
     from llmrec.text.encode import PromptEncoder
 
-ANSWERS, REPORT = "tasks/answers.parquet", "tasks/report.json"
 SCHEMA = pl.Schema(
     {
         "split": pl.String,

@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llmrec import layout
 from llmrec.config import Recipe
 from llmrec.evaluate.summary import rounded
-from llmrec.evaluate.tasks.answerer import ANSWERS, REPORT
 from llmrec.files import read_json
 from llmrec.metrics import rating, text
 from llmrec.metrics.statistics import bootstrap_counts, percentile_interval
@@ -25,7 +25,6 @@ FORMULAS = {measure.name: measure.formula for measure in (*text.MEASURES, *ratin
     "training ratings, none of the choices, no item's semantic ID, nothing at all",
     "cut": "share of answers that had not ended at max_tokens",
 }
-TASKS = "eval/tasks.json"
 SHOWN, LONGEST_SHOWN = 5, 300
 _TITLES = {measure.name: measure.title for measure in (*text.MEASURES, *rating.MEASURES)} | {
     "unparsable": "Unparsable",
@@ -62,7 +61,7 @@ def task_metrics(run: Path, recipe: Recipe) -> dict[str, Any]:
         run: a run folder with a finished tasks stage.
         recipe: gives the bootstrap's settings.
     """
-    report, answers = read_json(run / REPORT), pl.read_parquet(run / ANSWERS)
+    report, answers = read_json(run / layout.TASKS_REPORT), pl.read_parquet(run / layout.ANSWERS)
     found: dict[str, Any] = {
         "protocol": {
             "decoding": "greedy, unconstrained",
@@ -82,9 +81,9 @@ def task_metrics(run: Path, recipe: Recipe) -> dict[str, Any]:
 
 def answers_shown(run: Path) -> dict[str, Any] | None:
     """The report's page on answers: figures of each template and some answers; None where nothing was asked."""
-    if not (run / TASKS).is_file():
+    if not (run / layout.TASK_METRICS).is_file():
         return None
-    metrics, answers = read_json(run / TASKS), pl.read_parquet(run / ANSWERS)
+    metrics, answers = read_json(run / layout.TASK_METRICS), pl.read_parquet(run / layout.ANSWERS)
     protocol = metrics.pop("protocol")
     asked = []
     for split, tasks in metrics.items():

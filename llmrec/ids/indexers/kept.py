@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrec import layout
 from llmrec.artifacts import run_folder
 from llmrec.config.tokenizers import KeptConfig
 from llmrec.errors import UserError
@@ -58,7 +59,7 @@ def _vectors(signals: RunSignals, run: Path) -> NDArray[np.float32]:
             "ids.quantizer.kind=kept: new items from several inputs would need the earlier run's fusion; "
             "add them to that run with `llmrec items`"
         )
-    before, now = read_json(run / "ids/report.json").get("encoder"), signals.source()
+    before, now = read_json(run / layout.IDS_REPORT).get("encoder"), signals.source()
     named = {key: value for key, value in now.items() if key not in ("vectors", "images", "batch")}
     if before is None or any(before.get(key) != value for key, value in named.items()):
         raise UserError(

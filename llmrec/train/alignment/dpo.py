@@ -11,6 +11,7 @@ import polars as pl
 from datasets import Dataset
 from trl import DPOConfig
 
+from llmrec import layout
 from llmrec.artifacts import StageContext
 from llmrec.models.lora import go_on_from
 from llmrec.models.vocabulary import without_pads
@@ -50,7 +51,7 @@ def align_by_pairs(ctx: StageContext) -> None:
             _train_round(ctx, begin, pairs, number, scratch)
             (scratch / "done").touch()
         go_on_from(begin.model, scratch / "adapter")
-        steps += _publish_log(scratch, ctx.work / "dpo/metrics.jsonl", steps, number * settings.epochs)
+        steps += _publish_log(scratch, ctx.work / layout.training_log("dpo"), steps, number * settings.epochs)
     shutil.copytree(scratch / "adapter", ctx.work / "dpo", dirs_exist_ok=True)
     ctx.notes.update(pairs=len(pairs), steps=steps, seed=begin.seed)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from llmrec import layout
 from llmrec.errors import UserError
 from llmrec.train.alignment.negatives import MODEL_SOURCES, Beams, Sources
 from llmrec.train.alignment.targets import Targets, draw_targets
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from llmrec.config.alignment import PairsConfig
     from llmrec.recommend.trained_run import TrainedRun
 
-FILE = "pairs/pairs.parquet"
 SCHEMA = {
     "user_id": pl.String(),
     "history": pl.List(pl.String()),
@@ -130,7 +130,7 @@ def read_pairs(source: Path, items: Iterable[str]) -> pl.DataFrame:
     Raises:
         UserError: no such file, or the first row with something wrong, counted from 0.
     """
-    path = source / FILE if source.is_dir() else source
+    path = source / layout.PAIRS if source.is_dir() else source
     pairs = _read(path)
     size = pl.col("rejected").list.len()
     faults = {

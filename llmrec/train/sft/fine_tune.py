@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
+from llmrec import layout
 from llmrec.artifacts import StageContext
 from llmrec.errors import UserError
 from llmrec.models import modes
@@ -56,8 +57,6 @@ def train_in_process(ctx: StageContext) -> dict[str, Any]:
 
 
 def _write(ctx: StageContext, prepared: Prepared, trained: Any) -> None:
-    from llmrec.catalogue.catalogue import TRIE
-
     base, catalogue = ctx.work / "base", prepared.catalogue
     save_base(
         base,
@@ -68,9 +67,9 @@ def _write(ctx: StageContext, prepared: Prepared, trained: Any) -> None:
         prepared.sids,
         catalogue.prompts,
     )
-    (base / TRIE).parent.mkdir(exist_ok=True)
-    catalogue.trie.save(base / TRIE)
-    (ctx.work / "sft/metrics.jsonl").write_bytes((ctx.scratch / "metrics.jsonl").read_bytes())
+    (base / layout.TRIE).parent.mkdir(exist_ok=True)
+    catalogue.trie.save(base / layout.TRIE)
+    (ctx.work / layout.training_log("sft")).write_bytes((ctx.scratch / "metrics.jsonl").read_bytes())
 
 
 def _check_trackers(names: Sequence[str]) -> None:
