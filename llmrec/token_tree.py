@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 IGNORE = -100
-AREA = 1 << 23
+MAX_ATTENTION_PAIRS = 1 << 23
 """Pairs of positions that a training step attends over at most, if it has more than one tree."""
 MULTIPLE = 8
 """Of positions, that batches are padded to."""
@@ -36,15 +36,15 @@ class TokenTree:
         end: one past the last token of each token's subtree.
         labels: the token that follows, where it is trained; `IGNORE` elsewhere. A position with two
             different continuations to learn stands twice, as siblings (see `TreeBuilder`).
-        after: for a label of an answer to "which item is next", how many items of the tree's window the answer
-            comes after; 0 elsewhere.
+        history_length: for a label of a next-item answer, how many items of the tree's window come before the answer;
+            0 elsewhere.
     """
 
     input_ids: Ints
     depth: Ints
     end: Ints
     labels: Ints
-    after: Ints
+    history_length: Ints
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -97,7 +97,7 @@ def subtree_ends(depth: npt.NDArray[Any]) -> Ints:
     return end
 
 
-def unlearned(ids: Ints, depth: Ints) -> TokenTree:
+def unlabelled_tree(ids: Ints, depth: Ints) -> TokenTree:
     """A tree of tokens in depth-first order that teaches nothing."""
     nothing = np.zeros(len(ids), np.int32)
     return TokenTree(ids, depth, subtree_ends(depth), nothing + IGNORE, nothing)
@@ -115,7 +115,7 @@ class TreeBuilder:
         self._twins: dict[int, list[int]] = {}
         self._path: list[int] = []
 
-    def add(self, tokens: Sequence[int], scored: int, shared: int = 0, after: int = 0) -> None:
+    def add(self, tokens: Sequence[int], scored: int, shared: int = 0, history_length: int = 0) -> None:
         """Add a sample: a path of tokens whose last ones are learned.
 
         The last token is only ever a label, never an input. Where a token on the path already has another
@@ -126,7 +126,7 @@ class TreeBuilder:
             tokens: the sample's token ids from depth `shared` on.
             scored: depth of the first token that is learned, at least 1.
             shared: number of leading tokens taken over from the previous sample without looking.
-            after: of the labels, see `TokenTree`.
+            history_length: of the labels, see `TokenTree`.
         """
         path = self._path[:shared]
         matched = self._match(tokens, shared)
@@ -134,7 +134,7 @@ class TreeBuilder:
         self._grow(path, tokens[matched:-1])
         self._path = path
         for depth in range(scored, shared + len(tokens)):
-            self._label(path[depth - 1], tokens[depth - shared], after)
+            self._label(path[depth - 1], tokens[depth - shared], history_length)
 
     def build(self) -> TokenTree:
         """The tree in depth-first order, twins just before the token they double."""
@@ -176,12 +176,12 @@ class TreeBuilder:
         self._after.append(0)
         return len(self._ids) - 1
 
-    def _label(self, node: int, token: int, after: int) -> None:
+    def _label(self, node: int, token: int, history_length: int) -> None:
         if self._labels[node] != IGNORE:
             twin = self._append(self._ids[node], self._parent[node], self._depth[node])
             self._twins.setdefault(node, []).append(twin)
             node = twin
-        self._labels[node], self._after[node] = token, after
+        self._labels[node], self._after[node] = token, history_length
 
     def _depth_first(self) -> list[int]:
         twins = {twin for group in self._twins.values() for twin in group}
@@ -209,26 +209,26 @@ def collate(trees: Sequence[TokenTree], pad_id: int, multiple: int = MULTIPLE) -
 
     Returns:
         int64 [B, T] each: `input_ids`, `position_ids`, `end` (of which `ancestor_mask` makes the attention mask),
-        `shift_labels` (the label of each position, not shifted again), and `after`.
+        `shift_labels` (the label of each position, not shifted again), and `history_length`.
     """
     width = -(-max(map(len, trees)) // multiple) * multiple
     shape = (len(trees), width)
     ids = np.full(shape, pad_id, np.int64)
     positions = np.zeros(shape, np.int64)
     labels = np.full(shape, IGNORE, np.int64)
-    after = np.zeros(shape, np.int64)
+    history_length = np.zeros(shape, np.int64)
     end = np.broadcast_to(np.arange(1, width + 1), shape).copy()
     for row, tree in enumerate(trees):
         size = len(tree)
         ids[row, :size] = tree.input_ids
         positions[row, :size] = tree.depth
         labels[row, :size] = tree.labels
-        after[row, :size] = tree.after
+        history_length[row, :size] = tree.history_length
         end[row, :size] = tree.end
     return {
         "input_ids": ids,
         "position_ids": positions,
         "end": end,
         "shift_labels": labels,
-        "after": after,
+        "history_length": history_length,
     }

@@ -72,7 +72,7 @@ class Subject:
             rows = max(rows, shape["vocabulary"])
         torch.manual_seed(0)
         base.resize_token_embeddings(rows, mean_resizing=False)
-        wrapped = lora.attach(base, LoraSettings())
+        wrapped = lora.attach_lora(base, LoraSettings())
         with torch.no_grad():
             for name, parameter in wrapped.named_parameters():
                 if "lora_B" in name:

@@ -40,11 +40,11 @@ def compare(
     Returns:
         Seconds of each system, and how many times faster tree and rounds are than vLLM's beam search.
     """
-    from llmrec.catalogue.registry import find, register
+    from llmrec.catalogue.registry import find_catalogue, register_catalogue
     from llmrec.decode.beam_search import TreeEngine
     from llmrec.vllm.engine import VllmEngine
 
-    found = find(register(base)).to(model.device)
+    found = find_catalogue(register_catalogue(base)).to(model.device)
     tree = TreeEngine(model, found.trie, found.token_ids)
     options = {"width": 2 * width, "cache_gb": CACHE_GB, "max_model_len": len(prompts[0]) + 64}
     tuned, tuned_processes = _start(lambda: VllmEngine(base, **options))
@@ -135,10 +135,10 @@ def _beam_search(engine: VllmEngine, prompts: list[list[int]], width: int) -> np
     """vLLM's beam search, each of its requests held to the catalogue: scores [U, width]."""
     from vllm.sampling_params import BeamSearchParams
 
-    from llmrec.catalogue.registry import find
+    from llmrec.catalogue.registry import find_catalogue
 
     llm = engine.llm
-    step, levels = type(llm)._beam_search_step, find(engine.name).length
+    step, levels = type(llm)._beam_search_step, find_catalogue(engine.name).length
 
     def constrained(*, instances_batch: Any, base_sampling_params: Any, **rest: Any) -> bool:
         depth = len(instances_batch[0].beams[0].tokens) - len(prompts[0])

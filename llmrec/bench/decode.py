@@ -118,7 +118,7 @@ def _trained(name: str, users: int) -> _Subject:
     if run.default_model != BASE:
         raise UserError(f"bench decode: {name} has an adapter; give a run trained with sft.mode=full")
     by_length: dict[int, list[list[int]]] = {}
-    for tokens in run.prompts(evaluation_examples(run.folder, "test")["history"].to_list()):
+    for tokens in run.encode_prompts(evaluation_examples(run.folder, "test")["history"].to_list()):
         by_length.setdefault(len(tokens), []).append(tokens)
     enough = [length for length, prompts in by_length.items() if len(prompts) >= users]
     if not enough:

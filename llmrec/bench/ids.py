@@ -20,8 +20,8 @@ from rich.table import Table
 from llmrec.bench._measure import interleave, ratio, summary
 from llmrec.config.tokenizers import KINDS, RqKmeansConfig
 from llmrec.estimate.machine import write
-from llmrec.ids.collisions import resolve
-from llmrec.ids.new_items import assign
+from llmrec.ids.collisions import resolve_collisions
+from llmrec.ids.new_items import assign_ids
 from llmrec.ids.quantizers import rq_kmeans
 from llmrec.ids.tokenizer import Codes
 from llmrec.screen import show
@@ -179,12 +179,12 @@ def _new_items(points: npt.NDArray[np.float32], repeats: int) -> dict[str, Any]:
     order = np.random.default_rng(0).permutation(len(points))
     known, added = (np.ascontiguousarray(points[half]) for half in np.array_split(order, 2))
     found = _fit(known)
-    taken, sizes = resolve(found, "extra_level", known)
+    taken, sizes = resolve_collisions(found, "extra_level", known)
     codec = found.codec
     assert codec is not None
 
     def codes() -> None:
-        assign(codec, added, taken, sizes)
+        assign_ids(codec, added, taken, sizes)
 
     seconds = interleave({"new": codes}, repeats, "new items")["new"]
     rates = summary(len(added) / value for value in seconds)

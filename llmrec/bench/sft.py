@@ -23,7 +23,7 @@ from llmrec.estimate.machine import write
 from llmrec.screen import show
 from llmrec.train.sft.epochs import Epochs
 from llmrec.train.sft.prepare import Prepared, prepare
-from llmrec.train.sft.samples import Lesson, TreeCollator
+from llmrec.train.sft.samples import TrainingTree, TreeCollator
 
 if TYPE_CHECKING:
     from trl import SFTTrainer
@@ -131,7 +131,7 @@ class _Work:
         from llmrec.train.sft.trainer import TreeTrainer
 
         if system == "trees":
-            epochs = Epochs.write(lambda _: map(Lesson, self.trees), 1, False, Path(tempfile.mkdtemp()))
+            epochs = Epochs.write(lambda _: map(TrainingTree, self.trees), 1, False, Path(tempfile.mkdtemp()))
             collator = TreeCollator(self.prepared.tokenizer.pad_token_id)
             return self._make(TreeTrainer, self.batch, epochs=epochs, data_collator=collator)
         rows = Dataset.from_dict(

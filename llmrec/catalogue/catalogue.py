@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from llmrec import layout
-from llmrec.catalogue.overlay import Overlay, change, item_paths
+from llmrec.catalogue.overlay import Overlay, build_overlay, item_paths
 from llmrec.catalogue.trie import ROOT, Trie
 from llmrec.errors import UserError
 
@@ -33,7 +33,7 @@ class Catalogue:
         items: item ids in trie order; those that were added since training behind.
         prompts: the prompt settings that the model was trained with.
         retired: items that histories may hold, and that never come out.
-        former: SID tokens, pads included, of those among them that were added since training.
+        retired_tokens: SID tokens, pads included, of those among them that were added since training.
         added: the fields of the items that were added since training, as `data/items.parquet` has them.
     """
 
@@ -42,7 +42,7 @@ class Catalogue:
     items: list[str]
     prompts: dict[str, Any]
     retired: frozenset[str] = frozenset()
-    former: dict[str, list[int]] = field(default_factory=dict)
+    retired_tokens: dict[str, list[int]] = field(default_factory=dict)
     added: pl.DataFrame | None = None
 
     @classmethod
@@ -57,9 +57,9 @@ class Catalogue:
             UserError: missing or broken files, or a trie or changes of another catalogue.
         """
         from llmrec.catalogue.changes import read_changes
-        from llmrec.models.checkpoint import read_about, read_sids, read_vocabulary
+        from llmrec.models.checkpoint import read_metadata, read_sids, read_vocabulary
 
-        about = read_about(base)
+        about = read_metadata(base)
         vocabulary = read_vocabulary(about)
         saved = base / layout.TRIE
         if saved.is_file():
@@ -70,9 +70,9 @@ class Catalogue:
             trie = Trie.build(read_sids(base, vocabulary, len(about["items"])), vocabulary.codes)
         catalogue = cls(trie, torch.from_numpy(vocabulary.compact_ids), about["items"], about["prompts"])
         changes = None if as_trained else read_changes(base.parent, about["items"])
-        return catalogue if changes is None else catalogue.changed(changes)
+        return catalogue if changes is None else catalogue.with_changes(changes)
 
-    def changed(self, changes: Changes) -> Catalogue:
+    def with_changes(self, changes: Changes) -> Catalogue:
         """This catalogue, as trained, with the changes since on top.
 
         Raises:
@@ -88,7 +88,7 @@ class Catalogue:
         gone = np.flatnonzero(~here)
         tokens = self.token_ids[torch.from_numpy(sids[gone] + self._starts)].tolist()
         return Catalogue(
-            change(self.trie, sids[rows], removed),
+            build_overlay(self.trie, sids[rows], removed),
             self.token_ids,
             [*self.items, *(names[row] for row in rows)],
             self.prompts,
@@ -136,7 +136,9 @@ class Catalogue:
         from llmrec.models.vocabulary import without_pads
 
         known = dict(zip(self.items, without_pads(self.tokens.tolist()), strict=True))
-        return known | dict(zip(self.former, without_pads(list(self.former.values())), strict=True))
+        return known | dict(
+            zip(self.retired_tokens, without_pads(list(self.retired_tokens.values())), strict=True)
+        )
 
     def indices(self, items: Sequence[str], what: str) -> list[int]:
         """Places of items in trie order; retired ones are passed over.
@@ -157,8 +159,8 @@ class Catalogue:
         places = [self.index.get(item, 0) for item in items]
         found = self.token_ids.cpu()[self.paths[places]]
         for row, item in enumerate(items):
-            if item in self.former:
-                found[row] = torch.tensor(self.former[item])
+            if item in self.retired_tokens:
+                found[row] = torch.tensor(self.retired_tokens[item])
         return found
 
     def to(self, device: torch.device | str) -> Catalogue:
@@ -172,7 +174,9 @@ class Catalogue:
         return np.cumsum([0, *codes[:-1]])
 
     def _check(self, items: Sequence[str], what: str) -> None:
-        unknown = next((item for item in items if item not in self.index and item not in self.former), None)
+        unknown = next(
+            (item for item in items if item not in self.index and item not in self.retired_tokens), None
+        )
         if unknown is not None:
             raise UserError(f"{what}: item {unknown[:60]!r} is not in the catalogue")
 

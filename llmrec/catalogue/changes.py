@@ -20,7 +20,7 @@ from llmrec.errors import UserError
 from llmrec.files import atomic_write, read_json, write_json
 
 FOLDER, ADDED, CHANGES = "catalogue", "added.parquet", "changes.json"
-OWN = ("sid", "distance", "percentile")
+LLMREC_COLUMNS = ("sid", "distance", "percentile")
 """Columns of `added.parquet` that are ours; the others are the item's fields."""
 
 
@@ -44,7 +44,7 @@ class Changes:
 
     def fields(self) -> pl.DataFrame:
         """The added items as rows of `data/items.parquet` would have them."""
-        return self.added.drop(OWN)
+        return self.added.drop(LLMREC_COLUMNS)
 
 
 def no_changes() -> Changes:
@@ -53,7 +53,7 @@ def no_changes() -> Changes:
     return Changes(pl.DataFrame(schema=schema | {"distance": pl.Float32, "percentile": pl.Float32}), [])
 
 
-def stamp(base: Path, items: Sequence[str]) -> str:
+def catalogue_hash(base: Path, items: Sequence[str]) -> str:
     """What tells a trained catalogue from another: a hash of its items and their semantic IDs."""
     digest = hashlib.sha256((base / layout.SID_TABLE).read_bytes())
     digest.update("\n".join(items).encode())
@@ -74,7 +74,7 @@ def read_changes(run: Path, items: Sequence[str]) -> Changes | None:
     if not path.is_file():
         return None
     about = read_json(path)
-    if not isinstance(about, dict) or about.get("catalogue") != stamp(run / "base", items):
+    if not isinstance(about, dict) or about.get("catalogue") != catalogue_hash(run / "base", items):
         raise UserError(
             f"{path}: changes of another catalogue, trained before this one; move {path.parent} away, "
             f"and add its items anew: llmrec items RUN --add {path.with_name(ADDED)}"
@@ -91,7 +91,7 @@ def read_changes(run: Path, items: Sequence[str]) -> Changes | None:
 def write_changes(run: Path, items: Sequence[str], changes: Changes) -> None:
     """Keep a catalogue's changes: each file whole at any moment."""
     folder = run / FOLDER
-    about = {"catalogue": stamp(run / "base", items), "retired": changes.retired}
+    about = {"catalogue": catalogue_hash(run / "base", items), "retired": changes.retired}
     if not changes.added.is_empty():
         with atomic_write(folder / ADDED) as partial:
             changes.added.write_parquet(partial)

@@ -21,15 +21,15 @@ class ItemMask:
 
     Attributes:
         lists: int64 [U, S], items (trie order) of each request, sorted, padded at the end with a number beyond.
-        allow: bool [U, 1]; whether a request's list names what is allowed, or what is denied.
+        is_allow_list: bool [U, 1]; whether a request's list names what is allowed, or what is denied.
         any_allow: whether any of them names what is allowed.
     """
 
     lists: torch.Tensor
-    allow: torch.Tensor
+    is_allow_list: torch.Tensor
     any_allow: bool
 
-    def open(self, trie: Trie | Overlay, nodes: torch.Tensor) -> torch.Tensor:
+    def has_allowed_item(self, trie: Trie | Overlay, nodes: torch.Tensor) -> torch.Tensor:
         """Whether prefixes lead to an allowed item.
 
         Args:
@@ -43,14 +43,14 @@ class ItemMask:
         for low, high in trie.spans(nodes):
             listed += torch.searchsorted(self.lists, high.contiguous())
             listed -= torch.searchsorted(self.lists, low.contiguous())
-        return torch.where(self.allow, listed > 0, listed < trie.count(nodes))
+        return torch.where(self.is_allow_list, listed > 0, listed < trie.count(nodes))
 
-    def rows(self, index: torch.Tensor) -> ItemMask:
+    def select(self, index: torch.Tensor) -> ItemMask:
         """The mask of some of the requests, int64 [u]."""
-        return ItemMask(self.lists[index], self.allow[index], self.any_allow)
+        return ItemMask(self.lists[index], self.is_allow_list[index], self.any_allow)
 
 
-def item_mask(
+def build_item_mask(
     trie: Trie | Overlay,
     allow: Sequence[Sequence[int] | None] | None = None,
     deny: Sequence[Sequence[int]] | None = None,

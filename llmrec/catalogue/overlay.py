@@ -26,7 +26,7 @@ class Overlay:
         base: the trie below.
         removed: int64 [R], removed items of the base, sorted.
         alive: int32 [base items + 1]; base items before an index that are not removed.
-        touched: int64 [K], nodes with added items under them, sorted.
+        changed_nodes: int64 [K], nodes with added items under them, sorted.
         first: int64 [K + 1]; new children of touched node k are `child[first[k] : first[k + 1]]`.
         child: int64 [C], nodes.
         token: int64 [C], the compact tokens that lead there.
@@ -39,7 +39,7 @@ class Overlay:
     base: Trie
     removed: npt.NDArray[np.int64]
     alive: torch.Tensor
-    touched: torch.Tensor
+    changed_nodes: torch.Tensor
     first: torch.Tensor
     child: torch.Tensor
     token: torch.Tensor
@@ -101,17 +101,19 @@ class Overlay:
 
     def to(self, device: torch.device | str) -> Overlay:
         """The same overlay on a device."""
-        names = ("alive", "touched", "first", "child", "token", "low", "high")
+        names = ("alive", "changed_nodes", "first", "child", "token", "low", "high")
         arrays = {name: getattr(self, name).to(device) for name in names}
         return Overlay(self.base.to(device), self.removed, **arrays, grown=self.grown, added=self.added)
 
     def _find(self, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of `touched`, and whether the nodes are there."""
-        row = torch.searchsorted(self.touched, nodes.contiguous()).clamp(max=len(self.touched) - 1)
-        return row, self.touched[row] == nodes
+        """Rows of `changed_nodes`, and whether the nodes are there."""
+        row = torch.searchsorted(self.changed_nodes, nodes.contiguous()).clamp(
+            max=len(self.changed_nodes) - 1
+        )
+        return row, self.changed_nodes[row] == nodes
 
 
-def change(trie: Trie, added: npt.NDArray[np.integer], removed: Sequence[int] = ()) -> Overlay:
+def build_overlay(trie: Trie, added: npt.NDArray[np.integer], removed: Sequence[int] = ()) -> Overlay:
     """Put changes on top of a trie.
 
     Args:
@@ -137,11 +139,11 @@ def change(trie: Trie, added: npt.NDArray[np.integer], removed: Sequence[int] = 
 
 
 def _graft(trie: Trie, changes: Trie | None, alive: npt.NDArray[np.int32]) -> dict[str, Any]:
-    """Lay the trie of the added items over the base: the overlay's `touched` to `grown`."""
+    """Lay the trie of the added items over the base: the overlay's `changed_nodes` to `grown`."""
     if changes is None:
         nothing = {name: torch.zeros(1, dtype=torch.long) for name in ("child", "token", "low", "high")}
         none, empty = torch.full((1,), -1), torch.zeros(2, dtype=torch.long)
-        return {"touched": none, "first": empty, "grown": (0,) * trie.length} | nothing
+        return {"changed_nodes": none, "first": empty, "grown": (0,) * trie.length} | nothing
     place = torch.empty(changes.nodes, dtype=torch.long)
     place[ROOT] = ROOT
     fresh = torch.zeros(changes.nodes, dtype=torch.bool)
@@ -163,18 +165,24 @@ def _graft(trie: Trie, changes: Trie | None, alive: npt.NDArray[np.int32]) -> di
 
 
 def _tables(changes: Trie, place: torch.Tensor, fresh: torch.Tensor, parent: torch.Tensor) -> dict[str, Any]:
-    touched, order = place.sort()
+    changed_nodes, order = place.sort()
     new = fresh[1:].nonzero().squeeze(-1) + 1
     new = new[place[parent[new - 1]].argsort(stable=True)]
     owner = place[parent[new - 1]]
-    first = torch.searchsorted(owner, torch.cat([touched, touched[-1:] + 1]))
+    first = torch.searchsorted(owner, torch.cat([changed_nodes, changed_nodes[-1:] + 1]))
     depth = torch.bucketize(parent[new - 1], torch.tensor(changes.starts[1:-1]), right=True)
     counts = [owner[depth == d].unique(return_counts=True)[1] for d in range(changes.length)]
     grown = tuple(int(count.max()) if len(count) else 0 for count in counts)
     child = torch.cat([place[new], torch.zeros(1, dtype=torch.long)])
     token = torch.cat([changes.token[new].long(), torch.zeros(1, dtype=torch.long)])
     ranges = {"low": changes.low[order].long(), "high": changes.high[order].long()}
-    return {"touched": touched, "first": first, "child": child, "token": token, "grown": grown} | ranges
+    return {
+        "changed_nodes": changed_nodes,
+        "first": first,
+        "child": child,
+        "token": token,
+        "grown": grown,
+    } | ranges
 
 
 def item_paths(trie: Trie | Overlay) -> torch.Tensor:

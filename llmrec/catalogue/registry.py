@@ -18,7 +18,7 @@ VARIABLE = "LLMREC_CATALOGUES"
 """Environment variable: a JSON object, name → `base/` folder."""
 
 
-def register(base: Path) -> str:
+def register_catalogue(base: Path) -> str:
     """Name a `base/` folder in this process's environment, which vLLM's processes inherit.
 
     Returns:
@@ -35,7 +35,7 @@ def register(base: Path) -> str:
     return name
 
 
-def find(name: str) -> Catalogue:
+def find_catalogue(name: str) -> Catalogue:
     """A registered catalogue, loaded once a process.
 
     Raises:
@@ -48,10 +48,10 @@ def find(name: str) -> Catalogue:
     return _load(known[name])
 
 
-def reopen(name: str) -> Catalogue:
+def reload_catalogue(name: str) -> Catalogue:
     """A registered catalogue, read again, so that it shows what has changed since this process first found it."""
     _load.cache_clear()
-    return find(name)
+    return find_catalogue(name)
 
 
 @lru_cache(maxsize=16)

@@ -55,7 +55,7 @@ def _compare(name: str, overrides: list[str], compare: str, out: Path | None) ->
     from llmrec.ids.inputs.signals import RunSignals
     from llmrec.screen import show
 
-    kinds = comparison.kinds_named(compare)
+    kinds = comparison.parse_kinds(compare)
     recipe, folder = stages.resolve(name, overrides)
     until = "collaborative" if comparison.needs_collaborative(recipe, kinds) else "data"
     stages.advance(recipe, folder, until)

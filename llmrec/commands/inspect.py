@@ -86,16 +86,16 @@ def _check_asked(entry: AskedTask, fields: Fields) -> None:
 
 def _check_task(entry: dict[str, Any], fields: Fields, asks: bool) -> None:
     """Check one entry of `prompts`; what is wrong with the entry itself, the recipe's schema tells."""
-    from llmrec.text.mix import choose, training_mix
+    from llmrec.text.mix import load_training_mix, select_task
 
     try:
         config = TaskConfig.model_validate(entry)
     except ValidationError:
         return
     if asks:
-        training_mix([config], fields)
+        load_training_mix([config], fields)
     else:
-        choose(config, fields)
+        select_task(config, fields)
 
 
 @contextlib.contextmanager
@@ -131,11 +131,11 @@ def recommend(run: str, user: str | None, history: str | None, k: int, model: st
     if (user is None) == (history is None):
         raise UserError("recommend: give either --user ID or --history ITEM,ITEM")
     folder = find_run(run)
-    from llmrec.recommend.recommender import Recommender, history_of
+    from llmrec.recommend.recommender import Recommender, load_history
 
     items = [part.strip() for part in (history or "").split(",") if part.strip()]
     if user is not None:
-        items = history_of(folder, user)
+        items = load_history(folder, user)
     rows = Recommender.load(folder, model).recommend(items, k)
     width = min(TITLE_WIDTH, max(len(row.title) for row in rows)) if rows else 0
     print(f"rank  {'title':<{width}}  {'score':>8}  item")

@@ -19,7 +19,7 @@ from llmrec.data import read
 from llmrec.data.attributes import read_items
 from llmrec.data.card import Table
 from llmrec.data.examples import load_items
-from llmrec.data.prepare import plain
+from llmrec.data.prepare import make_readable
 from llmrec.errors import UserError
 from llmrec.ids import new_items
 from llmrec.ids.codecs.store import CODEC, load_codec
@@ -61,7 +61,7 @@ def run(name: str, add: Path | None, vectors: Path | None, images: Path | None, 
             changes = _add(folder, catalogue, changes, add, given)
         if retire is not None:
             changes = _retire(catalogue, changes, _ids(retire))
-        count = catalogue.changed(changes).count
+        count = catalogue.with_changes(changes).count
         write_changes(folder, catalogue.items, changes)
     print(f"{folder.name}: {count} items may be recommended; a server that runs shows it after a restart")
 
@@ -89,7 +89,7 @@ def _add(folder: Path, catalogue: Catalogue, changes: Changes, path: Path, files
     changes = replace(changes, retired=left)
     if not fresh.any():
         return changes
-    vectors = new_items.vectors_of(folder, recipe, items, files, str(path))[fresh]
+    vectors = new_items.new_item_vectors(folder, recipe, items, files, str(path))[fresh]
     rows = _encoded(folder, catalogue, changes, items.filter(fresh), vectors)
     return replace(changes, added=pl.concat([changes.added, rows], how="diagonal_relaxed"))
 
@@ -102,7 +102,7 @@ def _encoded(
     levels = catalogue.length
     trained = np.load(folder / BASE / layout.SID_TABLE, allow_pickle=False)
     taken = np.concatenate([trained, changes.sids(levels)])
-    sids = new_items.assign(codec, vectors, taken, catalogue.trie.codes)
+    sids = new_items.assign_ids(codec, vectors, taken, catalogue.trie.codes)
     moved = int((codec.encode(vectors) != sids[:, : codec.levels]).any(axis=1).sum())
     if moved:
         print(f"{moved} of them under the next-best code, as the path of their own is full")
@@ -190,7 +190,7 @@ def _read(path: Path, like: pl.DataFrame) -> pl.DataFrame:
 def _columns(path: Path, scratch: Path) -> list[str]:
     """Names of a table's columns."""
     table = Table(path=path.name, columns={})
-    readable = plain(table, path, scratch)
+    readable = make_readable(table, path, scratch)
     kind = table.format_of(path)
     try:
         if kind == "parquet":

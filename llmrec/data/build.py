@@ -16,7 +16,7 @@ from llmrec.data.card import load_card
 from llmrec.data.clean import clean
 from llmrec.data.log import Log, read_log
 from llmrec.data.source import Dataset, locate
-from llmrec.data.split import NAMES, split
+from llmrec.data.split import SPLITS, split
 from llmrec.data.write import write_interactions
 from llmrec.files import write_json
 
@@ -40,7 +40,7 @@ def build(context: StageContext) -> None:
         bar.update()
         bar.set_description("data: splitting, writing")
         time = log.seconds()
-        labels = split(log.rows["user"].to_numpy(), time if log.timed else None, cut, context.recipe.seed)
+        labels = split(log.rows["user"].to_numpy(), time if log.has_times else None, cut, context.recipe.seed)
         write_interactions(log, time, labels, folder / "interactions.parquet")
         report: dict[str, Any] = {
             "dataset": card.name,
@@ -78,7 +78,7 @@ def _counts(log: Log, labels: npt.NDArray[np.uint8]) -> dict[str, Any]:
     """Users, items and interactions, in all and per split."""
     counts: dict[str, Any] = {"users": len(log.users), "items": len(log.items), "interactions": len(log.rows)}
     user, item = log.rows["user"].to_numpy(), log.rows["item"].to_numpy()
-    for code, name in enumerate(NAMES):
+    for code, name in enumerate(SPLITS):
         rows = labels == code
         counts[name] = {
             "users": int((np.bincount(user[rows]) > 0).sum()),

@@ -29,7 +29,7 @@ from llmrec.decode.kv_cache import TreeCache, prefill
 from llmrec.decode.scoring import PLAIN, Scoring
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
-from llmrec.models.head import head_over
+from llmrec.models.head import head_over_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,7 +60,7 @@ class TreeEngine:
     pad_id: int = 0
     scoring: Scoring = PLAIN
 
-    def room(self, width: int) -> int:
+    def beam_tokens(self, width: int) -> int:
         """Tokens that a user's beams take in the model's cache, over all levels."""
         if not self._padded:
             return width * (self.trie.length - 1)
@@ -70,7 +70,7 @@ class TreeEngine:
         """Narrows the model's head to the catalogue's tokens where no other counts."""
         if self.scoring.normalise == "vocabulary":
             return contextlib.nullcontext()
-        return head_over(self.model, self.token_ids)
+        return head_over_tokens(self.model, self.token_ids)
 
     def columns(self, token: torch.Tensor) -> torch.Tensor:
         """Where the logits have compact tokens, int64 [...]; −1 for a pad."""
@@ -123,7 +123,7 @@ class TreeEngine:
             )
         k = width if k is None else k
         with self.head():
-            state = prefill(self.model, prompts, self.room(width), self.pad_id)
+            state = prefill(self.model, prompts, self.beam_tokens(width), self.pad_id)
             beams = _Beams.start(len(prompts), self.model.device, noise)
             logits = state.logits
             for depth in range(self.trie.length):
@@ -147,7 +147,7 @@ class TreeEngine:
         """The best `width` children of all beams."""
         child, token, legal = self.trie.expand(beams.nodes, depth)
         if mask is not None and self.scoring.normalise == "allowed":
-            legal &= mask.open(self.trie, child.flatten(1)).view_as(child)
+            legal &= mask.has_allowed_item(self.trie, child.flatten(1)).view_as(child)
         step = self._log_probs(depth, logits, child, token, legal)
         score = beams.scores.unsqueeze(-1) + step
         order = score if beams.noise is None else perturb(beams.order, score, beams.noise)
@@ -196,7 +196,7 @@ class TreeEngine:
             return beams, state.logits[:, :0]
         tokens = self.token_ids[beams.tokens[:, :growing]].clamp(min=0)
         # A beam that has ended may fill a column; its parent need not have had one.
-        parents = beams.parents[:, :growing].clamp(max=state.seen.shape[1] - 1)
+        parents = beams.parents[:, :growing].clamp(max=state.beam_mask.shape[1] - 1)
         return beams, state.advance(tokens, parents)
 
 
@@ -235,7 +235,7 @@ def _best(
         return order.topk(min(count, order.shape[1]), dim=1)
     look = order.shape[1] if mask.any_allow else min(order.shape[1], count + mask.lists.shape[1])
     best, index = order.topk(look, dim=1)
-    best = best.masked_fill(~mask.open(trie, nodes.gather(1, index)), -torch.inf)
+    best = best.masked_fill(~mask.has_allowed_item(trie, nodes.gather(1, index)), -torch.inf)
     best, place = best.topk(min(count, look), dim=1)
     return best, index.gather(1, place)
 

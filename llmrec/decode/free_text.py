@@ -15,8 +15,8 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 
 from llmrec.decode import score_candidates
-from llmrec.decode.batches import batches
-from llmrec.decode.kv_cache import check
+from llmrec.decode.batches import group_by_length
+from llmrec.decode.kv_cache import check_prompts
 from llmrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ BATCH_TOKENS = 8192
 Floats = npt.NDArray[np.float32]
 
 
-def generate(
+def generate_greedy(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
-    most: int,
-    ends: Sequence[int],
+    max_tokens: int,
+    end_ids: Sequence[int],
     pad_id: int,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[list[int]]:
@@ -39,8 +39,8 @@ def generate(
     Args:
         model: a causal language model in eval mode.
         prompts: U token-id lists.
-        most: tokens of the longest answer.
-        ends: tokens that end an answer.
+        max_tokens: tokens of the longest answer.
+        end_ids: tokens that end an answer.
         pad_id: any valid token id.
         batch_tokens: padded tokens that a batch may hold, answers included.
 
@@ -50,20 +50,20 @@ def generate(
     Raises:
         UserError: an empty prompt, or one that leaves no room for an answer in the model's context.
     """
-    _check_room(model, prompts, most)
+    _check_room(model, prompts, max_tokens)
     # Stated one by one: what is left out, `generate` takes from the model's own settings (Qwen's have penalties).
     settings = GenerationConfig(
         do_sample=False,
         num_beams=1,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
-        max_new_tokens=most,
-        eos_token_id=list(ends),
+        max_new_tokens=max_tokens,
+        eos_token_id=list(end_ids),
         pad_token_id=pad_id,
     )
     found: list[list[int]] = [[] for _ in prompts]
-    groups = batches(
-        [len(prompt) for prompt in prompts], lambda longest: max(1, batch_tokens // (longest + most))
+    groups = group_by_length(
+        [len(prompt) for prompt in prompts], lambda longest: max(1, batch_tokens // (longest + max_tokens))
     )
     with torch.inference_mode(), tqdm(total=len(prompts), desc="answering", unit=" rows", leave=False) as bar:
         for group in groups:
@@ -72,13 +72,13 @@ def generate(
                 ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
             )
             for row, tokens in zip(group, said[:, ids.shape[1] :].tolist(), strict=True):
-                stop = next((at + 1 for at, token in enumerate(tokens) if token in ends), len(tokens))
+                stop = next((at + 1 for at, token in enumerate(tokens) if token in end_ids), len(tokens))
                 found[row] = tokens[:stop]
             bar.update(len(group))
     return found
 
 
-def log_probs(
+def answer_log_probs(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[Sequence[int]]],
@@ -102,7 +102,7 @@ def log_probs(
     return score_candidates.score(model, prompts, rows, pad_id=pad_id)
 
 
-def vectors(
+def text_embeddings(
     model: PreTrainedModel, texts: Sequence[Sequence[int]], pad_id: int, batch_tokens: int = BATCH_TOKENS
 ) -> Floats:
     """The hidden state of the last layer at each text's last token (BIGRec's embedding of a title).
@@ -117,7 +117,7 @@ def vectors(
         float32 [n, hidden].
     """
     found = np.empty((len(texts), model.config.hidden_size), np.float32)
-    groups = batches([len(text) for text in texts], lambda longest: max(1, batch_tokens // longest))
+    groups = group_by_length([len(text) for text in texts], lambda longest: max(1, batch_tokens // longest))
     with torch.inference_mode():
         for group in groups:
             ids, mask = _padded([texts[row] for row in group], pad_id, left=False)
@@ -139,12 +139,12 @@ def _padded(rows: Sequence[Sequence[int]], pad_id: int, left: bool) -> tuple[tor
     return ids, mask
 
 
-def _check_room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], most: int) -> None:
-    check(model, prompts)
+def _check_room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
+    check_prompts(model, prompts)
     context = getattr(model.config, "max_position_embeddings", None)
     longest = max(map(len, prompts))
-    if context is not None and longest + most > context:
+    if context is not None and longest + max_tokens > context:
         raise UserError(
-            f"a prompt of {longest} tokens and an answer of {most} are longer than the model's context of "
+            f"a prompt of {longest} tokens and an answer of {max_tokens} are longer than the model's context of "
             f"{context}: lower data.history, or eval.tasks[].max_tokens"
         )

@@ -23,16 +23,16 @@ class _RowLayer(DynamicLayer):
 
     Args:
         users: rows; a forward of a single row before them is shared by all.
-        room: tokens a row may hold.
+        capacity: tokens a row may hold.
     """
 
-    def __init__(self, users: int, room: int) -> None:
+    def __init__(self, users: int, capacity: int) -> None:
         super().__init__()
-        self._users, self._room, self._length = users, room, 0
+        self._users, self._capacity, self._length = users, capacity, 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         def rows(like: torch.Tensor) -> torch.Tensor:
-            return like.new_empty((self._users, like.shape[1], self._room, like.shape[3]))
+            return like.new_empty((self._users, like.shape[1], self._capacity, like.shape[3]))
 
         self.dtype, self.device = key_states.dtype, key_states.device
         self._all_keys, self._all_values = rows(key_states), rows(value_states)
@@ -68,7 +68,7 @@ class TreeCache:
     logits: torch.Tensor
     lengths: torch.Tensor
     trunk: torch.Tensor
-    seen: torch.Tensor
+    beam_mask: torch.Tensor
     depth: int = 0
 
     def advance(self, tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
@@ -84,9 +84,9 @@ class TreeCache:
         users, beams = tokens.shape
         device = tokens.device
         own = torch.eye(beams, dtype=torch.bool, device=device).expand(users, -1, -1)
-        ancestors = self.seen.gather(1, parents.unsqueeze(-1).expand(-1, -1, self.seen.shape[-1]))
-        self.seen = torch.cat([ancestors, own], dim=-1)
-        visible = torch.cat([self.trunk.unsqueeze(1).expand(-1, beams, -1), self.seen], dim=-1)
+        ancestors = self.beam_mask.gather(1, parents.unsqueeze(-1).expand(-1, -1, self.beam_mask.shape[-1]))
+        self.beam_mask = torch.cat([ancestors, own], dim=-1)
+        visible = torch.cat([self.trunk.unsqueeze(1).expand(-1, beams, -1), self.beam_mask], dim=-1)
         mask = torch.zeros_like(visible, dtype=self.logits.dtype).masked_fill_(~visible, -torch.inf)
         out = self.model(
             input_ids=tokens,
@@ -100,26 +100,30 @@ class TreeCache:
         return logits
 
 
-def prefill(model: PreTrainedModel, prompts: Sequence[Sequence[int]], beams: int, pad_id: int) -> TreeCache:
+def prefill(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], beam_tokens: int, pad_id: int
+) -> TreeCache:
     """Forward the prompts, left-padded; what they begin with in common is computed once.
 
     Args:
         model: a causal language model with ordinary attention.
         prompts: U token-id lists.
-        beams: room for beams, over all levels.
+        beam_tokens: room for beams, over all levels.
         pad_id: any valid token id.
 
     Raises:
         UserError: an empty prompt, or attention that is not over the whole context.
     """
-    check(model, prompts)
+    check_prompts(model, prompts)
     shared = _shared(prompts)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
     width = int(lengths.max()) - shared
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) + shared :] = torch.tensor(prompt[shared:])
-    layers = [_RowLayer(len(prompts), shared + width + beams) for _ in range(model.config.num_hidden_layers)]
+    layers = [
+        _RowLayer(len(prompts), shared + width + beam_tokens) for _ in range(model.config.num_hidden_layers)
+    ]
     cache = Cache(layers=layers)
     if shared:
         lead = torch.tensor([list(prompts[0][:shared])], device=model.device)
@@ -134,8 +138,8 @@ def prefill(model: PreTrainedModel, prompts: Sequence[Sequence[int]], beams: int
         use_cache=True,
         logits_to_keep=1,
     )
-    seen = torch.zeros((len(prompts), 1, 0), dtype=torch.bool, device=model.device)
-    return TreeCache(model, cache, out.logits, lengths, trunk, seen)
+    beam_mask = torch.zeros((len(prompts), 1, 0), dtype=torch.bool, device=model.device)
+    return TreeCache(model, cache, out.logits, lengths, trunk, beam_mask)
 
 
 def _shared(prompts: Sequence[Sequence[int]]) -> int:
@@ -147,7 +151,7 @@ def _shared(prompts: Sequence[Sequence[int]]) -> int:
     return equal if len(prompts) > 1 and equal >= MIN_SHARED else 0
 
 
-def check(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
+def check_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
     """Raise a UserError unless a token tree can stand on these prompts.
 
     Raises:

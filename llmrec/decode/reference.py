@@ -15,7 +15,7 @@ from llmrec.decode.top_k import TopK
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Prefixes = dict[tuple[int, ...], list[int]]
+PrefixTable = dict[tuple[int, ...], list[int]]
 
 
 def search(
@@ -64,7 +64,7 @@ def search(
 
 def beam_search(
     model: PreTrainedModel,
-    table: Prefixes,
+    table: PrefixTable,
     prompts: Sequence[Sequence[int]],
     width: int,
     length: int,
@@ -127,7 +127,7 @@ class _Ended(LogitsProcessor):
         return scores
 
 
-def prefix_table(paths: Iterable[tuple[int, ...]]) -> Prefixes:
+def prefix_table(paths: Iterable[tuple[int, ...]]) -> PrefixTable:
     """Which tokens may follow each prefix of token paths."""
     table: dict[tuple[int, ...], dict[int, None]] = {}
     for path in paths:

@@ -63,7 +63,7 @@ def _sample(
     for depth in range(trie.length):
         child, token, legal = trie.expand(nodes, depth)
         if mask is not None:
-            legal = legal & mask.open(trie, child.flatten(1)).view_as(child)
+            legal = legal & mask.has_allowed_item(trie, child.flatten(1)).view_as(child)
         steps = engine.scoring.log_probs(depth, logits, child, engine.columns(token), legal)
         if not bool(legal.any(-1).all()):
             raise UserError(

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from llmrec.decode.kv_cache import check
+from llmrec.decode.kv_cache import check_prompts
 from llmrec.errors import UserError
-from llmrec.token_tree import TokenTree, ancestor_mask, collate, unlearned
+from llmrec.token_tree import TokenTree, ancestor_mask, collate, unlabelled_tree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,7 +56,7 @@ def score(
     if len(prompts) != len(candidates):
         raise UserError(f"{len(prompts)} prompts but {len(candidates)} lists of candidates: give one each")
     if prompts:
-        check(model, prompts)
+        check_prompts(model, prompts)
     scores: list[Floats] = []
     inverses: list[Ints] = []
     pieces: list[_Branches] = []
@@ -118,7 +118,7 @@ def _grow(
     row, level = begins.nonzero()
     depth = np.concatenate([np.arange(len(prompt)), len(prompt) + level]).astype(np.int32)
     ids = np.concatenate([np.asarray(prompt), rows[row, level]]).astype(np.int32)
-    tree = unlearned(ids, depth)
+    tree = unlabelled_tree(ids, depth)
     number = begins.cumsum().reshape(begins.shape)
     own = np.maximum.accumulate(np.where(begins, number, 0), axis=0)
     at = np.concatenate([np.zeros((count, 1), np.int64), own], axis=1)

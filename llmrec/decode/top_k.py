@@ -15,9 +15,9 @@ class TopK:
     Attributes:
         items: int64 [U, K], items in trie order; −1 where a user has fewer allowed items.
         scores: float32 [U, K], sum of the SID tokens' log-probabilities; −inf there.
-        exact: bool [U], whether the list is provably the true top-K; None where no proof was sought.
+        is_exact: bool [U], whether the list is provably the true top-K; None where no proof was sought.
     """
 
     items: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
-    exact: npt.NDArray[np.bool_] | None = None
+    is_exact: npt.NDArray[np.bool_] | None = None

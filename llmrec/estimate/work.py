@@ -11,10 +11,10 @@ from llmrec.config import ALL_LINEAR, LoraSettings, Recipe, SasrecConfig
 from llmrec.data.card import EVENT_FIELDS, Card
 from llmrec.estimate.machine import matmul_rate
 from llmrec.models.shape import model_shape
-from llmrec.text.mix import training_mix
+from llmrec.text.mix import load_training_mix
 from llmrec.text.prompts import Fields, Segment, Template, render, slots, split_trunk
 from llmrec.text.tasks import Source, Task
-from llmrec.token_tree import AREA
+from llmrec.token_tree import MAX_ATTENTION_PAIRS
 
 REACHED = 0.35  # of the measured rate, by training and decoding of small models
 ENCODER_PARAMETERS = 10.6e6  # all-MiniLM-L6-v2, embeddings apart
@@ -88,7 +88,7 @@ class Work:
         self.history = min(recipe.data.history, size.interactions / size.users)
         self.sid_tokens = getattr(recipe.ids.quantizer, "levels", TYPICAL_LEVELS) + 1
         self.fields = card_fields(card)
-        self.mix = training_mix(recipe.prompts, self.fields, tell=lambda line: None)
+        self.mix = load_training_mix(recipe.prompts, self.fields, tell=lambda line: None)
         self.asks = self.mix[0].templates[0]
 
     def training_tokens(self) -> float:
@@ -110,7 +110,7 @@ class Work:
                 targets = self.targets() if mixed.task.source == "next_item" else 1
                 trees += times * (1 if template.tree else targets)
                 tokens += times * targets * self.tokens_per_target(mixed.task, template)
-            for template, plain in zip(mixed.templates, mixed.plain, strict=True):
+            for template, plain in zip(mixed.templates, mixed.is_next_item, strict=True):
                 made_up = plain * weight / len(mixed.templates) * self._users * self._ahead
                 tokens += made_up * self.tokens_per_target(mixed.task, template)
         return max(trees, 1.0), tokens
@@ -140,7 +140,7 @@ class Work:
         """Of asking the teacher for every target, and for every made-up item once more."""
         if self.recipe.sft.distillation is None:
             return 0.0
-        plain = sum(mixed.config.weight_in(0) for mixed in self.mix if any(mixed.plain))
+        plain = sum(mixed.config.weight_in(0) for mixed in self.mix if any(mixed.is_next_item))
         asked = plain * (self._rows("next_item") * self.targets() + self._users * 2 * self._ahead)
         return self.recipe.sft.epochs * asked * self.size.items / TAUGHT_PER_SECOND
 
@@ -162,7 +162,9 @@ class Work:
     def tokens_per_target(self, task: Task, template: Template) -> float:
         """Mean tokens of one target; a tree shares the history between targets."""
         trunk, tail = self.prompt_tokens(task, template)
-        answer = self._count(render(template.answer, task.reply(round(self.history) or 1), self.fields))
+        answer = self._count(
+            render(template.answer, task.answer_scope(round(self.history) or 1), self.fields)
+        )
         if template.tree and not tail:
             answer = 0  # the trunk's next item; at most the end token is a branch
         history = trunk
@@ -178,7 +180,7 @@ class Work:
 
     def prompt_tokens(self, task: Task, template: Template) -> tuple[float, float]:
         """Tokens of a full prompt's trunk (up to its last item) and of its tail."""
-        prompt = render(template.text, task.question(template, round(self.history) or 1), self.fields)
+        prompt = render(template.text, task.text_scope(template, round(self.history) or 1), self.fields)
         trunk, tail = split_trunk(prompt)
         chat = 0 if self.recipe.base.model == "tiny" else CHAT_TOKENS
         return self._count(trunk), self._count(tail) + chat
@@ -269,7 +271,7 @@ class Work:
         if self.recipe.sft.mode != "qlora":
             return self.plain
         four_bits = BYTES_OF_4_BITS[self.recipe.sft.qlora.double_quant]
-        return self.plain - self.shape.in_linears * (self.width - four_bits)
+        return self.plain - self.shape.linear_parameters * (self.width - four_bits)
 
     def activations(self, rows: float, tokens: float, checkpointing: bool) -> float:
         """Bytes that a training step keeps of so many rows of so many tokens."""
@@ -285,7 +287,7 @@ class Work:
         sft = self.recipe.sft
         frozen = 0.0 if sft.mode == "full" else self.frozen
         window = max(self._longest(mixed.task, t) for mixed in self.mix for t in mixed.templates)
-        rows = min(sft.batch, max(1.0, AREA / window**2))
+        rows = min(sft.batch, max(1.0, MAX_ATTENTION_PAIRS / window**2))
         activations = self.activations(rows, window, sft.gradient_checkpointing)
         # The base is loaded whole before its layers are made small.
         training = frozen + BYTES_PER_TRAINED * self.trained_parameters() + activations
@@ -301,7 +303,7 @@ class Work:
         recipe = self.recipe
         checkpoint = 12 * self.trained_parameters()
         if recipe.sft.mode == "qlora":
-            checkpoint += self.shape.in_linears * self.width
+            checkpoint += self.shape.linear_parameters * self.width
         systems = len(recipe.decode.splits) * len(recipe.eval.baselines) + len(self.splits) * self.models
         lists = self.size.users * systems * recipe.decode.length
         return (self.plain + checkpoint + 12 * lists + 20 * self.size.interactions) / 1e9

@@ -16,11 +16,11 @@ from llmrec.config.tokenizers import KINDS
 from llmrec.errors import UserError, did_you_mean
 from llmrec.ids.diagnosis import neighbour_recall
 from llmrec.ids.inputs.signals import RunSignals
-from llmrec.ids.make import make
+from llmrec.ids.make import make_semantic_ids
 from llmrec.ids.tokenizer import INDEXERS, QUANTIZERS, TEXTUAL
 
 
-def kinds_named(text: str) -> list[str]:
+def parse_kinds(text: str) -> list[str]:
     """The kinds of a list such as `rq_kmeans,random`, each once.
 
     Raises:
@@ -91,7 +91,7 @@ def compare(signals: RunSignals, recipe: Recipe, kinds: list[str]) -> list[dict[
     for kind in tqdm(kinds, desc="tokenizers", unit="kind"):
         start = time.perf_counter()
         try:
-            made = make(signals, recipe_for(recipe, kind))
+            made = make_semantic_ids(signals, recipe_for(recipe, kind))
         except UserError as error:
             rows.append({"kind": kind, "error": str(error)})
             continue

@@ -23,7 +23,7 @@ _QUERIES, _ROWS = 32, 65_536
 def diagnose(
     sids: NDArray[np.int32],
     sizes: list[int],
-    found: Codes,
+    tokenizer_output: Codes,
     vectors: NDArray[np.float32] | None,
     categories: list[list[str]] | None,
     traffic: NDArray[np.int64],
@@ -34,16 +34,18 @@ def diagnose(
     Args:
         sids: int32 `[items, levels]`, unique.
         sizes: codes of each level.
-        found: code paths as the tokenizer gave them, before the collision rule.
+        tokenizer_output: code paths as the tokenizer gave them, before the collision rule.
         vectors: float32 `[items, dim]`, or None.
         categories: each item's categories from the widest on, or None.
         traffic: training interactions of each item, int64 `[items]`.
         seed: of the shuffle and the sample.
     """
     error = None
-    if found.codec is not None and vectors is not None:
-        error = variance_left(found.codec, sids[:, : found.codec.levels], vectors)
-    before = count_collisions(found.codes) | {"traffic": shared_traffic(found.codes, traffic)}
+    if tokenizer_output.codec is not None and vectors is not None:
+        error = variance_left(tokenizer_output.codec, sids[:, : tokenizer_output.codec.levels], vectors)
+    before = count_collisions(tokenizer_output.codes) | {
+        "traffic": shared_traffic(tokenizer_output.codes, traffic)
+    }
     return {
         "items": len(sids),
         "levels": describe_levels(sids, sizes),

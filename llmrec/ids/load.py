@@ -82,7 +82,7 @@ def code_vectors(run: Path, sids: NDArray[np.integer]) -> NDArray[np.float32] | 
     return vectors
 
 
-def trie_order(items: list[str], sids: NDArray[np.int32]) -> tuple[list[str], NDArray[np.int32]]:
+def sort_in_trie_order(items: list[str], sids: NDArray[np.int32]) -> tuple[list[str], NDArray[np.int32]]:
     """Items and semantic IDs `[items, levels]` sorted lexicographically by semantic ID."""
     order = np.lexsort(sids.T[::-1])
     return [items[row] for row in order], sids[order]

@@ -10,44 +10,48 @@ from numpy.typing import NDArray
 
 from llmrec.config import Recipe
 from llmrec.ids import tokenizer
-from llmrec.ids.collisions import Rule, resolve
+from llmrec.ids.collisions import Rule, resolve_collisions
 from llmrec.ids.diagnosis import diagnose
 from llmrec.ids.inputs.signals import RunSignals
 from llmrec.ids.tokenizer import Codes
 
 
 @dataclass(frozen=True)
-class Made:
+class SemanticIds:
     """Semantic IDs and what they were made from.
 
     Attributes:
-        found: code paths as the tokenizer gave them, and its frozen quantizer.
+        tokenizer_output: code paths as the tokenizer gave them, and its frozen quantizer.
         sids: int32 `[items, levels]`, unique.
         sizes: codes of each level.
         vectors: float32 `[items, dim]`; None for a tokenizer that needs none.
         report: the content of `ids/report.json`.
     """
 
-    found: Codes
+    tokenizer_output: Codes
     sids: NDArray[np.int32]
     sizes: list[int]
     vectors: NDArray[np.float32] | None
     report: dict[str, Any]
 
 
-def make(signals: RunSignals, recipe: Recipe) -> Made:
+def make_semantic_ids(signals: RunSignals, recipe: Recipe) -> SemanticIds:
     """Fit the tokenizer that a recipe names, make its paths unique, and say how good they are.
 
     Raises:
         UserError: what the data lacks for it.
     """
-    found = tokenizer.fit(signals, recipe)
-    vectors = signals.vectors if found.codec is not None else None
-    sids, sizes = resolve(found, collision_rule(recipe), vectors)
+    tokenizer_output = tokenizer.fit(signals, recipe)
+    vectors = signals.vectors if tokenizer_output.codec is not None else None
+    sids, sizes = resolve_collisions(tokenizer_output, collision_rule(recipe), vectors)
     settings = recipe.ids.quantizer.model_dump(mode="json")
-    report = diagnose(sids, sizes, found, vectors, signals.categories, signals.traffic, recipe.seed)
+    report = diagnose(
+        sids, sizes, tokenizer_output, vectors, signals.categories, signals.traffic, recipe.seed
+    )
     source = signals.source() if vectors is not None else None
-    return Made(found, sids, sizes, vectors, {"quantizer": settings, "encoder": source} | report)
+    return SemanticIds(
+        tokenizer_output, sids, sizes, vectors, {"quantizer": settings, "encoder": source} | report
+    )
 
 
 def collision_rule(recipe: Recipe) -> Rule:

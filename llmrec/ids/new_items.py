@@ -23,7 +23,7 @@ from llmrec.ids.tokenizer import Codec
 DISTANCES, FUSION = "distances.npy", "fusion.safetensors"
 
 
-def vectors_of(
+def new_item_vectors(
     run: Path, recipe: Recipe, items: pl.DataFrame, files: dict[str, Path], order: str
 ) -> NDArray[np.float32]:
     """Vectors of new items, made as those of the training items were: float32 `[items, dim]`.
@@ -61,7 +61,7 @@ def vectors_of(
     return fusion.apply(parts, {name: np.isnan(part).all(axis=1) for name, part in parts.items()})
 
 
-def assign(
+def assign_ids(
     codec: Codec, vectors: NDArray[np.float32], taken: NDArray[np.int32], sizes: Sequence[int]
 ) -> NDArray[np.int32]:
     """Semantic IDs of new items, unique among themselves and all that were ever given.

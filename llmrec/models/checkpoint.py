@@ -100,7 +100,7 @@ def load_checkpoint(folder: Path, adapter: Path | None = None, device: str = "cp
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    about = read_about(folder)
+    about = read_metadata(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
@@ -116,7 +116,7 @@ def load_checkpoint(folder: Path, adapter: Path | None = None, device: str = "cp
     return Checkpoint(model.to(device).eval(), tokenizer, vocabulary, about["items"], sids, about["prompts"])
 
 
-def read_about(folder: Path) -> dict[str, Any]:
+def read_metadata(folder: Path) -> dict[str, Any]:
     """What `llmrec.json` of a `base/` says.
 
     Raises:

@@ -7,9 +7,9 @@ import polars as pl
 from llmrec.decode.top_k import TopK
 
 
-def certified(top: TopK) -> float | None:
+def certified_share(top: TopK) -> float | None:
     """Share of lists that are provably the true top-K; None where the engine seeks no proof."""
-    return None if top.exact is None else round(float(top.exact.mean()), 4)
+    return None if top.is_exact is None else round(float(top.is_exact.mean()), 4)
 
 
 def ranked_lists(users: pl.Series, top: TopK, items: list[str]) -> pl.DataFrame:

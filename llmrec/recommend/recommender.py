@@ -12,10 +12,10 @@ import numpy as np
 import polars as pl
 
 from llmrec.artifacts import run_folder
-from llmrec.catalogue.item_mask import ItemMask, item_mask
+from llmrec.catalogue.item_mask import ItemMask, build_item_mask
 from llmrec.catalogue.overlay import Overlay
 from llmrec.catalogue.prefix_mass import CollaborativePrior
-from llmrec.catalogue.registry import find
+from llmrec.catalogue.registry import find_catalogue
 from llmrec.collaborative import systems
 from llmrec.config import BEAMS, DecodeConfig
 from llmrec.data.examples import load_interactions
@@ -94,7 +94,7 @@ class Recommender:
 
         if self._loaded is None or self._loaded[0] != adapter:
             self._loaded = None
-            device = batches.device_named(self._device)
+            device = batches.resolve_device(self._device)
             self._loaded = adapter, load_checkpoint(self.run.base, adapter, device)
         return self._loaded[1]
 
@@ -157,20 +157,20 @@ class Recommender:
             UserError: an empty history or allow-list, an item the run does not know, or a model it has not.
         """
         adapter = self._adapter if model is None else self.run.adapter(model)
-        prompts = self.run.prompts(histories)
-        allowed, denied = self.run.lists(histories, settings.mask_seen, allow, deny)
+        prompts = self.run.encode_prompts(histories)
+        allowed, denied = self.run.allow_and_deny_lists(histories, settings.mask_seen, allow, deny)
         if settings.engine == "generate":
             top = self._generate(self._checkpoint(adapter), prompts, settings, allowed, denied)
         elif settings.engine == "vllm":
-            mask = item_mask(self.run.catalogue.trie, allowed, denied)
+            mask = build_item_mask(self.run.catalogue.trie, allowed, denied)
             top = self._vllm(settings).rank(prompts, int(settings.width), mask, adapter)
         else:
-            mask = item_mask(self._trie, allowed, denied, self._trie.first.device)
+            mask = build_item_mask(self._trie, allowed, denied, self._trie.first.device)
             prior = self._prior(settings, histories)
             top = self._search(self._checkpoint(adapter), prompts, settings, mask, prior)
         if settings.mmr is not None:
             return rerank.mmr(top.items, top.scores, self._vectors(), settings.mmr.trade_off, settings.length)
-        return TopK(top.items[:, : settings.length], top.scores[:, : settings.length], top.exact)
+        return TopK(top.items[:, : settings.length], top.scores[:, : settings.length], top.is_exact)
 
     def score(self, histories: Sequence[Sequence[str]], items: Sequence[Sequence[str]]) -> list[list[float]]:
         """Scores of given candidates, all of a history's in one pass.
@@ -185,7 +185,7 @@ class Recommender:
         Raises:
             UserError: an empty history, or an item the run does not know.
         """
-        prompts = self.run.prompts(histories)
+        prompts = self.run.encode_prompts(histories)
         catalogue = self.run.catalogue
         rows = [catalogue.tokens_of(row, "candidates").numpy() for row in items]
         checkpoint = self.checkpoint
@@ -194,11 +194,11 @@ class Recommender:
 
     @cached_property
     def _trie(self) -> Trie | Overlay:
-        return self.run.catalogue.trie.to(batches.device_named(self._device))
+        return self.run.catalogue.trie.to(batches.resolve_device(self._device))
 
     def _vllm(self, settings: DecodeConfig) -> VllmEngine:
         """vLLM, started at the first call."""
-        if self.run.as_trained and isinstance(find(self.run.name).trie, Overlay):
+        if self.run.as_trained and isinstance(find_catalogue(self.run.name).trie, Overlay):
             raise UserError(
                 "decode.engine=vllm: this run's catalogue has changed since training (llmrec items); "
                 f"evaluate it with decode.engine=tree, or move {self.run.folder / 'catalogue'} away"
@@ -216,7 +216,7 @@ class Recommender:
         prompts: list[list[int]],
         settings: DecodeConfig,
         mask: ItemMask | None,
-        prior: batches.PriorOf | None,
+        prior: batches.PriorFactory | None,
     ) -> TopK:
         """Lists of `settings.length` items, or of all beams where these are to be re-ranked."""
         scoring = self._scoring(settings)
@@ -239,7 +239,9 @@ class Recommender:
             model_weight=1.0 if settings.prior is None else settings.prior.model_weight,
         )
 
-    def _prior(self, settings: DecodeConfig, histories: Sequence[Sequence[str]]) -> batches.PriorOf | None:
+    def _prior(
+        self, settings: DecodeConfig, histories: Sequence[Sequence[str]]
+    ) -> batches.PriorFactory | None:
         """Makes the prior of some of the users from a collaborative model of the training interactions."""
         if settings.prior is None:
             return None
@@ -288,7 +290,7 @@ class Recommender:
         )
 
 
-def history_of(run: str | Path, user: str) -> list[str]:
+def load_history(run: str | Path, user: str) -> list[str]:
     """Everything a user of a run's data has interacted with, oldest first.
 
     Raises:

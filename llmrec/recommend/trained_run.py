@@ -10,7 +10,7 @@ from pathlib import Path
 from llmrec import layout
 from llmrec.artifacts import run_folder
 from llmrec.catalogue.catalogue import Catalogue
-from llmrec.catalogue.registry import register, reopen
+from llmrec.catalogue.registry import register_catalogue, reload_catalogue
 from llmrec.data.examples import load_items
 from llmrec.errors import UserError
 from llmrec.files import read_json
@@ -61,8 +61,8 @@ class TrainedRun:
 
         folder = run_folder(str(run)).resolve()
         base = _base(folder)
-        name = register(base)
-        catalogue = Catalogue.load(base, as_trained) if as_trained else reopen(name)
+        name = register_catalogue(base)
+        catalogue = Catalogue.load(base, as_trained) if as_trained else reload_catalogue(name)
         texts = _texts(folder, base)
         if catalogue.added is not None:
             texts |= row_texts(catalogue.added.to_dicts(), "item_id")
@@ -134,7 +134,7 @@ class TrainedRun:
         name = self.catalogue.items[item]
         return self.texts[name]["title"] if name in self.texts else name
 
-    def prompts(self, histories: Sequence[Sequence[str]]) -> list[list[int]]:
+    def encode_prompts(self, histories: Sequence[Sequence[str]]) -> list[list[int]]:
         """Token ids of the prompts for histories of item ids, oldest first.
 
         Raises:
@@ -146,7 +146,7 @@ class TrainedRun:
             self.catalogue.indices(history, "history")
         return [self.encoder.prompt(self.template, history) for history in histories]
 
-    def lists(
+    def allow_and_deny_lists(
         self,
         histories: Sequence[Sequence[str]],
         mask_seen: bool,

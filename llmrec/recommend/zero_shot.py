@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from llmrec.catalogue.item_mask import item_mask
+from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.catalogue.trie import Trie
 from llmrec.config import Recipe
 from llmrec.data.card import EVENT_FIELDS
@@ -21,16 +21,16 @@ from llmrec.decode import batches
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
-from llmrec.ids.load import trie_order
+from llmrec.ids.load import sort_in_trie_order
 from llmrec.models.base import load_base
-from llmrec.models.vocabulary import by_position, distinct, without_pads
+from llmrec.models.vocabulary import codes_by_position, distinct_token_lists, without_pads
 from llmrec.text.encode import PromptEncoder
 from llmrec.text.prompts import Slot, Template, render, row_texts, slots
-from llmrec.text.tasks import chosen, load_task
+from llmrec.text.tasks import load_task, select_templates
 from llmrec.text.tokens import TextEncoder
 
 
-class Frozen:
+class ZeroShotRecommender:
     """An untuned base and the catalogue's titles.
 
     Args:
@@ -52,20 +52,22 @@ class Frozen:
         model, tokenizer = load_base(recipe.base, (), recipe.seed)
         self._text = TextEncoder(tokenizer)
         names = [texts[item].get("title", item) for item in texts]
-        vocabulary, spelt = by_position(distinct(self._text, names), int(tokenizer.eos_token_id))
-        self.items, sids = trie_order(list(texts), spelt)
+        vocabulary, spelt = codes_by_position(
+            distinct_token_lists(self._text, names), int(tokenizer.eos_token_id)
+        )
+        self.items, sids = sort_in_trie_order(list(texts), spelt)
         tokens = dict(zip(self.items, without_pads(vocabulary.encode_many(sids).tolist()), strict=True))
         self._encoder = PromptEncoder(tokenizer, texts, tokens, recipe.data.history)
         self.template = _template(recipe, self._encoder)
         # Without a chat format nothing stands between question and answer.
         self._lead = self._text("\n") if tokenizer.chat_template is None else []
-        device = batches.device_named(recipe.decode.device)
+        device = batches.resolve_device(recipe.decode.device)
         trie = Trie.build(sids, vocabulary.codes).to(device)
         token_ids = torch.from_numpy(vocabulary.compact_ids).to(device)
         pad = int(tokenizer.pad_token_id)
         self.engine = TreeEngine(model.to(device).eval(), trie, token_ids, pad)
 
-    def prompts(self, histories: list[list[str]]) -> list[list[int]]:
+    def encode_prompts(self, histories: list[list[str]]) -> list[list[int]]:
         """Token ids of the prompts for histories of item ids, oldest first."""
         return [self._encoder.prompt(self.template, history) + self._lead for history in histories]
 
@@ -74,10 +76,10 @@ class Frozen:
         decode, histories = self._recipe.decode, examples["history"].to_list()
         place = {item: index for index, item in enumerate(self.items)}
         seen = [[place[item] for item in history] if decode.mask_seen else [] for history in histories]
-        mask = item_mask(self.engine.trie, None, seen, self.engine.trie.first.device)
+        mask = build_item_mask(self.engine.trie, None, seen, self.engine.trie.first.device)
         auto = decode.width == "auto"
         width = decode.length if auto else int(decode.width)
-        prompts = self.prompts(histories)
+        prompts = self.encode_prompts(histories)
         widest = decode.widest if auto else None
         return batches.rank(self.engine, prompts, decode.length, width, mask, widest, decode.memory_gb)
 
@@ -90,9 +92,9 @@ def _template(recipe: Recipe, encoder: PromptEncoder) -> Template:
     """
     asks = recipe.eval.zero_shot
     task = load_task(asks.task, encoder.fields)
-    (template,) = chosen(task, [asks.template], "all")
-    named = slots(render(template.text, task.question(template, 1), encoder.fields))
-    answer = render(template.answer, task.reply(1), encoder.fields)
+    (template,) = select_templates(task, [asks.template], "all")
+    named = slots(render(template.text, task.text_scope(template, 1), encoder.fields))
+    answer = render(template.answer, task.answer_scope(1), encoder.fields)
     others = [slot for slot in named if slot.role != "history" or slot.name in ("sid", *EVENT_FIELDS)]
     if task.source != "next_item" or others or answer != [Slot("target", 1, "title")]:
         raise UserError(

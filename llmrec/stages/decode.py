@@ -28,7 +28,7 @@ def run(ctx: StageContext) -> None:
         UserError: no sft stage, broken files, or a split without targets.
     """
     from llmrec.files import link_or_copy, write_json
-    from llmrec.recommend.lists import certified, ranked_lists
+    from llmrec.recommend.lists import certified_share, ranked_lists
     from llmrec.recommend.model_names import ALIGNED, SFT
     from llmrec.recommend.recommender import Recommender
     from llmrec.recommend.reuse import find_lists
@@ -50,7 +50,7 @@ def run(ctx: StageContext) -> None:
                 continue
             top = recommender.rank(rows["history"].to_list(), decode, model=model)
             ranked_lists(rows["user_id"], top, recommender.items).write_parquet(ctx.work / name)
-            shares[split][model] = certified(top)
+            shares[split][model] = certified_share(top)
     if taken:
         ctx.notes["taken"] = taken
     report: dict[str, Any] = {"engine": decode.engine, "width": decode.width, "k": decode.length}

@@ -25,9 +25,9 @@ def run(context: StageContext) -> None:
 
     from llmrec.files import write_json
     from llmrec.ids import tokenizer
-    from llmrec.ids.codecs.store import CODEBOOKS, place_codes, save_codec
+    from llmrec.ids.codecs.store import CODEBOOKS, code_centroids, save_codec
     from llmrec.ids.inputs.signals import RunSignals
-    from llmrec.ids.make import make
+    from llmrec.ids.make import make_semantic_ids
     from llmrec.ids.new_items import FUSION, save_distances
 
     recipe = context.recipe
@@ -38,14 +38,14 @@ def run(context: StageContext) -> None:
         pl.DataFrame([signals.items["item_id"], texts]).write_parquet(folder / "sids.parquet")
         write_json(folder / "report.json", _describe_texts(texts, recipe))
         return
-    made = make(signals, recipe)
+    made = make_semantic_ids(signals, recipe)
     column = pl.Series("sid", made.sids, dtype=pl.Array(pl.Int32, made.sids.shape[1])).cast(pl.List(pl.Int32))
     pl.DataFrame([signals.items["item_id"], column]).write_parquet(folder / "sids.parquet")
-    if made.vectors is not None and made.found.codec is not None:
-        save_codec(folder, made.found.codec)
-        books = place_codes(made.found, made.sids, made.sizes, made.vectors)
+    if made.vectors is not None and made.tokenizer_output.codec is not None:
+        save_codec(folder, made.tokenizer_output.codec)
+        books = code_centroids(made.tokenizer_output, made.sids, made.sizes, made.vectors)
         save_file({f"level_{i}": book for i, book in enumerate(books)}, folder / CODEBOOKS)
-        save_distances(folder, made.found.codec, made.vectors, made.sids)
+        save_distances(folder, made.tokenizer_output.codec, made.vectors, made.sids)
         if len(recipe.ids.inputs) > 1:
             save_file(signals.fusion.tensors(), folder / FUSION)
     write_json(folder / "report.json", made.report)

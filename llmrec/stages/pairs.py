@@ -28,7 +28,7 @@ def run(context: StageContext) -> None:
         UserError: nobody to learn from, more rejected items wanted than a user leaves, or what a source lacks.
     """
     from llmrec.files import write_json
-    from llmrec.text.mix import notice
+    from llmrec.text.mix import print_notice
     from llmrec.train.alignment.negatives import MODEL_SOURCES
     from llmrec.train.alignment.pairs import make_pairs
 
@@ -38,7 +38,7 @@ def run(context: StageContext) -> None:
     pairs, report = make_pairs(recipe.pairs, context.run, recipe.seed, recipe.data.history, beams)
     alone = report["users_left_out"]["fewer_than_two_training_items"]
     if alone:
-        notice(f"pairs: users left out, with fewer than two training items: {alone:,}")
+        print_notice(f"pairs: users left out, with fewer than two training items: {alone:,}")
     pairs.write_parquet(context.work / layout.PAIRS)
     write_json(context.work / layout.PAIRS_REPORT, report)
 

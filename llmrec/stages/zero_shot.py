@@ -30,13 +30,13 @@ def run(ctx: StageContext) -> None:
     """
     from llmrec.data.examples import evaluation_examples
     from llmrec.files import write_json
-    from llmrec.recommend.lists import certified, ranked_lists
-    from llmrec.recommend.zero_shot import Frozen
+    from llmrec.recommend.lists import certified_share, ranked_lists
+    from llmrec.recommend.zero_shot import ZeroShotRecommender
 
     recipe = ctx.recipe
     if recipe.base.model == "tiny":
         raise UserError("zero_shot: base.model=tiny has random weights: there is nothing frozen to ask")
-    frozen = Frozen(ctx.run, recipe)
+    frozen = ZeroShotRecommender(ctx.run, recipe)
     report: dict[str, Any] = {"template": frozen.template.model_dump(mode="json"), "splits": {}}
     for split in recipe.decode.splits:
         examples = evaluation_examples(ctx.run, split, recipe.decode.users, recipe.seed)
@@ -46,7 +46,7 @@ def run(ctx: StageContext) -> None:
         ranked_lists(examples["user_id"], top, frozen.items).write_parquet(
             ctx.work / layout.zero_shot_lists(split)
         )
-        report["splits"][split] = {"users": len(examples), "certified": certified(top)}
+        report["splits"][split] = {"users": len(examples), "certified": certified_share(top)}
     write_json(ctx.work / layout.ZERO_SHOT_REPORT, report)
 
 

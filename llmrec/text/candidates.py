@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from random import Random
 
 
-class Negatives:
+class CandidateSampler:
     """Draws candidates, uniformly from the catalogue.
 
     Args:
@@ -19,7 +19,7 @@ class Negatives:
         self._random = Random(seed)  # noqa: S311 - nothing secret
         self._chosen: tuple[Sequence[str], frozenset[str]] = ((), frozenset())
 
-    def around(self, target: str, count: int, chosen: Sequence[str]) -> list[str]:
+    def sample(self, target: str, count: int, chosen: Sequence[str]) -> list[str]:
         """Candidates for a target, in random order.
 
         Args:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmrec.catalogue.catalogue import Catalogue
-from llmrec.catalogue.item_mask import item_mask
+from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.data.examples import evaluation_examples
 from llmrec.decode import batches
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.metrics.ranking import values_by_rank
-from llmrec.models.evaluating import evaluating
+from llmrec.models.evaluating import eval_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -100,8 +100,8 @@ class ValidationLists:
             return dict.fromkeys(self.names, 0.0)
         catalogue = self.catalogue.to(model.device)
         engine = TreeEngine(model, catalogue.trie, catalogue.token_ids, self.pad_id)
-        mask = item_mask(catalogue.trie, None, self.seen, model.device)
-        with evaluating(model):
+        mask = build_item_mask(catalogue.trie, None, self.seen, model.device)
+        with eval_mode(model):
             items = batches.rank(engine, self.prompts, self.k, max(self.k, BEAMS), mask).items
         gains = values_by_rank(sorted({JUDGED, self.k}))
         hit = items == self.targets[:, None]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from llmrec.catalogue.catalogue import Catalogue, Prefixes, walk
-from llmrec.catalogue.registry import find
+from llmrec.catalogue.registry import find_catalogue
 from llmrec.catalogue.trie import Trie
 from llmrec.decode.scoring import log_normaliser
 from llmrec.errors import UserError
@@ -21,23 +21,23 @@ KEYS = ("llmrec_catalogue", "llmrec_depth", "llmrec_allow", "llmrec_deny")
 
 
 @dataclass(frozen=True)
-class Request:
+class ConstrainedRequest:
     """A request under a catalogue.
 
     Attributes:
         catalogue: its items.
         depth: how many of the prompt's last tokens are SID tokens of a prefix.
         items: int64 [n], sorted: items (trie order) that `allow` allows, or that are denied.
-        allow: whether `items` names what is allowed.
+        is_allow_list: whether `items` names what is allowed.
     """
 
     catalogue: Catalogue
     depth: int
     items: npt.NDArray[np.int64]
-    allow: bool
+    is_allow_list: bool
 
 
-def read_request(extra: Mapping[str, Any] | None) -> Request | None:
+def read_request(extra: Mapping[str, Any] | None) -> ConstrainedRequest | None:
     """Read `SamplingParams.extra_args`.
 
     Args:
@@ -61,7 +61,7 @@ def read_request(extra: Mapping[str, Any] | None) -> Request | None:
     name = asked.get("llmrec_catalogue")
     if not isinstance(name, str):
         raise UserError(f"llmrec_catalogue: expected a catalogue's name, found {_shown(name)}")
-    catalogue = find(name)
+    catalogue = find_catalogue(name)
     depth = asked.get("llmrec_depth", 0)
     if not isinstance(depth, int) or isinstance(depth, bool) or not 0 <= depth < catalogue.length:
         raise UserError(f"llmrec_depth: expected 0 to {catalogue.length - 1}, found {_shown(depth)}")
@@ -71,11 +71,11 @@ def read_request(extra: Mapping[str, Any] | None) -> Request | None:
     if allowed is None:
         if len(hidden) == catalogue.count:
             raise UserError("llmrec_deny: names every item of the catalogue, so none is left")
-        return Request(catalogue, depth, hidden, allow=False)
+        return ConstrainedRequest(catalogue, depth, hidden, is_allow_list=False)
     left = np.setdiff1d(np.asarray(allowed, np.int64), hidden)
     if not len(left):
         raise UserError("llmrec_allow: no item is left; leave the key out to allow the whole catalogue")
-    return Request(catalogue, depth, left, allow=True)
+    return ConstrainedRequest(catalogue, depth, left, is_allow_list=True)
 
 
 def _items(asked: dict[str, Any], key: str, catalogue: Catalogue) -> list[int] | None:
@@ -98,21 +98,21 @@ class RowLists:
 
     Attributes:
         keys: int64 [n], sorted: item i of row r as `r · stride + i`.
-        allow: bool [R, 1], whether a row's list names what is allowed.
+        is_allow_list: bool [R, 1], whether a row's list names what is allowed.
         stride: more than the number of items.
     """
 
     keys: torch.Tensor
-    allow: torch.Tensor
+    is_allow_list: torch.Tensor
     stride: int
 
-    def open(self, trie: Trie, nodes: torch.Tensor) -> torch.Tensor:
+    def has_allowed_item(self, trie: Trie, nodes: torch.Tensor) -> torch.Tensor:
         """Whether prefixes, int64 [R, N], lead to an allowed item: bool [R, N]."""
         row = torch.arange(len(nodes), device=nodes.device).unsqueeze(1) * self.stride
         listed = torch.zeros_like(nodes)
         for low, high in trie.spans(nodes):
             listed += torch.searchsorted(self.keys, row + high) - torch.searchsorted(self.keys, row + low)
-        return torch.where(self.allow, listed > 0, listed < trie.count(nodes))
+        return torch.where(self.is_allow_list, listed > 0, listed < trie.count(nodes))
 
 
 def constrain(
@@ -138,7 +138,7 @@ def constrain(
     pads = legal & (ids < 0)
     legal &= inside.unsqueeze(-1) & ~pads
     if lists is not None:
-        legal &= lists.open(catalogue.trie, child)
+        legal &= lists.has_allowed_item(catalogue.trie, child)
     ids = ids.clamp(min=0)
     total = log_normaliser(logits).unsqueeze(-1)
     scores = logits.gather(1, ids) - total

@@ -17,13 +17,13 @@ import psutil
 from tqdm import tqdm
 
 from llmrec import layout
-from llmrec.catalogue.registry import find, register
+from llmrec.catalogue.registry import find_catalogue, register_catalogue
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.models.lora import check_adapter, is_dora
 from llmrec.models.vocabulary import without_pads
-from llmrec.vllm.rounds import Answer, Question, Rounds
+from llmrec.vllm.rounds import BeamSearchRounds, StepRequest, StepResponse
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams, TokensPrompt
@@ -68,8 +68,8 @@ class VllmEngine:
         **options: Any,
     ) -> None:
         settings = engine_settings(base, adapters, width, cache_gb) | options
-        self.name = register(base)
-        self._levels = find(self.name).length
+        self.name = register_catalogue(base)
+        self._levels = find_catalogue(self.name).length
         self._width = width
         from vllm import LLM
 
@@ -153,7 +153,7 @@ class VllmEngine:
     @cached_property
     def _places(self) -> dict[tuple[int, ...], int]:
         """SID tokens of each item → its place in trie order."""
-        paths = without_pads(find(self.name).tokens.tolist())
+        paths = without_pads(find_catalogue(self.name).tokens.tolist())
         return {tuple(path): item for item, path in enumerate(paths)}
 
     def replace_adapter(self, old: Path, new: Path) -> None:
@@ -175,8 +175,8 @@ class VllmEngine:
         self, prompts: list[Sequence[int]], width: int, mask: ItemMask | None, lora: LoRARequest | None
     ) -> TopK:
         """The rounds of one group of users."""
-        rounds = Rounds(self.name, prompts, width, mask)
-        while questions := rounds.questions():
+        rounds = BeamSearchRounds(self.name, prompts, width, mask)
+        while questions := rounds.requests():
             requests = [engine_request(question) for question in questions]
             outputs = self.llm.generate(
                 [prompt for prompt, _ in requests],
@@ -184,7 +184,7 @@ class VllmEngine:
                 lora_request=lora,
                 use_tqdm=False,
             )
-            rounds.take([answer(output) for output in outputs])
+            rounds.update([read_response(output) for output in outputs])
         return rounds.top()
 
     def _groups(self, lengths: list[int], width: int) -> list[list[int]]:
@@ -306,7 +306,7 @@ def check_lengths(prompts: Sequence[Sequence[int]], levels: int, context: int) -
         )
 
 
-def engine_request(question: Question) -> tuple[TokensPrompt, SamplingParams]:
+def engine_request(question: StepRequest) -> tuple[TokensPrompt, SamplingParams]:
     """The request for a question: its tokens, and the log-probabilities of the best at each."""
     from vllm import SamplingParams, TokensPrompt
     from vllm.sampling_params import RequestOutputKind
@@ -319,7 +319,7 @@ def engine_request(question: Question) -> tuple[TokensPrompt, SamplingParams]:
         flat_logprobs=True,
         skip_clone=True,
         output_kind=RequestOutputKind.FINAL_ONLY,
-        extra_args=question.extra,
+        extra_args=question.extra_args,
     )
     return TokensPrompt(prompt_token_ids=question.tokens), settings
 
@@ -357,17 +357,17 @@ def _drawn(output: Any, places: dict[tuple[int, ...], int]) -> tuple[int, float]
     raise RuntimeError(f"vLLM drew tokens {tokens}, which are no item: its logits processor is not at work")
 
 
-def answer(output: RequestOutput) -> Answer:
+def read_response(output: RequestOutput) -> StepResponse:
     """What the engine found; the log-probability of a token that is not legal is −inf."""
     found: Any = output.outputs[0].logprobs
     steps = [
         dict(zip(found.token_ids[start:end], found.logprobs[start:end], strict=True))
         for start, end in zip(found.start_indices, found.end_indices, strict=True)
     ]
-    return Answer(output.outputs[0].token_ids, steps)
+    return StepResponse(output.outputs[0].token_ids, steps)
 
 
 def _rows(mask: ItemMask | None, users: list[int]) -> ItemMask | None:
     import torch
 
-    return None if mask is None else mask.rows(torch.tensor(users, device=mask.lists.device))
+    return None if mask is None else mask.select(torch.tensor(users, device=mask.lists.device))

@@ -20,7 +20,7 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 
 from llmrec.catalogue.catalogue import Prefixes
 from llmrec.errors import UserError
-from llmrec.vllm.constraint import Request, RowLists, constrain, read_request
+from llmrec.vllm.constraint import ConstrainedRequest, RowLists, constrain, read_request
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from llmrec.catalogue.catalogue import Catalogue
 
-FREE, CLOSED = -1, -2
+UNCONSTRAINED, END_ONLY = -1, -2
 """Owners of slots whose request is not ours, and of those that may only end."""
 _PLACEHOLDER = -1
 _NOTHING = np.zeros(0, np.int64)
@@ -43,10 +43,10 @@ class Slots:
 
     Attributes:
         catalogues: those that requests have named so far.
-        owner: int64 [slots], index into `catalogues`, `FREE` or `CLOSED`.
+        owner: int64 [slots], index into `catalogues`, `UNCONSTRAINED` or `END_ONLY`.
         depth: int64 [slots], SID tokens at the prompt's end.
         end: int64 [slots], the token that ends the request.
-        allow: bool [slots], whether the slot's list names what is allowed.
+        is_allow_list: bool [slots], whether the slot's list names what is allowed.
         lists: for each slot, int64 [n], sorted items.
         tokens: int64 [slots, ≥ L], V1 alone: the SID tokens so far.
         count: int64 [slots], V1 alone: how many.
@@ -54,22 +54,22 @@ class Slots:
 
     def __init__(self, slots: int) -> None:
         self.catalogues: list[Catalogue] = []
-        self.owner = np.full(slots, FREE)
+        self.owner = np.full(slots, UNCONSTRAINED)
         self.depth = np.zeros(slots, np.int64)
         self.end = np.zeros(slots, np.int64)
-        self.allow = np.zeros(slots, bool)
+        self.is_allow_list = np.zeros(slots, bool)
         self.lists = [_NOTHING] * slots
         self.tokens = np.zeros((slots, 1), np.int64)
         self.count = np.zeros(slots, np.int64)
 
-    def put(self, slot: int, request: Request, end: int) -> None:
+    def put(self, slot: int, request: ConstrainedRequest, end: int) -> None:
         """Place a request into a slot, whatever was there."""
         catalogue = request.catalogue
         if not any(catalogue is known for known in self.catalogues):
             self.catalogues.append(catalogue)
         self.owner[slot] = next(i for i, known in enumerate(self.catalogues) if known is catalogue)
         self.depth[slot], self.end[slot] = request.depth, end
-        self.allow[slot], self.lists[slot] = request.allow, request.items
+        self.is_allow_list[slot], self.lists[slot] = request.is_allow_list, request.items
         missing = catalogue.length - self.tokens.shape[1]
         if missing > 0:
             self.tokens = np.pad(self.tokens, ((0, 0), (0, missing)))
@@ -82,11 +82,11 @@ class Slots:
 
     def move(self, source: int, target: int, swap: bool) -> None:
         """Move a slot's request to another, or swap the two."""
-        for array in (self.owner, self.depth, self.end, self.allow, self.tokens, self.count):
+        for array in (self.owner, self.depth, self.end, self.is_allow_list, self.tokens, self.count):
             array[[target, source]] = array[[source, target]]
         self.lists[target], self.lists[source] = self.lists[source], self.lists[target]
         if not swap:
-            self.owner[source] = FREE
+            self.owner[source] = UNCONSTRAINED
 
     def row_lists(self, slots: npt.NDArray[np.int64], items: int, device: torch.device) -> RowLists | None:
         """Allow- and deny-lists of some slots; None where none has one."""
@@ -95,7 +95,7 @@ class Slots:
         if not any(lengths):
             return None
         keys = np.concatenate(lists) + np.repeat(np.arange(len(slots)) * stride, lengths)
-        allow = torch.from_numpy(self.allow[slots, None]).to(device)
+        allow = torch.from_numpy(self.is_allow_list[slots, None]).to(device)
         return RowLists(torch.from_numpy(keys).to(device), allow, stride)
 
 
@@ -135,13 +135,13 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
             self._device, slots = device_or_states.device, device_or_states.max_num_reqs
         self._slots = Slots(slots)
         self._outputs: dict[int, list[int]] = {}
-        self._behind = False
+        self._has_placeholders = False
         self._end = _end_token(vllm_config)
         self._on_device: dict[int, Catalogue] = {}
         self._reports: list[_Report] = []
         # The entry point and `--logits-processors` may both name this class; a second pass would normalise
         # over the allowed tokens.
-        self._second = getattr(vllm_config, "_llmrec_processor", False)
+        self._is_duplicate = getattr(vllm_config, "_llmrec_processor", False)
         vllm_config._llmrec_processor = True  # type: ignore[attr-defined]
 
     @classmethod
@@ -192,16 +192,16 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
             logits: float32 [rows, V], changed in place.
             ctx: V2's layout of the batch; V1 gives none, and its rows are the slots.
         """
-        if self._second or not (self._slots.owner != FREE).any():
+        if self._is_duplicate or not (self._slots.owner != UNCONSTRAINED).any():
             return logits
-        if self._behind:
+        if self._has_placeholders:
             self._follow()
         slots = np.arange(len(logits)) if ctx is None else _slots_of_rows(ctx, len(logits))
         owner = self._slots.owner[slots]
-        for which in np.unique(owner[owner != FREE]).tolist():
+        for which in np.unique(owner[owner != UNCONSTRAINED]).tolist():
             rows = np.flatnonzero(owner == which)
             try:
-                self._hold(logits, which, rows, slots[rows], ctx)
+                self._constrain_rows(logits, which, rows, slots[rows], ctx)
             except Exception:
                 # Nothing raised here is worth the engine, which serves everyone; nor may a row fall open.
                 _log.exception(
@@ -210,7 +210,7 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
                 self._close(logits, rows, slots[rows])
         return logits
 
-    def _hold(
+    def _constrain_rows(
         self,
         logits: torch.Tensor,
         which: int,
@@ -219,17 +219,20 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
         ctx: LogitsContext | None,
     ) -> None:
         """Mask the rows of one catalogue's requests."""
-        self._tell()
-        if which == CLOSED:
+        self._log_dead_prefixes()
+        if which == END_ONLY:
             self._close(logits, rows, slots)
             return
         catalogue = self._on_device.setdefault(which, self._slots.catalogues[which].to(self._device))
-        end = self._send(self._slots.end[slots])
+        end = self._to_device(self._slots.end[slots])
         if ctx is None:
-            tokens, count = self._send(self._slots.tokens[slots]), self._send(self._slots.count[slots])
+            tokens, count = (
+                self._to_device(self._slots.tokens[slots]),
+                self._to_device(self._slots.count[slots]),
+            )
         else:
-            tokens, count = self._gather(self._send(rows), slots, catalogue.length, ctx)
-        index = None if len(rows) == len(logits) else self._send(rows)
+            tokens, count = self._gather(self._to_device(rows), slots, catalogue.length, ctx)
+        index = None if len(rows) == len(logits) else self._to_device(rows)
         part = logits if index is None else logits[index]
         lists = self._slots.row_lists(slots, len(catalogue.items), self._device)
         dead = constrain(part, catalogue, Prefixes(tokens, count, end), lists)
@@ -237,42 +240,42 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
             logits[index] = part
         # A prompt that is only partly read has no prefix yet, and what is sampled there is thrown away.
         self._reports.append(
-            self._fetch(dead & (count >= self._send(self._slots.depth[slots])), tokens, count)
+            self._to_host(dead & (count >= self._to_device(self._slots.depth[slots])), tokens, count)
         )
         if self._device.type == "cpu":
-            self._tell()
+            self._log_dead_prefixes()
 
     def _start(self, slot: int, params: SamplingParams, prompt: list[int], output: list[int]) -> None:
         """V1: place a request; `output` is vLLM's own list, which grows with what is sampled."""
-        if not self._place(slot, params) or self._slots.owner[slot] == CLOSED:
+        if not self._place(slot, params) or self._slots.owner[slot] == END_ONLY:
             return
         depth = int(self._slots.depth[slot])
         if len(prompt) < depth:
             _log.warning("llmrec: a request ends here: its prompt is shorter than llmrec_depth=%d", depth)
-            self._slots.owner[slot] = CLOSED
+            self._slots.owner[slot] = END_ONLY
             return
         self._slots.write(slot, 0, prompt[len(prompt) - depth :])
         self._outputs[slot] = output
 
     def _follow(self) -> None:
         """V1: note new tokens. Asynchronous scheduling leaves placeholders, filled in just before `apply`."""
-        self._behind = False
+        self._has_placeholders = False
         for slot, output in self._outputs.items():
-            self._behind |= bool(output) and output[-1] == _PLACEHOLDER
+            self._has_placeholders |= bool(output) and output[-1] == _PLACEHOLDER
             self._slots.write(slot, int(self._slots.depth[slot]), output)
 
     def _gather(
         self, rows: torch.Tensor, slots: npt.NDArray[np.int64], length: int, ctx: LogitsContext
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """V2: the same from the runner's buffers; draft tokens stand only among this step's inputs."""
-        start = self._send(self._states.prompt_len.np[slots] - self._slots.depth[slots])
+        start = self._to_device(self._states.prompt_len.np[slots] - self._slots.depth[slots])
         place = start.unsqueeze(1) + torch.arange(length, device=self._device)
         position = ctx.pos[rows].unsqueeze(1)
         back = position - place
         drafted = (back >= 0) & (back <= ctx.expanded_local_pos[rows].unsqueeze(1))
         fed = ctx.input_ids[(rows.unsqueeze(1) - back).clamp(0, len(ctx.input_ids) - 1)]
         kept = self._states.all_token_ids.gpu
-        kept = kept[self._send(slots).unsqueeze(1), place.clamp(0, kept.shape[1] - 1)]
+        kept = kept[self._to_device(slots).unsqueeze(1), place.clamp(0, kept.shape[1] - 1)]
         tokens = torch.where(drafted, fed.long(), kept.long()).masked_fill_(place < 0, -1)
         return tokens, (position.squeeze(1) + 1 - start).long()
 
@@ -283,7 +286,7 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
         except Exception as error:
             # It passed `validate_params`, so what is wrong is ours to bear, and not the engine's.
             _log.warning("llmrec: a request ends here: %s", error)
-            self._slots.owner[slot] = CLOSED
+            self._slots.owner[slot] = END_ONLY
             self._slots.end[slot] = self._end
             return True
         if request is None:
@@ -293,19 +296,19 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
         return True
 
     def _clear(self, slot: int) -> None:
-        self._slots.owner[slot] = FREE
+        self._slots.owner[slot] = UNCONSTRAINED
         self._outputs.pop(slot, None)
 
     def _close(self, logits: torch.Tensor, rows: npt.NDArray[np.int64], slots: npt.NDArray[np.int64]) -> None:
         """Leave these rows nothing but their end token."""
-        index = self._send(rows)
+        index = self._to_device(rows)
         logits[index] = -torch.inf
-        logits[index, self._send(self._slots.end[slots])] = 0.0
+        logits[index, self._to_device(self._slots.end[slots])] = 0.0
 
-    def _send(self, array: npt.NDArray[np.int64]) -> torch.Tensor:
+    def _to_device(self, array: npt.NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device, non_blocking=True)
 
-    def _fetch(self, dead: torch.Tensor, tokens: torch.Tensor, count: torch.Tensor) -> _Report:
+    def _to_host(self, dead: torch.Tensor, tokens: torch.Tensor, count: torch.Tensor) -> _Report:
         """Start the way of a report to the host, without waiting for the device."""
         if dead.device.type == "cpu":
             return _Report(dead, tokens, count)
@@ -314,7 +317,7 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
         ready.record()
         return _Report(dead, tokens, count, ready)
 
-    def _tell(self) -> None:
+    def _log_dead_prefixes(self) -> None:
         """Log the dead prefixes that have arrived, a line each."""
         while self._reports and (self._reports[0].ready is None or self._reports[0].ready.query()):
             report = self._reports.pop(0)

@@ -20,7 +20,7 @@ import torch
 
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.item_mask import ItemMask
-from llmrec.catalogue.registry import find
+from llmrec.catalogue.registry import find_catalogue
 from llmrec.catalogue.trie import ROOT
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
@@ -32,23 +32,23 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Question:
+class StepRequest:
     """What follows a prompt and a prefix?
 
     Attributes:
         tokens: token ids of the prompt and of the prefix.
-        extra: the request's `extra_args`, which hold it to the catalogue.
+        extra_args: the request's `extra_args`, which hold it to the catalogue.
         count: how many of the best legal next tokens are wanted at each step.
         steps: for how many tokens, each following the best before it.
     """
 
     tokens: list[int]
-    extra: dict[str, Any]
+    extra_args: dict[str, Any]
     count: int
     steps: int
 
 
-class Answer(NamedTuple):
+class StepResponse(NamedTuple):
     """What an engine says to a question.
 
     Attributes:
@@ -60,7 +60,7 @@ class Answer(NamedTuple):
     steps: Sequence[Mapping[int, float]]
 
 
-class Rounds:
+class BeamSearchRounds:
     """Exact beam search for U users, length penalty 0.
 
     Args:
@@ -78,28 +78,28 @@ class Rounds:
     ) -> None:
         if not all(prompts):
             raise UserError("a prompt is empty: nothing to decode from")
-        self._name, self._catalogue = name, find(name)
+        self._name, self._catalogue = name, find_catalogue(name)
         self._prompts, self._width = prompts, width
-        self._lists = _Lists(mask, self._catalogue)
-        users = np.array([u for u in range(len(prompts)) if self._lists.leave_any(u)], np.int64)
+        self._lists = _PrefixLists(mask, self._catalogue)
+        users = np.array([u for u in range(len(prompts)) if self._lists.has_items(u)], np.int64)
         self._depth = 0
         self._users = users
         self._nodes = np.full(len(users), ROOT)
         self._tokens = np.zeros((len(users), 0), np.int64)
         self._scores = np.zeros(len(users), np.float32)
-        self._asked = np.arange(len(users))
+        self._pending = np.arange(len(users))
         self._heard: list[_Children] = []
-        self._foreseen: dict[tuple[int, ...], Mapping[int, float]] = {}
+        self._prefetched: dict[tuple[int, ...], Mapping[int, float]] = {}
 
-    def questions(self) -> list[Question]:
+    def requests(self) -> list[StepRequest]:
         """This level's questions, at most one a beam; none once the search is over."""
-        trie, asked = self._catalogue.trie, self._asked
+        trie, asked = self._catalogue.trie, self._pending
         if self._depth == trie.length:
             return []
         count = min(self._width, max(trie.fanout[self._depth :]))
         spans = [torch.stack(span, -1).tolist() for span in trie.spans(torch.from_numpy(self._nodes[asked]))]
         return [
-            Question(
+            StepRequest(
                 [*self._prompts[user], *prefix],
                 {"llmrec_catalogue": self._name, "llmrec_depth": self._depth}
                 | self._lists.keys(user, [span[beam] for span in spans]),
@@ -111,18 +111,18 @@ class Rounds:
             )
         ]
 
-    def take(self, answers: Sequence[Answer]) -> None:
+    def update(self, answers: Sequence[StepResponse]) -> None:
         """Keep the best children of all beams, `width` a user; equal scores in the order of the beams.
 
         Args:
             answers: one for each question of this level; tokens that lead to no item are passed over.
         """
-        for beam, answer in zip(self._asked.tolist(), answers, strict=True):
+        for beam, answer in zip(self._pending.tolist(), answers, strict=True):
             for length, step in enumerate(answer.steps[1:], 1):
-                self._foreseen[*self._prefix(beam), *answer.tokens[:length]] = step
-        self._hear(self._asked, [answer.steps[0] for answer in answers])
+                self._prefetched[*self._prefix(beam), *answer.tokens[:length]] = step
+        self._hear(self._pending, [answer.steps[0] for answer in answers])
         self._grow()
-        while len(self._users) and not len(self._asked) and self._depth < self._catalogue.length:
+        while len(self._users) and not len(self._pending) and self._depth < self._catalogue.length:
             self._grow()
 
     def _prefix(self, beam: int) -> tuple[int, ...]:
@@ -148,11 +148,11 @@ class Rounds:
         """Hear the beams that have ended or were foreseen; the others are to be asked."""
         growing = self._growing()
         steps = [
-            self._foreseen.get(self._prefix(beam)) if grows else _ENDED
+            self._prefetched.get(self._prefix(beam)) if grows else _ENDED
             for beam, grows in enumerate(growing.tolist())
         ]
         known = np.array([step is not None for step in steps], bool)
-        self._asked, self._heard = np.flatnonzero(~known), []
+        self._pending, self._heard = np.flatnonzero(~known), []
         self._hear(np.flatnonzero(known), [step for step in steps if step is not None])
 
     def top(self) -> TopK:
@@ -204,16 +204,16 @@ class _Children(NamedTuple):
     scores: npt.NDArray[np.float32]
 
 
-class _Lists:
+class _PrefixLists:
     """Allow- and deny-lists, cut down to what lies under a prefix: the rest cannot matter there."""
 
     def __init__(self, mask: ItemMask | None, catalogue: Catalogue) -> None:
         self._names, self._count = catalogue.items, catalogue.count
         rows: list[npt.NDArray[np.int64]] = [] if mask is None else list(mask.lists.cpu().numpy())
         self._rows = [row[: np.searchsorted(row, len(self._names))] for row in rows]
-        self._allow = [] if mask is None else mask.allow.flatten().tolist()
+        self._allow = [] if mask is None else mask.is_allow_list.flatten().tolist()
 
-    def leave_any(self, user: int) -> bool:
+    def has_items(self, user: int) -> bool:
         """Whether a user may be given any item."""
         if not self._rows:
             return True

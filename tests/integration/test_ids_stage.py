@@ -161,7 +161,7 @@ def test_textual_ids_are_distinct_texts(catalogue):
 def test_trie_order_sorts_by_semantic_id(catalogue):
     root, _ = catalogue
     items, sids = load.load_sids(run_stage(root))
-    ordered, rows = load.trie_order(items, sids)
+    ordered, rows = load.sort_in_trie_order(items, sids)
     assert rows.tolist() == sorted(sids.tolist())
     assert dict(zip(ordered, rows.tolist(), strict=True)) == dict(zip(items, sids.tolist(), strict=True))
 

@@ -51,7 +51,7 @@ def test_a_run_on_titles_decodes_as_generate_does(trained):
     assert len(lengths) > 1
     texts = dict(zip(*load_texts(trained), strict=True))
     tokenizer = recommender.checkpoint.tokenizer
-    prompt = recommender.run.prompts(histories[:1])[0]
+    prompt = recommender.run.encode_prompts(histories[:1])[0]
     assert tokenizer.decode(prompt) == "".join(texts[item] + ITEM_END for item in histories[0])
     with pytest.raises(UserError, match="no codebooks"):
         recommender.rank(histories, DecodeConfig(width=5, k=2, mmr=MmrConfig(trade_off=0.5)))

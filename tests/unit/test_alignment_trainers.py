@@ -33,7 +33,7 @@ def policy_model(trained=True):
     """A base with a LoRA adapter, the same every time; `trained`: the adapter does something."""
     model, tokenizer, vocabulary = make_base()
     torch.manual_seed(0)
-    wrapped = lora.attach(model, LoraSettings(rank=4))
+    wrapped = lora.attach_lora(model, LoraSettings(rank=4))
     if trained:
         with torch.no_grad():
             for name, parameter in wrapped.named_parameters():

@@ -34,7 +34,7 @@ def logits_after(model, ids):
 @pytest.mark.parametrize("batch_tokens", [1, 30, 8192])
 def test_greedy_answers_take_the_likeliest_token_each_time(model, batch_tokens):
     ends = [7, 11]
-    found = free_text.generate(model, PROMPTS, 6, ends, pad_id=0, batch_tokens=batch_tokens)
+    found = free_text.generate_greedy(model, PROMPTS, 6, ends, pad_id=0, batch_tokens=batch_tokens)
     for prompt, answer in zip(PROMPTS, found, strict=True):
         ids = list(prompt)
         while len(ids) < len(prompt) + 6 and not (len(ids) > len(prompt) and ids[-1] in ends):
@@ -43,18 +43,18 @@ def test_greedy_answers_take_the_likeliest_token_each_time(model, batch_tokens):
 
 
 def test_the_models_own_settings_do_not_change_an_answer(model):
-    plain = free_text.generate(model, PROMPTS, 6, [7], pad_id=0)
+    plain = free_text.generate_greedy(model, PROMPTS, 6, [7], pad_id=0)
     before = model.generation_config.repetition_penalty
     model.generation_config.repetition_penalty = 50.0
     try:
-        assert free_text.generate(model, PROMPTS, 6, [7], pad_id=0) == plain
+        assert free_text.generate_greedy(model, PROMPTS, 6, [7], pad_id=0) == plain
     finally:
         model.generation_config.repetition_penalty = before
 
 
 def test_log_probs_of_given_answers(model):
     given = [[[1, 2], [3]], [[4, 5, 6]], [[2]], [[8, 1], [9, 9, 9], [8, 2]]]
-    found = free_text.log_probs(model, PROMPTS, given, pad_id=0)
+    found = free_text.answer_log_probs(model, PROMPTS, given, pad_id=0)
     for prompt, some, scores in zip(PROMPTS, given, found, strict=True):
         for answer, score in zip(some, scores, strict=True):
             steps = logits_after(model, prompt + answer).log_softmax(-1)
@@ -64,7 +64,7 @@ def test_log_probs_of_given_answers(model):
 
 @pytest.mark.parametrize("batch_tokens", [1, 8192])
 def test_a_text_lies_where_its_last_token_is(model, batch_tokens):
-    found = free_text.vectors(model, PROMPTS, pad_id=0, batch_tokens=batch_tokens)
+    found = free_text.text_embeddings(model, PROMPTS, pad_id=0, batch_tokens=batch_tokens)
     for prompt, vector in zip(PROMPTS, found, strict=True):
         with torch.inference_mode():
             alone = model.get_decoder()(torch.tensor([prompt])).last_hidden_state[0, -1]
@@ -73,7 +73,7 @@ def test_a_text_lies_where_its_last_token_is(model, batch_tokens):
 
 def test_an_answer_that_does_not_fit_the_context_is_refused(model):
     with pytest.raises(UserError, match=r"a prompt of 7 tokens and an answer of 60 .* 64"):
-        free_text.generate(model, PROMPTS, 60, [7], pad_id=0)
+        free_text.generate_greedy(model, PROMPTS, 60, [7], pad_id=0)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from llmrec.data.card import load_card
 from llmrec.estimate import alignment
 from llmrec.models import modes
 from llmrec.models.base import load_base
-from llmrec.models.vocabulary import extend
+from llmrec.models.vocabulary import add_sid_tokens
 
 SHAPE = ["base.tiny.hidden=128", "base.tiny.intermediate=256", "base.tiny.layers=3", "base.tiny.kv_heads=2"]
 IDS = ["ids.quantizer.levels=3", "ids.quantizer.codes=32"]
@@ -31,7 +31,7 @@ def test_trained_weights_are_counted_as_they_are(tmp_path, tied, options):
     recipe, planned = work(f"base.tiny.tied={tied}", f"sft.mode={mode}", *(f"sft.lora.{o}" for o in more))
     texts = [f"{word} {number}" for word in ("red", "nail", "polish") for number in range(400)]
     model, tokenizer = load_base(recipe.base, texts, 0)
-    vocabulary = extend(model, tokenizer, [32] * 3, None, "mean", 0)
+    vocabulary = add_sid_tokens(model, tokenizer, [32] * 3, None, "mean", 0)
     wrapped = modes.wrap(model, recipe.sft, vocabulary, tmp_path)
     true = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
     # The tokenizer has fewer tokens than it may, which only full tuning trains.

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from llmrec.token_tree import IGNORE, TreeBuilder
 from llmrec.train.batch_order import like_lengths
 from llmrec.train.sft.epochs import Epochs, LikeLengths
-from llmrec.train.sft.samples import Lesson
+from llmrec.train.sft.samples import TrainingTree
 
 
 def tree(length, token=1):
     builder = TreeBuilder()
     builder.add([token] * (length + 1), length)
-    return Lesson(builder.build(), np.arange(length, dtype=np.int32), length - 1)
+    return TrainingTree(builder.build(), np.arange(length, dtype=np.int32), length - 1)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=300), st.integers(1, 16), st.integers(0, 5))
@@ -42,10 +42,10 @@ def test_epochs_come_back_as_they_were_made(epochs):
     assert written.bounds == [(0, 2), (2, 4), (4, 6)] and written.trees == 5
     for epoch, (start, end) in enumerate(written.bounds):
         for row, expected in zip(range(start, end), made[epoch], strict=True):
-            for name in ("input_ids", "depth", "end", "labels", "after"):
+            for name in ("input_ids", "depth", "end", "labels", "history_length"):
                 assert written.rows[row][name].tolist() == getattr(expected.tree, name).tolist()
-            assert written.rows[row]["window"].tolist() == expected.window.tolist()
-            assert written.rows[row]["known"].tolist() == [expected.known]
+            assert written.rows[row]["window_items"].tolist() == expected.window_items.tolist()
+            assert written.rows[row]["observed"].tolist() == [expected.observed]
 
 
 def test_epochs_that_are_alike_are_written_once(epochs):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tiny_models import CODES, KINDS, LEVELS, TEXT, build
 
 from llmrec.catalogue.catalogue import Catalogue
-from llmrec.catalogue.item_mask import item_mask
+from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.catalogue.trie import Trie
 from llmrec.train.alignment.completions import NONE, Policy, Siblings
 
@@ -59,7 +59,7 @@ def test_what_completions_share_is_computed_once():
 def test_the_constrained_policy_renormalises_over_what_leads_to_an_allowed_item(model):
     prompts, denied = [[1, 2, 3], [5, 6, 7, 8]], [[0, 1, 2], []]
     groups = [[PATHS[5], PATHS[12]], [PATHS[0], PATHS[30]]]
-    mask = item_mask(TRIE, None, denied)
+    mask = build_item_mask(TRIE, None, denied)
     found = Policy("allowed", CATALOGUE).log_probs(model, Siblings.build(prompts, groups, 0), mask)
     row = 0
     for prompt, group, hidden in zip(prompts, groups, denied, strict=True):
@@ -76,7 +76,7 @@ def test_probabilities_of_all_allowed_items_add_up_to_one(model):
     denied = list(range(0, 40, 3))
     allowed = [item for item in range(len(SIDS)) if item not in denied]
     siblings = Siblings.build([[3, 1, 4]], [[PATHS[item] for item in allowed]], 0)
-    found = Policy("allowed", CATALOGUE).log_probs(model, siblings, item_mask(TRIE, None, [denied]))
+    found = Policy("allowed", CATALOGUE).log_probs(model, siblings, build_item_mask(TRIE, None, [denied]))
     torch.testing.assert_close(found.total.exp().sum(), torch.tensor(1.0), atol=1e-5, rtol=0)
 
 

@@ -92,8 +92,8 @@ class Answerer:
         marker = self._checkpoint.vocabulary.end if kind == "sid" else None
         ends = [self._end] if marker is None else [self._end, marker]
         prompts = [row.prompt for row in rows]
-        said = free_text.generate(model, prompts, questions.most, ends, self._pad)
-        likely = free_text.log_probs(model, prompts, [[row.reference] for row in rows], self._pad)
+        said = free_text.generate_greedy(model, prompts, questions.most, ends, self._pad)
+        likely = free_text.answer_log_probs(model, prompts, [[row.reference] for row in rows], self._pad)
         plain = [self._plain(tokens) for tokens in said]
         texts = [str(self._checkpoint.tokenizer.decode(tokens)) for tokens in plain]
         ended = [bool(set(tokens[-1:]) & set(ends)) for tokens in said]
@@ -124,7 +124,7 @@ class Answerer:
         if not options or not questions.template.end or (questions.kind == "choice" and len(options) != 2):
             return [None] * len(prompts)
         ids = [[*self._text(option), self._end] for option in options]
-        found = free_text.log_probs(self._checkpoint.model, prompts, [ids] * len(prompts), self._pad)
+        found = free_text.answer_log_probs(self._checkpoint.model, prompts, [ids] * len(prompts), self._pad)
         if questions.kind == "choice":
             return [float(scores[0] - scores[1]) for scores in found]
         values = [float(option) for option in options]
@@ -148,7 +148,7 @@ class Answerer:
             return ranks
         ids = [self._text(said[row].strip()) for row in there]
         nearest = ground(
-            free_text.vectors(self._checkpoint.model, ids, self._pad), vectors, DEPTH
+            free_text.text_embeddings(self._checkpoint.model, ids, self._pad), vectors, DEPTH
         ).items.tolist()
         for row, near in zip(there, nearest, strict=True):
             right = place[self._run.texts[questions.rows[row].item]["title"]]
@@ -163,4 +163,4 @@ class Answerer:
         texts = (self._run.texts[item].get("title") for item in self._run.catalogue.items)
         titles = list(dict.fromkeys(title for title in texts if title))
         ids = [self._text(title) for title in titles]
-        return titles, free_text.vectors(self._checkpoint.model, ids, self._pad)
+        return titles, free_text.text_embeddings(self._checkpoint.model, ids, self._pad)

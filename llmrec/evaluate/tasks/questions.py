@@ -14,9 +14,9 @@ import polars as pl
 from llmrec.config import AskedTask, TaskConfig
 from llmrec.data.examples import evaluation_examples, training_histories
 from llmrec.errors import UserError
-from llmrec.text.candidates import Negatives
-from llmrec.text.encode import Case, PromptEncoder, Sample
-from llmrec.text.mix import MixedTask, choose, notice
+from llmrec.text.candidates import CandidateSampler
+from llmrec.text.encode import PromptContext, PromptEncoder, Sample
+from llmrec.text.mix import MixedTask, print_notice, select_task
 from llmrec.text.prompts import Fields, Slot, Template, render, slots
 from llmrec.text.slots import MissingFieldError
 from llmrec.text.tasks import Task, load_task
@@ -66,7 +66,7 @@ class Questions:
     most: int
 
 
-def asked(entry: AskedTask, fields: Fields, tell: Callable[[str], None] = notice) -> MixedTask | None:
+def asked(entry: AskedTask, fields: Fields, tell: Callable[[str], None] = print_notice) -> MixedTask | None:
     """A task of `eval.tasks` with its templates; None, told in a line, where the data lacks what they all need.
 
     Raises:
@@ -78,7 +78,7 @@ def asked(entry: AskedTask, fields: Fields, tell: Callable[[str], None] = notice
         held_out = [template.id for template in mine if template.split == "unseen"]
         names = held_out or [template.id for template in mine]
     config = TaskConfig(task=entry.task, templates=names, language=entry.language)
-    return choose(config, fields, lambda line: tell(line.replace("prompts:", "eval.tasks:", 1)))
+    return select_task(config, fields, lambda line: tell(line.replace("prompts:", "eval.tasks:", 1)))
 
 
 class Asker:
@@ -118,28 +118,30 @@ class Asker:
             split = ITEMS if task.source == "item" else entry.split
             yield Questions(task, template, split, kind, options, rows, left_out, most)
 
-    def _sample(self, template: Template, case: Case, left_out: Counter[str]) -> Sample | None:
+    def _sample(self, template: Template, case: PromptContext, left_out: Counter[str]) -> Sample | None:
         try:
-            return self._encoder.sample_of(template, case)
+            return self._encoder.encode_sample(template, case)
         except MissingFieldError as error:
             left_out[error.field] += 1
             return None
 
-    def _cases(self, entry: AskedTask, mixed: MixedTask) -> list[Case]:
+    def _cases(self, entry: AskedTask, mixed: MixedTask) -> list[PromptContext]:
         """What the samples are about: items, or held-out targets with the history before them."""
         if mixed.task.source == "item":
             items = self._encoder.items
             drawn = np.random.default_rng(self._seed).permutation(len(items))[: entry.users]
-            return [Case([items[row]]) for row in sorted(drawn.tolist())]
+            return [PromptContext([items[row]]) for row in sorted(drawn.tolist())]
         events = sorted(mixed.events)
         examples = evaluation_examples(self._run, entry.split, entry.users, self._seed, events)
-        negatives = Negatives(self._encoder.items, self._seed)
+        negatives = CandidateSampler(self._encoder.items, self._seed)
         cases = []
         for row in examples.iter_rows(named=True):
             said = {name: row[name] for name in events}
-            case = Case([*row["history"], row["target"]], row["user_id"], said)
+            case = PromptContext([*row["history"], row["target"]], row["user_id"], said)
             if mixed.task.candidates is not None:
-                case = case.among(negatives.around(row["target"], mixed.task.candidates, row["history"]))
+                case = case.with_candidates(
+                    negatives.sample(row["target"], mixed.task.candidates, row["history"])
+                )
             cases.append(case)
         return cases
 
@@ -170,9 +172,9 @@ class Asker:
         for row in histories.sample(min(TRAINING_ANSWERS, len(histories)), seed=self._seed).iter_rows(
             named=True
         ):
-            case = Case(row["items"], row["user_id"], {name: row[name] for name in events})
+            case = PromptContext(row["items"], row["user_id"], {name: row[name] for name in events})
             if mixed.task.candidates is not None:
-                case = case.among(row["items"][-1:])
+                case = case.with_candidates(row["items"][-1:])
             sample = self._sample(template, case, Counter())
             if sample is not None:
                 yield sample
@@ -180,7 +182,7 @@ class Asker:
 
 def kind_of(task: Task, template: Template, fields: Fields) -> Kind:
     """What kind of answer a template asks for: one field of the target, one of a few fixed texts, or any text."""
-    segments = render(template.answer, task.reply(1), fields)
+    segments = render(template.answer, task.answer_scope(1), fields)
     said = slots(segments)
     if not said:
         return "choice"
@@ -193,11 +195,11 @@ def kind_of(task: Task, template: Template, fields: Fields) -> Kind:
 
 def answered(task: Task, template: Template, fields: Fields) -> list[Slot]:
     """The fields that a template's answer names."""
-    return slots(render(template.answer, task.reply(1), fields))
+    return slots(render(template.answer, task.answer_scope(1), fields))
 
 
 def choices(task: Task, template: Template, fields: Fields) -> list[str]:
     """The different answers of a choice, in the order of the target's position among the candidates."""
     positions = range(task.candidates or 1)
-    rendered = (render(template.answer, task.reply(1, None, at), fields) for at in positions)
+    rendered = (render(template.answer, task.answer_scope(1, None, at), fields) for at in positions)
     return list(dict.fromkeys("".join(map(str, segments)) for segments in rendered))

@@ -18,7 +18,7 @@ from llmrec.config.tokenizers import AutoencoderConfig
 from llmrec.errors import UserError
 from llmrec.ids.codecs.kmeans import chunks, kmeans
 from llmrec.ids.codecs.residual import ResidualCodec
-from llmrec.ids.tokenizer import Codec, Codes, Signals, codes_for
+from llmrec.ids.tokenizer import Codec, Codes, Signals, number_of_codes
 
 WARM_UP = 10
 """Epochs without codebooks, which then start by k-means from latents that already mean something."""
@@ -51,7 +51,7 @@ class Quantized:
 class RqAutoencoder(nn.Module):
     """MLP encoder, residual codebooks, MLP decoder (Rajput et al. 2023, TIGER).
 
-    Kinds differ in `choose`, `rebuilding` and `further`.
+    Kinds differ in `assign_codes`, `reconstruction_loss` and `extra_loss`.
 
     Args:
         dim: of the item vectors.
@@ -78,27 +78,29 @@ class RqAutoencoder(nn.Module):
         """
         with self._autocast(inputs):
             latents = self.encoder(inputs)
-        found = self.quantize(latents.float())
+        quantized = self.quantize(latents.float())
         with self._autocast(inputs):
-            outputs = self.decoder(found.total)
-        return self.rebuilding(outputs.float(), inputs) + found.loss + self.further(found, rows), found
+            outputs = self.decoder(quantized.total)
+        return self.reconstruction_loss(outputs.float(), inputs) + quantized.loss + self.extra_loss(
+            quantized, rows
+        ), quantized
 
     def warm_up_loss(self, inputs: Tensor) -> Tensor:
         """The loss of the autoencoder without its codebooks."""
         with self._autocast(inputs):
             outputs = self.decoder(self.encoder(inputs))
-        return self.rebuilding(outputs.float(), inputs)
+        return self.reconstruction_loss(outputs.float(), inputs)
 
     def quantize(self, latents: Tensor) -> Quantized:
         """Codes, straight-through sum and loss of latents `[n, latent]`.
 
         TIGER's Σ_l ‖sg[r_l] − e_l‖² + β‖r_l − sg[e_l]‖², with r_{l+1} = r_l − sg[e_l]: every level pulls on the
         encoder and only on its own codebook. Squared norms are means over the latent dimensions, as in
-        `rebuilding`, so that the terms' weights do not depend on sizes.
+        `reconstruction_loss`, so that the terms' weights do not depend on sizes.
         """
         residual, loss, codes = latents, latents.new_zeros(()), []
         for level, book in enumerate(self.codebooks):
-            chosen = self.choose(level, distances(residual.detach(), book.detach()))
+            chosen = self.assign_codes(level, distances(residual.detach(), book.detach()))
             vectors = functional.embedding(chosen, book)
             loss = loss + functional.mse_loss(vectors, residual.detach())
             loss = loss + self.beta * functional.mse_loss(residual, vectors.detach())
@@ -106,19 +108,19 @@ class RqAutoencoder(nn.Module):
             codes.append(chosen)
         return Quantized(torch.stack(codes, dim=1), latents - residual.detach(), loss)
 
-    def choose(self, level: int, costs: Tensor) -> Tensor:
+    def assign_codes(self, level: int, costs: Tensor) -> Tensor:
         """Codes int64 `[n]` for squared distances `[n, codes]`: the nearest."""
         return costs.argmin(dim=1)
 
-    def rebuilding(self, outputs: Tensor, inputs: Tensor) -> Tensor:
+    def reconstruction_loss(self, outputs: Tensor, inputs: Tensor) -> Tensor:
         """How far the decoder's outputs `[n, dim]` are from the inputs: the mean squared error."""
         return functional.mse_loss(outputs, inputs)
 
-    def further(self, found: Quantized, rows: Tensor) -> Tensor | float:
+    def extra_loss(self, quantized: Quantized, rows: Tensor) -> Tensor | float:
         """Terms beyond rebuilding and quantization."""
         return 0.0
 
-    def refresh(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int) -> None:
         """What is done before an epoch, counted from where the codebooks start."""
 
     def _autocast(self, inputs: Tensor) -> torch.autocast:
@@ -150,7 +152,7 @@ def fit_autoencoder(make: Callable, signals: Signals, config: AutoencoderConfig,
         seed: of weights, batches and revived codes; the same seed gives the same codes on one machine.
     """
     vectors = np.require(signals.vectors, np.float32, ["C", "W"])
-    size = codes_for(config.codes, len(vectors))
+    size = number_of_codes(config.codes, len(vectors))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = make(vectors.shape[1], size, config)
@@ -169,12 +171,12 @@ class Standardised:
     Attributes:
         vectors: as given, float32 `[n, dim]`.
         mean: float32 `[dim]`.
-        spread: what differences from the mean are divided by; 0 where the vectors are all the same.
+        scale: what differences from the mean are divided by; 0 where the vectors are all the same.
     """
 
     vectors: NDArray[np.float32]
     mean: NDArray[np.float32]
-    spread: float
+    scale: float
 
     @classmethod
     def of(cls, vectors: NDArray[np.float32]) -> Standardised:
@@ -189,7 +191,7 @@ class Standardised:
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         centred = torch.from_numpy(self.vectors)[rows] - torch.from_numpy(self.mean)
-        return centred / self.spread if self.spread else torch.zeros_like(centred)
+        return centred / self.scale if self.scale else torch.zeros_like(centred)
 
 
 def train(model: RqAutoencoder, items: Standardised, config: AutoencoderConfig, seed: int) -> list[float]:
@@ -215,15 +217,15 @@ def train(model: RqAutoencoder, items: Standardised, config: AutoencoderConfig, 
         if epoch == warm_up:
             start_codebooks(model, items, seed)
         if epoch >= warm_up:
-            model.refresh(epoch - warm_up)
+            model.start_epoch(epoch - warm_up)
         total, used = 0.0, torch.zeros(len(model.codebooks), len(model.codebooks[0]), device=device)
         for rows in _batches(len(items), config.batch, generator):
             inputs = items[rows].to(device)
             if epoch < warm_up:
                 loss = model.warm_up_loss(inputs)
             else:
-                loss, found = model.loss(inputs, rows.to(device))
-                used.scatter_add_(1, found.codes.T, torch.ones_like(found.codes.T, dtype=used.dtype))
+                loss, quantized = model.loss(inputs, rows.to(device))
+                used.scatter_add_(1, quantized.codes.T, torch.ones_like(quantized.codes.T, dtype=used.dtype))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -234,16 +236,16 @@ def train(model: RqAutoencoder, items: Standardised, config: AutoencoderConfig, 
                 f"ids.quantizer.lr: {config.kind}'s loss is {total} in epoch {epoch}; try a lower one"
             )
         if epoch >= warm_up:
-            revive(model, used, inputs, generator)
+            revive_unused_codes(model, used, inputs, generator)
             losses.append(total)
-        if settled(losses):
+        if has_converged(losses):
             break
     bar.close()
     model.to("cpu").half_precision = False
     return losses
 
 
-def settled(losses: Sequence[float]) -> bool:
+def has_converged(losses: Sequence[float]) -> bool:
     """Whether the least loss of the last `WINDOW` epochs is not below that before by `LEAST_CHANGE` of it.
 
     Epochs before the highest loss do not count: while the codebooks catch up with the latents, it may rise.
@@ -275,7 +277,9 @@ def start_codebooks(model: RqAutoencoder, items: Standardised, seed: int) -> Non
 
 
 @torch.no_grad()
-def revive(model: RqAutoencoder, used: Tensor, inputs: Tensor, generator: torch.Generator) -> None:
+def revive_unused_codes(
+    model: RqAutoencoder, used: Tensor, inputs: Tensor, generator: torch.Generator
+) -> None:
     """Move each code without items to what is left, at its level, of a random input.
 
     Args:
@@ -295,7 +299,7 @@ def revive(model: RqAutoencoder, used: Tensor, inputs: Tensor, generator: torch.
 def freeze(model: RqAutoencoder, items: Standardised) -> AutoencoderCodec:
     """The trained model as a codec, the gains of its reconstructions fitted to (a sample of) the items."""
     gains = np.ones(len(model.codebooks) + 1, np.float32)
-    tensors = {"mean": items.mean, "spread": np.array([items.spread]), "gains": gains}
+    tensors = {"mean": items.mean, "spread": np.array([items.scale]), "gains": gains}
     for name, weights in model.state_dict().items():
         if name.startswith(("encoder", "codebooks", "decoder")):
             tensors[name] = weights.numpy().copy()
@@ -323,14 +327,14 @@ class AutoencoderCodec(Codec):
 
     def __init__(self, tensors: dict[str, NDArray[Any]]) -> None:
         self.named = tensors
-        self.mean, self.gains, self.spread = tensors["mean"], tensors["gains"], float(tensors["spread"][0])
+        self.mean, self.gains, self.scale = tensors["mean"], tensors["gains"], float(tensors["spread"][0])
         self.residual = ResidualCodec([tensors[f"codebooks.{i}"] for i in range(len(self.gains) - 1)])
         self.encoder, self.decoder = (_layers(tensors, half) for half in ("encoder", "decoder"))
         self.sizes = self.residual.sizes
 
     def project(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the encoder makes of vectors `[n, dim]`: float32 `[n, latent]`."""
-        factor = np.float32(1 / self.spread if self.spread else 0)
+        factor = np.float32(1 / self.scale if self.scale else 0)
         return np.concatenate(
             [_forward((rows - self.mean) * factor, self.encoder) for rows in _chunks(vectors)]
         )
@@ -345,7 +349,7 @@ class AutoencoderCodec(Codec):
 
     def reconstruct(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
         """The decoder's output for the sum of the codes' vectors, float32 `[n, dim]`; the mean for no level."""
-        factor = np.float32(self.gains[codes.shape[1]] * self.spread)
+        factor = np.float32(self.gains[codes.shape[1]] * self.scale)
         rebuilt = np.broadcast_to(self.mean, (len(codes), len(self.mean))).copy()
         if codes.shape[1]:
             for part, rows in zip(_chunks(codes), _chunks(rebuilt), strict=True):

@@ -52,8 +52,8 @@ def load_codec(run: Path) -> Codec:
     return getattr(importlib.import_module(f"llmrec.ids.codecs.{module}"), name).from_tensors(tensors)
 
 
-def place_codes(
-    found: Codes, sids: NDArray[np.int32], sizes: list[int], vectors: NDArray[np.float32]
+def code_centroids(
+    tokenizer_output: Codes, sids: NDArray[np.int32], sizes: list[int], vectors: NDArray[np.float32]
 ) -> list[NDArray[np.float32]]:
     """Where the codes of each level lie, float32 `[codes, dim]`: the rows of new tokens start from these.
 
@@ -61,10 +61,10 @@ def place_codes(
     mean of what the items with a code have left over: their vectors minus what the levels before reconstruct.
     Codes without items stay at zero.
     """
-    assert found.codec is not None
-    books = list(found.codec.level_centroids)
+    assert tokenizer_output.codec is not None
+    books = list(tokenizer_output.codec.level_centroids)
     for level, size in list(enumerate(sizes))[len(books) :]:
-        known = min(level, found.codec.levels)
-        left = vectors - found.codec.reconstruct(sids[:, :known])
+        known = min(level, tokenizer_output.codec.levels)
+        left = vectors - tokenizer_output.codec.reconstruct(sids[:, :known])
         books.append(code_means(left, sids[:, level], size))
     return books

@@ -16,7 +16,7 @@ from llmrec.files import read_json
 from llmrec.ids.codecs.store import CODEC, load_codec
 from llmrec.ids.inputs.signals import RunSignals
 from llmrec.ids.load import load_sids, load_sizes
-from llmrec.ids.new_items import assign
+from llmrec.ids.new_items import assign_ids
 from llmrec.ids.tokenizer import Codes
 
 
@@ -43,7 +43,7 @@ def fit(signals: RunSignals, config: KeptConfig, seed: int) -> Codes:
     new = rows < 0
     sids = taken[rows]
     if new.any():
-        sids[new] = assign(load_codec(run), _vectors(signals, run)[new], taken, sizes)
+        sids[new] = assign_ids(load_codec(run), _vectors(signals, run)[new], taken, sizes)
     gone = len(items) - int((~new).sum())
     print(
         f"ids: {int((~new).sum()):,} items keep their IDs of {run.name}, {int(new.sum()):,} are new, {gone:,} gone",

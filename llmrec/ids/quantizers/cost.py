@@ -26,7 +26,7 @@ class Cost(RqAutoencoder):
         super().__init__(dim, codes, config)
         self.temperature = config.temperature
 
-    def rebuilding(self, outputs: Tensor, inputs: Tensor) -> Tensor:
+    def reconstruction_loss(self, outputs: Tensor, inputs: Tensor) -> Tensor:
         """InfoNCE of each output `[n, dim]` with its own input, over cosines divided by the temperature."""
         outputs, inputs = functional.normalize(outputs), functional.normalize(inputs)
         return info_nce(outputs / self.temperature, inputs)

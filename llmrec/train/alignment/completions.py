@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from llmrec.catalogue.catalogue import Prefixes, walk
-from llmrec.decode.scoring import in_cache, log_normaliser
-from llmrec.models.head import head_at, head_over
-from llmrec.token_tree import TokenTree, ancestor_mask, collate, unlearned
+from llmrec.decode.scoring import log_normaliser, split_for_cache
+from llmrec.models.head import head_at_positions, head_over_tokens
+from llmrec.token_tree import TokenTree, ancestor_mask, collate, unlabelled_tree
 
 if TYPE_CHECKING:
     from llmrec.catalogue.catalogue import Catalogue
@@ -111,7 +111,7 @@ def _tree(
                 nodes[one[:cut]] = len(ids)
                 ids.append(one[cut - 1])
                 depth.append(len(prompt) + cut - 1)
-    return unlearned(np.array(ids, np.int32), np.array(depth, np.int32)), nodes
+    return unlabelled_tree(np.array(ids, np.int32), np.array(depth, np.int32)), nodes
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ class Policy:
         """
         narrow = self.normalise == "allowed"
         tokens, there = siblings.tokens.clamp(min=0), siblings.tokens != NONE
-        head = head_over(model, self.catalogue.token_ids) if narrow else contextlib.nullcontext()
-        with head_at(model, siblings.asked), head:
+        head = head_over_tokens(model, self.catalogue.token_ids) if narrow else contextlib.nullcontext()
+        with head_at_positions(model, siblings.asked), head:
             outputs: Any = model(
                 input_ids=siblings.input_ids,
                 attention_mask=siblings.attention_mask,
@@ -204,7 +204,7 @@ class Policy:
         nodes, _ = walk(catalogue, prefixes)
         child, token, legal = catalogue.trie.expand(nodes)
         if mask is not None:
-            legal = legal & mask.rows(siblings.prompt).open(catalogue.trie, child)
+            legal = legal & mask.select(siblings.prompt).has_allowed_item(catalogue.trie, child)
         ids = catalogue.token_ids[token]
         legal = legal & (ids >= 0)
         return logits.gather(1, token.long()).masked_fill(~legal, -torch.inf), ids
@@ -213,7 +213,9 @@ class Policy:
 def _mean_logit(logits: torch.Tensor, normaliser: torch.Tensor) -> torch.Tensor:
     """Expected logit under the softmax, float32 [A]; slots of −inf have no part in it."""
     means = []
-    for part, total in zip(in_cache(logits), in_cache(normaliser, logits.shape[1]), strict=True):
+    for part, total in zip(
+        split_for_cache(logits), split_for_cache(normaliser, logits.shape[1]), strict=True
+    ):
         chance = (part - total.unsqueeze(-1)).exp_()
         means.append(chance.mul_(part.nan_to_num(neginf=0.0)).sum(-1))
     return torch.cat(means)

@@ -13,7 +13,7 @@ from trl import DPOConfig
 
 from llmrec import layout
 from llmrec.artifacts import StageContext
-from llmrec.models.lora import go_on_from
+from llmrec.models.lora import load_adapter_weights
 from llmrec.models.vocabulary import without_pads
 from llmrec.train.alignment.dpo_trainer import OURS, REFERENCE, UNUSED, PairCollator, TreeDPOTrainer
 from llmrec.train.alignment.pairs import beams_of, make_pairs, read_pairs
@@ -50,7 +50,7 @@ def align_by_pairs(ctx: StageContext) -> None:
                 pairs = _pairs_of_round(ctx, begin, number)
             _train_round(ctx, begin, pairs, number, scratch)
             (scratch / "done").touch()
-        go_on_from(begin.model, scratch / "adapter")
+        load_adapter_weights(begin.model, scratch / "adapter")
         steps += _publish_log(scratch, ctx.work / layout.training_log("dpo"), steps, number * settings.epochs)
     shutil.copytree(scratch / "adapter", ctx.work / "dpo", dirs_exist_ok=True)
     ctx.notes.update(pairs=len(pairs), steps=steps, seed=begin.seed)

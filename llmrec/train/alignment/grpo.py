@@ -13,7 +13,7 @@ from llmrec.artifacts import StageContext
 from llmrec.collaborative.systems import load_baseline
 from llmrec.errors import UserError
 from llmrec.ids.load import code_vectors
-from llmrec.text.mix import notice
+from llmrec.text.mix import print_notice
 from llmrec.train.alignment.grpo_trainer import TreeGRPOTrainer, loss_arguments
 from llmrec.train.alignment.rewards import Judge, Known, resolve
 from llmrec.train.alignment.rollouts import UNKNOWN, Drawer, Tasks, TreeDrawer, VllmDrawer
@@ -106,7 +106,7 @@ def tasks_of(ctx: StageContext, begin: Start) -> Tasks:
     pairs = zip(targets.seen, targets.chosen, strict=True)
     rows = np.flatnonzero([not (hides and chosen in seen) for seen, chosen in pairs])
     if len(rows) < len(targets):
-        notice(
+        print_notice(
             f"grpo: {len(targets) - len(rows):,} targets left out: decode.mask_seen hides what is in the history"
         )
     if not len(rows):

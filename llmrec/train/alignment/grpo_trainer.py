@@ -15,7 +15,7 @@ from llmrec.models.vocabulary import without_pads
 from llmrec.train.alignment.completions import LogProbs, Policy, Siblings
 from llmrec.train.alignment.losses import bounded, early_clipped
 from llmrec.train.alignment.rewards import Known
-from llmrec.train.alignment.rollouts import Drawer, Drawn, Tasks, draw
+from llmrec.train.alignment.rollouts import Drawer, ScoredGroups, Tasks, draw
 from llmrec.train.alignment.setup import GoesOn, check_start
 
 UNBOUNDED = 1e6
@@ -41,7 +41,7 @@ class TreeGRPOTrainer(GoesOn, GRPOTrainer):
     ) -> None:
         self._settings, self._tasks, self._draws = settings, tasks, draws
         self._policy, self._known = policy, known
-        self._drawn: Drawn | None = None
+        self._drawn: ScoredGroups | None = None
         self._rows: list[int] = []
         self._inputs: dict[str, Any] | None = None
         super().__init__(reward_funcs=[self._reads(reward.name) for reward in settings.rewards], **kwargs)
@@ -73,7 +73,7 @@ class TreeGRPOTrainer(GoesOn, GRPOTrainer):
         names = [self._known.items[item] for item in items]
         return [self._tasks.prompts[row] for row in prompts], completions, None, names, None, {}, None, []
 
-    def _note(self, drawn: Drawn) -> None:
+    def _note(self, drawn: ScoredGroups) -> None:
         """Log the health of the rollouts."""
         hits, items = drawn.groups.hits & ~drawn.injected, drawn.groups.items
         figures = {

@@ -18,7 +18,7 @@ from llmrec.data.examples import training_histories
 from llmrec.errors import UserError
 from llmrec.ids.load import code_vectors
 from llmrec.ids.paths import number_prefixes
-from llmrec.text.candidates import Negatives
+from llmrec.text.candidates import CandidateSampler
 from llmrec.train.alignment.targets import Targets
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _TRIES = 4
 
 
 @dataclass(frozen=True)
-class Drawn:
+class RejectedItems:
     """What a source made of R targets; lists hold item ids.
 
     Attributes:
@@ -64,7 +64,7 @@ class Sources:
         self.config, self.run, self.catalogue = config, run, catalogue
         self._beams = beams
 
-    def draw(self, source: NegativeSource, targets: Targets, rng: np.random.Generator) -> Drawn:
+    def draw(self, source: NegativeSource, targets: Targets, rng: np.random.Generator) -> RejectedItems:
         """Rejected items from one source.
 
         Args:
@@ -81,9 +81,11 @@ class Sources:
         if source == "beams":
             # SPRec, Gao et al. 2025; RosePO, Liao et al. 2024
             best = self._ask(targets.histories, targets.items)
-            return Drawn(chosen, *self._fill(chosen, targets.items, [row[:count] for row in best], rng))
+            return RejectedItems(
+                chosen, *self._fill(chosen, targets.items, [row[:count] for row in best], rng)
+            )
         if source == "random":
-            return Drawn(chosen, self._fill(chosen, targets.items, [[]] * len(targets), rng)[0])
+            return RejectedItems(chosen, self._fill(chosen, targets.items, [[]] * len(targets), rng)[0])
         places, taken = self._places(chosen), self._taken(targets)
         if source == "popularity":
             found = by_weight(self._counts, taken, count, rng)
@@ -91,9 +93,9 @@ class Sources:
             found = nearest(self._vectors, places, taken, count)
         else:
             found = in_shared_prefix(self.catalogue.sids, places, taken, count, rng)
-        return Drawn(chosen, [[self.catalogue.items[place] for place in row] for row in found])
+        return RejectedItems(chosen, [[self.catalogue.items[place] for place in row] for row in found])
 
-    def _judge(self, targets: Targets, rng: np.random.Generator) -> Drawn:
+    def _judge(self, targets: Targets, rng: np.random.Generator) -> RejectedItems:
         """Best and worst of the model's best in a collaborative model's eyes (OneRec, Deng et al. 2025)."""
         items, index, histories = self.catalogue.items, self.catalogue.index, targets.histories
         judge = load_baseline(self.run, self.config.judge, items)
@@ -107,7 +109,7 @@ class Sources:
                 worst = (beams[place] for place in reversed(order[1:]))
                 chosen.append(beams[order[0]])
                 rejected.append([item for item in worst if item not in positives][: self.config.negatives])
-        return Drawn(chosen, *self._fill(chosen, targets.items, rejected, rng))
+        return RejectedItems(chosen, *self._fill(chosen, targets.items, rejected, rng))
 
     def _ask(self, histories: list[list[str]], denied: list[list[str]]) -> list[list[str]]:
         if self._beams is None:
@@ -122,14 +124,14 @@ class Sources:
         rng: np.random.Generator,
     ) -> tuple[list[list[str]], int]:
         """Rejected items up to the number wanted, the missing ones uniformly from the catalogue; and their number."""
-        negatives = Negatives(self.catalogue.items, int(rng.integers(1 << 62)))
+        negatives = CandidateSampler(self.catalogue.items, int(rng.integers(1 << 62)))
         full, filled = [], 0
         for target, mine, row in zip(chosen, positives, rejected, strict=True):
             missing = self.config.negatives - len(row)
             if missing:
-                # Negatives keeps the set of the last list it was given: one user's targets share theirs.
+                # CandidateSampler keeps the set of the last list it was given: one user's targets share theirs.
                 barred = [*mine, *row] if row else mine
-                row = row + [item for item in negatives.around(target, missing + 1, barred) if item != target]
+                row = row + [item for item in negatives.sample(target, missing + 1, barred) if item != target]
             full.append(row)
             filled += missing
         return full, filled

@@ -97,20 +97,20 @@ def beams_of(run: TrainedRun, model: PreTrainedModel, pad_id: int, memory_gb: fl
     Returns:
         A function of histories, denied items and width, as `make_pairs` takes it.
     """
-    from llmrec.catalogue.item_mask import item_mask
+    from llmrec.catalogue.item_mask import build_item_mask
     from llmrec.decode import batches
     from llmrec.decode.beam_search import TreeEngine
-    from llmrec.models.evaluating import evaluating
+    from llmrec.models.evaluating import eval_mode
 
     items = run.catalogue.items
 
     def ask(histories: list[list[str]], denied: list[list[str]], width: int) -> list[list[str]]:
         catalogue = run.catalogue.to(model.device)
         engine = TreeEngine(model, catalogue.trie, catalogue.token_ids, pad_id)
-        _, hidden = run.lists(histories, mask_seen=False, deny=denied)
-        mask = item_mask(catalogue.trie, None, hidden, model.device)
-        prompts = run.prompts(histories)
-        with evaluating(model):
+        _, hidden = run.allow_and_deny_lists(histories, mask_seen=False, deny=denied)
+        mask = build_item_mask(catalogue.trie, None, hidden, model.device)
+        prompts = run.encode_prompts(histories)
+        with eval_mode(model):
             found = batches.rank(engine, prompts, width, width, mask, memory_gb=memory_gb).items
         return [[items[place] for place in row if place >= 0] for row in found.tolist()]
 

@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from llmrec.catalogue.item_mask import ItemMask, item_mask
+from llmrec.catalogue.item_mask import ItemMask, build_item_mask
 from llmrec.catalogue.overlay import Overlay
-from llmrec.catalogue.registry import find, register
+from llmrec.catalogue.registry import find_catalogue, register_catalogue
 from llmrec.config import GrpoConfig
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.sampling import sample
 from llmrec.decode.scoring import Scoring
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
-from llmrec.models.evaluating import evaluating
+from llmrec.models.evaluating import eval_mode
 from llmrec.models.lora import save_adapter
 from llmrec.train.alignment.rewards import Groups, Known, total, zero_variance
 from llmrec.vllm.engine import VllmEngine
@@ -62,7 +62,7 @@ class Tasks:
 
     def mask(self, catalogue: Catalogue) -> ItemMask | None:
         """What each prompt's user may be given."""
-        return item_mask(catalogue.trie, None, self.seen, catalogue.token_ids.device)
+        return build_item_mask(catalogue.trie, None, self.seen, catalogue.token_ids.device)
 
 
 class Drawer(Protocol):
@@ -94,7 +94,7 @@ class TreeDrawer:
         scoring = Scoring(normalise="allowed")
         engine = TreeEngine(model, self.catalogue.trie, self.catalogue.token_ids, self.pad_id, scoring)
         mask = tasks.mask(self.catalogue)
-        with evaluating(model):
+        with eval_mode(model):
             if self.rollouts == "sampled":
                 return sample(engine, tasks.prompts, count, mask)
             noise = _generator(model.device) if self.rollouts == "stochastic" else None
@@ -125,12 +125,12 @@ class VllmDrawer:
         else:
             self._engine.replace_adapter(self._scratch / f"policy-{(self._handed - 1) % 2}", adapter)
         self._handed += 1
-        items = find(self._engine.name).items
+        items = find_catalogue(self._engine.name).items
         deny = [[items[place] for place in row] for row in tasks.seen]
         return self._engine.sample(tasks.prompts, count, deny, adapter)
 
     def _start(self, adapter: Path) -> VllmEngine:
-        if isinstance(find(register(self._base)).trie, Overlay):
+        if isinstance(find_catalogue(register_catalogue(self._base)).trie, Overlay):
             raise UserError(
                 "grpo.engine=vllm: this run's catalogue has changed since training (llmrec items); use "
                 f"grpo.engine=tree, or move {self._base.parent / 'catalogue'} away"
@@ -166,7 +166,7 @@ def _whole(top: TopK, count: int) -> TopK:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ScoredGroups:
     """Groups with their rewards.
 
     Attributes:
@@ -182,7 +182,7 @@ class Drawn:
     silent: npt.NDArray[np.bool_]
 
 
-def draw(draws: Drawer, model: Any, tasks: Tasks, known: Known, settings: GrpoConfig) -> Drawn:
+def draw(draws: Drawer, model: Any, tasks: Tasks, known: Known, settings: GrpoConfig) -> ScoredGroups:
     """Draw and judge a group for each prompt, and do what `zero_variance` asks about those without signal.
 
     Raises:
@@ -209,7 +209,7 @@ def draw(draws: Drawer, model: Any, tasks: Tasks, known: Known, settings: GrpoCo
             log_probs = np.where(injected, groups.log_probs.min() - 1.0, groups.log_probs)
             groups = replace(groups, items=items, log_probs=log_probs)
             worth, terms = total(settings.rewards, groups, known)
-    return Drawn(groups, terms, injected, silent)
+    return ScoredGroups(groups, terms, injected, silent)
 
 
 def _groups(draws: Drawer, model: Any, tasks: Tasks, count: int) -> Groups:

@@ -15,11 +15,11 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set
 
 from llmrec.artifacts import StageContext
 from llmrec.config import AlignmentConfig
-from llmrec.decode.batches import device_named
+from llmrec.decode.batches import resolve_device
 from llmrec.files import read_json, write_json
 from llmrec.models import modes
 from llmrec.models.checkpoint import load_checkpoint
-from llmrec.models.lora import go_on_from, save_adapter
+from llmrec.models.lora import load_adapter_weights, save_adapter
 from llmrec.recommend.trained_run import TrainedRun
 from llmrec.train.alignment.completions import Policy
 from llmrec.train.arguments import arguments, regular
@@ -75,9 +75,9 @@ def start(ctx: StageContext, settings: AlignmentConfig) -> Start:
     seed = ctx.recipe.seed if settings.seed is None else settings.seed
     set_seed(seed)
     run = TrainedRun.load(ctx.run, as_trained=True)
-    run = replace(run, catalogue=run.catalogue.to(device_named("auto")))
+    run = replace(run, catalogue=run.catalogue.to(resolve_device("auto")))
     checkpoint = load_checkpoint(run.base)
-    model = modes.policy(checkpoint.model, ctx.recipe.sft, ctx.run / "sft", settings.lora, ctx.scratch)
+    model = modes.load_policy(checkpoint.model, ctx.recipe.sft, ctx.run / "sft", settings.lora, ctx.scratch)
     return Start(model, checkpoint.tokenizer, run, seed)
 
 
@@ -165,7 +165,7 @@ class GoesOn:
     model: PeftModel
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        go_on_from(self.model, Path(resume_from_checkpoint))
+        load_adapter_weights(self.model, Path(resume_from_checkpoint))
 
 
 def check_start(policy: torch.Tensor, reference: torch.Tensor) -> None:

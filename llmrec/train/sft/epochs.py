@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
-from llmrec.token_tree import unlearned
+from llmrec.token_tree import unlabelled_tree
 from llmrec.train.batch_order import like_lengths
-from llmrec.train.sft.samples import Lesson, columns
+from llmrec.train.sft.samples import TrainingTree, columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 WRITTEN = 1000
 ROWS, INDEX = "trees.arrow", "epochs.npz"
-NOTHING = Lesson(unlearned(np.zeros(1, np.int32), np.zeros(1, np.int32)))
+EMPTY_TREE = TrainingTree(unlabelled_tree(np.zeros(1, np.int32), np.zeros(1, np.int32)))
 """A tree that holds nothing to learn."""
 
 
@@ -30,7 +30,7 @@ class Epochs:
     """The trees of a whole training, mapped into memory.
 
     Attributes:
-        rows: a dataset of trees, as `llmrec.train.sft.samples.as_dataset` makes them; the last is `NOTHING`.
+        rows: a dataset of trees, as `llmrec.train.sft.samples.as_dataset` makes them; the last is `EMPTY_TREE`.
         lengths: int64 [rows], tokens of each.
         bounds: first and last row (exclusive) of each epoch; epochs that are alike share theirs.
         trees: how many are trained on in all: the last epoch may be cut short.
@@ -43,7 +43,7 @@ class Epochs:
 
     @classmethod
     def write(
-        cls, make: Callable[[int], Iterable[Lesson]], epochs: float, differ: bool, folder: Path
+        cls, make: Callable[[int], Iterable[TrainingTree]], epochs: float, differ: bool, folder: Path
     ) -> Epochs:
         """Write the trees of all epochs, a thousand in memory at a time.
 
@@ -66,7 +66,7 @@ class Epochs:
                     writer.write_batch(columns(part))
                     lengths += [len(lesson.tree) for lesson in part]
                 bounds.append((start, len(lengths)))
-            writer.write_batch(columns([NOTHING]))
+            writer.write_batch(columns([EMPTY_TREE]))
             lengths.append(1)
             writer.finalize()
         if not differ:
@@ -93,8 +93,8 @@ class Epochs:
         return int(self.lengths[start:end].sum())
 
 
-def _parts(lessons: Iterable[Lesson]) -> Iterator[list[Lesson]]:
-    part: list[Lesson] = []
+def _parts(lessons: Iterable[TrainingTree]) -> Iterator[list[TrainingTree]]:
+    part: list[TrainingTree] = []
     for lesson in lessons:
         part.append(lesson)
         if len(part) == WRITTEN:

@@ -16,7 +16,7 @@ from llmrec.collaborative.systems import load_baseline
 from llmrec.config import Recipe
 from llmrec.errors import UserError
 from llmrec.models import dropout, modes
-from llmrec.text.mix import notice
+from llmrec.text.mix import print_notice
 from llmrec.train import sharding
 from llmrec.train.arguments import arguments, regular
 from llmrec.train.launch import first_alone
@@ -56,15 +56,15 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
         prepared.encoder, prepared.template, ctx.run, sft.valid_users, recipe.seed
     )
     if prepared.encoder.shortened:
-        notice(
+        print_notice(
             f"sft: {prepared.encoder.shortened:,} prompts lost their oldest items: with them they are longer than "
             f"the {prepared.encoder.context:,} tokens of the base"
         )
     set_seed(recipe.seed)
     model = modes.wrap(prepared.model, sft, prepared.vocabulary, ctx.scratch)
     if sft.start is not None:
-        modes.go_on_from(model, sft, start_of(sft.start) / "sft")
-    dropout.attach(model, sft.dropout)
+        modes.load_adapter_weights(model, sft, start_of(sft.start) / "sft")
+    dropout.attach_dropout(model, sft.dropout)
     checkpoints = ctx.scratch / "checkpoints"
     metrics = MetricsFile(ctx.scratch / "metrics.jsonl", sft.epochs)
     trainer = TreeTrainer(
@@ -154,14 +154,14 @@ def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> E
         GoingOn(teacher, synthetic_items, recipe.seed) if teacher is not None and synthetic_items else None
     )
 
-    def make(epoch: int) -> Iterator[samples.Lesson]:
+    def make(epoch: int) -> Iterator[samples.TrainingTree]:
         return samples.training_trees(
             prepared.encoder, prepared.mix, ctx.run, recipe.sft.users, recipe.seed, epoch, go_on
         )
 
     folder = ctx.scratch / "trees"
     folder.mkdir(exist_ok=True)
-    differ = go_on is not None or any(mixed.differs for mixed in prepared.mix)
+    differ = go_on is not None or any(mixed.varies_by_epoch for mixed in prepared.mix)
     first_alone(lambda: Epochs.write(make, recipe.sft.epochs, differ, folder))
     return Epochs.open(folder)
 

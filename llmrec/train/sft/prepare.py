@@ -16,11 +16,11 @@ from llmrec.catalogue.trie import Trie
 from llmrec.config import Recipe
 from llmrec.data.examples import event_fields, load_items, load_users
 from llmrec.errors import UserError
-from llmrec.ids.load import load_codebooks, load_sids, load_sizes, load_texts, trie_order
+from llmrec.ids.load import load_codebooks, load_sids, load_sizes, load_texts, sort_in_trie_order
 from llmrec.models.base import load_base
-from llmrec.models.vocabulary import SidVocabulary, extend, extend_by_texts, without_pads
+from llmrec.models.vocabulary import SidVocabulary, add_sid_tokens, add_textual_ids, without_pads
 from llmrec.text.encode import PromptEncoder
-from llmrec.text.mix import MixedTask, training_mix
+from llmrec.text.mix import MixedTask, load_training_mix
 from llmrec.text.prompts import Template, row_texts
 
 if TYPE_CHECKING:
@@ -72,15 +72,15 @@ def prepare(recipe: Recipe, run: Path) -> Prepared:
     textual = load_texts(run)
     if textual is None:
         sizes, codebooks = load_sizes(run), load_codebooks(run)
-        vocabulary = extend(model, tokenizer, sizes, codebooks, recipe.base.init, recipe.seed)
-        items, sids = trie_order(*load_sids(run))
+        vocabulary = add_sid_tokens(model, tokenizer, sizes, codebooks, recipe.base.init, recipe.seed)
+        items, sids = sort_in_trie_order(*load_sids(run))
     else:
-        vocabulary, spelt = extend_by_texts(model, tokenizer, textual[1])
-        items, sids = trie_order(textual[0], spelt)
+        vocabulary, spelt = add_textual_ids(model, tokenizer, textual[1])
+        items, sids = sort_in_trie_order(textual[0], spelt)
     tokens = dict(zip(items, without_pads(vocabulary.encode_many(sids).tolist()), strict=True))
     context = getattr(model.config, "max_position_embeddings", None)
     encoder = PromptEncoder(tokenizer, texts, tokens, recipe.data.history, users, event_fields(run), context)
-    mix = training_mix(recipe.prompts, encoder.fields)
+    mix = load_training_mix(recipe.prompts, encoder.fields)
     return Prepared(model, tokenizer, vocabulary, items, sids, encoder, mix)
 
 

@@ -10,8 +10,8 @@ import polars as pl
 
 from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples, load_interactions, training_histories
-from llmrec.text.candidates import Negatives
-from llmrec.text.encode import Case, Sample
+from llmrec.text.candidates import CandidateSampler
+from llmrec.text.encode import PromptContext, Sample
 from llmrec.text.slots import MissingFieldError
 from llmrec.token_tree import IGNORE, TokenTree
 from llmrec.train.sft.prepare import prepare
@@ -35,22 +35,22 @@ def render(recipe: Recipe, run: Path) -> str:
     histories = training_histories(run, events)
     long = histories.filter(pl.col("items").list.len() > SHOWN_ITEMS)
     row = (long if len(long) else histories).row(0, named=True)
-    person = Case(row["items"], row["user_id"], {name: row[name] for name in events})
-    shown = person.part(0, SHOWN_ITEMS + 1)
+    person = PromptContext(row["items"], row["user_id"], {name: row[name] for name in events})
+    shown = person.slice(0, SHOWN_ITEMS + 1)
     parts = [f"User {person.user}: {len(shown.items) - 1} items of history, target {shown.items[-1]}"]
-    negatives = Negatives(prepared.encoder.items, recipe.seed)
+    negatives = CandidateSampler(prepared.encoder.items, recipe.seed)
     for mixed in prepared.mix:
         weight = ", ".join(f"{weight:g}" for weight in mixed.config.weight)
-        case = shown if mixed.task.source != "item" else Case(shown.items[-1:])
+        case = shown if mixed.task.source != "item" else PromptContext(shown.items[-1:])
         if mixed.task.candidates is not None:
-            case = case.among(negatives.around(case.items[-1], mixed.task.candidates, person.items))
+            case = case.with_candidates(negatives.sample(case.items[-1], mixed.task.candidates, person.items))
         for template in mixed.templates:
             head = (
                 f"── {mixed.task.id}, template {template.id} (source {mixed.task.source}, weight {weight}) "
             )
             parts.append(head + "─" * 20)
             try:
-                sample = prepared.encoder.sample_of(template, case)
+                sample = prepared.encoder.encode_sample(template, case)
                 parts.append(render_sample(prepared.tokenizer, sample))
             except MissingFieldError as error:
                 parts.append(f"no sample of this one: the data has no {error.field} here")

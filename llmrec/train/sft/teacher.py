@@ -30,7 +30,7 @@ STREAM = 1
 
 
 @dataclass(frozen=True)
-class Word:
+class TeacherDistribution:
     """What a teacher says to some of a batch's labels, all of one level.
 
     Attributes:
@@ -74,53 +74,53 @@ class Teacher:
             float [n]: (1 − weight) losses + weight Σ −q log p; of items that the teacher made up its word alone.
         """
         mixed = losses.clone()
-        for word in self.words(batch):
+        for word in self.distributions(batch):
             at, tokens, chances, real = (value.to(losses.device) for value in vars(word).values())
             said = -(chances * log_probs[at[:, None], tokens]).sum(1)
             share = torch.where(real, self.weight, 1.0)
             mixed = mixed.index_put((at,), torch.lerp(losses[at], said, share))
         return mixed
 
-    def words(self, batch: Mapping[str, torch.Tensor]) -> list[Word]:
+    def distributions(self, batch: Mapping[str, torch.Tensor]) -> list[TeacherDistribution]:
         """What the teacher says to a batch's labels, level by level of the semantic IDs.
 
         Args:
             batch: as for `losses`.
         """
-        labels, after, window, known = (
-            batch[name].cpu() for name in ("shift_labels", "after", "window", "known")
+        labels, history_length, window_items, observed = (
+            batch[name].cpu() for name in ("shift_labels", "history_length", "window_items", "observed")
         )
         learned = labels != IGNORE
-        labels, after, row = labels[learned], after[learned], learned.nonzero()[:, 0]
-        asks = (after > 0) & (after < (window >= 0).sum(1)[row])
+        labels, history_length, row = labels[learned], history_length[learned], learned.nonzero()[:, 0]
+        asks = (history_length > 0) & (history_length < (window_items >= 0).sum(1)[row])
         if not asks.any():
             return []
-        answer = window[row, after.where(asks, 0)]
+        answer = window_items[row, history_length.where(asks, 0)]
         level = torch.full_like(labels, -1)
         for depth, codes in enumerate(self._spelling.T):
             level[asks & (labels == codes[answer])] = depth
         at = (level >= 0).nonzero()[:, 0]
         if not len(at):
             return []
-        asked, question = torch.unique(torch.stack([row[at], after[at]]), dim=1, return_inverse=True)
-        real = after[at] < known[row[at]]
+        asked, question = torch.unique(torch.stack([row[at], history_length[at]]), dim=1, return_inverse=True)
+        real = history_length[at] < observed[row[at]]
         words = []
-        for depth, (tokens, chances) in enumerate(self._spread(window, *asked)):
+        for depth, (tokens, chances) in enumerate(self._level_distributions(window_items, *asked)):
             mine = level[at] == depth
             which = question[mine]
-            words.append(Word(at[mine], tokens[which], chances[which], real[mine]))
+            words.append(TeacherDistribution(at[mine], tokens[which], chances[which], real[mine]))
         return words
 
-    def _spread(
-        self, window: torch.Tensor, row: torch.Tensor, after: torch.Tensor
+    def _level_distributions(
+        self, window_items: torch.Tensor, row: torch.Tensor, history_length: torch.Tensor
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """For each level the tokens [q, F] that may follow an answer's codes so far, and their chances [q, F]."""
         trie, items = self.catalogue.trie, self.catalogue.items
         histories = [
-            [items[item] for item in window[who, :count].tolist()]
-            for who, count in zip(row.tolist(), after.tolist(), strict=True)
+            [items[item] for item in window_items[who, :count].tolist()]
+            for who, count in zip(row.tolist(), history_length.tolist(), strict=True)
         ]
-        nodes = self._nodes[window[row, after]]
+        nodes = self._nodes[window_items[row, history_length]]
         parts: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in range(trie.length)]
         several = max(1, CHANCES // trie.items)
         for start in range(0, len(histories), several):

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
-from llmrec.models.head import head_at
-from llmrec.token_tree import AREA, IGNORE, MULTIPLE, ancestor_mask
+from llmrec.models.head import head_at_positions
+from llmrec.token_tree import IGNORE, MAX_ATTENTION_PAIRS, MULTIPLE, ancestor_mask
 from llmrec.train import sharding
 from llmrec.train.sft.epochs import Epochs, LikeLengths
 from llmrec.train.sft.teacher import Teacher
@@ -123,7 +123,7 @@ class TreeTrainer(SFTTrainer):
         """
         labels = inputs["shift_labels"]
         learned = labels != IGNORE
-        with head_at(model, learned):
+        with head_at_positions(model, learned):
             outputs = model(
                 input_ids=inputs["input_ids"],
                 attention_mask=ancestor_mask(inputs["end"])[:, None],
@@ -147,7 +147,7 @@ class TreeTrainer(SFTTrainer):
 
 
 def pieces(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-    """A batch in pieces of at most `AREA` pairs of positions, each cut to the last label of its trees.
+    """A batch in pieces of at most `MAX_ATTENTION_PAIRS` pairs of positions, each cut to the last label of its trees.
 
     Memory grows with the square of a tree's length, and a few users have read, or bought, very long texts.
 
@@ -156,17 +156,17 @@ def pieces(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
 
     Returns:
         The batch itself where it is small enough; else its pieces, trees in order of their length. A tree too long
-        for `AREA` is a piece of its own.
+        for `MAX_ATTENTION_PAIRS` is a piece of its own.
     """
     labels = batch["shift_labels"]
-    if labels.shape[0] * labels.shape[1] ** 2 <= AREA:
+    if labels.shape[0] * labels.shape[1] ** 2 <= MAX_ATTENTION_PAIRS:
         return [batch]
     place = torch.arange(1, labels.shape[1] + 1, device=labels.device)
     widths = torch.where(labels != IGNORE, place, 1).amax(1)
     order = widths.argsort(stable=True)
     parts: list[list[int]] = []
     for row, width in zip(order.tolist(), widths[order].tolist(), strict=True):
-        if not parts or (len(parts[-1]) + 1) * width**2 > AREA:
+        if not parts or (len(parts[-1]) + 1) * width**2 > MAX_ATTENTION_PAIRS:
             parts.append([])
         parts[-1].append(row)
     return [_part(batch, rows, int(widths[rows].max())) for rows in parts]
@@ -175,5 +175,5 @@ def pieces(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
 def _part(batch: dict[str, torch.Tensor], rows: list[int], width: int) -> dict[str, torch.Tensor]:
     """Some rows of a batch, and of these the first positions, as many as kernels like."""
     width = -(-width // MULTIPLE) * MULTIPLE
-    of_rows = ("window", "known")
+    of_rows = ("window_items", "observed")
     return {name: value[rows] if name in of_rows else value[rows, :width] for name, value in batch.items()}
