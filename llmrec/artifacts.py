@@ -108,7 +108,7 @@ class Workers:
     sharded: bool = False
 
 
-ALONE = Workers()
+SINGLE_PROCESS = Workers()
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class StageContext:
     run: Path
     work: Path
     scratch: Path
-    workers: Workers = ALONE
+    workers: Workers = SINGLE_PROCESS
     requested: frozenset[str] = frozenset()
     stages: tuple[str, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
@@ -172,7 +172,7 @@ def stage_key(stage: Stage, recipe: Recipe, run: Path) -> str:
         "stage": stage.name,
         "version": stage.version,
         "seed": recipe.seed,
-        "sections": {key: recipe.pick(key) for key in stage.keys(recipe)},
+        "sections": {key: recipe.value_at(key) for key in stage.keys(recipe)},
         "inputs": _inputs(stage, recipe, run),
         "external": sorted(_external(stage, recipe).values()),
     }
@@ -184,7 +184,7 @@ def origin_of(stage: Stage, recipe: Recipe, run: Path) -> dict[str, Any]:
     return {
         "version": stage.version,
         "seed": recipe.seed,
-        "config": {section: recipe.pick(section) for section in stage.keys(recipe)},
+        "config": {section: recipe.value_at(section) for section in stage.keys(recipe)},
         "inputs": _inputs(stage, recipe, run),
         "external": _external(stage, recipe),
     }
@@ -200,7 +200,7 @@ def is_done(stage: Stage, key: str, run: Path) -> bool:
 
 
 def run_stage(
-    stage: Stage, recipe: Recipe, run: Path, workers: Workers = ALONE, stages: tuple[str, ...] = ()
+    stage: Stage, recipe: Recipe, run: Path, workers: Workers = SINGLE_PROCESS, stages: tuple[str, ...] = ()
 ) -> bool:
     """Run a stage unless it is done; return whether it ran.
 

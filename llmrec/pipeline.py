@@ -65,7 +65,7 @@ def execute(
     run: Path,
     until: str = "report",
     announce: Callable[[str, str], None] = lambda stage, word: None,
-    workers: artifacts.Workers = artifacts.ALONE,
+    workers: artifacts.Workers = artifacts.SINGLE_PROCESS,
 ) -> None:
     """Run a recipe's stages up to `until`, skipping what is done.
 

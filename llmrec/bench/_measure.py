@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from tqdm import tqdm
 
 
-def interleave(
+def time_interleaved(
     systems: Mapping[str, Callable[[], object]], repeats: int, what: str
 ) -> dict[str, list[float]]:
     """Time systems in turn, so that what else the machine does meets them all; a first, uncounted round warms up.
@@ -35,7 +35,7 @@ def summary(seconds: Iterable[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
+def speedup(slow: list[float], fast: list[float]) -> dict[str, float]:
     """How many times faster: the median of the repeats' ratios, with the least and the most."""
     return {
         name: round(value, 2)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
-from llmrec.bench._measure import interleave, ratio, summary
+from llmrec.bench._measure import speedup, summary, time_interleaved
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,7 +67,7 @@ def compare(
         scores = tree.search(prompts, width).scores
         difference = np.abs(scores - tuned.rank(prompts, width).scores).max()
         theirs = np.abs(scores - _beam_search(tuned, prompts, width)).max()
-        seconds = interleave(systems, repeats, f"vLLM, {width} beams")
+        seconds = time_interleaved(systems, repeats, f"vLLM, {width} beams")
     finally:
         _resume(everyone)
         tuned.close()
@@ -75,9 +75,9 @@ def compare(
     return {
         "seconds": {name: summary(times) for name, times in seconds.items()},
         "tree_times_faster": {
-            name: ratio(seconds[name], seconds["tree"]) for name in seconds if name != "tree"
+            name: speedup(seconds[name], seconds["tree"]) for name in seconds if name != "tree"
         },
-        "rounds_times_faster": ratio(seconds["beam_search, tuned"], seconds["rounds"]),
+        "rounds_times_faster": speedup(seconds["beam_search, tuned"], seconds["rounds"]),
         "score_difference": {"rounds": float(difference), "beam_search": float(theirs)},
     }
 

@@ -15,14 +15,14 @@ import torch
 from rich.table import Table
 
 from llmrec.bench import _vllm
-from llmrec.bench._measure import interleave, ratio, summary
+from llmrec.bench._measure import speedup, summary, time_interleaved
 from llmrec.bench.trie import CODES, LEVELS, VOCABULARY, catalogue
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.trie import Trie
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.reference import beam_search, prefix_table
 from llmrec.errors import UserError
-from llmrec.estimate.machine import write
+from llmrec.estimate.machine import write_figures
 from llmrec.screen import show
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def run(
                     figures[-1]["vllm"] = _vllm.compare(base, subject.model, subject.prompts, width, repeats)
     _show([one for one in figures if "seconds" in one])
     _show_vllm([one for one in figures if "vllm" in one])
-    write(out, "llmrec bench decode", figures, "torch", "transformers")
+    write_figures(out, "llmrec bench decode", figures, "torch", "transformers")
     return figures
 
 
@@ -174,11 +174,11 @@ def _compare(subject: _Subject, width: int, repeats: int) -> dict[str, Any]:
         "generate": lambda: beam_search(model, table, prompts, width, found.length)[1].cpu().numpy(),
     }
     tree, oracle = systems["tree"](), systems["generate"]().reshape(len(prompts), width)
-    seconds = interleave(systems, repeats, f"{width} beams")
+    seconds = time_interleaved(systems, repeats, f"{width} beams")
     steps = _trie_seconds(engine.trie, len(prompts), width, repeats)
     return {
         "seconds": {name: summary(times) for name, times in seconds.items()},
-        "times_faster": ratio(seconds["generate"], seconds["tree"]),
+        "times_faster": speedup(seconds["generate"], seconds["tree"]),
         "score_difference": float(np.abs(tree - oracle).max()),
         "trie_share": round(steps / summary(seconds["tree"])["median"], 4),
     }
@@ -193,7 +193,7 @@ def _trie_seconds(trie: Trie | Overlay, users: int, width: int, repeats: int) ->
             child, _, _ = trie.expand(nodes, depth)
             nodes = child.flatten(1)[:, :width]
 
-    return summary(interleave({"steps": steps}, 10 * repeats, "trie")["steps"])["median"]
+    return summary(time_interleaved({"steps": steps}, 10 * repeats, "trie")["steps"])["median"]
 
 
 def _show(figures: list[dict[str, Any]]) -> None:

@@ -15,11 +15,11 @@ import torch
 from rich.table import Table
 
 from llmrec.artifacts import read_manifest, run_folder
-from llmrec.bench._measure import interleave, ratio, summary
+from llmrec.bench._measure import speedup, summary, time_interleaved
 from llmrec.config import load_recipe
 from llmrec.data.examples import training_histories
 from llmrec.errors import UserError
-from llmrec.estimate.machine import write
+from llmrec.estimate.machine import write_figures
 from llmrec.screen import show
 from llmrec.train.sft.epochs import Epochs
 from llmrec.train.sft.prepare import Prepared, prepare
@@ -69,8 +69,8 @@ def run(
         work = _Work.load(name, **size)
         works = {system: work.trainer(system) for system in ("trees", PADDED, PACKED)}
         passes = {system: _pass(trainer) for system, trainer in works.items()}
-        seconds = interleave(passes, repeats, name)
-        faster = {system: ratio(seconds[system], seconds["trees"]) for system in (PADDED, PACKED)}
+        seconds = time_interleaved(passes, repeats, name)
+        faster = {system: speedup(seconds[system], seconds["trees"]) for system in (PADDED, PACKED)}
         figures.append(
             {"run": name, "template": work.template.id, "targets": len(work.samples)}
             | size
@@ -84,7 +84,7 @@ def run(
             }
         )
     _show(figures)
-    write(out, "llmrec bench sft", figures, "torch", "transformers", "trl")
+    write_figures(out, "llmrec bench sft", figures, "torch", "transformers", "trl")
     return figures
 
 
@@ -234,7 +234,7 @@ def _encoding(work: _Work) -> dict[str, int]:
         for window in work.windows:
             encoder.trees(template, window)
 
-    seconds = interleave({"trees": trees, "unrolled": unrolled}, 5, "encoding")
+    seconds = time_interleaved({"trees": trees, "unrolled": unrolled}, 5, "encoding")
     return {name: round(len(work.samples) / summary(times)["median"]) for name, times in seconds.items()}
 
 

@@ -36,7 +36,7 @@ def run() -> None:
     facts += [("packages", ", ".join(f"{name} {version}" for name, version in installed(SHOWN).items()))]
     for name, text in facts:
         print(f"{name:<9} {text}")
-    problems = [*room(), *requirements(), *unwanted()]
+    problems = [*resource_problems(), *requirements(), *unwanted()]
     for note in differing(constraints()):
         print(f"note      {note}")
     for problem in problems:
@@ -88,7 +88,7 @@ def installed(names: tuple[str, ...]) -> dict[str, str]:
     return {name: found[name] for name in names if name in found}
 
 
-def room() -> Iterator[str]:
+def resource_problems() -> Iterator[str]:
     """Problems with Python, memory, disk and permissions."""
     if psutil.virtual_memory().total < MEMORY_GB * 1e9:
         yield f"less than {MEMORY_GB} GB of memory: lower sft.batch and decode.memory_gb"

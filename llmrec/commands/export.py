@@ -8,16 +8,15 @@ from typing import Any
 
 import yaml
 
-from llmrec import config, layout
+from llmrec import layout
 from llmrec.commands.inspect import find_run
-from llmrec.commands.merge import check_dest, replacing
-from llmrec.config import Recipe
+from llmrec.commands.merge import atomic_folder, check_dest
+from llmrec.config import Recipe, load_run_recipe
 from llmrec.errors import UserError
 from llmrec.files import read_json, write_json
-from llmrec.yaml_files import read_yaml
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
-PUSHED = (
+PUSHED_PATTERNS = (
     "README.md",
     layout.RECIPE,
     "metrics.json",
@@ -26,7 +25,7 @@ PUSHED = (
     *(f"*/{f}" for f in ADAPTER_FILES),
 )
 """What goes to a hub; files that were put into the folder by hand stay here."""
-KEPT_BACK = ("*.parquet", "data/*")
+IGNORED_PATTERNS = ("*.parquet", "data/*")
 
 
 def run(name: str, dest: Path, force: bool, push: str | None) -> None:
@@ -53,8 +52,8 @@ def run(name: str, dest: Path, force: bool, push: str | None) -> None:
     trained = TrainedRun.load(folder, as_trained=True)
     if not (folder / layout.RECIPE).is_file() or (folder / layout.EXPORT).is_file():
         raise UserError(f"{folder}: an export or a merged checkpoint; give the run that it was made of")
-    recipe = config.validate(Recipe, read_yaml(folder / layout.RECIPE), str(folder / layout.RECIPE))
-    with replacing(dest, force) as partial:
+    recipe = load_run_recipe(folder)
+    with atomic_folder(dest, force) as partial:
         shutil.copytree(trained.base, partial / "base")
         for model, path in trained.adapters.items():
             (partial / model).mkdir()
@@ -121,8 +120,8 @@ def upload(folder: Path, repo: str) -> str:
         commit = api.upload_folder(
             repo_id=repo,
             folder_path=str(folder),
-            allow_patterns=list(PUSHED),
-            ignore_patterns=list(KEPT_BACK),
+            allow_patterns=list(PUSHED_PATTERNS),
+            ignore_patterns=list(IGNORED_PATTERNS),
             commit_message="Export of llmrec",
         )
     except (OSError, ValueError, httpx.HTTPError) as error:

@@ -58,9 +58,9 @@ def _compare(name: str, overrides: list[str], compare: str, out: Path | None) ->
     kinds = comparison.parse_kinds(compare)
     recipe, folder = stages.resolve(name, overrides)
     until = "collaborative" if comparison.needs_collaborative(recipe, kinds) else "data"
-    stages.advance(recipe, folder, until)
+    stages.run_stages(recipe, folder, until)
     rows: list[dict[str, Any]] = comparison.compare(RunSignals(folder, recipe), recipe, kinds)
     show(comparison.table(rows))
     command = " ".join(["llmrec ids", name, "--compare", ",".join(kinds), *overrides])
     figures = {"recipe": recipe.name, "seed": recipe.seed, "card": recipe.data.card, "kinds": rows}
-    machine.write(out, command, figures, "torch", "faiss-cpu", "scipy", "numpy")
+    machine.write_figures(out, command, figures, "torch", "faiss-cpu", "scipy", "numpy")

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from llmrec import artifacts, config, layout
+from llmrec import artifacts, layout
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.changes import Changes, no_changes, read_changes, write_changes
 from llmrec.commands.inspect import find_run
-from llmrec.config import Recipe
+from llmrec.config import load_run_recipe
 from llmrec.data import read
 from llmrec.data.attributes import read_items
 from llmrec.data.card import Table
@@ -24,7 +24,6 @@ from llmrec.errors import UserError
 from llmrec.ids import new_items
 from llmrec.ids.codecs.store import CODEC, load_codec
 from llmrec.recommend.model_names import BASE
-from llmrec.yaml_files import read_yaml
 
 FAR = 99.0
 """Percentile of the training items' distances above which a new item is called far from the codebooks."""
@@ -68,7 +67,7 @@ def run(name: str, add: Path | None, vectors: Path | None, images: Path | None, 
 
 def _add(folder: Path, catalogue: Catalogue, changes: Changes, path: Path, files: dict[str, Path]) -> Changes:
     """The changes with a file's items: new ones get semantic IDs, retired ones come back under their own."""
-    recipe = config.validate(Recipe, read_yaml(folder / layout.RECIPE), str(folder / layout.RECIPE))
+    recipe = load_run_recipe(folder)
     if not (folder / "ids" / CODEC).is_file():
         raise UserError(
             f"items: this run's IDs are of kind {recipe.ids.quantizer.kind}, which has none for new items; "

@@ -33,7 +33,7 @@ def run(name: str, dest: Path, model: str | None, force: bool) -> None:
     trained = TrainedRun.load(folder, as_trained=True)
     chosen = model or trained.default_model
     adapter = trained.adapter(chosen)
-    with replacing(dest, force) as partial:
+    with atomic_folder(dest, force) as partial:
         found = load_checkpoint(trained.base, adapter)
         plain = found.model if adapter is None else found.model.merge_and_unload()
         save_base(partial, plain, found.tokenizer, found.vocabulary, found.items, found.sids, found.prompts)
@@ -64,7 +64,7 @@ def check_dest(dest: Path, force: bool, mark: str) -> None:
 
 
 @contextlib.contextmanager
-def replacing(dest: Path, force: bool) -> Iterator[Path]:
+def atomic_folder(dest: Path, force: bool) -> Iterator[Path]:
     """A folder beside `dest` that takes its place once the block succeeds, and is gone otherwise."""
     partial = dest.absolute().with_name(f".{dest.absolute().name}.part")
     shutil.rmtree(partial, ignore_errors=True)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from llmrec import artifacts, estimate, layout, pipeline
-from llmrec.artifacts import ALONE, Workers
+from llmrec.artifacts import SINGLE_PROCESS, Workers
 from llmrec.config import Recipe, load_recipe, validate
 from llmrec.errors import UserError
 from llmrec.files import read_json
@@ -52,15 +52,15 @@ def align(name: str, overrides: list[str], method: str, dry_run: bool) -> None:
     _go(recipe, folder, "report", dry_run)
 
 
-def _go(recipe: Recipe, folder: Path, until: str, dry_run: bool, workers: Workers = ALONE) -> None:
+def _go(recipe: Recipe, folder: Path, until: str, dry_run: bool, workers: Workers = SINGLE_PROCESS) -> None:
     if dry_run:
         _show_plan(recipe, folder, until)
     else:
-        advance(recipe, folder, until, workers)
+        run_stages(recipe, folder, until, workers)
         _show_results(folder, until)
 
 
-def advance(recipe: Recipe, folder: Path, until: str, workers: Workers = ALONE) -> None:
+def run_stages(recipe: Recipe, folder: Path, until: str, workers: Workers = SINGLE_PROCESS) -> None:
     """Run the pending stages up to `until`, after an estimate of what they cost."""
     waiting, plan = _plan(recipe, folder, until)
     for line in [plan.summary(), *plan.shortages(folder)] if waiting else []:
@@ -80,7 +80,7 @@ def _show_plan(recipe: Recipe, folder: Path, until: str) -> None:
     waiting, plan = _plan(recipe, folder, until)
     print(f"{recipe.name} → {folder}")
     for stage in (stage.name for stage in pipeline.stages_of(recipe, until)):
-        state = f"pending   {estimate.duration(plan.seconds[stage])}" if stage in waiting else "done"
+        state = f"pending   {estimate.format_duration(plan.seconds[stage])}" if stage in waiting else "done"
         print(f"  {stage:<13} {state}")
     print("\n".join([plan.summary(), *plan.shortages(folder)]))
 
@@ -98,7 +98,7 @@ class _Announcer:
             if stage in self.waiting:
                 self._say(stage, "running …")
         elif word == "done":
-            self._say(stage, f"done in {estimate.duration(time.monotonic() - self.start)}")
+            self._say(stage, f"done in {estimate.format_duration(time.monotonic() - self.start)}")
         else:
             self._say(stage, "done before, skipped")
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llmrec.config.decoding import System
+from llmrec.config.decoding import CollaborativeSystem
 from llmrec.config.section import Positive, Section
 from llmrec.config.training import TrainingConfig
 
@@ -35,7 +34,7 @@ TrlLoss = Literal[
 SMOOTHED = ("rosepo", "robust", "exo_pair", "aot", "aot_unpaired")
 """Losses that know a label smoothing."""
 RewardName = Literal["hit", "rank", "levels", "ndcg", "semantic", "collaborative", "diversity"]
-BLIND = ("collaborative", "diversity")
+TARGETLESS_REWARDS = ("collaborative", "diversity")
 """Rewards that look at no target; one's own may."""
 
 
@@ -66,9 +65,8 @@ class PairsConfig(Section):
     per_user: Positive | None = 1
     users: Positive | None = None
     width: Positive = 20
-    judge: System = "sasrec_ce"
+    judge: CollaborativeSystem = "sasrec_ce"
     prompts: Prompts = "training_targets"
-    renamed: ClassVar[Mapping[str, str]] = {"ahead": "pairs.prompts: history_end"}
 
     @model_validator(mode="after")
     def _judge_looks_ahead(self) -> PairsConfig:
@@ -135,7 +133,6 @@ class DpoConfig(AlignmentConfig):
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     sft_weight: Annotated[float, Field(ge=0)] = 0.0
     rounds: Positive = 1
-    renamed: ClassVar[Mapping[str, str]] = {"sft": "dpo.sft_weight"}
 
     @model_validator(mode="after")
     def _smooths_something(self) -> DpoConfig:
@@ -209,16 +206,14 @@ class GrpoConfig(AlignmentConfig):
     zero_variance: Literal["keep", "inject", "resample"] = "keep"
     inject: InjectConfig = InjectConfig()
     tries: Positive = 3
-    judge: System = "sasrec_ce"
+    judge: CollaborativeSystem = "sasrec_ce"
     prompts: Prompts = "training_targets"
-    renamed: ClassVar[Mapping[str, str]] = {
-        "ahead": "grpo.prompts: history_end",
-        "zero_signal": "grpo.zero_variance",
-    }
 
     @model_validator(mode="after")
     def _nothing_to_hit_ahead(self) -> GrpoConfig:
-        looking = [one.name for one in self.rewards if one.name not in BLIND and ":" not in one.name]
+        looking = [
+            one.name for one in self.rewards if one.name not in TARGETLESS_REWARDS and ":" not in one.name
+        ]
         if self.prompts == "history_end" and (looking or self.zero_variance == "inject"):
             what = f"the reward {looking[0]} looks at it" if looking else "zero_variance: inject needs it"
             raise ValueError(f"prompts: history_end has no target, but {what}")
@@ -233,6 +228,6 @@ class GrpoConfig(AlignmentConfig):
         return self
 
     @property
-    def judged(self) -> bool:
+    def needs_judge(self) -> bool:
         """Whether a reward reads the collaborative model."""
         return any(reward.name == "collaborative" for reward in self.rewards)

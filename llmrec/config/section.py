@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from llmrec.config.former_keys import FORMER_KEYS
 from llmrec.errors import UserError, did_you_mean
 
 Positive = Annotated[int, Field(gt=0)]
@@ -15,14 +15,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys refused, values fixed once read.
-
-    Attributes:
-        renamed: keys that the section had in earlier versions, with what a recipe says instead.
-    """
+    """A part of a recipe: unknown keys refused, values fixed once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-    renamed: ClassVar[Mapping[str, str]] = {}
 
 
 def validate(model: type[Model], tree: Any, where: str) -> Model:
@@ -42,9 +37,8 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     location, sections = _follow(model, [str(part) for part in error["loc"]])
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
-        for section in sections:
-            if issubclass(section, Section) and location[-1] in section.renamed:
-                return f"{key} is now {section.renamed[location[-1]]}"
+        if key in FORMER_KEYS:
+            return FORMER_KEYS[key].message()
         known = sorted({name for section in sections for name in section.model_fields})
         return f"unknown key {key!r} ({did_you_mean(location[-1], known)})"
     if error["type"] == "missing":

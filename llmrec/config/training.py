@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from llmrec.config.decoding import System
+from llmrec.config.decoding import CollaborativeSystem
 from llmrec.config.section import Positive, Section
 
 Mode = Literal["full", "lora", "qlora", "sid_rows"]
@@ -139,10 +138,9 @@ class DistillationConfig(Section):
             them from the teacher's probabilities alone.
     """
 
-    teacher: System = "sasrec_ce"
+    teacher: CollaborativeSystem = "sasrec_ce"
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     synthetic_items: Annotated[int, Field(ge=0)] = 1
-    renamed: ClassVar[Mapping[str, str]] = {"ahead": "synthetic_items"}
 
 
 class SftConfig(TrainingConfig):
@@ -171,7 +169,6 @@ class SftConfig(TrainingConfig):
     patience: Positive | None = None
     checkpoints: Positive = 2
     compile: bool = False
-    renamed: ClassVar[Mapping[str, str]] = {"distil": "sft.distillation"}
 
     @model_validator(mode="after")
     def _best_by_something(self) -> SftConfig:

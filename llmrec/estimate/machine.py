@@ -56,7 +56,7 @@ def machine(*packages: str) -> dict[str, Any]:
     return about
 
 
-def write(out: Path | None, command: str, figures: Any, *packages: str) -> None:
+def write_figures(out: Path | None, command: str, figures: Any, *packages: str) -> None:
     """Keep figures as JSON with their command, the machine and the versions."""
     if out is not None:
         content = {"command": command, "machine": machine(*packages), "figures": figures}

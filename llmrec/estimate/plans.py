@@ -14,7 +14,7 @@ from llmrec.config import Recipe
 from llmrec.data.card import Card, load_card
 from llmrec.estimate import alignment
 from llmrec.estimate.machine import matmul_rate
-from llmrec.estimate.work import Size, Work
+from llmrec.estimate.work import Size, Workload
 from llmrec.files import read_json
 from llmrec.recommend.model_names import ALIGNED
 
@@ -45,8 +45,8 @@ class Plan:
             return "everything is done"
         if len(known) < len(self.seconds):
             return f"cost unknown ({self.basis})"
-        need = f"{gigabytes(self.memory_gb)} of memory, {gigabytes(self.disk_gb)} of disk"
-        return f"{duration(sum(known))}, {need} ({self.basis})"
+        need = f"{format_gigabytes(self.memory_gb)} of memory, {format_gigabytes(self.disk_gb)} of disk"
+        return f"{format_duration(sum(known))}, {need} ({self.basis})"
 
     def shortages(self, run: Path) -> list[str]:
         """Where the plan asks for more disk or memory than there is."""
@@ -57,14 +57,16 @@ class Plan:
         short = []
         if self.disk_gb > disk:
             short.append(
-                f"needs about {gigabytes(self.disk_gb)} of disk; {gigabytes(disk)} are free at {place}"
+                f"needs about {format_gigabytes(self.disk_gb)} of disk; {format_gigabytes(disk)} are free at {place}"
             )
         if self.memory_gb > memory:
-            short.append(f"needs about {gigabytes(self.memory_gb)} of memory; there are {gigabytes(memory)}")
+            short.append(
+                f"needs about {format_gigabytes(self.memory_gb)} of memory; there are {format_gigabytes(memory)}"
+            )
         return short
 
 
-def duration(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """Seconds as people say them: `8 s`, `about 12 min`, `about 3.5 h`; None is `unknown`."""
     if seconds is None:
         return "unknown"
@@ -76,7 +78,7 @@ def duration(seconds: float | None) -> str:
     return f"about {minutes / 60:.1f} h" if minutes < 600 else f"about {minutes / 60:.0f} h"
 
 
-def gigabytes(value: float) -> str:
+def format_gigabytes(value: float) -> str:
     """A size in decimal gigabytes as people say it: `1.4 GB`, `60 MB`."""
     return f"{value:.1f} GB" if value >= 0.95 else f"{max(10, 10 * round(value * 100))} MB"
 
@@ -97,7 +99,7 @@ def plan(recipe: Recipe, run: Path, stages: Sequence[Stage]) -> Plan:
             basis="the card states no `size`; known once stage data is done",
         )
     requested = {file for stage in stages for file in stage.requested}
-    work = Work(
+    work = Workload(
         recipe,
         card,
         size,
@@ -115,11 +117,11 @@ def plan(recipe: Recipe, run: Path, stages: Sequence[Stage]) -> Plan:
     return Plan(seconds, memory_gb(work, list(seconds)), work.disk_gb(), basis)
 
 
-def _seconds(work: Work, stage: str) -> float:
+def _seconds(work: Workload, stage: str) -> float:
     return alignment.seconds(work, stage) if stage in alignment.STAGES else work.seconds(stage)
 
 
-def memory_gb(work: Work, stages: Sequence[str]) -> float:
+def memory_gb(work: Workload, stages: Sequence[str]) -> float:
     """Peak memory of some stages: libraries, tables, and the hungriest stage's model."""
     most = max(alignment.memory(work, s) if s in alignment.STAGES else work.memory(s) for s in stages)
     return LIBRARIES_GB + (most + BYTES_PER_INTERACTION * work.size.interactions) / 1e9

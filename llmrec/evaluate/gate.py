@@ -33,13 +33,13 @@ def gate(context: StageContext) -> dict[str, Any] | None:
         return None
     examples = evaluation_examples(run, SPLIT, recipe.decode.users, recipe.seed)
     examples = examples.cast({"user_id": pl.String, "target": pl.String})
-    metrics = gate_metrics(recipe.decode.length)
+    metrics = gate_metrics(recipe.decode.list_length)
     cutoffs = sorted({int(name.partition("@")[2]) for name in metrics})
     users = {}
     for system in (SFT, *aligned):
         lists = read_lists(run / layout.lists(system, SPLIT))
         users[system] = score_ranks(target_ranks(lists, examples, max(cutoffs)), cutoffs)
-    found = judge(users, metrics, recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
+    found = compare_with_sft(users, metrics, recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
     for model in aligned:
         found["models"][model]["adapter"] = adapter_sha256(run, model)
     return found
@@ -51,7 +51,7 @@ def gate_metrics(length: int) -> list[str]:
     return [f"ndcg@{k}", f"hr@{50 if length >= 50 else k}"]
 
 
-def judge(
+def compare_with_sft(
     users: Mapping[str, pl.DataFrame],
     metrics: Sequence[str],
     resamples: int,

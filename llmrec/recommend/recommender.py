@@ -169,8 +169,10 @@ class Recommender:
             prior = self._prior(settings, histories)
             top = self._search(self._checkpoint(adapter), prompts, settings, mask, prior)
         if settings.mmr is not None:
-            return rerank.mmr(top.items, top.scores, self._vectors(), settings.mmr.trade_off, settings.length)
-        return TopK(top.items[:, : settings.length], top.scores[:, : settings.length], top.is_exact)
+            return rerank.mmr(
+                top.items, top.scores, self._vectors(), settings.mmr.trade_off, settings.list_length
+            )
+        return TopK(top.items[:, : settings.list_length], top.scores[:, : settings.list_length], top.is_exact)
 
     def score(self, histories: Sequence[Sequence[str]], items: Sequence[Sequence[str]]) -> list[list[float]]:
         """Scores of given candidates, all of a history's in one pass.
@@ -218,13 +220,13 @@ class Recommender:
         mask: ItemMask | None,
         prior: batches.PriorFactory | None,
     ) -> TopK:
-        """Lists of `settings.length` items, or of all beams where these are to be re-ranked."""
+        """Lists of `settings.list_length` items, or of all beams where these are to be re-ranked."""
         scoring = self._scoring(settings)
         token_ids = self.run.catalogue.token_ids.to(self._trie.first.device)
         engine = TreeEngine(checkpoint.model, self._trie, token_ids, checkpoint.pad_id, scoring)
-        width = settings.length if settings.width == "auto" else settings.width
+        width = settings.list_length if settings.width == "auto" else settings.width
         widest = settings.widest if settings.width == "auto" else None
-        k = settings.length if settings.mmr is None else width
+        k = settings.list_length if settings.mmr is None else width
         return batches.rank(engine, prompts, k, width, mask, widest, settings.memory_gb, prior)
 
     def _scoring(self, settings: DecodeConfig) -> Scoring:

@@ -78,10 +78,10 @@ class ZeroShotRecommender:
         seen = [[place[item] for item in history] if decode.mask_seen else [] for history in histories]
         mask = build_item_mask(self.engine.trie, None, seen, self.engine.trie.first.device)
         auto = decode.width == "auto"
-        width = decode.length if auto else int(decode.width)
+        width = decode.list_length if auto else int(decode.width)
         prompts = self.encode_prompts(histories)
         widest = decode.widest if auto else None
-        return batches.rank(self.engine, prompts, decode.length, width, mask, widest, decode.memory_gb)
+        return batches.rank(self.engine, prompts, decode.list_length, width, mask, widest, decode.memory_gb)
 
 
 def _template(recipe: Recipe, encoder: PromptEncoder) -> Template:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from llmrec import layout
 from llmrec.artifacts import read_manifest
+from llmrec.config.former_keys import upgrade
 from llmrec.data.examples import load_items
 from llmrec.evaluate.lists import BASELINES
 from llmrec.evaluate.summary import order_systems
@@ -73,7 +74,7 @@ def render(run: Path, stages: Sequence[str]) -> str:
     )
     environment.filters |= {"figure": _figure, "signed": _signed, "count": "{:,}".format, "span": _span}
     return environment.get_template("page.html.j2").render(
-        recipe=read_yaml(run / layout.RECIPE),
+        recipe=upgrade(read_yaml(run / layout.RECIPE)),
         recipe_text=(run / layout.RECIPE).read_text("utf-8"),
         run=run.name,
         data=_optional_json(run / layout.DATA_REPORT),

@@ -53,7 +53,7 @@ def run(ctx: StageContext) -> None:
             shares[split][model] = certified_share(top)
     if taken:
         ctx.notes["taken"] = taken
-    report: dict[str, Any] = {"engine": decode.engine, "width": decode.width, "k": decode.length}
+    report: dict[str, Any] = {"engine": decode.engine, "width": decode.width, "k": decode.list_length}
     report["splits"] = {
         split: {"users": len(rows), "certified": shares[split]} for split, rows in examples.items()
     }

@@ -23,7 +23,7 @@ def judge_files(recipe: Recipe) -> list[str]:
     """Files of the stage collaborative that hold the judge a reward asks."""
     from llmrec.collaborative.systems import files_of
 
-    return files_of([recipe.grpo.judge] if recipe.grpo.judged else [])
+    return files_of([recipe.grpo.judge] if recipe.grpo.needs_judge else [])
 
 
 def run(context: StageContext) -> None:

@@ -11,7 +11,7 @@ from llmrec.stages import collaborative, data, ids, sft
 
 if TYPE_CHECKING:
     from llmrec.config import Recipe
-    from llmrec.train.alignment.negatives import Beams
+    from llmrec.train.alignment.negatives import SearchBeams
 
 
 def judge_files(recipe: Recipe) -> list[str]:
@@ -43,18 +43,18 @@ def run(context: StageContext) -> None:
     write_json(context.work / layout.PAIRS_REPORT, report)
 
 
-def _sft_beams(run: Path, recipe: Recipe) -> Beams:
+def _sft_beams(run: Path, recipe: Recipe) -> SearchBeams:
     """Asks the run's SFT model, whatever the run has been aligned to since."""
     from llmrec.recommend.model_names import BASE
     from llmrec.recommend.recommender import Recommender
     from llmrec.recommend.trained_run import TrainedRun
-    from llmrec.train.alignment.pairs import beams_of
+    from llmrec.train.alignment.pairs import beam_searcher
 
     trained = TrainedRun.load(run, as_trained=True)
     name = "sft" if "sft" in trained.adapters else BASE
     checkpoint = Recommender(trained, name, recipe.decode.device).checkpoint
     pad_id = int(checkpoint.tokenizer.pad_token_id)
-    return beams_of(trained, checkpoint.model, pad_id, recipe.decode.memory_gb)
+    return beam_searcher(trained, checkpoint.model, pad_id, recipe.decode.memory_gb)
 
 
 STAGE = Stage(

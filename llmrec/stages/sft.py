@@ -19,12 +19,12 @@ def external(recipe: Recipe) -> list[Path]:
     from llmrec import assets
     from llmrec.models.base import checkpoint_files
     from llmrec.models.base import external as base_files
-    from llmrec.train.sft.prepare import start_of
+    from llmrec.train.sft.prepare import start_run_folder
 
     files = [assets.find("prompts", entry.task) for entry in recipe.prompts]
     if recipe.sft.start is None:
         return files + base_files(recipe.base)
-    earlier = start_of(recipe.sft.start)
+    earlier = start_run_folder(recipe.sft.start)
     return files + [path for part in ("base", "sft") for path in checkpoint_files(earlier / part)]
 
 

@@ -37,8 +37,8 @@ def run(ctx: StageContext) -> None:
     """
     import polars as pl
 
-    from llmrec.evaluate.tasks.answerer import SCHEMA, Answerer, about, training_encoder
-    from llmrec.evaluate.tasks.questions import Asker, asked
+    from llmrec.evaluate.tasks.answerer import SCHEMA, Answerer, describe_questions, training_encoder
+    from llmrec.evaluate.tasks.questions import EvalQuestions, resolve_eval_task
     from llmrec.files import atomic_write, write_json
     from llmrec.recommend.model_names import SFT
     from llmrec.recommend.recommender import Recommender
@@ -47,22 +47,22 @@ def run(ctx: StageContext) -> None:
         raise UserError("eval.tasks: the recipe lists no task, so there is nothing to ask")
     recommender = Recommender.load(ctx.run, SFT, ctx.recipe.decode.device, as_trained=True)
     encoder = training_encoder(ctx.run, recommender)
-    asker, answerer = Asker(ctx.run, encoder, ctx.recipe.seed), Answerer(recommender)
+    asker, answerer = EvalQuestions(ctx.run, encoder, ctx.recipe.seed), Answerer(recommender)
     found: list[pl.DataFrame] = [pl.DataFrame(schema=SCHEMA)]
     report: dict[str, Any] = {"asked": [], "off": []}
     known: set[tuple[str, str, str]] = set()
     for entry in ctx.recipe.eval.tasks:
-        mixed = asked(entry, encoder.fields)
+        mixed = resolve_eval_task(entry, encoder.fields)
         if mixed is None:
             report["off"].append(entry.task)
             continue
-        for questions in asker.ask(entry, mixed):
+        for questions in asker.for_task(entry, mixed):
             key = (questions.split, questions.task.id, questions.template.id)
             if key in known:
                 raise UserError(f"eval.tasks: {key[1]}, template {key[2]}, is asked twice on {key[0]}")
             known.add(key)
             found.append(answerer.answer(questions))
-            report["asked"].append(about(questions) | {"liked": entry.liked})
+            report["asked"].append(describe_questions(questions) | {"liked": entry.liked})
     with atomic_write(ctx.work / layout.ANSWERS) as partial:
         pl.concat(found).write_parquet(partial)
     write_json(ctx.work / layout.TASKS_REPORT, report)

@@ -11,7 +11,7 @@ WINDOW = 50
 """Batches among which trees are sorted by length."""
 
 
-def like_lengths(lengths: npt.NDArray[np.int64], batch: int, seed: Sequence[int]) -> npt.NDArray[np.int64]:
+def group_by_length(lengths: npt.NDArray[np.int64], batch: int, seed: Sequence[int]) -> npt.NDArray[np.int64]:
     """A random order, int64 [n], in which each run of `batch` has like lengths; a short run comes last.
 
     Sorting runs over `WINDOW` batches at a time, so that batches pad little and still differ from epoch to epoch.

@@ -22,7 +22,7 @@ LOGGERS = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessi
 """Of torch, those that tell how a process died."""
 
 
-def spread(function: StageFunction, context: StageContext) -> Any:
+def run_in_processes(function: StageFunction, context: StageContext) -> Any:
     """Call a stage's function in `context.workers.count` processes with torch.distributed's variables set.
 
     Args:
@@ -62,7 +62,7 @@ def spread(function: StageFunction, context: StageContext) -> Any:
             ) from error
 
 
-def first_alone(work: Callable[[], object]) -> None:
+def run_on_main_process(work: Callable[[], object]) -> None:
     """Do something in the first of several processes, while the others wait; without others, just do it.
 
     Raises:

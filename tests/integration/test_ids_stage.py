@@ -138,7 +138,7 @@ def test_lc_rec_takes_one_more_level_where_its_own_have_no_room(catalogue, capsy
     run = run_stage(root, quantizer={"kind": "lc_rec", "levels": 1, "codes": 16} | FAST)
     _, sids = load.load_sids(run)
     assert sids.shape[1] == 2 and len(np.unique(sids, axis=0)) == 120
-    assert "sinkhorn finds no room for 120 items on paths of [16] codes" in capsys.readouterr().err
+    assert "sinkhorn finds no free path for 120 items with [16] codes" in capsys.readouterr().err
 
 
 def test_an_index_made_elsewhere_comes_back_the_same(catalogue):

@@ -187,7 +187,9 @@ def test_a_push_takes_the_models_and_leaves_what_was_put_there(exported, tmp_pat
         (tmp_path / "e" / name).touch()
     files = [str(path.relative_to(tmp_path / "e")) for path in (tmp_path / "e").rglob("*") if path.is_file()]
     pushed = set(
-        filter_repo_objects(files, allow_patterns=list(export.PUSHED), ignore_patterns=list(export.KEPT_BACK))
+        filter_repo_objects(
+            files, allow_patterns=list(export.PUSHED_PATTERNS), ignore_patterns=list(export.IGNORED_PATTERNS)
+        )
     )
     assert pushed == {str(p.relative_to(exported)) for p in exported.rglob("*") if p.is_file()}
 

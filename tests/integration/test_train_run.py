@@ -102,10 +102,10 @@ def test_a_tracker_that_is_not_installed_is_named(shop):
 
 
 def test_a_leak_planted_in_a_run_is_reported(shop, tmp_path):
-    from llmrec.train.sft.preview import leaks_of
+    from llmrec.train.sft.preview import find_run_leaks
 
     folder, _ = shop
-    assert leaks_of(folder / "runs/shop") == []
+    assert find_run_leaks(folder / "runs/shop") == []
     (tmp_path / "data").mkdir()
     (tmp_path / "data/report.json").write_bytes((folder / "runs/shop/data/report.json").read_bytes())
     rows = pl.read_parquet(folder / "runs/shop/data/interactions.parquet")
@@ -114,7 +114,7 @@ def test_a_leak_planted_in_a_run_is_reported(shop, tmp_path):
     target = rows.filter((pl.col("user_id") == victim) & (pl.col("split") == "test"))
     planted = pl.concat([target.with_columns(split=pl.lit("train")), rows])
     planted.write_parquet(tmp_path / "data/interactions.parquet")
-    leaks = leaks_of(tmp_path)
+    leaks = find_run_leaks(tmp_path)
     assert leaks and all(repr(victim) in leak for leak in leaks)
     assert (
         f"test: the held-out interaction of user {victim!r} with item {target['item_id'][0]!r}" in leaks[-1]

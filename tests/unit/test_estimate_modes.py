@@ -17,7 +17,7 @@ SIZE = estimate.Size(1000, 500, 9000)
 
 def work(*overrides):
     recipe = load_recipe("quickstart", [*SHAPE, *IDS, *overrides])
-    return recipe, estimate.Work(recipe, load_card(recipe.data.card), SIZE)
+    return recipe, estimate.Workload(recipe, load_card(recipe.data.card), SIZE)
 
 
 @pytest.mark.parametrize("tied", ["true", "false"])
@@ -73,10 +73,10 @@ def big(stage, *overrides):
 
 def test_alignment_fits_the_cards_it_is_meant_for():
     small = load_recipe("qwen3-0.6b", ALIGNED)
-    planned = estimate.Work(small, load_card(small.data.card), SIZE)
+    planned = estimate.Workload(small, load_card(small.data.card), SIZE)
     assert 3 < estimate.memory_gb(planned, ["dpo"]) < estimate.memory_gb(planned, ["grpo"]) < 24
     large = load_recipe("qwen3-0.6b", [*ALIGNED, "base.model=Qwen/Qwen3-8B", "sft.mode=qlora"])
-    planned = estimate.Work(large, load_card(large.data.card), SIZE)
+    planned = estimate.Workload(large, load_card(large.data.card), SIZE)
     assert 16 < estimate.memory_gb(planned, ["grpo"]) < 80
 
 

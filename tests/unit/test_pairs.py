@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from llmrec.collaborative.item_knn import ItemKNN
 from llmrec.config.alignment import PairsConfig
 from llmrec.errors import UserError
-from llmrec.train.alignment.negatives import by_weight, in_shared_prefix, nearest
+from llmrec.train.alignment.negatives import by_weight, nearest_items, sample_in_shared_prefix
 from llmrec.train.alignment.pairs import SCHEMA, make_pairs, read_pairs
 from llmrec.train.alignment.targets import draw_targets
 
@@ -250,8 +250,8 @@ def test_no_draw_takes_what_is_taken(taken, count, seed):
     vectors = rng.standard_normal((12, 2)).astype(np.float32)
     draws = [
         by_weight(weights, taken, count, rng),
-        nearest(vectors, chosen, taken, count),
-        in_shared_prefix(SIDS, chosen, taken, count, rng),
+        nearest_items(vectors, chosen, taken, count),
+        sample_in_shared_prefix(SIDS, chosen, taken, count, rng),
     ]
     for found in draws:
         assert [len(set(row)) for row in found] == [count] * len(taken)

@@ -15,7 +15,7 @@ from llmrec.config import TaskConfig, load_recipe
 from llmrec.data import examples
 from llmrec.data.card import load_card
 from llmrec.errors import UserError
-from llmrec.estimate import Size, Work
+from llmrec.estimate import Size, Workload
 from llmrec.models.base import train_tokenizer
 from llmrec.text.candidates import CandidateSampler
 from llmrec.text.encode import PromptEncoder
@@ -237,7 +237,7 @@ def test_nothing_to_learn_from_is_an_error(run, encoder, tmp_path):
 
 @given(st.integers(0, 40), st.floats(0, 4), st.integers(0, 5))
 def test_every_row_is_visited_as_often_as_its_weight_says(count, weight, seed):
-    rows = samples.visits(count, weight, np.random.default_rng(seed))
+    rows = samples.draw_visits(count, weight, np.random.default_rng(seed))
     times = np.bincount(rows, minlength=count)
     assert (np.diff(rows) >= 0).all()
     assert len(rows) == int(weight) * count + round((weight - int(weight)) * count)
@@ -344,7 +344,7 @@ def test_the_estimate_counts_the_rows_of_all_sources(run, encoder):
     }
     for name, entry in entries.items():
         recipe = load_recipe("recipe.yaml").model_copy(update={"prompts": [FIRST, entry]})
-        work = Work(recipe, load_card("card.yaml"), Size(USERS, len(encoder.items), USERS * 8))
+        work = Workload(recipe, load_card("card.yaml"), Size(USERS, len(encoder.items), USERS * 8))
         work.mix = work.mix[1:]
         work.sid_tokens = 1
         trees = trees_of(encoder, run, entry)

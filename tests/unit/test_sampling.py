@@ -11,7 +11,7 @@ from llmrec.catalogue.trie import Trie
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.sampling import sample
 from llmrec.errors import UserError
-from llmrec.train.alignment.completions import Policy, Siblings
+from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees
 
 SIDS = np.array([[a, b, 0] for a in range(3) for b in range(a + 1)], np.int32)
 TRIE = Trie.build(SIDS, [CODES] * LEVELS)
@@ -30,7 +30,9 @@ def test_items_come_as_often_as_the_policy_says(kind, denied):
         allowed = [item for item in range(len(SIDS)) if item not in hidden]
         paths = [CATALOGUE.tokens[item].tolist() for item in allowed]
         own = build_item_mask(TRIE, None, [hidden])
-        found = Policy("allowed", CATALOGUE).log_probs(model, Siblings.build([PROMPTS[row]], [paths], 0), own)
+        found = CompletionScorer("allowed", CATALOGUE).log_probs(
+            model, CompletionTrees.build([PROMPTS[row]], [paths], 0), own
+        )
         chance = dict(zip(allowed, found.total.exp().tolist(), strict=True))
         times = np.bincount(drawn.items[row], minlength=len(SIDS))
         assert not times[hidden].any()

@@ -337,7 +337,7 @@ def test_as_custom_generate_short_answers_are_padded(model, shelf, prompts):
 
 def test_rounds_equal_the_tree_engine_and_ask_nothing_of_what_has_ended(model, shelf, prompts, monkeypatch):
     for module in ("rounds", "constraint"):
-        monkeypatch.setattr(f"llmrec.vllm.{module}.find", lambda name: shelf.catalogue)
+        monkeypatch.setattr(f"llmrec.vllm.{module}.find_catalogue", lambda name: shelf.catalogue)
     mask = build_item_mask(shelf.trie, deny=[[user] for user in range(len(prompts))])
     rounds = BeamSearchRounds("shelf", prompts, WIDTH, mask)
     while questions := rounds.requests():

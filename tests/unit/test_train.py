@@ -26,7 +26,7 @@ from llmrec.train.sft import trainer as training
 from llmrec.train.sft.epochs import EMPTY_TREE, Epochs
 from llmrec.train.sft.preview import find_leaks
 from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
-from llmrec.train.sft.trainer import TreeTrainer, pieces
+from llmrec.train.sft.trainer import TreeTrainer, split_batch
 
 VOCABULARY = 40
 SHAPE = {
@@ -126,10 +126,10 @@ def test_pieces_hold_the_whole_batch_and_no_more_than_they_may(samples, monkeypa
     batch = batch_of(samples)
     whole = batch["shift_labels"]
     widths = sorted(int(row.nonzero()[-1]) + 1 for row in whole != IGNORE)
-    assert len(pieces(batch)) == 1
+    assert len(split_batch(batch)) == 1
     for area, sizes in ((2 * widths[1] ** 2, [2, 1]), (widths[0] ** 2 // 2, [1, 1, 1])):
         monkeypatch.setattr(training, "MAX_ATTENTION_PAIRS", area)
-        parts = pieces(batch)
+        parts = split_batch(batch)
         assert [len(part["observed"]) for part in parts] == sizes
         assert parts[-1]["input_ids"].shape == (1, -(-widths[-1] // 8) * 8)
         learned = torch.cat([part["shift_labels"].flatten() for part in parts])

@@ -16,7 +16,7 @@ from llmrec.metrics.text import DEPTH
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmrec.evaluate.tasks.questions import Questions
+    from llmrec.evaluate.tasks.questions import TemplateQuestions
     from llmrec.recommend.recommender import Recommender
     from llmrec.text.encode import PromptEncoder
 
@@ -58,7 +58,7 @@ def training_encoder(folder: Path, recommender: Recommender) -> PromptEncoder:
     )
 
 
-def about(questions: Questions) -> dict[str, Any]:
+def describe_questions(questions: TemplateQuestions) -> dict[str, Any]:
     """What scoring has to know of a template's answers."""
     return {
         "split": questions.split,
@@ -68,7 +68,7 @@ def about(questions: Questions) -> dict[str, Any]:
         "language": questions.template.language,
         "kind": questions.kind,
         "options": questions.options,
-        "max_tokens": questions.most,
+        "max_tokens": questions.max_tokens,
         "left_out": dict(questions.left_out),
     }
 
@@ -84,7 +84,7 @@ class Answerer:
         self._pad = self._checkpoint.pad_id
         self._end = int(self._checkpoint.tokenizer.eos_token_id)
 
-    def answer(self, questions: Questions) -> pl.DataFrame:
+    def answer(self, questions: TemplateQuestions) -> pl.DataFrame:
         """One row a question: the answer, the reference, and what only the model can tell of them."""
         from llmrec.decode import free_text
 
@@ -92,7 +92,7 @@ class Answerer:
         marker = self._checkpoint.vocabulary.end if kind == "sid" else None
         ends = [self._end] if marker is None else [self._end, marker]
         prompts = [row.prompt for row in rows]
-        said = free_text.generate_greedy(model, prompts, questions.most, ends, self._pad)
+        said = free_text.generate_greedy(model, prompts, questions.max_tokens, ends, self._pad)
         likely = free_text.answer_log_probs(model, prompts, [[row.reference] for row in rows], self._pad)
         plain = [self._plain(tokens) for tokens in said]
         texts = [str(self._checkpoint.tokenizer.decode(tokens)) for tokens in plain]
@@ -116,7 +116,7 @@ class Answerer:
         """An answer without its end token."""
         return tokens[:-1] if tokens[-1:] == [self._end] else tokens
 
-    def _scores(self, questions: Questions, prompts: list[list[int]]) -> Sequence[float | None]:
+    def _scores(self, questions: TemplateQuestions, prompts: list[list[int]]) -> Sequence[float | None]:
         """The expected rating, or log p(first) − log p(second) of two choices; None for other answers."""
         from llmrec.decode import free_text
 
@@ -135,7 +135,7 @@ class Answerer:
         known = {tuple(tokens) for tokens in self._run.catalogue.item_tokens().values()}
         return [tuple(tokens) in known for tokens in said]
 
-    def _grounded(self, said: list[str], questions: Questions) -> list[int | None]:
+    def _grounded(self, said: list[str], questions: TemplateQuestions) -> list[int | None]:
         """Position of the right title among those nearest to each answer; None beyond, and for no answer."""
         from llmrec.decode import free_text
         from llmrec.decode.grounding import ground

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from llmrec.config import AskedTask, TaskConfig
+from llmrec.config import EvalTask, TaskConfig
 from llmrec.data.examples import evaluation_examples, training_histories
 from llmrec.errors import UserError
 from llmrec.text.candidates import CandidateSampler
@@ -31,7 +31,7 @@ TRAINING_ANSWERS = 1000
 
 
 @dataclass(frozen=True)
-class Row:
+class Question:
     """One question: whose, about which item, and as tokens the prompt and the right answer (end token included)."""
 
     user: str | None
@@ -41,7 +41,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Questions:
+class TemplateQuestions:
     """What one template asks.
 
     Attributes:
@@ -53,7 +53,7 @@ class Questions:
             rating, the values of the training interactions, ascending. Empty where they are not a few.
         rows: the questions.
         left_out: how many lack a field, by the field.
-        most: tokens of the longest answer that is waited for.
+        max_tokens: tokens of the longest answer that is waited for.
     """
 
     task: Task
@@ -61,12 +61,14 @@ class Questions:
     split: str
     kind: Kind
     options: list[str]
-    rows: list[Row]
+    rows: list[Question]
     left_out: Counter[str]
-    most: int
+    max_tokens: int
 
 
-def asked(entry: AskedTask, fields: Fields, tell: Callable[[str], None] = print_notice) -> MixedTask | None:
+def resolve_eval_task(
+    entry: EvalTask, fields: Fields, tell: Callable[[str], None] = print_notice
+) -> MixedTask | None:
     """A task of `eval.tasks` with its templates; None, told in a line, where the data lacks what they all need.
 
     Raises:
@@ -81,7 +83,7 @@ def asked(entry: AskedTask, fields: Fields, tell: Callable[[str], None] = print_
     return select_task(config, fields, lambda line: tell(line.replace("prompts:", "eval.tasks:", 1)))
 
 
-class Asker:
+class EvalQuestions:
     """Makes questions of a run's data.
 
     Args:
@@ -93,7 +95,7 @@ class Asker:
     def __init__(self, run: Path, encoder: PromptEncoder, seed: int) -> None:
         self._run, self._encoder, self._seed = run, encoder, seed
 
-    def ask(self, entry: AskedTask, mixed: MixedTask) -> Iterator[Questions]:
+    def for_task(self, entry: EvalTask, mixed: MixedTask) -> Iterator[TemplateQuestions]:
         """The questions of a task, template by template.
 
         Raises:
@@ -110,13 +112,13 @@ class Asker:
                 sample = self._sample(template, case, left_out)
                 if sample is not None:
                     prompt, reference = sample.ids[: sample.answer], sample.ids[sample.answer :]
-                    rows.append(Row(case.user, case.items[-1], prompt, reference))
+                    rows.append(Question(case.user, case.items[-1], prompt, reference))
             if not rows:
                 lacking = ", ".join(left_out) or "targets"
                 raise UserError(f"eval.tasks: {task.id}, template {template.id}: all samples lack {lacking}")
             most = entry.max_tokens or self._longest(mixed, template, rows, kind)
             split = ITEMS if task.source == "item" else entry.split
-            yield Questions(task, template, split, kind, options, rows, left_out, most)
+            yield TemplateQuestions(task, template, split, kind, options, rows, left_out, most)
 
     def _sample(self, template: Template, case: PromptContext, left_out: Counter[str]) -> Sample | None:
         try:
@@ -125,7 +127,7 @@ class Asker:
             left_out[error.field] += 1
             return None
 
-    def _cases(self, entry: AskedTask, mixed: MixedTask) -> list[PromptContext]:
+    def _cases(self, entry: EvalTask, mixed: MixedTask) -> list[PromptContext]:
         """What the samples are about: items, or held-out targets with the history before them."""
         if mixed.task.source == "item":
             items = self._encoder.items
@@ -149,12 +151,12 @@ class Asker:
         """All answers there can be, where they are few and end in a token, so that they can be scored."""
         if kind == "choice":
             return choices(task, template, self._encoder.fields)
-        if kind != "number" or answered(task, template, self._encoder.fields)[0].name != "rating":
+        if kind != "number" or answer_fields(task, template, self._encoder.fields)[0].name != "rating":
             return []
         told = training_histories(self._run, ["rating"])["rating"].explode().drop_nulls().unique().to_list()
         return sorted(told, key=float) if template.end and len(told) <= MOST_OPTIONS else []
 
-    def _longest(self, mixed: MixedTask, template: Template, rows: Sequence[Row], kind: Kind) -> int:
+    def _longest(self, mixed: MixedTask, template: Template, rows: Sequence[Question], kind: Kind) -> int:
         """Tokens of the longest answer in (a sample of) the training data, at most `MOST_TOKENS`.
 
         An ID or a choice can be no longer than the references, and no interaction teaches what an item is called.
@@ -193,7 +195,7 @@ def kind_of(task: Task, template: Template, fields: Fields) -> Kind:
     return {"sid": "sid", "title": "title"}.get(said[0].name, "text")  # type: ignore[return-value]
 
 
-def answered(task: Task, template: Template, fields: Fields) -> list[Slot]:
+def answer_fields(task: Task, template: Template, fields: Fields) -> list[Slot]:
     """The fields that a template's answer names."""
     return slots(render(template.answer, task.answer_scope(1), fields))
 

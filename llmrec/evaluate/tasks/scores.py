@@ -31,7 +31,7 @@ _TITLES = {measure.name: measure.title for measure in (*text.MEASURES, *rating.M
     "cut": "Cut off",
 }
 Weights = NDArray[np.int64]
-Measured = dict[str, Callable[[Weights], float | None]]
+WeightedMetrics = dict[str, Callable[[Weights], float | None]]
 """Metric → its value, given how often each row counts; None where the rows do not define it."""
 
 
@@ -107,7 +107,7 @@ def answers_shown(run: Path) -> dict[str, Any] | None:
 
 def _score(rows: _Rows, recipe: Recipe) -> dict[str, Any]:
     """Metrics of one template's answers, then counts and intervals."""
-    measures = measures_of(rows.about, rows.frame)
+    measures = answer_metrics(rows.about, rows.frame)
     own, count = recipe.eval, len(rows.frame)
     unit, units = _units(rows.frame)
     everything = np.ones(count, np.int64)
@@ -129,7 +129,7 @@ def _score(rows: _Rows, recipe: Recipe) -> dict[str, Any]:
     )
 
 
-def measures_of(about: dict[str, Any], frame: pl.DataFrame) -> Measured:
+def answer_metrics(about: dict[str, Any], frame: pl.DataFrame) -> WeightedMetrics:
     """The metrics of answers, by their kind.
 
     Args:
@@ -139,7 +139,7 @@ def measures_of(about: dict[str, Any], frame: pl.DataFrame) -> Measured:
     rows = _Rows(about, frame)
     own, unparsable = _KINDS[about["kind"]](rows)
     tokens = frame["tokens"].to_numpy()
-    always: Measured = {
+    always: WeightedMetrics = {
         "perplexity": lambda weights: text.perplexity(rows.numbers("log_prob"), tokens, weights),
         "unparsable": partial(_mean, np.asarray(unparsable, np.float64)),
         "cut": partial(_mean, rows.numbers("cut")),
@@ -147,18 +147,18 @@ def measures_of(about: dict[str, Any], frame: pl.DataFrame) -> Measured:
     return own | always
 
 
-Scored = tuple[Measured, Sequence[bool]]
+KindMetrics = tuple[WeightedMetrics, Sequence[bool]]
 """Metrics of a kind, and which answers cannot be read."""
 
 
-def _number(rows: _Rows) -> Scored:
+def _number(rows: _Rows) -> KindMetrics:
     options = [float(option) for option in rows.about["options"]]
     scale = (min(options), max(options)) if options else (-np.inf, np.inf)
     right = np.array([float(reference) for reference in rows.texts("reference")])
     said = [rating.parse_number(answer, *scale) for answer in rows.texts("answer")]
     known = np.array([value is not None for value in said])
     errors = np.array([np.nan if value is None else value for value in said]) - right
-    measures: Measured = {
+    measures: WeightedMetrics = {
         name: partial(_over, known, errors, measure)
         for name, measure in (("mae", rating.mae), ("rmse", rating.rmse))
     }
@@ -173,41 +173,43 @@ def _number(rows: _Rows) -> Scored:
     return measures, (~known).tolist()
 
 
-def _choice(rows: _Rows) -> Scored:
+def _choice(rows: _Rows) -> KindMetrics:
     options = [_folded(option) for option in rows.about["options"]]
     said, right = map(_folded, rows.texts("answer")), map(_folded, rows.texts("reference"))
     pairs = list(zip(said, right, strict=True))
-    measures: Measured = {"accuracy": partial(_mean, np.array([a == b for a, b in pairs], np.float64))}
+    measures: WeightedMetrics = {"accuracy": partial(_mean, np.array([a == b for a, b in pairs], np.float64))}
     if rows.frame["score"].null_count() == 0:
         first = np.array([b == options[0] for _, b in pairs])
         measures["auc"] = partial(rating.auc, rows.numbers("score"), first)
     return measures, [answer not in options for answer, _ in pairs]
 
 
-def _sid(rows: _Rows) -> Scored:
+def _sid(rows: _Rows) -> KindMetrics:
     legal = rows.frame["legal"].to_list()
     return _exact(rows) | {"legal": partial(_mean, np.array(legal, np.float64))}, [not one for one in legal]
 
 
-def _title(rows: _Rows) -> Scored:
+def _title(rows: _Rows) -> KindMetrics:
     columns = text.grounding(rows.frame["rank"].to_list()).T
     names = [measure.name for measure in text.MEASURES if measure.name.startswith("grounding")]
-    grounded: Measured = {name: partial(_mean, column) for name, column in zip(names, columns, strict=True)}
+    grounded: WeightedMetrics = {
+        name: partial(_mean, column) for name, column in zip(names, columns, strict=True)
+    }
     return _exact(rows) | grounded, _empty(rows)
 
 
-def _text(rows: _Rows) -> Scored:
+def _text(rows: _Rows) -> KindMetrics:
     answers, references = rows.texts("answer"), rows.texts("reference")
     language = rows.about["language"]
     counts = text.bleu_counts(answers, references, language)
     columns = text.rouge(answers, references, language).T
-    overlap: Measured = {
+    overlap: WeightedMetrics = {
         name: partial(_mean, column) for name, column in zip(text.ROUGE, columns, strict=True)
     }
     return {"bleu": partial(text.corpus_bleu, counts)} | overlap | _exact(rows), _empty(rows)
 
 
-_KINDS: dict[str, Callable[[_Rows], Scored]] = {
+_KINDS: dict[str, Callable[[_Rows], KindMetrics]] = {
     "number": _number,
     "choice": _choice,
     "sid": _sid,
@@ -216,8 +218,8 @@ _KINDS: dict[str, Callable[[_Rows], Scored]] = {
 }
 
 
-def _exact(rows: _Rows) -> Measured:
-    return {"exact": partial(_mean, text.same(rows.texts("answer"), rows.texts("reference")))}
+def _exact(rows: _Rows) -> WeightedMetrics:
+    return {"exact": partial(_mean, text.exact_match(rows.texts("answer"), rows.texts("reference")))}
 
 
 def _empty(rows: _Rows) -> list[bool]:

@@ -24,40 +24,40 @@ if TYPE_CHECKING:
     from llmrec.catalogue.catalogue import Catalogue
     from llmrec.catalogue.item_mask import ItemMask
 
-NONE = -1
+PADDING = -1
 """Token id, and place, beyond the end of a completion shorter than the longest."""
 
 
 @dataclass(frozen=True)
-class Siblings:
+class CompletionTrees:
     """B prompts and their N completions, of at most L tokens each.
 
     Attributes:
         input_ids: int64 [B, T].
         position_ids: int64 [B, T].
         attention_mask: bool [B, 1, T, T].
-        asked: bool [B, T], the A positions whose next-token distribution is read.
-        at: int64 [N, L], which of the asked positions, counted row by row, predicts a completion's token.
+        is_scored: bool [B, T], the A positions whose next-token distribution is read.
+        position_index: int64 [N, L], which of the asked positions, counted row by row, predicts a completion's token.
         tokens: int64 [N, L], the completions.
-        prompt: int64 [A], the prompt that an asked position belongs to.
-        prefix: int64 [A, L], tokens of the completion before it.
-        depth: int64 [A], how many.
+        prompt_index: int64 [A], the prompt that an asked position belongs to.
+        prefix_tokens: int64 [A, L], tokens of the completion before it.
+        prefix_length: int64 [A], how many.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     attention_mask: torch.Tensor
-    asked: torch.Tensor
-    at: torch.Tensor
+    is_scored: torch.Tensor
+    position_index: torch.Tensor
     tokens: torch.Tensor
-    prompt: torch.Tensor
-    prefix: torch.Tensor
-    depth: torch.Tensor
+    prompt_index: torch.Tensor
+    prefix_tokens: torch.Tensor
+    prefix_length: torch.Tensor
 
     @classmethod
     def build(
         cls, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[Sequence[int]]], pad_id: int
-    ) -> Siblings:
+    ) -> CompletionTrees:
         """Lay out completions as trees.
 
         Args:
@@ -73,29 +73,29 @@ class Siblings:
             trees.append(tree)
             prefixes += [(row, node, prefix) for prefix, node in nodes.items()]
             for one in group:
-                tokens.append([*one, *[NONE] * (longest - len(one))])
+                tokens.append([*one, *[PADDING] * (longest - len(one))])
                 places.append([(row, nodes[tuple(one[:cut])]) for cut in range(len(one))])
         prefixes.sort()
         order = {(row, node): index for index, (row, node, _) in enumerate(prefixes)}
-        at = [[order[place] for place in path] + [NONE] * (longest - len(path)) for path in places]
+        at = [[order[place] for place in path] + [PADDING] * (longest - len(path)) for path in places]
         batch = collate(trees, pad_id)
         asked = np.zeros(batch["input_ids"].shape, bool)
         asked[[row for row, _, _ in prefixes], [node for _, node, _ in prefixes]] = True
-        before = [[*prefix, *[NONE] * (longest - len(prefix))] for _, _, prefix in prefixes]
+        before = [[*prefix, *[PADDING] * (longest - len(prefix))] for _, _, prefix in prefixes]
         return cls(
             *(torch.from_numpy(batch[name]) for name in ("input_ids", "position_ids")),
             ancestor_mask(torch.from_numpy(batch["end"]))[:, None],
-            asked=torch.from_numpy(asked),
-            at=torch.tensor(at),
+            is_scored=torch.from_numpy(asked),
+            position_index=torch.tensor(at),
             tokens=torch.tensor(tokens),
-            prompt=torch.tensor([row for row, _, _ in prefixes]),
-            prefix=torch.tensor(before),
-            depth=torch.tensor([len(prefix) for _, _, prefix in prefixes]),
+            prompt_index=torch.tensor([row for row, _, _ in prefixes]),
+            prefix_tokens=torch.tensor(before),
+            prefix_length=torch.tensor([len(prefix) for _, _, prefix in prefixes]),
         )
 
-    def to(self, device: torch.device | str) -> Siblings:
+    def to(self, device: torch.device | str) -> CompletionTrees:
         """The same on a device."""
-        return Siblings(**{name: value.to(device) for name, value in vars(self).items()})
+        return CompletionTrees(**{name: value.to(device) for name, value in vars(self).items()})
 
 
 def _tree(
@@ -121,14 +121,14 @@ class LogProbs:
     Attributes:
         tokens: float32 [N, L], log-probability of each token; 0 beyond a completion's end.
         entropy: float32 [N, L], of the distribution each token comes from, in nats; 0 there.
-        greedy: bool [N, L], whether a token is the likeliest.
-        there: bool [N, L], whether the completion has a token there.
+        is_greedy: bool [N, L], whether a token is the likeliest.
+        is_token: bool [N, L], whether the completion has a token there.
     """
 
     tokens: torch.Tensor
     entropy: torch.Tensor
-    greedy: torch.Tensor
-    there: torch.Tensor
+    is_greedy: torch.Tensor
+    is_token: torch.Tensor
 
     @property
     def total(self) -> torch.Tensor:
@@ -137,7 +137,7 @@ class LogProbs:
 
 
 @dataclass(frozen=True)
-class Policy:
+class CompletionScorer:
     """How a model's logits become log-probabilities of completions.
 
     Attributes:
@@ -149,32 +149,34 @@ class Policy:
     normalise: Literal["vocabulary", "allowed"]
     catalogue: Catalogue
 
-    def log_probs(self, model: torch.nn.Module, siblings: Siblings, mask: ItemMask | None = None) -> LogProbs:
+    def log_probs(
+        self, model: torch.nn.Module, trees: CompletionTrees, mask: ItemMask | None = None
+    ) -> LogProbs:
         """Log-probabilities of all completions, from one pass over the trees.
 
         Args:
             model: the (wrapped) causal language model.
-            siblings: the prompts and completions, on its device.
+            trees: the prompts and completions, on its device.
             mask: allow- and deny-lists of the B prompts, by which `allowed` goes.
         """
         narrow = self.normalise == "allowed"
-        tokens, there = siblings.tokens.clamp(min=0), siblings.tokens != NONE
+        tokens, there = trees.tokens.clamp(min=0), trees.tokens != PADDING
         head = head_over_tokens(model, self.catalogue.token_ids) if narrow else contextlib.nullcontext()
-        with head_at_positions(model, siblings.asked), head:
+        with head_at_positions(model, trees.is_scored), head:
             outputs: Any = model(
-                input_ids=siblings.input_ids,
-                attention_mask=siblings.attention_mask,
-                position_ids=siblings.position_ids,
+                input_ids=trees.input_ids,
+                attention_mask=trees.attention_mask,
+                position_ids=trees.position_ids,
                 use_cache=False,
             )
         logits = outputs.logits.float()
         scored, best, columns = logits, logits.detach().argmax(-1), tokens
         if narrow:
-            scored, ids = self._allowed(logits, siblings, mask)
+            scored, ids = self._allowed(logits, trees, mask)
             best, columns = ids.gather(1, scored.argmax(-1, keepdim=True)).squeeze(1), self._columns(tokens)
         normaliser = log_normaliser(scored)
         entropy = normaliser.detach() - _mean_logit(scored.detach(), normaliser.detach())
-        at = siblings.at.clamp(min=0)
+        at = trees.position_index.clamp(min=0)
         return LogProbs(
             (logits[at, columns] - normaliser[at]).masked_fill(~there, 0.0),
             entropy[at].masked_fill(~there, 0.0),
@@ -188,23 +190,23 @@ class Policy:
         return order[torch.searchsorted(ids, tokens).clamp(max=len(ids) - 1)]
 
     def _allowed(
-        self, logits: torch.Tensor, siblings: Siblings, mask: ItemMask | None
+        self, logits: torch.Tensor, trees: CompletionTrees, mask: ItemMask | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the asked positions' legal tokens, float32 [A, F], −inf in slots that are none; their ids.
 
         Args:
             logits: float32 [A, C], a column a compact token.
-            siblings: whose positions they are.
+            trees: whose positions they are.
             mask: the prompts' lists.
         """
         catalogue = self.catalogue
-        missing = catalogue.length - siblings.prefix.shape[1]
-        prefix = torch.nn.functional.pad(siblings.prefix, (0, max(0, missing)), value=NONE)
-        prefixes = Prefixes(prefix, siblings.depth, torch.full_like(siblings.depth, NONE))
+        missing = catalogue.length - trees.prefix_tokens.shape[1]
+        prefix = torch.nn.functional.pad(trees.prefix_tokens, (0, max(0, missing)), value=PADDING)
+        prefixes = Prefixes(prefix, trees.prefix_length, torch.full_like(trees.prefix_length, PADDING))
         nodes, _ = walk(catalogue, prefixes)
         child, token, legal = catalogue.trie.expand(nodes)
         if mask is not None:
-            legal = legal & mask.select(siblings.prompt).has_allowed_item(catalogue.trie, child)
+            legal = legal & mask.select(trees.prompt_index).has_allowed_item(catalogue.trie, child)
         ids = catalogue.token_ids[token]
         legal = legal & (ids >= 0)
         return logits.gather(1, token.long()).masked_fill(~legal, -torch.inf), ids

@@ -16,13 +16,19 @@ from llmrec.artifacts import StageContext
 from llmrec.models.lora import load_adapter_weights
 from llmrec.models.vocabulary import without_pads
 from llmrec.train.alignment.dpo_trainer import OURS, REFERENCE, UNUSED, PairCollator, TreeDPOTrainer
-from llmrec.train.alignment.pairs import beams_of, make_pairs, read_pairs
-from llmrec.train.alignment.setup import Start, arrange, settings_of, start, train
+from llmrec.train.alignment.pairs import beam_searcher, make_pairs, read_pairs
+from llmrec.train.alignment.setup import (
+    InitialPolicy,
+    alignment_arguments,
+    load_initial_policy,
+    order_prompts,
+    train,
+)
 
 if TYPE_CHECKING:
     from llmrec.recommend.trained_run import TrainedRun
 
-LOGGED = {
+METRIC_NAMES = {
     "rewards/margins": "margin",
     "rewards/accuracies": "accuracy",
     "rewards/chosen": "chosen",
@@ -39,52 +45,54 @@ def align_by_pairs(ctx: StageContext) -> None:
         UserError: pairs that are broken, a loss that is no number, or no memory left.
     """
     settings = ctx.recipe.dpo
-    begin = start(ctx, settings)
-    pairs = read_pairs(ctx.run, begin.run.catalogue.items)
+    initial = load_initial_policy(ctx, settings)
+    pairs = read_pairs(ctx.run, initial.run.catalogue.items)
     steps = 0
     for number in range(settings.rounds):
         scratch = ctx.scratch / f"round-{number}"
         scratch.mkdir(exist_ok=True)
         if not (scratch / "done").is_file():
             if number:
-                pairs = _pairs_of_round(ctx, begin, number)
-            _train_round(ctx, begin, pairs, number, scratch)
+                pairs = _pairs_of_round(ctx, initial, number)
+            _train_round(ctx, initial, pairs, number, scratch)
             (scratch / "done").touch()
-        load_adapter_weights(begin.model, scratch / "adapter")
+        load_adapter_weights(initial.model, scratch / "adapter")
         steps += _publish_log(scratch, ctx.work / layout.training_log("dpo"), steps, number * settings.epochs)
     shutil.copytree(scratch / "adapter", ctx.work / "dpo", dirs_exist_ok=True)
-    ctx.notes.update(pairs=len(pairs), steps=steps, seed=begin.seed)
+    ctx.notes.update(pairs=len(pairs), steps=steps, seed=initial.seed)
 
 
-def _train_round(ctx: StageContext, begin: Start, pairs: pl.DataFrame, number: int, scratch: Path) -> None:
+def _train_round(
+    ctx: StageContext, initial: InitialPolicy, pairs: pl.DataFrame, number: int, scratch: Path
+) -> None:
     settings = ctx.recipe.dpo
-    rows = encoded(begin.run, pairs)
-    seed = begin.seed + number
-    order = arrange([len(prompt) for prompt in rows["prompt"]], settings, seed)
+    rows = encode_pairs(initial.run, pairs)
+    seed = initial.seed + number
+    order = order_prompts([len(prompt) for prompt in rows["prompt"]], settings, seed)
     steps = len(order) // (settings.batch * settings.accumulate)
     # The reference of a round is the model that it starts from; TRL copies it.
-    if REFERENCE in begin.model.peft_config:
-        begin.model.delete_adapter(REFERENCE)
+    if REFERENCE in initial.model.peft_config:
+        initial.model.delete_adapter(REFERENCE)
     ours = settings.loss in OURS
     trainer = TreeDPOTrainer(
         settings=settings,
-        policy=begin.policy(settings),
-        model=begin.model,
+        scorer=initial.scorer(settings),
+        model=initial.model,
         args=DPOConfig(
-            **settings_of(ctx, settings, steps, seed, scratch),
+            **alignment_arguments(ctx, settings, steps, seed, scratch),
             per_device_train_batch_size=settings.batch,
             loss_type=[UNUSED if ours else settings.loss],
             label_smoothing=0.0 if ours else settings.label_smoothing,
             max_length=None,
         ),
         train_dataset=Dataset.from_dict(rows).select(order),
-        data_collator=PairCollator(begin.pad_id),
-        processing_class=begin.tokenizer,
+        data_collator=PairCollator(initial.pad_id),
+        processing_class=initial.tokenizer,
     )
-    train(ctx, "dpo", settings, trainer, begin, LOGGED, scratch)
+    train(ctx, "dpo", settings, trainer, initial, METRIC_NAMES, scratch)
 
 
-def encoded(run: TrainedRun, pairs: pl.DataFrame) -> dict[str, list[list[int]] | list[list[list[int]]]]:
+def encode_pairs(run: TrainedRun, pairs: pl.DataFrame) -> dict[str, list[list[int]] | list[list[list[int]]]]:
     """Pairs as rows of `PairCollator`.
 
     Args:
@@ -100,10 +108,10 @@ def encoded(run: TrainedRun, pairs: pl.DataFrame) -> dict[str, list[list[int]] |
     }
 
 
-def _pairs_of_round(ctx: StageContext, begin: Start, number: int) -> pl.DataFrame:
+def _pairs_of_round(ctx: StageContext, initial: InitialPolicy, number: int) -> pl.DataFrame:
     """Pairs made with the model as the rounds before have left it."""
     recipe = ctx.recipe
-    beams = beams_of(begin.run, begin.model, begin.pad_id)
+    beams = beam_searcher(initial.run, initial.model, initial.pad_id)
     seed = recipe.seed + number
     return make_pairs(recipe.pairs, ctx.run, seed, recipe.data.history, beams)[0]
 

@@ -15,17 +15,23 @@ from llmrec.errors import UserError
 from llmrec.ids.load import code_vectors
 from llmrec.text.mix import print_notice
 from llmrec.train.alignment.grpo_trainer import TreeGRPOTrainer, loss_arguments
-from llmrec.train.alignment.rewards import Judge, Known, resolve
-from llmrec.train.alignment.rollouts import UNKNOWN, Drawer, Tasks, TreeDrawer, VllmDrawer
-from llmrec.train.alignment.setup import Start, arrange, settings_of, start, train
+from llmrec.train.alignment.rewards import Judge, RewardContext, load_reward
+from llmrec.train.alignment.rollouts import NO_TARGET, RolloutSampler, RolloutTasks, TreeSampler, VllmSampler
+from llmrec.train.alignment.setup import (
+    InitialPolicy,
+    alignment_arguments,
+    load_initial_policy,
+    order_prompts,
+    train,
+)
 from llmrec.train.alignment.targets import draw_targets
 
-LOGGED = {
+METRIC_NAMES = {
     "reward": "reward",
     "reward_std": "reward_std",
     "hits": "hits",
     "frac_reward_zero_std": "zero_variance",
-    "silent": "zero_variance_drawn",
+    "zero_variance_drawn": "zero_variance_drawn",
     "legal": "legal",
     "distinct": "distinct",
     "kl": "kl",
@@ -43,48 +49,48 @@ def align_by_rewards(ctx: StageContext) -> None:
     """
     settings = ctx.recipe.grpo
     for reward in settings.rewards:
-        resolve(reward.name)
-    begin = start(ctx, settings)
-    tasks = tasks_of(ctx, begin)
+        load_reward(reward.name)
+    initial = load_initial_policy(ctx, settings)
+    tasks = make_rollout_tasks(ctx, initial)
     passes = settings.iterations
     batches = settings.max_steps and -(-settings.max_steps // passes)
     drawn = settings.model_copy(update={"max_steps": batches})
-    order = arrange([len(prompt) for prompt in tasks.prompts], drawn, begin.seed)
+    order = order_prompts([len(prompt) for prompt in tasks.prompts], drawn, initial.seed)
     steps = settings.max_steps or len(order) // (settings.batch * settings.accumulate) * passes
-    common = settings_of(ctx, settings, steps, begin.seed, ctx.scratch)
+    common = alignment_arguments(ctx, settings, steps, initial.seed, ctx.scratch)
     # A training can only go on between two batches of rollouts.
     common["save_steps"] = -(-common["save_steps"] // passes) * passes
-    names = LOGGED | {f"rewards/{one.name}/mean": f"reward_{one.name}" for one in settings.rewards}
-    draws = _drawer(ctx, begin)
+    names = METRIC_NAMES | {f"rewards/{one.name}/mean": f"reward_{one.name}" for one in settings.rewards}
+    sampler = _make_sampler(ctx, initial)
     trainer = TreeGRPOTrainer(
         settings=settings,
         tasks=tasks,
-        draws=draws,
-        policy=begin.policy(settings),
-        known=_known(ctx, begin),
-        model=begin.model,
+        sampler=sampler,
+        scorer=initial.scorer(settings),
+        context=_reward_context(ctx, initial),
+        model=initial.model,
         args=GRPOConfig(
             **common,
             **loss_arguments(settings),
             per_device_train_batch_size=settings.batch * settings.generations,
             num_generations=settings.generations,
             num_iterations=settings.iterations,
-            max_completion_length=begin.run.catalogue.length,
+            max_completion_length=initial.run.catalogue.length,
             reward_weights=[reward.weight for reward in settings.rewards],
             shuffle_dataset=False,
             disable_dropout=True,
         ),
         train_dataset=Dataset.from_dict({"prompt": order.tolist()}),
-        processing_class=begin.tokenizer,
+        processing_class=initial.tokenizer,
     )
-    with contextlib.closing(draws):
-        train(ctx, "grpo", settings, trainer, begin, names, ctx.scratch)
+    with contextlib.closing(sampler):
+        train(ctx, "grpo", settings, trainer, initial, names, ctx.scratch)
     shutil.copytree(ctx.scratch / "adapter", ctx.work / "grpo", dirs_exist_ok=True)
     shutil.copy(ctx.scratch / "metrics.jsonl", ctx.work / "grpo")
-    ctx.notes.update(prompts=len(tasks.prompts), steps=steps, seed=begin.seed)
+    ctx.notes.update(prompts=len(tasks.prompts), steps=steps, seed=initial.seed)
 
 
-def tasks_of(ctx: StageContext, begin: Start) -> Tasks:
+def make_rollout_tasks(ctx: StageContext, initial: InitialPolicy) -> RolloutTasks:
     """Prompts from training users, and the targets that they chose.
 
     Targets that the history holds already are left out where decoding masks what is seen: no rollout can hit them.
@@ -92,14 +98,14 @@ def tasks_of(ctx: StageContext, begin: Start) -> Tasks:
     Raises:
         UserError: no user has two training items.
     """
-    recipe, run = ctx.recipe, begin.run
+    recipe, run = ctx.recipe, initial.run
     settings, index = recipe.grpo, run.catalogue.index
     targets, _ = draw_targets(
         ctx.run,
         recipe.data.history,
         settings.per_user,
         settings.users,
-        begin.seed,
+        initial.seed,
         settings.prompts == "history_end",
     )
     hides = recipe.decode.mask_seen
@@ -111,29 +117,29 @@ def tasks_of(ctx: StageContext, begin: Start) -> Tasks:
         )
     if not len(rows):
         raise UserError("grpo: there is nothing to learn from: every target is in its own history")
-    targets = targets.part(rows)
-    return Tasks(
+    targets = targets.take(rows)
+    return RolloutTasks(
         [run.encoder.prompt(run.template, history) for history in targets.histories],
         targets.histories,
-        np.array([UNKNOWN if item is None else index[item] for item in targets.chosen], np.int64),
+        np.array([NO_TARGET if item is None else index[item] for item in targets.chosen], np.int64),
         [[index[item] for item in seen] if hides else [] for seen in targets.seen],
     )
 
 
-def _drawer(ctx: StageContext, begin: Start) -> Drawer:
+def _make_sampler(ctx: StageContext, initial: InitialPolicy) -> RolloutSampler:
     settings = ctx.recipe.grpo
     if settings.engine == "vllm":
-        return VllmDrawer(begin.run.base, ctx.scratch)
-    return TreeDrawer(begin.run.catalogue, begin.pad_id, settings.rollouts)
+        return VllmSampler(initial.run.base, ctx.scratch)
+    return TreeSampler(initial.run.catalogue, initial.pad_id, settings.rollouts)
 
 
-def _known(ctx: StageContext, begin: Start) -> Known:
-    settings, catalogue = ctx.recipe.grpo, begin.run.catalogue
+def _reward_context(ctx: StageContext, initial: InitialPolicy) -> RewardContext:
+    settings, catalogue = ctx.recipe.grpo, initial.run.catalogue
     judge: Judge | None = None
-    if settings.judged:
+    if settings.needs_judge:
         model = load_baseline(ctx.run, settings.judge, catalogue.items)
 
         def judge(histories: list[list[str]]) -> np.ndarray:
             return model.log_probs(histories, catalogue.items)
 
-    return Known(catalogue.items, catalogue.sids, code_vectors(ctx.run, catalogue.sids), judge)
+    return RewardContext(catalogue.items, catalogue.sids, code_vectors(ctx.run, catalogue.sids), judge)

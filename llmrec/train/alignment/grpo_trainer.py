@@ -12,17 +12,17 @@ from trl import GRPOTrainer
 
 from llmrec.config import GrpoConfig
 from llmrec.models.vocabulary import without_pads
-from llmrec.train.alignment.completions import LogProbs, Policy, Siblings
-from llmrec.train.alignment.losses import bounded, early_clipped
-from llmrec.train.alignment.rewards import Known
-from llmrec.train.alignment.rollouts import Drawer, ScoredGroups, Tasks, draw
-from llmrec.train.alignment.setup import GoesOn, check_start
+from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees, LogProbs
+from llmrec.train.alignment.losses import ecpo_old_log_probs, gbpo_old_log_probs
+from llmrec.train.alignment.rewards import RewardContext
+from llmrec.train.alignment.rollouts import RolloutSampler, RolloutTasks, ScoredGroups, sample_rollouts
+from llmrec.train.alignment.setup import ResumesFromAdapter, check_policy_is_reference
 
 UNBOUNDED = 1e6
 """A clip range that clips nothing."""
 
 
-class TreeGRPOTrainer(GoesOn, GRPOTrainer):
+class TreeGRPOTrainer(ResumesFromAdapter, GRPOTrainer):
     """GRPOTrainer that learns on what the trie allows; a row of its dataset is the number of a task.
 
     TRL makes advantages of the rewards and a loss of the log-probabilities; where both come from is ours.
@@ -30,22 +30,28 @@ class TreeGRPOTrainer(GoesOn, GRPOTrainer):
     Args:
         settings: the recipe's section `grpo`.
         tasks: what it learns on.
-        draws: where rollouts come from.
-        policy: how logits become log-probabilities: what is optimised.
-        known: what rewards may know of the catalogue.
+        sampler: where rollouts come from.
+        scorer: how logits become log-probabilities: what is optimised.
+        context: what rewards may know of the catalogue.
         kwargs: GRPOTrainer's; its model is a PeftModel.
     """
 
     def __init__(
-        self, settings: GrpoConfig, tasks: Tasks, draws: Drawer, policy: Policy, known: Known, **kwargs: Any
+        self,
+        settings: GrpoConfig,
+        tasks: RolloutTasks,
+        sampler: RolloutSampler,
+        scorer: CompletionScorer,
+        context: RewardContext,
+        **kwargs: Any,
     ) -> None:
-        self._settings, self._tasks, self._draws = settings, tasks, draws
-        self._policy, self._known = policy, known
+        self._settings, self._tasks, self._sampler = settings, tasks, sampler
+        self._scorer, self._reward_context = scorer, context
         self._drawn: ScoredGroups | None = None
         self._rows: list[int] = []
         self._inputs: dict[str, Any] | None = None
         super().__init__(reward_funcs=[self._reads(reward.name) for reward in settings.rewards], **kwargs)
-        self._spelt = without_pads(policy.catalogue.tokens.tolist())
+        self._spelt = without_pads(scorer.catalogue.tokens.tolist())
 
     def _reads(self, name: str) -> Callable[..., list[float]]:
         """A reward function of TRL's kind: the rewards were computed group by group, as they were drawn."""
@@ -65,12 +71,14 @@ class TreeGRPOTrainer(GoesOn, GRPOTrainer):
         if prompts != np.repeat(rows, size).tolist():
             raise AssertionError("a group was torn apart before its rollouts were drawn")
         model = self.accelerator.unwrap_model(self.model)
-        drawn = draw(self._draws, model, self._tasks.take(rows), self._known, self._settings)
+        drawn = sample_rollouts(
+            self._sampler, model, self._tasks.take(rows), self._reward_context, self._settings
+        )
         self._drawn, self._rows = drawn, list(prompts)
         self._note(drawn)
         items = drawn.groups.items.reshape(-1).tolist()
         completions = [self._spelt[item] for item in items]
-        names = [self._known.items[item] for item in items]
+        names = [self._reward_context.items[item] for item in items]
         return [self._tasks.prompts[row] for row in prompts], completions, None, names, None, {}, None, []
 
     def _note(self, drawn: ScoredGroups) -> None:
@@ -78,8 +86,8 @@ class TreeGRPOTrainer(GoesOn, GRPOTrainer):
         hits, items = drawn.groups.hits & ~drawn.injected, drawn.groups.items
         figures = {
             "hits": hits.any(1).mean(),
-            "silent": drawn.silent.mean(),
-            "legal": ((items >= 0) & (items < len(self._known.items))).mean(),
+            "zero_variance_drawn": drawn.zero_variance.mean(),
+            "legal": ((items >= 0) & (items < len(self._reward_context.items))).mean(),
             "distinct": np.mean([len(np.unique(row)) for row in items]) / items.shape[1],
         }
         metrics = self._metrics["train" if self.model.training else "eval"]
@@ -160,23 +168,23 @@ class TreeGRPOTrainer(GoesOn, GRPOTrainer):
     def _log_probs(self, model: torch.nn.Module, completions: dict[int, list[list[int]]]) -> LogProbs:
         """What a model says of completions, given by their task."""
         tasks = self._tasks.take(list(completions))
-        siblings = Siblings.build(tasks.prompts, list(completions.values()), self._tokenizer.pad_token_id)
-        mask = tasks.mask(self._policy.catalogue) if self._policy.normalise == "allowed" else None
+        trees = CompletionTrees.build(tasks.prompts, list(completions.values()), self._tokenizer.pad_token_id)
+        mask = tasks.mask(self._scorer.catalogue) if self._scorer.normalise == "allowed" else None
         with self.accelerator.autocast():
-            return self._policy.log_probs(model, siblings.to(self.accelerator.device), mask)
+            return self._scorer.log_probs(model, trees.to(self.accelerator.device), mask)
 
     def _set_old(self, inputs: dict[str, Any], tokens: torch.Tensor) -> None:
         """Set the log-probabilities that the ratio is taken to, as the loss has them."""
         known = inputs.get("old_per_token_logps")
         if "ref_per_token_logps" in inputs and known is None and self.state.global_step == 0:
-            check_start(tokens, inputs["ref_per_token_logps"])
+            check_policy_is_reference(tokens, inputs["ref_per_token_logps"])
         old = tokens if known is None else known
         advantages = inputs["advantages"].unsqueeze(1)
         settings = self._settings
         if settings.loss == "ecpo":
-            old = early_clipped(tokens, old, advantages, settings.epsilon, settings.delta)
+            old = ecpo_old_log_probs(tokens, old, advantages, settings.epsilon, settings.delta)
         elif settings.loss == "gbpo":
-            old = bounded(tokens, old, advantages)
+            old = gbpo_old_log_probs(tokens, old, advantages)
         if settings.inject.corrected and bool(inputs["injected"].any()):
             # An injected target was certain to be there: its ratio is the policy's own probability.
             old = old.masked_fill(inputs["injected"].unsqueeze(1), 0.0)

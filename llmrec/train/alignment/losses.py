@@ -42,12 +42,12 @@ def rosepo(chosen: torch.Tensor, rejected: torch.Tensor, beta: float, smoothing:
     return (-(1 - smoothing) * logsigmoid(margin) - smoothing * logsigmoid(-margin)).mean(1)
 
 
-def early_clipped(
+def ecpo_old_log_probs(
     log_probs: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, epsilon: float, delta: float
 ) -> torch.Tensor:
     """ECPO (OneRec technical report, 2025): π'_old = max(sg π / (1 + ε + δ), π_old) where the advantage is negative.
 
-    So a token whose probability has grown pulls it back with a bounded gradient.
+    So a token whose probability has grown pulls it back with a gbpo_old_log_probs gradient.
 
     Args:
         log_probs: float [N, L], log π.
@@ -63,7 +63,7 @@ def early_clipped(
     return torch.where(advantages < 0, raised, old)
 
 
-def bounded(log_probs: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
+def gbpo_old_log_probs(log_probs: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
     """GBPO (OneRec-V2 technical report, 2025): π'_old = max(π_old, sg π) if A ≥ 0 else max(π_old, 1 − sg π).
 
     Args:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llmrec.catalogue.catalogue import Catalogue
     from llmrec.config.alignment import NegativeSource, PairsConfig
 
-Beams = Callable[[list[list[str]], list[list[str]], int], list[list[str]]]
+SearchBeams = Callable[[list[list[str]], list[list[str]], int], list[list[str]]]
 """(histories, denied, width) → for each history the model's best items that are not denied, at most `width`."""
 MODEL_SOURCES = frozenset({"beams", "judge"})
 """Sources that ask the model."""
@@ -50,7 +50,7 @@ class RejectedItems:
     filled: int = 0
 
 
-class Sources:
+class RejectedItemSampler:
     """Draws rejected items for targets.
 
     Args:
@@ -60,7 +60,9 @@ class Sources:
         beams: asks the model; None where no source does.
     """
 
-    def __init__(self, config: PairsConfig, run: Path, catalogue: Catalogue, beams: Beams | None) -> None:
+    def __init__(
+        self, config: PairsConfig, run: Path, catalogue: Catalogue, beams: SearchBeams | None
+    ) -> None:
         self.config, self.run, self.catalogue = config, run, catalogue
         self._beams = beams
 
@@ -90,9 +92,9 @@ class Sources:
         if source == "popularity":
             found = by_weight(self._counts, taken, count, rng)
         elif source == "semantic":
-            found = nearest(self._vectors, places, taken, count)
+            found = nearest_items(self._vectors, places, taken, count)
         else:
-            found = in_shared_prefix(self.catalogue.sids, places, taken, count, rng)
+            found = sample_in_shared_prefix(self.catalogue.sids, places, taken, count, rng)
         return RejectedItems(chosen, [[self.catalogue.items[place] for place in row] for row in found])
 
     def _judge(self, targets: Targets, rng: np.random.Generator) -> RejectedItems:
@@ -200,7 +202,7 @@ def _race(
     return first
 
 
-def nearest(
+def nearest_items(
     vectors: npt.NDArray[np.float32], chosen: Sequence[int], taken: Sequence[set[int]], count: int
 ) -> list[list[int]]:
     """The items most like the chosen ones by cosine.
@@ -227,7 +229,7 @@ def nearest(
     return found
 
 
-def in_shared_prefix(
+def sample_in_shared_prefix(
     sids: npt.NDArray[np.integer],
     chosen: Sequence[int],
     taken: Sequence[set[int]],

@@ -12,7 +12,7 @@ import polars as pl
 
 from llmrec import layout
 from llmrec.errors import UserError
-from llmrec.train.alignment.negatives import MODEL_SOURCES, Beams, Sources
+from llmrec.train.alignment.negatives import MODEL_SOURCES, RejectedItemSampler, SearchBeams
 from llmrec.train.alignment.targets import Targets, draw_targets
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ SCHEMA = {
 
 
 def make_pairs(
-    config: PairsConfig, run: Path, seed: int, history: int, beams: Beams | None = None
+    config: PairsConfig, run: Path, seed: int, history: int, beams: SearchBeams | None = None
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Pairs of a chosen item and rejected ones, from training interactions alone.
 
@@ -59,14 +59,14 @@ def make_pairs(
     )
     catalogue = Catalogue.load(run / "base", as_trained=True)
     _check_enough(config, targets, len(catalogue.items))
-    sources = Sources(config, run, catalogue, beams)
+    sources = RejectedItemSampler(config, run, catalogue, beams)
     choice = np.random.default_rng([seed, 0]).integers(len(config.sources), size=len(targets))
     chosen: list[str] = [""] * len(targets)
     rejected: list[list[str]] = [[]] * len(targets)
     filled: Counter[str] = Counter()
     for number, source in enumerate(config.sources):
         rows = np.flatnonzero(choice == number)
-        drawn = sources.draw(source, targets.part(rows), np.random.default_rng([seed, 1, number]))
+        drawn = sources.draw(source, targets.take(rows), np.random.default_rng([seed, 1, number]))
         filled[source] += drawn.filled
         for row, best, worst in zip(rows.tolist(), drawn.chosen, drawn.rejected, strict=True):
             chosen[row], rejected[row] = best, worst
@@ -85,7 +85,9 @@ def make_pairs(
     return pairs, report
 
 
-def beams_of(run: TrainedRun, model: PreTrainedModel, pad_id: int, memory_gb: float | None = None) -> Beams:
+def beam_searcher(
+    run: TrainedRun, model: PreTrainedModel, pad_id: int, memory_gb: float | None = None
+) -> SearchBeams:
     """Asks a model that speaks a run's vocabulary for the best items of histories.
 
     Args:

@@ -70,7 +70,7 @@ class Groups:
 
 
 @dataclass(frozen=True)
-class Known:
+class RewardContext:
     """What is known of the catalogue.
 
     Attributes:
@@ -86,16 +86,16 @@ class Known:
     judge: Judge | None = None
 
 
-Reward = Callable[[Groups, Known], npt.NDArray]
+Reward = Callable[[Groups, RewardContext], npt.NDArray]
 """What each rollout is worth, float [P, G]."""
 
 
-def hit(groups: Groups, known: Known) -> Floats:
+def hit(groups: Groups, context: RewardContext) -> Floats:
     """1 for the target, else 0."""
     return groups.hits.astype(np.float64)
 
 
-def rank(groups: Groups, known: Known) -> Floats:
+def rank(groups: Groups, context: RewardContext) -> Floats:
     """Punishes misses the harder the likelier they were (MiniOneRec, Kong et al. 2025; ReRe, Tan et al. 2025).
 
     In a group with a hit, a miss of rank ρ gets −(1 / log2(ρ + 1)) / Σ, where Σ sums 1 / log2(ρ + 1) over the
@@ -108,37 +108,37 @@ def rank(groups: Groups, known: Known) -> Floats:
     return np.where(groups.hits.any(1, keepdims=True), -share, 0.0)
 
 
-def levels(groups: Groups, known: Known) -> Floats:
+def levels(groups: Groups, context: RewardContext) -> Floats:
     """Share of the SID's levels that match the target's, counted from the first to the first that differs.
 
     Of a textual ID, tokens of the longest one in the catalogue.
     """
-    match = known.sids[groups.items] == known.sids[groups.targets][:, None]
+    match = context.sids[groups.items] == context.sids[groups.targets][:, None]
     return np.logical_and.accumulate(match, axis=-1).mean(-1)
 
 
-def ndcg(groups: Groups, known: Known) -> Floats:
+def ndcg(groups: Groups, context: RewardContext) -> Floats:
     """1 / log2(ρ + 1) for the target at rank ρ of its group, 0 for the others."""
     return groups.hits / np.log2(groups.ranks + 1)
 
 
-def semantic(groups: Groups, known: Known) -> Floats:
+def semantic(groups: Groups, context: RewardContext) -> Floats:
     """Cosine of the item's vector and the target's, −1 to 1; 0 where either has no direction.
 
     Raises:
         UserError: the run's semantic IDs have no codebooks.
     """
-    if known.vectors is None:
+    if context.vectors is None:
         raise UserError(
             "grpo.rewards: semantic: this run's semantic IDs have no codebooks to compare items by; "
             "leave it out, or make the IDs from vectors (ids.quantizer.kind)"
         )
-    target = _unit(known.vectors[groups.targets])
-    cosines: Floats = np.einsum("pgd,pd->pg", _unit(known.vectors[groups.items]), target)
+    target = _unit(context.vectors[groups.targets])
+    cosines: Floats = np.einsum("pgd,pd->pg", _unit(context.vectors[groups.items]), target)
     return cosines
 
 
-def collaborative(groups: Groups, known: Known) -> Floats:
+def collaborative(groups: Groups, context: RewardContext) -> Floats:
     """The judge's opinion: 1 − ln(ρ) / ln(items) for the item that it ranks ρ-th in the catalogue, from 1 to 0.
 
     Equal scores share the better rank. Ranks, because judges differ in how sure they are, and the scale should not;
@@ -148,25 +148,25 @@ def collaborative(groups: Groups, known: Known) -> Floats:
     Raises:
         UserError: there is no judge.
     """
-    if known.judge is None:
+    if context.judge is None:
         raise UserError("grpo.rewards: collaborative: no collaborative model to ask; name one in grpo.judge")
-    scores = np.asarray(known.judge(groups.histories))
+    scores = np.asarray(context.judge(groups.histories))
     own = np.take_along_axis(scores, groups.items, axis=1)
     above = np.empty(own.shape)
     for prompt, row in enumerate(np.sort(scores, axis=1)):
         above[prompt] = len(row) - np.searchsorted(row, own[prompt], side="right")
-    return 1 - np.log1p(above) / np.log(max(len(known.items), 2))
+    return 1 - np.log1p(above) / np.log(max(len(context.items), 2))
 
 
-def diversity(groups: Groups, known: Known) -> Floats:
+def diversity(groups: Groups, context: RewardContext) -> Floats:
     """1 − the mean cosine of the item's vector and those of the group's other rollouts.
 
     Where IDs have no codebooks, two rollouts are alike only if they are one item: then, the share of the others
     that are not.
     """
     alike = groups.same.astype(np.float64)
-    if known.vectors is not None:
-        unit = _unit(known.vectors[groups.items])
+    if context.vectors is not None:
+        unit = _unit(context.vectors[groups.items])
         alike = np.maximum(alike, np.einsum("pgd,phd->pgh", unit, unit))
     others = max(groups.items.shape[1] - 1, 1)
     return 1 - (alike.sum(-1) - np.diagonal(alike, axis1=1, axis2=2)) / others
@@ -183,7 +183,7 @@ SHIPPED: Mapping[str, Reward] = {
 }
 
 
-def resolve(name: str) -> Reward:
+def load_reward(name: str) -> Reward:
     """The reward of a name, or of an import path `module:function`, whose module is run.
 
     The working directory is importable, behind all else that is.
@@ -209,15 +209,15 @@ def resolve(name: str) -> Reward:
     return reward
 
 
-def total(
-    rewards: Sequence[RewardConfig], groups: Groups, known: Known
+def sum_rewards(
+    rewards: Sequence[RewardConfig], groups: Groups, context: RewardContext
 ) -> tuple[Floats, dict[str, npt.NDArray]]:
     """The weighted sum of rewards.
 
     Args:
         rewards: names and weights.
         groups: rollouts of P prompts, G each.
-        known: the catalogue.
+        context: the catalogue.
 
     Returns:
         The sum, float64 [P, G], and each term by its name, float64 [P, G], before its weight.
@@ -225,22 +225,22 @@ def total(
     Raises:
         UserError: a reward that is not there, lacks what it needs, or returns anything but P × G finite numbers.
     """
-    terms = {reward.name: _values(reward.name, groups, known) for reward in rewards}
+    terms = {reward.name: _values(reward.name, groups, context) for reward in rewards}
     summed = np.zeros(groups.items.shape)
     for reward in rewards:
         summed += reward.weight * terms[reward.name]
     return summed, terms
 
 
-def zero_variance(total: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+def has_zero_variance(total: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
     """Which groups have rewards that are all equal, so that every advantage is 0: bool [P]."""
     equal: npt.NDArray[np.bool_] = np.ptp(total, axis=1) <= EQUAL
     return equal
 
 
-def _values(name: str, groups: Groups, known: Known) -> Floats:
+def _values(name: str, groups: Groups, context: RewardContext) -> Floats:
     """One reward, checked."""
-    found = resolve(name)(groups, known)
+    found = load_reward(name)(groups, context)
     try:
         values = np.asarray(found, np.float64)
     except (TypeError, ValueError):
@@ -254,8 +254,8 @@ def _values(name: str, groups: Groups, known: Known) -> Floats:
     bad = ~np.isfinite(values)
     if bad.any():
         prompt, rollout = np.argwhere(bad)[0]
-        item, place = known.items[groups.items[prompt, rollout]], groups.targets[prompt]
-        target = known.items[place] if place >= 0 else None
+        item, place = context.items[groups.items[prompt, rollout]], groups.targets[prompt]
+        target = context.items[place] if place >= 0 else None
         raise UserError(
             f"grpo.rewards: {name} returns {values[prompt, rollout]} for item {item!r} of prompt {prompt} "
             f"(target {target!r}); return finite numbers"

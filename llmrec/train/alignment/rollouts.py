@@ -22,7 +22,7 @@ from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 from llmrec.models.evaluating import eval_mode
 from llmrec.models.lora import save_adapter
-from llmrec.train.alignment.rewards import Groups, Known, total, zero_variance
+from llmrec.train.alignment.rewards import Groups, RewardContext, has_zero_variance, sum_rewards
 from llmrec.vllm.engine import VllmEngine
 
 if TYPE_CHECKING:
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 GPU_SHARE = 0.4
 """What vLLM may take of a GPU that it shares with the training."""
-UNKNOWN = -1
+NO_TARGET = -1
 """A target that nobody knows: no rollout hits it."""
 
 
 @dataclass(frozen=True)
-class Tasks:
+class RolloutTasks:
     """What GRPO learns on: prompts, each with the item that its user chose next.
 
     Attributes:
         prompts: P token-id lists.
         histories: P lists of item ids, oldest first.
-        targets: int64 [P], in trie order; `UNKNOWN` where nobody knows.
+        targets: int64 [P], in trie order; `NO_TARGET` where nobody knows.
         seen: P lists of items (trie order) that rollouts leave out, as decoding does.
     """
 
@@ -51,9 +51,9 @@ class Tasks:
     targets: npt.NDArray[np.int64]
     seen: list[list[int]]
 
-    def take(self, rows: Sequence[int]) -> Tasks:
+    def take(self, rows: Sequence[int]) -> RolloutTasks:
         """Some of them."""
-        return Tasks(
+        return RolloutTasks(
             [self.prompts[row] for row in rows],
             [self.histories[row] for row in rows],
             self.targets[list(rows)],
@@ -65,10 +65,10 @@ class Tasks:
         return build_item_mask(catalogue.trie, None, self.seen, catalogue.token_ids.device)
 
 
-class Drawer(Protocol):
+class RolloutSampler(Protocol):
     """Draws `count` items a prompt from a policy."""
 
-    def __call__(self, model: Any, tasks: Tasks, count: int) -> TopK:
+    def __call__(self, model: Any, tasks: RolloutTasks, count: int) -> TopK:
         """Items int64 [P, count] in trie order, and their log-probabilities."""
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class Drawer(Protocol):
 
 
 @dataclass(frozen=True)
-class TreeDrawer:
+class TreeSampler:
     """Rollouts from the tree engine.
 
     Attributes:
@@ -89,7 +89,7 @@ class TreeDrawer:
     pad_id: int
     rollouts: str
 
-    def __call__(self, model: Any, tasks: Tasks, count: int) -> TopK:
+    def __call__(self, model: Any, tasks: RolloutTasks, count: int) -> TopK:
         """Draw from a model, which is put into eval mode for the time."""
         scoring = Scoring(normalise="allowed")
         engine = TreeEngine(model, self.catalogue.trie, self.catalogue.token_ids, self.pad_id, scoring)
@@ -98,13 +98,13 @@ class TreeDrawer:
             if self.rollouts == "sampled":
                 return sample(engine, tasks.prompts, count, mask)
             noise = _generator(model.device) if self.rollouts == "stochastic" else None
-            return _whole(engine.search(tasks.prompts, count, mask=mask, noise=noise), count)
+            return _check_complete(engine.search(tasks.prompts, count, mask=mask, noise=noise), count)
 
     def close(self) -> None:
         """Nothing to give back."""
 
 
-class VllmDrawer:
+class VllmSampler:
     """Rollouts from vLLM, which is handed the policy's adapter anew before every draw.
 
     Args:
@@ -116,7 +116,7 @@ class VllmDrawer:
         self._base, self._scratch, self._handed = base, scratch, 0
         self._engine: VllmEngine | None = None
 
-    def __call__(self, model: Any, tasks: Tasks, count: int) -> TopK:
+    def __call__(self, model: Any, tasks: RolloutTasks, count: int) -> TopK:
         """Draw from a model's adapter `default` on the base; the engine starts with the first call."""
         adapter = self._scratch / f"policy-{self._handed % 2}"
         save_adapter(model, adapter)
@@ -151,7 +151,7 @@ def _generator(device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(torch.randint(1 << 62, ())))
 
 
-def _whole(top: TopK, count: int) -> TopK:
+def _check_complete(top: TopK, count: int) -> TopK:
     """Lists of `count` items.
 
     Raises:
@@ -173,33 +173,35 @@ class ScoredGroups:
         groups: the rollouts.
         terms: float [P, G] of each reward, before its weight.
         injected: bool [P, G], targets that were put in place of a sample.
-        silent: bool [P], groups that were without signal as drawn.
+        zero_variance: bool [P], groups that were without signal as drawn.
     """
 
     groups: Groups
     terms: dict[str, npt.NDArray[np.float64]]
     injected: npt.NDArray[np.bool_]
-    silent: npt.NDArray[np.bool_]
+    zero_variance: npt.NDArray[np.bool_]
 
 
-def draw(draws: Drawer, model: Any, tasks: Tasks, known: Known, settings: GrpoConfig) -> ScoredGroups:
+def sample_rollouts(
+    sampler: RolloutSampler, model: Any, tasks: RolloutTasks, context: RewardContext, settings: GrpoConfig
+) -> ScoredGroups:
     """Draw and judge a group for each prompt, and do what `zero_variance` asks about those without signal.
 
     Raises:
         UserError: a reward that is broken, or more generations than items.
     """
-    groups = _groups(draws, model, tasks, settings.generations)
-    worth, terms = total(settings.rewards, groups, known)
-    silent = zero_variance(worth)
+    groups = _groups(sampler, model, tasks, settings.generations)
+    worth, terms = sum_rewards(settings.rewards, groups, context)
+    silent = has_zero_variance(worth)
     injected = np.zeros(groups.items.shape, bool)
     if settings.zero_variance == "resample":
         for _ in range(settings.tries):
-            rows = np.flatnonzero(zero_variance(worth))
+            rows = np.flatnonzero(has_zero_variance(worth))
             if not len(rows):
                 break
-            again = _groups(draws, model, tasks.take(rows.tolist()), settings.generations)
+            again = _groups(sampler, model, tasks.take(rows.tolist()), settings.generations)
             groups = _replaced(groups, rows, again)
-            worth, terms = total(settings.rewards, groups, known)
+            worth, terms = sum_rewards(settings.rewards, groups, context)
     elif settings.zero_variance == "inject":
         rows = np.flatnonzero(silent & ~groups.hits.any(1))
         if len(rows):
@@ -208,12 +210,12 @@ def draw(draws: Drawer, model: Any, tasks: Tasks, known: Known, settings: GrpoCo
             # Nobody has asked the policy about it: it ranks as the least likely.
             log_probs = np.where(injected, groups.log_probs.min() - 1.0, groups.log_probs)
             groups = replace(groups, items=items, log_probs=log_probs)
-            worth, terms = total(settings.rewards, groups, known)
+            worth, terms = sum_rewards(settings.rewards, groups, context)
     return ScoredGroups(groups, terms, injected, silent)
 
 
-def _groups(draws: Drawer, model: Any, tasks: Tasks, count: int) -> Groups:
-    top = draws(model, tasks, count)
+def _groups(sampler: RolloutSampler, model: Any, tasks: RolloutTasks, count: int) -> Groups:
+    top = sampler(model, tasks, count)
     return Groups(top.items, tasks.targets, tasks.histories, top.scores)
 
 

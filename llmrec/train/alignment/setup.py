@@ -21,18 +21,18 @@ from llmrec.models import modes
 from llmrec.models.checkpoint import load_checkpoint
 from llmrec.models.lora import load_adapter_weights, save_adapter
 from llmrec.recommend.trained_run import TrainedRun
-from llmrec.train.alignment.completions import Policy
-from llmrec.train.arguments import arguments, regular
-from llmrec.train.batch_order import like_lengths
-from llmrec.train.memory import knobs, room
+from llmrec.train.alignment.completions import CompletionScorer
+from llmrec.train.arguments import default_interval, training_arguments
+from llmrec.train.batch_order import group_by_length
+from llmrec.train.memory import explain_out_of_memory, memory_remedies
 from llmrec.train.metrics_file import MetricsFile, ProgressBar, last_checkpoint
-from llmrec.train.validation import JUDGED, ValidationLists
+from llmrec.train.validation import NDCG_CUTOFF, ValidationLists
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerFast, Trainer, TrainerControl, TrainerState, TrainingArguments
 
-LEAST_STEPS = 5
+MIN_INTERVAL = 5
 """Between two saves or looks at validation lists."""
 LISTS = 50
 """Length of the lists that are watched: a policy that has lost diversity loses HR at this depth first."""
@@ -41,7 +41,7 @@ SAME = 1e-5
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialPolicy:
     """A run's SFT model, about to be aligned.
 
     Attributes:
@@ -61,12 +61,12 @@ class Start:
         """The padding token."""
         return int(self.tokenizer.pad_token_id)
 
-    def policy(self, settings: AlignmentConfig) -> Policy:
+    def scorer(self, settings: AlignmentConfig) -> CompletionScorer:
         """How its log-probabilities are normalised."""
-        return Policy(settings.normalise, self.run.catalogue)
+        return CompletionScorer(settings.normalise, self.run.catalogue)
 
 
-def start(ctx: StageContext, settings: AlignmentConfig) -> Start:
+def load_initial_policy(ctx: StageContext, settings: AlignmentConfig) -> InitialPolicy:
     """Load what an alignment starts from; seeds torch's generators.
 
     Raises:
@@ -78,10 +78,10 @@ def start(ctx: StageContext, settings: AlignmentConfig) -> Start:
     run = replace(run, catalogue=run.catalogue.to(resolve_device("auto")))
     checkpoint = load_checkpoint(run.base)
     model = modes.load_policy(checkpoint.model, ctx.recipe.sft, ctx.run / "sft", settings.lora, ctx.scratch)
-    return Start(model, checkpoint.tokenizer, run, seed)
+    return InitialPolicy(model, checkpoint.tokenizer, run, seed)
 
 
-def arrange(lengths: Sequence[int], settings: AlignmentConfig, seed: int) -> npt.NDArray[np.int64]:
+def order_prompts(lengths: Sequence[int], settings: AlignmentConfig, seed: int) -> npt.NDArray[np.int64]:
     """Rows in the order of a whole training: epoch after epoch, in batches of like length.
 
     Args:
@@ -96,18 +96,18 @@ def arrange(lengths: Sequence[int], settings: AlignmentConfig, seed: int) -> npt
     steps = settings.max_steps or max(1, int(settings.epochs * len(lengths)) // step)
     sizes = np.asarray(lengths)
     epochs = range(math.ceil(steps * step / len(sizes)))
-    order = np.concatenate([like_lengths(sizes, settings.batch, (seed, epoch)) for epoch in epochs])
+    order = np.concatenate([group_by_length(sizes, settings.batch, (seed, epoch)) for epoch in epochs])
     return order[: steps * step]
 
 
-def settings_of(
+def alignment_arguments(
     ctx: StageContext, settings: AlignmentConfig, steps: int, seed: int, scratch: Path
 ) -> dict[str, Any]:
     """What TRL's settings of both trainers have in common."""
-    return arguments(settings, scratch / "checkpoints", steps, seed, ctx.recipe.track.report_to) | {
+    return training_arguments(settings, scratch / "checkpoints", steps, seed, ctx.recipe.track.report_to) | {
         "beta": settings.beta,
         "eval_strategy": "no",
-        "save_steps": settings.save_steps or regular(steps, LEAST_STEPS),
+        "save_steps": settings.save_steps or default_interval(steps, MIN_INTERVAL),
     }
 
 
@@ -116,7 +116,7 @@ def train(
     name: str,
     settings: AlignmentConfig,
     trainer: Trainer,
-    begin: Start,
+    initial: InitialPolicy,
     names: Mapping[str, str],
     scratch: Path,
 ) -> None:
@@ -129,7 +129,7 @@ def train(
         name: the stage.
         settings: its settings.
         trainer: DPO's or GRPO's.
-        begin: what it trains.
+        initial: what it trains.
         names: values of the trainer that the log keeps, and what it calls them.
         scratch: of this training (one of the rounds).
 
@@ -141,22 +141,22 @@ def train(
     for noisy in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noisy)
     trainer.add_callback(ProgressBar())
-    watch = _watch(ctx, settings, begin, metrics, trainer.args.max_steps, scratch)
+    watch = _validation_callback(ctx, settings, initial, metrics, trainer.args.max_steps, scratch)
     if watch is not None:
         trainer.add_callback(watch)
     resume = last_checkpoint(Path(trainer.args.output_dir))
     metrics.rewind(resume)
-    with room(name, knobs(name, settings)):
+    with explain_out_of_memory(name, memory_remedies(name, settings)):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if watch is not None and watch.best is not None:
         (scratch / "adapter").mkdir(exist_ok=True)
         for file in watch.best.glob("adapter_*"):
             file.replace(scratch / "adapter" / file.name)
     else:
-        save_adapter(begin.model, scratch / "adapter")
+        save_adapter(initial.model, scratch / "adapter")
 
 
-class GoesOn:
+class ResumesFromAdapter:
     """A Trainer that goes on from a checkpoint of two adapters, the trained one and the frozen reference.
 
     Transformers' own would find the reference's folder there, and load that one alone.
@@ -168,24 +168,24 @@ class GoesOn:
         load_adapter_weights(self.model, Path(resume_from_checkpoint))
 
 
-def check_start(policy: torch.Tensor, reference: torch.Tensor) -> None:
+def check_policy_is_reference(policy: torch.Tensor, reference: torch.Tensor) -> None:
     """Raise unless policy and reference give tokens, float [N, L], the same log-probabilities before training."""
     apart = float((policy - reference).abs().max())
     if not apart <= SAME:
         raise AssertionError(f"policy and reference are {apart:.2e} nats apart before the first step")
 
 
-def _watch(
+def _validation_callback(
     ctx: StageContext,
     settings: AlignmentConfig,
-    begin: Start,
+    initial: InitialPolicy,
     metrics: MetricsFile,
     steps: int,
     scratch: Path,
-) -> Watch | None:
+) -> ValidationCallback | None:
     if settings.valid_lists is None:
         return None
-    run = begin.run
+    run = initial.run
     lists = ValidationLists.draw(
         ctx.run,
         settings.valid_lists,
@@ -194,16 +194,16 @@ def _watch(
         encoder=run.encoder,
         template=run.template,
         catalogue=run.catalogue,
-        pad_id=begin.pad_id,
+        pad_id=initial.pad_id,
         k=min(LISTS, len(run.catalogue.items)),
     )
     if not lists.prompts:
         return None
-    every = settings.eval_steps or regular(steps, LEAST_STEPS)
-    return Watch(lists, every, metrics, scratch / "best" if settings.keep == "ndcg" else None)
+    every = settings.eval_steps or default_interval(steps, MIN_INTERVAL)
+    return ValidationCallback(lists, every, metrics, scratch / "best" if settings.keep == "ndcg" else None)
 
 
-class Watch(TrainerCallback):
+class ValidationCallback(TrainerCallback):
     """Decodes validation users' lists before, during and after training.
 
     Args:
@@ -232,12 +232,12 @@ class Watch(TrainerCallback):
 
     def _look(self, state: TrainerState, model: Any) -> None:
         users = len(self._lists.prompts)
-        found = {f"valid_{name}": total / users for name, total in self._lists.totals(model).items()}
+        found = {f"valid_{name}": total / users for name, total in self._lists.metric_sums(model).items()}
         self._metrics.write(state, found)
         if self.best is None:
             return
         score = self.best / "score.json"
-        value, step = found[f"valid_ndcg@{JUDGED}"], state.global_step
+        value, step = found[f"valid_ndcg@{NDCG_CUTOFF}"], state.global_step
         known = read_json(score) if score.is_file() else None
         # A training that goes on from a checkpoint sees some steps again.
         if known is None or known["step"] > step or value > known["value"]:

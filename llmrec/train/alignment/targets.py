@@ -22,13 +22,13 @@ class Targets:
         users: R user ids.
         items: all training items of each target's user, oldest first: one list a user, shared by their targets.
         positions: where in `items` each target stands, from 1; behind the last where the target is unknown.
-        window: most items of a history.
+        max_history: most items of a history.
     """
 
     users: list[str]
     items: list[list[str]]
     positions: list[int]
-    window: int
+    max_history: int
 
     def __len__(self) -> int:
         return len(self.users)
@@ -41,23 +41,23 @@ class Targets:
 
     @property
     def histories(self) -> list[list[str]]:
-        """What the model is asked with: the last `window` items before each target, oldest first."""
+        """What the model is asked with: the last `max_history` items before each target, oldest first."""
         pairs = zip(self.items, self.positions, strict=True)
-        return [items[max(0, at - self.window) : at] for items, at in pairs]
+        return [items[max(0, at - self.max_history) : at] for items, at in pairs]
 
     @property
     def seen(self) -> list[list[str]]:
         """All items before each target."""
         return [items[:at] for items, at in zip(self.items, self.positions, strict=True)]
 
-    def part(self, rows: npt.NDArray[np.int64]) -> Targets:
+    def take(self, rows: npt.NDArray[np.int64]) -> Targets:
         """Some of the targets, int64 [r]."""
         picked = rows.tolist()
         return Targets(
             [self.users[row] for row in picked],
             [self.items[row] for row in picked],
             [self.positions[row] for row in picked],
-            self.window,
+            self.max_history,
         )
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from llmrec.token_tree import unlabelled_tree
-from llmrec.train.batch_order import like_lengths
+from llmrec.train.batch_order import group_by_length
 from llmrec.train.sft.samples import TrainingTree, columns
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ class Epochs:
         rows: a dataset of trees, as `llmrec.train.sft.samples.as_dataset` makes them; the last is `EMPTY_TREE`.
         lengths: int64 [rows], tokens of each.
         bounds: first and last row (exclusive) of each epoch; epochs that are alike share theirs.
-        trees: how many are trained on in all: the last epoch may be cut short.
+        tree_count: how many are trained on in all: the last epoch may be cut short.
     """
 
     rows: Dataset
     lengths: npt.NDArray[np.int64]
     bounds: list[tuple[int, int]]
-    trees: int
+    tree_count: int
 
     @classmethod
     def write(
@@ -87,7 +87,7 @@ class Epochs:
             return cls(rows, index["lengths"].astype(np.int64), bounds, int(index["trees"]))
 
     @property
-    def tokens(self) -> int:
+    def tokens_per_epoch(self) -> int:
         """Tokens of the first epoch."""
         start, end = self.bounds[0]
         return int(self.lengths[start:end].sum())
@@ -104,7 +104,7 @@ def _parts(lessons: Iterable[TrainingTree]) -> Iterator[list[TrainingTree]]:
         yield part
 
 
-class LikeLengths(Sampler[int]):
+class LengthGroupedSampler(Sampler[int]):
     """Epoch after epoch, each in batches of trees of like length, the batches shuffled.
 
     The order depends on the seed alone, not on the number of processes: several take turns at parts of a batch,
@@ -121,13 +121,13 @@ class LikeLengths(Sampler[int]):
         self._epochs, self._batch, self._seed, self._multiple = epochs, batch, seed, multiple
 
     def __len__(self) -> int:
-        return -(-self._epochs.trees // self._multiple) * self._multiple
+        return -(-self._epochs.tree_count // self._multiple) * self._multiple
 
     def __iter__(self) -> Iterator[int]:
-        left = self._epochs.trees
+        left = self._epochs.tree_count
         for epoch, (start, end) in enumerate(self._epochs.bounds):
-            order = like_lengths(self._epochs.lengths[start:end], self._batch, (self._seed, epoch))[:left]
+            order = group_by_length(self._epochs.lengths[start:end], self._batch, (self._seed, epoch))[:left]
             yield from (order + start).tolist()
             left -= len(order)
         nothing = len(self._epochs.lengths) - 1
-        yield from [nothing] * (len(self) - self._epochs.trees)
+        yield from [nothing] * (len(self) - self._epochs.tree_count)

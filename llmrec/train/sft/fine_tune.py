@@ -11,7 +11,7 @@ from llmrec.artifacts import StageContext
 from llmrec.errors import UserError
 from llmrec.models import modes
 from llmrec.models.checkpoint import save_base
-from llmrec.train.launch import spread
+from llmrec.train.launch import run_in_processes
 from llmrec.train.sft.prepare import Prepared, prepare
 
 
@@ -30,7 +30,7 @@ def fine_tune(ctx: StageContext) -> None:
             "--shard: bitsandbytes' 4-bit weights cannot be cut up; leave it out, or use sft.mode=lora"
         )
     together = workers.count > 1
-    ctx.notes.update(spread(train_in_process, ctx) if together else train_in_process(ctx))
+    ctx.notes.update(run_in_processes(train_in_process, ctx) if together else train_in_process(ctx))
 
 
 def train_in_process(ctx: StageContext) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def train_in_process(ctx: StageContext) -> dict[str, Any]:
     return {
         "parameters": sum(p.numel() for p in trained.parameters()),
         "trees": epochs.bounds[0][1] - epochs.bounds[0][0],
-        "tokens_per_epoch": epochs.tokens,
+        "tokens_per_epoch": epochs.tokens_per_epoch,
         "prompts_shortened": prepared.encoder.shortened,
     }
 

@@ -18,14 +18,14 @@ from llmrec.errors import UserError
 from llmrec.models import dropout, modes
 from llmrec.text.mix import print_notice
 from llmrec.train import sharding
-from llmrec.train.arguments import arguments, regular
-from llmrec.train.launch import first_alone
-from llmrec.train.memory import room, sft_knobs
+from llmrec.train.arguments import default_interval, training_arguments
+from llmrec.train.launch import run_on_main_process
+from llmrec.train.memory import explain_out_of_memory, sft_memory_remedies
 from llmrec.train.metrics_file import MetricsFile, ProgressBar, last_checkpoint
 from llmrec.train.sft import samples
 from llmrec.train.sft.epochs import Epochs
-from llmrec.train.sft.prepare import prepare, start_of
-from llmrec.train.sft.teacher import GoingOn, Teacher
+from llmrec.train.sft.prepare import prepare, start_run_folder
+from llmrec.train.sft.teacher import SyntheticContinuations, Teacher
 from llmrec.train.sft.trainer import TreeTrainer
 from llmrec.train.validation import ValidationLists
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 BEST = {"loss": "loss", "ndcg": "ndcg@10"}
 """What `sft.keep` goes by, as the trainer names it."""
-LEAST_STEPS = 25
+MIN_INTERVAL = 25
 """Between two saves or validations."""
 
 
@@ -63,18 +63,18 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
     set_seed(recipe.seed)
     model = modes.wrap(prepared.model, sft, prepared.vocabulary, ctx.scratch)
     if sft.start is not None:
-        modes.load_adapter_weights(model, sft, start_of(sft.start) / "sft")
+        modes.load_adapter_weights(model, sft, start_run_folder(sft.start) / "sft")
     dropout.attach_dropout(model, sft.dropout)
     checkpoints = ctx.scratch / "checkpoints"
     metrics = MetricsFile(ctx.scratch / "metrics.jsonl", sft.epochs)
     trainer = TreeTrainer(
         model=model,
-        args=settings(recipe, checkpoints, epochs.trees, bool(valid), ctx.workers),
+        args=sft_arguments(recipe, checkpoints, epochs.tree_count, bool(valid), ctx.workers),
         epochs=epochs,
         eval_dataset=samples.as_dataset(valid) if valid else None,
         data_collator=samples.TreeCollator(prepared.tokenizer.pad_token_id),
         processing_class=prepared.tokenizer,
-        lists=_lists(ctx, prepared) if valid else None,
+        validation_lists=_validation_lists(ctx, prepared) if valid else None,
         teacher=teacher,
         compiled=sft.compile,
         callbacks=[metrics] + ([EarlyStoppingCallback(sft.patience)] if sft.patience and valid else []),
@@ -83,10 +83,10 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
         trainer.remove_callback(noisy)
     trainer.add_callback(ProgressBar())
     resume = last_checkpoint(checkpoints)
-    sharding.check(resume, ctx.workers.sharded)
+    sharding.check_same_sharding(resume, ctx.workers.sharded)
     if trainer.is_world_process_zero():
         metrics.rewind(resume)
-    with room("sft", sft_knobs(sft, recipe.data.history, ctx.workers)):
+    with explain_out_of_memory("sft", sft_memory_remedies(sft, recipe.data.history, ctx.workers)):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         return _trained(ctx, trainer), epochs
 
@@ -96,25 +96,27 @@ def _trained(ctx: StageContext, trainer: TreeTrainer) -> PreTrainedModel | None:
     if not ctx.workers.sharded:
         model = trainer.accelerator.unwrap_model(trainer.model)
         return model.eval() if trainer.is_world_process_zero() else None
-    weights = sharding.gathered(trainer)
+    weights = sharding.gather_weights(trainer)
     if weights is None:
         return None
     anew = prepare(ctx.recipe, ctx.run)
     align_special_tokens(anew.model, anew.tokenizer)  # as the trainer has done with its own
     model = modes.wrap(anew.model, ctx.recipe.sft, anew.vocabulary, ctx.scratch)
-    sharding.fill(model, weights)
+    sharding.load_gathered_weights(model, weights)
     return model.eval()
 
 
-def settings(recipe: Recipe, checkpoints: Path, trees: int, validate: bool, workers: Workers) -> SFTConfig:
+def sft_arguments(
+    recipe: Recipe, checkpoints: Path, trees: int, validate: bool, workers: Workers
+) -> SFTConfig:
     """TRL's settings for a recipe; one of its epochs is the whole training."""
     sft = recipe.sft
     steps = sft.max_steps or math.ceil(trees / (sft.batch * sft.accumulate))
-    often = regular(steps, LEAST_STEPS)
+    often = default_interval(steps, MIN_INTERVAL)
     save_steps, eval_steps = sft.save_steps or often, sft.eval_steps or often
     best = validate and sft.keep != "last"
     return SFTConfig(
-        **arguments(sft, checkpoints, steps, recipe.seed, recipe.track.report_to),
+        **training_arguments(sft, checkpoints, steps, recipe.seed, recipe.track.report_to),
         per_device_train_batch_size=sft.batch // workers.count,
         per_device_eval_batch_size=sft.batch,
         **(sharding.ARGUMENTS if workers.sharded else {"torch_compile": sft.compile}),
@@ -150,23 +152,25 @@ def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> E
     recipe = ctx.recipe
     distillation = recipe.sft.distillation
     synthetic_items = distillation.synthetic_items if distillation is not None else 0
-    go_on = (
-        GoingOn(teacher, synthetic_items, recipe.seed) if teacher is not None and synthetic_items else None
+    continue_histories = (
+        SyntheticContinuations(teacher, synthetic_items, recipe.seed)
+        if teacher is not None and synthetic_items
+        else None
     )
 
     def make(epoch: int) -> Iterator[samples.TrainingTree]:
         return samples.training_trees(
-            prepared.encoder, prepared.mix, ctx.run, recipe.sft.users, recipe.seed, epoch, go_on
+            prepared.encoder, prepared.mix, ctx.run, recipe.sft.users, recipe.seed, epoch, continue_histories
         )
 
     folder = ctx.scratch / "trees"
     folder.mkdir(exist_ok=True)
-    differ = go_on is not None or any(mixed.varies_by_epoch for mixed in prepared.mix)
-    first_alone(lambda: Epochs.write(make, recipe.sft.epochs, differ, folder))
+    differ = continue_histories is not None or any(mixed.varies_by_epoch for mixed in prepared.mix)
+    run_on_main_process(lambda: Epochs.write(make, recipe.sft.epochs, differ, folder))
     return Epochs.open(folder)
 
 
-def _lists(ctx: StageContext, prepared: Prepared) -> ValidationLists | None:
+def _validation_lists(ctx: StageContext, prepared: Prepared) -> ValidationLists | None:
     """The validation users whose lists are decoded as training goes on."""
     sft = ctx.recipe.sft
     if sft.valid_lists is None:

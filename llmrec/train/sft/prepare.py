@@ -67,7 +67,7 @@ def prepare(recipe: Recipe, run: Path) -> Prepared:
     users = {} if people is None else row_texts(people.to_dicts(), "user_id")
     base = recipe.base
     if recipe.sft.start is not None:
-        base = base.model_copy(update={"model": str(start_of(recipe.sft.start) / "base")})
+        base = base.model_copy(update={"model": str(start_run_folder(recipe.sft.start) / "base")})
     model, tokenizer = load_base(base, _corpus(texts), recipe.seed)
     textual = load_texts(run)
     if textual is None:
@@ -84,7 +84,7 @@ def prepare(recipe: Recipe, run: Path) -> Prepared:
     return Prepared(model, tokenizer, vocabulary, items, sids, encoder, mix)
 
 
-def start_of(name: str) -> Path:
+def start_run_folder(name: str) -> Path:
     """Folder of the run that `sft.start` names.
 
     Raises:

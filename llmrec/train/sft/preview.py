@@ -58,7 +58,7 @@ def render(recipe: Recipe, run: Path) -> str:
     tree = prepared.encoder.trees(asks, shown.items)[0]
     parts.append(f"── all targets at once, template {asks.id} " + "─" * 20)
     parts.append(render_tree(prepared.tokenizer, tree))
-    leaks = leaks_of(run)
+    leaks = find_run_leaks(run)
     parts.append("── leaks " + "─" * 50)
     parts.extend(leaks[:10] or ["none: no held-out target is trained on before it is predicted"])
     if len(leaks) > 10:
@@ -89,7 +89,7 @@ def render_tree(tokenizer: PreTrainedTokenizerFast, tree: TokenTree) -> str:
     return "\n".join(lines)
 
 
-def leaks_of(run: Path) -> list[str]:
+def find_run_leaks(run: Path) -> list[str]:
     """Every sign that training has seen what it is to predict; one line each, empty if there is none.
 
     A held-out event that is a training event too, a training event later than the user's held-out one, and

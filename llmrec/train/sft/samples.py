@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TREE = tuple(field.name for field in fields(TokenTree))
 COLUMNS = (*TREE, "window_items", "observed")
 Ints = npt.NDArray[np.int32]
-GoOn = Callable[[Sequence[Sequence[str]], int], list[list[str]]]
+ContinueHistories = Callable[[Sequence[Sequence[str]], int], list[list[str]]]
 """What users might choose after their histories, drawn for an epoch."""
 
 
@@ -56,7 +56,7 @@ def training_trees(
     users: int | None,
     seed: int,
     epoch: int = 0,
-    go_on: GoOn | None = None,
+    continue_histories: ContinueHistories | None = None,
 ) -> Iterator[TrainingTree]:
     """Trees of one epoch: every task visits each row of its source as often as its weight says.
 
@@ -70,7 +70,8 @@ def training_trees(
         users: size of a seeded sample of users, or None for all; items are not sampled.
         seed: seed of the sample and of the draws.
         epoch: from 0.
-        go_on: makes up items behind each user's own, which templates that ask plainly learn with the last window.
+        continue_histories: draws synthetic items after each user's own; next-item templates learn them with the last
+            window.
 
     Raises:
         UserError: nothing is left to learn from.
@@ -85,8 +86,8 @@ def training_trees(
         PromptContext(row["items"], row["user_id"], {name: row[name] for name in events})
         for row in histories.iter_rows(named=True)
     ]
-    if go_on is not None and any(any(mixed.is_next_item) for mixed in mix):
-        made_up = go_on([person.items for person in people], epoch)
+    if continue_histories is not None and any(any(mixed.is_next_item) for mixed in mix):
+        made_up = continue_histories([person.items for person in people], epoch)
         people = [person.with_synthetic_items(more) for person, more in zip(people, made_up, strict=True)]
     empty = True
     for position, mixed in enumerate(mix):
@@ -140,7 +141,7 @@ def rows_of(source: Source, encoder: PromptEncoder, people: Sequence[PromptConte
     return Rows(bounds, people)
 
 
-def visits(count: int, weight: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def draw_visits(count: int, weight: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Which of `count` rows an epoch visits, in order: each `weight` times on average.
 
     All rows stand there ⌊weight⌋ times; the rest of the weight is a share of them, drawn without replacement.
@@ -159,7 +160,7 @@ def _task_trees(
     """Trees of one task in one epoch."""
     rng = np.random.default_rng(seeds)
     task, epoch = mixed.task, seeds[1]
-    drawn = visits(len(rows), mixed.config.weight_in(epoch), rng)
+    drawn = draw_visits(len(rows), mixed.config.weight_in(epoch), rng)
     choice = rng.integers(len(mixed.templates), size=len(drawn))
     negatives = CandidateSampler(encoder.items, int(rng.integers(1 << 62)))
     names_past = [uses_history(template) for template in mixed.templates]

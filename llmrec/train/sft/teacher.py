@@ -34,16 +34,16 @@ class TeacherDistribution:
     """What a teacher says to some of a batch's labels, all of one level.
 
     Attributes:
-        at: which labels, int64 [m].
+        label_index: which labels, int64 [m].
         tokens: token ids it chooses among, int64 [m, F].
-        chances: float32 [m, F]; 0 in slots without a token.
-        real: whether the label is what the user has chosen, bool [m].
+        probabilities: float32 [m, F]; 0 in slots without a token.
+        is_observed: whether the label is what the user has chosen, bool [m].
     """
 
-    at: torch.Tensor
+    label_index: torch.Tensor
     tokens: torch.Tensor
-    chances: torch.Tensor
-    real: torch.Tensor
+    probabilities: torch.Tensor
+    is_observed: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class GoingOn:
+class SyntheticContinuations:
     """Items that the teacher makes up behind histories, a few each, none twice.
 
     Attributes:

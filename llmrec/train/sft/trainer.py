@@ -14,9 +14,9 @@ from trl import SFTTrainer
 from llmrec.models.head import head_at_positions
 from llmrec.token_tree import IGNORE, MAX_ATTENTION_PAIRS, MULTIPLE, ancestor_mask
 from llmrec.train import sharding
-from llmrec.train.sft.epochs import Epochs, LikeLengths
+from llmrec.train.sft.epochs import Epochs, LengthGroupedSampler
 from llmrec.train.sft.teacher import Teacher
-from llmrec.train.validation import JUDGED, ValidationLists
+from llmrec.train.validation import NDCG_CUTOFF, ValidationLists
 
 
 class TreeTrainer(SFTTrainer):
@@ -28,7 +28,7 @@ class TreeTrainer(SFTTrainer):
     Args:
         epochs: the trees of the whole training; their order is ours, and a step takes `args`'s batch of them from
             all processes together. A batch of long trees is computed a piece at a time.
-        lists: validation users whose lists are decoded at every evaluation, which then has `eval_ndcg@10`.
+        validation_lists: validation users whose lists are decoded at every evaluation, which then has `eval_ndcg@10`.
         teacher: whose word is learned beside the labels.
         compiled: whether a sharded model's layers are compiled; of another, `args` says it.
         kwargs: SFTTrainer's.
@@ -37,25 +37,25 @@ class TreeTrainer(SFTTrainer):
     def __init__(
         self,
         epochs: Epochs,
-        lists: ValidationLists | None = None,
+        validation_lists: ValidationLists | None = None,
         teacher: Teacher | None = None,
         compiled: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(train_dataset=epochs.rows, **kwargs)
-        self._epochs, self._lists, self._teacher = epochs, lists, teacher
+        self._epochs, self._lists, self._teacher = epochs, validation_lists, teacher
         if self.is_fsdp_enabled:
             sharding.shard(self.model, compiled)
 
     def create_accelerator_and_postprocess(self) -> None:
         """Trainer's, which shards on CPUs as well."""
         super().create_accelerator_and_postprocess()
-        sharding.on_a_cpu(self)
+        sharding.allow_cpu_sharding(self)
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LikeLengths:
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
         turn = self.args.train_batch_size * self.accelerator.num_processes
         step = turn * self.args.gradient_accumulation_steps
-        return LikeLengths(self._epochs, step, self.args.seed, turn)
+        return LengthGroupedSampler(self._epochs, step, self.args.seed, turn)
 
     def autocast_smart_context_manager(
         self, cache_enabled: bool | None = True
@@ -71,9 +71,9 @@ class TreeTrainer(SFTTrainer):
         if self._lists is not None:
             process = self.accelerator
             mine = self._lists.part(process.process_index, process.num_processes)
-            judged = f"ndcg@{JUDGED}"
-            with sharding.whole(self.model), process.autocast():
-                total = mine.totals(process.unwrap_model(self.model))[judged]
+            judged = f"ndcg@{NDCG_CUTOFF}"
+            with sharding.unsharded(self.model), process.autocast():
+                total = mine.metric_sums(process.unwrap_model(self.model))[judged]
             total = process.reduce(torch.tensor(total, device=process.device), "sum").item()
             output.metrics[f"{metric_key_prefix}_{judged}"] = total / len(self._lists.prompts)
         return output
@@ -87,7 +87,7 @@ class TreeTrainer(SFTTrainer):
         """Trainer's step on each piece of a batch; their gradients add up to the batch's."""
         if num_items_in_batch is None:  # the loss is then a mean, and those of pieces do not add up
             return super().training_step(model, inputs)
-        *others, last = self._in_step(pieces(inputs))
+        *others, last = self._pad_to_same_count(split_batch(inputs))
         total = torch.zeros((), device=self.args.device)
         # Gradients that wait to be exchanged are whole ones, for which a sharded training may have no room.
         waiting = nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model)
@@ -96,7 +96,7 @@ class TreeTrainer(SFTTrainer):
                 total += super().training_step(model, piece, num_items_in_batch)
         return total + super().training_step(model, last, num_items_in_batch)
 
-    def _in_step(self, parts: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+    def _pad_to_same_count(self, parts: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
         """A batch's pieces, and where weights are sharded as many as any process has: all call the model together."""
         if not self.is_fsdp_enabled:
             return parts
@@ -146,7 +146,7 @@ class TreeTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def pieces(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+def split_batch(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     """A batch in pieces of at most `MAX_ATTENTION_PAIRS` pairs of positions, each cut to the last label of its trees.
 
     Memory grows with the square of a tree's length, and a few users have read, or bought, very long texts.
