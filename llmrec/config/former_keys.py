@@ -1,4 +1,4 @@
-"""Recipe keys of earlier versions: what a recipe says today instead, and finished runs' recipes brought up to date."""
+"""Recipe keys of earlier versions: the keys of today, and finished runs' recipes read under them."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class TreeDPOTrainer(ResumesFromAdapter, DPOTrainer):
 
 @dataclass(frozen=True)
 class PairLogProbs:
-    """Log-probabilities of B chosen items and n rejected ones each; `completions` holds those of [B, 1 + n, L] tokens."""
+    """Log-probabilities of B chosen items and n rejected ones each; `completions` has the shape [B, 1 + n, L]."""
 
     completions: LogProbs
 
