@@ -37,6 +37,10 @@ def _no_files(recipe: Recipe) -> list[Path]:
     return []
 
 
+def _no_code(requested: Collection[str]) -> list[Path]:
+    return []
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of a recipe; `llmrec/stages/` declares them, one file each.
@@ -51,6 +55,7 @@ class Stage:
         owns: folders replaced as a whole when the stage commits; other files it writes are merged in.
         run: does the work, given a `StageContext`.
         external: lists the files outside the run that it reads.
+        own_code: lists source files of a user's own code that it runs, by the files that other stages read of it.
         is_alignment: whether it aligns the tuned model; such a stage runs where the recipe's `align` names it.
         start_seconds: time that passes on a CPU before the work itself starts, for estimates.
         requested: files of this stage that other stages read under the recipe at hand (`for_recipe`).
@@ -64,6 +69,7 @@ class Stage:
     owns: tuple[str, ...]
     run: Callable[[StageContext], None]
     external: Callable[[Recipe], list[Path]] = _no_files
+    own_code: Callable[[Collection[str]], list[Path]] = _no_code
     is_alignment: bool = False
     start_seconds: float = 0.0
     requested: frozenset[str] = frozenset()
@@ -329,7 +335,8 @@ def _inputs(stage: Stage, recipe: Recipe, run: Path) -> dict[str, str]:
 
 def _external(stage: Stage, recipe: Recipe) -> dict[str, str]:
     """Paths and sha256 of the files outside the run that a stage reads."""
-    return {str(path): file_sha256(path) for path in stage.external(recipe)}
+    paths = [*stage.external(recipe), *stage.own_code(stage.requested)]
+    return {str(path): file_sha256(path) for path in paths}
 
 
 def _versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmrec.artifacts import Input, Stage, StageContext, run_folder
+from llmrec.artifacts import Input, Stage, StageContext
 from llmrec.stages import collaborative, data
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def run(context: StageContext) -> None:
     recipe = context.recipe
     signals = RunSignals(context.run, recipe)
     folder = context.work / "ids"
-    if recipe.ids.quantizer.kind in tokenizer.TEXTUAL:
+    if isinstance(recipe.ids.quantizer, tokenizer.TextTokenizer):
         texts = pl.Series("text", tokenizer.fit_texts(signals, recipe))
         pl.DataFrame([signals.items["item_id"], texts]).write_parquet(folder / "sids.parquet")
         write_json(folder / "report.json", _describe_texts(texts, recipe))
@@ -52,17 +52,13 @@ def run(context: StageContext) -> None:
 
 
 def external(recipe: Recipe) -> list[Path]:
-    """Files outside the run that the stage reads: own vectors, images, the files of a local encoder's folder."""
-    from llmrec.ids.codecs.store import CODEC
+    """Files outside the run that the stage reads: own vectors, images, own tokenizer, a local encoder's folder."""
+    from llmrec.plugins import source_files
 
     ids = recipe.ids
-    given = [getattr(ids, name) for name in ("vectors", "images") if name in ids.inputs]
-    if ids.quantizer.kind == "index":
-        given.append(ids.quantizer.path)
-    if ids.quantizer.kind == "kept":
-        earlier = run_folder(ids.quantizer.run) / "ids"
-        given += [str(earlier / name) for name in ("sids.parquet", "report.json", CODEC)]
-    files = [path for name in given if (path := Path(name).expanduser()).is_file()]
+    given = [Path(getattr(ids, name)).expanduser() for name in ("vectors", "images") if name in ids.inputs]
+    files = [path for path in [*given, *ids.quantizer.external_files()] if path.is_file()]
+    files += source_files([ids.quantizer.kind])
     if "text" in ids.inputs:
         folder = Path(ids.encoder.model).expanduser()
         files += sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
@@ -85,7 +81,8 @@ def collaborative_files(recipe: Recipe) -> list[str]:
 
     ids = recipe.ids
     return files_of(
-        [ITEM_VECTORS] if ids.quantizer.reads_item_vectors or "collaborative" in ids.inputs else []
+        recipe.collaborative,
+        [ITEM_VECTORS] if ids.quantizer.reads_item_vectors or "collaborative" in ids.inputs else [],
     )
 
 
