@@ -13,10 +13,10 @@ from llmrec import layout
 from llmrec.collaborative.system import Baseline, System, TrainingData
 from llmrec.config import CollaborativeConfig, validate
 from llmrec.config.collaborative import system_class
+from llmrec.config.registry import SYSTEMS
 from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.plugins import is_import_path
-from llmrec.registry import SYSTEMS
 
 ITEM_VECTORS = "sasrec_ce"
 """The model whose item vectors semantic IDs are made from."""

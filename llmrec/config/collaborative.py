@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, SerializeAsAny, create_model
 
+from llmrec.config.registry import SYSTEMS
 from llmrec.config.section import Section, located_error
 from llmrec.errors import UserError, did_you_mean
 from llmrec.plugins import is_import_path
-from llmrec.registry import SYSTEMS
 
 
 class SystemSettings(Section):

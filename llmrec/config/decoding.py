@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from llmrec.config.collaborative import CollaborativeSystem, check_system
+from llmrec.config.registry import METRICS
 from llmrec.config.section import Fraction, Positive, Section, located_error
 from llmrec.errors import UserError
-from llmrec.registry import METRICS
 
 BEAMS = 20
 """Beams, and items of a list, where nothing else is asked for."""

@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
+from llmrec.config.registry import TOKENIZERS
 from llmrec.config.section import Section, located_error
 from llmrec.errors import UserError
-from llmrec.registry import TOKENIZERS
 
 Levels = Annotated[int, Field(ge=1, le=8)]
 Codes = Annotated[int, Field(ge=2, le=65536)] | Literal["auto"]

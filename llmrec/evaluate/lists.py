@@ -8,10 +8,10 @@ from pathlib import Path
 import polars as pl
 
 from llmrec.collaborative.system import Baseline, checked_lists
+from llmrec.config.registry import SYSTEMS
 from llmrec.errors import UserError
 from llmrec.plugins import is_import_path
 from llmrec.recommend.model_names import ZERO_SHOT
-from llmrec.registry import SYSTEMS
 
 SCHEMA = pl.Schema({"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String, "score": pl.Float64})
 

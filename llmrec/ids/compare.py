@@ -12,6 +12,7 @@ from rich.text import Text
 from tqdm import tqdm
 
 from llmrec.config import Recipe, validate
+from llmrec.config.registry import TOKENIZERS
 from llmrec.config.tokenizers import tokenizer_class
 from llmrec.errors import UserError, did_you_mean
 from llmrec.ids.diagnosis import neighbour_recall
@@ -19,7 +20,6 @@ from llmrec.ids.inputs.signals import RunSignals
 from llmrec.ids.make import make_semantic_ids
 from llmrec.ids.tokenizer import TextTokenizer
 from llmrec.plugins import is_import_path
-from llmrec.registry import TOKENIZERS
 
 
 def parse_kinds(text: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 A tokenizer is one class: its fields are its settings, its class attributes say what it needs, its `fit` makes the
 codes. Those that learn from vectors stand in `llmrec.ids.quantizers`, those of interactions and categories in
-`llmrec.ids.indexers`, those that give texts in `llmrec.ids.textual`; `llmrec.registry` names them all.
+`llmrec.ids.indexers`, those that give texts in `llmrec.ids.textual`; `llmrec.config.registry` names them all.
 """
 
 from __future__ import annotations

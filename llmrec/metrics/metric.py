@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from llmrec.config.registry import METRICS
 from llmrec.errors import UserError
 from llmrec.plugins import check_parameters, is_import_path
-from llmrec.registry import METRICS
 
 Ranks = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from llmrec import layout
 from llmrec.artifacts import read_manifest
 from llmrec.config.former_keys import upgrade
+from llmrec.config.registry import SYSTEMS
 from llmrec.data.examples import load_items
 from llmrec.evaluate.lists import is_baseline
 from llmrec.evaluate.summary import order_systems
 from llmrec.evaluate.tasks.scores import answers_shown
 from llmrec.files import read_json
 from llmrec.metrics.metric import metric_title
-from llmrec.registry import SYSTEMS
 from llmrec.report.plots import Bar, code_tree, grouped_bars, line_chart, usage_chart
 from llmrec.report.showcase import draw_users
 from llmrec.report.training_curves import alignment, shown_model

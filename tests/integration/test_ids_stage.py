@@ -7,12 +7,12 @@ import pytest
 from llmrec.artifacts import StageContext
 from llmrec.collaborative import systems
 from llmrec.config import Recipe
+from llmrec.config.registry import TOKENIZERS
 from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.ids import load
 from llmrec.ids.codecs.store import load_codec
 from llmrec.ids.exchange import write_index
-from llmrec.registry import TOKENIZERS
 from llmrec.stages import ids as ids_stage
 
 

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec.config import Recipe, load_recipe, validate
+from llmrec.config.registry import TOKENIZERS
 from llmrec.errors import UserError
-from llmrec.registry import TOKENIZERS
 from llmrec.yaml_files import apply_overrides, parse_yaml, read_yaml
 
 MINIMAL = {"name": "r", "data": {"card": "movielens-100k"}}
