@@ -16,6 +16,7 @@ from llmrec.commands.stages import resolve, run_stages
 from llmrec.config import EvalConfig, EvalTask, Recipe, TaskConfig
 from llmrec.errors import UserError, did_you_mean
 from llmrec.files import write_json
+from llmrec.models.supported import check_local
 
 if TYPE_CHECKING:
     from llmrec.text.prompts import Fields
@@ -35,7 +36,7 @@ def validate(name: str, overrides: list[str]) -> None:
     with _collect_errors(problems):
         tree = config.with_suite(tree)
     with _collect_errors(problems):
-        config.validate(Recipe, tree, str(path))
+        check_local(config.validate(Recipe, tree, str(path)).base)
     _check_data(tree, problems)
     for problem in problems:
         print(f"llmrec: {problem}", file=sys.stderr)

@@ -13,6 +13,7 @@ from llmrec import assets
 from llmrec.config import BaseConfig, TinyConfig
 from llmrec.errors import UserError
 from llmrec.files import read_json
+from llmrec.models.supported import check_config, check_model
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,7 @@ def load_base(
 
     Raises:
         UserError: no such folder or file, hub unreachable, no safetensors weights, not a causal model, an adapter,
-            quantized weights.
+            quantized weights, an architecture that is not supported (`llmrec.models.supported`).
     """
     import torch
 
@@ -48,6 +49,7 @@ def load_base(
         model, tokenizer = _load_gguf(_gguf_file(config.model), dtype)
     else:
         model, tokenizer = _load_checkpoint(config.model, dtype)
+    check_model(model, config.model)
     _ensure_special_tokens(model, tokenizer, config.model)
     return model, tokenizer
 
@@ -166,7 +168,7 @@ def _checkpoint_folder(name: str) -> Path:
 
 
 def _check_plain(folder: Path, name: str) -> None:
-    """Raise a UserError for weights that cannot be trained further as they are: adapters, quantized ones."""
+    """Raise a UserError for what cannot be trained further: adapters, quantized weights, other architectures."""
     if (folder / ADAPTER_CONFIG).is_file():
         raise UserError(
             f"base.model: {name} holds an adapter; merge it into its base first (a run of llmrec: `llmrec merge`)"
@@ -176,6 +178,7 @@ def _check_plain(folder: Path, name: str) -> None:
         raise UserError(
             f"base.model: {name} is quantized; take the original weights (sft.mode=qlora quantizes them itself)"
         )
+    check_config(config if isinstance(config, dict) else {}, name)
 
 
 def _gguf_file(name: str) -> Path:
@@ -198,6 +201,7 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
         raise UserError(f"base.model: {path} cannot be loaded ({_first_line(error)})") from None
     # The loaded model counts as quantized and refuses save_pretrained; its weights are plain by now.
     config = loaded.config
+    check_config(config.to_dict(), str(path))
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with no_init_weights():
