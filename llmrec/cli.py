@@ -243,10 +243,13 @@ def compare(
         str | None,
         typer.Option(metavar="SYSTEM", help="Compare to this system of the same run, not to the first run."),
     ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Such as ndcg@10; else HR and NDCG.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Keep the figures here.")] = None,
 ) -> None:
     """Print the metrics of several runs side by side, with paired intervals over users and seeds."""
-    _call("commands.inspect", "compare", runs, split, against, out)
+    _call("commands.inspect", "compare", runs, split, against, metrics, out)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from llmrec.config.collaborative import system_class
 from llmrec.config.registry import SYSTEMS
 from llmrec.errors import UserError
 from llmrec.files import read_json
-from llmrec.plugins import is_import_path
+from llmrec.plugins import PATTERN, is_import_path
 
 ITEM_VECTORS = "sasrec_ce"
 """The model whose item vectors semantic IDs are made from."""
@@ -91,9 +92,19 @@ def files_of(config: CollaborativeConfig, systems: Iterable[str]) -> list[str]:
 
 
 def endings(config: CollaborativeConfig, name: str) -> tuple[str, ...]:
-    """Endings of a system's files."""
-    record = (RECORD,) if is_import_path(name) else ()
-    return (*record, *(ending for ending in config.of(name).files if ending not in record))
+    """Endings of a system's files.
+
+    Raises:
+        UserError: a user's own system whose endings are none.
+    """
+    files = config.of(name).files
+    if not is_import_path(name):
+        return files
+    if RECORD in files or any(not ending.startswith(".") for ending in files):
+        raise UserError(
+            f"{name}: `files` are endings such as .safetensors, other than {RECORD}: {list(files)}"
+        )
+    return (RECORD, *files)
 
 
 def with_parts(config: CollaborativeConfig, systems: Iterable[str]) -> list[str]:
@@ -118,12 +129,8 @@ def with_parts(config: CollaborativeConfig, systems: Iterable[str]) -> list[str]
 
 def systems_in(files: Collection[str]) -> list[str]:
     """Systems whose files in the run folder are among `files`, the shipped ones first."""
-    prefix = f"{layout.COLLABORATIVE}/"
-    own = sorted(
-        file.removeprefix(prefix).removesuffix(RECORD)
-        for file in files
-        if file.startswith(prefix) and file.endswith(RECORD) and is_import_path(file)
-    )
+    names = {file.removeprefix(f"{layout.COLLABORATIVE}/").removesuffix(RECORD) for file in files}
+    own = sorted(name for name in names if re.fullmatch(PATTERN, name))
     shipped = [
         name
         for name in SYSTEMS.shipped

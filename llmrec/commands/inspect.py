@@ -17,6 +17,7 @@ from llmrec.config import EvalConfig, EvalTask, Recipe, TaskConfig
 from llmrec.errors import UserError, did_you_mean
 from llmrec.files import write_json
 from llmrec.models.supported import check_local
+from llmrec.train.alignment.rewards import load_reward
 
 if TYPE_CHECKING:
     from llmrec.text.prompts import Fields
@@ -36,7 +37,10 @@ def validate(name: str, overrides: list[str]) -> None:
     with _collect_errors(problems):
         tree = config.with_suite(tree)
     with _collect_errors(problems):
-        check_local(config.validate(Recipe, tree, str(path)).base)
+        recipe = config.validate(Recipe, tree, str(path))
+        check_local(recipe.base)
+        for reward in recipe.grpo.rewards:
+            load_reward(reward.name)
     _check_data(tree, problems)
     for problem in problems:
         print(f"llmrec: {problem}", file=sys.stderr)
@@ -161,17 +165,20 @@ def find_run(run: str) -> Path:
     return folder
 
 
-def compare(runs: list[str], split: str | None, against: str | None, out: Path | None) -> None:
+def compare(
+    runs: list[str], split: str | None, against: str | None, metrics: str | None, out: Path | None
+) -> None:
     """Print HR and NDCG of runs side by side, with paired intervals; keep the figures if asked.
 
     Args:
         runs: names of runs, or their folders.
         split: `valid` or `test`; None for test, or else the first there is.
         against: the system that others of the same run are compared to; None for the first run's same system.
+        metrics: names such as `ndcg@10`, with commas between them; None for HR and NDCG.
         out: a JSON file.
 
     Raises:
-        UserError: no such run, one that is not evaluated so, or one run alone with nothing to compare it to.
+        UserError: no such run or metric, one that is not evaluated so, or one run alone with nothing to compare to.
     """
     if len(runs) == 1 and against is None:
         raise UserError("compare: one run alone; name a second, or --against SYSTEM of the same run")
@@ -179,9 +186,11 @@ def compare(runs: list[str], split: str | None, against: str | None, out: Path |
     from llmrec.evaluate import compare as comparison
     from llmrec.screen import show
 
-    found = comparison.compare(folders, split, against=against)
+    names = [name.strip() for name in (metrics or "").split(",") if name.strip()]
+    found = comparison.compare(folders, split, names or None, against)
     show(comparison.comparison_table(found))
     if out is not None:
         asked = [f"--split {split}"] if split else []
         asked += [f"--against {against}"] if against else []
+        asked += [f"--metrics {metrics}"] if metrics else []
         write_json(out, {"command": " ".join(["llmrec compare", *runs, *asked])} | found.as_json())

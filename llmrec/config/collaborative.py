@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BeforeValidator, SerializeAsAny, create_model
+from pydantic import AfterValidator, BeforeValidator, SerializeAsAny, ValidationInfo, create_model
 
 from llmrec.config.registry import SYSTEMS
-from llmrec.config.section import Section, located_error
+from llmrec.config.section import Section, located_error, may_lack_code
 from llmrec.errors import UserError, did_you_mean
 from llmrec.plugins import is_import_path
 
@@ -83,26 +83,31 @@ def _section(own: tuple[str, ...]) -> type[CollaborativeConfig]:
     return create_model("CollaborativeConfig", __base__=CollaborativeConfig, **fields)
 
 
-def _read(value: Any) -> Any:
+def _read(value: Any, info: ValidationInfo) -> Any:
     """Read each system's settings by its own class."""
     if isinstance(value, CollaborativeConfig):
         return value
     if not isinstance(value, Mapping):
         raise located_error((), "expected settings by the name of a system", value)
     own = [name for name in value if isinstance(name, str) and is_import_path(name)]
+    missing = []
     for name in own:
         try:
             system_class(name)
         except UserError as error:
-            raise located_error((name,), str(error), name) from None
-    return _section(tuple(sorted(own))).model_validate(value)
+            if not may_lack_code(info):
+                raise located_error((name,), str(error), name) from None
+            missing.append(name)
+    section = _section(tuple(sorted(set(own) - set(missing))))
+    return section.model_validate({name: value[name] for name in value if name not in missing})
 
 
-def check_system(name: str, *others: str) -> str:
+def check_system(name: str, info: ValidationInfo, *others: str) -> str:
     """A system's name, as a validator returns it.
 
     Args:
         name: what the recipe has.
+        info: of the validation.
         others: names that would do as well, for the message.
 
     Raises:
@@ -114,10 +119,15 @@ def check_system(name: str, *others: str) -> str:
     try:
         system_class(name)
     except UserError as error:
-        raise located_error((), str(error), name) from None
+        if not may_lack_code(info):
+            raise located_error((), str(error), name) from None
     return name
 
 
+def _check_name(name: str, info: ValidationInfo) -> str:
+    return check_system(name, info)
+
+
 Collaborative = Annotated[SerializeAsAny[CollaborativeConfig], BeforeValidator(_read)]
-CollaborativeSystem = Annotated[str, AfterValidator(check_system)]
+CollaborativeSystem = Annotated[str, AfterValidator(_check_name)]
 """Name of a collaborative model: a shipped one, or `module:name` of your own class."""

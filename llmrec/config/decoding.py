@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from llmrec.config.collaborative import CollaborativeSystem, check_system
 from llmrec.config.registry import METRICS
-from llmrec.config.section import Fraction, Positive, Section, located_error
+from llmrec.config.section import Fraction, Positive, Section, located_error, may_lack_code
 from llmrec.errors import UserError
+from llmrec.plugins import is_import_path
 
 BEAMS = 20
 """Beams, and items of a list, where nothing else is asked for."""
@@ -17,14 +18,16 @@ ZERO_SHOT = "zero_shot"
 """The baseline that is no collaborative model: the base as it was before training."""
 
 
-def _check_baseline(name: str) -> str:
-    return name if name == ZERO_SHOT else check_system(name, ZERO_SHOT)
+def _check_baseline(name: str, info: ValidationInfo) -> str:
+    return name if name == ZERO_SHOT else check_system(name, info, ZERO_SHOT)
 
 
-def _check_metric(name: str) -> str:
+def _check_metric(name: str, info: ValidationInfo) -> str:
     try:
         METRICS.load(name)
     except UserError as error:
+        if may_lack_code(info) and is_import_path(name):
+            return name
         raise located_error((), str(error), name) from None
     return name
 

@@ -18,6 +18,7 @@ from llmrec.config.section import Section, validate
 from llmrec.config.tokenizers import tokenizer_class
 from llmrec.config.training import BaseConfig, SftConfig, TaskConfig, TrackConfig
 from llmrec.errors import UserError
+from llmrec.plugins import is_import_path
 from llmrec.yaml_files import apply_overrides, read_yaml
 
 
@@ -77,11 +78,13 @@ class Recipe(Section):
 
     def value_at(self, key: str) -> Any:
         """The value at a dotted key, as JSON data; used for stage keys."""
+        section, _, name = key.partition(".")
+        if section == "collaborative" and is_import_path(name):
+            # The recipe need not name a user's own system there, and its import path may hold dots.
+            return self.collaborative.of(name).model_dump(mode="json")
         value: Any = self.model_dump(mode="json")
-        while key:
-            # The import path of a user's own system is a key that holds dots.
-            part = key if key in value else key.partition(".")[0]
-            value, key = value[part], key.removeprefix(part).removeprefix(".")
+        for part in key.split("."):
+            value = value[part]
         return value
 
 
@@ -102,7 +105,7 @@ def load_run_recipe(run: Path) -> Recipe:
         UserError: no recipe there, or one that this version cannot read.
     """
     path = run / layout.RECIPE
-    return validate(Recipe, upgrade(read_yaml(path)), str(path))
+    return validate(Recipe, upgrade(read_yaml(path)), str(path), finished=True)
 
 
 def recipe_tree(name: str, overrides: list[str]) -> tuple[Path, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from llmrec.config.former_keys import FORMER_KEYS
@@ -27,17 +27,28 @@ class Section(BaseModel):
         return cls
 
 
-def validate(model: type[Model], tree: Any, where: str) -> Model:
+def validate(model: type[Model], tree: Any, where: str, finished: bool = False) -> Model:
     """Validate a mapping against a schema, with all errors in one line.
+
+    Args:
+        model: the schema.
+        tree: what was read.
+        where: names the file in the message.
+        finished: whether it is the recipe of a finished run, which may be used without the user's own code.
 
     Raises:
         UserError: listing each bad key as `key: problem`, with the nearest known key.
     """
     try:
-        return model.model_validate(tree)
+        return model.model_validate(tree, context={"finished": finished})
     except ValidationError as error:
         problems = "; ".join(_explain(model, tree, e) for e in error.errors())
         raise UserError(f"{where}: {problems}") from None
+
+
+def may_lack_code(info: ValidationInfo) -> bool:
+    """Whether a user's own code may be missing, because the recipe is that of a finished run."""
+    return bool(info.context and info.context.get("finished"))
 
 
 def located_error(location: tuple[str, ...], message: str, value: Any) -> ValidationError:

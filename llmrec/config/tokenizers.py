@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationInfo
 
 from llmrec.config.registry import TOKENIZERS
-from llmrec.config.section import Section, located_error
+from llmrec.config.section import Section, located_error, may_lack_code
 from llmrec.errors import UserError
+from llmrec.plugins import is_import_path
 
 Levels = Annotated[int, Field(ge=1, le=8)]
 Codes = Annotated[int, Field(ge=2, le=65536)] | Literal["auto"]
@@ -47,6 +48,12 @@ class TokenizerSettings(Section):
             return cls
 
 
+class MissingTokenizer(TokenizerSettings):
+    """Settings of a finished run's tokenizer whose code is not there; the run's IDs are, so it can be used."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 def tokenizer_class(kind: str) -> type[TokenizerSettings]:
     """The tokenizer of a kind.
 
@@ -64,7 +71,7 @@ def _kind_of(value: Any) -> str:
     return kind
 
 
-def _read(value: Any) -> Any:
+def _read(value: Any, info: ValidationInfo) -> Any:
     """Read the settings by the class of their kind; residual k-means unless one is named."""
     if isinstance(value, TokenizerSettings):
         return value
@@ -73,8 +80,10 @@ def _read(value: Any) -> Any:
     try:
         settings = tokenizer_class(_kind_of(value))
     except UserError as error:
+        if may_lack_code(info) and is_import_path(_kind_of(value)):
+            return MissingTokenizer.model_validate(value)
         raise located_error(("kind",), str(error), value.get("kind")) from None
-    return settings.model_validate({"kind": DEFAULT_KIND} | value)
+    return settings.model_validate({"kind": DEFAULT_KIND} | value, context=info.context)
 
 
 Tokenizer = Annotated[SerializeAsAny[TokenizerSettings], BeforeValidator(_read)]

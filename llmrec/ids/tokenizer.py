@@ -195,7 +195,7 @@ def fit(signals: Signals, recipe: Recipe) -> Codes:
     """
     tokenizer = recipe.ids.quantizer
     if not isinstance(tokenizer, Tokenizer):
-        raise UserError(f"ids.quantizer.kind: {tokenizer.kind} gives texts, not codes")
+        raise UserError(f"ids.quantizer.kind: {tokenizer.kind} is not there, or gives texts and no codes")
     codes = tokenizer.fit(signals, recipe.seed)
     check_codes(codes, len(signals.items), tokenizer.kind)
     return codes

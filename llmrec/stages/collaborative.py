@@ -28,10 +28,12 @@ def systems(recipe: Recipe, requested: Collection[str]) -> list[str]:
 
 def sections(recipe: Recipe, requested: Collection[str]) -> tuple[str, ...]:
     """Recipe sections of the systems to train, and of no others."""
+    from llmrec.plugins import is_import_path
+
     keys: dict[str, None] = {}
     for name in systems(recipe, requested):
         settings = recipe.collaborative.of(name)
-        if name in type(recipe.collaborative).model_fields:
+        if is_import_path(name) or name in type(recipe.collaborative).model_fields:
             keys[f"collaborative.{name}"] = None
         keys |= dict.fromkeys(settings.reads)
     return tuple(keys)
@@ -61,7 +63,7 @@ def run(context: StageContext) -> None:
         names = endings(context.recipe.collaborative, name)
         if not names:  # a part that is fitted when needed
             continue
-        finished = context.scratch / f"{name}.log"
+        finished = context.scratch / f".{name}.done"
         if not finished.is_file():
             _train(context, name, finished)
         report[name] = read_json(finished)
