@@ -25,7 +25,7 @@ def external(recipe: Recipe) -> list[Path]:
 
 
 def run(context: StageContext) -> None:
-    """Write `data/interactions.parquet`, `data/items.parquet`, `data/report.json`, and `data/users.parquet` if any.
+    """Write `interactions.parquet`, `items.parquet`, `users.parquet` (if any) and `report.json` in `data/`.
 
     Raises:
         UserError: invalid data or an invalid key; the message names the file and row, or the key.
