@@ -31,8 +31,8 @@ $(STAGES):   setup ; $(LLMREC) $@ $(RECIPE) $(ARGS)
 bench:       setup ; $(LLMREC) bench $(ARGS)
 lint:        setup-test ; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 format:      setup-test ; $(BIN)/ruff check --fix . && $(BIN)/ruff format .
-test:        setup-test ; $(BIN)/python -m pytest -m "not slow" $(ARGS)
-test-all:    setup-test ; $(BIN)/python -m pytest $(ARGS)
+test:        lint ; $(BIN)/python -m pytest -m "not slow" $(ARGS)
+test-all:    lint ; $(BIN)/python -m pytest $(ARGS)
 clean:       ; rm -rf $(VENV) dist .mypy_cache .ruff_cache .hypothesis && find llmrec tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml constraints.txt

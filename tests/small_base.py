@@ -52,6 +52,6 @@ def answer(question, follow):
         said.tokens.append(max(said.steps[-1], key=said.steps[-1].get))
         deeper = {"llmrec_depth": question.extra_args["llmrec_depth"] + 1}
         question = replace(
-            question, tokens=[*question.tokens, said.tokens[-1]], extra=question.extra_args | deeper
+            question, tokens=[*question.tokens, said.tokens[-1]], extra_args=question.extra_args | deeper
         )
     return said

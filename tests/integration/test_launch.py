@@ -28,10 +28,10 @@ def context(tmp_path):
 
 
 def test_the_first_process_answers(context):
-    assert run_in_processes(f"{__name__}:rank_of", context) == (0, 2)
+    assert run_in_processes(rank_of, context) == (0, 2)
 
 
 def test_a_mistake_of_one_process_ends_all_and_is_told(context, capfd):
     with pytest.raises(UserError, match="out of memory; try less"):
-        run_in_processes(f"{__name__}:fail_alone", context)
+        run_in_processes(fail_alone, context)
     assert "Traceback" not in capfd.readouterr().err

@@ -18,10 +18,10 @@ from llmrec.ids.codecs.autoencoder import (
     RqAutoencoder,
     Standardised,
     has_converged,
-    info_nce,
     revive_unused_codes,
     start_codebooks,
 )
+from llmrec.ids.codecs.info_nce import info_nce
 from llmrec.ids.quantizers import cost, lc_rec, letter, rqvae
 
 KINDS = {
@@ -326,7 +326,7 @@ def test_the_codec_computes_what_the_model_does():
     np.testing.assert_allclose(codec.project(items.vectors), latents.numpy(), atol=1e-5)
     np.testing.assert_array_equal(codec.encode(items.vectors), found.codes.numpy())
     gain = (outputs * items[torch.arange(ITEMS)].numpy()).sum() / np.square(outputs).sum()
-    expected = items.mean + gain * items.spread * outputs
+    expected = items.mean + gain * items.scale * outputs
     np.testing.assert_allclose(codec.reconstruct(found.codes.numpy().astype(np.int32)), expected, atol=1e-4)
 
 

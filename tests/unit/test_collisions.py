@@ -108,7 +108,7 @@ def test_too_few_paths_make_way_for_one_more_level(capsys):
     assert next_best(codec.encode(vectors), vectors, codec) is None
     sids, sizes = resolve_collisions(Codes(codec.encode(vectors), codec.sizes, codec), "next_best", vectors)
     assert sizes == [4, 4, 17] and len(np.unique(sids, axis=0)) == 17
-    assert "no room for 17 items" in capsys.readouterr().err
+    assert "finds no free path for 17 items" in capsys.readouterr().err
 
 
 def test_paths_that_are_unique_by_construction_get_no_extra_level():

@@ -136,7 +136,7 @@ def base(tmp_path):
 
 
 @pytest.fixture
-def with_changes(base):
+def changed(base):
     """The catalogue of a run with items added, and some of both kinds retired."""
     known = Catalogue.load(base).items
     write_changes(base.parent, known, Changes(table(**ADDED), ["i1", "gone"]))

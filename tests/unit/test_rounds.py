@@ -111,7 +111,7 @@ def test_a_question_below_the_root_names_only_the_items_under_its_prefix(tmp_pat
     name, item_tokens = registered(tmp_path, sids)
     rounds = BeamSearchRounds(name, [[1]], 4, build_item_mask(find_catalogue(name).trie, None, [[0, 2]]))
     (root,) = rounds.requests()
-    assert root.extra == {"llmrec_catalogue": name, "llmrec_depth": 0, "llmrec_deny": ["i0", "i2"]}
+    assert root.extra_args == {"llmrec_catalogue": name, "llmrec_depth": 0, "llmrec_deny": ["i0", "i2"]}
     said = answered(root, item_tokens)
     rounds.update([said])
     (other,) = rounds.requests()
@@ -119,7 +119,7 @@ def test_a_question_below_the_root_names_only_the_items_under_its_prefix(tmp_pat
         tuple(tokens[:1].tolist()): item for item, tokens in zip(("i0", "i2"), item_tokens[::2], strict=True)
     }
     assert other.tokens[1:] != said.tokens[:1]
-    assert other.extra["llmrec_deny"] == [below[tuple(other.tokens[1:])]]
+    assert other.extra_args["llmrec_deny"] == [below[tuple(other.tokens[1:])]]
 
 
 @given(sid_tables(), st.integers(1, 8))
@@ -193,7 +193,7 @@ def test_a_changed_catalogue_is_searched_as_one_built_anew(tmp_path, deny):
         for question in questions:
             denied = [places[item] for item in question.extra_args.get("llmrec_deny", [])] + ["i1"]
             asked.append(
-                answered(replace(question, extra=question.extra_args | {"llmrec_deny": denied}), tokens)
+                answered(replace(question, extra_args=question.extra_args | {"llmrec_deny": denied}), tokens)
             )
         rounds.update(asked)
     top = rounds.top()

@@ -273,7 +273,7 @@ def test_wrong_prompts_are_refused(model, catalogue, prompts, message):
 
 def test_batches_hold_like_lengths_and_every_prompt_once():
     lengths = [5, 100, 7, 90, 300, 6]
-    groups = batches.batches(lengths, lambda longest: 300 // longest)
+    groups = batches.group_by_length(lengths, lambda longest: 300 // longest)
     assert sorted(i for group in groups for i in group) == list(range(6))
     assert groups[0] == [4]
     for group in groups:

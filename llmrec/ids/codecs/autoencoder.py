@@ -81,9 +81,8 @@ class RqAutoencoder(nn.Module):
         quantized = self.quantize(latents.float())
         with self._autocast(inputs):
             outputs = self.decoder(quantized.total)
-        return self.reconstruction_loss(outputs.float(), inputs) + quantized.loss + self.extra_loss(
-            quantized, rows
-        ), quantized
+        loss = self.reconstruction_loss(outputs.float(), inputs) + quantized.loss
+        return loss + self.extra_loss(quantized, rows), quantized
 
     def warm_up_loss(self, inputs: Tensor) -> Tensor:
         """The loss of the autoencoder without its codebooks."""
@@ -131,15 +130,6 @@ def distances(points: Tensor, book: Tensor) -> Tensor:
     """Squared Euclidean distances `[n, codes]`, up to rounding."""
     squares = points.square().sum(1, keepdim=True) + book.square().sum(1)
     return torch.addmm(squares, points, book.T, alpha=-2)
-
-
-def info_nce(anchors: Tensor, positives: Tensor) -> Tensor:
-    """In-batch InfoNCE (van den Oord et al. 2018): −mean log softmax of each anchor's product with its positive.
-
-    Both are `[n, d]`; an anchor's negatives are the other rows of `positives`.
-    """
-    own = torch.arange(len(anchors), device=anchors.device)
-    return functional.cross_entropy(anchors @ positives.T, own)
 
 
 def fit_autoencoder(make: Callable, signals: Signals, config: AutoencoderConfig, seed: int) -> Codes:

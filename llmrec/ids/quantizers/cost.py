@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from llmrec.config.tokenizers import CostConfig
-from llmrec.ids.codecs.autoencoder import RqAutoencoder, fit_autoencoder, info_nce
+from llmrec.ids.codecs.autoencoder import RqAutoencoder, fit_autoencoder
+from llmrec.ids.codecs.info_nce import info_nce
 from llmrec.ids.tokenizer import Codes, Signals
 
 

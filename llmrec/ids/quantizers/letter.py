@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from llmrec.config.tokenizers import LetterConfig
 from llmrec.errors import UserError
-from llmrec.ids.codecs.autoencoder import Quantized, RqAutoencoder, fit_autoencoder, info_nce
+from llmrec.ids.codecs.autoencoder import Quantized, RqAutoencoder, fit_autoencoder
+from llmrec.ids.codecs.info_nce import info_nce
 from llmrec.ids.quantizers.balanced_rq_kmeans import balanced_kmeans
 from llmrec.ids.tokenizer import Codes, Signals
 
