@@ -18,7 +18,7 @@ def shop(tmp_path_factory):
     """The shop's folder with a finished run `shop`, and what `llmrec run` printed there."""
     folder = tmp_path_factory.mktemp("shop")
     small_shop.open_shop(folder)
-    return folder, small_shop.run(folder, "run", "recipe.yaml")
+    return folder, small_shop.run_alone(folder, "run", "recipe.yaml")
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,5 @@
 """A run on titles, from the stage ids to its lists."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import shop as small_shop
@@ -24,9 +21,7 @@ def trained(tmp_path_factory):
     """A run whose IDs are titles, trained for a few steps in LoRA mode."""
     folder = tmp_path_factory.mktemp("titles")
     small_shop.open_shop(folder)
-    here = Path.cwd()
-    os.chdir(folder)
-    try:
+    with small_shop.inside(folder):
         recipe = load_recipe("recipe.yaml", [*small_shop.LORA, "ids={quantizer: {kind: title}}"])
         run = folder / "run"
         for name in ("data", "ids", "sft", "scratch"):
@@ -35,8 +30,6 @@ def trained(tmp_path_factory):
             stage.run(StageContext(recipe, run, run, run / "scratch"))
         for name in ("recipe.yaml", "sft/manifest.json"):
             (run / name).write_text("{}")
-    finally:
-        os.chdir(here)
     return run
 
 

@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -30,13 +28,8 @@ def test_only_the_sid_rows_of_the_base_were_trained(shop, lora):
     from llmrec.config import load_recipe
     from llmrec.train.prepare import prepare
 
-    os.environ["LLMREC_RUNS"] = str(shop[0] / "runs")
-    here = Path.cwd()
-    os.chdir(shop[0])
-    try:
+    with small_shop.inside(shop[0]):
         start = prepare(load_recipe("recipe.yaml", LORA), lora)
-    finally:
-        os.chdir(here)
     before = start.model.get_input_embeddings().weight.detach().numpy()
     with safe_open(lora / "base" / "model.safetensors", framework="np") as file:
         after = file.get_tensor("model.embed_tokens.weight")
