@@ -196,8 +196,14 @@ def test_a_teacher_shows_in_the_loss_and_is_trained_where_it_has_to_be(shop, lor
     assert done.returncode == 0, done.stderr
     run = folder / "runs/taught"
     assert (run / "collaborative/sasrec_ce.safetensors").is_file()
-    losses = [[line["loss"] for line in log_of(one) if "loss" in line] for one in (run, lora)]
-    assert len(losses[0]) == len(losses[1]) and losses[0] != losses[1]
+    done = small_shop.run(folder, *command, "sft.distil={ahead: 0, weight: 1}", "run=told")
+    assert done.returncode == 0, done.stderr
+    # Before the first step all three are one model: its losses are mixed by the weight, which is ½ unless named.
+    runs = (lora, run, folder / "runs/told")
+    losses = [[line["loss"] for line in log_of(one) if "loss" in line] for one in runs]
+    assert len(losses[0]) == len(losses[1]) == len(losses[2])
+    choice, mixed, word = (of_run[0] for of_run in losses)
+    assert abs(choice - word) > 1e-3 and mixed == pytest.approx((choice + word) / 2, abs=1e-4)
     done = small_shop.run(folder, *command, "sft.distil={ahead: 2}", "run=ahead")
     assert done.returncode == 0, done.stderr
     notes = [
