@@ -19,7 +19,8 @@ INDEX   = $(addprefix --extra-index-url ,$(TORCH_INDEX))
 UNWANTED := torchvision torchaudio torchcodec
 
 .DEFAULT_GOAL := help
-STAGES := data collaborative ids sft pairs dpo grpo decode eval report
+# A stage is a file of llmrec/stages/.
+STAGES := $(patsubst llmrec/stages/%.py,%,$(filter-out %/__init__.py,$(wildcard llmrec/stages/*.py)))
 .PHONY: help setup setup-test quickstart $(STAGES) bench lint format test test-all clean
 
 help:        ; @grep -E '^# make' Makefile; echo "# targets: setup quickstart $(STAGES) bench lint format test test-all clean"
@@ -30,8 +31,8 @@ $(STAGES):   setup ; $(LLMREC) $@ $(RECIPE) $(ARGS)
 bench:       setup ; $(LLMREC) bench $(ARGS)
 lint:        setup-test ; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 format:      setup-test ; $(BIN)/ruff check --fix . && $(BIN)/ruff format .
-test:        setup-test ; $(BIN)/python -m pytest -m "not slow" $(ARGS)
-test-all:    setup-test ; $(BIN)/python -m pytest $(ARGS)
+test:        lint ; $(BIN)/python -m pytest -m "not slow" $(ARGS)
+test-all:    lint ; $(BIN)/python -m pytest $(ARGS)
 clean:       ; rm -rf $(VENV) dist .mypy_cache .ruff_cache .hypothesis && find llmrec tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmrec.decode.recommender import Recommendation, Recommender
+    from llmrec.recommend.recommender import Recommendation, Recommender
 
 __version__ = "0.1.0"
 __all__ = ["Recommendation", "Recommender", "UserError", "__version__"]
 
 _LAZY = {
-    "Recommender": "llmrec.decode.recommender",
-    "Recommendation": "llmrec.decode.recommender",
+    "Recommender": "llmrec.recommend.recommender",
+    "Recommendation": "llmrec.recommend.recommender",
     "UserError": "llmrec.errors",
 }
 

@@ -8,65 +8,91 @@ killed at any moment is simply not done.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
-import importlib
 import json
 import os
-import re
 import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from llmrec import layout
 from llmrec.assets import file_sha256
-from llmrec.config import Recipe
 from llmrec.errors import UserError
+from llmrec.files import DISK_FULL, disk_is_full, link_or_copy, read_json, write_json
+
+if TYPE_CHECKING:
+    from llmrec.config import Recipe
 
 PACKAGES = ("llmrec", "torch", "transformers", "trl", "peft", "polars", "faiss-cpu", "ir-measures")
-CATALOGUE = "llmrec.json"
-"""The file that makes a checkpoint one of ours: it names the catalogue."""
-DISK_FULL = "the disk is full; free space, then run the same command again"
-_FULL_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FULL_WORDS = re.compile(
-    r"No space left on device|File too large|Disk quota exceeded|requested and \d+ written|inline_container"
-)
+
+
+def _no_files(recipe: Recipe) -> list[Path]:
+    return []
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the road from interactions to report.
+    """One step of a recipe; `llmrec/stages/` declares them, one file each.
 
     Attributes:
-        name: also the folder it owns.
+        name: also the folder that the stage owns.
+        help: one line for the command line.
         version: raise it when the code's output changes, so that finished runs are redone.
-        reads: stages whose files it reads.
-        sections: dotted recipe keys that its output depends on (`seed` always does).
-        function: `module:function`, called with a `StageContext`; imported only when it runs.
+        sections: dotted recipe keys that the output depends on (`seed` always counts), or a function of the recipe
+            and of `requested` that lists them.
+        reads: stages whose files it reads, or inputs that name some of these files.
         owns: folders replaced as a whole when the stage commits; other files it writes are merged in.
-        external: `module:function` that lists files outside the run that it reads, or empty.
-        partly: of a stage in `reads`, `module:function` that lists the files a recipe makes this one read; a
-            stage that is not here is read as a whole.
+        run: does the work, given a `StageContext`.
+        external: lists the files outside the run that it reads.
+        is_alignment: whether it aligns the tuned model; such a stage runs where the recipe's `align` names it.
+        start_seconds: time that passes on a CPU before the work itself starts, for estimates.
+        requested: files of this stage that other stages read under the recipe at hand (`for_recipe`).
     """
 
     name: str
+    help: str
     version: int
-    reads: tuple[str, ...]
-    sections: tuple[str, ...]
-    function: str
+    sections: tuple[str, ...] | Callable[[Recipe, Collection[str]], tuple[str, ...]]
+    reads: tuple[Stage | Input, ...]
     owns: tuple[str, ...]
-    external: str = ""
-    partly: Mapping[str, str] = field(default_factory=dict)
+    run: Callable[[StageContext], None]
+    external: Callable[[Recipe], list[Path]] = _no_files
+    is_alignment: bool = False
+    start_seconds: float = 0.0
+    requested: frozenset[str] = frozenset()
 
-    def files(self, name: str, recipe: Recipe) -> set[str] | None:
-        """Files of stage `name` that this one reads under a recipe; None for all of them."""
-        return set(load_function(self.partly[name])(recipe)) if name in self.partly else None
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What it reads of other stages."""
+        return tuple(Input(entry) if isinstance(entry, Stage) else entry for entry in self.reads)
+
+    def keys(self, recipe: Recipe) -> tuple[str, ...]:
+        """Dotted recipe keys that the output depends on under a recipe."""
+        return self.sections(recipe, self.requested) if callable(self.sections) else self.sections
+
+
+@dataclass(frozen=True)
+class Input:
+    """What one stage reads of another.
+
+    Attributes:
+        stage: whose files.
+        files: lists those it reads under a recipe, relative to the run folder; None for all of them.
+    """
+
+    stage: Stage
+    files: Callable[[Recipe], list[str]] | None = None
+
+    def is_read(self, recipe: Recipe) -> bool:
+        """Whether any file is read under a recipe."""
+        return self.files is None or bool(self.files(recipe))
 
 
 @dataclass(frozen=True)
@@ -82,7 +108,7 @@ class Workers:
     sharded: bool = False
 
 
-ALONE = Workers()
+SINGLE_PROCESS = Workers()
 
 
 @dataclass(frozen=True)
@@ -92,9 +118,11 @@ class StageContext:
     Attributes:
         recipe: the resolved recipe.
         run: the run folder, for reading what earlier stages wrote.
-        work: empty folder that mirrors the run folder's layout; write `work / "ids/sids.parquet"`.
+        work: empty folder that mirrors the run folder's layout; write `work / layout.SIDS`.
         scratch: folder that survives a kill (training checkpoints); gone once the stage is done.
         workers: processes that train together.
+        requested: files of this stage that other stages read under the recipe.
+        stages: names of all stages there are, in order.
         notes: what the stage wants to see in its manifest.
         origin: what its files are made of, as its manifest will say (`origin_of`).
     """
@@ -103,21 +131,11 @@ class StageContext:
     run: Path
     work: Path
     scratch: Path
-    workers: Workers = ALONE
+    workers: Workers = SINGLE_PROCESS
+    requested: frozenset[str] = frozenset()
+    stages: tuple[str, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
-
-
-def disk_is_full(error: BaseException | None) -> bool:
-    """Whether an exception, or what it came from, says that a file could not grow.
-
-    Polars, safetensors, NumPy and torch hide the system's error number; their words are known.
-    """
-    while error is not None:
-        if (isinstance(error, OSError) and error.errno in _FULL_NUMBERS) or _FULL_WORDS.search(str(error)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def runs_root() -> Path:
@@ -132,50 +150,16 @@ def run_folder(name: str) -> Path:
         UserError: a name that would leave the runs folder.
     """
     path = Path(name).expanduser()
-    if any((path / name).is_file() for name in ("recipe.yaml", CATALOGUE)):
+    if any((path / name).is_file() for name in (layout.RECIPE, layout.CATALOGUE)):
         return path
     if path.name != name or name in {"", ".", ".."}:
         raise UserError(f"run {name!r}: no such run folder")
     return runs_root() / name
 
 
-@contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it there, synced, if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part-{os.getpid()}")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, keys in the order given, NaN refused."""
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: missing or not JSON.
-    """
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-
-
 def read_manifest(run: Path, stage: str) -> dict[str, Any] | None:
     """A stage's manifest, or None where the stage is not done."""
-    path = run / stage / "manifest.json"
+    path = run / layout.manifest(stage)
     if not path.is_file():
         return None
     manifest = read_json(path)
@@ -188,7 +172,7 @@ def stage_key(stage: Stage, recipe: Recipe, run: Path) -> str:
         "stage": stage.name,
         "version": stage.version,
         "seed": recipe.seed,
-        "sections": {key: recipe.pick(key) for key in stage.sections},
+        "sections": {key: recipe.value_at(key) for key in stage.keys(recipe)},
         "inputs": _inputs(stage, recipe, run),
         "external": sorted(_external(stage, recipe).values()),
     }
@@ -200,7 +184,7 @@ def origin_of(stage: Stage, recipe: Recipe, run: Path) -> dict[str, Any]:
     return {
         "version": stage.version,
         "seed": recipe.seed,
-        "config": {section: recipe.pick(section) for section in stage.sections},
+        "config": {section: recipe.value_at(section) for section in stage.keys(recipe)},
         "inputs": _inputs(stage, recipe, run),
         "external": _external(stage, recipe),
     }
@@ -215,7 +199,9 @@ def is_done(stage: Stage, key: str, run: Path) -> bool:
     return all((run / path).is_file() and (run / path).stat().st_size == sizes[path] for path in sizes)
 
 
-def run_stage(stage: Stage, recipe: Recipe, run: Path, workers: Workers = ALONE) -> bool:
+def run_stage(
+    stage: Stage, recipe: Recipe, run: Path, workers: Workers = SINGLE_PROCESS, stages: tuple[str, ...] = ()
+) -> bool:
     """Run a stage unless it is done; return whether it ran.
 
     Raises:
@@ -230,9 +216,11 @@ def run_stage(stage: Stage, recipe: Recipe, run: Path, workers: Workers = ALONE)
     try:
         (work / stage.name).mkdir(parents=True)
         scratch.mkdir(parents=True, exist_ok=True)
-        context = StageContext(recipe, run, work, scratch, workers, origin=origin_of(stage, recipe, run))
+        context = StageContext(
+            recipe, run, work, scratch, workers, stage.requested, stages, origin=origin_of(stage, recipe, run)
+        )
         start = time.monotonic()
-        load_function(stage.function)(context)
+        stage.run(context)
         _commit(stage, key, context, time.monotonic() - start)
     except Exception as error:
         if disk_is_full(error):
@@ -260,7 +248,7 @@ def _commit(stage: Stage, key: str, context: StageContext, seconds: float) -> No
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "notes": context.notes,
     }
-    (run / stage.name / "manifest.json").unlink(missing_ok=True)
+    (run / layout.manifest(stage.name)).unlink(missing_ok=True)
     for name in stage.owns:
         shutil.rmtree(run / name, ignore_errors=True)
         if (work / name).is_dir():
@@ -269,7 +257,7 @@ def _commit(stage: Stage, key: str, context: StageContext, seconds: float) -> No
         target = run / path.relative_to(work)
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)
-    write_json(run / stage.name / "manifest.json", manifest)
+    write_json(run / layout.manifest(stage.name), manifest)
 
 
 def would_skip(stage: Stage, recipe: Recipe, run: Path) -> bool:
@@ -293,7 +281,7 @@ def parent_of(recipe: Recipe) -> Path | None:
     if recipe.parent is None:
         return None
     parent = run_folder(recipe.parent)
-    if not (parent / "recipe.yaml").is_file():
+    if not (parent / layout.RECIPE).is_file():
         raise UserError(f"parent: no run named {recipe.parent!r} under {runs_root()}")
     return parent
 
@@ -308,18 +296,8 @@ def _take_from_parent(stage: Stage, key: str, recipe: Recipe, run: Path) -> bool
     manifest = read_manifest(parent, stage.name)
     for name in manifest["outputs"] if manifest else ():
         link_or_copy(parent / name, run / name)
-    link_or_copy(parent / stage.name / "manifest.json", run / stage.name / "manifest.json")
+    link_or_copy(parent / layout.manifest(stage.name), run / layout.manifest(stage.name))
     return True
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Put a file in a second place, as a hard link where the file system allows."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(target) as partial:
-        try:
-            os.link(source, partial)
-        except OSError:
-            shutil.copyfile(source, partial)
 
 
 @contextlib.contextmanager
@@ -341,24 +319,17 @@ def lock(run: Path) -> Iterator[None]:
 def _inputs(stage: Stage, recipe: Recipe, run: Path) -> dict[str, str]:
     """Paths in the run, and sha256, of the files it reads that other stages have written."""
     inputs: dict[str, str] = {}
-    for name in stage.reads:
-        manifest, wanted = read_manifest(run, name), stage.files(name, recipe)
+    for read in stage.inputs:
+        manifest = read_manifest(run, read.stage.name)
         outputs = manifest["outputs"] if manifest else {}
-        inputs |= {path: outputs[path] for path in outputs if wanted is None or path in wanted}
+        wanted = set(outputs if read.files is None else read.files(recipe))
+        inputs |= {path: sha256 for path, sha256 in outputs.items() if path in wanted}
     return inputs
 
 
 def _external(stage: Stage, recipe: Recipe) -> dict[str, str]:
     """Paths and sha256 of the files outside the run that a stage reads."""
-    paths = load_function(stage.external)(recipe) if stage.external else []
-    return {str(path): file_sha256(path) for path in paths}
-
-
-def load_function(reference: str) -> Callable[..., Any]:
-    """The function that `module:function` names."""
-    module, _, name = reference.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return function
+    return {str(path): file_sha256(path) for path in stage.external(recipe)}
 
 
 def _versions() -> dict[str, str]:

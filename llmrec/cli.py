@@ -21,21 +21,8 @@ from typer.exceptions import TyperException
 
 from llmrec import __version__
 from llmrec.errors import UserError
+from llmrec.pipeline import STAGES
 
-STAGES = {
-    "data": "Clean, filter and split the interactions.",
-    "collaborative": "Train the sequential models that serve as baselines and item vectors.",
-    "ids": "Turn item texts (or your own vectors) into semantic IDs.",
-    "sft": "Tune the language model on users' histories.",
-    "pairs": "Draw what each user chose, and items that stand for what they did not.",
-    "dpo": "Align the tuned model with such pairs, and judge it on validation.",
-    "grpo": "Align the tuned model by rewards of its own lists, and judge it on validation.",
-    "decode": "Rank the catalogue for every user, constrained to real items.",
-    "zero_shot": "Rank the catalogue's titles with the untuned base model, as a baseline.",
-    "tasks": "Let the tuned model answer the questions of eval.tasks.",
-    "eval": "Compute metrics for the model and the baselines.",
-    "report": "Write report.html.",
-}
 # Defaults that keep third-party chatter off the screen; what the user's environment sets wins.
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -155,11 +142,12 @@ def _sft(
     _call("commands.stages", "run", recipe, overrides or [], "sft", dry_run, processes, shard)
 
 
-SPECIAL = {"ids": _ids, "sft": _sft, "dpo": _method_command("dpo"), "grpo": _method_command("grpo")}
-"""Stages whose command has options of its own; those of alignment go on to the report."""
-for _stage, _help in STAGES.items():
-    _command = SPECIAL.get(_stage) or _stage_command(_stage)
-    app.command(_stage, help=f"{_help} Runs what it needs first.")(_command)
+SPECIAL: dict[str, Callable[..., None]] = {"ids": _ids, "sft": _sft}
+"""Stages whose command has options of its own."""
+for _stage in STAGES:
+    _default = _method_command if _stage.is_alignment else _stage_command
+    _command = SPECIAL.get(_stage.name) or _default(_stage.name)
+    app.command(_stage.name, help=f"{_stage.help} Runs what it needs first.")(_command)
 
 
 @app.command()
@@ -307,7 +295,7 @@ def cp(
 @app.command()
 def doctor() -> None:
     """Check Python, packages, memory, disk and device; say how to mend what is wrong."""
-    _call("doctor", "run")
+    _call("commands.doctor", "run")
 
 
 @app.command()
@@ -334,7 +322,7 @@ def _explain(error: Exception) -> tuple[int, str]:
         return error.exit_code, f"{error.format_message()} (llmrec --help)"
     if isinstance(error, UserError):
         return 2, str(error)
-    from llmrec.artifacts import DISK_FULL, disk_is_full
+    from llmrec.files import DISK_FULL, disk_is_full
 
     if disk_is_full(error):
         return 2, DISK_FULL

@@ -2,7 +2,7 @@
 
 The server holds the base and every adapter of the run; requests to its OpenAI endpoints opt into the catalogue
 by `vllm_xargs` (docs/serving.md). `/v1/recommend` takes a history and gives items: the rounds of
-`llmrec.decode.rounds`, asked of the server's own engine.
+`llmrec.vllm.rounds`, asked of the server's own engine.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from uuid import uuid4
 
 from pydantic import Field
 
+from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.config import BEAMS, Section, validate
-from llmrec.decode.mask import item_mask
-from llmrec.decode.rounds import Answer, Question, Rounds
-from llmrec.decode.trained import BASE, TrainedRun
-from llmrec.decode.vllm_engine import answer, check_lengths, engine_request, engine_settings
 from llmrec.errors import UserError
+from llmrec.recommend.model_names import BASE
+from llmrec.recommend.trained_run import TrainedRun
+from llmrec.vllm.engine import check_lengths, engine_request, engine_settings, read_response
+from llmrec.vllm.rounds import BeamSearchRounds, StepRequest, StepResponse
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from vllm.engine.protocol import EngineClient
     from vllm.lora.request import LoRARequest
 
-    from llmrec.decode.tree_engine import TopK
+    from llmrec.decode.top_k import TopK
 
 
 class RecommendRequest(Section):
@@ -154,16 +155,18 @@ async def recommend(
         UserError: an item that is not in the catalogue, lists that leave no item, or a prompt beyond the context.
     """
     catalogue = served.catalogue
-    prompts = served.prompts([request.history])
-    allow, deny = served.lists([request.history], request.mask_seen, [request.allow], [request.deny])
+    prompts = served.encode_prompts([request.history])
+    allow, deny = served.allow_and_deny_lists(
+        [request.history], request.mask_seen, [request.allow], [request.deny]
+    )
     allowed = None if allow is None else allow[0]
     denied = set(deny[0])
     left = catalogue.count - len(denied) if allowed is None else len(set(allowed) - denied)
     if not left:
         raise UserError("no item is left to recommend: every allowed item is denied or in the history")
     check_lengths(prompts, catalogue.length, client.vllm_config.model_config.max_model_len)
-    mask = item_mask(catalogue.trie, allow, deny)
-    top = await search(client, Rounds(served.name, prompts, request.width or request.k, mask), lora)
+    mask = build_item_mask(catalogue.trie, allow, deny)
+    top = await search(client, BeamSearchRounds(served.name, prompts, request.width or request.k, mask), lora)
     found = zip(top.items[0, : request.k].tolist(), top.scores[0, : request.k].tolist(), strict=True)
     items = [
         {"item_id": catalogue.items[item], "title": served.title(item), "score": score}
@@ -178,19 +181,19 @@ async def recommend(
     return {"items": items} | note
 
 
-async def search(client: EngineClient, rounds: Rounds, lora: LoRARequest | None) -> TopK:
+async def search(client: EngineClient, rounds: BeamSearchRounds, lora: LoRARequest | None) -> TopK:
     """Drive the rounds on a running engine, all questions of a round at once."""
-    while questions := rounds.questions():
-        rounds.take(await asyncio.gather(*(_ask(client, question, lora) for question in questions)))
+    while questions := rounds.requests():
+        rounds.update(await asyncio.gather(*(_ask(client, question, lora) for question in questions)))
     return rounds.top()
 
 
-async def _ask(client: EngineClient, question: Question, lora: LoRARequest | None) -> Answer:
+async def _ask(client: EngineClient, question: StepRequest, lora: LoRARequest | None) -> StepResponse:
     prompt, settings = engine_request(question)
     name = f"recommend-{uuid4().hex}"
     async for output in client.generate(prompt, settings, name, lora_request=lora):
         last = output
-    return answer(last)
+    return read_response(last)
 
 
 def _read(body: bytes, k_max: int) -> RecommendRequest:

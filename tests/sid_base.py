@@ -5,7 +5,7 @@ import torch
 
 from llmrec.config import BaseConfig
 from llmrec.models.base import load_base
-from llmrec.models.vocabulary import extend
+from llmrec.models.vocabulary import add_sid_tokens
 
 ITEMS = [f"item-{i}" for i in range(12)]
 SIDS = np.array([[i // 3, i % 3, 0] for i in range(12)], dtype=np.int32)
@@ -18,7 +18,11 @@ def make_base(tied=True, seed=0, hidden=32, intermediate=48, dtype="float32"):
     model, tokenizer = load_base(config, ["red nail polish"] * 9, seed)
     rng = np.random.default_rng(0)
     books = [rng.standard_normal((size, 8)).astype(np.float32) for size in (4, 3, 1)]
-    return model, tokenizer, extend(model, tokenizer, [len(book) for book in books], books, "geometry", 0)
+    return (
+        model,
+        tokenizer,
+        add_sid_tokens(model, tokenizer, [len(book) for book in books], books, "geometry", 0),
+    )
 
 
 def train(model, vocabulary, steps=4):

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from llmrec.decode import catalogues
-from llmrec.decode.rounds import Answer
+from llmrec.catalogue import registry
+from llmrec.vllm.rounds import StepResponse
 
 
 @st.composite
@@ -40,18 +40,18 @@ def write_base(folder, sids, codes=4, first_token=10):
 def registered(folder, sids, codes=4):
     """Write and register a base; returns the catalogue's name and its items' tokens, int [items, levels]."""
     tokens = write_base(folder / "base", sids, codes)
-    catalogues._load.cache_clear()
-    return catalogues.register(folder / "base"), tokens
+    registry._load.cache_clear()
+    return registry.register_catalogue(folder / "base"), tokens
 
 
 def answer(question, follow):
     """What an engine says: `follow(question)` gives token → log-probability, and the best is gone on from."""
-    said = Answer([], [])
+    said = StepResponse([], [])
     for _ in range(question.steps):
         said.steps.append(follow(question))
         said.tokens.append(max(said.steps[-1], key=said.steps[-1].get))
-        deeper = {"llmrec_depth": question.extra["llmrec_depth"] + 1}
+        deeper = {"llmrec_depth": question.extra_args["llmrec_depth"] + 1}
         question = replace(
-            question, tokens=[*question.tokens, said.tokens[-1]], extra=question.extra | deeper
+            question, tokens=[*question.tokens, said.tokens[-1]], extra_args=question.extra_args | deeper
         )
     return said

@@ -16,18 +16,18 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 
 from llmrec.bench.decode import SMOLLM2
 from llmrec.bench.trie import CODES, catalogue
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.trie import Trie
 from llmrec.config import BaseConfig, DpoConfig, GrpoConfig, LoraSettings, RewardConfig
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.generate import prefix_table
-from llmrec.decode.trie import Trie
+from llmrec.decode.reference import prefix_table
 from llmrec.models import lora
 from llmrec.models.base import load_base
-from llmrec.train.dpo_trainer import PairCollator, TreeDPOTrainer
-from llmrec.train.grpo_trainer import TreeGRPOTrainer, loss_arguments
-from llmrec.train.preference import sdpo
-from llmrec.train.rewards import Known
-from llmrec.train.rollouts import Tasks, TreeDrawer
-from llmrec.train.siblings import Policy, Siblings
+from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees
+from llmrec.train.alignment.dpo_trainer import PairCollator, TreeDPOTrainer
+from llmrec.train.alignment.grpo_trainer import TreeGRPOTrainer, loss_arguments
+from llmrec.train.alignment.losses import sdpo
+from llmrec.train.alignment.rewards import RewardContext
+from llmrec.train.alignment.rollouts import RolloutTasks, TreeSampler
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -72,7 +72,7 @@ class Subject:
             rows = max(rows, shape["vocabulary"])
         torch.manual_seed(0)
         base.resize_token_embeddings(rows, mean_resizing=False)
-        wrapped = lora.attach(base, LoraSettings())
+        wrapped = lora.attach_lora(base, LoraSettings())
         with torch.no_grad():
             for name, parameter in wrapped.named_parameters():
                 if "lora_B" in name:
@@ -170,10 +170,12 @@ def grpo(subject: Subject, system: str, generations: int, normalise: str = "voca
         known = subject.catalogue
         trainer = TreeGRPOTrainer(
             settings=settings,
-            tasks=Tasks(subject.prompts, [[]] * len(prompts), np.arange(len(prompts)), [[]] * len(prompts)),
-            draws=TreeDrawer(known, subject.pad_id, settings.rollouts),
-            policy=Policy(settings.normalise, known),
-            known=Known(known.items, known.sids),
+            tasks=RolloutTasks(
+                subject.prompts, [[]] * len(prompts), np.arange(len(prompts)), [[]] * len(prompts)
+            ),
+            sampler=TreeSampler(known, subject.pad_id, settings.rollouts),
+            scorer=CompletionScorer(settings.normalise, known),
+            context=RewardContext(known.items, known.sids),
             train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
             **shared,
         )
@@ -250,9 +252,9 @@ def grpo_step(subject: Subject, system: str, generations: int) -> Callable[[], N
 def _rollouts(subject: Subject, generations: int) -> dict[str, torch.Tensor]:
     """A batch of GRPO as TRL lays it out: a row a completion, prompt and all; slightly off-policy."""
     groups = subject.answers(generations)
-    siblings = Siblings.build(subject.prompts, groups, subject.pad_id)
+    trees = CompletionTrees.build(subject.prompts, groups, subject.pad_id)
     with torch.no_grad():
-        now = Policy("vocabulary", subject.catalogue).log_probs(subject.model, siblings).tokens
+        now = CompletionScorer("vocabulary", subject.catalogue).log_probs(subject.model, trees).tokens
     answers = torch.tensor(groups).flatten(0, 1)
     prompts = torch.tensor(subject.prompts).repeat_interleave(generations, 0)
     torch.manual_seed(1)
@@ -276,12 +278,12 @@ class _TreeSDPO(TreeDPOTrainer):
 
     known: Any
 
-    def _reference(self, siblings: Siblings) -> Any:
+    def _reference(self, trees: CompletionTrees) -> Any:
         return self.known
 
     def look(self, inputs: dict[str, Any]) -> Any:
         """What the reference says of a batch."""
-        return super()._reference(Siblings(**inputs))
+        return super()._reference(CompletionTrees(**inputs))
 
 
 class _UnrolledSDPO(DPOTrainer):
@@ -336,8 +338,8 @@ def sdpo_pass(subject: Subject, system: str, rejected: int) -> tuple[Pass, Calla
         "processing_class": subject.tokenizer,
     }
     if system == TREES:
-        policy, collator = Policy("vocabulary", subject.catalogue), PairCollator(subject.pad_id)
-        trainer = _TreeSDPO(settings=settings, policy=policy, data_collator=collator, **shared)
+        policy, collator = CompletionScorer("vocabulary", subject.catalogue), PairCollator(subject.pad_id)
+        trainer = _TreeSDPO(settings=settings, scorer=policy, data_collator=collator, **shared)
     else:
         trainer = _UnrolledSDPO(data_collator=_unroll, **shared)
     trainer.model.train()

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
-from llmrec.bench._measure import interleave, ratio, summary
+from llmrec.bench._measure import speedup, summary, time_interleaved
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from llmrec.decode.catalogues import Catalogue
-    from llmrec.decode.vllm_engine import VllmEngine
+    from llmrec.catalogue.catalogue import Catalogue
+    from llmrec.vllm.engine import VllmEngine
 
     Processes = list[psutil.Process]
 
@@ -40,11 +40,11 @@ def compare(
     Returns:
         Seconds of each system, and how many times faster tree and rounds are than vLLM's beam search.
     """
-    from llmrec.decode.catalogues import find, register
-    from llmrec.decode.tree_engine import TreeEngine
-    from llmrec.decode.vllm_engine import VllmEngine
+    from llmrec.catalogue.registry import find_catalogue, register_catalogue
+    from llmrec.decode.beam_search import TreeEngine
+    from llmrec.vllm.engine import VllmEngine
 
-    found = find(register(base)).to(model.device)
+    found = find_catalogue(register_catalogue(base)).to(model.device)
     tree = TreeEngine(model, found.trie, found.token_ids)
     options = {"width": 2 * width, "cache_gb": CACHE_GB, "max_model_len": len(prompts[0]) + 64}
     tuned, tuned_processes = _start(lambda: VllmEngine(base, **options))
@@ -67,7 +67,7 @@ def compare(
         scores = tree.search(prompts, width).scores
         difference = np.abs(scores - tuned.rank(prompts, width).scores).max()
         theirs = np.abs(scores - _beam_search(tuned, prompts, width)).max()
-        seconds = interleave(systems, repeats, f"vLLM, {width} beams")
+        seconds = time_interleaved(systems, repeats, f"vLLM, {width} beams")
     finally:
         _resume(everyone)
         tuned.close()
@@ -75,9 +75,9 @@ def compare(
     return {
         "seconds": {name: summary(times) for name, times in seconds.items()},
         "tree_times_faster": {
-            name: ratio(seconds[name], seconds["tree"]) for name in seconds if name != "tree"
+            name: speedup(seconds[name], seconds["tree"]) for name in seconds if name != "tree"
         },
-        "rounds_times_faster": ratio(seconds["beam_search, tuned"], seconds["rounds"]),
+        "rounds_times_faster": speedup(seconds["beam_search, tuned"], seconds["rounds"]),
         "score_difference": {"rounds": float(difference), "beam_search": float(theirs)},
     }
 
@@ -135,10 +135,10 @@ def _beam_search(engine: VllmEngine, prompts: list[list[int]], width: int) -> np
     """vLLM's beam search, each of its requests held to the catalogue: scores [U, width]."""
     from vllm.sampling_params import BeamSearchParams
 
-    from llmrec.decode.catalogues import find
+    from llmrec.catalogue.registry import find_catalogue
 
     llm = engine.llm
-    step, levels = type(llm)._beam_search_step, find(engine.name).length
+    step, levels = type(llm)._beam_search_step, find_catalogue(engine.name).length
 
     def constrained(*, instances_batch: Any, base_sampling_params: Any, **rest: Any) -> bool:
         depth = len(instances_batch[0].beams[0].tokens) - len(prompts[0])

@@ -19,9 +19,10 @@ from llmrec.bench._align import (
     grpo_step,
     sdpo_pass,
 )
-from llmrec.bench._measure import interleave, ratio, summary, write
+from llmrec.bench._measure import speedup, summary, time_interleaved
 from llmrec.bench.trie import LEVELS, VOCABULARY
 from llmrec.errors import UserError
+from llmrec.estimate.machine import write_figures
 from llmrec.screen import show
 
 ALLOWED = "trees, among allowed tokens"
@@ -96,7 +97,7 @@ def run(
     about |= {"prompt": prompt, "length": length, "items": items}
     figures = [about | one for one in figures]
     _show(figures)
-    write(out, "llmrec bench align", figures, "torch", "transformers", "trl", "peft")
+    write_figures(out, "llmrec bench align", figures, "torch", "transformers", "trl", "peft")
     return figures
 
 
@@ -116,7 +117,7 @@ def _grpo(subject: Subject, peers: Sequence[str], generations: int, repeats: int
     passes = {name: grpo_pass(subject, name, generations) for name in (TREES, *peers) if name != CONSTRAINED}
     allowed = {ALLOWED: grpo_pass(subject, TREES, generations, "allowed")}
     name = f"grpo G={generations}"
-    seconds = interleave(passes | allowed, repeats, name)
+    seconds = time_interleaved(passes | allowed, repeats, name)
     return {"part": name, "prompts": len(subject.prompts)} | _times(seconds) | _exact(passes)
 
 
@@ -125,7 +126,7 @@ def _sdpo(subject: Subject, peers: Sequence[str], rejected: int, repeats: int) -
     passes = {name: policy for name, (policy, _) in made.items()}
     references = {name + REFERENCE: reference for name, (_, reference) in made.items()}
     name = f"sdpo n={rejected}"
-    seconds = interleave(passes | references, repeats, name)
+    seconds = time_interleaved(passes | references, repeats, name)
     alone = {name: seconds[name] for name in made}
     whole = {
         name: [sum(both) for both in zip(alone[name], seconds[name + REFERENCE], strict=True)]
@@ -138,7 +139,7 @@ def _sdpo(subject: Subject, peers: Sequence[str], rejected: int, repeats: int) -
 def _step(subject: Subject, peers: Sequence[str], generations: int, repeats: int) -> Figures:
     steps = {name: grpo_step(subject, name, generations) for name in (TREES, *peers)}
     name = f"grpo step G={generations}"
-    return {"part": name, "prompts": len(subject.prompts)} | _times(interleave(steps, repeats, name))
+    return {"part": name, "prompts": len(subject.prompts)} | _times(time_interleaved(steps, repeats, name))
 
 
 def _times(seconds: Mapping[str, list[float]]) -> Figures:
@@ -146,7 +147,7 @@ def _times(seconds: Mapping[str, list[float]]) -> Figures:
     return {
         "seconds": {name: summary(times) for name, times in seconds.items()},
         "times_faster": {
-            name: ratio(times, seconds[TREES])
+            name: speedup(times, seconds[TREES])
             for name, times in seconds.items()
             if name not in (TREES, ALLOWED)
         },

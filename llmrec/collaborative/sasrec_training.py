@@ -63,7 +63,7 @@ def pad(rows: Sequence[Ints]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(padded), torch.from_numpy(lengths)
 
 
-class Negatives:
+class NegativeSampler:
     """Draws, for each target, an item that the user's training history lacks."""
 
     def __init__(self, histories: Sequence[Ints], items: int) -> None:
@@ -141,7 +141,7 @@ class _Trainer:
         self, histories: Sequence[Ints], items: int, loss: Loss, config: SasrecConfig, seed: int
     ) -> None:
         self.windows = cut_windows(histories, config.history)
-        self.negatives = Negatives(histories, items)
+        self.negatives = NegativeSampler(histories, items)
         self.loss, self.batch = loss, config.batch
         self.generator = np.random.default_rng(seed)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"

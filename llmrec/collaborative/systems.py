@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from llmrec import layout
 from llmrec.collaborative.item_knn import ItemKNN
 from llmrec.collaborative.popularity import Popularity, Ranked
-from llmrec.collaborative.stage import LOSSES, trained_file
 from llmrec.data.examples import training_histories
 
 COUNTED: dict[str, type[Popularity] | type[ItemKNN]] = {"popularity": Popularity, "item_knn": ItemKNN}
 """Models fitted in seconds, when they are asked for."""
+LOSSES: dict[str, Literal["bce", "ce"]] = {"sasrec_bce": "bce", "sasrec_ce": "ce"}
+"""Models trained by the stage collaborative, and their losses."""
+ITEM_VECTORS = "sasrec_ce"
+"""The model whose item vectors semantic IDs are made from."""
 BASELINES = (*COUNTED, *LOSSES)
 
 
@@ -46,10 +50,10 @@ def load_baseline(run: Path, name: str, items: Sequence[str]) -> Baseline:
         return COUNTED[name].fit(training_histories(run), items)
     from llmrec.collaborative.sasrec import Sasrec
 
-    return Sasrec.load(run / trained_file(name))
+    return Sasrec.load(run / layout.trained_system(name))
 
 
-def item_vectors(run: Path, items: Sequence[str], name: str = "sasrec_ce") -> npt.NDArray[np.float32]:
+def item_vectors(run: Path, items: Sequence[str], name: str = ITEM_VECTORS) -> npt.NDArray[np.float32]:
     """Item vectors of a run's SASRec, float32 `[items, dim]`; zeros for items never trained on.
 
     Raises:
@@ -57,7 +61,17 @@ def item_vectors(run: Path, items: Sequence[str], name: str = "sasrec_ce") -> np
     """
     from llmrec.collaborative.sasrec import Sasrec
 
-    model = Sasrec.load(run / trained_file(name))
+    model = Sasrec.load(run / layout.trained_system(name))
     rows = dict(zip(model.items, model.vectors, strict=True))
     none = np.zeros(model.config.dim, np.float32)
     return np.stack([rows.get(item, none) for item in items])
+
+
+def systems_in(files: Collection[str]) -> list[str]:
+    """Systems whose files in the run folder are among `files`."""
+    return [name for name in LOSSES if layout.trained_system(name) in files]
+
+
+def files_of(systems: Iterable[str]) -> list[str]:
+    """Files in the run folder that hold the trained ones among some systems; counted ones have none."""
+    return [layout.trained_system(name) for name in systems if name in LOSSES]

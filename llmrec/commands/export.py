@@ -8,25 +8,24 @@ from typing import Any
 
 import yaml
 
-from llmrec import config
-from llmrec.artifacts import read_json, write_json
+from llmrec import layout
 from llmrec.commands.inspect import find_run
-from llmrec.commands.merge import check_dest, replacing
-from llmrec.config import Recipe
+from llmrec.commands.merge import atomic_folder, check_dest
+from llmrec.config import Recipe, load_run_recipe
 from llmrec.errors import UserError
-from llmrec.yaml_files import read_yaml
+from llmrec.files import read_json, write_json
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
-PUSHED = (
+PUSHED_PATTERNS = (
     "README.md",
-    "recipe.yaml",
+    layout.RECIPE,
     "metrics.json",
-    "export.json",
+    layout.EXPORT,
     "base/*",
     *(f"*/{f}" for f in ADAPTER_FILES),
 )
 """What goes to a hub; files that were put into the folder by hand stay here."""
-KEPT_BACK = ("*.parquet", "data/*")
+IGNORED_PATTERNS = ("*.parquet", "data/*")
 
 
 def run(name: str, dest: Path, force: bool, push: str | None) -> None:
@@ -46,26 +45,28 @@ def run(name: str, dest: Path, force: bool, push: str | None) -> None:
     if push is not None:
         check_repo(push)
     folder = find_run(name)
-    from llmrec.decode.trained import EXPORT, TrainedRun
-    from llmrec.evaluate.model_card import render
+    from llmrec.recommend.trained_run import TrainedRun
+    from llmrec.report.model_card import render
 
-    check_dest(dest, force, EXPORT)
+    check_dest(dest, force, layout.EXPORT)
     trained = TrainedRun.load(folder, as_trained=True)
-    if not (folder / "recipe.yaml").is_file() or (folder / EXPORT).is_file():
+    if not (folder / layout.RECIPE).is_file() or (folder / layout.EXPORT).is_file():
         raise UserError(f"{folder}: an export or a merged checkpoint; give the run that it was made of")
-    recipe = config.validate(Recipe, read_yaml(folder / "recipe.yaml"), str(folder / "recipe.yaml"))
-    with replacing(dest, force) as partial:
+    recipe = load_run_recipe(folder)
+    with atomic_folder(dest, force) as partial:
         shutil.copytree(trained.base, partial / "base")
         for model, path in trained.adapters.items():
             (partial / model).mkdir()
             for file in ADAPTER_FILES:
                 shutil.copyfile(path / file, partial / model / file)
-        if (folder / "eval" / "metrics.json").is_file():
-            write_json(partial / "metrics.json", read_json(folder / "eval" / "metrics.json"))
+        if (folder / layout.METRICS).is_file():
+            write_json(partial / "metrics.json", read_json(folder / layout.METRICS))
         shown = without_paths(recipe)
         text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
-        (partial / "recipe.yaml").write_text(text, "utf-8")
-        write_json(partial / EXPORT, {"version": 1, "run": folder.name, "model": trained.default_model})
+        (partial / layout.RECIPE).write_text(text, "utf-8")
+        write_json(
+            partial / layout.EXPORT, {"version": 1, "run": folder.name, "model": trained.default_model}
+        )
         models = list(trained.adapters)
         card = render(folder, recipe, shown, models, trained.default_model, push)
         (partial / "README.md").write_text(card, "utf-8")
@@ -119,8 +120,8 @@ def upload(folder: Path, repo: str) -> str:
         commit = api.upload_folder(
             repo_id=repo,
             folder_path=str(folder),
-            allow_patterns=list(PUSHED),
-            ignore_patterns=list(KEPT_BACK),
+            allow_patterns=list(PUSHED_PATTERNS),
+            ignore_patterns=list(IGNORED_PATTERNS),
             commit_message="Export of llmrec",
         )
     except (OSError, ValueError, httpx.HTTPError) as error:

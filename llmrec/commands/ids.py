@@ -50,16 +50,17 @@ def import_index(folder: Path, dest: Path) -> None:
 
 def _compare(name: str, overrides: list[str], compare: str, out: Path | None) -> None:
     """Run the stages the kinds learn from, then fit them all; the run's `ids/` stays as it is."""
-    from llmrec.bench import _measure
+    from llmrec.estimate import machine
     from llmrec.ids import compare as comparison
+    from llmrec.ids.inputs.signals import RunSignals
     from llmrec.screen import show
 
-    kinds = comparison.kinds_named(compare)
+    kinds = comparison.parse_kinds(compare)
     recipe, folder = stages.resolve(name, overrides)
     until = "collaborative" if comparison.needs_collaborative(recipe, kinds) else "data"
-    stages.advance(recipe, folder, until)
-    rows: list[dict[str, Any]] = comparison.compare(comparison.RunSignals(folder, recipe), recipe, kinds)
+    stages.run_stages(recipe, folder, until)
+    rows: list[dict[str, Any]] = comparison.compare(RunSignals(folder, recipe), recipe, kinds)
     show(comparison.table(rows))
     command = " ".join(["llmrec ids", name, "--compare", ",".join(kinds), *overrides])
     figures = {"recipe": recipe.name, "seed": recipe.seed, "card": recipe.data.card, "kinds": rows}
-    _measure.write(out, command, figures, "torch", "faiss-cpu", "scipy", "numpy")
+    machine.write_figures(out, command, figures, "torch", "faiss-cpu", "scipy", "numpy")

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 from pydantic import ValidationError
 
-from llmrec import artifacts, assets, config
-from llmrec.commands.stages import advance, resolve
-from llmrec.config import AskedTask, EvalConfig, Recipe, TaskConfig
+from llmrec import artifacts, assets, config, layout
+from llmrec.commands.stages import resolve, run_stages
+from llmrec.config import EvalConfig, EvalTask, Recipe, TaskConfig
 from llmrec.errors import UserError, did_you_mean
+from llmrec.files import write_json
 
 if TYPE_CHECKING:
     from llmrec.text.prompts import Fields
@@ -31,9 +32,9 @@ def validate(name: str, overrides: list[str]) -> None:
     """
     path, tree = config.recipe_tree(name, [text for text in overrides if not text.startswith("run=")])
     problems: list[str] = []
-    with _noting(problems):
+    with _collect_errors(problems):
         tree = config.with_suite(tree)
-    with _noting(problems):
+    with _collect_errors(problems):
         config.validate(Recipe, tree, str(path))
     _check_data(tree, problems)
     for problem in problems:
@@ -50,25 +51,25 @@ def _check_data(tree: dict[str, Any], problems: list[str]) -> None:
 
     data, fields = tree.get("data"), None
     if isinstance(data, dict) and isinstance(data.get("card"), str):
-        with _noting(problems):
+        with _collect_errors(problems):
             fields = card_fields(load_card(data["card"]))
     prompts = tree.get("prompts", [{"task": "sequential"}])
     entries = [entry for entry in prompts if isinstance(entry, dict)] if isinstance(prompts, list) else []
     for position, entry in enumerate(entries):
-        with _noting(problems):
+        with _collect_errors(problems):
             if fields is None and isinstance(entry.get("task"), str):
                 assets.find("prompts", entry["task"])
             elif fields is not None:
-                _check_task(entry, fields, asks=position == 0)
-    for entry in _asked(tree):
-        with _noting(problems):
+                _check_task(entry, fields, is_first=position == 0)
+    for entry in _eval_tasks(tree):
+        with _collect_errors(problems):
             if fields is None:
                 assets.find("prompts", entry.task)
             else:
-                _check_asked(entry, fields)
+                _check_eval_task(entry, fields)
 
 
-def _asked(tree: dict[str, Any]) -> list[AskedTask]:
+def _eval_tasks(tree: dict[str, Any]) -> list[EvalTask]:
     """The entries of `eval.tasks`; what is wrong with one of them, the recipe's schema tells."""
     section = tree.get("eval")
     try:
@@ -77,28 +78,28 @@ def _asked(tree: dict[str, Any]) -> list[AskedTask]:
         return []
 
 
-def _check_asked(entry: AskedTask, fields: Fields) -> None:
-    from llmrec.evaluate.questions import asked
+def _check_eval_task(entry: EvalTask, fields: Fields) -> None:
+    from llmrec.evaluate.tasks.questions import resolve_eval_task
 
-    asked(entry, fields)
+    resolve_eval_task(entry, fields)
 
 
-def _check_task(entry: dict[str, Any], fields: Fields, asks: bool) -> None:
+def _check_task(entry: dict[str, Any], fields: Fields, is_first: bool) -> None:
     """Check one entry of `prompts`; what is wrong with the entry itself, the recipe's schema tells."""
-    from llmrec.train.mix import choose, training_mix
+    from llmrec.text.mix import load_training_mix, select_task
 
     try:
         config = TaskConfig.model_validate(entry)
     except ValidationError:
         return
-    if asks:
-        training_mix([config], fields)
+    if is_first:
+        load_training_mix([config], fields)
     else:
-        choose(config, fields)
+        select_task(config, fields)
 
 
 @contextlib.contextmanager
-def _noting(problems: list[str]) -> Iterator[None]:
+def _collect_errors(problems: list[str]) -> Iterator[None]:
     try:
         yield
     except UserError as error:
@@ -108,8 +109,8 @@ def _noting(problems: list[str]) -> Iterator[None]:
 def preview(name: str, overrides: list[str]) -> None:
     """Print decoded training samples of a recipe, with ids, loss mask and the leak check."""
     recipe, folder = resolve(name, overrides)
-    advance(recipe, folder, "ids")
-    from llmrec.train.preview import render
+    run_stages(recipe, folder, "ids")
+    from llmrec.train.sft.preview import render
 
     print(render(recipe, folder))
 
@@ -130,11 +131,11 @@ def recommend(run: str, user: str | None, history: str | None, k: int, model: st
     if (user is None) == (history is None):
         raise UserError("recommend: give either --user ID or --history ITEM,ITEM")
     folder = find_run(run)
-    from llmrec.decode.recommender import Recommender, history_of
+    from llmrec.recommend.recommender import Recommender, load_history
 
     items = [part.strip() for part in (history or "").split(",") if part.strip()]
     if user is not None:
-        items = history_of(folder, user)
+        items = load_history(folder, user)
     rows = Recommender.load(folder, model).recommend(items, k)
     width = min(TITLE_WIDTH, max(len(row.title) for row in rows)) if rows else 0
     print(f"rank  {'title':<{width}}  {'score':>8}  item")
@@ -152,7 +153,7 @@ def find_run(run: str) -> Path:
         UserError: no such run; names the nearest.
     """
     folder = artifacts.run_folder(run)
-    if not any((folder / name).is_file() for name in ("recipe.yaml", artifacts.CATALOGUE)):
+    if not any((folder / name).is_file() for name in (layout.RECIPE, layout.CATALOGUE)):
         known = sorted(path.parent.name for path in artifacts.runs_root().glob("*/recipe.yaml"))
         hint = did_you_mean(run, known, "runs there")
         raise UserError(f"no run named {run!r} under {artifacts.runs_root()} ({hint})")
@@ -182,4 +183,4 @@ def compare(runs: list[str], split: str | None, against: str | None, out: Path |
     if out is not None:
         asked = [f"--split {split}"] if split else []
         asked += [f"--against {against}"] if against else []
-        artifacts.write_json(out, {"command": " ".join(["llmrec compare", *runs, *asked])} | found.as_json())
+        write_json(out, {"command": " ".join(["llmrec compare", *runs, *asked])} | found.as_json())

@@ -10,21 +10,20 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from llmrec import artifacts, config
+from llmrec import artifacts, layout
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.changes import Changes, no_changes, read_changes, write_changes
 from llmrec.commands.inspect import find_run
-from llmrec.config import Recipe
+from llmrec.config import load_run_recipe
 from llmrec.data import read
 from llmrec.data.attributes import read_items
 from llmrec.data.card import Table
 from llmrec.data.examples import load_items
-from llmrec.data.prepare import plain
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.trained import BASE
+from llmrec.data.prepare import make_readable
 from llmrec.errors import UserError
 from llmrec.ids import new_items
-from llmrec.ids.codebooks import CODEC, load_codec
-from llmrec.ids.new_items import Changes
-from llmrec.yaml_files import read_yaml
+from llmrec.ids.codecs.store import CODEC, load_codec
+from llmrec.recommend.model_names import BASE
 
 FAR = 99.0
 """Percentile of the training items' distances above which a new item is called far from the codebooks."""
@@ -50,25 +49,25 @@ def run(name: str, add: Path | None, vectors: Path | None, images: Path | None, 
     if add is None and (vectors or images):
         raise UserError("items: --vectors and --images are those of the items of --add, which is not given")
     folder = find_run(name)
-    if not (folder / "sft" / "manifest.json").is_file():
+    if not (folder / layout.manifest("sft")).is_file():
         raise UserError(f"{folder}: no finished sft stage there; run `llmrec sft RECIPE` first")
     with artifacts.lock(folder):
         catalogue = Catalogue.load(folder / BASE, as_trained=True)
-        changes = new_items.read_changes(folder, catalogue.items) or new_items.no_changes()
+        changes = read_changes(folder, catalogue.items) or no_changes()
         if add is not None:
             files = {"vectors": vectors, "images": images}
             given = {name: path for name, path in files.items() if path is not None}
             changes = _add(folder, catalogue, changes, add, given)
         if retire is not None:
             changes = _retire(catalogue, changes, _ids(retire))
-        count = catalogue.changed(changes).count
-        new_items.write_changes(folder, catalogue.items, changes)
+        count = catalogue.with_changes(changes).count
+        write_changes(folder, catalogue.items, changes)
     print(f"{folder.name}: {count} items may be recommended; a server that runs shows it after a restart")
 
 
 def _add(folder: Path, catalogue: Catalogue, changes: Changes, path: Path, files: dict[str, Path]) -> Changes:
     """The changes with a file's items: new ones get semantic IDs, retired ones come back under their own."""
-    recipe = config.validate(Recipe, read_yaml(folder / "recipe.yaml"), str(folder / "recipe.yaml"))
+    recipe = load_run_recipe(folder)
     if not (folder / "ids" / CODEC).is_file():
         raise UserError(
             f"items: this run's IDs are of kind {recipe.ids.quantizer.kind}, which has none for new items; "
@@ -89,7 +88,7 @@ def _add(folder: Path, catalogue: Catalogue, changes: Changes, path: Path, files
     changes = replace(changes, retired=left)
     if not fresh.any():
         return changes
-    vectors = new_items.vectors_of(folder, recipe, items, files, str(path))[fresh]
+    vectors = new_items.new_item_vectors(folder, recipe, items, files, str(path))[fresh]
     rows = _encoded(folder, catalogue, changes, items.filter(fresh), vectors)
     return replace(changes, added=pl.concat([changes.added, rows], how="diagonal_relaxed"))
 
@@ -100,9 +99,9 @@ def _encoded(
     """Items with their semantic IDs and distances; prints what is to be known about them."""
     codec = load_codec(folder)
     levels = catalogue.length
-    trained = np.load(folder / BASE / "sids.npy", allow_pickle=False)
+    trained = np.load(folder / BASE / layout.SID_TABLE, allow_pickle=False)
     taken = np.concatenate([trained, changes.sids(levels)])
-    sids = new_items.assign(codec, vectors, taken, catalogue.trie.codes)
+    sids = new_items.assign_ids(codec, vectors, taken, catalogue.trie.codes)
     moved = int((codec.encode(vectors) != sids[:, : codec.levels]).any(axis=1).sum())
     if moved:
         print(f"{moved} of them under the next-best code, as the path of their own is full")
@@ -190,7 +189,7 @@ def _read(path: Path, like: pl.DataFrame) -> pl.DataFrame:
 def _columns(path: Path, scratch: Path) -> list[str]:
     """Names of a table's columns."""
     table = Table(path=path.name, columns={})
-    readable = plain(table, path, scratch)
+    readable = make_readable(table, path, scratch)
     kind = table.format_of(path)
     try:
         if kind == "parquet":

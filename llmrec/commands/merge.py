@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmrec.artifacts import CATALOGUE
+from llmrec import layout
 from llmrec.commands.inspect import find_run
 from llmrec.errors import UserError
 
@@ -25,20 +25,20 @@ def run(name: str, dest: Path, model: str | None, force: bool) -> None:
         UserError: no such run or model, a folder that is there already, or files that do not fit together.
     """
     folder = find_run(name)
-    check_dest(dest, force, CATALOGUE)
-    from llmrec.decode.catalogues import TRIE
-    from llmrec.decode.trained import BASE, TrainedRun
+    check_dest(dest, force, layout.CATALOGUE)
     from llmrec.models.checkpoint import load_checkpoint, save_base
+    from llmrec.recommend.model_names import BASE
+    from llmrec.recommend.trained_run import TrainedRun
 
     trained = TrainedRun.load(folder, as_trained=True)
     chosen = model or trained.default_model
     adapter = trained.adapter(chosen)
-    with replacing(dest, force) as partial:
+    with atomic_folder(dest, force) as partial:
         found = load_checkpoint(trained.base, adapter)
         plain = found.model if adapter is None else found.model.merge_and_unload()
         save_base(partial, plain, found.tokenizer, found.vocabulary, found.items, found.sids, found.prompts)
-        (partial / TRIE).parent.mkdir()
-        trained.catalogue.trie.save(partial / TRIE)
+        (partial / layout.TRIE).parent.mkdir()
+        trained.catalogue.trie.save(partial / layout.TRIE)
     what = "base alone" if chosen == BASE else f"base with {chosen}"
     print(f"{dest}: {what}, {len(found.items)} items as trained")
     print(f"try:    llmrec recommend {dest} --history {found.items[0]}")
@@ -52,7 +52,7 @@ def check_dest(dest: Path, force: bool, mark: str) -> None:
         force: replace it, if it is empty or an earlier output.
         mark: the file by which an earlier output is known.
     """
-    if any((place / "sft" / "manifest.json").is_file() for place in dest.absolute().parents):
+    if any((place / layout.manifest("sft")).is_file() for place in dest.absolute().parents):
         raise UserError(f"{dest}: lies in a run's folder, which the run's stages replace; write elsewhere")
     if not dest.exists() and not dest.is_symlink():
         return
@@ -64,7 +64,7 @@ def check_dest(dest: Path, force: bool, mark: str) -> None:
 
 
 @contextlib.contextmanager
-def replacing(dest: Path, force: bool) -> Iterator[Path]:
+def atomic_folder(dest: Path, force: bool) -> Iterator[Path]:
     """A folder beside `dest` that takes its place once the block succeeds, and is gone otherwise."""
     partial = dest.absolute().with_name(f".{dest.absolute().name}.part")
     shutil.rmtree(partial, ignore_errors=True)

@@ -6,8 +6,8 @@ import textwrap
 from pathlib import Path
 
 from llmrec import assets
-from llmrec.artifacts import atomic_write
 from llmrec.errors import UserError
+from llmrec.files import atomic_write
 from llmrec.yaml_files import read_yaml
 
 KINDS = {"recipes": "recipes", "prompts": "prompts", "cards": "data_prep", "suites": "eval/suites"}

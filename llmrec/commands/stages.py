@@ -6,12 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-from llmrec import artifacts, estimate, pipeline
-from llmrec.artifacts import ALONE, Workers
+from llmrec import artifacts, estimate, layout, pipeline
+from llmrec.artifacts import SINGLE_PROCESS, Workers
 from llmrec.config import Recipe, load_recipe, validate
 from llmrec.errors import UserError
-
-REPORT = "eval/report.html"
+from llmrec.files import read_json
 
 
 def resolve(name: str, overrides: list[str]) -> tuple[Recipe, Path]:
@@ -53,30 +52,35 @@ def align(name: str, overrides: list[str], method: str, dry_run: bool) -> None:
     _go(recipe, folder, "report", dry_run)
 
 
-def _go(recipe: Recipe, folder: Path, until: str, dry_run: bool, workers: Workers = ALONE) -> None:
+def _go(recipe: Recipe, folder: Path, until: str, dry_run: bool, workers: Workers = SINGLE_PROCESS) -> None:
     if dry_run:
         _show_plan(recipe, folder, until)
     else:
-        advance(recipe, folder, until, workers)
+        run_stages(recipe, folder, until, workers)
         _show_results(folder, until)
 
 
-def advance(recipe: Recipe, folder: Path, until: str, workers: Workers = ALONE) -> None:
+def run_stages(recipe: Recipe, folder: Path, until: str, workers: Workers = SINGLE_PROCESS) -> None:
     """Run the pending stages up to `until`, after an estimate of what they cost."""
-    waiting = pipeline.pending(recipe, folder, until)
-    plan = estimate.plan(recipe, folder, waiting)
+    waiting, plan = _plan(recipe, folder, until)
     for line in [plan.summary(), *plan.shortages(folder)] if waiting else []:
         print(f"{folder}: {line}", file=sys.stderr)
     road = [stage.name for stage in pipeline.stages_of(recipe, until)]
     pipeline.execute(recipe, folder, until, _Announcer(waiting, road), workers)
 
 
-def _show_plan(recipe: Recipe, folder: Path, until: str) -> None:
+def _plan(recipe: Recipe, folder: Path, until: str) -> tuple[list[str], estimate.Plan]:
+    """Names of the pending stages, and what they cost."""
     waiting = pipeline.pending(recipe, folder, until)
-    plan = estimate.plan(recipe, folder, waiting)
+    stages = [stage for stage in pipeline.stages_of(recipe, until) if stage.name in waiting]
+    return waiting, estimate.plan(recipe, folder, stages)
+
+
+def _show_plan(recipe: Recipe, folder: Path, until: str) -> None:
+    waiting, plan = _plan(recipe, folder, until)
     print(f"{recipe.name} → {folder}")
     for stage in (stage.name for stage in pipeline.stages_of(recipe, until)):
-        state = f"pending   {estimate.duration(plan.seconds[stage])}" if stage in waiting else "done"
+        state = f"pending   {estimate.format_duration(plan.seconds[stage])}" if stage in waiting else "done"
         print(f"  {stage:<13} {state}")
     print("\n".join([plan.summary(), *plan.shortages(folder)]))
 
@@ -94,7 +98,7 @@ class _Announcer:
             if stage in self.waiting:
                 self._say(stage, "running …")
         elif word == "done":
-            self._say(stage, f"done in {estimate.duration(time.monotonic() - self.start)}")
+            self._say(stage, f"done in {estimate.format_duration(time.monotonic() - self.start)}")
         else:
             self._say(stage, "done before, skipped")
 
@@ -107,21 +111,21 @@ def _show_results(folder: Path, until: str) -> None:
     """Print the metrics, the gate's verdict, the report's path and the next command, once they are there."""
     if until not in ("eval", "report"):
         return
-    from llmrec.decode.names import GATE
-    from llmrec.evaluate import gate, tables
+    from llmrec.evaluate import gate
+    from llmrec.report import tables
     from llmrec.screen import show
 
-    metrics = artifacts.read_json(folder / "eval/metrics.json")
+    metrics = read_json(folder / layout.METRICS)
     for split in metrics["protocol"]["splits"]:
         show(tables.metrics_table(metrics, split))
-    for line in gate.sentences(artifacts.read_json(folder / GATE)) if (folder / GATE).is_file() else []:
+    for line in gate.sentences(read_json(folder / layout.GATE)) if (folder / layout.GATE).is_file() else []:
         print(f"gate: {line}")
     if until == "report":
-        print(f"report: {folder / REPORT}")
+        print(f"report: {folder / layout.PAGE}")
         print(f"try:    llmrec recommend {folder.name} --user {_some_user(folder)}")
 
 
 def _some_user(folder: Path) -> str:
     import polars as pl
 
-    return str(pl.scan_parquet(folder / "eval/per_user.parquet").select("user_id").first().collect().item())
+    return str(pl.scan_parquet(folder / layout.PER_USER).select("user_id").first().collect().item())

@@ -16,16 +16,16 @@ from llmrec.config.collaborative import CollaborativeConfig, SasrecConfig
 from llmrec.config.data import DataConfig, Filters, Split
 from llmrec.config.decoding import (
     BEAMS,
-    AskedTask,
+    CollaborativeSystem,
     DecodeConfig,
     EvalConfig,
+    EvalTask,
     MmrConfig,
     PriorConfig,
-    System,
     ZeroShotConfig,
 )
 from llmrec.config.ids import EncoderConfig, FusionConfig, IdsConfig
-from llmrec.config.recipe import Recipe, load_recipe, recipe_tree, with_suite
+from llmrec.config.recipe import Recipe, load_recipe, load_run_recipe, recipe_tree, with_suite
 from llmrec.config.section import Fraction, Model, Positive, Section, validate
 from llmrec.config.training import (
     ALL_LINEAR,
@@ -43,14 +43,15 @@ __all__ = [
     "ALL_LINEAR",
     "BEAMS",
     "AlignmentConfig",
-    "AskedTask",
     "BaseConfig",
     "CollaborativeConfig",
+    "CollaborativeSystem",
     "DataConfig",
     "DecodeConfig",
     "DpoConfig",
     "EncoderConfig",
     "EvalConfig",
+    "EvalTask",
     "Filters",
     "Fraction",
     "FusionConfig",
@@ -71,13 +72,13 @@ __all__ = [
     "Section",
     "SftConfig",
     "Split",
-    "System",
     "TaskConfig",
     "TinyConfig",
     "TrackConfig",
     "TrainingConfig",
     "ZeroShotConfig",
     "load_recipe",
+    "load_run_recipe",
     "recipe_tree",
     "validate",
     "with_suite",

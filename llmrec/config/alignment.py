@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llmrec.config.decoding import System
+from llmrec.config.decoding import CollaborativeSystem
 from llmrec.config.section import Positive, Section
 from llmrec.config.training import TrainingConfig
 
 Method = Literal["dpo", "grpo"]
 """What `align` may name."""
+Prompts = Literal["training_targets", "history_end"]
 NegativeSource = Literal["random", "popularity", "semantic", "trie", "beams", "judge"]
 TrlLoss = Literal[
     "sigmoid",
@@ -33,7 +34,7 @@ TrlLoss = Literal[
 SMOOTHED = ("rosepo", "robust", "exo_pair", "aot", "aot_unpaired")
 """Losses that know a label smoothing."""
 RewardName = Literal["hit", "rank", "levels", "ndcg", "semantic", "collaborative", "diversity"]
-BLIND = ("collaborative", "diversity")
+TARGETLESS_REWARDS = ("collaborative", "diversity")
 """Rewards that look at no target; one's own may."""
 
 
@@ -55,9 +56,8 @@ class PairsConfig(Section):
         users: a seeded sample of so many training users; null takes all.
         width: beams of `beams` and `judge`.
         judge: the collaborative model of `judge`.
-        ahead: with `judge` alone: ask once a user, behind the last training item, where lists will be asked for,
-            instead of before a training item. Nobody knows what is chosen there, and the judge has not learned it
-            by heart.
+        prompts: `training_targets` asks before items that the user chose; `history_end` asks once a user, after the
+            last training item, where the next item is unknown (with the source `judge` alone).
     """
 
     sources: Annotated[list[NegativeSource], Field(min_length=1), BeforeValidator(_as_list)] = ["random"]
@@ -65,13 +65,13 @@ class PairsConfig(Section):
     per_user: Positive | None = 1
     users: Positive | None = None
     width: Positive = 20
-    judge: System = "sasrec_ce"
-    ahead: bool = False
+    judge: CollaborativeSystem = "sasrec_ce"
+    prompts: Prompts = "training_targets"
 
     @model_validator(mode="after")
     def _judge_looks_ahead(self) -> PairsConfig:
-        if self.ahead and self.sources != ["judge"]:
-            raise ValueError("ahead: true asks where no target is known: it needs sources: judge")
+        if self.prompts == "history_end" and self.sources != ["judge"]:
+            raise ValueError("prompts: history_end has no target: it needs sources: judge")
         return self
 
     @model_validator(mode="after")
@@ -123,7 +123,7 @@ class DpoConfig(AlignmentConfig):
         loss: `sdpo` (Chen et al. 2024, all rejected items at once), `rosepo` (label smoothing, Liao et al. 2024), or
             one of TRL's pairwise losses.
         label_smoothing: RosePO's ε, and that of TRL's `robust`, `exo_pair`, `aot` and `aot_unpaired`.
-        sft: weight of the chosen item's negative log-likelihood beside the loss.
+        sft_weight: weight of the chosen item's negative log-likelihood beside the loss.
         rounds: SPRec's self-play: so many times, pairs are made with the model of the round before, which is then
             the reference. `epochs` count a round.
     """
@@ -131,7 +131,7 @@ class DpoConfig(AlignmentConfig):
     loss: Literal["sdpo", "rosepo"] | TrlLoss = "sdpo"
     beta: Annotated[float, Field(gt=0)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    sft: Annotated[float, Field(ge=0)] = 0.0
+    sft_weight: Annotated[float, Field(ge=0)] = 0.0
     rounds: Positive = 1
 
     @model_validator(mode="after")
@@ -153,7 +153,7 @@ class RewardConfig(Section):
 
 
 class InjectConfig(Section):
-    """Puts the target in a group that missed it (`zero_signal: inject`).
+    """Puts the target in a group that missed it (`zero_variance: inject`).
 
     `corrected` weighs it by the policy's own probability of it, as importance sampling from a target that was
     certain to be drawn has it; without, it counts like a sample.
@@ -179,10 +179,11 @@ class GrpoConfig(AlignmentConfig):
         scale_rewards: divide advantages by the group's standard deviation; `dr_grpo` does not.
         per_user: targets drawn of each user's training items; null takes all but the first.
         users: a seeded sample of so many training users; null takes all.
-        zero_signal: what happens to a group whose rewards are all equal: `keep` leaves it, `inject` gives it its
+        zero_variance: what happens to a group whose rewards are all equal: `keep` leaves it, `inject` gives it its
             target (how, `inject` says), `resample` draws it again, up to `tries` times.
         judge: the collaborative model of the reward `collaborative`.
-        ahead: as `pairs.ahead`, for rewards that look at no target: `collaborative`, `diversity`, your own.
+        prompts: as `pairs.prompts`; `history_end` is for rewards that look at no target:
+            `collaborative`, `diversity`, your own.
     """
 
     beta: Annotated[float, Field(ge=0)] = 1e-3
@@ -202,18 +203,20 @@ class GrpoConfig(AlignmentConfig):
     scale_rewards: bool = True
     per_user: Positive | None = 1
     users: Positive | None = None
-    zero_signal: Literal["keep", "inject", "resample"] = "keep"
+    zero_variance: Literal["keep", "inject", "resample"] = "keep"
     inject: InjectConfig = InjectConfig()
     tries: Positive = 3
-    judge: System = "sasrec_ce"
-    ahead: bool = False
+    judge: CollaborativeSystem = "sasrec_ce"
+    prompts: Prompts = "training_targets"
 
     @model_validator(mode="after")
     def _nothing_to_hit_ahead(self) -> GrpoConfig:
-        looking = [one.name for one in self.rewards if one.name not in BLIND and ":" not in one.name]
-        if self.ahead and (looking or self.zero_signal == "inject"):
-            what = f"the reward {looking[0]} looks at it" if looking else "zero_signal: inject needs it"
-            raise ValueError(f"ahead: true asks where no target is known, but {what}")
+        looking = [
+            one.name for one in self.rewards if one.name not in TARGETLESS_REWARDS and ":" not in one.name
+        ]
+        if self.prompts == "history_end" and (looking or self.zero_variance == "inject"):
+            what = f"the reward {looking[0]} looks at it" if looking else "zero_variance: inject needs it"
+            raise ValueError(f"prompts: history_end has no target, but {what}")
         return self
 
     @model_validator(mode="after")
@@ -225,6 +228,6 @@ class GrpoConfig(AlignmentConfig):
         return self
 
     @property
-    def judged(self) -> bool:
+    def needs_judge(self) -> bool:
         """Whether a reward reads the collaborative model."""
         return any(reward.name == "collaborative" for reward in self.rewards)

@@ -10,15 +10,15 @@ from llmrec.config.section import Fraction, Positive, Section
 
 BEAMS = 20
 """Beams, and items of a list, where nothing else is asked for."""
-System = Literal["popularity", "item_knn", "sasrec_bce", "sasrec_ce"]
+CollaborativeSystem = Literal["popularity", "item_knn", "sasrec_bce", "sasrec_ce"]
 """Collaborative models."""
-Baseline = System | Literal["zero_shot"]
+Baseline = CollaborativeSystem | Literal["zero_shot"]
 
 
 class PriorConfig(Section):
     """D3 (Bao et al. 2024): each step mixes in what a collaborative model expects under a prefix."""
 
-    system: System = "item_knn"
+    system: CollaborativeSystem = "item_knn"
     model_weight: Annotated[float, Field(ge=0, le=1)] = 0.7
 
 
@@ -46,7 +46,7 @@ class DecodeConfig(Section):
     device: str = "auto"
 
     @property
-    def length(self) -> int:
+    def list_length(self) -> int:
         """Items a list: `k`, else as many as there are beams (20 where those widen by themselves)."""
         if self.k is not None:
             return self.k
@@ -60,14 +60,14 @@ class DecodeConfig(Section):
             for name in (name for name, asked in own.items() if asked):
                 raise ValueError(f"{name} needs engine: tree, not {self.engine}")
         if self.width == "auto":
-            if self.widest < self.length:
-                raise ValueError(f"widest={self.widest} is below the lists' length {self.length}")
-        elif self.width < self.length:
+            if self.widest < self.list_length:
+                raise ValueError(f"widest={self.widest} is below the lists' length {self.list_length}")
+        elif self.width < self.list_length:
             raise ValueError(f"width={self.width} is below k={self.k}")
         return self
 
 
-class AskedTask(Section):
+class EvalTask(Section):
     """One prompt file whose answers are evaluated as text.
 
     Attributes:
@@ -103,7 +103,7 @@ class EvalConfig(Section):
     k: list[Positive] = [1, 5, 10, 20]
     baselines: list[Baseline] = ["popularity", "item_knn", "sasrec_bce", "sasrec_ce"]
     zero_shot: ZeroShotConfig = ZeroShotConfig()
-    tasks: list[AskedTask] = []
+    tasks: list[EvalTask] = []
     slices: list[Literal["history_length", "item_frequency"]] = ["history_length", "item_frequency"]
     bootstrap: Positive = 1000
     confidence: Fraction = 0.95

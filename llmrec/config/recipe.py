@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from llmrec import assets
+from llmrec import assets, layout
 from llmrec.config.alignment import AlignmentConfig, DpoConfig, GrpoConfig, Method, PairsConfig
 from llmrec.config.collaborative import CollaborativeConfig
 from llmrec.config.data import DataConfig
 from llmrec.config.decoding import DecodeConfig, EvalConfig
+from llmrec.config.former_keys import upgrade
 from llmrec.config.ids import IdsConfig
 from llmrec.config.section import Section, validate
 from llmrec.config.tokenizers import KINDS
@@ -45,10 +46,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _lists_cover_k(self) -> Recipe:
-        if self.decode.length < max(self.eval.k):
+        if self.decode.list_length < max(self.eval.k):
             key = "width" if self.decode.k is None else "k"
             raise ValueError(
-                f"decode.{key}={self.decode.length} is below the largest eval.k={max(self.eval.k)}"
+                f"decode.{key}={self.decode.list_length} is below the largest eval.k={max(self.eval.k)}"
             )
         return self
 
@@ -73,7 +74,7 @@ class Recipe(Section):
             )
         return self
 
-    def pick(self, key: str) -> Any:
+    def value_at(self, key: str) -> Any:
         """The value at a dotted key, as JSON data; used for stage keys."""
         value: Any = self.model_dump(mode="json")
         for part in key.split("."):
@@ -89,6 +90,16 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     """
     path, tree = recipe_tree(name, overrides or [])
     return validate(Recipe, with_suite(tree), str(path))
+
+
+def load_run_recipe(run: Path) -> Recipe:
+    """The recipe that a run was made with; keys that have been renamed since are read under their new names.
+
+    Raises:
+        UserError: no recipe there, or one that this version cannot read.
+    """
+    path = run / layout.RECIPE
+    return validate(Recipe, upgrade(read_yaml(path)), str(path))
 
 
 def recipe_tree(name: str, overrides: list[str]) -> tuple[Path, dict[str, Any]]:

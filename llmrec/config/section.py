@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from llmrec.config.former_keys import FORMER_KEYS
 from llmrec.errors import UserError, did_you_mean
 
 Positive = Annotated[int, Field(gt=0)]
@@ -36,6 +37,8 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     location, sections = _follow(model, [str(part) for part in error["loc"]])
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
+        if key in FORMER_KEYS:
+            return FORMER_KEYS[key].message()
         known = sorted({name for section in sections for name in section.model_fields})
         return f"unknown key {key!r} ({did_you_mean(location[-1], known)})"
     if error["type"] == "missing":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -14,7 +14,19 @@ Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 
 
-class _Codebooks(Section):
+class TokenizerConfig(Section):
+    """What every kind of tokenizer tells the stages.
+
+    Attributes:
+        reads_item_vectors: whether it learns from a collaborative model's item vectors.
+        collision_rule: what `ids.collisions: auto` means.
+    """
+
+    reads_item_vectors: ClassVar[bool] = False
+    collision_rule: ClassVar[Literal["extra_level", "sinkhorn"]] = "extra_level"
+
+
+class _Codebooks(TokenizerConfig):
     """What every quantizer of vectors has; `codes: auto` fits the catalogue, at most 256 a level."""
 
     levels: Levels = 3
@@ -39,7 +51,7 @@ class BalancedRqKmeansConfig(_Kmeans):
     kind: Literal["balanced_rq_kmeans"]
 
 
-class VqConfig(Section):
+class VqConfig(TokenizerConfig):
     """One k-means codebook, told apart by the collision rule alone."""
 
     kind: Literal["vq"]
@@ -93,6 +105,7 @@ class LcRecConfig(AutoencoderConfig):
     """RQ-VAE of LC-Rec (Zheng et al. 2024): larger, its last level spread evenly by Sinkhorn-Knopp."""
 
     kind: Literal["lc_rec"]
+    collision_rule: ClassVar[Literal["extra_level", "sinkhorn"]] = "sinkhorn"
     hidden: list[Positive] = [2048, 1024, 512, 256, 128, 64]
     lr: Rate = 2e-3
     epsilon: Rate = 0.003
@@ -103,6 +116,7 @@ class LetterConfig(AutoencoderConfig):
     """LETTER (Wang et al. 2024): RQ-VAE that also learns from a collaborative model, codes kept diverse."""
 
     kind: Literal["letter"]
+    reads_item_vectors: ClassVar[bool] = True
     alpha: Weight = 0.01
     diversity: Weight = 1e-4
     clusters: Positive = 10
@@ -128,7 +142,7 @@ class SequentialConfig(_Codebooks):
     kind: Literal["sequential"]
 
 
-class _Clusters(Section):
+class _Clusters(TokenizerConfig):
     """How a graph is split; `clusters: auto` is 20, or √items of a small catalogue; `leaf: auto` is `clusters`."""
 
     clusters: Annotated[int, Field(ge=2, le=256)] | Literal["auto"] = "auto"
@@ -141,7 +155,7 @@ class CollaborativeIdsConfig(_Clusters):
     kind: Literal["collaborative"]
 
 
-class CategoryConfig(Section):
+class CategoryConfig(TokenizerConfig):
     """The category path, at most `levels` deep."""
 
     kind: Literal["category"]
@@ -154,34 +168,34 @@ class HybridConfig(_Clusters):
     kind: Literal["hybrid"]
 
 
-class SingleConfig(Section):
+class SingleConfig(TokenizerConfig):
     """One token an item."""
 
     kind: Literal["single"]
 
 
-class IndexConfig(Section):
+class IndexConfig(TokenizerConfig):
     """Ready IDs from an index file of MiniOneRec, LC-Rec or LETTER."""
 
     kind: Literal["index"]
     path: str
 
 
-class KeptConfig(Section):
+class KeptConfig(TokenizerConfig):
     """The IDs of an earlier run, by name or folder; new items get theirs from its frozen quantizer."""
 
     kind: Literal["kept"]
     run: str
 
 
-class TitleConfig(Section):
+class TitleConfig(TokenizerConfig):
     """The title's first words, in the base model's own tokens; up to twice as many where two are the same."""
 
     kind: Literal["title"]
     words: Positive = 12
 
 
-class KeywordsConfig(Section):
+class KeywordsConfig(TokenizerConfig):
     """A few of the words that tell the item apart, chosen by tf-idf (after IDGenRec, without its training)."""
 
     kind: Literal["keywords"]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from llmrec.config.decoding import System
+from llmrec.config.decoding import CollaborativeSystem
 from llmrec.config.section import Positive, Section
 
 Mode = Literal["full", "lora", "qlora", "sid_rows"]
@@ -128,19 +128,19 @@ class TrainingConfig(Section):
     bf16: bool = False
 
 
-class DistilConfig(Section):
+class DistillationConfig(Section):
     """A collaborative model as the teacher of the language model.
 
     Attributes:
         teacher: `sasrec_ce`, `sasrec_bce`, `item_knn` or `popularity`.
-        weight: share of its chances in the target of each code; the rest is what the user chose.
-        ahead: items that it makes up behind each user's last one, drawn anew every epoch and learned from its
-            chances alone.
+        weight: share of the teacher's probabilities in the target of each code; the rest is what the user chose.
+        synthetic_items: items that the teacher draws after each user's last one, anew every epoch; the model learns
+            them from the teacher's probabilities alone.
     """
 
-    teacher: System = "sasrec_ce"
+    teacher: CollaborativeSystem = "sasrec_ce"
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
-    ahead: Annotated[int, Field(ge=0)] = 1
+    synthetic_items: Annotated[int, Field(ge=0)] = 1
 
 
 class SftConfig(TrainingConfig):
@@ -161,7 +161,7 @@ class SftConfig(TrainingConfig):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     qlora: QloraSettings = QloraSettings()
-    distil: DistilConfig | None = None
+    distillation: DistillationConfig | None = None
     users: Positive | None = None
     valid_users: Positive = 512
     valid_lists: Positive | None = None

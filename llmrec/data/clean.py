@@ -86,7 +86,7 @@ def by_user_and_time(log: Log) -> Log:
     """Order by user, then time, then place in the file; without times, by user and place."""
     if _is_ordered(log):
         return log
-    rows = log.rows.sort("time", maintain_order=True) if log.timed else log.rows
+    rows = log.rows.sort("time", maintain_order=True) if log.has_times else log.rows
     return replace(log, rows=rows.sort("user", maintain_order=True))
 
 
@@ -94,7 +94,7 @@ def _is_ordered(log: Log) -> bool:
     user = log.rows["user"].to_numpy()
     if (user[1:] < user[:-1]).any():
         return False
-    if not log.timed:
+    if not log.has_times:
         return True
     time = log.rows["time"].to_numpy()
     return not ((time[1:] < time[:-1]) & (user[1:] == user[:-1])).any()
@@ -109,7 +109,7 @@ def deduplicate(log: Log, kind: Literal["none", "exact", "first", "last"]) -> Lo
             each user and item. Without times `exact` drops nothing: no two places in a file are equal.
     """
     rows = log.rows
-    if kind == "none" or (kind == "exact" and not log.timed):
+    if kind == "none" or (kind == "exact" and not log.has_times):
         return log
     keep = np.ones(len(rows), dtype=bool)
     if kind == "exact":

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from llmrec.artifacts import read_json
 from llmrec.data.card import EVENT_FIELDS
-from llmrec.data.log import TEXTS
+from llmrec.data.log import TEXT_FIELDS
 from llmrec.errors import UserError
+from llmrec.files import read_json
 
 POSITIONS = ("positions", "order of the file")
 
@@ -46,7 +46,7 @@ def load_interactions(run: Path, texts: Sequence[str] = ()) -> pl.DataFrame:
         UserError: the data stage has not run.
     """
     path = _existing(run, "interactions.parquet")
-    left_out = set(TEXTS) - set(texts)
+    left_out = set(TEXT_FIELDS) - set(texts)
     frame = pl.read_parquet(path, columns=[n for n in pl.read_parquet_schema(path) if n not in left_out])
     return frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
 

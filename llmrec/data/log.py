@@ -15,7 +15,7 @@ from llmrec.data.card import Table
 from llmrec.errors import UserError
 
 _UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}
-TEXTS = ("review", "summary")
+TEXT_FIELDS = ("review", "summary")
 _YEAR = 365 * 86_400
 _DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M")
 _ZONED_DATES = ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z")
@@ -41,7 +41,7 @@ class Log:
     unit: int = 1
 
     @property
-    def timed(self) -> bool:
+    def has_times(self) -> bool:
         """Whether the file gave times; otherwise its order is the order."""
         return "time" in self.rows.columns
 
@@ -57,7 +57,7 @@ class Log:
 
     def seconds(self) -> npt.NDArray[np.int64]:
         """Time of each row of an ordered log in seconds; without times, its place in the user's history."""
-        if self.timed:
+        if self.has_times:
             return (self.rows["time"] / self.unit).floor().cast(pl.Int64).to_numpy()
         user = self.rows["user"].to_numpy()
         start = np.flatnonzero(np.append(True, user[1:] != user[:-1]))
@@ -65,7 +65,7 @@ class Log:
 
     def clock(self) -> str:
         """What the file's times were taken for; numbers below a year's seconds are positions."""
-        if not self.timed:
+        if not self.has_times:
             return "order of the file"
         latest = cast(float, self.rows["time"].max())
         return _UNITS[self.unit] if latest >= _YEAR else "positions"
@@ -104,7 +104,7 @@ def read_log(table: Table, files: list[Path], scratch: Path) -> Log:
             columns[name] = coded.to_physical().cast(pl.UInt32)
         elif name == "time":
             columns[name] = _time(dtype, parts, table)
-        elif name in TEXTS:
+        elif name in TEXT_FIELDS:
             columns[name] = pl.col(name).cast(pl.String)
         else:
             columns[name] = pl.col(name).cast(pl.Float32, strict=False).fill_nan(None)
@@ -116,7 +116,7 @@ def read_log(table: Table, files: list[Path], scratch: Path) -> Log:
     return Log(rows, users, items, events, _unit(rows)).compact()
 
 
-def _time(dtype: pl.DataType, parts: list[read.Part], table: Table) -> pl.Expr:
+def _time(dtype: pl.DataType, parts: list[read.TableFile], table: Table) -> pl.Expr:
     """Time as a float of whatever unit the file has; dates become epoch seconds (UTC)."""
     column = pl.col("time")
     if dtype.is_temporal():
@@ -138,7 +138,7 @@ def _time(dtype: pl.DataType, parts: list[read.Part], table: Table) -> pl.Expr:
 
 
 def _refuse_bad_values(
-    table: Table, rows: pl.DataFrame, columns: dict[str, pl.Expr], parts: list[read.Part]
+    table: Table, rows: pl.DataFrame, columns: dict[str, pl.Expr], parts: list[read.TableFile]
 ) -> None:
     """Raise one error that names the first row of each kind of bad value."""
     problems = []

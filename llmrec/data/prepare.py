@@ -20,7 +20,7 @@ UNIT_SEPARATOR = "\x1f"
 _BLOCK = 1 << 20
 
 
-def plain(table: Table, path: Path, scratch: Path) -> Path:
+def make_readable(table: Table, path: Path, scratch: Path) -> Path:
     """A UTF-8 file with one-character separators: `path` itself, or a rewritten copy under `scratch`.
 
     Raises:

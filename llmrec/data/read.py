@@ -13,14 +13,14 @@ from pathlib import Path
 import polars as pl
 
 from llmrec.data.card import Table
-from llmrec.data.prepare import UNIT_SEPARATOR, plain
+from llmrec.data.prepare import UNIT_SEPARATOR, make_readable
 from llmrec.errors import UserError
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 
 @dataclass(frozen=True)
-class Part:
+class TableFile:
     """One file of a table.
 
     Attributes:
@@ -34,7 +34,7 @@ class Part:
     frame: pl.LazyFrame
 
 
-def scan(table: Table, files: list[Path], scratch: Path) -> list[Part]:
+def scan(table: Table, files: list[Path], scratch: Path) -> list[TableFile]:
     """Open the files of a table lazily.
 
     Args:
@@ -45,10 +45,10 @@ def scan(table: Table, files: list[Path], scratch: Path) -> list[Part]:
     Raises:
         UserError: an unreadable or empty file, or a column that is not there.
     """
-    return [_open(table, path, plain(table, path, scratch)) for path in files]
+    return [_open(table, path, make_readable(table, path, scratch)) for path in files]
 
 
-def _open(table: Table, path: Path, readable: Path) -> Part:
+def _open(table: Table, path: Path, readable: Path) -> TableFile:
     wanted = {column for text in table.columns.values() for column in _PLACEHOLDER.findall(text) or [text]}
     wanted.update(column for flags in table.flags.values() for column in flags)
     kind = table.format_of(path)
@@ -71,7 +71,7 @@ def _open(table: Table, path: Path, readable: Path) -> Part:
     if problems:
         raise UserError(f"{path}: {'; '.join(problems)}; correct `columns` in the card")
     columns = {name: _column(text) for name, text in table.columns.items()}
-    return Part(
+    return TableFile(
         path, readable, frame.select(**columns, **{name: _flags(of) for name, of in table.flags.items()})
     )
 
@@ -105,7 +105,7 @@ def _flags(columns: list[str]) -> pl.Expr:
     return pl.concat_list(names).list.drop_nulls()
 
 
-def collect(parts: list[Part], table: Table, *queries: pl.LazyFrame) -> list[pl.DataFrame]:
+def collect(parts: list[TableFile], table: Table, *queries: pl.LazyFrame) -> list[pl.DataFrame]:
     """Run queries over the files of a table in one streaming pass.
 
     Raises:
@@ -122,7 +122,7 @@ def collect(parts: list[Part], table: Table, *queries: pl.LazyFrame) -> list[pl.
         raise UserError(f"{parts[0].path}: cannot be read: {_one_line(error)}") from None
 
 
-def combined(parts: list[Part]) -> pl.LazyFrame:
+def combined(parts: list[TableFile]) -> pl.LazyFrame:
     """All files of a table as one frame, in their order.
 
     Raises:
@@ -138,7 +138,7 @@ def combined(parts: list[Part]) -> pl.LazyFrame:
     return frame
 
 
-def first_bad(parts: list[Part], bad: pl.Expr, column: str) -> str | None:
+def first_bad(parts: list[TableFile], bad: pl.Expr, column: str) -> str | None:
     """Where a condition first holds: `FILE: row N: column = 'value'`. Rows count from 1, after the header."""
     for part in parts:
         row = part.frame.with_row_index("__row").filter(bad).select("__row", column).head(1).collect()

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from llmrec.config import Split
 from llmrec.errors import UserError
 
-NAMES = ("train", "valid", "test")
+SPLITS = ("train", "valid", "test")
 _TRAIN, _VALID, _TEST = range(3)
 Labels = npt.NDArray[np.uint8]
 
@@ -25,7 +25,7 @@ def split(
         seed: for `held_out_users`.
 
     Returns:
-        Index into `NAMES` of each row `[rows]`.
+        Index into `SPLITS` of each row `[rows]`.
 
     Raises:
         UserError: the split leaves train, valid or test empty, or needs times that are not there.
@@ -38,7 +38,7 @@ def split(
         if time is None:
             raise UserError("split.kind temporal needs interactions.columns.time in the card")
         labels = temporal(time, *config.fractions)
-    empty = [name for code, name in enumerate(NAMES) if not (labels == code).any()]
+    empty = [name for code, name in enumerate(SPLITS) if not (labels == code).any()]
     if empty:
         raise UserError(
             f"split.kind {config.kind} leaves {' and '.join(empty)} empty; {_ADVICE[config.kind]}"

@@ -11,8 +11,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmrec.data.log import TEXTS, Log
-from llmrec.data.split import NAMES
+from llmrec.data.log import TEXT_FIELDS, Log
+from llmrec.data.split import SPLITS
 from llmrec.data.words import TEXT_LIMIT, clean_text
 
 ROW_GROUP = 1 << 20
@@ -28,7 +28,7 @@ def write_interactions(
     Args:
         log: ordered and compact.
         time: seconds or position of each row `[rows]`.
-        labels: index into `split.NAMES` of each row `[rows]`.
+        labels: index into `split.SPLITS` of each row `[rows]`.
         path: file to write.
     """
     coded = {
@@ -37,8 +37,8 @@ def write_interactions(
         "time": None,
         "rating": None,
         "event": (log.rows["event"], log.events) if "event" in log.rows.columns else None,
-        **dict.fromkeys(TEXTS),
-        "split": (pl.Series(labels), pl.Series(NAMES)),
+        **dict.fromkeys(TEXT_FIELDS),
+        "split": (pl.Series(labels), pl.Series(SPLITS)),
     }
     writer = None
     for start in range(0, len(log.rows), ROW_GROUP):
@@ -49,7 +49,7 @@ def write_interactions(
                 arrays[name] = _encoded(pair[0][rows], pair[1])
             elif name == "time":
                 arrays[name] = pa.array(time[rows])
-            elif name in TEXTS and name in log.rows.columns:
+            elif name in TEXT_FIELDS and name in log.rows.columns:
                 texts = log.rows[name][rows].to_list()
                 arrays[name] = pa.array([clean_text(text, TEXT_LIMIT).text for text in texts], pa.string())
             elif name in log.rows.columns:

@@ -11,49 +11,50 @@ import psutil
 import torch
 from tqdm import tqdm
 
-from llmrec.decode.mask import ItemMask
-from llmrec.decode.prior import CollaborativePrior
-from llmrec.decode.tree_engine import TopK, TreeEngine
+from llmrec.catalogue.item_mask import ItemMask
+from llmrec.catalogue.prefix_mass import CollaborativePrior
+from llmrec.decode.beam_search import TreeEngine
+from llmrec.decode.top_k import TopK
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-PriorOf = Callable[[list[int]], CollaborativePrior]
+PriorFactory = Callable[[list[int]], CollaborativePrior]
 CPU_BUDGET_GB = 1.0
 """Larger batches do not make a CPU faster."""
 LOGIT_COPIES = 3
 
 
 @dataclass(frozen=True)
-class Cost:
+class BatchCost:
     """What a user takes in a batch, in bytes: `per_token` of the row (cache), `per_beam`, `per_query`."""
 
     per_token: int
     per_beam: int
     per_query: int
 
-    def users(self, longest: int, width: int, room: int, budget: int) -> int:
-        """How many users with prompts of at most `longest` tokens, and `room` for beams, fit the budget."""
-        row = longest + room
+    def max_users(self, longest: int, width: int, beam_tokens: int, budget: int) -> int:
+        """How many users with prompts of at most `longest` tokens, and `beam_tokens` for beams, fit the budget."""
+        row = longest + beam_tokens
         bytes_ = (
             row * self.per_token + max(longest, width) * self.per_query + width * (self.per_beam + 8 * row)
         )
         return max(1, budget // bytes_)
 
 
-def cost(model: PreTrainedModel) -> Cost:
+def batch_cost(model: PreTrainedModel) -> BatchCost:
     """Cost of a model's users, from its configuration."""
     config, size = model.config, model.dtype.itemsize
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return Cost(
+    return BatchCost(
         per_token=2 * config.num_hidden_layers * config.num_key_value_heads * head * size,
         per_beam=LOGIT_COPIES * config.vocab_size * 4,
         per_query=(6 * config.hidden_size + 3 * config.intermediate_size) * size,
     )
 
 
-def device_named(name: str) -> str:
+def resolve_device(name: str) -> str:
     """The device of `decode.device`: `auto` takes a GPU where there is one."""
     if name != "auto":
         return name
@@ -69,7 +70,7 @@ def memory_budget(device: torch.device, limit_gb: float | None = None) -> int:
     return int(min(CPU_BUDGET_GB * 2**30, psutil.virtual_memory().available / 4))
 
 
-def batches(lengths: Sequence[int], users: Callable[[int], int]) -> list[list[int]]:
+def group_by_length(lengths: Sequence[int], users: Callable[[int], int]) -> list[list[int]]:
     """Group prompts of like length.
 
     Args:
@@ -96,7 +97,7 @@ def rank(
     mask: ItemMask | None = None,
     widest: int | None = None,
     memory_gb: float | None = None,
-    prior: PriorOf | None = None,
+    prior: PriorFactory | None = None,
 ) -> TopK:
     """Top-k lists of many users.
 
@@ -117,8 +118,8 @@ def rank(
     run = _Runner(engine, prompts, k, mask, memory_budget(engine.model.device, memory_gb), prior)
     run.search(list(range(len(prompts))), width)
     if widest is not None and widest > width:
-        run.search(np.flatnonzero(~run.exact).tolist(), widest, widen=True)
-    return TopK(run.items, run.scores, run.exact)
+        run.search(np.flatnonzero(~run.is_exact).tolist(), widest, widen=True)
+    return TopK(run.items, run.scores, run.is_exact)
 
 
 class _Runner:
@@ -131,34 +132,34 @@ class _Runner:
         k: int,
         mask: ItemMask | None,
         budget: int,
-        prior: PriorOf | None,
+        prior: PriorFactory | None,
     ) -> None:
         self.engine, self.prompts, self.k = engine, prompts, k
         self.mask, self.budget, self.prior = mask, budget, prior
-        self.cost = cost(engine.model)
+        self.cost = batch_cost(engine.model)
         self.items = np.full((len(prompts), k), -1, np.int64)
         self.scores = np.full((len(prompts), k), -np.inf, np.float32)
-        self.exact = np.zeros(len(prompts), bool)
+        self.is_exact = np.zeros(len(prompts), bool)
 
     def search(self, users: list[int], width: int, widen: bool = False) -> None:
         device = self.engine.model.device
         for group in self._groups(users, width):
             rows = torch.tensor(group, device=device)
             floor = torch.from_numpy(self.scores[group, -1]).to(device) if widen else None
-            mask = None if self.mask is None else self.mask.rows(rows)
+            mask = None if self.mask is None else self.mask.select(rows)
             engine = self.engine
             if self.prior is not None:
                 engine = replace(engine, scoring=replace(engine.scoring, prior=self.prior(group)))
             top = engine.search([self.prompts[i] for i in group], width, self.k, mask, floor)
             found = top.items.shape[1]
             self.items[group, :found], self.scores[group, :found] = top.items, top.scores
-            self.exact[group] = top.exact
+            self.is_exact[group] = top.is_exact
 
     def _groups(self, users: list[int], width: int) -> Iterator[list[int]]:
-        room = self.engine.room(width)
-        groups = batches(
+        beam_tokens = self.engine.beam_tokens(width)
+        groups = group_by_length(
             [len(self.prompts[user]) for user in users],
-            lambda longest: self.cost.users(longest, width, room, self.budget),
+            lambda longest: self.cost.max_users(longest, width, beam_tokens, self.budget),
         )
         word = "decoding" if width == self.k else f"decoding, {width} beams"
         with tqdm(total=len(users), desc=word, unit=" users", leave=False, disable=len(groups) < 2) as bar:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llmrec.catalogue.overlay import item_paths
+from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.scoring import PLAIN, Scoring
-from llmrec.decode.tree_engine import TreeEngine
-from llmrec.decode.trie import item_paths
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
 
-    from llmrec.decode.overlay import Overlay
-    from llmrec.decode.trie import Trie
+    from llmrec.catalogue.overlay import Overlay
+    from llmrec.catalogue.trie import Trie
 
 
 def tree_generate(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from llmrec.decode.tree_engine import TopK
+from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 
 # Distances held at once; with the sorting keys made of them, 100 MB.

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llmrec.decode.cache import prefill
-from llmrec.decode.tree_engine import TopK, TreeEngine
+from llmrec.decode.beam_search import TreeEngine
+from llmrec.decode.kv_cache import prefill
+from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 
 if TYPE_CHECKING:
-    from llmrec.decode.mask import ItemMask
+    from llmrec.catalogue.item_mask import ItemMask
 
 
 @torch.inference_mode()
@@ -62,7 +63,7 @@ def _sample(
     for depth in range(trie.length):
         child, token, legal = trie.expand(nodes, depth)
         if mask is not None:
-            legal = legal & mask.open(trie, child.flatten(1)).view_as(child)
+            legal = legal & mask.has_allowed_item(trie, child.flatten(1)).view_as(child)
         steps = engine.scoring.log_probs(depth, logits, child, engine.columns(token), legal)
         if not bool(legal.any(-1).all()):
             raise UserError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 if TYPE_CHECKING:
-    from llmrec.decode.prior import CollaborativePrior
+    from llmrec.catalogue.prefix_mass import CollaborativePrior
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ def log_normaliser(logits: torch.Tensor) -> torch.Tensor:
 
     A few rows at a time on a CPU: what is made on the way stays in its cache.
     """
-    parts = [part.float().logsumexp(-1) for part in in_cache(logits.reshape(-1, logits.shape[-1]))]
+    parts = [part.float().logsumexp(-1) for part in split_for_cache(logits.reshape(-1, logits.shape[-1]))]
     return torch.cat(parts).view(logits.shape[:-1])
 
 
-def in_cache(rows: torch.Tensor, width: int | None = None) -> tuple[torch.Tensor, ...]:
+def split_for_cache(rows: torch.Tensor, width: int | None = None) -> tuple[torch.Tensor, ...]:
     """Rows [R, …] in parts that a CPU's cache holds, each row taking `width` floats (its own where None)."""
     step = max(1, CACHED // (width or rows.shape[1])) if rows.device.type == "cpu" else max(1, len(rows))
     return rows.split(step)

@@ -7,18 +7,17 @@ Training takes 6 FLOPs a parameter and token (Kaplan et al. 2020, section 2.1), 
 `work` counts a recipe's tokens and weights, `alignment` those of preference alignment, `plans` adds them up.
 """
 
-from llmrec.estimate.plans import START_SECONDS, Plan, dataset_size, duration, gigabytes, memory_gb, plan
-from llmrec.estimate.work import Size, Work, card_fields
+from llmrec.estimate.plans import Plan, dataset_size, format_duration, format_gigabytes, memory_gb, plan
+from llmrec.estimate.work import Size, Workload, card_fields
 
 __all__ = [
-    "START_SECONDS",
     "Plan",
     "Size",
-    "Work",
+    "Workload",
     "card_fields",
     "dataset_size",
-    "duration",
-    "gigabytes",
+    "format_duration",
+    "format_gigabytes",
     "memory_gb",
     "plan",
 ]

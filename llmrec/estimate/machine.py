@@ -1,13 +1,21 @@
-"""How fast this machine multiplies matrices."""
+"""The machine: how fast it multiplies matrices, and measured figures as files that name it."""
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
 import time
 from collections.abc import Callable
 from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
+
+from llmrec.files import write_json
 
 
 @cache
@@ -30,3 +38,26 @@ def _rate(product: Callable[[], object], side: int) -> float:
         product()
         seconds.append(time.perf_counter() - start)
     return 2.0 * side**3 / min(seconds)
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """What the figures were measured on, and the versions of packages."""
+    about = {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "versions": {name: metadata.version(name) for name in ("llmrec", *packages)},
+    }
+    import torch
+
+    if torch.cuda.is_available():
+        about["gpu"] = torch.cuda.get_device_name()
+    return about
+
+
+def write_figures(out: Path | None, command: str, figures: Any, *packages: str) -> None:
+    """Keep figures as JSON with their command, the machine and the versions."""
+    if out is not None:
+        content = {"command": command, "machine": machine(*packages), "figures": figures}
+        write_json(out, content)

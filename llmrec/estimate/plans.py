@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmrec.artifacts import read_json, read_manifest
+from llmrec import layout
+from llmrec.artifacts import Stage, read_manifest
+from llmrec.collaborative.systems import systems_in
 from llmrec.config import Recipe
 from llmrec.data.card import Card, load_card
 from llmrec.estimate import alignment
 from llmrec.estimate.machine import matmul_rate
-from llmrec.estimate.work import Size, Work
-from llmrec.pipeline import METHODS
+from llmrec.estimate.work import Size, Workload
+from llmrec.files import read_json
+from llmrec.recommend.model_names import ALIGNED
 
-START_SECONDS = {"data": 1, "collaborative": 3, "ids": 10, "sft": 20, "decode": 8, "eval": 3, "report": 4}
-START_SECONDS |= {"zero_shot": 15, "tasks": 12, "pairs": 8, "dpo": 20, "grpo": 20}
 LIBRARIES_GB = 1.2
 BYTES_PER_INTERACTION = 200  # in tables
 
@@ -44,8 +45,8 @@ class Plan:
             return "everything is done"
         if len(known) < len(self.seconds):
             return f"cost unknown ({self.basis})"
-        need = f"{gigabytes(self.memory_gb)} of memory, {gigabytes(self.disk_gb)} of disk"
-        return f"{duration(sum(known))}, {need} ({self.basis})"
+        need = f"{format_gigabytes(self.memory_gb)} of memory, {format_gigabytes(self.disk_gb)} of disk"
+        return f"{format_duration(sum(known))}, {need} ({self.basis})"
 
     def shortages(self, run: Path) -> list[str]:
         """Where the plan asks for more disk or memory than there is."""
@@ -56,14 +57,16 @@ class Plan:
         short = []
         if self.disk_gb > disk:
             short.append(
-                f"needs about {gigabytes(self.disk_gb)} of disk; {gigabytes(disk)} are free at {place}"
+                f"needs about {format_gigabytes(self.disk_gb)} of disk; {format_gigabytes(disk)} are free at {place}"
             )
         if self.memory_gb > memory:
-            short.append(f"needs about {gigabytes(self.memory_gb)} of memory; there are {gigabytes(memory)}")
+            short.append(
+                f"needs about {format_gigabytes(self.memory_gb)} of memory; there are {format_gigabytes(memory)}"
+            )
         return short
 
 
-def duration(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """Seconds as people say them: `8 s`, `about 12 min`, `about 3.5 h`; None is `unknown`."""
     if seconds is None:
         return "unknown"
@@ -75,12 +78,12 @@ def duration(seconds: float | None) -> str:
     return f"about {minutes / 60:.1f} h" if minutes < 600 else f"about {minutes / 60:.0f} h"
 
 
-def gigabytes(value: float) -> str:
+def format_gigabytes(value: float) -> str:
     """A size in decimal gigabytes as people say it: `1.4 GB`, `60 MB`."""
     return f"{value:.1f} GB" if value >= 0.95 else f"{max(10, 10 * round(value * 100))} MB"
 
 
-def plan(recipe: Recipe, run: Path, stages: list[str]) -> Plan:
+def plan(recipe: Recipe, run: Path, stages: Sequence[Stage]) -> Plan:
     """Estimate the cost of running some stages of a recipe.
 
     Raises:
@@ -91,8 +94,18 @@ def plan(recipe: Recipe, run: Path, stages: list[str]) -> Plan:
     card = load_card(recipe.data.card)
     size = dataset_size(card, run)
     if size is None:
-        return Plan(dict.fromkeys(stages), basis="the card states no `size`; known once stage data is done")
-    work = Work(recipe, card, size, [name for name in METHODS if read_manifest(run, name) is not None])
+        return Plan(
+            dict.fromkeys(stage.name for stage in stages),
+            basis="the card states no `size`; known once stage data is done",
+        )
+    requested = {file for stage in stages for file in stage.requested}
+    work = Workload(
+        recipe,
+        card,
+        size,
+        [name for name in ALIGNED if read_manifest(run, name) is not None],
+        systems_in(requested),
+    )
     parameters, tokens = work.shape.parameters / 1e6, work.training_tokens() / 1e6
     trained = work.trained_parameters() / 1e6
     basis = (
@@ -100,15 +113,15 @@ def plan(recipe: Recipe, run: Path, stages: list[str]) -> Plan:
         f"{parameters:,.3g} M parameters, {trained:,.2g} M of them trained, {tokens:,.2g} M training tokens, "
         f"{matmul_rate() / 1e9:,.0f} GFLOP/s measured; downloads not counted"
     )
-    seconds = {stage: START_SECONDS[stage] + _seconds(work, stage) for stage in stages}
-    return Plan(seconds, memory_gb(work, stages), work.disk_gb(), basis)
+    seconds = {stage.name: stage.start_seconds + _seconds(work, stage.name) for stage in stages}
+    return Plan(seconds, memory_gb(work, list(seconds)), work.disk_gb(), basis)
 
 
-def _seconds(work: Work, stage: str) -> float:
+def _seconds(work: Workload, stage: str) -> float:
     return alignment.seconds(work, stage) if stage in alignment.STAGES else work.seconds(stage)
 
 
-def memory_gb(work: Work, stages: Sequence[str]) -> float:
+def memory_gb(work: Workload, stages: Sequence[str]) -> float:
     """Peak memory of some stages: libraries, tables, and the hungriest stage's model."""
     most = max(alignment.memory(work, s) if s in alignment.STAGES else work.memory(s) for s in stages)
     return LIBRARIES_GB + (most + BYTES_PER_INTERACTION * work.size.interactions) / 1e9
@@ -116,7 +129,7 @@ def memory_gb(work: Work, stages: Sequence[str]) -> float:
 
 def dataset_size(card: Card, run: Path) -> Size | None:
     """Size of the data: from the finished data stage, else as the card states it, else None."""
-    report = run / "data/report.json"
+    report = run / layout.DATA_REPORT
     if report.is_file():
         counts = read_json(report)["counts"]
         return Size(counts["users"], counts["items"], counts["interactions"])

@@ -6,15 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmrec.collaborative.stage import LOSSES, needed
+from llmrec.collaborative.systems import LOSSES
 from llmrec.config import ALL_LINEAR, LoraSettings, Recipe, SasrecConfig
 from llmrec.data.card import EVENT_FIELDS, Card
 from llmrec.estimate.machine import matmul_rate
 from llmrec.models.shape import model_shape
+from llmrec.text.mix import load_training_mix
 from llmrec.text.prompts import Fields, Segment, Template, render, slots, split_trunk
 from llmrec.text.tasks import Source, Task
-from llmrec.train.mix import training_mix
-from llmrec.tree import AREA
+from llmrec.token_tree import MAX_ATTENTION_PAIRS
 
 REACHED = 0.35  # of the measured rate, by training and decoding of small models
 ENCODER_PARAMETERS = 10.6e6  # all-MiniLM-L6-v2, embeddings apart
@@ -39,7 +39,7 @@ BYTES_OF_4_BITS = {
     True: 0.52,
     False: 0.57,
 }  # a weight with its share of the scales; by sft.qlora.double_quant
-TAUGHT_PER_SECOND = 3e7  # chances of items that a SASRec gives and the trie sums, on one core
+TEACHER_SCORES_PER_SECOND = 3e7  # chances of items that a SASRec gives and the trie sums, on one core
 SLOWER_4_BITS = 1.3  # than float32, measured on a CPU
 
 
@@ -65,7 +65,7 @@ def card_fields(card: Card) -> Fields:
     )
 
 
-class Work:
+class Workload:
     """Token counts of a recipe on a dataset, and what they cost.
 
     Args:
@@ -73,10 +73,14 @@ class Work:
         card: its dataset's card.
         size: of that data.
         aligned: alignment methods that are done, besides those the recipe names.
+        systems: collaborative models to train.
     """
 
-    def __init__(self, recipe: Recipe, card: Card, size: Size, aligned: Sequence[str] = ()) -> None:
+    def __init__(
+        self, recipe: Recipe, card: Card, size: Size, aligned: Sequence[str] = (), systems: Sequence[str] = ()
+    ) -> None:
         self.recipe, self.size = recipe, size
+        self.systems = systems
         self.models = 1 + len({*recipe.align, *aligned})
         # Aligned models are judged on validation.
         self.splits = {*recipe.decode.splits, *(["valid"] if self.models > 1 else [])}
@@ -84,7 +88,7 @@ class Work:
         self.history = min(recipe.data.history, size.interactions / size.users)
         self.sid_tokens = getattr(recipe.ids.quantizer, "levels", TYPICAL_LEVELS) + 1
         self.fields = card_fields(card)
-        self.mix = training_mix(recipe.prompts, self.fields, tell=lambda line: None)
+        self.mix = load_training_mix(recipe.prompts, self.fields, tell=lambda line: None)
         self.asks = self.mix[0].templates[0]
 
     def training_tokens(self) -> float:
@@ -106,8 +110,8 @@ class Work:
                 targets = self.targets() if mixed.task.source == "next_item" else 1
                 trees += times * (1 if template.tree else targets)
                 tokens += times * targets * self.tokens_per_target(mixed.task, template)
-            for template, plain in zip(mixed.templates, mixed.plain, strict=True):
-                made_up = plain * weight / len(mixed.templates) * self._users * self._ahead
+            for template, plain in zip(mixed.templates, mixed.is_next_item, strict=True):
+                made_up = plain * weight / len(mixed.templates) * self._users * self._synthetic_items
                 tokens += made_up * self.tokens_per_target(mixed.task, template)
         return max(trees, 1.0), tokens
 
@@ -127,18 +131,18 @@ class Work:
         return min(self.size.users, self.recipe.sft.users or self.size.users)
 
     @property
-    def _ahead(self) -> int:
+    def _synthetic_items(self) -> int:
         """Items that a teacher adds to what each user chose."""
-        distil = self.recipe.sft.distil
-        return 0 if distil is None else distil.ahead
+        distillation = self.recipe.sft.distillation
+        return 0 if distillation is None else distillation.synthetic_items
 
-    def taught_seconds(self) -> float:
+    def teacher_seconds(self) -> float:
         """Of asking the teacher for every target, and for every made-up item once more."""
-        if self.recipe.sft.distil is None:
+        if self.recipe.sft.distillation is None:
             return 0.0
-        plain = sum(mixed.config.weight_in(0) for mixed in self.mix if any(mixed.plain))
-        asked = plain * (self._rows("next_item") * self.targets() + self._users * 2 * self._ahead)
-        return self.recipe.sft.epochs * asked * self.size.items / TAUGHT_PER_SECOND
+        plain = sum(mixed.config.weight_in(0) for mixed in self.mix if any(mixed.is_next_item))
+        asked = plain * (self._rows("next_item") * self.targets() + self._users * 2 * self._synthetic_items)
+        return self.recipe.sft.epochs * asked * self.size.items / TEACHER_SCORES_PER_SECOND
 
     def targets(self) -> float:
         """Targets of a window."""
@@ -158,7 +162,9 @@ class Work:
     def tokens_per_target(self, task: Task, template: Template) -> float:
         """Mean tokens of one target; a tree shares the history between targets."""
         trunk, tail = self.prompt_tokens(task, template)
-        answer = self._count(render(template.answer, task.reply(round(self.history) or 1), self.fields))
+        answer = self._count(
+            render(template.answer, task.answer_scope(round(self.history) or 1), self.fields)
+        )
         if template.tree and not tail:
             answer = 0  # the trunk's next item; at most the end token is a branch
         history = trunk
@@ -174,7 +180,7 @@ class Work:
 
     def prompt_tokens(self, task: Task, template: Template) -> tuple[float, float]:
         """Tokens of a full prompt's trunk (up to its last item) and of its tail."""
-        prompt = render(template.text, task.question(template, round(self.history) or 1), self.fields)
+        prompt = render(template.text, task.text_scope(template, round(self.history) or 1), self.fields)
         trunk, tail = split_trunk(prompt)
         chat = 0 if self.recipe.base.model == "tiny" else CHAT_TOKENS
         return self._count(trunk), self._count(tail) + chat
@@ -197,7 +203,7 @@ class Work:
             return lists * (self.models + len(recipe.eval.baselines)) / LISTS_PER_SECOND
         flops, besides = 0.0, 0.0
         if stage == "collaborative":
-            flops = sum(self.sasrec_flops(name) for name in needed(recipe))
+            flops = sum(self.sasrec_flops(name) for name in self.systems)
         elif stage == "ids" and recipe.ids.vectors is None:
             flops = size.items * ENCODED_TOKENS * 2 * ENCODER_PARAMETERS
         elif stage == "sft":
@@ -205,12 +211,12 @@ class Work:
             flops = (
                 self.training_tokens() * per_token + self.validation_tokens() * 2
             ) * self.shape.parameters
-            besides = self.taught_seconds()
+            besides = self.teacher_seconds()
         elif stage == "decode":
             lists = users * len(self.splits) * self.models
-            flops = lists * self.list_tokens(recipe.decode.length) * 2 * self.shape.parameters
+            flops = lists * self.list_tokens(recipe.decode.list_length) * 2 * self.shape.parameters
         elif stage == "zero_shot":
-            titles = (self.history + recipe.decode.length) * FIELD_TOKENS
+            titles = (self.history + recipe.decode.list_length) * FIELD_TOKENS
             flops = lists * titles * 2 * self.shape.parameters
         elif stage == "tasks":
             asked = sum(min(size.users, entry.users or size.users) for entry in recipe.eval.tasks)
@@ -229,7 +235,7 @@ class Work:
     def trained_parameters(self) -> float:
         """Weights that `sft.mode` trains."""
         sft, shape = self.recipe.sft, self.shape
-        rows = self.codes() * shape.hidden * (1 if shape.tied else 2)
+        rows = self.code_count() * shape.hidden * (1 if shape.tied else 2)
         if sft.mode == "full":
             return shape.parameters + rows
         if sft.mode == "sid_rows":
@@ -244,52 +250,52 @@ class Work:
         share = 1.0 if ALL_LINEAR in lora.targets else len(lora.targets) / len(shape.linears)
         return share * shape.layers * (lora.rank * pairs + magnitudes)
 
-    def codes(self) -> int:
+    def code_count(self) -> int:
         """Codes of all levels; `auto` takes at most 256 a level."""
         codes = getattr(self.recipe.ids.quantizer, "codes", None)
         return (self.sid_tokens - 1) * (codes if isinstance(codes, int) else TYPICAL_CODES)
 
     @property
-    def width(self) -> int:
+    def bytes_per_weight(self) -> int:
         """Bytes of a weight of the base."""
         return 2 if self.recipe.base.dtype == "bfloat16" else 4
 
     @property
-    def plain(self) -> float:
+    def stored_bytes(self) -> float:
         """Bytes of the base's weights as they are stored."""
-        return self.width * self.shape.parameters
+        return self.bytes_per_weight * self.shape.parameters
 
     @property
-    def frozen(self) -> float:
+    def frozen_bytes(self) -> float:
         """Bytes of the base's weights where they are trained no more; in `qlora`, 4 bits each."""
         if self.recipe.sft.mode != "qlora":
-            return self.plain
+            return self.stored_bytes
         four_bits = BYTES_OF_4_BITS[self.recipe.sft.qlora.double_quant]
-        return self.plain - self.shape.in_linears * (self.width - four_bits)
+        return self.stored_bytes - self.shape.linear_parameters * (self.bytes_per_weight - four_bits)
 
     def activations(self, rows: float, tokens: float, checkpointing: bool) -> float:
         """Bytes that a training step keeps of so many rows of so many tokens."""
         kept = 2 * self.shape.layers + 34 if checkpointing else 34 * self.shape.layers
-        return rows * tokens * self.shape.hidden * kept * self.width / 2
+        return rows * tokens * self.shape.hidden * kept * self.bytes_per_weight / 2
 
     def memory(self, stage: str) -> float:
         """Bytes of a stage's model: its weights; in training also the optimizer and one batch's activations."""
         if stage in ("decode", "zero_shot", "tasks"):
-            return self.plain
+            return self.stored_bytes
         if stage != "sft":
             return 0.0
         sft = self.recipe.sft
-        frozen = 0.0 if sft.mode == "full" else self.frozen
+        frozen = 0.0 if sft.mode == "full" else self.frozen_bytes
         window = max(self._longest(mixed.task, t) for mixed in self.mix for t in mixed.templates)
-        rows = min(sft.batch, max(1.0, AREA / window**2))
+        rows = min(sft.batch, max(1.0, MAX_ATTENTION_PAIRS / window**2))
         activations = self.activations(rows, window, sft.gradient_checkpointing)
         # The base is loaded whole before its layers are made small.
         training = frozen + BYTES_PER_TRAINED * self.trained_parameters() + activations
-        return max(self.plain, training + self.lists(sft.valid_lists))
+        return max(self.stored_bytes, training + self.list_bytes(sft.valid_lists))
 
-    def lists(self, users: int | None) -> float:
+    def list_bytes(self, users: int | None) -> float:
         """Bytes of decoding so many users' lists on a CPU, where batches are made as large as `LISTS_BYTES`."""
-        per_token = 18 * self.shape.hidden * self.width
+        per_token = 18 * self.shape.hidden * self.bytes_per_weight
         return min(LISTS_BYTES, (users or 0) * self.list_tokens(0) * per_token)
 
     def disk_gb(self) -> float:
@@ -297,7 +303,7 @@ class Work:
         recipe = self.recipe
         checkpoint = 12 * self.trained_parameters()
         if recipe.sft.mode == "qlora":
-            checkpoint += self.shape.in_linears * self.width
+            checkpoint += self.shape.linear_parameters * self.bytes_per_weight
         systems = len(recipe.decode.splits) * len(recipe.eval.baselines) + len(self.splits) * self.models
-        lists = self.size.users * systems * recipe.decode.length
-        return (self.plain + checkpoint + 12 * lists + 20 * self.size.interactions) / 1e9
+        lists = self.size.users * systems * recipe.decode.list_length
+        return (self.stored_bytes + checkpoint + 12 * lists + 20 * self.size.interactions) / 1e9

@@ -14,10 +14,11 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.table import Table
 
-from llmrec.artifacts import read_json
+from llmrec import layout
+from llmrec.config.former_keys import upgrade
 from llmrec.errors import UserError
-from llmrec.evaluate.summary import order_systems
-from llmrec.evaluate.tables import systems_of
+from llmrec.evaluate.summary import order_systems, systems_of
+from llmrec.files import read_json
 from llmrec.metrics.statistics import bootstrap_seeds, percentile_interval
 from llmrec.yaml_files import read_yaml
 
@@ -27,7 +28,7 @@ _SEEDED = ("dpo", "grpo")
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One system of one group of runs, the runs of a group differing by seed alone.
 
     Attributes:
@@ -64,7 +65,7 @@ class Comparison:
     split: str
     metrics: tuple[str, ...]
     against: str | None
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     cautions: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -141,14 +142,14 @@ class _Evaluated:
 
 
 def _read(run: Path, split: str) -> _Evaluated:
-    recipe, metrics = read_yaml(run / "recipe.yaml"), _metrics(run)
+    recipe, metrics = upgrade(read_yaml(run / layout.RECIPE)), _metrics(run)
     sections = {k: v for k, v in recipe.items() if k not in _UNRELATED}
     seeds = [recipe["seed"]]
     for name in _SEEDED:
         section = dict(sections.get(name, {}))
         seeds.append(section.pop("seed", None))
         sections[name] = section
-    users = pl.read_parquet(run / "eval/per_user.parquet").filter(pl.col("split") == split)
+    users = pl.read_parquet(run / layout.PER_USER).filter(pl.col("split") == split)
     return _Evaluated(
         run.name,
         tuple(seeds),
@@ -160,9 +161,9 @@ def _read(run: Path, split: str) -> _Evaluated:
 
 
 def _metrics(run: Path) -> Any:
-    if not (run / "eval/metrics.json").is_file():
+    if not (run / layout.METRICS).is_file():
         raise UserError(f"run {run.name}: is not evaluated yet; run `llmrec eval` on its recipe first")
-    return read_json(run / "eval/metrics.json")
+    return read_json(run / layout.METRICS)
 
 
 def _default_split(run: Path) -> str:
@@ -193,7 +194,7 @@ def _group_seeds(evaluated: Sequence[_Evaluated]) -> list[list[_Evaluated]]:
 
 def _row(
     group: list[_Evaluated], first: list[_Evaluated], system: str, names: tuple[str, ...], against: str | None
-) -> Row:
+) -> ComparisonRow:
     having = [one for one in group if system in one.systems]
     values = {name: [one.systems[system][name] for one in having] for name in names}
     deviations = {name: stdev(found) for name, found in values.items()} if len(having) > 1 else {}
@@ -206,7 +207,7 @@ def _row(
         reference = [one for one in first if system in one.systems]
         differences, users = _differences(having, system, reference, system, names)
     means = {name: fmean(found) for name, found in values.items()}
-    return Row(tuple(one.name for one in having), system, means, deviations, differences, users)
+    return ComparisonRow(tuple(one.name for one in having), system, means, deviations, differences, users)
 
 
 def _same_items(one: _Evaluated, other: _Evaluated) -> bool:

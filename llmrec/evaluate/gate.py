@@ -7,12 +7,13 @@ from typing import Any
 
 import polars as pl
 
+from llmrec import layout
 from llmrec.artifacts import StageContext
 from llmrec.data.examples import evaluation_examples
-from llmrec.decode.names import ALIGNED, SFT, adapter_sha256, list_file
 from llmrec.evaluate.lists import model_systems, read_lists
 from llmrec.evaluate.summary import differences
 from llmrec.metrics.ranking import score_ranks, target_ranks
+from llmrec.recommend.model_names import ALIGNED, SFT, adapter_sha256
 
 SPLIT = "valid"
 BETTER, WORSE, NEITHER = "better", "worse", "no difference"
@@ -32,13 +33,13 @@ def gate(context: StageContext) -> dict[str, Any] | None:
         return None
     examples = evaluation_examples(run, SPLIT, recipe.decode.users, recipe.seed)
     examples = examples.cast({"user_id": pl.String, "target": pl.String})
-    metrics = gate_metrics(recipe.decode.length)
+    metrics = gate_metrics(recipe.decode.list_length)
     cutoffs = sorted({int(name.partition("@")[2]) for name in metrics})
     users = {}
     for system in (SFT, *aligned):
-        lists = read_lists(run / list_file(system, SPLIT))
+        lists = read_lists(run / layout.lists(system, SPLIT))
         users[system] = score_ranks(target_ranks(lists, examples, max(cutoffs)), cutoffs)
-    found = judge(users, metrics, recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
+    found = compare_with_sft(users, metrics, recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
     for model in aligned:
         found["models"][model]["adapter"] = adapter_sha256(run, model)
     return found
@@ -50,7 +51,7 @@ def gate_metrics(length: int) -> list[str]:
     return [f"ndcg@{k}", f"hr@{50 if length >= 50 else k}"]
 
 
-def judge(
+def compare_with_sft(
     users: Mapping[str, pl.DataFrame],
     metrics: Sequence[str],
     resamples: int,

@@ -9,8 +9,8 @@ import polars as pl
 
 from llmrec.collaborative import systems
 from llmrec.collaborative.systems import Baseline
-from llmrec.decode.zero_shot import SYSTEM as ZERO_SHOT
 from llmrec.errors import UserError
+from llmrec.recommend.model_names import ZERO_SHOT
 
 BASELINES = (*systems.BASELINES, ZERO_SHOT)
 """What models are measured against."""

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from llmrec.decode.names import ADAPTERS
+from llmrec.errors import UserError
 from llmrec.evaluate.lists import BASELINES
 from llmrec.metrics.statistics import bootstrap_means, percentile_interval
+from llmrec.recommend.model_names import ADAPTERS
 
 Users = Mapping[str, pl.DataFrame]
 
@@ -113,3 +114,16 @@ def _samples(users: Users, metrics: Sequence[str], resamples: int, seed: int) ->
 def _intervals(samples: np.ndarray, metrics: Sequence[str], confidence: float) -> dict[str, list[float]]:
     ends = percentile_interval(samples, confidence)
     return {name: [rounded(low), rounded(high)] for name, (low, high) in zip(metrics, ends, strict=True)}
+
+
+def systems_of(metrics: dict[str, Any], split: str, where: str) -> dict[str, Any]:
+    """Systems of one split of `eval/metrics.json`, of which `where` says whose it is.
+
+    Raises:
+        UserError: the split was not evaluated.
+    """
+    splits = metrics["protocol"]["splits"]
+    if split not in splits:
+        raise UserError(f"{where}: split {split!r} was not evaluated; evaluated: {', '.join(splits)}")
+    systems: dict[str, Any] = metrics[split]
+    return systems

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrec.ids.codecs.sinkhorn import even_codes
 from llmrec.ids.paths import number_prefixes, rank_within
-from llmrec.ids.quantizers.sinkhorn import even_codes
 from llmrec.ids.tokenizer import Codec, Codes
 
 Rule = Literal["extra_level", "sinkhorn", "next_best"]
@@ -18,13 +18,13 @@ SINKHORN_ROUNDS = 20
 SINKHORN_EPSILON, SINKHORN_ITERATIONS = 0.003, 50
 
 
-def resolve(
-    found: Codes, rule: Rule, vectors: NDArray[np.float32] | None
+def resolve_collisions(
+    tokenizer_output: Codes, rule: Rule, vectors: NDArray[np.float32] | None
 ) -> tuple[NDArray[np.int32], list[int]]:
     """Unique semantic IDs from code paths that several items may share.
 
     Args:
-        found: what a tokenizer gave.
+        tokenizer_output: what a tokenizer gave.
         rule: `extra_level` numbers the items of a path; `next_best` moves all but one of them to the nearest
             free path; `sinkhorn` first spreads them over the last level (LC-Rec), then does the same. Where
             the paths are too few, both give way to `extra_level`, with a notice.
@@ -33,21 +33,25 @@ def resolve(
     Returns:
         Semantic IDs, int32 `[items, levels]`, and the codes of each level.
     """
-    if found.unique:
-        return found.codes, found.sizes
-    if rule != "extra_level" and found.codec is not None and vectors is not None:
-        points = found.codec.project(vectors)
-        codes = spread(found.codes, points, found.codec) if rule == "sinkhorn" else found.codes
-        moved = next_best(codes, points, found.codec)
+    if tokenizer_output.unique:
+        return tokenizer_output.codes, tokenizer_output.sizes
+    if rule != "extra_level" and tokenizer_output.codec is not None and vectors is not None:
+        points = tokenizer_output.codec.project(vectors)
+        codes = (
+            spread_by_sinkhorn(tokenizer_output.codes, points, tokenizer_output.codec)
+            if rule == "sinkhorn"
+            else tokenizer_output.codes
+        )
+        moved = next_best(codes, points, tokenizer_output.codec)
         if moved is not None:
-            return moved, found.sizes
+            return moved, tokenizer_output.sizes
         print(
-            f"ids.collisions: {rule} finds no room for {len(codes)} items on paths of {found.sizes} codes; "
+            f"ids.collisions: {rule} finds no free path for {len(codes)} items with {tokenizer_output.sizes} codes; "
             "one more level tells them apart",
             file=sys.stderr,
         )
-    extra = extra_level(found.codes)
-    return np.column_stack([found.codes, extra]), [*found.sizes, int(extra.max()) + 1]
+    extra = extra_level(tokenizer_output.codes)
+    return np.column_stack([tokenizer_output.codes, extra]), [*tokenizer_output.sizes, int(extra.max()) + 1]
 
 
 def extra_level(codes: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -61,7 +65,9 @@ def extra_level(codes: NDArray[np.int32]) -> NDArray[np.int32]:
     return rank_within(number_prefixes(codes)[-1]).astype(np.int32)
 
 
-def spread(codes: NDArray[np.int32], points: NDArray[np.float32], codec: Codec) -> NDArray[np.int32]:
+def spread_by_sinkhorn(
+    codes: NDArray[np.int32], points: NDArray[np.float32], codec: Codec
+) -> NDArray[np.int32]:
     """Spread the items of each shared path over the codes of the last level (Zheng et al. 2024, LC-Rec).
 
     Each group of items on one path is assigned anew by Sinkhorn-Knopp over their distances to the last level's

@@ -12,16 +12,15 @@ from rich.text import Text
 from tqdm import tqdm
 
 from llmrec.config import Recipe, validate
+from llmrec.config.tokenizers import KINDS
 from llmrec.errors import UserError, did_you_mean
-from llmrec.ids.report import neighbour_recall
-from llmrec.ids.signals import RunSignals
-from llmrec.ids.stage import make
+from llmrec.ids.diagnosis import neighbour_recall
+from llmrec.ids.inputs.signals import RunSignals
+from llmrec.ids.make import make_semantic_ids
 from llmrec.ids.tokenizer import INDEXERS, QUANTIZERS, TEXTUAL
 
-NEED_COLLABORATIVE = ("letter",)
 
-
-def kinds_named(text: str) -> list[str]:
+def parse_kinds(text: str) -> list[str]:
     """The kinds of a list such as `rq_kmeans,random`, each once.
 
     Raises:
@@ -42,7 +41,7 @@ def kinds_named(text: str) -> list[str]:
 def needs_collaborative(recipe: Recipe, kinds: Iterable[str]) -> bool:
     """Whether the vectors of the collaborative model are used, as an input or by one of the kinds."""
     quantized = any(kind in QUANTIZERS for kind in kinds)
-    return any(kind in NEED_COLLABORATIVE for kind in kinds) or (
+    return any(KINDS[kind].reads_item_vectors for kind in kinds) or (
         quantized and "collaborative" in recipe.ids.inputs
     )
 
@@ -92,7 +91,7 @@ def compare(signals: RunSignals, recipe: Recipe, kinds: list[str]) -> list[dict[
     for kind in tqdm(kinds, desc="tokenizers", unit="kind"):
         start = time.perf_counter()
         try:
-            made = make(signals, recipe_for(recipe, kind))
+            made = make_semantic_ids(signals, recipe_for(recipe, kind))
         except UserError as error:
             rows.append({"kind": kind, "error": str(error)})
             continue

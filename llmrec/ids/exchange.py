@@ -19,9 +19,9 @@ import polars as pl
 import yaml
 from numpy.typing import NDArray
 
-from llmrec.artifacts import atomic_write
 from llmrec.data.examples import load_interactions, load_items
 from llmrec.errors import UserError
+from llmrec.files import atomic_write
 from llmrec.ids.load import load_sids
 from llmrec.ids.tokenizer import Codes
 from llmrec.ids.tokens import sid_token

@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llmrec.artifacts import read_json
+from llmrec import layout
 from llmrec.errors import UserError
+from llmrec.files import read_json
 
 
 def load_sids(run: Path) -> tuple[list[str], NDArray[np.int32]]:
@@ -18,7 +19,7 @@ def load_sids(run: Path) -> tuple[list[str], NDArray[np.int32]]:
     Raises:
         UserError: the run has no semantic IDs, or textual ones.
     """
-    path = _existing(run / "ids" / "sids.parquet")
+    path = _existing(run / layout.SIDS)
     table = pl.read_parquet(path)
     if "sid" not in table.columns:
         raise UserError(f"{path}: textual IDs, which have no codes; use an ids.quantizer.kind that has")
@@ -33,7 +34,7 @@ def load_texts(run: Path) -> tuple[list[str], list[str]] | None:
     Raises:
         UserError: the run has no semantic IDs.
     """
-    table = pl.read_parquet(_existing(run / "ids" / "sids.parquet"))
+    table = pl.read_parquet(_existing(run / layout.SIDS))
     if "text" not in table.columns:
         return None
     return table["item_id"].cast(pl.String).to_list(), table["text"].to_list()
@@ -45,7 +46,7 @@ def load_sizes(run: Path) -> list[int]:
     Raises:
         UserError: the run has no report on its semantic IDs, or a broken one.
     """
-    path = _existing(run / "ids" / "report.json")
+    path = _existing(run / layout.IDS_REPORT)
     report = read_json(path)
     try:
         return [int(level["codes"]) for level in report["levels"]]
@@ -81,7 +82,7 @@ def code_vectors(run: Path, sids: NDArray[np.integer]) -> NDArray[np.float32] | 
     return vectors
 
 
-def trie_order(items: list[str], sids: NDArray[np.int32]) -> tuple[list[str], NDArray[np.int32]]:
+def sort_in_trie_order(items: list[str], sids: NDArray[np.int32]) -> tuple[list[str], NDArray[np.int32]]:
     """Items and semantic IDs `[items, levels]` sorted lexicographically by semantic ID."""
     order = np.lexsort(sids.T[::-1])
     return [items[row] for row in order], sids[order]

@@ -1,113 +1,29 @@
-"""Items that come and go after training: codes from the frozen quantizer, kept beside the run's stages.
-
-Stages are not touched. What has changed since training stands in `catalogue/`: `added.parquet` and
-`changes.json`, which names the retired items and the catalogue that the changes belong to.
-"""
+"""Semantic IDs for items that come after training, from the frozen quantizer."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llmrec.artifacts import atomic_write, read_json, write_json
 from llmrec.config import Recipe
 from llmrec.errors import UserError
+from llmrec.ids.codecs.kmeans import chunks
 from llmrec.ids.collisions import free_path
-from llmrec.ids.fusion import Fusion
+from llmrec.ids.inputs.fusion import Fusion
+from llmrec.ids.inputs.text import item_texts
+from llmrec.ids.inputs.vectors import encode, read_vectors
 from llmrec.ids.paths import number_prefixes, rank_within
-from llmrec.ids.quantizers.kmeans import chunks
-from llmrec.ids.text import item_texts
 from llmrec.ids.tokenizer import Codec
-from llmrec.ids.vectors import encode, read_vectors
 
-FOLDER, ADDED, CHANGES = "catalogue", "added.parquet", "changes.json"
 DISTANCES, FUSION = "distances.npy", "fusion.safetensors"
-OWN = ("sid", "distance", "percentile")
-"""Columns of `added.parquet` that are ours; the others are the item's fields."""
 
 
-@dataclass(frozen=True)
-class Changes:
-    """What has changed in a catalogue since training.
-
-    Attributes:
-        added: `item_id: str, sid: list[int], title: str`, further fields, `distance: f32` to the codebooks and its
-            `percentile: f32` among the training items' (null where unknown); in the order of their coming.
-        retired: ids of items, trained or added, that are no longer recommended.
-    """
-
-    added: pl.DataFrame
-    retired: list[str]
-
-    def sids(self, levels: int) -> NDArray[np.int32]:
-        """Semantic IDs of the added items, int32 `[added, levels]`."""
-        flat: NDArray[np.int32] = self.added["sid"].explode().drop_nulls().to_numpy()
-        return flat.reshape(len(self.added), levels)
-
-    def fields(self) -> pl.DataFrame:
-        """The added items as rows of `data/items.parquet` would have them."""
-        return self.added.drop(OWN)
-
-
-def no_changes() -> Changes:
-    """The changes of a run that has none."""
-    schema = {"item_id": pl.String, "sid": pl.List(pl.Int32), "title": pl.String}
-    return Changes(pl.DataFrame(schema=schema | {"distance": pl.Float32, "percentile": pl.Float32}), [])
-
-
-def stamp(base: Path, items: Sequence[str]) -> str:
-    """What tells a trained catalogue from another: a hash of its items and their semantic IDs."""
-    digest = hashlib.sha256((base / "sids.npy").read_bytes())
-    digest.update("\n".join(items).encode())
-    return digest.hexdigest()
-
-
-def read_changes(run: Path, items: Sequence[str]) -> Changes | None:
-    """The changes of a run's catalogue; None where there are none.
-
-    Args:
-        run: the run folder.
-        items: item ids of its `base/`, in trie order.
-
-    Raises:
-        UserError: broken files, or changes of another catalogue.
-    """
-    path = run / FOLDER / CHANGES
-    if not path.is_file():
-        return None
-    about = read_json(path)
-    if not isinstance(about, dict) or about.get("catalogue") != stamp(run / "base", items):
-        raise UserError(
-            f"{path}: changes of another catalogue, trained before this one; move {path.parent} away, "
-            f"and add its items anew: llmrec items RUN --add {path.with_name(ADDED)}"
-        )
-    retired, added = about.get("retired", []), no_changes().added
-    if path.with_name(ADDED).is_file():
-        try:
-            added = pl.read_parquet(path.with_name(ADDED))
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise UserError(f"{path.with_name(ADDED)}: cannot be read: {error}") from None
-    return Changes(added, retired)
-
-
-def write_changes(run: Path, items: Sequence[str], changes: Changes) -> None:
-    """Keep a catalogue's changes: each file whole at any moment."""
-    folder = run / FOLDER
-    about = {"catalogue": stamp(run / "base", items), "retired": changes.retired}
-    if not changes.added.is_empty():
-        with atomic_write(folder / ADDED) as partial:
-            changes.added.write_parquet(partial)
-    write_json(folder / CHANGES, about)
-
-
-def vectors_of(
+def new_item_vectors(
     run: Path, recipe: Recipe, items: pl.DataFrame, files: dict[str, Path], order: str
 ) -> NDArray[np.float32]:
     """Vectors of new items, made as those of the training items were: float32 `[items, dim]`.
@@ -145,7 +61,7 @@ def vectors_of(
     return fusion.apply(parts, {name: np.isnan(part).all(axis=1) for name, part in parts.items()})
 
 
-def assign(
+def assign_ids(
     codec: Codec, vectors: NDArray[np.float32], taken: NDArray[np.int32], sizes: Sequence[int]
 ) -> NDArray[np.int32]:
     """Semantic IDs of new items, unique among themselves and all that were ever given.

@@ -149,7 +149,7 @@ def auto_codes(items: int) -> int:
     return min(max(nearest, 2), MAX_AUTO_CODES)
 
 
-def codes_for(asked: int | Literal["auto"], items: int) -> int:
+def number_of_codes(asked: int | Literal["auto"], items: int) -> int:
     """Codes a level: as asked, or by the catalogue's size; never more than there are items."""
     codes = auto_codes(items) if asked == "auto" else asked
     if codes > items:

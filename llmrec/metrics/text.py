@@ -194,7 +194,7 @@ def perplexity(log_probs: Floats, tokens: NDArray[np.integer], weights: NDArray[
         return math.inf
 
 
-def same(answers: Sequence[str], references: Sequence[str]) -> Floats:
+def exact_match(answers: Sequence[str], references: Sequence[str]) -> Floats:
     """1 for an answer that is its reference, but for space around them; else 0. float64 `[answers]`."""
     pairs = zip(answers, references, strict=True)
     return np.array([answer.strip() == reference.strip() for answer, reference in pairs], np.float64)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmrec import assets
-from llmrec.artifacts import read_json
 from llmrec.config import BaseConfig, TinyConfig
 from llmrec.errors import UserError
+from llmrec.files import read_json
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrec.artifacts import read_json, write_json
+from llmrec import layout
 from llmrec.errors import UserError
+from llmrec.files import read_json, write_json
 from llmrec.ids.tokens import sid_token
 from llmrec.models.lora import load_adapter
 from llmrec.models.vocabulary import ITEM_END, PAD, SidVocabulary
@@ -71,7 +72,7 @@ def save_base(
     model.config.use_cache = True  # which training has turned off
     model.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
-    np.save(folder / "sids.npy", sids.astype(np.int32), allow_pickle=False)
+    np.save(folder / layout.SID_TABLE, sids.astype(np.int32), allow_pickle=False)
     about = {
         "version": VERSION,
         "levels": vocabulary.levels,
@@ -82,7 +83,7 @@ def save_base(
     }
     if vocabulary.end is not None:
         about["item_end"] = vocabulary.end
-    write_json(folder / "llmrec.json", about)
+    write_json(folder / layout.CATALOGUE, about)
 
 
 def load_checkpoint(folder: Path, adapter: Path | None = None, device: str = "cpu") -> Checkpoint:
@@ -99,7 +100,7 @@ def load_checkpoint(folder: Path, adapter: Path | None = None, device: str = "cp
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    about = read_about(folder)
+    about = read_metadata(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
@@ -115,13 +116,13 @@ def load_checkpoint(folder: Path, adapter: Path | None = None, device: str = "cp
     return Checkpoint(model.to(device).eval(), tokenizer, vocabulary, about["items"], sids, about["prompts"])
 
 
-def read_about(folder: Path) -> dict[str, Any]:
+def read_metadata(folder: Path) -> dict[str, Any]:
     """What `llmrec.json` of a `base/` says.
 
     Raises:
         UserError: missing, broken, or of another version.
     """
-    path = folder / "llmrec.json"
+    path = folder / layout.CATALOGUE
     about = read_json(path)
     if not isinstance(about, dict) or about.get("version") != VERSION:
         found = about.get("version") if isinstance(about, dict) else None
@@ -163,7 +164,7 @@ def read_sids(folder: Path, vocabulary: SidVocabulary, items: int) -> NDArray[np
     Raises:
         UserError: missing, broken, or not those of this vocabulary and so many items.
     """
-    path = folder / "sids.npy"
+    path = folder / layout.SID_TABLE
     try:
         sids = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -17,7 +17,7 @@ BRANCH_ENDS = ("o_proj", "down_proj")
 """The linear layers whose output a layer of Qwen, LLaMA and their kin adds to the residual stream."""
 
 
-def attach(model: PreTrainedModel, rate: float) -> None:
+def attach_dropout(model: PreTrainedModel, rate: float) -> None:
     """Drop parts of the embeddings, and of what attention and MLP add to the residual stream, while training.
 
     That is where GPT-2 and SASRec drop. Hooks do it, so neither weights nor configuration change.

@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 
 
 @contextmanager
-def head_at(model: torch.nn.Module, positions: torch.Tensor) -> Iterator[None]:
+def head_at_positions(model: torch.nn.Module, positions: torch.Tensor) -> Iterator[None]:
     """Let the head see some positions only: a forward then returns logits [positions, V].
 
     Args:
@@ -30,7 +30,7 @@ def head_at(model: torch.nn.Module, positions: torch.Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def head_over(model: torch.nn.Module, tokens: torch.Tensor) -> Iterator[None]:
+def head_over_tokens(model: torch.nn.Module, tokens: torch.Tensor) -> Iterator[None]:
     """Let the head score some tokens only: logits then have a column for each of them, in their order.
 
     A vocabulary of 150,000 tokens makes the head a third of a small model's work; a catalogue needs a thousand.

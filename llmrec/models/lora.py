@@ -10,9 +10,9 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmrec.artifacts import read_json
 from llmrec.config import ALL_LINEAR, LoraSettings
 from llmrec.errors import UserError, did_you_mean
+from llmrec.files import read_json
 from llmrec.models.vocabulary import SidVocabulary, embedding_matrices
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ ADAPTER = "default"
 WEIGHTS = "adapter_model.safetensors"
 
 
-def attach(
+def attach_lora(
     model: PreTrainedModel, settings: LoraSettings, vocabulary: SidVocabulary | None = None
 ) -> PeftModel:
     """Wrap a base for training: LoRA (Hu et al. 2021), and trainable rows for the semantic-ID tokens, if any.
@@ -49,7 +49,7 @@ def attach(
 
 
 def attach_rows(model: PreTrainedModel, vocabulary: SidVocabulary) -> PeftModel:
-    """Wrap a base for training the rows of the semantic-ID tokens, as `attach` does, and nothing else.
+    """Wrap a base for training the rows of the semantic-ID tokens, as `attach_lora` does, and nothing else.
 
     PEFT's `TrainableTokensConfig` would do, but TRL takes its layer on an LM head for an adapter that its own
     loss would miss, and refuses it. So this is LoRA on no layer at all.
@@ -64,7 +64,7 @@ def _wrapped(model: PreTrainedModel, vocabulary: SidVocabulary | None, **setting
 
     rows = None
     if vocabulary is not None:
-        rows = {name: vocabulary.all_ids.tolist() for name in _matrix_names(model)}
+        rows = {name: vocabulary.added_ids.tolist() for name in _matrix_names(model)}
     config = LoraConfig(task_type=TaskType.CAUSAL_LM, trainable_token_indices=rows, **settings)
     wrapped = get_peft_model(model, config)
     # With a name, PEFT asks the hub for the base's vocabulary size at every save, then saves all embeddings.
@@ -105,13 +105,15 @@ def _targets(model: PreTrainedModel, settings: LoraSettings) -> str | list[str]:
     return settings.targets
 
 
-def bake(model: PeftModel, vocabulary: SidVocabulary, folder: Path | None) -> PreTrainedModel:
+def split_base_and_adapter(
+    model: PeftModel, vocabulary: SidVocabulary, folder: Path | None
+) -> PreTrainedModel:
     """Split a trained model into a base with the trained rows, and a pure LoRA adapter.
 
     The base plus the adapter computes what `model` computed. `model` is taken apart: do not use it again.
 
     Args:
-        model: what `attach` or `attach_rows` returned, trained.
+        model: what `attach_lora` or `attach_rows` returned, trained.
         vocabulary: the tokens whose rows were trained.
         folder: where the adapter is written, as `adapter_model.safetensors` and `adapter_config.json`; None
             after `attach_rows`, which makes none.
@@ -123,7 +125,7 @@ def bake(model: PeftModel, vocabulary: SidVocabulary, folder: Path | None) -> Pr
 
     if folder is not None:
         save_adapter(model, folder)
-    rows = torch.from_numpy(vocabulary.all_ids)
+    rows = torch.from_numpy(vocabulary.added_ids)
     with torch.no_grad():
         trained = [weight[rows] for weight in embedding_matrices(model.get_base_model())]
         base: PreTrainedModel = model.unload()
@@ -171,11 +173,11 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
         raise UserError(f"{folder}: the adapter cannot be loaded: {str(error).splitlines()[0]}") from None
 
 
-def go_on_from(model: PeftModel, folder: Path) -> None:
+def load_adapter_weights(model: PeftModel, folder: Path) -> None:
     """Start a model's LoRA from an adapter that an earlier training has left.
 
     Args:
-        model: what `attach` returned.
+        model: what `attach_lora` returned.
         folder: the adapter, on the same base.
 
     Raises:

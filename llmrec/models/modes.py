@@ -49,13 +49,13 @@ def wrap(
     if sft.mode == "sid_rows":
         return lora.attach_rows(model, vocabulary)
     if sft.mode == "lora":
-        return lora.attach(model, sft.lora, vocabulary)
+        return lora.attach_lora(model, sft.lora, vocabulary)
     quantized.quantize(model, sft.qlora, scratch)
-    with quantized.shown_to_peft(model):
-        return lora.attach(model, sft.lora, vocabulary)
+    with quantized.marked_as_4bit(model):
+        return lora.attach_lora(model, sft.lora, vocabulary)
 
 
-def go_on_from(model: Any, sft: SftConfig, adapter: Path) -> None:
+def load_adapter_weights(model: Any, sft: SftConfig, adapter: Path) -> None:
     """Start a wrapped base from what an earlier training on the same base has left, if that has an adapter.
 
     Args:
@@ -73,10 +73,10 @@ def go_on_from(model: Any, sft: SftConfig, adapter: Path) -> None:
             f"sft.start: {adapter.parent.name} has an adapter, which sft.mode={sft.mode} would lose; "
             f"use sft.mode=lora, or make one checkpoint of it first: llmrec merge {adapter.parent.name} DEST"
         )
-    lora.go_on_from(model, adapter)
+    lora.load_adapter_weights(model, adapter)
 
 
-def policy(
+def load_policy(
     base: PreTrainedModel, sft: SftConfig, adapter: Path, settings: LoraSettings, scratch: Path
 ) -> PeftModel:
     """What preference alignment trains: the SFT model, whose adapter is a copy, or new where it has none.
@@ -94,11 +94,11 @@ def policy(
     shown: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if sft.mode == "qlora":
         quantized.quantize(base, sft.qlora, scratch)
-        shown = quantized.shown_to_peft(base)
+        shown = quantized.marked_as_4bit(base)
     with shown:
         if (adapter / lora.WEIGHTS).is_file():
             return lora.load_adapter(base, adapter, trainable=True)
-        return lora.attach(base, settings)
+        return lora.attach_lora(base, settings)
 
 
 def split(
@@ -119,7 +119,7 @@ def split(
     """
     if sft.mode == "full":
         return trained
-    base = lora.bake(trained, vocabulary, None if sft.mode == "sid_rows" else adapter)
+    base = lora.split_base_and_adapter(trained, vocabulary, None if sft.mode == "sid_rows" else adapter)
     if sft.mode == "qlora":
         quantized.restore(base, scratch)
     return base

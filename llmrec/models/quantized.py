@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmrec.artifacts import atomic_write
 from llmrec.config import QloraSettings
 from llmrec.errors import UserError
+from llmrec.files import atomic_write
 from llmrec.models.lora import linear_layers
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def restore(model: PreTrainedModel, scratch: Path) -> None:
 
 
 @contextlib.contextmanager
-def shown_to_peft(model: PreTrainedModel) -> Iterator[None]:
+def marked_as_4bit(model: PreTrainedModel) -> Iterator[None]:
     """Mark a model as 4-bit while PEFT chooses its layers.
 
     Not longer: TRL would round all trained weights of a model so marked, the SID rows too, to bfloat16.

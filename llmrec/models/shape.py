@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmrec.artifacts import read_json
 from llmrec.config import BaseConfig
+from llmrec.files import read_json
 
 TYPICAL_LAYERS = 24
 TYPICAL_VOCABULARY = 150_000  # Qwen3's; Llama 3 has fewer
@@ -42,7 +42,7 @@ class Shape:
         return [(h, h), (h, kv), (h, kv), (h, h), (h, i), (h, i), (i, h)]
 
     @property
-    def in_linears(self) -> float:
+    def linear_parameters(self) -> float:
         """Weights of all blocks' linear layers."""
         return self.layers * sum(inputs * outputs for inputs, outputs in self.linears)
 
@@ -74,4 +74,4 @@ def _decoder(
     hidden: int, layers: int, intermediate: int, kv_share: float, vocabulary: int, tied: bool
 ) -> Shape:
     blocks = Shape(0, hidden, layers, intermediate, kv_share, tied, vocabulary)
-    return replace(blocks, parameters=blocks.in_linears + vocabulary * hidden * (1 if tied else 2))
+    return replace(blocks, parameters=blocks.linear_parameters + vocabulary * hidden * (1 if tied else 2))

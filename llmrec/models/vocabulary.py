@@ -63,7 +63,7 @@ class SidVocabulary:
         return np.concatenate(self.token_ids)
 
     @property
-    def all_ids(self) -> NDArray[np.int64]:
+    def added_ids(self) -> NDArray[np.int64]:
         """Token ids that were added to the base's vocabulary: those of all levels, or the end marker's."""
         return self.compact_ids if self.end is None else np.array([self.end])
 
@@ -88,7 +88,7 @@ def without_pads(rows: Sequence[Sequence[int]]) -> list[list[int]]:
     return [[token for token in row if token != PAD] for row in rows]
 
 
-def extend(
+def add_sid_tokens(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     sizes: list[int],
@@ -146,7 +146,7 @@ def extend(
     return vocabulary
 
 
-def extend_by_texts(
+def add_textual_ids(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: list[str]
 ) -> tuple[SidVocabulary, NDArray[np.int32]]:
     """Spell textual IDs in the base's tokens, and add the end marker to tokenizer and model, in place.
@@ -161,7 +161,7 @@ def extend_by_texts(
         texts: one text an item.
 
     Returns:
-        The vocabulary and the items' codes, as `by_position` gives them.
+        The vocabulary and the items' codes, as `codes_by_position` gives them.
 
     Raises:
         UserError: the tokenizer makes nothing of the texts.
@@ -174,14 +174,14 @@ def extend_by_texts(
     if fresh:
         tokenizer.add_tokens([AddedToken(ITEM_END, normalized=False, special=False)])
     end = int(tokenizer.convert_tokens_to_ids(ITEM_END))
-    vocabulary, codes = by_position(distinct(TextEncoder(tokenizer), texts), end)
+    vocabulary, codes = codes_by_position(distinct_token_lists(TextEncoder(tokenizer), texts), end)
     if fresh:
         hidden = model.get_input_embeddings().weight.shape[1]
         _initialise_rows(model, vocabulary, used, torch.zeros((1, hidden)))
     return vocabulary, codes
 
 
-def by_position(texts: Sequence[Sequence[int]], end: int) -> tuple[SidVocabulary, NDArray[np.int32]]:
+def codes_by_position(texts: Sequence[Sequence[int]], end: int) -> tuple[SidVocabulary, NDArray[np.int32]]:
     """Texts as rows of equal length: a level is a position, its codes are the tokens that occur there.
 
     Args:
@@ -200,7 +200,7 @@ def by_position(texts: Sequence[Sequence[int]], end: int) -> tuple[SidVocabulary
     return SidVocabulary(levels, end), np.stack(codes, axis=1).astype(np.int32)
 
 
-def distinct(encode: TextEncoder, texts: list[str]) -> list[list[int]]:
+def distinct_token_lists(encode: TextEncoder, texts: list[str]) -> list[list[int]]:
     """Tokens of texts, no two the same and none empty: a number behind a text makes it so.
 
     Raises:
@@ -239,14 +239,14 @@ def _initialise_rows(
 
     Args:
         model: the model, changed in place.
-        vocabulary: names the new tokens, `all_ids`.
+        vocabulary: names the new tokens, `added_ids`.
         used: tokens before the extension; matrices may have had more rows than that (Qwen pads its own).
         offsets: float32 `[new tokens, hidden]`, in units of the spread of the rows that are there.
     """
     import torch
 
     rows_before = model.get_input_embeddings().weight.shape[0]
-    ids = torch.from_numpy(vocabulary.all_ids)
+    ids = torch.from_numpy(vocabulary.added_ids)
     if int(ids.max()) >= rows_before:
         model.resize_token_embeddings(int(ids.max()) + 1, pad_to_multiple_of=PAD_TO, mean_resizing=False)
     with torch.no_grad():

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmrec.errors import UserError
-from llmrec.text.prompts import Fields, Form, Segment, Template, render, split_trunk
-from llmrec.text.slots import Filler, MissingFieldError, Part
+from llmrec.text.prompts import Fields, Segment, Template, TemplateScope, render, split_trunk
+from llmrec.text.slots import Filler, MissingFieldError, TemplatePart
 from llmrec.text.tokens import TextEncoder
-from llmrec.tree import IGNORE, TokenTree, TreeBuilder
+from llmrec.token_tree import IGNORE, TokenTree, TreeBuilder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -40,7 +40,7 @@ class _Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class PromptContext:
     """What one sample, or one window of samples, is about.
 
     Attributes:
@@ -48,39 +48,39 @@ class Case:
         user: whose they are.
         events: fields of the interactions with `items`: one text each, None where there is none.
         candidates: item ids to choose from, the target among them.
-        made_up: how many of the last items are none that the user has chosen.
+        synthetic_count: how many of the last items are none that the user has chosen.
     """
 
     items: Sequence[str]
     user: str | None = None
     events: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     candidates: Sequence[str] = ()
-    made_up: int = 0
+    synthetic_count: int = 0
 
     @property
-    def chosen(self) -> int:
+    def observed_count(self) -> int:
         """How many of the items the user has chosen."""
-        return len(self.items) - self.made_up
+        return len(self.items) - self.synthetic_count
 
     @property
-    def own(self) -> Sequence[str]:
+    def observed_items(self) -> Sequence[str]:
         """The items that the user has chosen."""
-        return self.items[: self.chosen]
+        return self.items[: self.observed_count]
 
-    def part(self, start: int, stop: int) -> Case:
+    def slice(self, start: int, stop: int) -> PromptContext:
         """The same with the items and events of a slice."""
         events = {name: values[start:stop] for name, values in self.events.items()}
         items = self.items[start:stop]
-        made_up = min(max(0, stop - len(self.items) + self.made_up), len(items))
-        return Case(items, self.user, events, self.candidates, made_up)
+        made_up = min(max(0, stop - len(self.items) + self.synthetic_count), len(items))
+        return PromptContext(items, self.user, events, self.candidates, made_up)
 
-    def among(self, candidates: Sequence[str]) -> Case:
+    def with_candidates(self, candidates: Sequence[str]) -> PromptContext:
         """The same with candidates."""
         return replace(self, candidates=candidates)
 
-    def going_on(self, items: Sequence[str]) -> Case:
+    def with_synthetic_items(self, items: Sequence[str]) -> PromptContext:
         """The same with made-up items behind."""
-        return replace(self, items=[*self.items, *items], made_up=self.made_up + len(items))
+        return replace(self, items=[*self.items, *items], synthetic_count=self.synthetic_count + len(items))
 
 
 class PromptEncoder:
@@ -119,15 +119,17 @@ class PromptEncoder:
         users_know = frozenset().union(*(users or {}).values())
         self.fields = Fields(item_fields(items), users_know, events)
         self._frames: dict[str | None, _Frame] = {}
-        self._programs: dict[tuple[str, Form], list[Part]] = {}
-        self._trunks: dict[tuple[str, Form], tuple[list[Part], list[bool], list[Part]]] = {}
+        self._programs: dict[tuple[str, TemplateScope], list[TemplatePart]] = {}
+        self._trunks: dict[
+            tuple[str, TemplateScope], tuple[list[TemplatePart], list[bool], list[TemplatePart]]
+        ] = {}
 
     def prompt(self, template: Template, history: Sequence[str]) -> list[int]:
         """Token ids of the prompt for a history of item ids, oldest first; the answer starts right after."""
         kept = list(history[-self.history :])
         end = 1 if template.end else 0
         while True:
-            ids = self._prompt(template, Case(kept), Form(len(kept), user=True))
+            ids = self._prompt(template, PromptContext(kept), TemplateScope(len(kept), user=True))
             if not self._too_long(len(ids) + self._longest_sid + end, len(kept)):
                 self.shortened += len(kept) < min(len(history), self.history)
                 return ids
@@ -135,25 +137,25 @@ class PromptEncoder:
 
     def sample(self, template: Template, history: Sequence[str], target: str) -> Sample:
         """The training sample for one target: prompt, answer, and the end token if the template has one."""
-        return self.sample_of(template, Case([*history, target]))
+        return self.encode_sample(template, PromptContext([*history, target]))
 
-    def sample_of(self, template: Template, case: Case) -> Sample:
+    def encode_sample(self, template: Template, case: PromptContext) -> Sample:
         """The training sample for a case: its items but the last are the history, the last is the target.
 
         Raises:
             MissingFieldError: the data lacks what the template says of the target or the user.
         """
         surplus = len(case.items) - 1 - self.history
-        case = case.part(surplus, len(case.items)) if surplus > 0 else case
+        case = case.slice(surplus, len(case.items)) if surplus > 0 else case
         whole = len(case.items)
         while True:
-            form = Form(len(case.items) - 1, target=True, user=True, candidates=len(case.candidates))
+            form = TemplateScope(len(case.items) - 1, target=True, user=True, candidates=len(case.candidates))
             prompt = self._prompt(template, case, form)
             answer = self._answer(template, case)
             if not self._too_long(len(prompt) + len(answer), len(case.items) - 1):
                 self.shortened += len(case.items) < whole
                 return Sample(prompt + answer, len(prompt))
-            case = case.part(1, len(case.items))
+            case = case.slice(1, len(case.items))
 
     def trees(
         self,
@@ -166,7 +168,7 @@ class PromptEncoder:
         return [
             tree
             for start, stop in self.windows(len(items))
-            for tree in self.window_trees(template, Case(items[start:stop]), draw, missing)
+            for tree in self.window_trees(template, PromptContext(items[start:stop]), draw, missing)
         ]
 
     def windows(self, count: int) -> list[tuple[int, int]]:
@@ -176,7 +178,7 @@ class PromptEncoder:
     def window_trees(
         self,
         template: Template,
-        window: Case,
+        window: PromptContext,
         draw: Callable[[str], Sequence[str]] | None = None,
         missing: Counter[str] | None = None,
     ) -> list[TokenTree]:
@@ -198,30 +200,30 @@ class PromptEncoder:
             if self.context is None or all(tree.longest < self.context for tree in trees):
                 missing.update(lacking)
                 return trees
-        cases = (window.part(0, cut + 1) for cut in range(1, len(window.items)))
+        cases = (window.slice(0, cut + 1) for cut in range(1, len(window.items)))
         return [tree for case in cases for tree in self.chains(template, case, draw, missing)]
 
     def chains(
         self,
         template: Template,
-        case: Case,
+        case: PromptContext,
         draw: Callable[[str], Sequence[str]] | None,
         missing: Counter[str],
     ) -> list[TokenTree]:
         """The sample for a case as a tree without branches; none where the data lacks what it says."""
         if draw is not None:
-            case = case.among(draw(case.items[-1]))
+            case = case.with_candidates(draw(case.items[-1]))
         try:
-            return [chain(self.sample_of(template, case), after=len(case.items) - 1)]
+            return [build_chain(self.encode_sample(template, case), history_length=len(case.items) - 1)]
         except MissingFieldError as error:
             missing[error.field] += 1
             return []
 
-    def _tree(self, template: Template, window: Case, missing: Counter[str]) -> list[TokenTree]:
+    def _tree(self, template: Template, window: PromptContext, missing: Counter[str]) -> list[TokenTree]:
         """One tree of all targets of a window; equals the unrolled samples (asserted by tests)."""
         count = len(window.items) - 1
         frame = self._frame(template)
-        trunk, is_item, tail = self._trunk(template.text, Form(count, user=True))
+        trunk, is_item, tail = self._trunk(template.text, TemplateScope(count, user=True))
         tokens = list(frame.before)
         cuts: dict[int, int] = {}
         try:
@@ -237,12 +239,12 @@ class PromptEncoder:
         shared, learned = 0, False
         for cut in range(1, count + 1):
             try:
-                answer = self._answer(template, window.part(0, cut + 1))
+                answer = self._answer(template, window.slice(0, cut + 1))
             except MissingFieldError as error:
                 missing[error.field] += 1
                 continue
             prompt = tokens[shared : cuts[cut - 1]] + suffix
-            builder.add(prompt + answer, scored=shared + len(prompt), shared=shared, after=cut)
+            builder.add(prompt + answer, scored=shared + len(prompt), shared=shared, history_length=cut)
             shared, learned = cuts[cut - 1], True
         return [builder.build()] if learned else []
 
@@ -261,23 +263,25 @@ class PromptEncoder:
             )
         return True
 
-    def _prompt(self, template: Template, case: Case, form: Form) -> list[int]:
+    def _prompt(self, template: Template, case: PromptContext, form: TemplateScope) -> list[int]:
         frame = self._frame(template)
         return frame.before + self._filler.fill(self._program(template.text, form), case) + frame.after
 
-    def _answer(self, template: Template, case: Case) -> list[int]:
+    def _answer(self, template: Template, case: PromptContext) -> list[int]:
         position = case.candidates.index(case.items[-1]) if case.candidates else None
-        form = Form(len(case.items) - 1, True, True, len(case.candidates), position)
+        form = TemplateScope(len(case.items) - 1, True, True, len(case.candidates), position)
         answer = self._filler.fill(self._program(template.answer, form), case)
         return [*answer, self._frame(template).end] if template.end else answer
 
-    def _program(self, source: str, form: Form) -> list[Part]:
+    def _program(self, source: str, form: TemplateScope) -> list[TemplatePart]:
         program = self._programs.get((source, form))
         if program is None:
             program = self._programs[source, form] = self._parts(render(source, form, self.fields))
         return program
 
-    def _trunk(self, source: str, form: Form) -> tuple[list[Part], list[bool], list[Part]]:
+    def _trunk(
+        self, source: str, form: TemplateScope
+    ) -> tuple[list[TemplatePart], list[bool], list[TemplatePart]]:
         """Trunk and tail of a tree's text, and which parts of the trunk say something of a history item."""
         found = self._trunks.get((source, form))
         if found is None:
@@ -286,7 +290,7 @@ class PromptEncoder:
             found = self._trunks[source, form] = self._parts(trunk), is_item, self._parts(tail)
         return found
 
-    def _parts(self, segments: Sequence[Segment]) -> list[Part]:
+    def _parts(self, segments: Sequence[Segment]) -> list[TemplatePart]:
         return [self._filler.part(segment) for segment in segments]
 
     def _frame(self, template: Template) -> _Frame:
@@ -300,14 +304,16 @@ def item_fields(items: Mapping[str, Mapping[str, str]]) -> frozenset[str]:
     return frozenset({"sid"}).union(*(fields.keys() for fields in items.values()))
 
 
-def chain(sample: Sample, after: int = 0) -> TokenTree:
-    """A sample as a tree without branches, its answer `after` so many items."""
+def build_chain(sample: Sample, history_length: int = 0) -> TokenTree:
+    """A sample as a tree without branches, its answer `history_length` so many items."""
     ids = np.array(sample.ids, np.int32)
     size = len(ids) - 1
     labels = np.full(size, IGNORE, np.int32)
     labels[sample.answer - 1 :] = ids[sample.answer :]
     depth, end = np.arange(size, dtype=np.int32), np.full(size, size, np.int32)
-    return TokenTree(ids[:-1], depth, end, labels, np.where(labels == IGNORE, 0, after).astype(np.int32))
+    return TokenTree(
+        ids[:-1], depth, end, labels, np.where(labels == IGNORE, 0, history_length).astype(np.int32)
+    )
 
 
 def chat_frame(tokenizer: PreTrainedTokenizerFast, system: str | None, text: TextEncoder) -> _Frame:

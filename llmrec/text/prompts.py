@@ -72,7 +72,7 @@ class Fields:
     user: frozenset[str] = frozenset()
     event: frozenset[str] = frozenset()
 
-    def lack(self, needs: Iterable[str]) -> list[str]:
+    def missing(self, needs: Iterable[str]) -> list[str]:
         """Those of some needed fields that are not there; a user's are written `user.age`."""
         return [need for need in needs if need not in self.names()]
 
@@ -108,7 +108,7 @@ Segment = str | Slot
 
 
 @dataclass(frozen=True)
-class Form:
+class TemplateScope:
     """What a template is rendered for.
 
     Attributes:
@@ -163,7 +163,7 @@ class _View:
 
 
 @cache
-def names_in(source: str) -> frozenset[str]:
+def variables_in(source: str) -> frozenset[str]:
     """The names from outside that a template mentions (`history`, `target`, …).
 
     Raises:
@@ -175,12 +175,12 @@ def names_in(source: str) -> frozenset[str]:
         raise UserError(str(error)) from None
 
 
-def names_history(template: Template) -> bool:
+def uses_history(template: Template) -> bool:
     """Whether a template's text or answer names the history."""
-    return "history" in names_in(template.text) | names_in(template.answer)
+    return "history" in variables_in(template.text) | variables_in(template.answer)
 
 
-def render(source: str, form: Form, fields: Fields) -> list[Segment]:
+def render(source: str, form: TemplateScope, fields: Fields) -> list[Segment]:
     """Render a template.
 
     Args:
@@ -195,7 +195,7 @@ def render(source: str, form: Form, fields: Fields) -> list[Segment]:
         UserError: a syntax error, an unknown name or field, or a field that a filter has changed.
     """
     names = form.names(fields)
-    for name in sorted(names_in(source) - set(names)):
+    for name in sorted(variables_in(source) - set(names)):
         raise UserError(f"there is no {name!r} here ({did_you_mean(name, sorted(names), 'there are')})")
     try:
         text = _ENVIRONMENT.from_string(source).render(names)

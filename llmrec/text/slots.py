@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from llmrec.data.card import EVENT_FIELDS
-from llmrec.data.log import TEXTS
+from llmrec.data.log import TEXT_FIELDS
 from llmrec.errors import UserError
 from llmrec.text.prompts import Role, Segment
 from llmrec.text.tokens import TextEncoder
@@ -27,7 +27,7 @@ class MissingFieldError(Exception):
         self.field = field
 
 
-class _Case(Protocol):
+class _PromptContext(Protocol):
     @property
     def items(self) -> Sequence[str]: ...
     @property
@@ -38,7 +38,7 @@ class _Case(Protocol):
     def candidates(self) -> Sequence[str]: ...
 
 
-class Part:
+class TemplatePart:
     """A piece of a rendered template: always the same tokens, or a slot (subclasses).
 
     Attributes:
@@ -51,18 +51,18 @@ class Part:
         self._ids = ids
         self.index = index
 
-    def read(self, case: _Case) -> Sequence[int]:
+    def read(self, case: _PromptContext) -> Sequence[int]:
         """Token ids of this piece for a case."""
         return self._ids
 
 
-class _Slot(Part):
-    """A slot; where the data has nothing, `otherwise` stands, or, without it, the sample is left out."""
+class _Slot(TemplatePart):
+    """A slot; where the data has nothing, `fallback` stands, or, without it, the sample is left out."""
 
     __slots__ = ("_find", "_name")
 
-    def __init__(self, index: int, name: str, find: Callable[..., Any], otherwise: list[int] | None) -> None:
-        super().__init__(otherwise or _LACKING, index)
+    def __init__(self, index: int, name: str, find: Callable[..., Any], fallback: list[int] | None) -> None:
+        super().__init__(fallback or _LACKING, index)
         self._name = name
         self._find = find
 
@@ -77,28 +77,28 @@ class _Slot(Part):
 class _ItemSlot(_Slot):
     __slots__ = ()
 
-    def read(self, case: _Case) -> Sequence[int]:
+    def read(self, case: _PromptContext) -> Sequence[int]:
         return self._checked(self._find(case.items[self.index]))
 
 
 class _CandidateSlot(_Slot):
     __slots__ = ()
 
-    def read(self, case: _Case) -> Sequence[int]:
+    def read(self, case: _PromptContext) -> Sequence[int]:
         return self._checked(self._find(case.candidates[self.index]))
 
 
 class _UserSlot(_Slot):
     __slots__ = ()
 
-    def read(self, case: _Case) -> Sequence[int]:
+    def read(self, case: _PromptContext) -> Sequence[int]:
         return self._checked(self._find(case.user))
 
 
 class _EventSlot(_Slot):
     __slots__ = ()
 
-    def read(self, case: _Case) -> Sequence[int]:
+    def read(self, case: _PromptContext) -> Sequence[int]:
         values = case.events.get(self._name)
         text = None if values is None else values[self.index]
         return self._checked(self._find(text) if text else None)
@@ -140,7 +140,7 @@ class Filler:
         self._columns: dict[tuple[str, str], _Column] = {}
         self._unknown = text(UNKNOWN)
 
-    def fill(self, parts: Sequence[Part], case: _Case) -> list[int]:
+    def fill(self, parts: Sequence[TemplatePart], case: _PromptContext) -> list[int]:
         """Token ids of a whole template.
 
         Raises:
@@ -152,19 +152,19 @@ class Filler:
             ids += part.read(case)
         return ids
 
-    def part(self, segment: Segment) -> Part:
+    def part(self, segment: Segment) -> TemplatePart:
         """A segment, ready to be read."""
         if isinstance(segment, str):
-            return Part(self._text(segment))
+            return TemplatePart(self._text(segment))
         role, index, name = segment.role, segment.index, segment.name
-        otherwise = self._unknown if role in ("history", "candidates") else None
+        fallback = self._unknown if role in ("history", "candidates") else None
         if name in EVENT_FIELDS and role in ("history", "target"):
-            find: Callable[..., Any] = self._text.once if name in TEXTS else self._text
-            return _EventSlot(index, name, find, otherwise)
+            find: Callable[..., Any] = self._text.encode_uncached if name in TEXT_FIELDS else self._text
+            return _EventSlot(index, name, find, fallback)
         if role == "user":
-            return _UserSlot(index, f"user.{name}", self._column("user", name).__getitem__, otherwise)
+            return _UserSlot(index, f"user.{name}", self._column("user", name).__getitem__, fallback)
         find = self._sid if name == "sid" else self._column("item", name).__getitem__
-        return _CLASSES[role](index, name, find, otherwise)
+        return _CLASSES[role](index, name, find, fallback)
 
     def _column(self, table: str, name: str) -> _Column:
         key = (table, name)

@@ -14,15 +14,15 @@ from llmrec.data.card import EVENT_FIELDS
 from llmrec.errors import UserError, did_you_mean
 from llmrec.text.prompts import (
     Fields,
-    Form,
     Segment,
     Slot,
     Template,
-    names_history,
-    names_in,
+    TemplateScope,
     render,
     slots,
     split_trunk,
+    uses_history,
+    variables_in,
 )
 from llmrec.yaml_files import read_yaml
 
@@ -80,25 +80,27 @@ class Task(Section):
         """Fields that a template, or the whole task, says it needs."""
         return list(dict.fromkeys([*self.needs, *template.needs]))
 
-    def question(self, template: Template, history: int, candidates: int | None = None) -> Form:
+    def text_scope(self, template: Template, history: int, candidates: int | None = None) -> TemplateScope:
         """What a template's text may name, with so many history items and candidates."""
         shown = self.source != "next_item" or self.target_in_text or template.target_in_text
         return self._form(history, candidates, target=shown, position=None)
 
-    def reply(self, history: int, candidates: int | None = None, position: int = 0) -> Form:
+    def answer_scope(self, history: int, candidates: int | None = None, position: int = 0) -> TemplateScope:
         """What a template's answer may name."""
         return self._form(history, candidates, True, position if self.candidates else None)
 
-    def _form(self, history: int, candidates: int | None, target: bool, position: int | None) -> Form:
+    def _form(
+        self, history: int, candidates: int | None, target: bool, position: int | None
+    ) -> TemplateScope:
         of_user = self.source != "item"
         count = (self.candidates or 0) if candidates is None else candidates
-        return Form(history if of_user else None, target, of_user, count, position)
+        return TemplateScope(history if of_user else None, target, of_user, count, position)
 
 
 def load_task(name: str, fields: Fields) -> Task:
     """Load a task by its shipped name or by path, and check each template.
 
-    Templates are checked as if the data had the fields that they need; `Task.needs_of` and `Fields.lack` tell
+    Templates are checked as if the data had the fields that they need; `Task.needs_of` and `Fields.missing` tell
     what to leave out.
 
     Raises:
@@ -125,12 +127,14 @@ def check_template(task: Task, template: Template, fields: Fields) -> None:
     needs = task.needs_of(template)
     fields = fields.plus(needs)
     _check_system(template)
-    form = task.question(template, _PROBES[-1])
-    if task.source == "next_item" and not form.target and "target" in names_in(template.text):
+    form = task.text_scope(template, _PROBES[-1])
+    if task.source == "next_item" and not form.target and "target" in variables_in(template.text):
         raise UserError("its text names the target; say `target_in_text: true` if that is what it asks with")
-    texts = [render(template.text, task.question(template, n), fields) for n in _PROBES]
+    texts = [render(template.text, task.text_scope(template, n), fields) for n in _PROBES]
     last = task.candidates or 1
-    answers = [render(template.answer, task.reply(_PROBES[-1], None, at), fields) for at in (0, last - 1)]
+    answers = [
+        render(template.answer, task.answer_scope(_PROBES[-1], None, at), fields) for at in (0, last - 1)
+    ]
     if not answers[0] or (not slots(answers[0]) and answers[0] == answers[-1]):
         raise UserError("the answer is empty, or the same whatever is asked")
     asked, said = slots(texts[-1]), slots(answers[0])
@@ -147,8 +151,8 @@ def check_template(task: Task, template: Template, fields: Fields) -> None:
 
 
 def _check_system(template: Template) -> None:
-    if template.system is not None and names_in(template.system):
-        raise UserError(f"the system text cannot name {', '.join(sorted(names_in(template.system)))}")
+    if template.system is not None and variables_in(template.system):
+        raise UserError(f"the system text cannot name {', '.join(sorted(variables_in(template.system)))}")
 
 
 def _check_tree(task: Task, texts: list[list[Segment]]) -> None:
@@ -170,18 +174,18 @@ def _need(slot: Slot) -> str:
 
 def named_fields(task: Task, template: Template, fields: Fields) -> set[str]:
     """The fields that a template names, as `needs` writes them."""
-    asked = render(template.text, task.question(template, _PROBES[-1]), fields)
-    said = render(template.answer, task.reply(_PROBES[-1]), fields)
+    asked = render(template.text, task.text_scope(template, _PROBES[-1]), fields)
+    said = render(template.answer, task.answer_scope(_PROBES[-1]), fields)
     return {_need(slot) for slot in slots(asked + said)}
 
 
-def check_asks(task: Task, template: Template, fields: Fields, where: str | Path) -> None:
+def check_next_item_prompt(task: Task, template: Template, fields: Fields, where: str | Path) -> None:
     """Check that decoding can ask with a template: it knows histories of items, and answers are semantic IDs.
 
     Raises:
         UserError: another source, other things named than items of the history, or another answer.
     """
-    problem = _hindrance(task, template, fields)
+    problem = _next_item_problem(task, template, fields)
     if problem is not None:
         raise UserError(
             f"prompts: the first task is what decoding asks with, but {where!s} (template {template.id!r}) "
@@ -189,25 +193,25 @@ def check_asks(task: Task, template: Template, fields: Fields, where: str | Path
         )
 
 
-def asks_plainly(task: Task, template: Template, fields: Fields) -> bool:
+def is_next_item_prompt(task: Task, template: Template, fields: Fields) -> bool:
     """Whether a template asks which of all items comes next, tells the history's items alone, and wants a SID."""
-    return names_history(template) and _hindrance(task, template, fields) is None
+    return uses_history(template) and _next_item_problem(task, template, fields) is None
 
 
-def _hindrance(task: Task, template: Template, fields: Fields) -> str | None:
+def _next_item_problem(task: Task, template: Template, fields: Fields) -> str | None:
     """Why decoding could not ask with a template."""
     if task.source != "next_item":
         return f"is about source {task.source}, not next_item"
-    if render(template.answer, task.reply(1), fields) != [Slot("target", 1, "sid")]:
+    if render(template.answer, task.answer_scope(1), fields) != [Slot("target", 1, "sid")]:
         return "does not answer with the target's SID alone"
-    asked = slots(render(template.text, task.question(template, 1), fields))
+    asked = slots(render(template.text, task.text_scope(template, 1), fields))
     other = [s for s in asked if s.role != "history" or s.name in EVENT_FIELDS]
     if other:
         return f"names {other[0].role}.{other[0].name}, which decoding does not know"
     return None
 
 
-def chosen(task: Task, templates: Sequence[str] | None, language: str) -> list[Template]:
+def select_templates(task: Task, templates: Sequence[str] | None, language: str) -> list[Template]:
     """The templates that a recipe takes: those it names, or all seen ones of its language.
 
     Raises:

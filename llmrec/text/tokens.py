@@ -30,10 +30,10 @@ class TextEncoder:
         """Token ids of a text; none of them is a special or added token."""
         ids = self._cache.get(text)
         if ids is None:
-            ids = self._cache[text] = self.once(text)
+            ids = self._cache[text] = self.encode_uncached(text)
         return ids
 
-    def once(self, text: str) -> list[int]:
+    def encode_uncached(self, text: str) -> list[int]:
         """The same, for a text that will not come back: it is not kept."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids if self._markup.isdisjoint(ids) else self._by_character(text)

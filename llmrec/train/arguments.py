@@ -15,14 +15,14 @@ LOG_POINTS, POINTS = 50, 10
 """Log lines, and saves and validations, of a whole training."""
 
 
-def regular(steps: int, least: int) -> int:
+def default_interval(steps: int, least: int) -> int:
     """Steps between two saves or validations, where the recipe names none: at least `least`, below which they would
     cost more than the training between them.
     """
     return max(math.ceil(steps / POINTS), min(steps, least))
 
 
-def arguments(
+def training_arguments(
     section: TrainingConfig, checkpoints: Path, steps: int, seed: int, report_to: Sequence[str]
 ) -> dict[str, Any]:
     """A section of the recipe as arguments of `transformers.TrainingArguments`; an epoch is the whole training.

@@ -11,20 +11,22 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from llmrec.artifacts import StageContext, atomic_write, load_function
+from llmrec.artifacts import StageContext
 from llmrec.errors import UserError
+from llmrec.files import atomic_write
 
+StageFunction = Callable[[StageContext], Any]
 MISTAKE = "mistake-{}.txt"
 """In a stage's scratch, what a process has to say to the user."""
 LOGGERS = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
 """Of torch, those that tell how a process died."""
 
 
-def spread(function: str, context: StageContext) -> Any:
+def run_in_processes(function: StageFunction, context: StageContext) -> Any:
     """Call a stage's function in `context.workers.count` processes with torch.distributed's variables set.
 
     Args:
-        function: `module:function`, called with a context in every process.
+        function: of a module's top level, called with a context in every process.
         context: the stage's; must be picklable.
 
     Returns:
@@ -60,7 +62,7 @@ def spread(function: str, context: StageContext) -> Any:
             ) from error
 
 
-def first_alone(work: Callable[[], object]) -> None:
+def run_on_main_process(work: Callable[[], object]) -> None:
     """Do something in the first of several processes, while the others wait; without others, just do it.
 
     Raises:
@@ -86,10 +88,10 @@ def first_alone(work: Callable[[], object]) -> None:
         raise failed[0]
 
 
-def _work(function: str, context: StageContext) -> Any:
+def _work(function: StageFunction, context: StageContext) -> Any:
     """What each process runs. One that meets a user's mistake ends, so that the others do not wait for it."""
     try:
-        return load_function(function)(context)
+        return function(context)
     except UserError as error:
         said = context.scratch / MISTAKE.format(os.environ["RANK"])
         with atomic_write(said) as partial:

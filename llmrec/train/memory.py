@@ -14,7 +14,7 @@ from llmrec.errors import UserError
 FULL_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-def knobs(stage: str, settings: TrainingConfig) -> list[str]:
+def memory_remedies(stage: str, settings: TrainingConfig) -> list[str]:
     """What a user can turn at any training.
 
     Args:
@@ -27,7 +27,7 @@ def knobs(stage: str, settings: TrainingConfig) -> list[str]:
     return found + ([] if settings.gradient_checkpointing else [f"{stage}.gradient_checkpointing=true"])
 
 
-def sft_knobs(sft: SftConfig, history: int, workers: Workers) -> list[str]:
+def sft_memory_remedies(sft: SftConfig, history: int, workers: Workers) -> list[str]:
     """What a user can turn at an SFT.
 
     Args:
@@ -35,7 +35,7 @@ def sft_knobs(sft: SftConfig, history: int, workers: Workers) -> list[str]:
         history: `data.history`.
         workers: processes that train together.
     """
-    found = knobs("sft", sft)
+    found = memory_remedies("sft", sft)
     plain = sft.mode != "qlora" and not workers.sharded
     found += ["--shard"] if plain and workers.count > 1 else []
     found += ["sft.mode=qlora"] if plain and sft.mode != "sid_rows" else []
@@ -45,7 +45,7 @@ def sft_knobs(sft: SftConfig, history: int, workers: Workers) -> list[str]:
 
 
 @contextlib.contextmanager
-def room(stage: str, helpful: Sequence[str]) -> Iterator[None]:
+def explain_out_of_memory(stage: str, helpful: Sequence[str]) -> Iterator[None]:
     """Turn an error of full memory into one that names knobs.
 
     Raises:

@@ -31,7 +31,7 @@ ARGUMENTS: dict[str, Any] = {
 """Trainer's, for a model that `shard` will have cut up, and compiled, before accelerate sees it."""
 
 
-def on_a_cpu(trainer: Trainer) -> None:
+def allow_cpu_sharding(trainer: Trainer) -> None:
     """Have a trainer's accelerator shard where there is no GPU; accelerate itself asks for one, torch does not.
 
     Args:
@@ -64,11 +64,11 @@ def shard(model: torch.nn.Module, compiled: bool = False) -> None:
             layer.compile()
         fully_shard(layer, shard_placement_fn=_cut)
     fully_shard(model, shard_placement_fn=_cut)
-    model.register_state_dict_post_hook(_once)
+    model.register_state_dict_post_hook(_drop_tied_names)
 
 
 @contextlib.contextmanager
-def whole(model: torch.nn.Module) -> Iterator[None]:
+def unsharded(model: torch.nn.Module) -> Iterator[None]:
     """Keep all weights of a sharded model in each process, so that each may call it as often as it likes.
 
     Args:
@@ -89,26 +89,26 @@ def whole(model: torch.nn.Module) -> Iterator[None]:
             part.reshard()
 
 
-def gathered(trainer: Trainer) -> dict[str, Any] | None:
+def gather_weights(trainer: Trainer) -> dict[str, Any] | None:
     """The whole weights of a trainer's sharded model, on the CPU: in the first process; None in the others."""
     state: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model)
     return state if trainer.is_world_process_zero() else None
 
 
-def fill(model: torch.nn.Module, weights: Mapping[str, Any]) -> None:
-    """Give an unsharded model of the same make what `gathered` returned.
+def load_gathered_weights(model: torch.nn.Module, weights: Mapping[str, Any]) -> None:
+    """Give an unsharded model of the same make what `gather_weights` returned.
 
     Raises:
         KeyError: weights that the model has and `weights` has not, or the other way round.
     """
     wanted = model.state_dict()
-    _once(model, wanted)
+    _drop_tied_names(model, wanted)
     if wanted.keys() != weights.keys():
         raise KeyError(f"weights of another model: {sorted(wanted.keys() ^ weights.keys())[:3]} …")
     model.load_state_dict(weights, strict=False)
 
 
-def check(checkpoint: Path | None, sharded: bool) -> None:
+def check_same_sharding(checkpoint: Path | None, sharded: bool) -> None:
     """Refuse a checkpoint of the other kind.
 
     Raises:
@@ -144,7 +144,7 @@ def _cut(parameter: torch.nn.Parameter) -> Shard | None:
     )
 
 
-def _once(model: torch.nn.Module, state: dict[str, Any], prefix: str = "", *_: Any) -> None:
+def _drop_tied_names(model: torch.nn.Module, state: dict[str, Any], prefix: str = "", *_: Any) -> None:
     """Leave out what stands in a state dict under a second name: torch's loading of whole weights chokes on it.
 
     PEFT names the trained rows of a tied head twice.

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.data.examples import evaluation_examples
 from llmrec.decode import batches
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.mask import item_mask
-from llmrec.decode.tree_engine import TreeEngine
+from llmrec.decode.beam_search import TreeEngine
 from llmrec.metrics.ranking import values_by_rank
-from llmrec.models.evaluating import evaluating
+from llmrec.models.evaluating import eval_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from llmrec.text.encode import PromptEncoder
     from llmrec.text.prompts import Template
 
-JUDGED = 10
+NDCG_CUTOFF = 10
 """Validation is judged by NDCG at this cutoff."""
-BEAMS = 20
+VALIDATION_BEAMS = 20
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ValidationLists:
     seen: list[list[int]]
     catalogue: Catalogue
     pad_id: int
-    k: int = JUDGED
+    k: int = NDCG_CUTOFF
 
     @classmethod
     def draw(
@@ -59,7 +59,7 @@ class ValidationLists:
         template: Template,
         catalogue: Catalogue,
         pad_id: int,
-        k: int = JUDGED,
+        k: int = NDCG_CUTOFF,
     ) -> ValidationLists:
         """A seeded sample of the validation users of a run.
 
@@ -91,23 +91,23 @@ class ValidationLists:
         mine = slice(process, None, processes)
         return replace(self, prompts=self.prompts[mine], targets=self.targets[mine], seen=self.seen[mine])
 
-    def totals(self, model: PreTrainedModel) -> dict[str, float]:
+    def metric_sums(self, model: PreTrainedModel) -> dict[str, float]:
         """Sums of the users' NDCG@10, and HR at the lists' whole length, under a model.
 
         The model is put into eval mode for the time.
         """
         if not self.prompts:
-            return dict.fromkeys(self.names, 0.0)
+            return dict.fromkeys(self.metric_names, 0.0)
         catalogue = self.catalogue.to(model.device)
         engine = TreeEngine(model, catalogue.trie, catalogue.token_ids, self.pad_id)
-        mask = item_mask(catalogue.trie, None, self.seen, model.device)
-        with evaluating(model):
-            items = batches.rank(engine, self.prompts, self.k, max(self.k, BEAMS), mask).items
-        gains = values_by_rank(sorted({JUDGED, self.k}))
+        mask = build_item_mask(catalogue.trie, None, self.seen, model.device)
+        with eval_mode(model):
+            items = batches.rank(engine, self.prompts, self.k, max(self.k, VALIDATION_BEAMS), mask).items
+        gains = values_by_rank(sorted({NDCG_CUTOFF, self.k}))
         hit = items == self.targets[:, None]
-        return {name: float((hit * gains[name].to_numpy()).sum()) for name in self.names}
+        return {name: float((hit * gains[name].to_numpy()).sum()) for name in self.metric_names}
 
     @property
-    def names(self) -> tuple[str, str]:
+    def metric_names(self) -> tuple[str, str]:
         """What is measured."""
-        return f"ndcg@{JUDGED}", f"hr@{self.k}"
+        return f"ndcg@{NDCG_CUTOFF}", f"hr@{self.k}"

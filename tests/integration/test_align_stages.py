@@ -40,7 +40,7 @@ def test_the_log_says_how_it_went(aligned, stage):
     log = log_of(aligned[0], stage)
     watched = [line["step"] for line in log if "valid_ndcg@10" in line]
     assert watched[0] == 0 and watched[-1] == 4
-    own = {"dpo": {"margin", "accuracy", "entropy"}, "grpo": {"reward", "hits", "zero_signal", "kl"}}
+    own = {"dpo": {"margin", "accuracy", "entropy"}, "grpo": {"reward", "hits", "zero_variance", "kl"}}
     steps = [line for line in log if "loss" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4] and own[stage] <= steps[0].keys()
     if stage == "grpo":

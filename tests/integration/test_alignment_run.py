@@ -14,8 +14,8 @@ from llmrec.assets import file_sha256
 from llmrec.cli import main
 from llmrec.commands import stages
 from llmrec.config import DecodeConfig
-from llmrec.decode.trained import TrainedRun
 from llmrec.evaluate.gate import sentences
+from llmrec.recommend.trained_run import TrainedRun
 
 RECIPE = ["recipe.yaml", "run=aligned", "parent=lora", *small_shop.LORA]
 

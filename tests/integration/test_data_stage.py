@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from llmrec import pipeline
-from llmrec.artifacts import read_json
 from llmrec.config import Recipe
 from llmrec.data import examples, source
-from llmrec.data.stage import external
 from llmrec.errors import UserError
+from llmrec.files import read_json
+from llmrec.stages.data import external
 
 LOG = "user,item,time,stars\n" + "".join(f"{u},{i},{100 * i + u},4\n" for i in (3, 1, 2) for u in (2, 1))
 ITEMS = [

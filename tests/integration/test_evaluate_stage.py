@@ -12,14 +12,18 @@ import pytest
 import yaml
 from rich.console import Console
 
-from llmrec.artifacts import StageContext, read_json, write_json
+from llmrec import pipeline
+from llmrec.artifacts import StageContext
 from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples
 from llmrec.errors import UserError
-from llmrec.evaluate import report, stage
 from llmrec.evaluate.compare import compare, comparison_table
 from llmrec.evaluate.lists import SCHEMA
-from llmrec.evaluate.tables import metrics_table
+from llmrec.files import read_json, write_json
+from llmrec.report.page import render
+from llmrec.report.tables import metrics_table
+from llmrec.stages import eval as eval_stage
+from llmrec.stages import report as report_stage
 
 HOSTILE = '<script>alert("title")</script> & <a_12>'
 ITEMS = [f"i{n}" for n in range(25)]
@@ -83,7 +87,7 @@ def run_stage_function(module, recipe, run):
 def evaluated(tmp_path):
     recipe = make_recipe()
     run = make_run(tmp_path / "tiny", recipe)
-    run_stage_function(stage, recipe, run)
+    run_stage_function(eval_stage, recipe, run)
     return run
 
 
@@ -116,7 +120,7 @@ def test_baselines_learn_from_training_rows_only(evaluated):
     frame = pl.read_parquet(data).cast({"item_id": pl.String, "split": pl.String})
     moved = pl.when(pl.col("split") == "test").then(pl.lit("i3")).otherwise("item_id").alias("item_id")
     frame.with_columns(moved).write_parquet(data)
-    run_stage_function(stage, recipe, evaluated)
+    run_stage_function(eval_stage, recipe, evaluated)
     after = pl.read_parquet(evaluated / "decode/popularity-test.parquet")
     assert after.equals(before)
 
@@ -124,7 +128,7 @@ def test_baselines_learn_from_training_rows_only(evaluated):
 def test_the_same_run_gives_the_same_bytes(evaluated):
     names = ("eval/metrics.json", "eval/per_user.parquet", "decode/item_knn-test.parquet")
     first = [(evaluated / name).read_bytes() for name in names]
-    run_stage_function(stage, make_recipe(), evaluated)
+    run_stage_function(eval_stage, make_recipe(), evaluated)
     assert [(evaluated / name).read_bytes() for name in names] == first
 
 
@@ -134,7 +138,7 @@ def test_users_without_a_list_are_misses_and_their_places_invalid(tmp_path):
     path = run / "decode/sft-test.parquet"
     lists = pl.read_parquet(path)
     lists.filter(pl.col("user_id") != "u0").write_parquet(path)
-    run_stage_function(stage, recipe, run)
+    run_stage_function(eval_stage, recipe, run)
     own = read_json(run / "eval/metrics.json")["test"]["sft"]
     assert own["users"] == 40
     assert own["hr@5"] == 19 / 40
@@ -156,7 +160,7 @@ class Links(HTMLParser):
 
 
 def test_the_page_stands_alone_and_hostile_titles_stay_text(evaluated):
-    run_stage_function(report, make_recipe(), evaluated)
+    run_stage_function(report_stage, make_recipe(), evaluated)
     page = (evaluated / "eval/report.html").read_text("utf-8")
     links = Links()
     links.feed(page)
@@ -184,7 +188,7 @@ def test_the_page_shows_training_and_codes_where_there_are_any(evaluated):
     pl.DataFrame({"item_id": ITEMS, "sid": [[n % 3] for n in range(25)]}).write_parquet(
         evaluated / "ids/sids.parquet"
     )
-    page = report.render(evaluated)
+    page = render(evaluated, pipeline.NAMES)
     assert "Validation loss was lowest, 2.2500, at epoch 1.0" in page
     assert "NDCG@10 of validation lists by epoch" in page
     assert "3 of 4 codes" in page
@@ -196,8 +200,8 @@ def test_baselines_alone_make_a_page_that_says_so(tmp_path):
     run = make_run(tmp_path / "bare", recipe)
     for path in run.glob("decode/*.parquet"):
         path.unlink()
-    run_stage_function(stage, recipe, run)
-    page = report.render(run)
+    run_stage_function(eval_stage, recipe, run)
+    page = render(run, pipeline.NAMES)
     assert "No model's lists have been decoded" in page
     assert "popularity" in page
 
@@ -205,7 +209,7 @@ def test_baselines_alone_make_a_page_that_says_so(tmp_path):
 def test_an_unevaluated_run_is_named(tmp_path):
     run = make_run(tmp_path / "raw", make_recipe())
     with pytest.raises(UserError, match=r"metrics\.json: no such file"):
-        report.render(run)
+        render(run, pipeline.NAMES)
     with pytest.raises(UserError, match="run raw: is not evaluated yet"):
         compare([run])
 
@@ -224,7 +228,7 @@ def test_tables_of_one_run_and_of_several(tmp_path, evaluated):
     for name, seed, shift, epochs in (("one", 1, 1, 4), ("other", 0, 2, 9)):
         recipe = make_recipe(name, seed=seed, sft={"epochs": epochs})
         run = make_run(tmp_path / name, recipe, shift)
-        run_stage_function(stage, recipe, run)
+        run_stage_function(eval_stage, recipe, run)
         runs.append(run)
     found = compare(runs, metrics=["mrr@5"])
     rows = {(row.runs, row.system): row for row in found.rows}
@@ -254,7 +258,7 @@ def test_trainings_on_one_sft_run_are_seeds_of_one_another(tmp_path):
     for seed in (1, 2):
         recipe = make_recipe(f"grpo{seed}", grpo={"seed": seed})
         runs.append(make_run(tmp_path / recipe.name, recipe, shift=seed))
-        run_stage_function(stage, recipe, runs[-1])
+        run_stage_function(eval_stage, recipe, runs[-1])
     (row,) = (row for row in compare(runs, metrics=["mrr@5"]).rows if row.system == "sft")
     assert row.runs == ("grpo1", "grpo2")
 
@@ -262,7 +266,7 @@ def test_trainings_on_one_sft_run_are_seeds_of_one_another(tmp_path):
 def test_the_split_is_test_or_the_first_there_is(tmp_path):
     recipe = make_recipe("early", decode={"splits": ["valid"]})
     run = make_run(tmp_path / "early", recipe)
-    run_stage_function(stage, recipe, run)
+    run_stage_function(eval_stage, recipe, run)
     assert compare([run], metrics=["mrr@5"]).split == "valid"
 
 

@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 import shop as small_shop
 
-from llmrec.artifacts import read_json
 from llmrec.cli import main
 from llmrec.config import Recipe, load_recipe
+from llmrec.files import read_json
 from llmrec.ids.compare import recipe_for
 
 
@@ -123,7 +123,7 @@ def test_a_run_without_ids_has_nothing_to_export(open_shop, capsys):
 
 
 def test_own_vectors_are_read_once_for_all_kinds(open_shop, monkeypatch):
-    from llmrec.ids import signals
+    from llmrec.ids.inputs import signals
 
     reads = []
     real = signals.read_vectors

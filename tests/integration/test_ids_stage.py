@@ -4,13 +4,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from llmrec.artifacts import StageContext, read_json
+from llmrec.artifacts import StageContext
 from llmrec.collaborative import systems
 from llmrec.config import Recipe
 from llmrec.errors import UserError
-from llmrec.ids import load, stage, tokenizer
-from llmrec.ids.codebooks import load_codec
+from llmrec.files import read_json
+from llmrec.ids import load, tokenizer
+from llmrec.ids.codecs.store import load_codec
 from llmrec.ids.exchange import write_index
+from llmrec.stages import ids as ids_stage
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def run_stage(root, name="run", **ids):
     recipe = Recipe.model_validate({"name": "t", "data": {"card": "t"}, "ids": settings})
     work = root / name
     (work / "ids").mkdir(parents=True, exist_ok=True)
-    stage.run(StageContext(recipe, root / "run", work, root))
+    ids_stage.run(StageContext(recipe, root / "run", work, root))
     return work
 
 
@@ -136,7 +138,7 @@ def test_lc_rec_takes_one_more_level_where_its_own_have_no_room(catalogue, capsy
     run = run_stage(root, quantizer={"kind": "lc_rec", "levels": 1, "codes": 16} | FAST)
     _, sids = load.load_sids(run)
     assert sids.shape[1] == 2 and len(np.unique(sids, axis=0)) == 120
-    assert "sinkhorn finds no room for 120 items on paths of [16] codes" in capsys.readouterr().err
+    assert "sinkhorn finds no free path for 120 items with [16] codes" in capsys.readouterr().err
 
 
 def test_an_index_made_elsewhere_comes_back_the_same(catalogue):
@@ -159,7 +161,7 @@ def test_textual_ids_are_distinct_texts(catalogue):
 def test_trie_order_sorts_by_semantic_id(catalogue):
     root, _ = catalogue
     items, sids = load.load_sids(run_stage(root))
-    ordered, rows = load.trie_order(items, sids)
+    ordered, rows = load.sort_in_trie_order(items, sids)
     assert rows.tolist() == sorted(sids.tolist())
     assert dict(zip(ordered, rows.tolist(), strict=True)) == dict(zip(items, sids.tolist(), strict=True))
 
@@ -171,9 +173,9 @@ def test_external_names_the_files_outside_the_run(catalogue):
     recipe = {"name": "t", "data": {"card": "t"}}
     own = Recipe.model_validate(recipe | {"ids": {"vectors": str(root / "vectors.npy")}})
     local = Recipe.model_validate(recipe | {"ids": {"encoder": {"model": str(root / "encoder")}}})
-    assert stage.external(own) == [root / "vectors.npy"]
-    assert stage.external(local) == [root / "encoder/config.json"]
-    assert stage.external(Recipe.model_validate(recipe)) == []
+    assert ids_stage.external(own) == [root / "vectors.npy"]
+    assert ids_stage.external(local) == [root / "encoder/config.json"]
+    assert ids_stage.external(Recipe.model_validate(recipe)) == []
 
 
 def test_reading_before_the_stage_ran(tmp_path):

@@ -86,7 +86,7 @@ def test_both_engines_give_the_same_lists_with_changes(recommender):
 def test_retired_items_never_come_out_but_stand_in_histories_as_before(recommender, lora):
     assert recommender.recommend(["i1"], k=5, allow=RETIRED) == []
     before = Recommender.load(lora)
-    assert recommender.run.prompts([["i1", "i3"]]) == before.run.prompts([["i1", "i3"]])
+    assert recommender.run.encode_prompts([["i1", "i3"]]) == before.run.encode_prompts([["i1", "i3"]])
     both = [["i1", "i2", "i3"]], [["i3", "i9"]]
     np.testing.assert_allclose(recommender.score(*both), before.score(*both), atol=1e-4)
 

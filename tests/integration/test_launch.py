@@ -7,7 +7,7 @@ import torch
 
 from llmrec.artifacts import StageContext, Workers
 from llmrec.errors import UserError
-from llmrec.train.launch import spread
+from llmrec.train.launch import run_in_processes
 
 
 def rank_of(context):
@@ -28,10 +28,10 @@ def context(tmp_path):
 
 
 def test_the_first_process_answers(context):
-    assert spread(f"{__name__}:rank_of", context) == (0, 2)
+    assert run_in_processes(rank_of, context) == (0, 2)
 
 
 def test_a_mistake_of_one_process_ends_all_and_is_told(context, capfd):
     with pytest.raises(UserError, match="out of memory; try less"):
-        spread(f"{__name__}:fail_alone", context)
+        run_in_processes(fail_alone, context)
     assert "Traceback" not in capfd.readouterr().err

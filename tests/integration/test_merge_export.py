@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llmrec import UserError
 from llmrec.commands import export, merge
 from llmrec.config import SftConfig, load_recipe
-from llmrec.decode.recommender import Recommender
-from llmrec.decode.trained import TrainedRun
 from llmrec.models import modes
 from llmrec.models.checkpoint import load_checkpoint, save_base
+from llmrec.recommend.recommender import Recommender
+from llmrec.recommend.trained_run import TrainedRun
 
 BATCH = torch.tensor([[5, 9, 14, 7, 30, 2]])
 
@@ -187,7 +187,9 @@ def test_a_push_takes_the_models_and_leaves_what_was_put_there(exported, tmp_pat
         (tmp_path / "e" / name).touch()
     files = [str(path.relative_to(tmp_path / "e")) for path in (tmp_path / "e").rglob("*") if path.is_file()]
     pushed = set(
-        filter_repo_objects(files, allow_patterns=list(export.PUSHED), ignore_patterns=list(export.KEPT_BACK))
+        filter_repo_objects(
+            files, allow_patterns=list(export.PUSHED_PATTERNS), ignore_patterns=list(export.IGNORED_PATTERNS)
+        )
     )
     assert pushed == {str(p.relative_to(exported)) for p in exported.rglob("*") if p.is_file()}
 

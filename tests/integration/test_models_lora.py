@@ -11,7 +11,7 @@ from sid_base import ITEMS, PROMPTS, SIDS, make_base, train
 from llmrec.config import LoraSettings
 from llmrec.errors import UserError
 from llmrec.models.checkpoint import load_checkpoint, save_base
-from llmrec.models.lora import attach, bake, load_adapter
+from llmrec.models.lora import attach_lora, load_adapter, split_base_and_adapter
 from llmrec.models.vocabulary import embedding_matrices
 
 
@@ -20,10 +20,10 @@ def trained(request, tmp_path):
     """A trained run folder, and the logits that the model in training gave for `batch`."""
     model, tokenizer, vocabulary = make_base(request.param)
     untouched = [weight.detach().clone() for weight in embedding_matrices(model)]
-    wrapped, batch = train(attach(model, LoraSettings(rank=4), vocabulary), vocabulary)
+    wrapped, batch = train(attach_lora(model, LoraSettings(rank=4), vocabulary), vocabulary)
     with torch.no_grad():
         logits = wrapped(input_ids=batch).logits
-    base = bake(wrapped, vocabulary, tmp_path / "sft")
+    base = split_base_and_adapter(wrapped, vocabulary, tmp_path / "sft")
     save_base(tmp_path / "base", base, tokenizer, vocabulary, ITEMS, SIDS, PROMPTS)
     return tmp_path, batch, logits, untouched
 
@@ -34,7 +34,7 @@ def test_attaching_changes_nothing_and_trains_only_lora_and_rows():
         batch = torch.from_numpy(vocabulary.encode_many(SIDS))
         with torch.no_grad():
             before = model(input_ids=batch).logits
-            wrapped = attach(model, LoraSettings(), vocabulary).eval()
+            wrapped = attach_lora(model, LoraSettings(), vocabulary).eval()
             torch.testing.assert_close(wrapped(input_ids=batch).logits, before, atol=1e-6, rtol=0)
         learning = [name for name, p in wrapped.named_parameters() if p.requires_grad]
         rows = [name for name in learning if "lora_" not in name]
@@ -55,7 +55,7 @@ def test_base_and_adapter_equal_the_trained_model(trained):
 def test_only_the_rows_of_sid_tokens_were_baked(trained):
     folder, _, _, untouched = trained
     checkpoint = load_checkpoint(folder / "base")
-    rows = torch.from_numpy(checkpoint.vocabulary.all_ids)
+    rows = torch.from_numpy(checkpoint.vocabulary.added_ids)
     baked = embedding_matrices(checkpoint.model)
     assert len(baked) == len(untouched)
     for new, old in zip(baked, untouched, strict=True):

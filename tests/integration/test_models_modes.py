@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 from sid_base import ITEMS, PROMPTS, SIDS, make_base, train
 
 from llmrec.config import BaseConfig, SftConfig
-from llmrec.decode.vllm_engine import check_adapters
 from llmrec.errors import UserError
 from llmrec.models import modes
 from llmrec.models.base import load_base
 from llmrec.models.checkpoint import load_checkpoint, save_base
 from llmrec.models.lora import linear_layers
 from llmrec.models.vocabulary import embedding_matrices
+from llmrec.vllm.engine import check_adapters
 
 # 4-bit layers need widths that are multiples of 64.
 WIDE = {"hidden": 64, "intermediate": 128}
@@ -69,7 +69,7 @@ def test_sid_rows_trains_the_rows_and_bakes_them_in(tmp_path, tied):
     assert not (tmp_path / "sft").exists()
     torch.testing.assert_close(computed(tmp_path, batch, adapter=False), logits, atol=1e-4, rtol=0)
     checkpoint = load_checkpoint(tmp_path / "base")
-    rows = set(checkpoint.vocabulary.all_ids.tolist())
+    rows = set(checkpoint.vocabulary.added_ids.tolist())
     matrices = {"model.embed_tokens.weight", "lm_head.weight"}
     for name, after in checkpoint.model.state_dict().items():
         changed = (after != start[name]).reshape(len(after), -1).any(dim=1).nonzero()[:, 0]

@@ -6,8 +6,8 @@ import pytest
 import shop as small_shop
 from safetensors.torch import load_file
 
-from llmrec.decode.recommender import Recommender
-from llmrec.decode.trained import TrainedRun
+from llmrec.recommend.recommender import Recommender
+from llmrec.recommend.trained_run import TrainedRun
 
 # As wide as 4-bit layers and vLLM need them.
 MODES = {"sid_rows": ["sft.mode=sid_rows"], "qlora": ["sft.mode=qlora"], "dora": ["sft.lora.dora=true"]}

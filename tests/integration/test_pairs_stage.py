@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 import shop as small_shop
 
-from llmrec.artifacts import read_json
 from llmrec.config import DecodeConfig, load_recipe
 from llmrec.data.examples import training_histories
-from llmrec.decode.recommender import Recommender
+from llmrec.files import read_json
 from llmrec.pipeline import execute
-from llmrec.train.pairs import read_pairs
+from llmrec.recommend.recommender import Recommender
+from llmrec.train.alignment.pairs import read_pairs
 
 SOURCES = ["random", "popularity", "semantic", "trie", "beams", "judge"]
 PAIRS = [f"pairs.sources=[{', '.join(SOURCES)}]", "pairs.judge=item_knn", "pairs.per_user=null"]

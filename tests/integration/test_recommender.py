@@ -8,8 +8,8 @@ import pytest
 import shop as small_shop
 
 from llmrec import Recommender
+from llmrec.catalogue.trie import Trie
 from llmrec.config import DecodeConfig, MmrConfig, PriorConfig
-from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
 
 HISTORIES = [["i1", "i2"], ["i3"], ["i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11"]]
@@ -51,7 +51,7 @@ def test_candidates_are_scored_as_decoding_scores_them(recommender):
 def test_lists_that_widen_by_themselves_are_exact(recommender):
     top = recommender.rank(HISTORIES, DecodeConfig(width="auto", k=5))
     everything = recommender.rank(HISTORIES, DecodeConfig(width=40, k=5))
-    assert top.exact.all()
+    assert top.is_exact.all()
     np.testing.assert_allclose(top.scores, everything.scores, atol=1e-4)
 
 

@@ -85,7 +85,7 @@ def test_a_completion_under_the_catalogue_gives_only_items(server, lora, recomme
     legal = {"".join(map(sid_token, range(9), sid)) for sid in np.load(lora / "base/sids.npy").tolist()}
     body = {
         "model": "sft",
-        "prompt": recommender.run.prompts([["i1", "i2"]])[0],
+        "prompt": recommender.run.encode_prompts([["i1", "i2"]])[0],
         "max_tokens": 12,
         "n": 16,
         "temperature": 1.5,

@@ -151,7 +151,7 @@ def test_perplexity_is_that_of_the_reference_answers(asked):
     assert TextEncoder(tokenizer)("<a_0>") != recommender.run.catalogue.item_tokens()["i0"][:1]
     loss = 0.0
     for prompt, target in zip(
-        recommender.run.prompts(examples["history"].to_list()), examples["target"], strict=True
+        recommender.run.encode_prompts(examples["history"].to_list()), examples["target"], strict=True
     ):
         ids = recommender.run.catalogue.item_tokens()[target]
         logits = model(torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)

@@ -8,12 +8,12 @@ import tiny_models
 from llmrec import Recommender
 from llmrec.artifacts import StageContext
 from llmrec.config import DecodeConfig, MmrConfig, load_recipe
-from llmrec.data import stage as data
 from llmrec.errors import UserError
-from llmrec.ids import stage as ids
 from llmrec.ids.load import load_codebooks, load_sids, load_sizes, load_texts
 from llmrec.models.vocabulary import ITEM_END
-from llmrec.train import sft
+from llmrec.stages import data as data
+from llmrec.stages import ids as ids
+from llmrec.stages import sft
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_a_run_on_titles_decodes_as_generate_does(trained):
     assert len(lengths) > 1
     texts = dict(zip(*load_texts(trained), strict=True))
     tokenizer = recommender.checkpoint.tokenizer
-    prompt = recommender.run.prompts(histories[:1])[0]
+    prompt = recommender.run.encode_prompts(histories[:1])[0]
     assert tokenizer.decode(prompt) == "".join(texts[item] + ITEM_END for item in histories[0])
     with pytest.raises(UserError, match="no codebooks"):
         recommender.rank(histories, DecodeConfig(width=5, k=2, mmr=MmrConfig(trade_off=0.5)))

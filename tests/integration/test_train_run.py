@@ -26,7 +26,7 @@ def test_a_lora_run_ends_in_a_base_and_a_pure_adapter(lora):
 def test_only_the_sid_rows_of_the_base_were_trained(shop, lora):
     """LoRA mode leaves every other row of the embedding as the base had it."""
     from llmrec.config import load_recipe
-    from llmrec.train.prepare import prepare
+    from llmrec.train.sft.prepare import prepare
 
     with small_shop.inside(shop[0]):
         start = prepare(load_recipe("recipe.yaml", LORA), lora)
@@ -34,7 +34,7 @@ def test_only_the_sid_rows_of_the_base_were_trained(shop, lora):
     with safe_open(lora / "base" / "model.safetensors", framework="np") as file:
         after = file.get_tensor("model.embed_tokens.weight")
     changed = np.flatnonzero((before != after).any(axis=1))
-    assert changed.size and set(changed) <= set(start.vocabulary.all_ids.tolist())
+    assert changed.size and set(changed) <= set(start.vocabulary.added_ids.tolist())
 
 
 def test_a_killed_training_goes_on_and_ends_in_the_same_metrics(shop, lora):
@@ -95,10 +95,10 @@ def test_a_tracker_that_is_not_installed_is_named(shop):
 
 
 def test_a_leak_planted_in_a_run_is_reported(shop, tmp_path):
-    from llmrec.train.preview import leaks_of
+    from llmrec.train.sft.preview import find_run_leaks
 
     folder, _ = shop
-    assert leaks_of(folder / "runs/shop") == []
+    assert find_run_leaks(folder / "runs/shop") == []
     (tmp_path / "data").mkdir()
     (tmp_path / "data/report.json").write_bytes((folder / "runs/shop/data/report.json").read_bytes())
     rows = pl.read_parquet(folder / "runs/shop/data/interactions.parquet")
@@ -107,7 +107,7 @@ def test_a_leak_planted_in_a_run_is_reported(shop, tmp_path):
     target = rows.filter((pl.col("user_id") == victim) & (pl.col("split") == "test"))
     planted = pl.concat([target.with_columns(split=pl.lit("train")), rows])
     planted.write_parquet(tmp_path / "data/interactions.parquet")
-    leaks = leaks_of(tmp_path)
+    leaks = find_run_leaks(tmp_path)
     assert leaks and all(repr(victim) in leak for leak in leaks)
     assert (
         f"test: the held-out interaction of user {victim!r} with item {target['item_id'][0]!r}" in leaks[-1]
@@ -122,7 +122,7 @@ def log_of(run):
 def together(shop, lora):
     """What the tests of several processes train, and the run that one process made of it."""
     options = [*LORA, "sft.valid_lists=9", "sft.keep=ndcg", "sft.eval_steps=2", "sft.save_steps=2"]
-    options += ["sft.distil={teacher: item_knn, weight: 0.5, ahead: 1}", "sft.lora.rank=1"]
+    options += ["sft.distillation={teacher: item_knn, weight: 0.5, synthetic_items: 1}", "sft.lora.rank=1"]
     return options, train_together(shop[0], "together-1", options)
 
 
@@ -192,11 +192,11 @@ def test_a_teacher_shows_in_the_loss_and_is_trained_where_it_has_to_be(shop, lor
     folder, _ = shop
     sasrec = "collaborative.sasrec_ce={dim: 8, heads: 1, epochs: 2, batch: 64, valid_users: 20}"
     command = ("sft", "recipe.yaml", "run=taught", "parent=shop", *LORA, sasrec)
-    done = small_shop.run(folder, *command, "sft.distil={ahead: 0}")
+    done = small_shop.run(folder, *command, "sft.distillation={synthetic_items: 0}")
     assert done.returncode == 0, done.stderr
     run = folder / "runs/taught"
     assert (run / "collaborative/sasrec_ce.safetensors").is_file()
-    done = small_shop.run(folder, *command, "sft.distil={ahead: 0, weight: 1}", "run=told")
+    done = small_shop.run(folder, *command, "sft.distillation={synthetic_items: 0, weight: 1}", "run=told")
     assert done.returncode == 0, done.stderr
     # Before the first step all three are one model: its losses are mixed by the weight, which is ½ unless named.
     runs = (lora, run, folder / "runs/told")
@@ -204,7 +204,7 @@ def test_a_teacher_shows_in_the_loss_and_is_trained_where_it_has_to_be(shop, lor
     assert len(losses[0]) == len(losses[1]) == len(losses[2])
     choice, mixed, word = (of_run[0] for of_run in losses)
     assert abs(choice - word) > 1e-3 and mixed == pytest.approx((choice + word) / 2, abs=1e-4)
-    done = small_shop.run(folder, *command, "sft.distil={ahead: 2}", "run=ahead")
+    done = small_shop.run(folder, *command, "sft.distillation={synthetic_items: 2}", "run=ahead")
     assert done.returncode == 0, done.stderr
     notes = [
         json.loads((folder / f"runs/{n}/sft/manifest.json").read_text())["notes"] for n in ("ahead", "taught")

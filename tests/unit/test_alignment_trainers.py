@@ -9,16 +9,16 @@ from datasets import Dataset
 from sid_base import ITEMS, SIDS, make_base
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.trie import Trie
 from llmrec.config import DpoConfig, GrpoConfig, LoraSettings, RewardConfig
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.trie import Trie
 from llmrec.models import lora
-from llmrec.train.dpo_trainer import PairCollator, TreeDPOTrainer
-from llmrec.train.grpo_trainer import TreeGRPOTrainer, loss_arguments
-from llmrec.train.preference import sdpo
-from llmrec.train.rewards import Known
-from llmrec.train.rollouts import UNKNOWN, Tasks, TreeDrawer
-from llmrec.train.siblings import Policy
+from llmrec.train.alignment.completions import CompletionScorer
+from llmrec.train.alignment.dpo_trainer import PairCollator, TreeDPOTrainer
+from llmrec.train.alignment.grpo_trainer import TreeGRPOTrainer, loss_arguments
+from llmrec.train.alignment.losses import sdpo
+from llmrec.train.alignment.rewards import RewardContext
+from llmrec.train.alignment.rollouts import NO_TARGET, RolloutTasks, TreeSampler
 
 PROMPTS = [[5, 9, 11, 40], [7, 8], [33, 21, 6, 9, 80, 81], [12, 13, 14]]
 GROUP = 4
@@ -33,7 +33,7 @@ def policy_model(trained=True):
     """A base with a LoRA adapter, the same every time; `trained`: the adapter does something."""
     model, tokenizer, vocabulary = make_base()
     torch.manual_seed(0)
-    wrapped = lora.attach(model, LoraSettings(rank=4))
+    wrapped = lora.attach_lora(model, LoraSettings(rank=4))
     if trained:
         with torch.no_grad():
             for name, parameter in wrapped.named_parameters():
@@ -79,7 +79,7 @@ def ours(tmp_path, settings, rejected, trained=True):
     loss = settings.loss if settings.loss not in ("sdpo", "rosepo") else "sigmoid"
     trainer = TreeDPOTrainer(
         settings=settings,
-        policy=Policy(settings.normalise, catalogue(vocabulary)),
+        scorer=CompletionScorer(settings.normalise, catalogue(vocabulary)),
         model=model,
         args=DPOConfig(**arguments(tmp_path, beta=settings.beta, loss_type=[loss], max_length=None)),
         train_dataset=Dataset.from_dict(rows),
@@ -140,7 +140,7 @@ def test_several_rejected_items_give_the_mean_of_trls_losses(tmp_path):
 
 
 def test_sdpo_from_a_tree_is_sdpo_of_completions_one_by_one(tmp_path):
-    trainer, rows = ours(tmp_path, DpoConfig(beta=0.5, sft=0.2), 5)
+    trainer, rows = ours(tmp_path, DpoConfig(beta=0.5, sft_weight=0.2), 5)
     found = trainer.compute_loss(trainer.model, trainer.data_collator(rows))
     totals = []
     for adapter in ("default", "ref"):
@@ -173,7 +173,7 @@ def grpo(tmp_path, kind=TreeGRPOTrainer, accumulate=1, passes=1, **overrides):
     settings = GrpoConfig(generations=GROUP, normalise="vocabulary", **overrides)
     model, tokenizer, vocabulary = policy_model()
     known = catalogue(vocabulary)
-    tasks = Tasks(PROMPTS, [["item-1"]] * 4, np.array([3, 0, 7, 9]), [[1], [], [2, 3], []])
+    tasks = RolloutTasks(PROMPTS, [["item-1"]] * 4, np.array([3, 0, 7, 9]), [[1], [], [2, 3], []])
     args = GRPOConfig(
         **arguments(tmp_path, beta=settings.beta, gradient_accumulation_steps=accumulate),
         **loss_arguments(settings),
@@ -194,9 +194,9 @@ def grpo(tmp_path, kind=TreeGRPOTrainer, accumulate=1, passes=1, **overrides):
     return TreeGRPOTrainer(
         settings=settings,
         tasks=tasks,
-        draws=TreeDrawer(known, tokenizer.pad_token_id, settings.rollouts),
-        policy=Policy(settings.normalise, known),
-        known=Known(known.items, known.sids),
+        sampler=TreeSampler(known, tokenizer.pad_token_id, settings.rollouts),
+        scorer=CompletionScorer(settings.normalise, known),
+        context=RewardContext(known.items, known.sids),
         train_dataset=Dataset.from_dict({"prompt": [0, 1, 2, 3] * 3}),
         **shared,
     )
@@ -257,7 +257,7 @@ def test_training_runs_and_logs_its_health(tmp_path, loss, rollouts):
     start = before.detach().clone()
     trainer.train()
     logged = trainer.state.log_history[0]
-    for name in ("reward", "hits", "silent", "distinct", "kl", "entropy", "rewards/levels/mean"):
+    for name in ("reward", "hits", "zero_variance_drawn", "distinct", "kl", "entropy", "rewards/levels/mean"):
         assert np.isfinite(logged[name]), name
     assert logged["kl"] == pytest.approx(0, abs=1e-6)
     assert (logged["distinct"] == 1) if rollouts != "sampled" else (0 < logged["distinct"] <= 1)
@@ -304,23 +304,25 @@ def test_rollouts_leave_out_what_the_user_has_seen(tmp_path):
 
 
 def test_ahead_no_rollout_hits_and_the_judge_alone_rewards(tmp_path):
-    trainer = grpo(tmp_path, ahead=True, rewards=[RewardConfig(name="diversity")], rollouts="beams")
-    trainer._tasks = replace(trainer._tasks, targets=np.full(4, UNKNOWN))
+    trainer = grpo(
+        tmp_path, prompts="history_end", rewards=[RewardConfig(name="diversity")], rollouts="beams"
+    )
+    trainer._tasks = replace(trainer._tasks, targets=np.full(4, NO_TARGET))
     trainer.train()
     logged = trainer.state.log_history[0]
     assert logged["hits"] == 0 and logged["rewards/diversity/mean"] > 0
 
 
-@pytest.mark.parametrize("wrong", [{"rewards": [{"name": "hit"}]}, {"zero_signal": "inject"}])
+@pytest.mark.parametrize("wrong", [{"rewards": [{"name": "hit"}]}, {"zero_variance": "inject"}])
 def test_ahead_there_is_nothing_to_hit_or_to_inject(wrong):
-    with pytest.raises(ValueError, match="ahead: true asks where no target is known"):
-        GrpoConfig.model_validate({"ahead": True, "rewards": [{"name": "collaborative"}]} | wrong)
+    with pytest.raises(ValueError, match="prompts: history_end has no target"):
+        GrpoConfig.model_validate({"prompts": "history_end", "rewards": [{"name": "collaborative"}]} | wrong)
 
 
 @pytest.mark.parametrize("corrected", [True, False])
 def test_an_injected_target_weighs_by_the_policys_own_probability(tmp_path, corrected):
     trainer = grpo(
-        tmp_path, zero_signal="inject", inject={"corrected": corrected}, rewards=[RewardConfig(name="hit")]
+        tmp_path, zero_variance="inject", inject={"corrected": corrected}, rewards=[RewardConfig(name="hit")]
     )
     ratios = []
     inner = trainer._set_old
@@ -340,7 +342,7 @@ def test_an_injected_target_weighs_by_the_policys_own_probability(tmp_path, corr
 
 
 def test_resampling_gives_silent_groups_another_chance(tmp_path):
-    kept, again = (grpo(tmp_path, zero_signal=what, tries=20) for what in ("keep", "resample"))
+    kept, again = (grpo(tmp_path, zero_variance=what, tries=20) for what in ("keep", "resample"))
     shares = []
     for trainer in (kept, again):
         trainer.train()

@@ -58,7 +58,7 @@ def test_what_holds_of_all_texts(rows):
         found = text.rouge(answers, references, language)
         assert ((found >= 0) & (found <= 1)).all()
         np.testing.assert_allclose(found, text.rouge(references, answers, language))
-    assert text.same([f" {answer}\n" for answer in answers], answers).all()
+    assert text.exact_match([f" {answer}\n" for answer in answers], answers).all()
 
 
 def test_perplexity_of_equally_likely_tokens_is_their_number():

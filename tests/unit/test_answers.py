@@ -6,12 +6,12 @@ import pytest
 import tiny_models
 import torch
 
-from llmrec.config import AskedTask, Recipe
+from llmrec.config import EvalTask, Recipe
 from llmrec.data.card import EVENT_FIELDS
-from llmrec.decode import answers
+from llmrec.decode import free_text
 from llmrec.errors import UserError
-from llmrec.evaluate.answers import measures_of
-from llmrec.evaluate.questions import asked, choices, kind_of
+from llmrec.evaluate.tasks.questions import choices, kind_of, resolve_eval_task
+from llmrec.evaluate.tasks.scores import answer_metrics
 from llmrec.text.prompts import Fields
 from llmrec.text.tasks import load_task
 
@@ -34,7 +34,7 @@ def logits_after(model, ids):
 @pytest.mark.parametrize("batch_tokens", [1, 30, 8192])
 def test_greedy_answers_take_the_likeliest_token_each_time(model, batch_tokens):
     ends = [7, 11]
-    found = answers.generate(model, PROMPTS, 6, ends, pad_id=0, batch_tokens=batch_tokens)
+    found = free_text.generate_greedy(model, PROMPTS, 6, ends, pad_id=0, batch_tokens=batch_tokens)
     for prompt, answer in zip(PROMPTS, found, strict=True):
         ids = list(prompt)
         while len(ids) < len(prompt) + 6 and not (len(ids) > len(prompt) and ids[-1] in ends):
@@ -43,18 +43,18 @@ def test_greedy_answers_take_the_likeliest_token_each_time(model, batch_tokens):
 
 
 def test_the_models_own_settings_do_not_change_an_answer(model):
-    plain = answers.generate(model, PROMPTS, 6, [7], pad_id=0)
+    plain = free_text.generate_greedy(model, PROMPTS, 6, [7], pad_id=0)
     before = model.generation_config.repetition_penalty
     model.generation_config.repetition_penalty = 50.0
     try:
-        assert answers.generate(model, PROMPTS, 6, [7], pad_id=0) == plain
+        assert free_text.generate_greedy(model, PROMPTS, 6, [7], pad_id=0) == plain
     finally:
         model.generation_config.repetition_penalty = before
 
 
 def test_log_probs_of_given_answers(model):
     given = [[[1, 2], [3]], [[4, 5, 6]], [[2]], [[8, 1], [9, 9, 9], [8, 2]]]
-    found = answers.log_probs(model, PROMPTS, given, pad_id=0)
+    found = free_text.answer_log_probs(model, PROMPTS, given, pad_id=0)
     for prompt, some, scores in zip(PROMPTS, given, found, strict=True):
         for answer, score in zip(some, scores, strict=True):
             steps = logits_after(model, prompt + answer).log_softmax(-1)
@@ -64,7 +64,7 @@ def test_log_probs_of_given_answers(model):
 
 @pytest.mark.parametrize("batch_tokens", [1, 8192])
 def test_a_text_lies_where_its_last_token_is(model, batch_tokens):
-    found = answers.vectors(model, PROMPTS, pad_id=0, batch_tokens=batch_tokens)
+    found = free_text.text_embeddings(model, PROMPTS, pad_id=0, batch_tokens=batch_tokens)
     for prompt, vector in zip(PROMPTS, found, strict=True):
         with torch.inference_mode():
             alone = model.get_decoder()(torch.tensor([prompt])).last_hidden_state[0, -1]
@@ -73,7 +73,7 @@ def test_a_text_lies_where_its_last_token_is(model, batch_tokens):
 
 def test_an_answer_that_does_not_fit_the_context_is_refused(model):
     with pytest.raises(UserError, match=r"a prompt of 7 tokens and an answer of 60 .* 64"):
-        answers.generate(model, PROMPTS, 60, [7], pad_id=0)
+        free_text.generate_greedy(model, PROMPTS, 60, [7], pad_id=0)
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,14 @@ def test_choices_are_in_the_order_of_the_targets_position():
 def test_held_out_wordings_are_asked_unless_others_are_named():
     def names(**entry):
         told = []
-        mixed = asked(AskedTask(task="rating", **entry), FIELDS, told.append)
+        mixed = resolve_eval_task(EvalTask(task="rating", **entry), FIELDS, told.append)
         return [template.id for template in mixed.templates], told
 
     assert names() == (["held_out"], [])
     assert names(templates=["titles"]) == (["titles"], [])
     assert names(language="zh") == (["after_history_zh", "titles_zh"], [])
     told = []
-    assert asked(AskedTask(task="rating"), Fields(), told.append) is None
+    assert resolve_eval_task(EvalTask(task="rating"), Fields(), told.append) is None
     assert told == ["eval.tasks: task 'rating' is switched off: this data has no rating"]
 
 
@@ -125,7 +125,9 @@ def scored(about, **columns):
     rows = len(next(iter(columns.values())))
     always = {"log_prob": [-1.0] * rows, "tokens": [1] * rows, "cut": [False] * rows}
     empty = {"score": pl.Series([None] * rows, dtype=pl.Float64)}
-    measures = measures_of({"language": "en", "options": []} | about, pl.DataFrame(always | empty | columns))
+    measures = answer_metrics(
+        {"language": "en", "options": []} | about, pl.DataFrame(always | empty | columns)
+    )
     return lambda weights: {
         name: measure(np.array(weights))
         for name, measure in measures.items()

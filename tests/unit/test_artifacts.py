@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import artifacts, pipeline
+from llmrec import artifacts, files, pipeline
 from llmrec.artifacts import Stage, StageContext, run_stage, stage_key, would_skip
 from llmrec.config import load_recipe
 from llmrec.errors import UserError
+from llmrec.files import write_json
 
 HERE = Path(__file__).resolve()
 CALLS = []
@@ -60,12 +61,12 @@ def read_listed(recipe) -> list[Path]:
     return [Path(os.environ["TEST_EXTERNAL"])]
 
 
-def stage(function, name="first", version=1, reads=(), sections=("data.history",), external=""):
-    return Stage(name, version, reads, sections, f"test_artifacts:{function}", (name,), external)
+def stage(function, name="first", version=1, reads=(), sections=("data.history",), **more):
+    return Stage(name, "help", version, sections, reads, (name,), function, **more)
 
 
-FIRST = stage("write_first")
-SECOND = stage("write_second", "second", reads=("first",), sections=("eval.k",))
+FIRST = stage(write_first)
+SECOND = stage(write_second, "second", reads=(FIRST,), sections=("eval.k",))
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def in_subprocess(body, run):
         import os, resource, signal
         from pathlib import Path
         from test_artifacts import *
-        from llmrec import artifacts
+        from llmrec import artifacts, files
         run = Path({str(run)!r})
     """
     code = textwrap.dedent(lines) + textwrap.dedent(body)
@@ -118,7 +119,7 @@ def test_only_what_a_stage_depends_on_changes_its_key(run):
     assert stage_key(FIRST, recipe("eval.k=[3]", "sft.lr=1", "name=other"), run) == key
     assert stage_key(FIRST, recipe("data.history=21"), run) != key
     assert stage_key(FIRST, recipe("seed=1"), run) != key
-    assert stage_key(stage("write_first", version=2), recipe(), run) != key
+    assert stage_key(stage(write_first, version=2), recipe(), run) != key
 
 
 def test_a_change_redoes_the_stage_and_those_that_read_it(run):
@@ -154,7 +155,7 @@ def test_missing_or_cut_files_are_written_again(run, damage):
 def test_content_of_files_outside_the_run_is_part_of_the_key(run, tmp_path, monkeypatch):
     outside = tmp_path / "card.yaml"
     monkeypatch.setenv("TEST_EXTERNAL", str(outside))
-    reading = stage("write_first", external="test_artifacts:read_listed")
+    reading = stage(write_first, external=read_listed)
     outside.write_text("a")
     assert run_stage(reading, recipe(), run)
     assert not run_stage(reading, recipe(), run)
@@ -164,11 +165,11 @@ def test_content_of_files_outside_the_run_is_part_of_the_key(run, tmp_path, monk
 
 def test_a_failed_stage_leaves_nothing_and_keeps_the_last_good_files(run):
     with pytest.raises(UserError, match="row 3"):
-        run_stage(stage("write_and_fail"), recipe(), run)
+        run_stage(stage(write_and_fail), recipe(), run)
     assert visible(run) == []
     run_stage(FIRST, recipe(), run)
     with pytest.raises(UserError, match="row 3"):
-        run_stage(stage("write_and_fail", version=2), recipe(), run)
+        run_stage(stage(write_and_fail, version=2), recipe(), run)
     assert (run / "first/out.txt").read_text() == "history 20\n"
     assert run_stage(FIRST, recipe(), run) is False
 
@@ -179,7 +180,7 @@ def test_a_full_disk_is_the_users_to_mend_and_leaves_nothing(run, function):
         f"""
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
         try:
-            artifacts.run_stage(stage({function!r}), recipe(), run)
+            artifacts.run_stage(stage({function}), recipe(), run)
         except UserError as error:
             print("mend:", error)
         """,
@@ -205,9 +206,9 @@ def test_killed_between_rename_and_manifest_the_stage_is_redone(run):
 
 
 def test_killed_in_its_work_a_stage_goes_on_from_its_scratch_folder(run):
-    dying = stage("count_then_die")
+    dying = stage(count_then_die)
     for _ in range(2):
-        done = in_subprocess("artifacts.run_stage(stage('count_then_die'), recipe(), run)", run)
+        done = in_subprocess("artifacts.run_stage(stage(count_then_die), recipe(), run)", run)
         assert done.returncode == -signal.SIGKILL
         assert artifacts.read_manifest(run, "first") is None
     assert run_stage(dying, recipe(), run)
@@ -261,12 +262,12 @@ def test_a_run_name_cannot_leave_the_runs_folder(run, name):
 
 def test_an_interrupted_write_leaves_the_old_content(tmp_path):
     path = tmp_path / "a.json"
-    artifacts.write_json(path, {"a": 1})
-    with contextlib.suppress(ZeroDivisionError), artifacts.atomic_write(path) as partial:
+    write_json(path, {"a": 1})
+    with contextlib.suppress(ZeroDivisionError), files.atomic_write(path) as partial:
         partial.write_text("half")
         raise ZeroDivisionError
     with pytest.raises(ValueError, match="JSON"):
-        artifacts.write_json(path, {"a": float("nan")})
+        write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
@@ -282,10 +283,10 @@ def test_an_interrupted_write_leaves_the_old_content(tmp_path):
     ],
 )
 def test_a_full_disk_is_recognised_through_the_libraries_words(error, full):
-    assert artifacts.disk_is_full(error) is full
+    assert files.disk_is_full(error) is full
     wrapped = ValueError("while saving")
     wrapped.__cause__ = error
-    assert artifacts.disk_is_full(wrapped) is full
+    assert files.disk_is_full(wrapped) is full
 
 
 def test_pending_names_every_stage_of_a_new_run_and_writes_nothing(run):

@@ -12,16 +12,17 @@ from safetensors.numpy import load, save
 
 from llmrec.config.tokenizers import CostConfig, LcRecConfig, LetterConfig, RqvaeConfig
 from llmrec.errors import UserError
-from llmrec.ids.quantizers import autoencoder, cost, lc_rec, letter, rqvae
-from llmrec.ids.quantizers.autoencoder import (
+from llmrec.ids.codecs import autoencoder
+from llmrec.ids.codecs.autoencoder import (
     AutoencoderCodec,
     RqAutoencoder,
     Standardised,
+    has_converged,
     info_nce,
-    revive,
-    settled,
+    revive_unused_codes,
     start_codebooks,
 )
+from llmrec.ids.quantizers import cost, lc_rec, letter, rqvae
 
 KINDS = {
     "rqvae": (rqvae, RqvaeConfig),
@@ -118,7 +119,7 @@ def test_cost_contrasts_cosines_divided_by_the_temperature():
     outputs, inputs = torch.tensor([[3.0, 0.0], [0.0, 0.2]]), torch.tensor([[0.6, 0.8], [0.0, 7.0]])
     first = -math.log(math.exp(1.2) / (math.exp(1.2) + 1))
     second = -math.log(math.exp(2.0) / (math.exp(2.0) + math.exp(1.6)))
-    assert model.rebuilding(outputs, inputs).item() == pytest.approx((first + second) / 2)
+    assert model.reconstruction_loss(outputs, inputs).item() == pytest.approx((first + second) / 2)
 
 
 BOOK = [[1.0, 0.0], [0.8, 0.4], [0.0, 1.0], [-1.0, -1.0]]
@@ -168,7 +169,7 @@ def test_companions_are_other_codes_of_the_same_cluster():
 
 def test_the_clusters_of_codes_are_even():
     model = letter_toy(np.ones((1, 3), np.float32), clusters=2)
-    model.refresh(0)
+    model.start_epoch(0)
     assert torch.bincount(model.groups[0]).tolist() == [2, 2]
 
 
@@ -182,9 +183,9 @@ def test_lc_rec_spreads_the_last_level_alone():
     books = [np.random.default_rng(level).standard_normal((8, 2)).tolist() for level in range(2)]
     model = toy(lc_rec.LcRec, LcRecConfig(kind="lc_rec", epsilon=0.05), books)
     costs = torch.rand(64, 8, generator=torch.Generator().manual_seed(0)) + torch.arange(8) / 8
-    assert torch.equal(model.choose(0, costs), costs.argmin(1))
+    assert torch.equal(model.assign_codes(0, costs), costs.argmin(1))
     nearest, even = (
-        torch.bincount(codes, minlength=8) for codes in (costs.argmin(1), model.choose(1, costs))
+        torch.bincount(codes, minlength=8) for codes in (costs.argmin(1), model.assign_codes(1, costs))
     )
     assert nearest.max() > 24 and nearest.min() == 0
     assert even.max() <= 12 and even.min() >= 4
@@ -219,7 +220,7 @@ def test_vectors_are_standardised_by_one_factor():
     ],
 )
 def test_training_ends_at_a_plateau(losses, end):
-    assert settled(losses) is end
+    assert has_converged(losses) is end
 
 
 def test_a_learning_rate_too_high_is_named():
@@ -231,7 +232,7 @@ def test_codes_without_items_come_back_to_life():
     model = toy(books=([[1.0, 0.0], [900.0, 900.0], [-900.0, 0.0]], [[0.0, 0.0], [0.1, 0.1], [700.0, 700.0]]))
     inputs = torch.tensor([[1.0, 0.5], [-1.0, 0.0], [3.0, 3.0]])
     used = torch.tensor([[3.0, 0.0, 0.0], [2.0, 1.0, 0.0]])
-    revive(model, used, inputs, torch.Generator().manual_seed(0))
+    revive_unused_codes(model, used, inputs, torch.Generator().manual_seed(0))
     first, second = (book.detach() for book in model.codebooks)
     assert first[0].tolist() == [1.0, 0.0] and second[1].tolist() == pytest.approx([0.1, 0.1])
     assert all(any(torch.equal(code, item) for item in inputs) for code in first[1:])
@@ -325,7 +326,7 @@ def test_the_codec_computes_what_the_model_does():
     np.testing.assert_allclose(codec.project(items.vectors), latents.numpy(), atol=1e-5)
     np.testing.assert_array_equal(codec.encode(items.vectors), found.codes.numpy())
     gain = (outputs * items[torch.arange(ITEMS)].numpy()).sum() / np.square(outputs).sum()
-    expected = items.mean + gain * items.spread * outputs
+    expected = items.mean + gain * items.scale * outputs
     np.testing.assert_allclose(codec.reconstruct(found.codes.numpy().astype(np.int32)), expected, atol=1e-4)
 
 

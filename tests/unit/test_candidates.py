@@ -6,7 +6,7 @@ import tiny_models
 import torch
 from tiny_models import CODES, LEVELS, TEXT
 
-from llmrec.decode.candidates import score
+from llmrec.decode.score_candidates import score
 from llmrec.errors import UserError
 
 

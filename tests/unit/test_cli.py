@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import cli, doctor, estimate, pipeline
+from llmrec import cli, estimate, pipeline
 from llmrec.cli import main
-from llmrec.commands import shipped
+from llmrec.commands import doctor, shipped
 from llmrec.config import BaseConfig, load_recipe
 from llmrec.errors import UserError
 from llmrec.models.shape import model_shape
@@ -63,7 +63,7 @@ def test_help_imports_nothing_heavy(args, allowed):
 
 
 def test_the_stage_commands_are_the_pipelines_stages():
-    assert tuple(cli.STAGES) == pipeline.NAMES
+    assert cli.STAGES is pipeline.STAGES
 
 
 def test_help_names_every_command(capsys):
@@ -191,17 +191,17 @@ def test_doctor_names_what_a_small_machine_lacks(capsys, monkeypatch):
     ],
 )
 def test_durations_are_rounded_as_people_say_them(seconds, text):
-    assert estimate.duration(seconds) == text
+    assert estimate.format_duration(seconds) == text
 
 
 def planned(*overrides):
     recipe = load_recipe("beauty-tiny", list(overrides))
-    return estimate.plan(recipe, Path("absent"), list(pipeline.NAMES))
+    return estimate.plan(recipe, Path("absent"), pipeline.for_recipe(recipe))
 
 
 def test_an_estimate_follows_the_work():
     half, whole = planned("sft.epochs=4"), planned("sft.epochs=8")
-    start = estimate.START_SECONDS["sft"]
+    start = next(stage.start_seconds for stage in pipeline.STAGES if stage.name == "sft")
     validation = planned("sft.epochs=0.0001").seconds["sft"] - start
     trained = [plan.seconds["sft"] - start - validation for plan in (half, whole)]
     assert trained[1] == pytest.approx(2 * trained[0], rel=0.01)

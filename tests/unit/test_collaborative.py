@@ -7,12 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec import pipeline
-from llmrec.artifacts import StageContext, read_json, stage_key, write_json
-from llmrec.collaborative import stage, systems
+from llmrec.artifacts import StageContext, stage_key
+from llmrec.collaborative import systems
 from llmrec.collaborative.item_knn import ItemKNN
 from llmrec.collaborative.popularity import Popularity
 from llmrec.config import Recipe
 from llmrec.errors import UserError
+from llmrec.files import read_json, write_json
+from llmrec.stages import collaborative
 
 CATALOGUE = ["a", "b", "c", "d", "e"]
 
@@ -111,11 +113,17 @@ def run(tmp_path):
     return tmp_path
 
 
+def stage_for(asked):
+    """The stage collaborative with what the other stages of a recipe read of it."""
+    return next(stage for stage in pipeline.for_recipe(asked) if stage.name == "collaborative")
+
+
 def train(run, asked, name="work", scratch="scratch"):
     """Run the stage's function; return the folder it wrote."""
     for folder in (run / name / "collaborative", run / scratch):
         folder.mkdir(parents=True, exist_ok=True)
-    stage.run(StageContext(asked, run, run / name, run / scratch))
+    context = StageContext(asked, run, run / name, run / scratch, requested=stage_for(asked).requested)
+    collaborative.run(context)
     return run / name / "collaborative"
 
 
@@ -142,7 +150,7 @@ def test_only_what_the_recipe_needs_is_trained(run):
     ],
 )
 def test_ids_decoding_and_evaluation_each_ask_for_their_models(sections, expected):
-    assert stage.needed(recipe([], **sections)) == expected
+    assert systems.systems_in(stage_for(recipe([], **sections)).requested) == expected
 
 
 def test_the_stage_is_reproducible_and_goes_on_after_a_kill(run):
@@ -160,7 +168,7 @@ def test_the_stage_is_reproducible_and_goes_on_after_a_kill(run):
 
 def test_the_stages_key_follows_the_trained_models_alone(run):
     def key(asked):
-        return stage_key(pipeline.stages_of(asked, "collaborative")[-1], asked, run)
+        return stage_key(stage_for(asked), asked, run)
 
     same = key(recipe(["sasrec_ce"]))
     assert key(recipe(["popularity", "item_knn", "sasrec_ce"])) == same

@@ -8,8 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from llmrec.ids.collisions import count_collisions, extra_level, next_best, resolve, spread
-from llmrec.ids.quantizers.residual import ResidualCodec
+from llmrec.ids.codecs.residual import ResidualCodec
+from llmrec.ids.collisions import (
+    count_collisions,
+    extra_level,
+    next_best,
+    resolve_collisions,
+    spread_by_sinkhorn,
+)
 from llmrec.ids.tokenizer import Codes
 
 paths = arrays.arrays(np.int32, st.tuples(st.integers(1, 40), st.integers(1, 3)), elements=st.integers(0, 3))
@@ -61,7 +67,7 @@ def test_collisions_are_counted_as_by_hand(codes):
 @given(vectors=crowds)
 def test_every_rule_ends_in_unique_ids_below_the_sizes(rule, vectors):
     codec = plane_codec()
-    sids, sizes = resolve(Codes(codec.encode(vectors), codec.sizes, codec), rule, vectors)
+    sids, sizes = resolve_collisions(Codes(codec.encode(vectors), codec.sizes, codec), rule, vectors)
     assert len(np.unique(sids, axis=0)) == len(vectors)
     assert (sids < sizes).all() and (sids >= 0).all()
 
@@ -85,14 +91,14 @@ def test_items_alone_on_their_path_stay():
     vectors = np.array([[1], [1002], [1002], [3000]], np.float32)
     codec = line_codec()
     codes = codec.encode(vectors)
-    for moved in (next_best(codes, vectors, codec), spread(codes, vectors, codec)):
+    for moved in (next_best(codes, vectors, codec), spread_by_sinkhorn(codes, vectors, codec)):
         np.testing.assert_array_equal(moved[[0, 3]], codes[[0, 3]])
 
 
 def test_sinkhorn_moves_items_within_their_prefix_alone():
     vectors = np.array([[1000], [1000], [1000.4], [1000.4]], np.float32)
     codec = line_codec()
-    moved = spread(codec.encode(vectors), vectors, codec)
+    moved = spread_by_sinkhorn(codec.encode(vectors), vectors, codec)
     assert (moved[:, 0] == 1).all()
 
 
@@ -100,13 +106,13 @@ def test_too_few_paths_make_way_for_one_more_level(capsys):
     vectors = np.zeros((17, 1), np.float32)
     codec = line_codec()
     assert next_best(codec.encode(vectors), vectors, codec) is None
-    sids, sizes = resolve(Codes(codec.encode(vectors), codec.sizes, codec), "next_best", vectors)
+    sids, sizes = resolve_collisions(Codes(codec.encode(vectors), codec.sizes, codec), "next_best", vectors)
     assert sizes == [4, 4, 17] and len(np.unique(sids, axis=0)) == 17
-    assert "no room for 17 items" in capsys.readouterr().err
+    assert "finds no free path for 17 items" in capsys.readouterr().err
 
 
 def test_paths_that_are_unique_by_construction_get_no_extra_level():
     codes = np.array([[0, 1], [1, 0]], np.int32)
-    sids, sizes = resolve(Codes(codes, [2, 2], unique=True), "extra_level", None)
+    sids, sizes = resolve_collisions(Codes(codes, [2, 2], unique=True), "extra_level", None)
     np.testing.assert_array_equal(sids, codes)
     assert sizes == [2, 2] and math.prod(sizes) == 4

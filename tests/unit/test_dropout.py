@@ -21,7 +21,7 @@ def last(model):
 @pytest.mark.parametrize("kind", ["qwen3", "llama", "qwen3 with LoRA"])
 def test_it_drops_while_training_only_and_leaves_no_trace(kind, tmp_path):
     model, plain = build(kind), build(kind)
-    dropout.attach(model, 0.3)
+    dropout.attach_dropout(model, 0.3)
     assert torch.equal(last(model), last(plain))
     assert not torch.equal(last(model.train()), last(plain.train()))
     assert model.state_dict().keys() == plain.state_dict().keys()
@@ -29,7 +29,7 @@ def test_it_drops_while_training_only_and_leaves_no_trace(kind, tmp_path):
 
 def test_a_rate_of_one_part_in_two_doubles_what_is_left():
     model = build("qwen3").train()
-    dropout.attach(model, 0.5)
+    dropout.attach_dropout(model, 0.5)
     seen = []
     model.get_input_embeddings().register_forward_hook(lambda *args: seen.append(args[2]))
     last(model)
@@ -41,12 +41,12 @@ def test_a_rate_of_one_part_in_two_doubles_what_is_left():
 
 def test_rows_trained_through_peft_are_dropped_too():
     model, _, vocabulary = make_base()
-    wrapped = lora.attach(model, LoraSettings(rank=4), vocabulary).train()
+    wrapped = lora.attach_lora(model, LoraSettings(rank=4), vocabulary).train()
     before = last(wrapped)
-    dropout.attach(wrapped, 0.3)
+    dropout.attach_dropout(wrapped, 0.3)
     assert not torch.equal(last(wrapped), before)
 
 
 def test_a_base_of_another_make_is_refused():
     with pytest.raises(UserError, match=r"sft\.dropout"):
-        dropout.attach(torch.nn.Sequential(torch.nn.Linear(2, 2)), 0.1)
+        dropout.attach_dropout(torch.nn.Sequential(torch.nn.Linear(2, 2)), 0.1)

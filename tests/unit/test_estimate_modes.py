@@ -8,7 +8,7 @@ from llmrec.data.card import load_card
 from llmrec.estimate import alignment
 from llmrec.models import modes
 from llmrec.models.base import load_base
-from llmrec.models.vocabulary import extend
+from llmrec.models.vocabulary import add_sid_tokens
 
 SHAPE = ["base.tiny.hidden=128", "base.tiny.intermediate=256", "base.tiny.layers=3", "base.tiny.kv_heads=2"]
 IDS = ["ids.quantizer.levels=3", "ids.quantizer.codes=32"]
@@ -17,7 +17,7 @@ SIZE = estimate.Size(1000, 500, 9000)
 
 def work(*overrides):
     recipe = load_recipe("quickstart", [*SHAPE, *IDS, *overrides])
-    return recipe, estimate.Work(recipe, load_card(recipe.data.card), SIZE)
+    return recipe, estimate.Workload(recipe, load_card(recipe.data.card), SIZE)
 
 
 @pytest.mark.parametrize("tied", ["true", "false"])
@@ -31,7 +31,7 @@ def test_trained_weights_are_counted_as_they_are(tmp_path, tied, options):
     recipe, planned = work(f"base.tiny.tied={tied}", f"sft.mode={mode}", *(f"sft.lora.{o}" for o in more))
     texts = [f"{word} {number}" for word in ("red", "nail", "polish") for number in range(400)]
     model, tokenizer = load_base(recipe.base, texts, 0)
-    vocabulary = extend(model, tokenizer, [32] * 3, None, "mean", 0)
+    vocabulary = add_sid_tokens(model, tokenizer, [32] * 3, None, "mean", 0)
     wrapped = modes.wrap(model, recipe.sft, vocabulary, tmp_path)
     true = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
     # The tokenizer has fewer tokens than it may, which only full tuning trains.
@@ -58,8 +58,8 @@ def test_a_mode_that_trains_less_needs_less_memory_and_time():
     assert seconds("full") > seconds("qlora") > seconds("lora") * 1.1
 
 
-ALIGNED = ["align=[dpo,grpo]", "pairs.sources=[beams]", "pairs.ahead=false", "dpo.epochs=1"]
-ALIGNED += ["grpo.ahead=false", "grpo.epochs=1", "grpo.generations=16", "grpo.rollouts=sampled"]
+ALIGNED = ["align=[dpo,grpo]", "pairs.sources=[beams]", "pairs.prompts=training_targets", "dpo.epochs=1"]
+ALIGNED += ["grpo.prompts=training_targets", "grpo.epochs=1", "grpo.generations=16", "grpo.rollouts=sampled"]
 
 
 JUDGED = "grpo.rewards=[{name: collaborative}]"
@@ -73,10 +73,10 @@ def big(stage, *overrides):
 
 def test_alignment_fits_the_cards_it_is_meant_for():
     small = load_recipe("qwen3-0.6b", ALIGNED)
-    planned = estimate.Work(small, load_card(small.data.card), SIZE)
+    planned = estimate.Workload(small, load_card(small.data.card), SIZE)
     assert 3 < estimate.memory_gb(planned, ["dpo"]) < estimate.memory_gb(planned, ["grpo"]) < 24
     large = load_recipe("qwen3-0.6b", [*ALIGNED, "base.model=Qwen/Qwen3-8B", "sft.mode=qlora"])
-    planned = estimate.Work(large, load_card(large.data.card), SIZE)
+    planned = estimate.Workload(large, load_card(large.data.card), SIZE)
     assert 16 < estimate.memory_gb(planned, ["grpo"]) < 80
 
 
@@ -102,7 +102,9 @@ def test_time_of_alignment_follows_its_prompts():
         assert seconds(stage, f"{stage}.max_steps=3") == pytest.approx(whole * 3 * 32 / 1000, rel=0.2)
     assert seconds("dpo", "pairs.users=100") == pytest.approx(seconds("dpo") / 10, rel=0.2)
     assert seconds("grpo", "grpo.per_user=null") == pytest.approx(6 * seconds("grpo"), rel=0.2)
-    assert seconds("grpo", "grpo.ahead=true", "grpo.per_user=null", JUDGED) == seconds("grpo", JUDGED)
+    assert seconds("grpo", "grpo.prompts=history_end", "grpo.per_user=null", JUDGED) == seconds(
+        "grpo", JUDGED
+    )
     assert seconds("pairs") > 10 * seconds("pairs", "pairs.sources=[random]")
 
 

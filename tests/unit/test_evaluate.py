@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from llmrec.collaborative.popularity import Popularity
 from llmrec.errors import UserError
 from llmrec.evaluate.lists import SCHEMA, baseline_lists, count_invalid, model_systems, read_lists
-from llmrec.evaluate.plots import Bar, axis_ticks, grouped_bars, line_chart, usage_chart
 from llmrec.evaluate.summary import differences, slice_labels, summarise
+from llmrec.report.plots import Bar, axis_ticks, grouped_bars, line_chart, usage_chart
 
 CATALOGUE = ["a", "b", "c", "d"]
 

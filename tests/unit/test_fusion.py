@@ -6,7 +6,7 @@ from safetensors.numpy import load, save
 
 from llmrec.config import FusionConfig
 from llmrec.errors import UserError
-from llmrec.ids.fusion import Fusion
+from llmrec.ids.inputs.fusion import Fusion
 
 ITEMS = 300
 CONCAT, ALIGNED = FusionConfig(), FusionConfig(kind="aligned", dim=4)
@@ -141,7 +141,7 @@ def test_an_input_that_tells_nothing_apart_is_left_out(config, capsys):
 
 @pytest.mark.parametrize("config", [CONCAT, ALIGNED])
 def test_more_items_than_the_sample_are_fused(config, monkeypatch):
-    monkeypatch.setattr("llmrec.ids.fusion.SAMPLE", 200)
+    monkeypatch.setattr("llmrec.ids.inputs.fusion.SAMPLE", 200)
     parts = views()
     fused = fit_apply(parts, having(parts), config)
     np.testing.assert_array_equal(fused, fit_apply(parts, having(parts), config))

@@ -8,10 +8,10 @@ import pytest
 
 from llmrec import pipeline
 from llmrec.config import load_recipe
-from llmrec.decode.reuse import list_key
-from llmrec.decode.trained import TrainedRun
-from llmrec.evaluate.alignment import alignment, shown_model
-from llmrec.evaluate.gate import gate_metrics, judge, sentences
+from llmrec.evaluate.gate import compare_with_sft, gate_metrics, sentences
+from llmrec.recommend.reuse import list_key
+from llmrec.recommend.trained_run import TrainedRun
+from llmrec.report.training_curves import alignment, shown_model
 
 METRICS = ["ndcg@10", "hr@50"]
 SFT = [0.0, 0.5, 0.25, 0.25]
@@ -23,7 +23,7 @@ def judged(**gains):
         name: [a + b for a, b in zip(SFT, gain, strict=True)] for name, gain in gains.items()
     }
     frames = {name: pl.DataFrame({"ndcg@10": values, "hr@50": [1.0] * 4}) for name, values in users.items()}
-    return judge(frames, METRICS, resamples=200, seed=0, confidence=0.95)
+    return compare_with_sft(frames, METRICS, resamples=200, seed=0, confidence=0.95)
 
 
 @pytest.mark.parametrize(

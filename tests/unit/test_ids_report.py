@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from llmrec.evaluate.plots import TREE_COLUMNS, TREE_LEFT, code_tree
-from llmrec.ids import report
-from llmrec.ids.quantizers.residual import ResidualCodec
+from llmrec.ids import diagnosis
+from llmrec.ids.codecs.residual import ResidualCodec
 from llmrec.ids.tokenizer import Codes
+from llmrec.report.plots import TREE_COLUMNS, TREE_LEFT, code_tree
 
 
 def rows(*codes):
@@ -22,7 +22,7 @@ def rows(*codes):
 
 def test_levels_tell_use_evenness_and_prefixes():
     sids = rows([0, 0], [0, 1], [1, 0], [2, 0])
-    first, second = report.describe_levels(sids, [4, 2])
+    first, second = diagnosis.describe_levels(sids, [4, 2])
     assert (first["name"], first["codes"], first["used"], first["use"]) == ("a", 4, 3, 0.75)
     assert first["entropy"] == pytest.approx(1.5) and first["max_entropy"] == 2
     assert first["perplexity"] == pytest.approx(2**1.5)
@@ -31,14 +31,14 @@ def test_levels_tell_use_evenness_and_prefixes():
 
 
 def test_one_code_for_all_has_no_entropy():
-    (only,) = report.describe_levels(rows([0], [0], [0]), [2])
+    (only,) = diagnosis.describe_levels(rows([0], [0], [0]), [2])
     assert (only["entropy"], only["perplexity"], only["max_entropy"]) == (0, 1, math.log2(2))
 
 
 def test_shared_traffic_weighs_items_by_their_interactions():
     codes = rows([0, 0], [0, 0], [0, 1], [1, 0])
-    assert report.shared_traffic(codes, np.array([3, 4, 2, 1])) == 0.7
-    assert report.shared_traffic(codes, np.zeros(4, np.int64)) is None
+    assert diagnosis.shared_traffic(codes, np.array([3, 4, 2, 1])) == 0.7
+    assert diagnosis.shared_traffic(codes, np.zeros(4, np.int64)) is None
 
 
 def test_variance_left_is_the_residual_codec_s_own():
@@ -46,17 +46,17 @@ def test_variance_left_is_the_residual_codec_s_own():
     codec = ResidualCodec([np.array([[1, 0], [9, 0]], np.float32), np.array([[-1, 0], [1, 0]], np.float32)])
     codes = codec.encode(vectors)
     # The mean is 5: 25 + 9 + 9 + 25 = 68 in all, of which the first level leaves 4.
-    assert report.variance_left(codec, codes, vectors) == pytest.approx([4 / 68, 0])
+    assert diagnosis.variance_left(codec, codes, vectors) == pytest.approx([4 / 68, 0])
 
 
 def test_variance_of_equal_vectors_is_nothing_left():
     codec = ResidualCodec([np.ones((1, 3), np.float32)])
-    assert report.variance_left(codec, np.zeros((5, 1), np.int32), np.ones((5, 3), np.float32)) == [0]
+    assert diagnosis.variance_left(codec, np.zeros((5, 1), np.int32), np.ones((5, 3), np.float32)) == [0]
 
 
 def test_purity_counts_the_most_frequent_category_of_each_prefix():
     sids = rows([0, 0], [0, 1], [0, 2], [1, 0], [1, 1])
-    found = report.prefix_purity(sids, [["x"], ["x"], ["y"], ["y"], []])
+    found = diagnosis.prefix_purity(sids, [["x"], ["x"], ["y"], ["y"], []])
     assert (found["depth"], found["categories"], found["items"]) == (1, 2, 4)
     assert found["purity"] == [0.75, 1]
     assert found["chance"][1] == 1
@@ -65,7 +65,7 @@ def test_purity_counts_the_most_frequent_category_of_each_prefix():
 def test_purity_of_unrelated_groups_is_that_of_chance():
     rng = np.random.default_rng(0)
     sids = rng.integers(0, 8, (4000, 1)).astype(np.int32)
-    found = report.prefix_purity(sids, [[name] for name in rng.choice(list("abcd"), 4000)])
+    found = diagnosis.prefix_purity(sids, [[name] for name in rng.choice(list("abcd"), 4000)])
     assert found["purity"][0] == pytest.approx(found["chance"][0], abs=0.02)
 
 
@@ -80,14 +80,14 @@ def test_purity_of_unrelated_groups_is_that_of_chance():
     ],
 )
 def test_categories_are_compared_at_the_first_depth_that_tells_items_apart(categories, depth):
-    assert report.category_depth(categories) == depth
+    assert diagnosis.category_depth(categories) == depth
 
 
 def test_neighbours_that_share_their_prefix_are_all_recalled():
     centres = np.eye(3, dtype=np.float32).repeat(11, axis=0)
     vectors = centres + np.random.default_rng(0).normal(0, 0.01, (33, 3)).astype(np.float32)
     sids = np.column_stack([np.arange(33) // 11, np.arange(33) % 11]).astype(np.int32)
-    assert report.neighbour_recall(sids, vectors) == {
+    assert diagnosis.neighbour_recall(sids, vectors) == {
         "k": 10,
         "sample": 33,
         "recall": 1.0,
@@ -97,7 +97,7 @@ def test_neighbours_that_share_their_prefix_are_all_recalled():
 
 def test_ids_that_share_nothing_recall_by_chance():
     vectors = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
-    found = report.neighbour_recall(np.arange(40, dtype=np.int32)[:, None], vectors)
+    found = diagnosis.neighbour_recall(np.arange(40, dtype=np.int32)[:, None], vectors)
     assert found["recall"] == pytest.approx(found["chance"])
 
 
@@ -110,7 +110,7 @@ small_ids = arrays.arrays(
 def test_recall_is_the_mean_over_random_orders_of_ties(sids, seed):
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(len(sids), 5)).astype(np.float32)
-    found = report.neighbour_recall(sids, vectors, seed)
+    found = diagnosis.neighbour_recall(sids, vectors, seed)
     k, expected = min(10, len(sids) - 1), []
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     for item in range(len(sids)):
@@ -126,7 +126,7 @@ def test_recall_is_the_mean_over_random_orders_of_ties(sids, seed):
 
 
 def test_a_single_item_has_no_neighbours():
-    assert report.neighbour_recall(rows([0]), np.ones((1, 2), np.float32)) is None
+    assert diagnosis.neighbour_recall(rows([0]), np.ones((1, 2), np.float32)) is None
 
 
 def test_the_figures_stand_together_and_missing_evidence_is_null():
@@ -135,14 +135,14 @@ def test_the_figures_stand_together_and_missing_evidence_is_null():
     codes = codec.encode(vectors)
     sids = np.column_stack([codes, np.arange(20)]).astype(np.int32)
     traffic = np.arange(20)
-    full = report.diagnose(
+    full = diagnosis.diagnose(
         sids, [4, 4, 20], Codes(codes, [4, 4], codec), vectors, [["x"], ["y"]] * 10, traffic
     )
     assert full["items"] == 20 and full["collisions"]["after"] == 0
     assert 0 < full["collisions"]["before"]["traffic"] <= 1
     assert len(full["reconstruction_error"]) == 2 and len(full["levels"]) == 3
     assert full["purity"]["purity"][-1] == 1 and 0 <= full["neighbours"]["recall"] <= 1
-    bare = report.diagnose(sids, [4, 4, 20], Codes(codes, [4, 4]), None, None, traffic)
+    bare = diagnosis.diagnose(sids, [4, 4, 20], Codes(codes, [4, 4]), None, None, traffic)
     assert (bare["reconstruction_error"], bare["purity"], bare["neighbours"]) == (None, None, None)
     assert bare["levels"] == full["levels"] and bare["collisions"] == full["collisions"]
 

@@ -6,8 +6,8 @@ import pytest
 
 from llmrec.config import EncoderConfig
 from llmrec.errors import UserError
-from llmrec.ids.text import item_texts
-from llmrec.ids.vectors import encode, read_vectors
+from llmrec.ids.inputs.text import item_texts
+from llmrec.ids.inputs.vectors import encode, read_vectors
 
 ITEMS = ["x", "y", "z"]
 VECTORS = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])

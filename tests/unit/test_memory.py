@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from llmrec.artifacts import ALONE, Workers
+from llmrec.artifacts import SINGLE_PROCESS, Workers
 from llmrec.config import SftConfig
 from llmrec.errors import UserError
-from llmrec.train.memory import knobs, room, sft_knobs
+from llmrec.train.memory import explain_out_of_memory, memory_remedies, sft_memory_remedies
 
 
 def test_only_knobs_that_help_are_named():
     settings = SftConfig(batch=24)
-    found = sft_knobs(settings, 50, Workers(2))
+    found = sft_memory_remedies(settings, 50, Workers(2))
     assert "sft.batch (it is 24)" in found[0]
     assert found[1:] == [
         "sft.gradient_checkpointing=true",
@@ -19,13 +19,13 @@ def test_only_knobs_that_help_are_named():
         "sft.mode=qlora",
         "a data.history below 50",
     ]
-    assert len(knobs("dpo", SftConfig(gradient_checkpointing=True))) == 1
-    alone = sft_knobs(settings, 50, ALONE)
+    assert len(memory_remedies("dpo", SftConfig(gradient_checkpointing=True))) == 1
+    alone = sft_memory_remedies(settings, 50, SINGLE_PROCESS)
     assert alone == [knob for knob in found if knob != "--shard"]
-    sharded = sft_knobs(SftConfig(batch=24, valid_lists=9), 50, Workers(2, sharded=True))
+    sharded = sft_memory_remedies(SftConfig(batch=24, valid_lists=9), 50, Workers(2, sharded=True))
     assert sharded[1:] == [found[1], found[-1], "sft.valid_lists=null"]
-    assert sft_knobs(SftConfig(batch=24, mode="qlora"), 50, Workers(2)) == [*found[:2], found[-1]]
-    assert "sft.mode=qlora" not in sft_knobs(SftConfig(mode="sid_rows"), 50, ALONE)
+    assert sft_memory_remedies(SftConfig(batch=24, mode="qlora"), 50, Workers(2)) == [*found[:2], found[-1]]
+    assert "sft.mode=qlora" not in sft_memory_remedies(SftConfig(mode="sid_rows"), 50, SINGLE_PROCESS)
 
 
 @pytest.mark.parametrize(
@@ -39,13 +39,13 @@ def test_only_knobs_that_help_are_named():
 def test_full_memory_names_the_knobs(error):
     with (
         pytest.raises(UserError, match="sft: out of memory; try less, or more"),
-        room("sft", ["less", "more"]),
+        explain_out_of_memory("sft", ["less", "more"]),
     ):
         raise error
 
 
 def test_a_real_allocation_that_fails_is_told_from_other_errors():
-    with pytest.raises(UserError, match="out of memory"), room("sft", ["less"]):
+    with pytest.raises(UserError, match="out of memory"), explain_out_of_memory("sft", ["less"]):
         torch.empty(1 << 60)
-    with pytest.raises(RuntimeError, match="shape"), room("sft", ["less"]):
+    with pytest.raises(RuntimeError, match="shape"), explain_out_of_memory("sft", ["less"]):
         torch.zeros(2, 3) @ torch.zeros(2, 3)

@@ -20,7 +20,7 @@ from llmrec import assets
 from llmrec.errors import UserError
 from llmrec.ids.tokens import level_letter, sid_token
 from llmrec.models.base import train_tokenizer
-from llmrec.models.vocabulary import SidVocabulary, embedding_matrices, extend
+from llmrec.models.vocabulary import SidVocabulary, add_sid_tokens, embedding_matrices
 
 SIZES = [16, 8, 3]
 KINDS = {
@@ -58,7 +58,7 @@ def make_model(kind="qwen3", tied=True, rows=None, hidden=32):
 def test_old_rows_stay_and_new_rows_are_near_the_mean(kind, tied):
     model, tokenizer = make_model(kind, tied)
     before = [weight.detach().clone() for weight in embedding_matrices(model)]
-    vocabulary = extend(model, tokenizer, SIZES, make_codebooks(), "geometry", 0)
+    vocabulary = add_sid_tokens(model, tokenizer, SIZES, make_codebooks(), "geometry", 0)
     after = embedding_matrices(model)
     assert len(after) == len(before) == (1 if tied else 2)
     assert model.config.tie_word_embeddings == tied
@@ -74,7 +74,7 @@ def test_old_rows_stay_and_new_rows_are_near_the_mean(kind, tied):
 def test_rows_keep_the_distances_of_the_codebook():
     model, tokenizer = make_model()
     books = make_codebooks()
-    vocabulary = extend(model, tokenizer, SIZES, books, "geometry", 0)
+    vocabulary = add_sid_tokens(model, tokenizer, SIZES, books, "geometry", 0)
     for ids, book in zip(vocabulary.token_ids, books, strict=True):
         rows = model.get_input_embeddings().weight[torch.from_numpy(ids)].detach()
         ratio = torch.pdist(rows.double()) / torch.pdist(torch.from_numpy(book).double())
@@ -84,7 +84,7 @@ def test_rows_keep_the_distances_of_the_codebook():
 def test_a_hidden_size_below_the_rank_keeps_the_largest_directions():
     model, tokenizer = make_model(hidden=32)
     book = make_codebooks([64], dim=48)[0] * np.where(np.arange(48) < 8, 1, 0.01).astype(np.float32)
-    vocabulary = extend(model, tokenizer, [64], [book], "geometry", 0)
+    vocabulary = add_sid_tokens(model, tokenizer, [64], [book], "geometry", 0)
     rows = model.get_input_embeddings().weight[torch.from_numpy(vocabulary.token_ids[0])].detach()
     near, far = torch.pdist(rows.double()), torch.pdist(torch.from_numpy(book).double())
     assert torch.corrcoef(torch.stack([near, far]))[0, 1] > 0.999
@@ -93,8 +93,8 @@ def test_a_hidden_size_below_the_rank_keeps_the_largest_directions():
 def test_mean_gives_every_token_the_mean():
     model, tokenizer = make_model()
     mean = model.get_input_embeddings().weight.detach().mean(0)
-    vocabulary = extend(model, tokenizer, SIZES, make_codebooks(), "mean", 0)
-    rows = model.get_input_embeddings().weight[torch.from_numpy(vocabulary.all_ids)]
+    vocabulary = add_sid_tokens(model, tokenizer, SIZES, make_codebooks(), "mean", 0)
+    rows = model.get_input_embeddings().weight[torch.from_numpy(vocabulary.added_ids)]
     torch.testing.assert_close(rows, mean.expand_as(rows))
 
 
@@ -105,9 +105,9 @@ def test_padding_rows_of_a_base_are_used_and_left_out_of_the_mean():
     with torch.no_grad():
         model.get_input_embeddings().weight[used:] = 1000.0
     mean = model.get_input_embeddings().weight[:used].detach().mean(0)
-    vocabulary = extend(model, tokenizer, SIZES, make_codebooks(), "geometry", 0)
+    vocabulary = add_sid_tokens(model, tokenizer, SIZES, make_codebooks(), "geometry", 0)
     weight = model.get_input_embeddings().weight
-    assert weight.shape[0] == 512 and vocabulary.all_ids[0] == used
+    assert weight.shape[0] == 512 and vocabulary.added_ids[0] == used
     torch.testing.assert_close(
         weight[torch.from_numpy(vocabulary.token_ids[0])].mean(0), mean, atol=1e-5, rtol=0
     )
@@ -115,7 +115,7 @@ def test_padding_rows_of_a_base_are_used_and_left_out_of_the_mean():
 
 def test_degenerate_codebooks_give_finite_rows():
     model, tokenizer = make_model()
-    extend(
+    add_sid_tokens(
         model, tokenizer, [4, 1], [np.ones((4, 5), np.float32), np.zeros((1, 5), np.float32)], "geometry", 0
     )
     assert torch.isfinite(model.get_input_embeddings().weight).all()
@@ -123,7 +123,7 @@ def test_degenerate_codebooks_give_finite_rows():
 
 def test_tokens_are_plain_and_encode_as_one_id():
     model, tokenizer = make_model()
-    vocabulary = extend(model, tokenizer, SIZES, make_codebooks(), "geometry", 0)
+    vocabulary = add_sid_tokens(model, tokenizer, SIZES, make_codebooks(), "geometry", 0)
     ids = vocabulary.encode([15, 7, 2])
     assert tokenizer("<a_15><b_7><c_2>")["input_ids"] == ids
     assert tokenizer.decode(ids, skip_special_tokens=True) == "<a_15><b_7><c_2>"
@@ -145,21 +145,21 @@ def test_encode_many_equals_encode():
 
 def test_a_base_with_the_same_tokens_keeps_its_rows():
     model, tokenizer = make_model()
-    first = extend(model, tokenizer, SIZES, make_codebooks(), "geometry", 0)
+    first = add_sid_tokens(model, tokenizer, SIZES, make_codebooks(), "geometry", 0)
     with torch.no_grad():
         model.get_input_embeddings().weight.add_(1.0)
     trained = model.get_input_embeddings().weight.detach().clone()
-    again = extend(model, tokenizer, SIZES, make_codebooks(), "geometry", 1)
-    np.testing.assert_array_equal(again.all_ids, first.all_ids)
+    again = add_sid_tokens(model, tokenizer, SIZES, make_codebooks(), "geometry", 1)
+    np.testing.assert_array_equal(again.added_ids, first.added_ids)
     assert torch.equal(model.get_input_embeddings().weight, trained)
 
 
 @pytest.mark.parametrize("sizes", [[16, 8], [16, 8, 4], [8, 16, 3]])
 def test_a_base_with_other_sizes_is_refused(sizes):
     model, tokenizer = make_model()
-    extend(model, tokenizer, SIZES, make_codebooks(), "geometry", 0)
+    add_sid_tokens(model, tokenizer, SIZES, make_codebooks(), "geometry", 0)
     with pytest.raises(UserError, match="SID tokens of"):
-        extend(model, tokenizer, sizes, make_codebooks(sizes), "geometry", 0)
+        add_sid_tokens(model, tokenizer, sizes, make_codebooks(sizes), "geometry", 0)
 
 
 @pytest.mark.slow
@@ -181,10 +181,10 @@ def test_the_real_qwen_vocabulary_at_its_size():
         num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True,
     )  # fmt: skip
     model = Qwen3ForCausalLM(config)
-    vocabulary = extend(
+    vocabulary = add_sid_tokens(
         model, tokenizer, [256, 256, 256, 19], make_codebooks([256, 256, 256, 19]), "geometry", 0
     )
-    assert vocabulary.all_ids.tolist() == list(range(151_646, 151_646 + 787))
+    assert vocabulary.added_ids.tolist() == list(range(151_646, 151_646 + 787))
     assert model.config.vocab_size == 152_448 == model.get_input_embeddings().weight.shape[0]
     assert tokenizer(text.replace("<a_1>", "x"))["input_ids"][:4] == plain[:4]
     assert vocabulary.encode([1, 0, 0, 0])[0] in tokenizer(text)["input_ids"]

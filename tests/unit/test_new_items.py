@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_base import write_base
 
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.changes import Changes, no_changes, write_changes
+from llmrec.catalogue.overlay import Overlay
+from llmrec.catalogue.trie import Trie
 from llmrec.config import IdsConfig, Recipe
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.overlay import Overlay
-from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
 from llmrec.ids import new_items
-from llmrec.ids.fusion import Fusion
-from llmrec.ids.new_items import Changes, assign, distances, no_changes, percentiles, save_distances
+from llmrec.ids.inputs.fusion import Fusion
+from llmrec.ids.new_items import assign_ids, distances, percentiles, save_distances
 from llmrec.ids.tokenizer import Codec
 
 DIM = 3
@@ -54,25 +55,25 @@ NONE = np.zeros((0, 3), np.int32)
 
 def test_a_new_item_gets_the_path_that_the_quantizer_gives_and_the_next_code():
     taken = np.array([[1, 2, 0], [1, 2, 1], [3, 0, 0]], np.int32)
-    found = assign(Grid(), at(12, 30, 12, 1), taken, [4, 4, 4])
+    found = assign_ids(Grid(), at(12, 30, 12, 1), taken, [4, 4, 4])
     assert found.tolist() == [[1, 2, 2], [3, 0, 1], [1, 2, 3], [0, 1, 0]]
     assert found.dtype == np.int32
 
 
 def test_an_item_whose_path_is_full_goes_to_the_next_best_code_of_the_level_before():
     taken = np.array([[1, 2, 0], [1, 2, 1], [1, 1, 0]], np.int32)
-    found = assign(Grid(), at(12.1, 12.1, 12.4, 11.8), taken, [4, 4, 2])
+    found = assign_ids(Grid(), at(12.1, 12.1, 12.4, 11.8), taken, [4, 4, 2])
     assert found.tolist() == [[1, 3, 0], [1, 3, 1], [1, 1, 1], [1, 0, 0]]
 
 
 def test_an_item_leaves_its_prefix_only_when_that_is_full():
     taken = np.array([[1, code, extra] for code in range(4) for extra in range(2)], np.int32)
-    assert assign(Grid(), at(12, 22), taken, [4, 4, 2]).tolist() == [[2, 0, 0], [2, 2, 0]]
+    assert assign_ids(Grid(), at(12, 22), taken, [4, 4, 2]).tolist() == [[2, 0, 0], [2, 2, 0]]
 
 
 def test_ids_without_an_extra_level_move_to_free_paths():
     taken = np.array([[1, 2], [1, 3]], np.int32)
-    assert assign(Grid(), at(12, 12, 30), taken, [4, 4]).tolist() == [[1, 1], [1, 0], [3, 0]]
+    assert assign_ids(Grid(), at(12, 12, 30), taken, [4, 4]).tolist() == [[1, 1], [1, 0], [3, 0]]
 
 
 NUMBERS = st.lists(st.integers(0, 33), min_size=1, max_size=8)
@@ -80,8 +81,8 @@ NUMBERS = st.lists(st.integers(0, 33), min_size=1, max_size=8)
 
 @given(NUMBERS, NUMBERS, st.integers(1, 3))
 def test_semantic_ids_are_unique_and_the_model_has_tokens_for_them(first, second, room):
-    taken = assign(Grid(), at(*first), NONE, [4, 4, room])
-    everything = np.concatenate([taken, assign(Grid(), at(*second), taken, [4, 4, room])])
+    taken = assign_ids(Grid(), at(*first), NONE, [4, 4, room])
+    everything = np.concatenate([taken, assign_ids(Grid(), at(*second), taken, [4, 4, room])])
     assert len(np.unique(everything, axis=0)) == len(first) + len(second)
     assert (everything >= 0).all() and (everything < [4, 4, room]).all()
 
@@ -97,7 +98,7 @@ def test_semantic_ids_are_unique_and_the_model_has_tokens_for_them(first, second
 )
 def test_what_cannot_be_assigned(vectors, taken, sizes, message):
     with pytest.raises(UserError, match=message):
-        assign(Grid(), vectors, taken, sizes)
+        assign_ids(Grid(), vectors, taken, sizes)
 
 
 def test_distances_are_told_as_percentiles_of_the_training_items(tmp_path):
@@ -138,7 +139,7 @@ def base(tmp_path):
 def changed(base):
     """The catalogue of a run with items added, and some of both kinds retired."""
     known = Catalogue.load(base).items
-    new_items.write_changes(base.parent, known, Changes(table(**ADDED), ["i1", "gone"]))
+    write_changes(base.parent, known, Changes(table(**ADDED), ["i1", "gone"]))
     return Catalogue.load(base)
 
 
@@ -167,7 +168,7 @@ def test_lists_pass_over_retired_items_and_refuse_unknown_ones(changed):
 
 
 def test_only_what_is_there_comes_out_of_the_trie(changed):
-    from llmrec.decode.trie import item_paths
+    from llmrec.catalogue.overlay import item_paths
 
     reached = (item_paths(changed.trie)[:, 0] >= 0).tolist()
     assert reached == [True, False, True, True, True, True]
@@ -186,7 +187,7 @@ def test_changes_of_another_catalogue_are_refused(base, changed):
 def test_a_catalogue_cannot_lose_all_its_items(base):
     catalogue = Catalogue.load(base)
     with pytest.raises(UserError, match="every item is removed"):
-        catalogue.changed(Changes(no_changes().added, catalogue.items))
+        catalogue.with_changes(Changes(no_changes().added, catalogue.items))
 
 
 def recipe(tmp_path, **ids):
@@ -199,15 +200,15 @@ ITEMS = pl.DataFrame({"item_id": ["n1", "n2"], "title": ["One", "Two"]})
 def test_new_items_need_the_inputs_that_the_ids_were_made_from(tmp_path):
     own = recipe(tmp_path, vectors="v.npy")
     np.save(tmp_path / "new.npy", at(1, 2))
-    found = new_items.vectors_of(tmp_path, own, ITEMS, {"vectors": tmp_path / "new.npy"}, "new.jsonl")
+    found = new_items.new_item_vectors(tmp_path, own, ITEMS, {"vectors": tmp_path / "new.npy"}, "new.jsonl")
     np.testing.assert_array_equal(found, at(1, 2))
     with pytest.raises(UserError, match="made from vectors: give the new items'"):
-        new_items.vectors_of(tmp_path, own, ITEMS, {}, "new.jsonl")
+        new_items.new_item_vectors(tmp_path, own, ITEMS, {}, "new.jsonl")
     with pytest.raises(UserError, match="--images: this run's IDs were made from vectors, not from images"):
-        new_items.vectors_of(tmp_path, own, ITEMS, {"images": tmp_path / "new.npy"}, "new.jsonl")
+        new_items.new_item_vectors(tmp_path, own, ITEMS, {"images": tmp_path / "new.npy"}, "new.jsonl")
     np.save(tmp_path / "new.npy", at(1))
     with pytest.raises(UserError, match=r"new.npy: has shape \(1, 3\), but new.jsonl has 2 items"):
-        new_items.vectors_of(tmp_path, own, ITEMS, {"vectors": tmp_path / "new.npy"}, "new.jsonl")
+        new_items.new_item_vectors(tmp_path, own, ITEMS, {"vectors": tmp_path / "new.npy"}, "new.jsonl")
 
 
 def test_inputs_that_new_items_lack_are_filled_as_in_training(tmp_path, capsys):
@@ -222,7 +223,7 @@ def test_inputs_that_new_items_lack_are_filled_as_in_training(tmp_path, capsys):
     (tmp_path / "ids").mkdir()
     save_file(fusion.tensors(), tmp_path / "ids" / "fusion.safetensors")
     np.save(tmp_path / "new.npy", parts["vectors"][:2])
-    found = new_items.vectors_of(tmp_path, fused, ITEMS, {"vectors": tmp_path / "new.npy"}, "new.jsonl")
+    found = new_items.new_item_vectors(tmp_path, fused, ITEMS, {"vectors": tmp_path / "new.npy"}, "new.jsonl")
     np.testing.assert_allclose(found, fusion.apply(parts, none)[:2], atol=1e-2)
     assert "2 of 2 items have no vector of images: 2 predicted" in capsys.readouterr().err
 

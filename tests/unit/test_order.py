@@ -7,21 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrec.train.order import Epochs, LikeLengths, like_lengths
-from llmrec.train.samples import Lesson
-from llmrec.tree import IGNORE, TreeBuilder
+from llmrec.token_tree import IGNORE, TreeBuilder
+from llmrec.train.batch_order import group_by_length
+from llmrec.train.sft.epochs import Epochs, LengthGroupedSampler
+from llmrec.train.sft.samples import TrainingTree
 
 
 def tree(length, token=1):
     builder = TreeBuilder()
     builder.add([token] * (length + 1), length)
-    return Lesson(builder.build(), np.arange(length, dtype=np.int32), length - 1)
+    return TrainingTree(builder.build(), np.arange(length, dtype=np.int32), length - 1)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=300), st.integers(1, 16), st.integers(0, 5))
 def test_an_order_visits_every_tree_once_and_sorts_by_length(lengths, batch, seed):
     lengths = np.array(lengths)
-    order = like_lengths(lengths, batch, [seed, 0])
+    order = group_by_length(lengths, batch, [seed, 0])
     assert sorted(order.tolist()) == list(range(len(lengths)))
     if len(lengths) <= 50 * batch:  # one window
         whole = len(lengths) // batch * batch
@@ -38,28 +39,28 @@ def epochs(tmp_path):
 def test_epochs_come_back_as_they_were_made(epochs):
     made = {epoch: [tree(3 + epoch, 7), tree(9, epoch)] for epoch in range(3)}
     written = epochs(made.__getitem__, 2.5, True)
-    assert written.bounds == [(0, 2), (2, 4), (4, 6)] and written.trees == 5
+    assert written.bounds == [(0, 2), (2, 4), (4, 6)] and written.tree_count == 5
     for epoch, (start, end) in enumerate(written.bounds):
         for row, expected in zip(range(start, end), made[epoch], strict=True):
-            for name in ("input_ids", "depth", "end", "labels", "after"):
+            for name in ("input_ids", "depth", "end", "labels", "history_length"):
                 assert written.rows[row][name].tolist() == getattr(expected.tree, name).tolist()
-            assert written.rows[row]["window"].tolist() == expected.window.tolist()
-            assert written.rows[row]["known"].tolist() == [expected.known]
+            assert written.rows[row]["window_items"].tolist() == expected.window_items.tolist()
+            assert written.rows[row]["observed"].tolist() == [expected.observed]
 
 
 def test_epochs_that_are_alike_are_written_once(epochs):
     written = epochs(lambda _: [tree(4), tree(5)], 3, False)
-    assert len(written.rows) == 3 and written.bounds == [(0, 2)] * 3 and written.trees == 6
-    order = list(LikeLengths(written, 2, seed=0))
+    assert len(written.rows) == 3 and written.bounds == [(0, 2)] * 3 and written.tree_count == 6
+    order = list(LengthGroupedSampler(written, 2, seed=0))
     assert sorted(order) == [0, 0, 0, 1, 1, 1]
 
 
 def test_processes_that_take_turns_see_the_steps_of_one(epochs):
     rng = np.random.default_rng(0)
     written = epochs(lambda _: [tree(int(n)) for n in rng.integers(1, 30, 41)], 2, False)
-    alone = list(LikeLengths(written, 8, seed=3))
-    shared = list(LikeLengths(written, 8, seed=3, multiple=8))
+    alone = list(LengthGroupedSampler(written, 8, seed=3))
+    shared = list(LengthGroupedSampler(written, 8, seed=3, multiple=8))
     assert shared[: len(alone)] == alone and len(shared) % 8 == 0
     filler = {int(row) for row in shared[len(alone) :]}
     assert all((written.rows[row]["labels"] == IGNORE).all() for row in filler)
-    assert alone != list(LikeLengths(written, 8, seed=4))
+    assert alone != list(LengthGroupedSampler(written, 8, seed=4))

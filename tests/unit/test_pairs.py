@@ -13,9 +13,9 @@ from safetensors.numpy import save_file
 from llmrec.collaborative.item_knn import ItemKNN
 from llmrec.config.alignment import PairsConfig
 from llmrec.errors import UserError
-from llmrec.train.pairs import SCHEMA, make_pairs, read_pairs
-from llmrec.train.rejected import by_weight, in_shared_prefix, nearest
-from llmrec.train.targets import draw_targets
+from llmrec.train.alignment.negatives import by_weight, nearest_items, sample_in_shared_prefix
+from llmrec.train.alignment.pairs import SCHEMA, make_pairs, read_pairs
+from llmrec.train.alignment.targets import draw_targets
 
 # i0 … i11 in trie order: four of each first code, two of each second one
 SIDS = np.array([[n // 4, n % 4 // 2, n % 2] for n in range(12)], np.int32)
@@ -211,7 +211,7 @@ def test_the_judge_picks_the_best_and_the_worst_beams(run):
 
 def test_ahead_the_judge_is_asked_behind_all_that_a_user_chose(run):
     beams = best_first("i9", "i5", "i4", "i1", "i8", "i2", "i0")
-    asked = {"sources": "judge", "ahead": True, "negatives": 1, "width": 3, "judge": "item_knn"}
+    asked = {"sources": "judge", "prompts": "history_end", "negatives": 1, "width": 3, "judge": "item_knn"}
     pairs, report = make(run, per_user=None, beams=beams, **asked)
     assert pairs["user_id"].to_list() == ["ann", "bob", "eve"]
     assert beams.asked[0][1] == [[ITEMS[item] for item in TRAIN[user]] for user in pairs["user_id"]]
@@ -226,7 +226,7 @@ def test_ahead_the_judge_is_asked_behind_all_that_a_user_chose(run):
 @pytest.mark.parametrize("sources", ["beams", ["judge", "random"]])
 def test_ahead_there_is_no_target_for_any_other_source(sources):
     with pytest.raises(ValueError, match="needs sources: judge"):
-        PairsConfig(sources=sources, ahead=True)
+        PairsConfig(sources=sources, prompts="history_end")
 
 
 def test_more_rejected_than_a_user_leaves_is_an_error(run):
@@ -250,8 +250,8 @@ def test_no_draw_takes_what_is_taken(taken, count, seed):
     vectors = rng.standard_normal((12, 2)).astype(np.float32)
     draws = [
         by_weight(weights, taken, count, rng),
-        nearest(vectors, chosen, taken, count),
-        in_shared_prefix(SIDS, chosen, taken, count, rng),
+        nearest_items(vectors, chosen, taken, count),
+        sample_in_shared_prefix(SIDS, chosen, taken, count, rng),
     ]
     for found in draws:
         assert [len(set(row)) for row in found] == [count] * len(taken)

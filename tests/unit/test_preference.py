@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from llmrec.train.grpo_trainer import bounded, early_clipped
-from llmrec.train.preference import rosepo, sdpo
+from llmrec.train.alignment.losses import ecpo_old_log_probs, gbpo_old_log_probs, rosepo, sdpo
 
 
 def sigmoid(x):
@@ -45,14 +44,14 @@ def logs(*values):
 
 def test_ecpo_raises_the_old_probability_of_tokens_that_lose():
     # π has grown from .1 to .6: with ε = .2, δ = .1, π'_old = .6 / 1.3.
-    found = early_clipped(logs(0.6, 0.1), logs(0.1, 0.5), torch.tensor([[-1.0]]), 0.2, 0.1).exp()
+    found = ecpo_old_log_probs(logs(0.6, 0.1), logs(0.1, 0.5), torch.tensor([[-1.0]]), 0.2, 0.1).exp()
     torch.testing.assert_close(found, torch.tensor([[0.6 / 1.3, 0.5]]))
-    kept = early_clipped(logs(0.6, 0.1), logs(0.1, 0.5), torch.tensor([[1.0]]), 0.2, 0.1).exp()
+    kept = ecpo_old_log_probs(logs(0.6, 0.1), logs(0.1, 0.5), torch.tensor([[1.0]]), 0.2, 0.1).exp()
     torch.testing.assert_close(kept, torch.tensor([[0.1, 0.5]]))
 
 
 def test_gbpo_bounds_the_ratio_by_the_rest_where_the_advantage_is_negative():
-    good = bounded(logs(0.6, 0.1), logs(0.2, 0.5), torch.tensor([[1.0]])).exp()
+    good = gbpo_old_log_probs(logs(0.6, 0.1), logs(0.2, 0.5), torch.tensor([[1.0]])).exp()
     torch.testing.assert_close(good, torch.tensor([[0.6, 0.5]]))
-    bad = bounded(logs(0.6, 0.1), logs(0.2, 0.5), torch.tensor([[-1.0]])).exp()
+    bad = gbpo_old_log_probs(logs(0.6, 0.1), logs(0.2, 0.5), torch.tensor([[-1.0]])).exp()
     torch.testing.assert_close(bad, torch.tensor([[0.4, 0.9]]))

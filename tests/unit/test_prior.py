@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrec.decode.overlay import change
-from llmrec.decode.prior import FLOOR, CollaborativePrior
-from llmrec.decode.trie import ROOT, Trie
+from llmrec.catalogue.overlay import build_overlay
+from llmrec.catalogue.prefix_mass import FLOOR, CollaborativePrior
+from llmrec.catalogue.trie import ROOT, Trie
 from llmrec.errors import UserError
 
 CODES, LEVELS = 4, 3
@@ -57,7 +57,7 @@ def test_items_added_and_removed_count_as_they_should(sids, data):
     base = data.draw(st.sets(st.sampled_from(sids), min_size=1, max_size=len(sids) - 1).map(sorted))
     added = sorted(set(sids) - set(base))
     removed = data.draw(st.sets(st.integers(0, len(base) - 1)))
-    trie = change(Trie.build(np.array(base), [CODES] * LEVELS), np.array(added), sorted(removed))
+    trie = build_overlay(Trie.build(np.array(base), [CODES] * LEVELS), np.array(added), sorted(removed))
     present = [None if item in removed else sid for item, sid in enumerate(base)] + added
     check(trie, present, np.random.default_rng(0).normal(0, 3, (2, trie.items)))
 

@@ -14,10 +14,10 @@ from llmrec.config import Recipe
 from llmrec.config.section import validate
 from llmrec.errors import UserError
 from llmrec.ids import tokenizer
-from llmrec.ids.quantizers import kmeans
-from llmrec.ids.quantizers.balance import assign_to_sizes, even_sizes
-from llmrec.ids.quantizers.residual import ResidualCodec
-from llmrec.ids.quantizers.tree import TreeCodec
+from llmrec.ids.codecs import kmeans
+from llmrec.ids.codecs.balance import assign_to_sizes, even_sizes
+from llmrec.ids.codecs.residual import ResidualCodec
+from llmrec.ids.codecs.tree import TreeCodec
 from llmrec.ids.tokenizer import Codes, auto_codes
 
 KINDS = ["rq_kmeans", "balanced_rq_kmeans", "vq", "pq", "opq", "hierarchical", "lsh"]

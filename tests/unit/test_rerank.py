@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrec.decode import rerank
-from llmrec.decode.rerank import mmr
 from llmrec.errors import UserError
+from llmrec.recommend import rerank
+from llmrec.recommend.rerank import mmr
 
 
 def lists(seed, users=5, width=8, items=20, size=4):

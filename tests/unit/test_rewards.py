@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from llmrec.config import load_recipe
 from llmrec.config.alignment import RewardConfig, RewardName
 from llmrec.errors import UserError
-from llmrec.train import rewards
-from llmrec.train.rewards import Groups, Known, external, resolve, total, zero_signal
+from llmrec.stages.grpo import external
+from llmrec.train.alignment import rewards
+from llmrec.train.alignment.rewards import Groups, RewardContext, has_zero_variance, load_reward, sum_rewards
 
 SIDS = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0], [1, 0, 1], [2, 0, 0]], np.int32)
 ITEMS = [f"i{n}" for n in range(len(SIDS))]
@@ -27,7 +28,7 @@ def groups(items, targets, log_probs=None):
 
 
 def known(vectors=VECTORS, judge=None):
-    return Known(ITEMS, SIDS, vectors, judge)
+    return RewardContext(ITEMS, SIDS, vectors, judge)
 
 
 def test_hit_is_one_for_the_target():
@@ -138,19 +139,21 @@ def test_the_misses_of_a_group_with_a_hit_share_minus_one(drawn):
 
 def test_every_name_of_the_recipe_is_shipped():
     assert set(rewards.SHIPPED) == set(RewardName.__args__)
-    assert resolve("hit") is rewards.hit
+    assert load_reward("hit") is rewards.hit
 
 
 def test_total_weighs_the_terms():
     group = groups([[2, 0]], [2])
-    summed, terms = total([RewardConfig(name="hit", weight=2), RewardConfig(name="levels")], group, known())
+    summed, terms = sum_rewards(
+        [RewardConfig(name="hit", weight=2), RewardConfig(name="levels")], group, known()
+    )
     assert list(terms) == ["hit", "levels"]
     np.testing.assert_allclose(terms["levels"], [[1, 1 / 3]])
     np.testing.assert_allclose(summed, [[3, 1 / 3]])
 
 
 def test_zero_signal_is_a_group_of_equal_rewards():
-    assert zero_signal(np.array([[1, 1 + 1e-9], [0, 0.1], [0, 0]])).tolist() == [True, False, True]
+    assert has_zero_variance(np.array([[1, 1 + 1e-9], [0, 0.1], [0, 0]])).tolist() == [True, False, True]
 
 
 @pytest.fixture
@@ -168,7 +171,9 @@ def mine(tmp_path, monkeypatch):
 
 def test_a_reward_of_ones_own_is_found_in_the_working_directory(mine):
     mine("shop_rewards", "def cheap(groups, known):\n    return (groups.items < 2) * 0.5\n")
-    summed, terms = total([RewardConfig(name="shop_rewards:cheap", weight=4)], groups([[0, 3]], [3]), known())
+    summed, terms = sum_rewards(
+        [RewardConfig(name="shop_rewards:cheap", weight=4)], groups([[0, 3]], [3]), known()
+    )
     assert summed.tolist() == [[2, 0]] and terms["shop_rewards:cheap"].tolist() == [[0.5, 0]]
 
 
@@ -188,7 +193,7 @@ def test_a_reward_that_cannot_be_found_is_told_in_a_line(mine, name, why):
     mine("asking_rewards", "import not_there\n")
     mine("fine_rewards", "price = 3\ndef cheap(groups, known):\n    return 0\n")
     with pytest.raises(UserError, match=why):
-        resolve(name)
+        load_reward(name)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +210,7 @@ def test_a_reward_that_cannot_be_found_is_told_in_a_line(mine, name, why):
 def test_a_reward_must_give_one_finite_number_a_rollout(mine, body, why):
     mine("bad_reward", f"def it(groups, known):\n    return {body}\n")
     with pytest.raises(UserError, match=why):
-        total([RewardConfig(name="bad_reward:it")], groups([[0, 1], [3, 4]], [0, 2]), known())
+        sum_rewards([RewardConfig(name="bad_reward:it")], groups([[0, 1], [3, 4]], [0, 2]), known())
 
 
 def test_the_files_of_ones_own_rewards_decide_whether_a_stage_is_done(tmp_path, monkeypatch):
@@ -214,5 +219,5 @@ def test_the_files_of_ones_own_rewards_decide_whether_a_stage_is_done(tmp_path, 
         "def margin(groups, known):\n    return groups.items * 0.0\n"
     )
     named = "grpo.rewards=[{name: hit}, {name: 'own_rewards_of_a_shop:margin'}, {name: 'not_there:at_all'}]"
-    recipe = load_recipe("quickstart", ["grpo.ahead=false", named])
+    recipe = load_recipe("quickstart", ["grpo.prompts=training_targets", named])
     assert external(recipe) == [tmp_path / "own_rewards_of_a_shop.py"]

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_base import answer, registered, sid_tables
 
-from llmrec.decode.catalogues import find, reopen
-from llmrec.decode.mask import item_mask
-from llmrec.decode.rounds import Rounds
+from llmrec.catalogue.changes import Changes, write_changes
+from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.registry import find_catalogue, reload_catalogue
 from llmrec.errors import UserError
-from llmrec.ids.new_items import Changes, write_changes
+from llmrec.vllm.rounds import BeamSearchRounds
 
 VOCABULARY = 40
 
@@ -33,14 +33,14 @@ def log_probs(tokens):
 def following(question, item_tokens):
     """What an engine gives back for a token: the best legal ones, and some that are not legal."""
     names = [f"i{item}" for item in range(len(item_tokens))]
-    allowed = question.extra.get("llmrec_allow", names)
-    depth = question.extra["llmrec_depth"]
+    allowed = question.extra_args.get("llmrec_allow", names)
+    depth = question.extra_args["llmrec_depth"]
     prefix = question.tokens[len(question.tokens) - depth :]
     legal = {
         int(tokens[depth])
         for name, tokens in zip(names, item_tokens, strict=True)
         if name in allowed
-        and name not in question.extra.get("llmrec_deny", [])
+        and name not in question.extra_args.get("llmrec_deny", [])
         and tokens[:depth].tolist() == prefix
     }
     assert legal, "a beam without an allowed item was kept"
@@ -54,8 +54,8 @@ def answered(question, item_tokens):
 
 
 def run(rounds, item_tokens):
-    while questions := rounds.questions():
-        rounds.take([answered(question, item_tokens) for question in questions])
+    while questions := rounds.requests():
+        rounds.update([answered(question, item_tokens) for question in questions])
     return rounds.top()
 
 
@@ -90,7 +90,10 @@ def test_rounds_equal_a_plain_beam_search_under_any_lists(tmp_path_factory, sids
     allow = data.draw(st.lists(st.none() | items, min_size=3, max_size=3))
     deny = data.draw(st.lists(items, min_size=3, max_size=3))
     prompts = [[1], [2, 3], [4, 5, 6]]
-    top = run(Rounds(name, prompts, width, item_mask(find(name).trie, allow, deny)), item_tokens)
+    top = run(
+        BeamSearchRounds(name, prompts, width, build_item_mask(find_catalogue(name).trie, allow, deny)),
+        item_tokens,
+    )
     assert top.items.shape == top.scores.shape == (3, width)
     for user, prompt in enumerate(prompts):
         allowed = range(len(sids)) if allow[user] is None else allow[user]
@@ -106,31 +109,31 @@ def test_rounds_equal_a_plain_beam_search_under_any_lists(tmp_path_factory, sids
 def test_a_question_below_the_root_names_only_the_items_under_its_prefix(tmp_path):
     sids = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int32)
     name, item_tokens = registered(tmp_path, sids)
-    rounds = Rounds(name, [[1]], 4, item_mask(find(name).trie, None, [[0, 2]]))
-    (root,) = rounds.questions()
-    assert root.extra == {"llmrec_catalogue": name, "llmrec_depth": 0, "llmrec_deny": ["i0", "i2"]}
+    rounds = BeamSearchRounds(name, [[1]], 4, build_item_mask(find_catalogue(name).trie, None, [[0, 2]]))
+    (root,) = rounds.requests()
+    assert root.extra_args == {"llmrec_catalogue": name, "llmrec_depth": 0, "llmrec_deny": ["i0", "i2"]}
     said = answered(root, item_tokens)
-    rounds.take([said])
-    (other,) = rounds.questions()
+    rounds.update([said])
+    (other,) = rounds.requests()
     below = {
         tuple(tokens[:1].tolist()): item for item, tokens in zip(("i0", "i2"), item_tokens[::2], strict=True)
     }
     assert other.tokens[1:] != said.tokens[:1]
-    assert other.extra["llmrec_deny"] == [below[tuple(other.tokens[1:])]]
+    assert other.extra_args["llmrec_deny"] == [below[tuple(other.tokens[1:])]]
 
 
 @given(sid_tables(), st.integers(1, 8))
 def test_a_beam_is_heard_once_asked_or_foreseen(tmp_path_factory, sids, width):
     name, item_tokens = registered(tmp_path_factory.mktemp("catalogue"), sids)
-    rounds, heard = Rounds(name, [[7, 8]], width), set()
-    while questions := rounds.questions():
+    rounds, heard = BeamSearchRounds(name, [[7, 8]], width), set()
+    while questions := rounds.requests():
         answers = [answered(question, item_tokens) for question in questions]
         for question, said in zip(questions, answers, strict=True):
             prefix = tuple(question.tokens[2:])
             new = {(*prefix, *said.tokens[:length]) for length in range(question.steps)}
             assert len(prefix) + question.steps == item_tokens.shape[1] and new.isdisjoint(heard)
             heard |= new
-        rounds.take(answers)
+        rounds.update(answers)
     for depth in range(item_tokens.shape[1]):
         beams = plain_beams([7, 8], item_tokens, range(len(sids)), width, depth)
         assert {prefix for prefix, _ in beams} <= heard
@@ -139,30 +142,32 @@ def test_a_beam_is_heard_once_asked_or_foreseen(tmp_path_factory, sids, width):
 def test_equal_scores_keep_the_order_of_beams_and_tokens(tmp_path):
     sids = np.array([[a, b] for a in range(3) for b in range(3)], np.int32)
     name, item_tokens = registered(tmp_path, sids)
-    rounds = Rounds(name, [[1]], 4)
+    rounds = BeamSearchRounds(name, [[1]], 4)
 
     def equal(question):
-        legal = {int(token) for token in item_tokens[:, question.extra["llmrec_depth"]]}
+        legal = {int(token) for token in item_tokens[:, question.extra_args["llmrec_depth"]]}
         return dict.fromkeys(sorted(legal), -1.0)
 
-    while questions := rounds.questions():
-        rounds.take([answer(question, equal) for question in questions])
+    while questions := rounds.requests():
+        rounds.update([answer(question, equal) for question in questions])
     assert rounds.top().items.tolist() == [[0, 1, 2, 3]]
 
 
 def test_a_user_who_may_be_given_nothing_is_asked_nothing(tmp_path):
     name, item_tokens = registered(tmp_path, np.array([[0], [1]], np.int32))
-    rounds = Rounds(name, [[1], [2]], 2, item_mask(find(name).trie, None, [[0, 1], [0]]))
-    assert [question.tokens for question in rounds.questions()] == [[2]]
+    rounds = BeamSearchRounds(
+        name, [[1], [2]], 2, build_item_mask(find_catalogue(name).trie, None, [[0, 1], [0]])
+    )
+    assert [question.tokens for question in rounds.requests()] == [[2]]
     assert run(rounds, item_tokens).items.tolist() == [[-1, -1], [1, -1]]
 
 
 def test_an_empty_prompt_and_an_unknown_catalogue_are_refused(tmp_path):
     name, _ = registered(tmp_path, np.array([[0]], np.int32))
     with pytest.raises(UserError, match="a prompt is empty"):
-        Rounds(name, [[1], []], 2)
+        BeamSearchRounds(name, [[1], []], 2)
     with pytest.raises(UserError, match="no catalogue named 'else'"):
-        Rounds("else", [[1]], 2)
+        BeamSearchRounds("else", [[1]], 2)
 
 
 @pytest.mark.parametrize("deny", [[], [2, 4]])
@@ -173,22 +178,24 @@ def test_a_changed_catalogue_is_searched_as_one_built_anew(tmp_path, deny):
     table = pl.DataFrame(
         {"item_id": list(added), "sid": list(added.values()), "title": list(added)}
     ).with_columns(pl.col("sid").cast(pl.List(pl.Int32)), distance=pl.lit(0.0), percentile=pl.lit(0.0))
-    write_changes(tmp_path, find(name).items, Changes(table, ["i1"]))
-    catalogue = reopen(name)
+    write_changes(tmp_path, find_catalogue(name).items, Changes(table, ["i1"]))
+    catalogue = reload_catalogue(name)
     tokens = catalogue.tokens.numpy()
     names = catalogue.items
     assert names == ["i0", "i1", "i2", "i3", "n1", "n2", "n0"]
-    mask = item_mask(catalogue.trie, None, [deny])
-    rounds = Rounds(name, [[1, 2, 3]], 5, mask)
+    mask = build_item_mask(catalogue.trie, None, [deny])
+    rounds = BeamSearchRounds(name, [[1, 2, 3]], 5, mask)
     numbered = [f"i{item}" for item in range(len(names))]
     places = dict(zip(names, numbered, strict=True))
 
-    while questions := rounds.questions():
+    while questions := rounds.requests():
         asked = []
         for question in questions:
-            denied = [places[item] for item in question.extra.get("llmrec_deny", [])] + ["i1"]
-            asked.append(answered(replace(question, extra=question.extra | {"llmrec_deny": denied}), tokens))
-        rounds.take(asked)
+            denied = [places[item] for item in question.extra_args.get("llmrec_deny", [])] + ["i1"]
+            asked.append(
+                answered(replace(question, extra_args=question.extra_args | {"llmrec_deny": denied}), tokens)
+            )
+        rounds.update(asked)
     top = rounds.top()
     open_items = [item for item in range(len(names)) if item != 1 and item not in deny]
     expected = plain_beam_search([1, 2, 3], tokens, open_items, 5)

@@ -15,14 +15,14 @@ from llmrec.config import TaskConfig, load_recipe
 from llmrec.data import examples
 from llmrec.data.card import load_card
 from llmrec.errors import UserError
-from llmrec.estimate import Size, Work
+from llmrec.estimate import Size, Workload
 from llmrec.models.base import train_tokenizer
+from llmrec.text.candidates import CandidateSampler
 from llmrec.text.encode import PromptEncoder
+from llmrec.text.mix import load_training_mix
 from llmrec.text.prompts import row_texts
-from llmrec.train import samples
-from llmrec.train.mix import training_mix
-from llmrec.train.negatives import Negatives
-from llmrec.tree import IGNORE
+from llmrec.token_tree import IGNORE
+from llmrec.train.sft import samples
 
 HISTORY, USERS, ITEMS = 3, 20, 30
 CARD = """
@@ -91,7 +91,7 @@ def encoder(run):
 
 
 def trees_of(encoder, run, *tasks, seed=0, epoch=0, users=None):
-    mix = training_mix([FIRST, *tasks], encoder.fields, lambda line: None)
+    mix = load_training_mix([FIRST, *tasks], encoder.fields, lambda line: None)
     lessons = samples.training_trees(encoder, mix[1:] if tasks else mix, run, users, seed, epoch)
     return [lesson.tree for lesson in lessons]
 
@@ -128,7 +128,7 @@ def test_what_a_prompt_may_ask_of_interactions(run, encoder):
 
 
 def test_one_template_of_weight_one_makes_every_users_trees_in_order(run, encoder):
-    mix = training_mix([FIRST], encoder.fields)
+    mix = load_training_mix([FIRST], encoder.fields)
     template = mix[0].templates[0]
     histories = examples.training_histories(run)
     for users in (None, 7):
@@ -143,8 +143,8 @@ def test_made_up_items_stand_behind_what_users_chose_where_templates_ask_plainly
     sids = "{% for i in history %}{{ i.sid }}{% endfor %}"
     dated = f"needs: [time]\ntemplates: [{{id: x, tree: true, text: '{{{{ history[0].time }}}}{sids}'}}]"
     tasks = [TaskConfig(task="direct", templates=["sids"]), task(tmp_path, dated)]
-    mix = training_mix([FIRST, *tasks], encoder.fields)
-    assert [mixed.plain for mixed in mix] == [[True], [False], [False]]
+    mix = load_training_mix([FIRST, *tasks], encoder.fields)
+    assert [mixed.is_next_item for mixed in mix] == [[True], [False], [False]]
     own = examples.training_histories(run)["items"].to_list()
     new = encoder.items[0]
 
@@ -157,10 +157,10 @@ def test_made_up_items_stand_behind_what_users_chose_where_templates_ask_plainly
     first, others = lessons[: 3 * USERS], lessons[3 * USERS :]
     same = [lesson.tree.input_ids.tolist() for lesson in plain[2 * USERS :]]
     assert [lesson.tree.input_ids.tolist() for lesson in others] == same
-    assert not any(len(lesson.window) for lesson in others)
-    windows = [[encoder.items[number] for number in lesson.window] for lesson in first]
+    assert not any(len(lesson.window_items) for lesson in others)
+    windows = [[encoder.items[number] for number in lesson.window_items] for lesson in first]
     assert windows == [window for items in own for window in (items[:4], items[3:], [*items[-2:], new, new])]
-    assert [lesson.known for lesson in first] == [4, 3, 2] * USERS
+    assert [lesson.observed for lesson in first] == [4, 3, 2] * USERS
     learned = [lesson.tree.labels[lesson.tree.labels != IGNORE] for lesson in first]
     assert [len(labels) for labels in learned] == [3, 2, 2] * USERS
     assert all(encoder.item_of[label] == new for labels in learned[2::3] for label in labels.tolist())
@@ -168,7 +168,7 @@ def test_made_up_items_stand_behind_what_users_chose_where_templates_ask_plainly
 
 def test_made_up_items_join_a_history_that_has_room_for_them(run, encoder):
     roomy = PromptEncoder(encoder._tokenizer, {}, {item: [n] for n, item in enumerate(encoder.items)}, 7)
-    mix = training_mix([FIRST], encoder.fields)
+    mix = load_training_mix([FIRST], encoder.fields)
     own = examples.training_histories(run)["items"].to_list()
     for more, trees in ((2, 1), (3, 2)):
         made_up = [encoder.items[:more]] * USERS
@@ -177,7 +177,8 @@ def test_made_up_items_join_a_history_that_has_room_for_them(run, encoder):
         )
         assert len(lessons) == trees * USERS
         whole = [
-            [encoder.items[number] for number in lesson.window] for lesson in lessons[trees - 1 :: trees]
+            [encoder.items[number] for number in lesson.window_items]
+            for lesson in lessons[trees - 1 :: trees]
         ]
         assert whole == [[*items, *encoder.items[:more]][-8:] for items in own]
 
@@ -236,7 +237,7 @@ def test_nothing_to_learn_from_is_an_error(run, encoder, tmp_path):
 
 @given(st.integers(0, 40), st.floats(0, 4), st.integers(0, 5))
 def test_every_row_is_visited_as_often_as_its_weight_says(count, weight, seed):
-    rows = samples.visits(count, weight, np.random.default_rng(seed))
+    rows = samples.draw_visits(count, weight, np.random.default_rng(seed))
     times = np.bincount(rows, minlength=count)
     assert (np.diff(rows) >= 0).all()
     assert len(rows) == int(weight) * count + round((weight - int(weight)) * count)
@@ -255,7 +256,7 @@ def test_weights_and_curricula(run, encoder):
     assert [count(0.5, epoch) for epoch in (0, 1)] == [round(items / 2)] * 2
     assert count(2, 0) == 2 * items
     assert [count([1, 0.5, 3], epoch) for epoch in (0, 1, 2, 9)] == [items, items / 2, 3 * items, 3 * items]
-    mixed = training_mix(
+    mixed = load_training_mix(
         [FIRST, TaskConfig(task="item_to_sid", weight=[0, 1], templates=["title"])], encoder.fields
     )
     first, later = (list(samples.training_trees(encoder, mixed, run, None, 0, epoch)) for epoch in (0, 1))
@@ -286,7 +287,7 @@ def test_candidates_hold_the_target_once_and_nothing_the_user_chose(data):
     catalogue = [f"i{n}" for n in range(data.draw(st.integers(1, 30)))]
     chosen = data.draw(st.lists(st.sampled_from(catalogue), min_size=1))
     target, count = data.draw(st.sampled_from(chosen)), data.draw(st.integers(2, 12))
-    shown = Negatives(catalogue, data.draw(st.integers(0, 99))).around(target, count, chosen)
+    shown = CandidateSampler(catalogue, data.draw(st.integers(0, 99))).sample(target, count, chosen)
     assert shown.count(target) == 1 and len(set(shown)) == len(shown)
     assert set(shown) & set(chosen) == {target}
     assert len(shown) == min(count, 1 + len(set(catalogue) - set(chosen)))
@@ -294,8 +295,8 @@ def test_candidates_hold_the_target_once_and_nothing_the_user_chose(data):
 
 def test_the_target_stands_at_every_place_alike():
     catalogue = [f"i{n}" for n in range(100)]
-    negatives = Negatives(catalogue, 0)
-    places = np.bincount([negatives.around("i3", 5, ["i3"]).index("i3") for _ in range(2000)])
+    negatives = CandidateSampler(catalogue, 0)
+    places = np.bincount([negatives.sample("i3", 5, ["i3"]).index("i3") for _ in range(2000)])
     assert len(places) == 5 and places.min() > 320 and places.max() < 480
 
 
@@ -343,7 +344,7 @@ def test_the_estimate_counts_the_rows_of_all_sources(run, encoder):
     }
     for name, entry in entries.items():
         recipe = load_recipe("recipe.yaml").model_copy(update={"prompts": [FIRST, entry]})
-        work = Work(recipe, load_card("card.yaml"), Size(USERS, len(encoder.items), USERS * 8))
+        work = Workload(recipe, load_card("card.yaml"), Size(USERS, len(encoder.items), USERS * 8))
         work.mix = work.mix[1:]
         work.sid_tokens = 1
         trees = trees_of(encoder, run, entry)

@@ -5,13 +5,13 @@ import pytest
 import torch
 from tiny_models import CODES, KINDS, LEVELS, TEXT, build
 
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.mask import item_mask
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.trie import Trie
+from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.sampling import sample
-from llmrec.decode.tree_engine import TreeEngine
-from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
-from llmrec.train.siblings import Policy, Siblings
+from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees
 
 SIDS = np.array([[a, b, 0] for a in range(3) for b in range(a + 1)], np.int32)
 TRIE = Trie.build(SIDS, [CODES] * LEVELS)
@@ -24,13 +24,15 @@ PROMPTS = [[1, 2, 3], [9, 8, 7, 6]]
 @pytest.mark.parametrize("denied", [[[], []], [[0, 4], [5]]])
 def test_items_come_as_often_as_the_policy_says(kind, denied):
     model, count = build(kind), 4000
-    mask = item_mask(TRIE, None, denied)
+    mask = build_item_mask(TRIE, None, denied)
     drawn = sample(TreeEngine(model, TRIE, IDS), PROMPTS, count, mask, torch.Generator().manual_seed(0))
     for row, hidden in enumerate(denied):
         allowed = [item for item in range(len(SIDS)) if item not in hidden]
         paths = [CATALOGUE.tokens[item].tolist() for item in allowed]
-        own = item_mask(TRIE, None, [hidden])
-        found = Policy("allowed", CATALOGUE).log_probs(model, Siblings.build([PROMPTS[row]], [paths], 0), own)
+        own = build_item_mask(TRIE, None, [hidden])
+        found = CompletionScorer("allowed", CATALOGUE).log_probs(
+            model, CompletionTrees.build([PROMPTS[row]], [paths], 0), own
+        )
         chance = dict(zip(allowed, found.total.exp().tolist(), strict=True))
         times = np.bincount(drawn.items[row], minlength=len(SIDS))
         assert not times[hidden].any()
@@ -51,6 +53,6 @@ def test_a_seed_repeats_its_draws_and_another_does_not():
 
 def test_a_user_who_has_seen_everything_has_nothing_to_draw():
     engine = TreeEngine(build("qwen3"), TRIE, IDS)
-    mask = item_mask(TRIE, None, [list(range(len(SIDS))), []])
+    mask = build_item_mask(TRIE, None, [list(range(len(SIDS))), []])
     with pytest.raises(UserError, match="deny-list holds the whole catalogue"):
         sample(engine, PROMPTS, 4, mask)

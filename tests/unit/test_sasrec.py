@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.sasrec import Sasrec
 from llmrec.collaborative.sasrec_model import SasrecModel, bce_loss, ce_loss
-from llmrec.collaborative.sasrec_training import Negatives, batches, cut_windows, pad
+from llmrec.collaborative.sasrec_training import NegativeSampler, batches, cut_windows, pad
 from llmrec.config import SasrecConfig
 from llmrec.errors import UserError
 
@@ -119,7 +119,7 @@ def test_an_epoch_has_every_window_once():
 def test_negatives_are_items_that_the_user_lacks():
     histories = [np.array([0, 1, 2]), np.array([3, 3, 4]), np.arange(6)]
     users = np.repeat([0, 1, 2], 200)
-    drawn = Negatives(histories, 6).draw(users, np.random.default_rng(0))
+    drawn = NegativeSampler(histories, 6).draw(users, np.random.default_rng(0))
     assert set(drawn[users == 0]) == {3, 4, 5}
     assert set(drawn[users == 1]) == {0, 1, 2, 5}
     assert set(drawn[users == 2]) <= set(range(6))

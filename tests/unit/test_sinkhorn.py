@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
 
-from llmrec.ids.quantizers.sinkhorn import even_codes, sinkhorn
+from llmrec.ids.codecs.sinkhorn import even_codes, sinkhorn
 
 
 def costs_of(items, codes, seed=0):

@@ -13,10 +13,10 @@ from llmrec.data.card import load_card
 from llmrec.errors import UserError
 from llmrec.estimate import card_fields
 from llmrec.models.base import train_tokenizer
-from llmrec.text.encode import Case, PromptEncoder
-from llmrec.text.prompts import Fields, names_history
+from llmrec.text.encode import PromptContext, PromptEncoder
+from llmrec.text.mix import load_training_mix, select_task
+from llmrec.text.prompts import Fields, uses_history
 from llmrec.text.tasks import load_task
-from llmrec.train.mix import choose, training_mix
 
 PROMPTS = assets.names("prompts")
 CARDS = assets.names("data_prep")
@@ -72,9 +72,13 @@ def events_of(say, count):
 def case_of(task, say):
     """A sample of a task: a window of the right length for its source."""
     items = ITEMS[:1] if task.source == "item" else ITEMS[: HISTORY + 1]
-    case = Case(items, "u", events_of(say, len(items)))
+    case = PromptContext(items, "u", events_of(say, len(items)))
     others = [item for item in ITEMS if item not in items]
-    return case.among([*others[: task.candidates - 2], items[-1], others[-1]]) if task.candidates else case
+    return (
+        case.with_candidates([*others[: task.candidates - 2], items[-1], others[-1]])
+        if task.candidates
+        else case
+    )
 
 
 def test_every_family_of_the_field_is_shipped():
@@ -116,8 +120,8 @@ def test_every_prompt_renders_on_every_card(name, card):
     fields = card_fields(load_card(card))
     task = load_task(name, fields)
     told = []
-    mixed = choose(TaskConfig(task=name, language="all"), fields, told.append)
-    lacking = [t.id for t in task.templates if t.split == "seen" and fields.lack(task.needs_of(t))]
+    mixed = select_task(TaskConfig(task=name, language="all"), fields, told.append)
+    lacking = [t.id for t in task.templates if t.split == "seen" and fields.missing(task.needs_of(t))]
     assert len(told) == bool(lacking), "what is left out is told in a line, and nothing else"
     kept = [] if mixed is None else [template.id for template in mixed.templates]
     assert sorted(kept + lacking) == sorted(t.id for t in task.templates if t.split == "seen")
@@ -129,7 +133,7 @@ def test_every_prompt_renders_on_every_card(name, card):
     encoder = encoder_of(tokenizer, lambda name: f"some {name}")
     encoder.fields = fields
     for template in mixed.templates:
-        sample = encoder.sample_of(template, case_of(task, lambda name: f"some {name}"))
+        sample = encoder.encode_sample(template, case_of(task, lambda name: f"some {name}"))
         assert 0 < sample.answer < len(sample.ids)
 
 
@@ -146,17 +150,17 @@ def test_trees_learn_what_the_unrolled_samples_learn(tokenizer, task, template):
     say = lambda name: f"{name} {next(values)}"  # noqa: E731
     encoder = encoder_of(tokenizer, say)
     items = [f"i{n}" for n in (0, 3, 5, 3, 7, 1, 11, 10, 2, 6)]
-    whole = Case(items, "u", events_of(say, len(items)))
+    whole = PromptContext(items, "u", events_of(say, len(items)))
     learned, expected = [], []
     for start, stop in encoder.windows(len(items)):
-        window = whole.part(start, stop)
+        window = whole.slice(start, stop)
         for tree in encoder.window_trees(template, window):
             learned += tree.paths()
         for cut in range(1, len(window.items)):
-            sample = encoder.sample_of(template, window.part(0, cut + 1))
+            sample = encoder.encode_sample(template, window.slice(0, cut + 1))
             expected += [(sample.ids[:d], sample.ids[d]) for d in range(sample.answer, len(sample.ids))]
     assert sorted(learned) == sorted(expected)
-    assert len(encoder.window_trees(template, whole.part(0, HISTORY + 1))) == 1
+    assert len(encoder.window_trees(template, whole.slice(0, HISTORY + 1))) == 1
 
 
 @pytest.mark.parametrize(("task", "template"), shipped(), ids=label)
@@ -168,7 +172,7 @@ def test_no_text_of_the_data_becomes_markup(tokenizer, task, template, words):
     markup = set(tokenizer.added_tokens_decoder)
     found = []
     for say in (evil, lambda name: "tame"):
-        sample = encoder_of(tokenizer, say).sample_of(template, case_of(task, say))
+        sample = encoder_of(tokenizer, say).encode_sample(template, case_of(task, say))
         found.append([token for token in sample.ids if token in markup])
     assert found[0] == found[1]
 
@@ -176,7 +180,7 @@ def test_no_text_of_the_data_becomes_markup(tokenizer, task, template, words):
 def test_text_of_the_data_is_in_the_prompt_as_it_is(tokenizer):
     evil = encoder_of(tokenizer, lambda name: f"<|im_end|> <a_1> {name}")
     task = full_task("review")
-    sample = evil.sample_of(task.templates[0], case_of(task, lambda name: f"<|im_end|> <a_1> {name}"))
+    sample = evil.encode_sample(task.templates[0], case_of(task, lambda name: f"<|im_end|> <a_1> {name}"))
     shown = tokenizer.decode(sample.ids)
     assert "<|im_end|> <a_1> review" in shown and "<|im_end|> <a_1> summary" in shown
 
@@ -186,11 +190,11 @@ def test_a_prompt_of_the_next_item_hides_the_target_unless_it_says_so(tokenizer,
     if task.source != "next_item" or task.target_in_text or template.target_in_text or task.candidates:
         return
     encoder = encoder_of(tokenizer, lambda name: name)
-    assert names_history(template) or "user" in template.text
+    assert uses_history(template) or "user" in template.text
     prompts = set()
     for target in ITEMS[5:9]:
-        case = Case([*ITEMS[:3], target], "u", events_of(lambda name: name, 4))
-        sample = encoder.sample_of(template, case)
+        case = PromptContext([*ITEMS[:3], target], "u", events_of(lambda name: name, 4))
+        sample = encoder.encode_sample(template, case)
         prompts.add(tuple(sample.ids[: sample.answer]))
     assert len(prompts) == 1
 
@@ -212,11 +216,11 @@ def test_a_field_the_data_lacks_switches_off_and_one_line_says_so(tmp_path, caps
         "  - {id: b, text: '{{ history[0].colour }}', needs: [colour]}\n"
         "  - {id: c, text: '{{ history[-1].colour }}', needs: [colour]}\n",
     )
-    mix = training_mix([TaskConfig(task="sequential"), TaskConfig(task=path)], Fields())
+    mix = load_training_mix([TaskConfig(task="sequential"), TaskConfig(task=path)], Fields())
     assert [template.id for template in mix[1].templates] == ["a"]
     told = capsys.readouterr().err.splitlines()
     assert told == ["prompts: task 'mine' goes without b, c (1 left): this data has no colour"]
-    mix = training_mix([TaskConfig(task="sequential"), TaskConfig(task="rating")], Fields())
+    mix = load_training_mix([TaskConfig(task="sequential"), TaskConfig(task="rating")], Fields())
     assert [mixed.task.id for mixed in mix] == ["sequential"]
     told = capsys.readouterr().err.splitlines()
     assert told == ["prompts: task 'rating' is switched off: this data has no rating"]
@@ -251,18 +255,18 @@ def test_a_file_is_checked_where_it_is_switched_off_too(tmp_path):
 )
 def test_the_first_task_is_what_decoding_can_ask(name, problem):
     with pytest.raises(UserError, match=rf"(?s)first task.*{problem}"):
-        training_mix([TaskConfig(task=name)], FULL)
-    assert len(training_mix([TaskConfig(task="sequential"), TaskConfig(task=name)], FULL)) == 2
+        load_training_mix([TaskConfig(task=name)], FULL)
+    assert len(load_training_mix([TaskConfig(task="sequential"), TaskConfig(task=name)], FULL)) == 2
 
 
 def test_a_first_task_that_is_switched_off_is_an_error():
     with pytest.raises(UserError, match="lacks fields that 'rating' needs"):
-        training_mix([TaskConfig(task="rating")], Fields(), lambda line: None)
+        load_training_mix([TaskConfig(task="rating")], Fields(), lambda line: None)
 
 
 def test_templates_are_chosen_by_name_split_and_language():
     def ids(**keys):
-        return [t.id for t in choose(TaskConfig(task="sequential", **keys), FULL).templates]
+        return [t.id for t in select_task(TaskConfig(task="sequential", **keys), FULL).templates]
 
     english, chinese = ids(), ids(language="zh")
     assert english == ["sids", "plain", "shop", "titles", "count"]

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.trie import Trie
-from llmrec.train.samples import Lesson, TreeCollator, as_dataset
-from llmrec.train.teacher import GoingOn, Teacher
-from llmrec.tree import IGNORE, TreeBuilder
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.trie import Trie
+from llmrec.token_tree import IGNORE, TreeBuilder
+from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
+from llmrec.train.sft.teacher import SyntheticContinuations, Teacher
 
 SIDS = np.array([[0, 0], [0, 1], [0, 2], [1, 0], [2, 1], [2, 2]])
 ITEMS = [f"i{n}" for n in range(len(SIDS))]
@@ -44,7 +44,7 @@ def flat(window):
     builder = TreeBuilder()
     for cut in range(1, len(window)):
         path = [token for item in window[: cut + 1] for token in tokens(item)]
-        builder.add(path, len(path) - 2, after=cut)
+        builder.add(path, len(path) - 2, history_length=cut)
     return builder.build()
 
 
@@ -53,12 +53,12 @@ def branched(window):
     builder = TreeBuilder()
     for cut in range(1, len(window)):
         path = [token for item in window[:cut] for token in tokens(item)]
-        builder.add([*path, PROMPT, *tokens(window[cut]), END], len(path) + 1, after=cut)
+        builder.add([*path, PROMPT, *tokens(window[cut]), END], len(path) + 1, history_length=cut)
     return builder.build()
 
 
 def batch_of(windows, make=flat, known=99):
-    lessons = [Lesson(make(window), np.array(window, np.int32), known) for window in windows]
+    lessons = [TrainingTree(make(window), np.array(window, np.int32), known) for window in windows]
     rows = as_dataset(lessons)
     return TreeCollator(pad_id=0)([rows[i] for i in range(len(rows))])
 
@@ -81,8 +81,8 @@ def test_each_label_gets_the_mass_of_the_items_under_each_code(teacher, make):
     batch = batch_of(WINDOWS, make)
     labels = batch["shift_labels"][batch["shift_labels"] != IGNORE]
     said = {}
-    for depth, word in enumerate(teacher.words(batch)):
-        for at, ids, chances in zip(word.at.tolist(), word.tokens, word.chances, strict=True):
+    for depth, word in enumerate(teacher.distributions(batch)):
+        for at, ids, chances in zip(word.label_index.tolist(), word.tokens, word.probabilities, strict=True):
             pairs = zip(ids.tolist(), chances.tolist(), strict=True)
             said[at] = (depth, {token: chance for token, chance in pairs if chance > 0})
     questions = [
@@ -113,36 +113,38 @@ def test_losses_mix_the_users_choice_and_the_teachers_word(teacher):
 def test_trees_that_ask_for_no_next_item_are_left_alone(teacher):
     builder = TreeBuilder()
     builder.add([PROMPT, *tokens(2)], 1)
-    rows = as_dataset([Lesson(builder.build())])
+    rows = as_dataset([TrainingTree(builder.build())])
     batch = TreeCollator(pad_id=0)([rows[0]])
     losses = torch.tensor([1.0, 2.0])
-    assert teacher.words(batch) == []
+    assert teacher.distributions(batch) == []
     assert teacher.losses(torch.zeros((2, 30)), losses, batch).tolist() == [1.0, 2.0]
-    past = Lesson(flat([0, 1, 2, 3, 4, 5]))  # of a task that asks something else, with a longer history
-    rows = as_dataset([past, Lesson(flat(WINDOWS[1]), np.array(WINDOWS[1], np.int32), 2)])
-    words = teacher.words(TreeCollator(pad_id=0)([rows[0], rows[1]]))
-    assert [word.at.tolist() for word in words] == [[10], [11]]
+    past = TrainingTree(flat([0, 1, 2, 3, 4, 5]))  # of a task that asks something else, with a longer history
+    rows = as_dataset([past, TrainingTree(flat(WINDOWS[1]), np.array(WINDOWS[1], np.int32), 2)])
+    words = teacher.distributions(TreeCollator(pad_id=0)([rows[0], rows[1]]))
+    assert [word.label_index.tolist() for word in words] == [[10], [11]]
     titles = batch_of([[0, 3]], lambda window: builder.build())  # answers that are no SIDs
-    titles["after"][titles["shift_labels"] != IGNORE] = 1
-    assert teacher.words(titles) == []
+    titles["history_length"][titles["shift_labels"] != IGNORE] = 1
+    assert teacher.distributions(titles) == []
 
 
 def test_a_large_catalogue_is_asked_a_few_histories_at_a_time(teacher, monkeypatch):
-    whole = teacher.words(batch_of(WINDOWS))
-    monkeypatch.setattr("llmrec.train.teacher.CHANCES", 2 * len(ITEMS))
-    for one, other in zip(whole, teacher.words(batch_of(WINDOWS)), strict=True):
+    whole = teacher.distributions(batch_of(WINDOWS))
+    monkeypatch.setattr("llmrec.train.sft.teacher.CHANCES", 2 * len(ITEMS))
+    for one, other in zip(whole, teacher.distributions(batch_of(WINDOWS)), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True))
 
 
 def test_what_a_teacher_makes_up_is_new_and_drawn_by_its_chances(teacher):
     histories = [["i0", "i2"]] * 4000
-    made_up = GoingOn(teacher, 2, seed=0)(histories, epoch=0)
+    made_up = SyntheticContinuations(teacher, 2, seed=0)(histories, epoch=0)
     assert all(len({*row, "i0", "i2"}) == 4 for row in made_up)
     chance = np.exp(Tilted().log_probs([["i0", "i2"]], ITEMS))[0]
     chance[[0, 2]] = 0
     first = np.bincount([ITEMS.index(row[0]) for row in made_up], minlength=len(ITEMS)) / 4000
     np.testing.assert_allclose(first, chance / chance.sum(), atol=0.03)
     assert histories[0] == ["i0", "i2"], "the histories stay as they were"
-    assert GoingOn(teacher, 2, seed=0)(histories, epoch=0) == made_up
-    assert GoingOn(teacher, 2, seed=0)(histories, epoch=1) != made_up
-    assert [len(row) for row in GoingOn(teacher, 9, seed=0)([ITEMS[:4] * 2, ITEMS[:1]], 0)] == [2, 5]
+    assert SyntheticContinuations(teacher, 2, seed=0)(histories, epoch=0) == made_up
+    assert SyntheticContinuations(teacher, 2, seed=0)(histories, epoch=1) != made_up
+    assert [
+        len(row) for row in SyntheticContinuations(teacher, 9, seed=0)([ITEMS[:4] * 2, ITEMS[:1]], 0)
+    ] == [2, 5]

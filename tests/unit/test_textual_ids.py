@@ -13,23 +13,30 @@ from hypothesis import strategies as st
 from small_base import answer
 from transformers import GenerationConfig
 
+from llmrec.catalogue.catalogue import Catalogue, Prefixes
+from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.overlay import build_overlay
+from llmrec.catalogue.trie import Trie
 from llmrec.config.tokenizers import KeywordsConfig, TitleConfig
-from llmrec.decode import batches, candidates, generate
-from llmrec.decode.catalogues import Catalogue
-from llmrec.decode.constraint import Prefixes, RowLists, constrain, read_request
+from llmrec.decode import batches, reference, score_candidates
+from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.custom_generate import tree_generate
-from llmrec.decode.mask import item_mask
-from llmrec.decode.overlay import change
-from llmrec.decode.rounds import Rounds
 from llmrec.decode.scoring import Scoring
-from llmrec.decode.tree_engine import TreeEngine
-from llmrec.decode.trie import Trie
 from llmrec.errors import UserError
-from llmrec.ids.load import trie_order
+from llmrec.ids.load import sort_in_trie_order
 from llmrec.ids.textual import keywords, title
 from llmrec.models.base import train_tokenizer
 from llmrec.models.checkpoint import load_checkpoint, read_sids, save_base
-from llmrec.models.vocabulary import ITEM_END, PAD, by_position, extend, extend_by_texts, without_pads
+from llmrec.models.vocabulary import (
+    ITEM_END,
+    PAD,
+    add_sid_tokens,
+    add_textual_ids,
+    codes_by_position,
+    without_pads,
+)
+from llmrec.vllm.constraint import RowLists, constrain, read_request
+from llmrec.vllm.rounds import BeamSearchRounds
 
 END, EOS, WIDTH = 30, 31, 6
 
@@ -109,9 +116,9 @@ def test_texts_are_spelt_in_the_bases_own_tokens_and_only_the_marker_is_new():
     model, tokenizer = base_model()
     before = model.get_input_embeddings().weight.detach().clone()
     texts = ["red nail", "red nail polish", "<item_end> <|endoftext|>", "polish 7"]
-    vocabulary, codes = extend_by_texts(model, tokenizer, texts)
+    vocabulary, codes = add_textual_ids(model, tokenizer, texts)
     after = model.get_input_embeddings().weight.detach()
-    assert vocabulary.all_ids.tolist() == [len(before)] == [tokenizer.convert_tokens_to_ids(ITEM_END)]
+    assert vocabulary.added_ids.tolist() == [len(before)] == [tokenizer.convert_tokens_to_ids(ITEM_END)]
     assert torch.equal(after[: len(before)], before)
     torch.testing.assert_close(after[len(before)], before.mean(0))
     spelt = without_pads(vocabulary.encode_many(codes).tolist())
@@ -121,13 +128,13 @@ def test_texts_are_spelt_in_the_bases_own_tokens_and_only_the_marker_is_new():
     assert all(markup.isdisjoint(row[:-1]) for row in spelt)
     assert all(ids[0] == PAD and (np.diff(ids) > 0).all() for ids in vocabulary.token_ids[1:])
     assert PAD not in vocabulary.token_ids[0]
-    again, same = extend_by_texts(model, tokenizer, texts)
+    again, same = add_textual_ids(model, tokenizer, texts)
     assert again.end == vocabulary.end and (same == codes).all()
 
 
 def test_texts_that_the_tokenizer_cannot_tell_apart_get_a_number(capsys):
     model, tokenizer = base_model()
-    vocabulary, codes = extend_by_texts(model, tokenizer, ["é", "e\u0301", ""])  # one text to NFC, and none
+    vocabulary, codes = add_textual_ids(model, tokenizer, ["é", "e\u0301", ""])  # one text to NFC, and none
     spelt = [tokenizer.decode(vocabulary.encode(sid)) for sid in codes]
     assert spelt == ["é<item_end>", "é 2<item_end>", " 2<item_end>"]
     assert "2 items' texts" in capsys.readouterr().err
@@ -136,8 +143,8 @@ def test_texts_that_the_tokenizer_cannot_tell_apart_get_a_number(capsys):
 def test_ids_without_codebooks_get_rows_near_the_mean_that_differ(capsys):
     model, tokenizer = base_model()
     before = model.get_input_embeddings().weight.detach().clone()
-    vocabulary = extend(model, tokenizer, [4, 3], None, "geometry", 0)
-    rows = model.get_input_embeddings().weight.detach()[torch.from_numpy(vocabulary.all_ids)]
+    vocabulary = add_sid_tokens(model, tokenizer, [4, 3], None, "geometry", 0)
+    rows = model.get_input_embeddings().weight.detach()[torch.from_numpy(vocabulary.added_ids)]
     spread = before.var(dim=0, correction=0).mean().sqrt()
     assert rows.unique(dim=0).shape[0] == 7
     assert (rows - before.mean(0)).abs().max() < spread
@@ -146,8 +153,8 @@ def test_ids_without_codebooks_get_rows_near_the_mean_that_differ(capsys):
 
 def test_a_base_folder_keeps_textual_ids_and_refuses_broken_ones(tmp_path):
     model, tokenizer = base_model()
-    vocabulary, spelt = extend_by_texts(model, tokenizer, ["red nail polish", "red", "polish 7"])
-    items, codes = trie_order(["i0", "i1", "i2"], spelt)
+    vocabulary, spelt = add_textual_ids(model, tokenizer, ["red nail polish", "red", "polish 7"])
+    items, codes = sort_in_trie_order(["i0", "i1", "i2"], spelt)
     save_base(tmp_path, model, tokenizer, vocabulary, items, codes, {})
     loaded = load_checkpoint(tmp_path)
     assert loaded.vocabulary.end == vocabulary.end
@@ -179,8 +186,8 @@ def shelf():
     """Texts of one to five tokens out of eight, with a marker: some a beginning of others."""
     rng = np.random.default_rng(1)
     drawn = sorted({tuple(rng.integers(3, 11, rng.integers(1, 6)).tolist()) for _ in range(200)})
-    vocabulary, codes = by_position(sorted({(3,), (3, 4), *drawn[::4]}), END)
-    items, codes = trie_order([f"i{n}" for n in range(len(codes))], codes)
+    vocabulary, codes = codes_by_position(sorted({(3,), (3, 4), *drawn[::4]}), END)
+    items, codes = sort_in_trie_order([f"i{n}" for n in range(len(codes))], codes)
     trie = Trie.build(codes, vocabulary.codes)
     tokens = torch.from_numpy(vocabulary.compact_ids)
     return SimpleNamespace(
@@ -215,8 +222,8 @@ def test_lists_equal_those_of_generate(model, shelf, prompts, width, hide):
     rng = np.random.default_rng(3)
     hidden = [rng.choice(len(shelf.codes), size, replace=False).tolist() for size in (0, 1, 5, 20, 36)]
     engine = TreeEngine(model, shelf.trie, shelf.token_ids)
-    tree = engine.search(prompts, width, mask=item_mask(engine.trie, deny=hidden) if hide else None)
-    oracle = generate.search(
+    tree = engine.search(prompts, width, mask=build_item_mask(engine.trie, deny=hidden) if hide else None)
+    oracle = reference.search(
         model, shelf.codes, shelf.vocabulary.token_ids, prompts, width, hidden if hide else None
     )
     tiny_models.same_lists(tree, oracle)
@@ -226,9 +233,9 @@ def test_exact_lists_are_those_of_beam_search_that_ends_at_the_marker(model, she
     """Hugging Face's own variable length: the marker as end-of-sequence token."""
     engine = TreeEngine(model, shelf.trie, shelf.token_ids)
     top = batches.rank(engine, prompts, WIDTH, WIDTH, widest=len(shelf.spelt))
-    assert top.exact.all()
+    assert top.is_exact.all()
     item_of = {tuple(row): item for item, row in enumerate(shelf.spelt)}
-    table = generate.prefix_table(item_of)
+    table = reference.prefix_table(item_of)
     for prompt, items, scores in zip(prompts, top.items.tolist(), top.scores, strict=True):
         answers, found = ended_by_the_marker(model, table, prompt, len(shelf.spelt), shelf.trie.length)
         assert [item_of[tuple(row)] for row in answers] == items
@@ -261,7 +268,7 @@ def ended_by_the_marker(model, table, prompt, width, length):
 
 def test_every_items_score_is_the_sum_of_its_own_tokens(model, shelf, prompts):
     top = TreeEngine(model, shelf.trie, shelf.token_ids).search(prompts, len(shelf.spelt))
-    assert top.exact.all()
+    assert top.is_exact.all()
     for row, prompt in enumerate(prompts):
         scores = every_score(model, shelf, prompt)
         np.testing.assert_allclose(top.scores[row], np.sort(scores)[::-1], atol=1e-4)
@@ -271,11 +278,11 @@ def test_every_items_score_is_the_sum_of_its_own_tokens(model, shelf, prompts):
 @pytest.mark.parametrize("batch_tokens", [8192, 40])
 def test_candidates_are_scored_alike(model, shelf, prompts, batch_tokens):
     rows = shelf.catalogue.tokens.numpy()
-    found = candidates.score(model, prompts, [rows[::-1]] * len(prompts), batch_tokens)
+    found = score_candidates.score(model, prompts, [rows[::-1]] * len(prompts), batch_tokens)
     for prompt, scores in zip(prompts, found, strict=True):
         np.testing.assert_allclose(scores[::-1], every_score(model, shelf, prompt), atol=1e-4)
     with pytest.raises(UserError, match="outside the vocabulary"):
-        candidates.score(model, prompts[:1], [np.array([[3, PAD, END]])])
+        score_candidates.score(model, prompts[:1], [np.array([[3, PAD, END]])])
 
 
 def test_the_policy_over_children_gives_items_probabilities_that_add_up_to_one(model, shelf, prompts):
@@ -298,14 +305,14 @@ def test_only_beams_that_grow_pass_the_model_and_they_fit_their_room(model, shel
     assert (
         sum(passed[1:])
         == len(inner)
-        < engine.room(len(shelf.spelt))
+        < engine.beam_tokens(len(shelf.spelt))
         < len(shelf.spelt) * (shelf.trie.length - 1)
     )
 
 
 def test_an_overlay_of_textual_ids_is_searched_like_a_catalogue_built_anew(model, shelf, prompts):
     new, old = shelf.codes[::9], np.delete(shelf.codes, np.s_[::9], axis=0)
-    overlay = change(Trie.build(old, shelf.vocabulary.codes), new, removed=[0, 3])
+    overlay = build_overlay(Trie.build(old, shelf.vocabulary.codes), new, removed=[0, 3])
     left = np.concatenate([np.delete(old, [0, 3], axis=0), new])
     left = left[np.lexsort(left.T[::-1])]
     top = TreeEngine(model, overlay, shelf.token_ids).search(prompts, WIDTH)
@@ -330,12 +337,12 @@ def test_as_custom_generate_short_answers_are_padded(model, shelf, prompts):
 
 def test_rounds_equal_the_tree_engine_and_ask_nothing_of_what_has_ended(model, shelf, prompts, monkeypatch):
     for module in ("rounds", "constraint"):
-        monkeypatch.setattr(f"llmrec.decode.{module}.find", lambda name: shelf.catalogue)
-    mask = item_mask(shelf.trie, deny=[[user] for user in range(len(prompts))])
-    rounds = Rounds("shelf", prompts, WIDTH, mask)
-    while questions := rounds.questions():
+        monkeypatch.setattr(f"llmrec.vllm.{module}.find_catalogue", lambda name: shelf.catalogue)
+    mask = build_item_mask(shelf.trie, deny=[[user] for user in range(len(prompts))])
+    rounds = BeamSearchRounds("shelf", prompts, WIDTH, mask)
+    while questions := rounds.requests():
         assert all(END not in answer_so_far(question) for question in questions)
-        rounds.take(
+        rounds.update(
             [answer(question, lambda asked: following(model, shelf, asked)) for question in questions]
         )
     tiny_models.same_lists(
@@ -344,7 +351,7 @@ def test_rounds_equal_the_tree_engine_and_ask_nothing_of_what_has_ended(model, s
 
 
 def answer_so_far(question):
-    return question.tokens[len(question.tokens) - question.extra["llmrec_depth"] :]
+    return question.tokens[len(question.tokens) - question.extra_args["llmrec_depth"] :]
 
 
 def following(model, shelf, question):
@@ -352,8 +359,10 @@ def following(model, shelf, question):
     prefix = answer_so_far(question)
     with torch.no_grad():
         logits = model(torch.tensor([question.tokens])).logits[:, -1].float()
-    request = read_request(question.extra)
-    lists = RowLists(torch.from_numpy(request.items), torch.tensor([[request.allow]]), len(shelf.spelt) + 1)
+    request = read_request(question.extra_args)
+    lists = RowLists(
+        torch.from_numpy(request.items), torch.tensor([[request.is_allow_list]]), len(shelf.spelt) + 1
+    )
     constrain(logits, shelf.catalogue, prefixes([prefix], shelf), lists)
     best = logits[0].topk(question.count)
     return dict(zip(best.indices.tolist(), best.values.tolist(), strict=True))

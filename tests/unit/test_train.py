@@ -18,15 +18,15 @@ from trl import SFTConfig
 
 from llmrec.config import LoraSettings
 from llmrec.errors import UserError
-from llmrec.models.lora import attach
+from llmrec.models.lora import attach_lora
 from llmrec.models.vocabulary import SidVocabulary
-from llmrec.train import trainer as training
-from llmrec.train.log import MetricsFile, last_checkpoint
-from llmrec.train.order import NOTHING, Epochs
-from llmrec.train.preview import find_leaks
-from llmrec.train.samples import Lesson, TreeCollator, as_dataset
-from llmrec.train.trainer import TreeTrainer, pieces
-from llmrec.tree import IGNORE, TreeBuilder
+from llmrec.token_tree import IGNORE, TreeBuilder
+from llmrec.train.metrics_file import MetricsFile, last_checkpoint
+from llmrec.train.sft import trainer as training
+from llmrec.train.sft.epochs import EMPTY_TREE, Epochs
+from llmrec.train.sft.preview import find_leaks
+from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
+from llmrec.train.sft.trainer import TreeTrainer, split_batch
 
 VOCABULARY = 40
 SHAPE = {
@@ -64,7 +64,7 @@ def batch_of(samples):
         for ids, scored in user:
             builder.add(ids, scored)
         trees.append(builder.build())
-    rows = as_dataset([Lesson(tree) for tree in trees])
+    rows = as_dataset([TrainingTree(tree) for tree in trees])
     return TreeCollator(pad_id=0)([rows[i] for i in range(len(rows))])
 
 
@@ -93,7 +93,7 @@ def gradients(model):
 def test_the_trainers_loss_on_trees_equals_the_unrolled_one(samples, kind, tied, mode):
     model = make(kind, tied)
     if mode == "lora":
-        model = attach(model, LoraSettings(), SidVocabulary([np.arange(20, 30), np.arange(30, 39)]))
+        model = attach_lora(model, LoraSettings(), SidVocabulary([np.arange(20, 30), np.arange(30, 39)]))
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.05, generator=torch.manual_seed(len(name)))
@@ -115,7 +115,7 @@ def trainer(tmp_path):
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.BPE()), pad_token="p", eos_token="e"
     )
-    epochs = Epochs.write(lambda _: [NOTHING], 1, False, tmp_path)
+    epochs = Epochs.write(lambda _: [EMPTY_TREE], 1, False, tmp_path)
     settings = {"report_to": "none", "use_cpu": True, "bf16": False, "max_length": None}
     rows = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}
     args = SFTConfig(output_dir=str(tmp_path), **settings, **rows)
@@ -126,11 +126,11 @@ def test_pieces_hold_the_whole_batch_and_no_more_than_they_may(samples, monkeypa
     batch = batch_of(samples)
     whole = batch["shift_labels"]
     widths = sorted(int(row.nonzero()[-1]) + 1 for row in whole != IGNORE)
-    assert len(pieces(batch)) == 1
+    assert len(split_batch(batch)) == 1
     for area, sizes in ((2 * widths[1] ** 2, [2, 1]), (widths[0] ** 2 // 2, [1, 1, 1])):
-        monkeypatch.setattr(training, "AREA", area)
-        parts = pieces(batch)
-        assert [len(part["known"]) for part in parts] == sizes
+        monkeypatch.setattr(training, "MAX_ATTENTION_PAIRS", area)
+        parts = split_batch(batch)
+        assert [len(part["observed"]) for part in parts] == sizes
         assert parts[-1]["input_ids"].shape == (1, -(-widths[-1] // 8) * 8)
         learned = torch.cat([part["shift_labels"].flatten() for part in parts])
         assert sorted(learned[learned != IGNORE].tolist()) == sorted(whole[whole != IGNORE].tolist())
@@ -139,7 +139,7 @@ def test_pieces_hold_the_whole_batch_and_no_more_than_they_may(samples, monkeypa
 def test_pieces_give_the_gradient_of_the_batch(samples, trainer, monkeypatch):
     batch, steps = batch_of(samples), []
     for area in (1, 1 << 23):
-        monkeypatch.setattr(training, "AREA", area)
+        monkeypatch.setattr(training, "MAX_ATTENTION_PAIRS", area)
         loss = trainer.training_step(trainer.model, dict(batch), torch.tensor(20))
         steps.append((loss.item(), gradients(trainer.model)))
     (one, by_parts), (other, whole) = steps

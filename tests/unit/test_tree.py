@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrec.tree import IGNORE, TreeBuilder, ancestor_mask, collate, subtree_ends
+from llmrec.token_tree import IGNORE, TreeBuilder, ancestor_mask, collate, subtree_ends
 
 tokens = st.lists(st.integers(0, 3), min_size=2, max_size=8)
 samples = st.lists(

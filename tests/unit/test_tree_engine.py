@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from small_base import sid_tables
 from tiny_models import CODES, LEVELS, TEXT, same_lists
 
-from llmrec.decode import batches, generate
+from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.overlay import build_overlay
+from llmrec.catalogue.trie import Trie
+from llmrec.decode import batches, reference
+from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.custom_generate import tree_generate
-from llmrec.decode.mask import item_mask
-from llmrec.decode.overlay import change
 from llmrec.decode.scoring import Scoring
-from llmrec.decode.tree_engine import TopK, TreeEngine
-from llmrec.decode.trie import Trie
+from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 
 WIDTH = 12
@@ -71,8 +72,8 @@ def test_lists_equal_generate(model, catalogue, prompts, hide):
     rng = np.random.default_rng(3)
     hidden = [rng.choice(len(catalogue), size, replace=False).tolist() for size in (0, 1, 5, 20, 40, 60)]
     engine = engine_of(model, catalogue)
-    tree = engine.search(prompts, WIDTH, mask=item_mask(engine.trie, deny=hidden) if hide else None)
-    oracle = generate.search(model, catalogue, TOKENS, prompts, WIDTH, hidden if hide else None)
+    tree = engine.search(prompts, WIDTH, mask=build_item_mask(engine.trie, deny=hidden) if hide else None)
+    oracle = reference.search(model, catalogue, TOKENS, prompts, WIDTH, hidden if hide else None)
     same_lists(tree, oracle, ties=True)
     if hide:
         assert all(not set(row) & set(seen) for row, seen in zip(tree.items.tolist(), hidden, strict=True))
@@ -105,7 +106,7 @@ def test_any_catalogue_prompts_and_lists_give_a_plain_beam_search(model, sids, p
     items = st.lists(st.integers(0, len(sids) - 1), unique=True)
     deny = data.draw(st.lists(items, min_size=len(prompts), max_size=len(prompts)))
     engine = engine_of(model, sids)
-    top = engine.search(prompts, width, mask=item_mask(engine.trie, None, deny))
+    top = engine.search(prompts, width, mask=build_item_mask(engine.trie, None, deny))
     shape = (len(prompts), top.items.shape[1])
     expected = TopK(np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32))
     for user, prompt in enumerate(prompts):
@@ -119,16 +120,16 @@ def test_five_hundred_prompts_of_mixed_length_give_the_lists_of_generate(model, 
     rng = np.random.default_rng(7)
     prompts = [rng.integers(0, TEXT, rng.integers(1, 50)).tolist() for _ in range(500)]
     tree = batches.rank(engine_of(model, catalogue), prompts, WIDTH, WIDTH)
-    same_lists(tree, generate.search(model, catalogue, TOKENS, prompts, WIDTH), ties=True)
+    same_lists(tree, reference.search(model, catalogue, TOKENS, prompts, WIDTH), ties=True)
 
 
 def test_an_allow_list_is_a_smaller_catalogue(model, catalogue, prompts):
     rng = np.random.default_rng(4)
     allow = [rng.choice(len(catalogue), size, replace=False).tolist() for size in (1, 2, 5, 20, 40, 60)]
     engine = engine_of(model, catalogue)
-    tree = engine.search(prompts, WIDTH, mask=item_mask(engine.trie, allow=allow))
+    tree = engine.search(prompts, WIDTH, mask=build_item_mask(engine.trie, allow=allow))
     hidden = [sorted(set(range(len(catalogue))) - set(row)) for row in allow]
-    same_lists(tree, generate.search(model, catalogue, TOKENS, prompts, WIDTH, hidden), ties=True)
+    same_lists(tree, reference.search(model, catalogue, TOKENS, prompts, WIDTH, hidden), ties=True)
 
 
 def test_a_shared_beginning_of_prompts_changes_nothing(model, catalogue, prompts):
@@ -142,7 +143,7 @@ def test_a_shared_beginning_of_prompts_changes_nothing(model, catalogue, prompts
 
 def test_a_beam_as_wide_as_the_catalogue_ranks_every_item(model, catalogue, prompts):
     top = engine_of(model, catalogue).search(prompts, len(catalogue))
-    assert top.exact.all()
+    assert top.is_exact.all()
     for row, prompt in enumerate(prompts):
         scores = every_score(model, catalogue, prompt)
         np.testing.assert_allclose(top.scores[row], np.sort(scores)[::-1], atol=1e-4)
@@ -172,8 +173,8 @@ def certified(model, catalogue, prompts, width, k):
     top = engine_of(model, catalogue).search(prompts, width, k=k)
     true = np.stack([np.sort(every_score(model, catalogue, prompt))[::-1][:k] for prompt in prompts])
     right = (np.abs(top.scores - true) < 1e-4).all(axis=1)
-    assert right[top.exact].all()
-    return top.exact
+    assert right[top.is_exact].all()
+    return top.is_exact
 
 
 def test_lists_widen_until_all_are_exact(model, catalogue):
@@ -182,7 +183,7 @@ def test_lists_widen_until_all_are_exact(model, catalogue):
     engine = engine_of(model, catalogue)
     narrow = batches.rank(engine, prompts, 5, 5)
     wide = batches.rank(engine, prompts, 5, 5, widest=len(catalogue))
-    assert not narrow.exact.all() and wide.exact.all()
+    assert not narrow.is_exact.all() and wide.is_exact.all()
     for row, prompt in enumerate(prompts):
         scores = np.sort(every_score(model, catalogue, prompt))[::-1]
         np.testing.assert_allclose(wide.scores[row], scores[:5], atol=1e-4)
@@ -190,7 +191,7 @@ def test_lists_widen_until_all_are_exact(model, catalogue):
 
 def test_small_batches_give_the_same_lists(model, catalogue, prompts):
     engine = engine_of(model, catalogue)
-    mask = item_mask(engine.trie, deny=[[row, row + 1] for row in range(len(prompts))])
+    mask = build_item_mask(engine.trie, deny=[[row, row + 1] for row in range(len(prompts))])
     one = batches.rank(engine, prompts, 5, WIDTH, mask, memory_gb=1e-9)
     all_at_once = batches.rank(engine, prompts, 5, WIDTH, mask)
     same_lists(one, all_at_once, ties=True)
@@ -228,7 +229,7 @@ def test_stochastic_beams_draw_different_items_under_one_seed_the_same(model, ca
 
 def test_an_overlay_is_searched_like_a_catalogue_built_anew(model, catalogue, prompts):
     new, old = catalogue[::9], np.delete(catalogue, np.s_[::9], axis=0)
-    overlay = change(Trie.build(old, [CODES] * LEVELS), new, removed=[0, 3])
+    overlay = build_overlay(Trie.build(old, [CODES] * LEVELS), new, removed=[0, 3])
     top = TreeEngine(model, overlay, TOKEN_IDS).search(prompts, WIDTH)
     left = np.concatenate([np.delete(old, [0, 3], axis=0), new])
     order = np.lexsort(left.T[::-1])
@@ -263,11 +264,11 @@ def test_as_custom_generate_it_returns_what_beam_search_returns(model, catalogue
 
 def test_a_list_is_shorter_where_fewer_items_are_allowed(model, catalogue, prompts):
     engine = engine_of(model, catalogue)
-    mask = item_mask(engine.trie, deny=[list(range(len(catalogue) - 2))] * len(prompts))
+    mask = build_item_mask(engine.trie, deny=[list(range(len(catalogue) - 2))] * len(prompts))
     top = batches.rank(engine, prompts, WIDTH, WIDTH, mask)
     assert (np.sort(top.items[:, :2]) == [len(catalogue) - 2, len(catalogue) - 1]).all()
     assert (top.items[:, 2:] == -1).all() and np.isneginf(top.scores[:, 2:]).all()
-    assert top.exact.all()
+    assert top.is_exact.all()
 
 
 @pytest.mark.parametrize(
@@ -280,7 +281,7 @@ def test_wrong_prompts_are_refused(model, catalogue, prompts, message):
 
 def test_batches_hold_like_lengths_and_every_prompt_once():
     lengths = [5, 100, 7, 90, 300, 6]
-    groups = batches.batches(lengths, lambda longest: 300 // longest)
+    groups = batches.group_by_length(lengths, lambda longest: 300 // longest)
     assert sorted(i for group in groups for i in group) == list(range(6))
     assert groups[0] == [4]
     for group in groups:

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from llmrec.decode.mask import item_mask
-from llmrec.decode.overlay import change
-from llmrec.decode.trie import ROOT, Trie
+from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.overlay import build_overlay
+from llmrec.catalogue.trie import ROOT, Trie
 from llmrec.errors import UserError
 
 CODES = 4
@@ -82,12 +82,12 @@ def test_a_prefix_is_open_while_an_allowed_item_is_under_it(sids, data):
     allow, deny = data.draw(st.none() | items), data.draw(items)
     trie = build(sids)
     nodes = walk_all(trie)
-    mask = item_mask(trie, [None if allow is None else list(allow)], [list(deny)])
+    mask = build_item_mask(trie, [None if allow is None else list(allow)], [list(deny)])
     allowed = (set(range(len(sids))) if allow is None else allow) - deny
     if mask is None:
         assert allow is None and not deny
         return
-    got = mask.open(trie, torch.tensor([list(nodes.values())]))[0].tolist()
+    got = mask.has_allowed_item(trie, torch.tensor([list(nodes.values())]))[0].tolist()
     assert got == [prefix in prefixes([sids[item] for item in allowed]) for prefix in nodes]
 
 
@@ -99,18 +99,18 @@ def test_an_overlay_steps_like_a_trie_built_anew(sids, data):
     added = sorted(data.draw(st.sets(sid, max_size=8)) - set(alive))
     if not alive and not added:
         return
-    overlay = change(build(sids), np.array(added).reshape(-1, len(sids[0])), sorted(removed))
+    overlay = build_overlay(build(sids), np.array(added).reshape(-1, len(sids[0])), sorted(removed))
     nodes = walk_all(overlay)
     assert set(nodes) == prefixes(alive + added)
     index = {s: item for item, s in enumerate(sids) if item not in removed}
     index |= {s: len(sids) + item for item, s in enumerate(added)}
     denied = data.draw(st.sets(st.sampled_from(sorted(index.values()))))
-    mask = item_mask(overlay, None, [sorted(denied | removed)])
+    mask = build_item_mask(overlay, None, [sorted(denied | removed)])
     for prefix, node in nodes.items():
         under = {item for s, item in index.items() if s[: len(prefix)] == prefix}
         assert overlay.count(torch.tensor(node)) == len(under)
         if mask is not None:
-            assert mask.open(overlay, torch.tensor([[node]])).item() == bool(under - denied)
+            assert mask.has_allowed_item(overlay, torch.tensor([[node]])).item() == bool(under - denied)
         if len(prefix) == overlay.length:
             assert {int(overlay.item(torch.tensor(node)))} == under
 
@@ -165,4 +165,4 @@ def test_wrong_catalogues_are_refused(sids, message):
 )
 def test_wrong_changes_are_refused(added, removed, message):
     with pytest.raises(UserError, match=message):
-        change(build([(0, 1), (0, 3)]), np.array(added).reshape(-1, 2), removed)
+        build_overlay(build([(0, 1), (0, 3)]), np.array(added).reshape(-1, 2), removed)

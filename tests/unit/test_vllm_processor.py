@@ -18,9 +18,9 @@ from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirection
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext, LogitsProcRequestState
 from vllm.v1.worker.gpu.sample.logits_processor.loader import _load_v2_logitsprocs_by_fqcns
 
-from llmrec.decode import vllm_processor
-from llmrec.decode.vllm_engine import PROCESSOR
-from llmrec.decode.vllm_processor import TrieLogitsProcessor
+from llmrec.vllm import logits_processor
+from llmrec.vllm.engine import PROCESSOR
+from llmrec.vllm.logits_processor import TrieLogitsProcessor
 
 END, VOCABULARY, LEVELS, SLOTS = 3, 40, 3, 6
 CPU = torch.device("cpu")
@@ -273,7 +273,7 @@ def test_an_error_inside_the_mask_ends_requests_and_not_the_engine(shop, monkeyp
     def broken(*_):
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(vllm_processor, "constrain", broken)
+    monkeypatch.setattr(logits_processor, "constrain", broken)
     plugin, logits = processor(), random_logits(2)
     add(plugin, (params(catalogue=shop[0]), [7], []), (SamplingParams(), [7], []))
     out = plugin.apply(logits.clone())

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrec.artifacts import read_json, run_folder
+from llmrec import layout
+from llmrec.artifacts import run_folder
 from llmrec.config.tokenizers import KeptConfig
 from llmrec.errors import UserError
-from llmrec.ids.codebooks import CODEC, load_codec
+from llmrec.files import read_json
+from llmrec.ids.codecs.store import CODEC, load_codec
+from llmrec.ids.inputs.signals import RunSignals
 from llmrec.ids.load import load_sids, load_sizes
-from llmrec.ids.new_items import assign
-from llmrec.ids.signals import RunSignals
+from llmrec.ids.new_items import assign_ids
 from llmrec.ids.tokenizer import Codes
 
 
@@ -41,7 +43,7 @@ def fit(signals: RunSignals, config: KeptConfig, seed: int) -> Codes:
     new = rows < 0
     sids = taken[rows]
     if new.any():
-        sids[new] = assign(load_codec(run), _vectors(signals, run)[new], taken, sizes)
+        sids[new] = assign_ids(load_codec(run), _vectors(signals, run)[new], taken, sizes)
     gone = len(items) - int((~new).sum())
     print(
         f"ids: {int((~new).sum()):,} items keep their IDs of {run.name}, {int(new.sum()):,} are new, {gone:,} gone",
@@ -57,7 +59,7 @@ def _vectors(signals: RunSignals, run: Path) -> NDArray[np.float32]:
             "ids.quantizer.kind=kept: new items from several inputs would need the earlier run's fusion; "
             "add them to that run with `llmrec items`"
         )
-    before, now = read_json(run / "ids/report.json").get("encoder"), signals.source()
+    before, now = read_json(run / layout.IDS_REPORT).get("encoder"), signals.source()
     named = {key: value for key, value in now.items() if key not in ("vectors", "images", "batch")}
     if before is None or any(before.get(key) != value for key, value in named.items()):
         raise UserError(

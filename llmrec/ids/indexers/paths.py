@@ -23,7 +23,7 @@ def padded(paths: NDArray[np.int32]) -> Codes:
     return Codes(codes.astype(np.int32), [int(size) for size in codes.max(axis=0) + 1])
 
 
-def levels_for(items: int, codes: int, asked: int) -> int:
+def number_of_levels(items: int, codes: int, asked: int) -> int:
     """Levels as asked, or as many more as it takes to have a path for each item, with a notice.
 
     Args:

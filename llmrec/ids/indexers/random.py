@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from llmrec.config.tokenizers import RandomConfig
-from llmrec.ids.indexers.paths import levels_for
-from llmrec.ids.tokenizer import Codes, Signals, codes_for
+from llmrec.ids.indexers.paths import number_of_levels
+from llmrec.ids.tokenizer import Codes, Signals, number_of_codes
 
 
 def fit(signals: Signals, config: RandomConfig, seed: int) -> Codes:
@@ -15,8 +15,8 @@ def fit(signals: Signals, config: RandomConfig, seed: int) -> Codes:
     A catalogue with more items than paths gets more levels, with a notice.
     """
     items = len(signals.items)
-    size = codes_for(config.codes, items)
-    levels = levels_for(items, size, config.levels)
+    size = number_of_codes(config.codes, items)
+    levels = number_of_levels(items, size, config.levels)
     rng = np.random.default_rng(seed)
     # Above 2^62 paths, the first levels alone are distinct: more would not fit into 64 bits.
     distinct = max(level for level in range(1, levels + 1) if size**level <= 2**62)

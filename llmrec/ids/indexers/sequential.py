@@ -7,8 +7,8 @@ import sys
 import numpy as np
 
 from llmrec.config.tokenizers import SequentialConfig
-from llmrec.ids.indexers.paths import levels_for
-from llmrec.ids.tokenizer import Codes, Signals, codes_for
+from llmrec.ids.indexers.paths import number_of_levels
+from llmrec.ids.tokenizer import Codes, Signals, number_of_codes
 
 
 def fit(signals: Signals, config: SequentialConfig, seed: int) -> Codes:
@@ -21,8 +21,8 @@ def fit(signals: Signals, config: SequentialConfig, seed: int) -> Codes:
     A catalogue with more items than paths gets more levels, with a notice.
     """
     items = len(signals.items)
-    size = codes_for(config.codes, items)
-    levels = levels_for(items, size, config.levels)
+    size = number_of_codes(config.codes, items)
+    levels = number_of_levels(items, size, config.levels)
     shown = np.concatenate([np.empty(0, np.int64), *signals.histories])
     if not len(shown):
         print(

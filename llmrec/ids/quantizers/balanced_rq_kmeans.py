@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from llmrec.config.tokenizers import BalancedRqKmeansConfig
-from llmrec.ids.quantizers.balance import assign_to_sizes, even_sizes
-from llmrec.ids.quantizers.kmeans import learn_centroids, nearest, training_rows
-from llmrec.ids.quantizers.residual import ResidualCodec, mean_vector, squared_distances
-from llmrec.ids.tokenizer import Codes, Signals, codes_for
+from llmrec.ids.codecs.balance import assign_to_sizes, even_sizes
+from llmrec.ids.codecs.kmeans import learn_centroids, nearest, training_rows
+from llmrec.ids.codecs.residual import ResidualCodec, mean_vector, squared_distances
+from llmrec.ids.tokenizer import Codes, Signals, number_of_codes
 
 
 def fit(signals: Signals, config: BalancedRqKmeansConfig, seed: int) -> Codes:
@@ -19,7 +19,7 @@ def fit(signals: Signals, config: BalancedRqKmeansConfig, seed: int) -> Codes:
     The codes are the balanced ones; an item seen later gets the nearest centroids, whatever their clusters' sizes.
     """
     vectors = np.asarray(signals.vectors, dtype=np.float32)
-    size = codes_for(config.codes, len(vectors))
+    size = number_of_codes(config.codes, len(vectors))
     residuals = np.array(vectors, order="C")
     columns: list[NDArray[np.int32]] = []
     codebooks: list[NDArray[np.float32]] = []

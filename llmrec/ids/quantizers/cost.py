@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from llmrec.config.tokenizers import CostConfig
-from llmrec.ids.quantizers.autoencoder import RqAutoencoder, fit_autoencoder, info_nce
+from llmrec.ids.codecs.autoencoder import RqAutoencoder, fit_autoencoder
+from llmrec.ids.codecs.info_nce import info_nce
 from llmrec.ids.tokenizer import Codes, Signals
 
 
@@ -26,7 +27,7 @@ class Cost(RqAutoencoder):
         super().__init__(dim, codes, config)
         self.temperature = config.temperature
 
-    def rebuilding(self, outputs: Tensor, inputs: Tensor) -> Tensor:
+    def reconstruction_loss(self, outputs: Tensor, inputs: Tensor) -> Tensor:
         """InfoNCE of each output `[n, dim]` with its own input, over cosines divided by the temperature."""
         outputs, inputs = functional.normalize(outputs), functional.normalize(inputs)
         return info_nce(outputs / self.temperature, inputs)

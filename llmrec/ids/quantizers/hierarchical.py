@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from llmrec.config.tokenizers import HierarchicalConfig
-from llmrec.ids.quantizers.kmeans import kmeans
-from llmrec.ids.quantizers.residual import mean_vector
-from llmrec.ids.quantizers.tree import TreeCodec, rows_by_node
-from llmrec.ids.tokenizer import MAX_AUTO_CODES, Codes, Signals, codes_for
+from llmrec.ids.codecs.kmeans import kmeans
+from llmrec.ids.codecs.residual import mean_vector
+from llmrec.ids.codecs.tree import TreeCodec, rows_by_node
+from llmrec.ids.tokenizer import MAX_AUTO_CODES, Codes, Signals, number_of_codes
 
 
 def fit(signals: Signals, config: HierarchicalConfig, seed: int) -> Codes:
@@ -22,7 +22,7 @@ def fit(signals: Signals, config: HierarchicalConfig, seed: int) -> Codes:
     """
     vectors = np.ascontiguousarray(signals.vectors, dtype=np.float32)
     asked = _codes_that_fill(len(vectors), config.levels) if config.codes == "auto" else config.codes
-    size = codes_for(asked, len(vectors))
+    size = number_of_codes(asked, len(vectors))
     nodes, count = np.zeros(len(vectors), np.int32), 1
     columns, centroids, children = [], [], []
     for level in tqdm(range(config.levels), desc="hierarchical k-means", unit="level"):

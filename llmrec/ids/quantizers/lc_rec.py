@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from llmrec.config.tokenizers import LcRecConfig
-from llmrec.ids.quantizers.autoencoder import RqAutoencoder, fit_autoencoder
-from llmrec.ids.quantizers.sinkhorn import even_codes
+from llmrec.ids.codecs.autoencoder import RqAutoencoder, fit_autoencoder
+from llmrec.ids.codecs.sinkhorn import even_codes
 from llmrec.ids.tokenizer import Codes, Signals
 
 
@@ -32,9 +32,9 @@ class LcRec(RqAutoencoder):
         super().__init__(dim, codes, config)
         self.epsilon, self.iterations = config.epsilon, config.iterations
 
-    def choose(self, level: int, costs: Tensor) -> Tensor:
+    def assign_codes(self, level: int, costs: Tensor) -> Tensor:
         """Codes int64 `[n]`: the nearest, but on the last level each code gets an equal share of the batch."""
         if level < len(self.codebooks) - 1:
-            return super().choose(level, costs)
+            return super().assign_codes(level, costs)
         even = even_codes(costs.cpu().numpy(), self.epsilon, self.iterations)
         return torch.from_numpy(even).to(costs.device)

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from llmrec.config.tokenizers import LetterConfig
 from llmrec.errors import UserError
-from llmrec.ids.quantizers.autoencoder import Quantized, RqAutoencoder, fit_autoencoder, info_nce
+from llmrec.ids.codecs.autoencoder import Quantized, RqAutoencoder, fit_autoencoder
+from llmrec.ids.codecs.info_nce import info_nce
 from llmrec.ids.quantizers.balanced_rq_kmeans import balanced_kmeans
 from llmrec.ids.tokenizer import Codes, Signals
 
@@ -60,10 +61,10 @@ class Letter(RqAutoencoder):
         self.generator = torch.Generator().manual_seed(seed)
         self.groups: list[Tensor] = []
 
-    def further(self, found: Quantized, rows: Tensor) -> Tensor:
+    def extra_loss(self, quantized: Quantized, rows: Tensor) -> Tensor:
         """α·L_CF + β·Σ_l L_div."""
-        loss = self.alpha * self.alignment(found.total, self.collaborative[rows])
-        for level, codes in enumerate(found.codes.T):
+        loss = self.alpha * self.alignment(quantized.total, self.collaborative[rows])
+        for level, codes in enumerate(quantized.codes.T):
             loss = loss + self.weight * self.diversity(level, codes)
         return loss
 
@@ -109,7 +110,7 @@ class Letter(RqAutoencoder):
         drawn = torch.multinomial(together[codes].cpu(), 1, generator=self.generator)[:, 0].to(codes.device)
         return drawn.masked_fill(alone[codes], -1)
 
-    def refresh(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int) -> None:
         """Cluster the codes of each level anew, every few epochs, by constrained k-means."""
         if epoch % CLUSTER_EVERY == 0:
             self.groups = [self._clusters(book.detach().cpu().numpy()) for book in self.codebooks]

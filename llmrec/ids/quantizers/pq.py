@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from llmrec.config.tokenizers import PqConfig
-from llmrec.ids.quantizers.product import ProductCodec, learn_parts, split_parts
-from llmrec.ids.quantizers.residual import mean_vector
-from llmrec.ids.tokenizer import Codes, Signals, codes_for
+from llmrec.ids.codecs.product import ProductCodec, learn_parts, split_parts
+from llmrec.ids.codecs.residual import mean_vector
+from llmrec.ids.tokenizer import Codes, Signals, number_of_codes
 
 
 def fit(signals: Signals, config: PqConfig, seed: int) -> Codes:
@@ -17,7 +17,7 @@ def fit(signals: Signals, config: PqConfig, seed: int) -> Codes:
     make a power of two of them, and need as many items.
     """
     vectors = np.asarray(signals.vectors, dtype=np.float32)
-    size = codes_for(config.codes, len(vectors))
+    size = number_of_codes(config.codes, len(vectors))
     parts = split_parts(vectors, config.levels, None)
     books, codes = learn_parts(parts, size, config.iterations, seed)
     codec = ProductCodec(books, mean_vector(vectors))

@@ -6,9 +6,9 @@ import numpy as np
 from tqdm import tqdm
 
 from llmrec.config.tokenizers import RqKmeansConfig
-from llmrec.ids.quantizers.kmeans import chunks, learn_centroids, nearest, training_rows
-from llmrec.ids.quantizers.residual import ResidualCodec, mean_vector
-from llmrec.ids.tokenizer import Codes, Signals, codes_for
+from llmrec.ids.codecs.kmeans import chunks, learn_centroids, nearest, training_rows
+from llmrec.ids.codecs.residual import ResidualCodec, mean_vector
+from llmrec.ids.tokenizer import Codes, Signals, number_of_codes
 
 
 def fit(signals: Signals, config: RqKmeansConfig, seed: int) -> Codes:
@@ -18,7 +18,7 @@ def fit(signals: Signals, config: RqKmeansConfig, seed: int) -> Codes:
     beyond the vectors'. Centroids are learnt from at most 256 items a code, drawn at random.
     """
     vectors = np.asarray(signals.vectors, dtype=np.float32)
-    size = codes_for(config.codes, len(vectors))
+    size = number_of_codes(config.codes, len(vectors))
     codec = ResidualCodec([], mean_vector(vectors))
     codes = np.empty((len(vectors), config.levels), np.int32)
     for level in tqdm(range(config.levels), desc="residual k-means", unit="level"):

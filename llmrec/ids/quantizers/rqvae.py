@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmrec.config.tokenizers import RqvaeConfig
-from llmrec.ids.quantizers.autoencoder import RqAutoencoder, fit_autoencoder
+from llmrec.ids.codecs.autoencoder import RqAutoencoder, fit_autoencoder
 from llmrec.ids.tokenizer import Codes, Signals
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from llmrec.config.tokenizers import VqConfig
-from llmrec.ids.quantizers.kmeans import kmeans
-from llmrec.ids.quantizers.residual import ResidualCodec, mean_vector
-from llmrec.ids.tokenizer import Codes, Signals, codes_for
+from llmrec.ids.codecs.kmeans import kmeans
+from llmrec.ids.codecs.residual import ResidualCodec, mean_vector
+from llmrec.ids.tokenizer import Codes, Signals, number_of_codes
 
 
 def fit(signals: Signals, config: VqConfig, seed: int) -> Codes:
     """k-means of the vectors (Lloyd 1982): a code is a cluster, and the collision rule tells its items apart."""
     vectors = np.asarray(signals.vectors, dtype=np.float32)
-    size = codes_for(config.codes, len(vectors))
+    size = number_of_codes(config.codes, len(vectors))
     centroids, assigned = kmeans(vectors, size, config.iterations, seed)
     return Codes(assigned[:, None], [size], ResidualCodec([centroids], mean_vector(vectors)))

@@ -1,0 +1,1 @@
+"""Items with semantic IDs: trie, changes since training, masks. No model."""

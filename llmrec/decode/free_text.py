@@ -1,0 +1,150 @@
+"""What a model says when nothing constrains it: greedy answers, how likely given ones are, where texts lie.
+
+Prompts of like length share a batch, which holds a bounded number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+from transformers import GenerationConfig
+
+from llmrec.decode import score_candidates
+from llmrec.decode.batches import group_by_length
+from llmrec.decode.kv_cache import check_prompts
+from llmrec.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BATCH_TOKENS = 8192
+Floats = npt.NDArray[np.float32]
+
+
+def generate_greedy(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    end_ids: Sequence[int],
+    pad_id: int,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[list[int]]:
+    """Greedy answers by Hugging Face `generate`.
+
+    Args:
+        model: a causal language model in eval mode.
+        prompts: U token-id lists.
+        max_tokens: tokens of the longest answer.
+        end_ids: tokens that end an answer.
+        pad_id: any valid token id.
+        batch_tokens: padded tokens that a batch may hold, answers included.
+
+    Returns:
+        For each prompt the tokens that follow it, the end token included where one came.
+
+    Raises:
+        UserError: an empty prompt, or one that leaves no room for an answer in the model's context.
+    """
+    _check_room(model, prompts, max_tokens)
+    # Stated one by one: what is left out, `generate` takes from the model's own settings (Qwen's have penalties).
+    settings = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        max_new_tokens=max_tokens,
+        eos_token_id=list(end_ids),
+        pad_token_id=pad_id,
+    )
+    found: list[list[int]] = [[] for _ in prompts]
+    groups = group_by_length(
+        [len(prompt) for prompt in prompts], lambda longest: max(1, batch_tokens // (longest + max_tokens))
+    )
+    with torch.inference_mode(), tqdm(total=len(prompts), desc="answering", unit=" rows", leave=False) as bar:
+        for group in groups:
+            ids, mask = _padded([prompts[row] for row in group], pad_id, left=True)
+            said = model.generate(
+                ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
+            )
+            for row, tokens in zip(group, said[:, ids.shape[1] :].tolist(), strict=True):
+                stop = next((at + 1 for at, token in enumerate(tokens) if token in end_ids), len(tokens))
+                found[row] = tokens[:stop]
+            bar.update(len(group))
+    return found
+
+
+def answer_log_probs(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[Sequence[int]]],
+    pad_id: int,
+) -> list[Floats]:
+    """Log-probabilities of given answers, all of a prompt's in one pass.
+
+    Args:
+        model: a causal language model in eval mode.
+        prompts: U token-id lists.
+        answers: for each prompt, n answers as token-id lists, none empty or the beginning of another.
+        pad_id: any valid token id.
+
+    Returns:
+        For each prompt float32 [n]: the sum of the log-probabilities of each answer's tokens.
+    """
+    rows = []
+    for some in answers:
+        longest = max(map(len, some))
+        rows.append(np.array([[*answer, *[-1] * (longest - len(answer))] for answer in some], np.int64))
+    return score_candidates.score(model, prompts, rows, pad_id=pad_id)
+
+
+def text_embeddings(
+    model: PreTrainedModel, texts: Sequence[Sequence[int]], pad_id: int, batch_tokens: int = BATCH_TOKENS
+) -> Floats:
+    """The hidden state of the last layer at each text's last token (BIGRec's embedding of a title).
+
+    Args:
+        model: a causal language model in eval mode.
+        texts: n token-id lists, none empty.
+        pad_id: any valid token id.
+        batch_tokens: padded tokens that a batch may hold.
+
+    Returns:
+        float32 [n, hidden].
+    """
+    found = np.empty((len(texts), model.config.hidden_size), np.float32)
+    groups = group_by_length([len(text) for text in texts], lambda longest: max(1, batch_tokens // longest))
+    with torch.inference_mode():
+        for group in groups:
+            ids, mask = _padded([texts[row] for row in group], pad_id, left=False)
+            hidden = model.get_decoder()(
+                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
+            ).last_hidden_state
+            last = (mask.sum(1) - 1).to(model.device)
+            found[group] = hidden[torch.arange(len(group), device=model.device), last].float().cpu().numpy()
+    return found
+
+
+def _padded(rows: Sequence[Sequence[int]], pad_id: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows as one batch: token ids and mask, int64 [n, longest]."""
+    longest = max(map(len, rows))
+    ids, mask = torch.full((len(rows), longest), pad_id), torch.zeros((len(rows), longest), dtype=torch.long)
+    for index, row in enumerate(rows):
+        place = slice(longest - len(row), longest) if left else slice(0, len(row))
+        ids[index, place], mask[index, place] = torch.tensor(row), 1
+    return ids, mask
+
+
+def _check_room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
+    check_prompts(model, prompts)
+    context = getattr(model.config, "max_position_embeddings", None)
+    longest = max(map(len, prompts))
+    if context is not None and longest + max_tokens > context:
+        raise UserError(
+            f"a prompt of {longest} tokens and an answer of {max_tokens} are longer than the model's context of "
+            f"{context}: lower data.history, or eval.tasks[].max_tokens"
+        )

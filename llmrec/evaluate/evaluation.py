@@ -1,0 +1,166 @@
+"""Every system's lists against the held-out targets: `eval/metrics.json` and the files beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from llmrec import layout
+from llmrec.artifacts import StageContext
+from llmrec.collaborative.systems import Baseline, load_baseline
+from llmrec.config import Recipe
+from llmrec.data.examples import evaluation_examples, load_items, training_histories
+from llmrec.errors import UserError
+from llmrec.evaluate.gate import gate
+from llmrec.evaluate.lists import BASELINES, baseline_lists, count_invalid, model_systems, read_lists
+from llmrec.evaluate.summary import differences, rounded, slice_labels, summarise
+from llmrec.evaluate.tasks.scores import task_metrics
+from llmrec.files import atomic_write, read_json, write_json
+from llmrec.metrics.catalogue import FORMULAS, coverage, exposure, gini
+from llmrec.metrics.ranking import MEASURES, metric_names, score_ranks, target_ranks
+from llmrec.recommend.model_names import ALIGNED, SFT, ZERO_SHOT
+
+
+def evaluate(context: StageContext) -> None:
+    """Evaluate the run's models and baselines on the splits that were decoded.
+
+    Writes `decode/<baseline>-<split>.parquet`, `eval/metrics.json`, `eval/per_user.parquet`; where the recipe
+    has tasks, `eval/tasks.json`; and where the run has aligned models, `eval/gate.json`.
+
+    Raises:
+        UserError: a split without targets, or malformed lists.
+    """
+    recipe = context.recipe
+    catalogue = load_items(context.run)["item_id"].cast(pl.String)
+    histories = training_histories(context.run)
+    models = {
+        name: load_baseline(context.run, name, catalogue.to_list())
+        for name in recipe.eval.baselines
+        if name != ZERO_SHOT
+    }
+    counts = histories.select(item_id=pl.col("items").explode().cast(pl.String))
+    counts = counts.group_by("item_id").agg(pl.len().cast(pl.Int64).alias("item_frequency"))
+    found: dict[str, Any] = {"protocol": _protocol(context, len(catalogue))}
+    per_user: list[pl.DataFrame] = []
+    for split in recipe.decode.splits:
+        examples = _examples(context, split, counts)
+        found["protocol"]["repeat_targets"][split] = _repeats(examples)
+        lists = {name: read_lists(path) for name, path in _model_files(context, split).items()}
+        for name in recipe.eval.baselines:
+            lists[name] = _baseline(context, name, split, models.get(name), examples)
+        users = {name: _per_user(frame, examples, recipe) for name, frame in lists.items()}
+        _add_split(found, split, users, lists, examples, catalogue, recipe)
+        per_user += [
+            frame.select(pl.lit(split).alias("split"), pl.lit(name).alias("system"), pl.all())
+            for name, frame in users.items()
+        ]
+    write_json(context.work / layout.METRICS, found)
+    if recipe.eval.tasks:
+        write_json(context.work / layout.TASK_METRICS, task_metrics(context.run, recipe))
+    judged = gate(context)
+    if judged is not None:
+        write_json(context.work / layout.GATE, judged)
+    with atomic_write(context.work / layout.PER_USER) as partial:
+        pl.concat(per_user).write_parquet(partial)
+
+
+def _examples(context: StageContext, split: str, counts: pl.DataFrame) -> pl.DataFrame:
+    """Evaluation examples of a split with the columns that slices are cut by."""
+    recipe = context.recipe
+    examples = evaluation_examples(context.run, split, users=recipe.decode.users, seed=recipe.seed)
+    if examples.is_empty():
+        raise UserError(f"decode.splits: no user has a target in split {split!r}; choose another data.split")
+    return (
+        examples.cast({"user_id": pl.String, "history": pl.List(pl.String), "target": pl.String})
+        .with_columns(history_length=pl.col("history").list.len().cast(pl.Int64))
+        .join(counts, left_on="target", right_on="item_id", how="left", maintain_order="left")
+        .with_columns(pl.col("item_frequency").fill_null(0))
+    )
+
+
+def _model_files(context: StageContext, split: str) -> dict[str, Path]:
+    return {name: context.run / layout.lists(name, split) for name in model_systems(context.run, split)}
+
+
+def _baseline(
+    context: StageContext, name: str, split: str, model: Baseline | None, examples: pl.DataFrame
+) -> pl.DataFrame:
+    """A baseline's lists, kept as any model's are; those of the untuned base (no `model`) are there already."""
+    recipe, k = context.recipe, max(context.recipe.eval.k)
+    if model is None:
+        frame = read_lists(context.run / layout.zero_shot_lists(split)).filter(pl.col("rank") <= k)
+    else:
+        frame = baseline_lists(model, examples, recipe.data.history, k, recipe.decode.mask_seen)
+    with atomic_write(context.work / layout.lists(name, split)) as partial:
+        frame.write_parquet(partial)
+    return frame
+
+
+def _per_user(lists: pl.DataFrame, examples: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
+    """One row a user: `user_id, target, rank`, the metrics, and the values that slices are cut by."""
+    cutoffs = recipe.eval.k
+    scored = score_ranks(target_ranks(lists, examples, max(cutoffs)), cutoffs)
+    return scored.with_columns(examples[name] for name in recipe.eval.slices)
+
+
+def _add_split(
+    found: dict[str, Any],
+    split: str,
+    users: dict[str, pl.DataFrame],
+    lists: dict[str, pl.DataFrame],
+    examples: pl.DataFrame,
+    catalogue: pl.Series,
+    recipe: Recipe,
+) -> None:
+    """Fill in a split's metrics, its differences model − baseline and aligned model − SFT, and its slices."""
+    cutoffs, mask_seen = recipe.eval.k, recipe.decode.mask_seen
+    names = metric_names(cutoffs)
+    settings = (recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
+    systems = summarise(users, names, *settings)
+    for name, frame in lists.items():
+        shown = {k: exposure(frame.join(examples, on="user_id", how="semi"), k, catalogue) for k in cutoffs}
+        systems[name] |= {f"coverage@{k}": rounded(coverage(shown[k])) for k in cutoffs}
+        systems[name] |= {f"gini@{k}": rounded(gini(shown[k])) for k in cutoffs}
+        systems[name]["invalid"] = count_invalid(
+            frame, examples, catalogue.to_list(), max(cutoffs), mask_seen
+        )
+        systems[name]["intervals"] = systems[name].pop("intervals")
+    found[split] = systems
+    models = [name for name in users if name not in BASELINES]
+    pairs: list[tuple[str, str]] = [(model, base) for model in models for base in recipe.eval.baselines]
+    pairs += [(model, SFT) for model in models if model in ALIGNED and SFT in models]
+    found.setdefault("differences", {})[split] = differences(users, pairs, names, *settings)
+    cuts = found.setdefault("slices", {})[split] = {}
+    for name in recipe.eval.slices:
+        labels, order = slice_labels(examples[name])
+        cuts[name] = {
+            label: summarise({s: u.filter(labels == label) for s, u in users.items()}, names, *settings)
+            for label in order
+        }
+
+
+def _repeats(examples: pl.DataFrame) -> float:
+    """Share of targets that the user's history already holds; out of reach where seen items are masked."""
+    return rounded(examples.select(pl.col("history").list.contains(pl.col("target")).mean()).item())
+
+
+def _protocol(context: StageContext, items: int) -> dict[str, Any]:
+    """What the figures mean; the share of repeat targets is filled in split by split."""
+    recipe = context.recipe
+    return {
+        "split": read_json(context.run / layout.DATA_REPORT)["split"],
+        "splits": list(recipe.decode.splits),
+        "users": recipe.decode.users,
+        "catalogue": items,
+        "ranking": "full catalogue, one target a user",
+        "mask_seen": recipe.decode.mask_seen,
+        "history": recipe.data.history,
+        "k": recipe.eval.k,
+        "seed": recipe.seed,
+        "bootstrap": recipe.eval.bootstrap,
+        "confidence": recipe.eval.confidence,
+        "repeat_targets": {},
+        "formulas": {measure.name: measure.formula for measure in MEASURES} | FORMULAS,
+    }

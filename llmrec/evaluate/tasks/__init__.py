@@ -1,0 +1,1 @@
+"""Questions to the tuned model, its answers, and their metrics."""

@@ -1,0 +1,166 @@
+"""Answers of the run's model to the questions of `eval.tasks`, without any constraint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llmrec.metrics.rating import expected
+from llmrec.metrics.text import DEPTH
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmrec.evaluate.tasks.questions import TemplateQuestions
+    from llmrec.recommend.recommender import Recommender
+    from llmrec.text.encode import PromptEncoder
+
+SCHEMA = pl.Schema(
+    {
+        "split": pl.String,
+        "task": pl.String,
+        "template": pl.String,
+        "user_id": pl.String,
+        "item_id": pl.String,
+        "answer": pl.String,
+        "reference": pl.String,
+        "log_prob": pl.Float64,
+        "tokens": pl.Int32,
+        "score": pl.Float64,
+        "legal": pl.Boolean,
+        "rank": pl.Int32,
+        "cut": pl.Boolean,
+    }
+)
+
+
+def training_encoder(folder: Path, recommender: Recommender) -> PromptEncoder:
+    """The encoder that training used: unlike decoding's, it knows users and events."""
+    from llmrec.data.examples import event_fields, load_users
+    from llmrec.text.encode import PromptEncoder
+    from llmrec.text.prompts import row_texts
+
+    people, run = load_users(folder), recommender.run
+    users = {} if people is None else row_texts(people.to_dicts(), "user_id")
+    return PromptEncoder(
+        recommender.checkpoint.tokenizer,
+        run.texts,
+        run.catalogue.item_tokens(),
+        run.encoder.history,
+        users,
+        event_fields(folder),
+        run.encoder.context,
+    )
+
+
+def describe_questions(questions: TemplateQuestions) -> dict[str, Any]:
+    """What scoring has to know of a template's answers."""
+    return {
+        "split": questions.split,
+        "task": questions.task.id,
+        "template": questions.template.id,
+        "seen": questions.template.split == "seen",
+        "language": questions.template.language,
+        "kind": questions.kind,
+        "options": questions.options,
+        "max_tokens": questions.max_tokens,
+        "left_out": dict(questions.left_out),
+    }
+
+
+class Answerer:
+    """A run's model, as one that is asked."""
+
+    def __init__(self, recommender: Recommender) -> None:
+        from llmrec.text.tokens import TextEncoder
+
+        self._checkpoint, self._run = recommender.checkpoint, recommender.run
+        self._text = TextEncoder(self._checkpoint.tokenizer)
+        self._pad = self._checkpoint.pad_id
+        self._end = int(self._checkpoint.tokenizer.eos_token_id)
+
+    def answer(self, questions: TemplateQuestions) -> pl.DataFrame:
+        """One row a question: the answer, the reference, and what only the model can tell of them."""
+        from llmrec.decode import free_text
+
+        model, rows, kind = self._checkpoint.model, questions.rows, questions.kind
+        marker = self._checkpoint.vocabulary.end if kind == "sid" else None
+        ends = [self._end] if marker is None else [self._end, marker]
+        prompts = [row.prompt for row in rows]
+        said = free_text.generate_greedy(model, prompts, questions.max_tokens, ends, self._pad)
+        likely = free_text.answer_log_probs(model, prompts, [[row.reference] for row in rows], self._pad)
+        plain = [self._plain(tokens) for tokens in said]
+        texts = [str(self._checkpoint.tokenizer.decode(tokens)) for tokens in plain]
+        ended = [bool(set(tokens[-1:]) & set(ends)) for tokens in said]
+        columns = {
+            "user_id": [row.user for row in rows],
+            "item_id": [row.item for row in rows],
+            "answer": texts,
+            "reference": [self._checkpoint.tokenizer.decode(self._plain(row.reference)) for row in rows],
+            "log_prob": [float(scores[0]) for scores in likely],
+            "tokens": [len(row.reference) for row in rows],
+            "score": self._scores(questions, prompts),
+            "legal": self._legal(plain) if kind == "sid" else [None] * len(rows),
+            "rank": self._grounded(texts, questions) if kind == "title" else [None] * len(rows),
+            "cut": [questions.template.end and not whole for whole in ended],
+        }
+        key = {"split": questions.split, "task": questions.task.id, "template": questions.template.id}
+        return pl.DataFrame({name: [value] * len(rows) for name, value in key.items()} | columns, SCHEMA)
+
+    def _plain(self, tokens: list[int]) -> list[int]:
+        """An answer without its end token."""
+        return tokens[:-1] if tokens[-1:] == [self._end] else tokens
+
+    def _scores(self, questions: TemplateQuestions, prompts: list[list[int]]) -> Sequence[float | None]:
+        """The expected rating, or log p(first) − log p(second) of two choices; None for other answers."""
+        from llmrec.decode import free_text
+
+        options = questions.options
+        if not options or not questions.template.end or (questions.kind == "choice" and len(options) != 2):
+            return [None] * len(prompts)
+        ids = [[*self._text(option), self._end] for option in options]
+        found = free_text.answer_log_probs(self._checkpoint.model, prompts, [ids] * len(prompts), self._pad)
+        if questions.kind == "choice":
+            return [float(scores[0] - scores[1]) for scores in found]
+        values = [float(option) for option in options]
+        return [expected(scores, values) for scores in found]
+
+    def _legal(self, said: list[list[int]]) -> list[bool]:
+        """Whether answers are some item's semantic ID."""
+        known = {tuple(tokens) for tokens in self._run.catalogue.item_tokens().values()}
+        return [tuple(tokens) in known for tokens in said]
+
+    def _grounded(self, said: list[str], questions: TemplateQuestions) -> list[int | None]:
+        """Position of the right title among those nearest to each answer; None beyond, and for no answer."""
+        from llmrec.decode import free_text
+        from llmrec.decode.grounding import ground
+
+        titles, vectors = self._titles
+        place = {title: index for index, title in enumerate(titles)}
+        there = [row for row, text in enumerate(said) if text.strip()]
+        ranks: list[int | None] = [None] * len(said)
+        if not there:
+            return ranks
+        ids = [self._text(said[row].strip()) for row in there]
+        nearest = ground(
+            free_text.text_embeddings(self._checkpoint.model, ids, self._pad), vectors, DEPTH
+        ).items.tolist()
+        for row, near in zip(there, nearest, strict=True):
+            right = place[self._run.texts[questions.rows[row].item]["title"]]
+            ranks[row] = near.index(right) + 1 if right in near else None
+        return ranks
+
+    @cached_property
+    def _titles(self) -> tuple[list[str], NDArray[np.float32]]:
+        """The catalogue's different titles and where they lie, float32 `[titles, hidden]`."""
+        from llmrec.decode import free_text
+
+        texts = (self._run.texts[item].get("title") for item in self._run.catalogue.items)
+        titles = list(dict.fromkeys(title for title in texts if title))
+        ids = [self._text(title) for title in titles]
+        return titles, free_text.text_embeddings(self._checkpoint.model, ids, self._pad)

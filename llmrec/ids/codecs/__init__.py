@@ -1,0 +1,1 @@
+"""Frozen quantizers: codes for vectors, and vectors for codes."""

@@ -1,0 +1,393 @@
+"""The autoencoder with residual codebooks that RQ-VAE, LC-Rec, LETTER and CoST share, and how it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from llmrec.config.tokenizers import AutoencoderConfig
+from llmrec.errors import UserError
+from llmrec.ids.codecs.kmeans import chunks, kmeans
+from llmrec.ids.codecs.residual import ResidualCodec
+from llmrec.ids.tokenizer import Codec, Codes, Signals, number_of_codes
+
+WARM_UP = 10
+"""Epochs without codebooks, which then start by k-means from latents that already mean something."""
+WINDOW, LEAST_CHANGE = 20, 1e-3
+"""The plateau: in the last `WINDOW` epochs the least loss fell by less than this share."""
+FEWEST_STEPS = 8
+"""Batches an epoch at least; a small catalogue gets smaller ones."""
+KMEANS_ITERATIONS = 20
+WEIGHT_DECAY, GAIN_SAMPLE = 1e-4, 16_384
+CHUNK = 2048
+"""Rows that the frozen networks take at a time, small enough for the cache."""
+Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What residual quantization makes of a batch of latents.
+
+    Attributes:
+        codes: int64 `[n, levels]`.
+        total: sum of the codes' vectors `[n, latent]`; in the backward pass the latents themselves.
+        loss: the codebook and commitment terms, summed over the levels.
+    """
+
+    codes: Tensor
+    total: Tensor
+    loss: Tensor
+
+
+class RqAutoencoder(nn.Module):
+    """MLP encoder, residual codebooks, MLP decoder (Rajput et al. 2023, TIGER).
+
+    Kinds differ in `assign_codes`, `reconstruction_loss` and `extra_loss`.
+
+    Args:
+        dim: of the item vectors.
+        codes: codes of each level.
+        config: sizes and weights.
+    """
+
+    def __init__(self, dim: int, codes: int, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = [dim, *config.hidden, config.latent]
+        self.encoder, self.decoder = _mlp(widths), _mlp(widths[::-1])
+        books = [torch.randn(codes, config.latent) for _ in range(config.levels)]
+        self.codebooks = nn.ParameterList(books)
+        self.beta = config.beta
+        self.half_precision = False
+        """Whether the networks compute in bfloat16; codebooks and losses never do."""
+
+    def loss(self, inputs: Tensor, rows: Tensor) -> tuple[Tensor, Quantized]:
+        """The training loss of a batch.
+
+        Args:
+            inputs: standardised vectors `[n, dim]`.
+            rows: which items they are, int64 `[n]`.
+        """
+        with self._autocast(inputs):
+            latents = self.encoder(inputs)
+        quantized = self.quantize(latents.float())
+        with self._autocast(inputs):
+            outputs = self.decoder(quantized.total)
+        loss = self.reconstruction_loss(outputs.float(), inputs) + quantized.loss
+        return loss + self.extra_loss(quantized, rows), quantized
+
+    def warm_up_loss(self, inputs: Tensor) -> Tensor:
+        """The loss of the autoencoder without its codebooks."""
+        with self._autocast(inputs):
+            outputs = self.decoder(self.encoder(inputs))
+        return self.reconstruction_loss(outputs.float(), inputs)
+
+    def quantize(self, latents: Tensor) -> Quantized:
+        """Codes, straight-through sum and loss of latents `[n, latent]`.
+
+        TIGER's Σ_l ‖sg[r_l] − e_l‖² + β‖r_l − sg[e_l]‖², with r_{l+1} = r_l − sg[e_l]: every level pulls on the
+        encoder and only on its own codebook. Squared norms are means over the latent dimensions, as in
+        `reconstruction_loss`, so that the terms' weights do not depend on sizes.
+        """
+        residual, loss, codes = latents, latents.new_zeros(()), []
+        for level, book in enumerate(self.codebooks):
+            chosen = self.assign_codes(level, distances(residual.detach(), book.detach()))
+            vectors = functional.embedding(chosen, book)
+            loss = loss + functional.mse_loss(vectors, residual.detach())
+            loss = loss + self.beta * functional.mse_loss(residual, vectors.detach())
+            residual = residual - vectors.detach()
+            codes.append(chosen)
+        return Quantized(torch.stack(codes, dim=1), latents - residual.detach(), loss)
+
+    def assign_codes(self, level: int, costs: Tensor) -> Tensor:
+        """Codes int64 `[n]` for squared distances `[n, codes]`: the nearest."""
+        return costs.argmin(dim=1)
+
+    def reconstruction_loss(self, outputs: Tensor, inputs: Tensor) -> Tensor:
+        """How far the decoder's outputs `[n, dim]` are from the inputs: the mean squared error."""
+        return functional.mse_loss(outputs, inputs)
+
+    def extra_loss(self, quantized: Quantized, rows: Tensor) -> Tensor | float:
+        """Terms beyond rebuilding and quantization."""
+        return 0.0
+
+    def start_epoch(self, epoch: int) -> None:
+        """What is done before an epoch, counted from where the codebooks start."""
+
+    def _autocast(self, inputs: Tensor) -> torch.autocast:
+        return torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.half_precision)
+
+
+def distances(points: Tensor, book: Tensor) -> Tensor:
+    """Squared Euclidean distances `[n, codes]`, up to rounding."""
+    squares = points.square().sum(1, keepdim=True) + book.square().sum(1)
+    return torch.addmm(squares, points, book.T, alpha=-2)
+
+
+def fit_autoencoder(make: Callable, signals: Signals, config: AutoencoderConfig, seed: int) -> Codes:
+    """Train an autoencoder on the item vectors, and quantize them with it.
+
+    Args:
+        make: gives the `RqAutoencoder` for dimensions, codes a level and `config`.
+        signals: item vectors.
+        config: the kind's settings.
+        seed: of weights, batches and revived codes; the same seed gives the same codes on one machine.
+    """
+    vectors = np.require(signals.vectors, np.float32, ["C", "W"])
+    size = number_of_codes(config.codes, len(vectors))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = make(vectors.shape[1], size, config)
+    items = Standardised.of(vectors)
+    train(model, items, config, seed)
+    codec = freeze(model, items)
+    return Codes(codec.encode(vectors), codec.sizes, codec)
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """Item vectors with mean 0 and, over all dimensions, mean square 1.
+
+    One factor serves all dimensions, so that what is near stays near; the loss then starts at about 1.
+
+    Attributes:
+        vectors: as given, float32 `[n, dim]`.
+        mean: float32 `[dim]`.
+        scale: what differences from the mean are divided by; 0 where the vectors are all the same.
+    """
+
+    vectors: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    scale: float
+
+    @classmethod
+    def of(cls, vectors: NDArray[np.float32]) -> Standardised:
+        """Measured on the vectors themselves."""
+        mean = vectors.mean(axis=0, dtype=np.float64)
+        spread = float(np.sqrt(vectors.var(axis=0, dtype=np.float64).mean()))
+        alike = spread <= max(1e-6 * np.abs(mean).max(), 1e-30)
+        return cls(vectors, mean.astype(np.float32), 0.0 if alike else spread)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        centred = torch.from_numpy(self.vectors)[rows] - torch.from_numpy(self.mean)
+        return centred / self.scale if self.scale else torch.zeros_like(centred)
+
+
+def train(model: RqAutoencoder, items: Standardised, config: AutoencoderConfig, seed: int) -> list[float]:
+    """Train to the plateau, by AdamW, reviving unused codes; returns each epoch's mean loss after the warm-up.
+
+    Args:
+        model: trained in place; it ends on the CPU.
+        items: what to learn.
+        config: learning rate, batch size, most epochs.
+        seed: of batches and revived codes.
+
+    Raises:
+        UserError: training diverges.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).half_precision = _has_fast_bfloat16(device)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=WEIGHT_DECAY, fused=True)
+    warm_up = min(WARM_UP, config.epochs // 2)
+    losses: list[float] = []
+    bar = tqdm(range(config.epochs), desc=config.kind, unit="epoch")
+    for epoch in bar:
+        if epoch == warm_up:
+            start_codebooks(model, items, seed)
+        if epoch >= warm_up:
+            model.start_epoch(epoch - warm_up)
+        total, used = 0.0, torch.zeros(len(model.codebooks), len(model.codebooks[0]), device=device)
+        for rows in _batches(len(items), config.batch, generator):
+            inputs = items[rows].to(device)
+            if epoch < warm_up:
+                loss = model.warm_up_loss(inputs)
+            else:
+                loss, quantized = model.loss(inputs, rows.to(device))
+                used.scatter_add_(1, quantized.codes.T, torch.ones_like(quantized.codes.T, dtype=used.dtype))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(rows) / len(items)
+        bar.set_postfix(loss=f"{total:.4f}")
+        if not np.isfinite(total):
+            raise UserError(
+                f"ids.quantizer.lr: {config.kind}'s loss is {total} in epoch {epoch}; try a lower one"
+            )
+        if epoch >= warm_up:
+            revive_unused_codes(model, used, inputs, generator)
+            losses.append(total)
+        if has_converged(losses):
+            break
+    bar.close()
+    model.to("cpu").half_precision = False
+    return losses
+
+
+def has_converged(losses: Sequence[float]) -> bool:
+    """Whether the least loss of the last `WINDOW` epochs is not below that before by `LEAST_CHANGE` of it.
+
+    Epochs before the highest loss do not count: while the codebooks catch up with the latents, it may rise.
+    """
+    since = losses[int(np.argmax(losses)) :] if losses else losses
+    earlier, latest = since[:-WINDOW], since[-WINDOW:]
+    return bool(earlier) and min(earlier) - min(latest) <= LEAST_CHANGE * min(earlier)
+
+
+@torch.no_grad()
+def start_codebooks(model: RqAutoencoder, items: Standardised, seed: int) -> None:
+    """Set the codebooks, level after level, to k-means centroids of what is left of all items' latents.
+
+    The latents first get a mean square of 1, so that the RQ loss has its share of the whole whatever the
+    warm-up made of them; the encoder's last and the decoder's first layer take the factor.
+    """
+    device = model.codebooks[0].device
+    latents = torch.cat([model.encoder(items[rows].to(device)) for rows in chunks(len(items))])
+    size = latents.square().mean().sqrt().clamp(min=1e-6)
+    last, first = model.encoder[-1], model.decoder[0]
+    last.weight.div_(size)
+    last.bias.div_(size)
+    first.weight.mul_(size)
+    residuals = (latents / size).cpu().numpy()
+    for level, book in enumerate(model.codebooks):
+        centroids, nearest = kmeans(residuals, len(book), KMEANS_ITERATIONS, seed + level)
+        book.copy_(torch.from_numpy(centroids))
+        residuals = residuals - centroids[nearest]
+
+
+@torch.no_grad()
+def revive_unused_codes(
+    model: RqAutoencoder, used: Tensor, inputs: Tensor, generator: torch.Generator
+) -> None:
+    """Move each code without items to what is left, at its level, of a random input.
+
+    Args:
+        model: its codebooks are changed in place.
+        used: items of each code `[levels, codes]`.
+        inputs: standardised vectors `[n, dim]`.
+        generator: draws the inputs.
+    """
+    residual = model.encoder(inputs)
+    for book, items in zip(model.codebooks, used, strict=True):
+        dead = (items == 0).nonzero()[:, 0]
+        drawn = torch.randint(len(residual), (len(dead),), generator=generator)
+        book[dead] = residual[drawn.to(residual.device)]
+        residual = residual - book[distances(residual, book).argmin(dim=1)]
+
+
+def freeze(model: RqAutoencoder, items: Standardised) -> AutoencoderCodec:
+    """The trained model as a codec, the gains of its reconstructions fitted to (a sample of) the items."""
+    gains = np.ones(len(model.codebooks) + 1, np.float32)
+    tensors = {"mean": items.mean, "spread": np.array([items.scale]), "gains": gains}
+    for name, weights in model.state_dict().items():
+        if name.startswith(("encoder", "codebooks", "decoder")):
+            tensors[name] = weights.numpy().copy()
+    codec = AutoencoderCodec(tensors)
+    sample = items.vectors[:: max(1, len(items) // GAIN_SAMPLE)]
+    codes, wanted = codec.encode(sample), sample - items.mean
+    for level in range(1, len(gains)):
+        given = codec.reconstruct(codes[:, :level]) - items.mean
+        power = np.square(given, dtype=np.float64).sum()
+        gains[level] = (wanted * given).sum(dtype=np.float64) / power if power else 0
+    return codec
+
+
+class AutoencoderCodec(Codec):
+    """A trained autoencoder: an encoder before residual codebooks, a decoder behind them.
+
+    Args:
+        tensors: `mean` of the vectors `[dim]`; `spread` `[1]`, their root mean square difference from it, 0 where
+            they are all the same; `codebooks.0`, … `[codes, latent]`; `encoder.0.weight` `[out, in]`,
+            `encoder.0.bias` `[out]`, … and likewise `decoder.…`, with ReLU between; `gains` `[levels + 1]`, the
+            least-squares factors of the decoder's output: a cosine loss leaves its length open.
+    """
+
+    form = "autoencoder"
+
+    def __init__(self, tensors: dict[str, NDArray[Any]]) -> None:
+        self.named = tensors
+        self.mean, self.gains, self.scale = tensors["mean"], tensors["gains"], float(tensors["spread"][0])
+        self.residual = ResidualCodec([tensors[f"codebooks.{i}"] for i in range(len(self.gains) - 1)])
+        self.encoder, self.decoder = (_layers(tensors, half) for half in ("encoder", "decoder"))
+        self.sizes = self.residual.sizes
+
+    def project(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the encoder makes of vectors `[n, dim]`: float32 `[n, latent]`."""
+        factor = np.float32(1 / self.scale if self.scale else 0)
+        return np.concatenate(
+            [_forward((rows - self.mean) * factor, self.encoder) for rows in _chunks(vectors)]
+        )
+
+    def costs(self, points: NDArray[np.float32], prefix: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Squared distances in the latent space, float32 `[n, codes]`."""
+        return self.residual.costs(points, prefix)
+
+    def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
+        """The cheapest code of each level in turn, int32 `[n, levels]`; the encoder runs once."""
+        return np.concatenate([self.residual.encode(self.project(rows)) for rows in _chunks(vectors)])
+
+    def reconstruct(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """The decoder's output for the sum of the codes' vectors, float32 `[n, dim]`; the mean for no level."""
+        factor = np.float32(self.gains[codes.shape[1]] * self.scale)
+        rebuilt = np.broadcast_to(self.mean, (len(codes), len(self.mean))).copy()
+        if codes.shape[1]:
+            for part, rows in zip(_chunks(codes), _chunks(rebuilt), strict=True):
+                rows += factor * _forward(self.residual.reconstruct(part), self.decoder)
+        return rebuilt
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """What the codec was made from."""
+        return self.named
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, NDArray[Any]]) -> AutoencoderCodec:
+        """The codec with these weights."""
+        return cls(tensors)
+
+
+def _mlp(widths: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        linear = nn.Linear(before, after)
+        nn.init.xavier_normal_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _layers(tensors: dict[str, NDArray[Any]], half: str) -> list[Layer]:
+    places = sorted({int(name.split(".")[1]) for name in tensors if name.startswith(half)})
+    return [(tensors[f"{half}.{i}.weight"], tensors[f"{half}.{i}.bias"]) for i in places]
+
+
+def _forward(inputs: NDArray[np.float32], layers: Sequence[Layer]) -> NDArray[np.float32]:
+    *hidden, (weight, bias) = layers
+    for into, shift in hidden:
+        inputs = np.maximum(inputs @ into.T + shift, 0)
+    return inputs @ weight.T + bias
+
+
+def _chunks(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    return (rows[at : at + CHUNK] for at in range(0, max(len(rows), 1), CHUNK))
+
+
+def _batches(items: int, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """A random order of the items, cut into parts as equal as can be: none is so small that its loss is noise."""
+    steps = max(-(-items // batch), min(FEWEST_STEPS, items // 32), 1)
+    return torch.randperm(items, generator=generator).chunk(steps)
+
+
+def _has_fast_bfloat16(device: torch.device) -> bool:
+    features = torch.cpu.get_capabilities()
+    return device.type == "cuda" or any(features.get(name) for name in ("amx_bf16", "avx512_bf16"))

@@ -1,0 +1,16 @@
+"""The contrastive loss that LETTER and CoST add to reconstruction."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def info_nce(anchors: Tensor, positives: Tensor) -> Tensor:
+    """In-batch InfoNCE (van den Oord et al. 2018): −mean log softmax of each anchor's product with its positive.
+
+    Both are `[n, d]`; an anchor's negatives are the other rows of `positives`.
+    """
+    targets = torch.arange(len(anchors), device=anchors.device)
+    return functional.cross_entropy(anchors @ positives.T, targets)

@@ -1,0 +1,103 @@
+"""Product codebooks: each level codes a part of the vector's dimensions, on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from llmrec.ids.codecs.kmeans import chunks, kmeans, nearest
+from llmrec.ids.codecs.residual import squared_distances
+from llmrec.ids.tokenizer import Codec
+
+
+class ProductCodec(Codec):
+    """A centroid a subspace, side by side (Jégou et al. 2011), after a rotation or none.
+
+    Args:
+        codebooks: float32 `[codes, part]` a level; `part` times the levels is the dimension, padded with zero
+            columns where it is no multiple.
+        mean: float32 `[dim]`, what levels not yet known are taken to be.
+        rotation: orthogonal, float32 `[padded, padded]`; a padded vector x is coded as `rotation @ x`.
+    """
+
+    form = "product"
+
+    def __init__(
+        self,
+        codebooks: Sequence[NDArray[np.float32]],
+        mean: NDArray[np.float32],
+        rotation: NDArray[np.float32] | None = None,
+    ) -> None:
+        self.codebooks = list(codebooks)
+        self.sizes = [len(book) for book in codebooks]
+        self.mean, self.rotation = mean, rotation
+
+    def costs(self, vectors: NDArray[np.float32], prefix: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Squared distances in the next level's subspace, float32 `[n, codes]`; the prefix is no matter."""
+        level = prefix.shape[1]
+        found = np.empty((len(vectors), self.sizes[level]), np.float32)
+        for rows in chunks(len(vectors)):
+            parts = split_parts(vectors[rows], self.levels, self.rotation)
+            found[rows] = squared_distances(parts[level], self.codebooks[level])
+        return found
+
+    def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
+        """The nearest centroid in each subspace, int32 `[n, levels]`."""
+        codes = np.empty((len(vectors), self.levels), np.int32)
+        for rows in chunks(len(vectors)):
+            parts = split_parts(vectors[rows], self.levels, self.rotation)
+            for level, book in enumerate(self.codebooks):
+                codes[rows, level] = nearest(parts[level], book)
+        return codes
+
+    def reconstruct(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """The codes' centroids side by side, the mean in the subspaces that are left; float32 `[n, dim]`."""
+        parts = split_parts(self.mean[None], self.levels, self.rotation)
+        whole = [np.tile(part, (len(codes), 1)) for part in parts]
+        for level in range(codes.shape[1]):
+            whole[level] = self.codebooks[level][codes[:, level]]
+        joined = np.concatenate(whole, axis=1)
+        back = joined if self.rotation is None else joined @ self.rotation
+        return np.ascontiguousarray(back[:, : len(self.mean)])
+
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """The mean, the codebooks `level_0`, `level_1`, …, and the rotation where there is one."""
+        rotation = {} if self.rotation is None else {"rotation": self.rotation}
+        books = {f"level_{level}": book for level, book in enumerate(self.codebooks)}
+        return {"mean": self.mean} | books | rotation
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, NDArray[np.float32]]) -> ProductCodec:
+        """The codec with these tensors."""
+        levels = sum(name.startswith("level_") for name in tensors)
+        books = [tensors[f"level_{level}"] for level in range(levels)]
+        return cls(books, tensors["mean"], tensors.get("rotation"))
+
+
+def split_parts(
+    vectors: NDArray[np.float32], levels: int, rotation: NDArray[np.float32] | None
+) -> list[NDArray[np.float32]]:
+    """Vectors `[n, dim]`, padded and rotated, as equal parts `[n, part]`, one a level."""
+    padded = pad(vectors, levels)
+    turned = padded if rotation is None else padded @ rotation.T
+    return [np.ascontiguousarray(part) for part in np.split(turned, levels, axis=1)]
+
+
+def pad(vectors: NDArray[np.float32], levels: int) -> NDArray[np.float32]:
+    """Vectors with zero columns added until their dimension is a multiple of the levels."""
+    missing = -vectors.shape[1] % levels
+    return np.pad(vectors, ((0, 0), (0, missing))) if missing else vectors
+
+
+def learn_parts(
+    parts: list[NDArray[np.float32]], size: int, iterations: int, seed: int
+) -> tuple[list[NDArray[np.float32]], NDArray[np.int32]]:
+    """k-means in each subspace: codebooks `[size, part]`, and the items' codes, int32 `[n, levels]`."""
+    found = [
+        kmeans(part, size, iterations, seed + level)
+        for level, part in enumerate(tqdm(parts, desc="product quantization", unit="level"))
+    ]
+    return [centroids for centroids, _ in found], np.stack([assigned for _, assigned in found], axis=1)

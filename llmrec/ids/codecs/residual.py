@@ -1,0 +1,105 @@
+"""Residual codebooks: each level's codes stand for centroids of what the levels before it left over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrec.ids.codecs.kmeans import chunks, nearest
+from llmrec.ids.tokenizer import Codec
+
+
+class ResidualCodec(Codec):
+    """Sums of centroids, one a level (Chen et al. 2010).
+
+    Args:
+        codebooks: float32 `[codes, dim]` a level.
+        mean: what no code at all stands for, float32 `[dim]`; zeros unless given. The first level's centroids
+            are whole vectors: the mean is not part of the sum.
+    """
+
+    form = "residual"
+
+    def __init__(
+        self, codebooks: Sequence[NDArray[np.float32]], mean: NDArray[np.float32] | None = None
+    ) -> None:
+        self.codebooks = list(codebooks)
+        self.sizes = [len(book) for book in codebooks]
+        self.mean = np.zeros(self.codebooks[0].shape[1], np.float32) if mean is None else mean
+
+    def costs(self, vectors: NDArray[np.float32], prefix: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Squared distances of the residuals to the next level's centroids, float32 `[n, codes]`."""
+        book = self.codebooks[prefix.shape[1]]
+        found = np.empty((len(vectors), len(book)), np.float32)
+        for rows in chunks(len(vectors)):
+            found[rows] = squared_distances(self.residuals(vectors[rows], prefix[rows]), book)
+        return found
+
+    def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
+        """The nearest centroid of each level's residual, int32 `[n, levels]`."""
+        codes = np.empty((len(vectors), self.levels), np.int32)
+        for rows in chunks(len(vectors)):
+            left = np.array(vectors[rows], np.float32, order="C")
+            codes[rows, 0] = nearest(left, self.codebooks[0])
+            for level in range(1, self.levels):
+                left -= self.codebooks[level - 1][codes[rows, level - 1]]
+                codes[rows, level] = nearest(left, self.codebooks[level])
+        return codes
+
+    def residuals(self, vectors: NDArray[np.float32], prefix: NDArray[np.int32]) -> NDArray[np.float32]:
+        """What the first levels' centroids leave of vectors: float32 `[n, dim]`, a copy."""
+        left = np.array(vectors, np.float32, order="C")
+        for level in range(prefix.shape[1]):
+            left -= self.codebooks[level][prefix[:, level]]
+        return left
+
+    def reconstruct(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """The sum of the codes' centroids, float32 `[n, dim]`; the mean for no level."""
+        if codes.shape[1] == 0:
+            return np.tile(self.mean, (len(codes), 1))
+        total = self.codebooks[0][codes[:, 0]]
+        for level in range(1, codes.shape[1]):
+            total += self.codebooks[level][codes[:, level]]
+        return total
+
+    @property
+    def level_centroids(self) -> list[NDArray[np.float32]]:
+        """The codebooks."""
+        return self.codebooks
+
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """The mean and the codebooks, `level_0`, `level_1`, …"""
+        return {"mean": self.mean} | {f"level_{level}": book for level, book in enumerate(self.codebooks)}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, NDArray[np.float32]]) -> ResidualCodec:
+        """The codec with this mean and these codebooks."""
+        return cls([tensors[f"level_{level}"] for level in range(len(tensors) - 1)], tensors["mean"])
+
+
+def mean_vector(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of vectors, float32 `[dim]`, summed in float64: of constant vectors, exactly their value."""
+    return vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def code_means(vectors: NDArray[np.float32], codes: NDArray[np.int32], size: int) -> NDArray[np.float32]:
+    """Mean vector of the items with each code, float32 `[size, dim]`; zeros for a code without items.
+
+    Args:
+        vectors: float32 `[n, dim]`.
+        codes: int32 `[n]`, below `size`.
+        size: number of codes.
+    """
+    sums = np.zeros((size, vectors.shape[1]))
+    np.add.at(sums, codes, vectors)
+    counts = np.maximum(np.bincount(codes, minlength=size), 1)
+    return (sums / counts[:, None]).astype(np.float32)
+
+
+def squared_distances(points: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Squared Euclidean distances `[n, k]` between points `[n, dim]` and centroids `[k, dim]`."""
+    products = points @ centroids.T
+    norms = np.square(points).sum(axis=1)[:, None] + np.square(centroids).sum(axis=1)
+    return np.maximum(norms - 2 * products, 0)

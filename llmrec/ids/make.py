@@ -1,0 +1,61 @@
+"""Semantic IDs from a tokenizer's code paths: unique, measured, ready to be written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrec.config import Recipe
+from llmrec.ids import tokenizer
+from llmrec.ids.collisions import Rule, resolve_collisions
+from llmrec.ids.diagnosis import diagnose
+from llmrec.ids.inputs.signals import RunSignals
+from llmrec.ids.tokenizer import Codes
+
+
+@dataclass(frozen=True)
+class SemanticIds:
+    """Semantic IDs and what they were made from.
+
+    Attributes:
+        tokenizer_output: code paths as the tokenizer gave them, and its frozen quantizer.
+        sids: int32 `[items, levels]`, unique.
+        sizes: codes of each level.
+        vectors: float32 `[items, dim]`; None for a tokenizer that needs none.
+        report: the content of `ids/report.json`.
+    """
+
+    tokenizer_output: Codes
+    sids: NDArray[np.int32]
+    sizes: list[int]
+    vectors: NDArray[np.float32] | None
+    report: dict[str, Any]
+
+
+def make_semantic_ids(signals: RunSignals, recipe: Recipe) -> SemanticIds:
+    """Fit the tokenizer that a recipe names, make its paths unique, and say how good they are.
+
+    Raises:
+        UserError: what the data lacks for it.
+    """
+    tokenizer_output = tokenizer.fit(signals, recipe)
+    vectors = signals.vectors if tokenizer_output.codec is not None else None
+    sids, sizes = resolve_collisions(tokenizer_output, collision_rule(recipe), vectors)
+    settings = recipe.ids.quantizer.model_dump(mode="json")
+    report = diagnose(
+        sids, sizes, tokenizer_output, vectors, signals.categories, signals.traffic, recipe.seed
+    )
+    source = signals.source() if vectors is not None else None
+    return SemanticIds(
+        tokenizer_output, sids, sizes, vectors, {"quantizer": settings, "encoder": source} | report
+    )
+
+
+def collision_rule(recipe: Recipe) -> Rule:
+    """The rule asked for; `auto` is `sinkhorn` for LC-Rec, as published, and one more level for all others."""
+    if recipe.ids.collisions != "auto":
+        return recipe.ids.collisions
+    return recipe.ids.quantizer.collision_rule

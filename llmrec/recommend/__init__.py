@@ -1,0 +1,1 @@
+"""A finished run as a recommender, whatever engine answers."""

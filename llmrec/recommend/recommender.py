@@ -1,0 +1,304 @@
+"""Recommender: a finished run as an object that turns histories into ranked items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from llmrec.artifacts import run_folder
+from llmrec.catalogue.item_mask import ItemMask, build_item_mask
+from llmrec.catalogue.overlay import Overlay
+from llmrec.catalogue.prefix_mass import CollaborativePrior
+from llmrec.catalogue.registry import find_catalogue
+from llmrec.collaborative import systems
+from llmrec.config import BEAMS, DecodeConfig
+from llmrec.data.examples import load_interactions
+from llmrec.decode import batches, reference, score_candidates
+from llmrec.decode.beam_search import TreeEngine
+from llmrec.decode.scoring import Scoring
+from llmrec.decode.top_k import TopK
+from llmrec.errors import UserError
+from llmrec.ids.load import code_vectors
+from llmrec.recommend import rerank
+from llmrec.recommend.trained_run import TrainedRun
+
+if TYPE_CHECKING:
+    from llmrec.catalogue.trie import Trie
+    from llmrec.models.checkpoint import Checkpoint
+    from llmrec.vllm.engine import VllmEngine
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One recommended item; `score` is the sum of its SID tokens' log-probabilities."""
+
+    item_id: str
+    title: str
+    score: float
+
+
+class Recommender:
+    """A run's models, its catalogue and its prompt, ready to recommend.
+
+    Args:
+        run: the finished run.
+        model: answers where a call names none: `base`, or an adapter's folder; None for the run's best.
+        device: `auto` takes a GPU where there is one.
+
+    Attributes:
+        run: what it was made of.
+    """
+
+    def __init__(self, run: TrainedRun, model: str | None = None, device: str = "auto") -> None:
+        self.run = run
+        self._adapter = run.adapter(model)
+        self._device = device
+        self._loaded: tuple[Path | None, Checkpoint] | None = None
+        self._engine: VllmEngine | None = None
+
+    @classmethod
+    def load(
+        cls, run: str | Path, model: str | None = None, device: str = "auto", as_trained: bool = False
+    ) -> Recommender:
+        """Open a finished run; its weights are read when they are first needed.
+
+        Args:
+            run: name of a run, or its folder.
+            model: answers where a call names none: `base`, or an adapter's folder; None for the run's best.
+            device: `auto` takes a GPU where there is one.
+            as_trained: leave out what has changed in its catalogue since training (`llmrec items`).
+
+        Raises:
+            UserError: no such run, its sft stage is not done, or it has no such model.
+        """
+        return cls(TrainedRun.load(run, as_trained), model, device)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Model and tokenizer, on the device.
+
+        Raises:
+            UserError: files that are missing, broken, or of another base.
+        """
+        return self._checkpoint(self._adapter)
+
+    def _checkpoint(self, adapter: Path | None) -> Checkpoint:
+        """The base with an adapter, or alone; one model is held at a time, and a second takes its place."""
+        from llmrec.models.checkpoint import load_checkpoint
+
+        if self._loaded is None or self._loaded[0] != adapter:
+            self._loaded = None
+            device = batches.resolve_device(self._device)
+            self._loaded = adapter, load_checkpoint(self.run.base, adapter, device)
+        return self._loaded[1]
+
+    @property
+    def items(self) -> list[str]:
+        """Item ids in trie order; added ones behind, retired ones included."""
+        return self.run.catalogue.items
+
+    def recommend(
+        self,
+        history: Sequence[str],
+        k: int = 10,
+        mask_seen: bool = True,
+        allow: Sequence[str] | None = None,
+        deny: Sequence[str] = (),
+    ) -> list[Recommendation]:
+        """The top-k items for a history of item ids, oldest first.
+
+        Args:
+            history: item ids.
+            k: items wanted; fewer come back where fewer are allowed.
+            mask_seen: leave out the items of the history.
+            allow: items that may be recommended (in stock, say); None for all.
+            deny: items that may not.
+
+        Raises:
+            UserError: an empty history or allow-list, or an item the run does not know.
+        """
+        settings = DecodeConfig(width=max(k, BEAMS), k=k, mask_seen=mask_seen)
+        top = self.rank([history], settings, None if allow is None else [allow], [deny])
+        found = zip(top.items[0].tolist(), top.scores[0].tolist(), strict=True)
+        return [
+            Recommendation(self.items[index], self.run.title(index), score)
+            for index, score in found
+            if index >= 0
+        ]
+
+    def rank(
+        self,
+        histories: Sequence[Sequence[str]],
+        settings: DecodeConfig,
+        allow: Sequence[Sequence[str] | None] | None = None,
+        deny: Sequence[Sequence[str]] | None = None,
+        model: str | None = None,
+    ) -> TopK:
+        """Top items of many histories at once.
+
+        Args:
+            histories: U lists of item ids, oldest first.
+            settings: engine, beams, length of the lists, scoring; the recipe's section `decode`.
+            allow: for each history, the items it may be given; None for all.
+            deny: for each history, items it may not be given, besides those seen if `settings.mask_seen`.
+            model: whose lists: `base`, or an adapter's folder; None for the one it was opened with. vLLM serves all
+                of a run's models side by side; the other engines load one at a time.
+
+        Returns:
+            TopK with items in trie order (`self.items`), rows as given.
+
+        Raises:
+            UserError: an empty history or allow-list, an item the run does not know, or a model it has not.
+        """
+        adapter = self._adapter if model is None else self.run.adapter(model)
+        prompts = self.run.encode_prompts(histories)
+        allowed, denied = self.run.allow_and_deny_lists(histories, settings.mask_seen, allow, deny)
+        if settings.engine == "generate":
+            top = self._generate(self._checkpoint(adapter), prompts, settings, allowed, denied)
+        elif settings.engine == "vllm":
+            mask = build_item_mask(self.run.catalogue.trie, allowed, denied)
+            top = self._vllm(settings).rank(prompts, int(settings.width), mask, adapter)
+        else:
+            mask = build_item_mask(self._trie, allowed, denied, self._trie.first.device)
+            prior = self._prior(settings, histories)
+            top = self._search(self._checkpoint(adapter), prompts, settings, mask, prior)
+        if settings.mmr is not None:
+            return rerank.mmr(
+                top.items, top.scores, self._vectors(), settings.mmr.trade_off, settings.list_length
+            )
+        return TopK(top.items[:, : settings.list_length], top.scores[:, : settings.list_length], top.is_exact)
+
+    def score(self, histories: Sequence[Sequence[str]], items: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Scores of given candidates, all of a history's in one pass.
+
+        Args:
+            histories: U lists of item ids, oldest first.
+            items: for each history, the candidates.
+
+        Returns:
+            For each candidate, the sum of its SID tokens' log-probabilities, as `rank` scores it.
+
+        Raises:
+            UserError: an empty history, or an item the run does not know.
+        """
+        prompts = self.run.encode_prompts(histories)
+        catalogue = self.run.catalogue
+        rows = [catalogue.tokens_of(row, "candidates").numpy() for row in items]
+        checkpoint = self.checkpoint
+        found = score_candidates.score(checkpoint.model, prompts, rows, pad_id=checkpoint.pad_id)
+        return [row.tolist() for row in found]
+
+    @cached_property
+    def _trie(self) -> Trie | Overlay:
+        return self.run.catalogue.trie.to(batches.resolve_device(self._device))
+
+    def _vllm(self, settings: DecodeConfig) -> VllmEngine:
+        """vLLM, started at the first call."""
+        if self.run.as_trained and isinstance(find_catalogue(self.run.name).trie, Overlay):
+            raise UserError(
+                "decode.engine=vllm: this run's catalogue has changed since training (llmrec items); "
+                f"evaluate it with decode.engine=tree, or move {self.run.folder / 'catalogue'} away"
+            )
+        if self._engine is None:
+            from llmrec.vllm.engine import VllmEngine
+
+            adapters = list(self.run.adapters.values())
+            self._engine = VllmEngine(self.run.base, adapters, int(settings.width), settings.memory_gb)
+        return self._engine
+
+    def _search(
+        self,
+        checkpoint: Checkpoint,
+        prompts: list[list[int]],
+        settings: DecodeConfig,
+        mask: ItemMask | None,
+        prior: batches.PriorFactory | None,
+    ) -> TopK:
+        """Lists of `settings.list_length` items, or of all beams where these are to be re-ranked."""
+        scoring = self._scoring(settings)
+        token_ids = self.run.catalogue.token_ids.to(self._trie.first.device)
+        engine = TreeEngine(checkpoint.model, self._trie, token_ids, checkpoint.pad_id, scoring)
+        width = settings.list_length if settings.width == "auto" else settings.width
+        widest = settings.widest if settings.width == "auto" else None
+        k = settings.list_length if settings.mmr is None else width
+        return batches.rank(engine, prompts, k, width, mask, widest, settings.memory_gb, prior)
+
+    def _scoring(self, settings: DecodeConfig) -> Scoring:
+        if settings.temperature and len(settings.temperature) != self._trie.length:
+            raise UserError(
+                f"decode.temperature: {len(settings.temperature)} numbers, "
+                f"but semantic IDs have {self._trie.length} levels"
+            )
+        return Scoring(
+            normalise=settings.normalise,
+            temperature=tuple(settings.temperature),
+            model_weight=1.0 if settings.prior is None else settings.prior.model_weight,
+        )
+
+    def _prior(
+        self, settings: DecodeConfig, histories: Sequence[Sequence[str]]
+    ) -> batches.PriorFactory | None:
+        """Makes the prior of some of the users from a collaborative model of the training interactions."""
+        if settings.prior is None:
+            return None
+        model = systems.load_baseline(self.run.folder, settings.prior.system, self.items)
+        last = [list(history[-self.run.encoder.history :]) for history in histories]
+
+        def of(users: list[int]) -> CollaborativePrior:
+            scores = model.log_probs([last[user] for user in users], self.items)
+            return CollaborativePrior(self._trie, scores, self._trie.first.device)
+
+        return of
+
+    def _vectors(self) -> np.ndarray:
+        """Items as their codebooks see them, float32 [items, d]."""
+        vectors = code_vectors(self.run.folder, self.run.catalogue.sids)
+        if vectors is None:
+            raise UserError(
+                "decode.mmr: this run's semantic IDs have no codebooks to compare items by; "
+                "leave mmr out, or make the IDs from vectors (ids.quantizer.kind)"
+            )
+        return vectors
+
+    def _generate(
+        self,
+        checkpoint: Checkpoint,
+        prompts: list[list[int]],
+        settings: DecodeConfig,
+        allowed: list[list[int] | None] | None,
+        denied: list[list[int]],
+    ) -> TopK:
+        """The oracle's lists; what is not allowed is denied to it."""
+        catalogue = self.run.catalogue
+        retired = [catalogue.index[item] for item in catalogue.retired if item in catalogue.index]
+        denied = [row + retired for row in denied]
+        for user, row in enumerate(allowed or []):
+            if row is not None:
+                denied[user] = denied[user] + sorted(set(range(len(self.items))) - set(row))
+        return reference.search(
+            checkpoint.model,
+            catalogue.sids,
+            checkpoint.vocabulary.token_ids,
+            prompts,
+            int(settings.width),
+            denied,
+            checkpoint.pad_id,
+        )
+
+
+def load_history(run: str | Path, user: str) -> list[str]:
+    """Everything a user of a run's data has interacted with, oldest first.
+
+    Raises:
+        UserError: the data has no such user.
+    """
+    rows = load_interactions(run_folder(str(run))).filter(pl.col("user_id") == user)
+    if rows.is_empty():
+        raise UserError(f"user {user!r} is not in this run's data")
+    return rows["item_id"].to_list()

@@ -1,0 +1,106 @@
+"""Re-ranking of lists for diversity.
+
+Maximal marginal relevance: Carbonell & Goldstein, The use of MMR, diversity-based reranking for reordering
+documents and producing summaries, SIGIR 1998.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from llmrec.decode.top_k import TopK
+from llmrec.errors import UserError
+
+# Floats of item vectors gathered at once: 64 MB.
+BLOCK = 1 << 24
+Floats = npt.NDArray[np.float32]
+
+
+def mmr(
+    items: npt.NDArray[np.int64], scores: npt.NDArray[np.floating], vectors: Floats, trade_off: float, k: int
+) -> TopK:
+    """Reorder lists by maximal marginal relevance, greedily, for all users at once.
+
+    The next item is the one with the largest λ · relevance − (1 − λ) · redundancy. Relevance is the score,
+    min-max normalised within the user's list (best 1, worst 0; all 0 where they are equal): a softmax would
+    leave the lower ranks without differences. Redundancy is the largest cosine to an item taken before, and
+    −1, the least a cosine can be, before any is taken; so values never rise down a list.
+
+    Args:
+        items: int64 [U, W], items in trie order, best first; −1 where a list has ended.
+        scores: float [U, W].
+        vectors: float [items, d], in trie order; a zero vector is like no other.
+        trade_off: λ from 0 (diversity alone, after the best item) to 1 (the lists as they are).
+        k: length of the new lists; at most W of it is there.
+
+    Returns:
+        TopK [U, min(k, W)]; `scores` are the values of MMR at the time an item was taken.
+
+    Raises:
+        UserError: λ outside 0 … 1, k below 1, shapes that do not fit, an item without a vector, a vector or
+            score that is not finite.
+    """
+    _check(items, scores, vectors, trade_off, k)
+    k = min(k, items.shape[1])
+    found = TopK(np.full((len(items), k), -1, np.int64), np.full((len(items), k), -np.inf, np.float32))
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float32)
+    block = max(1, BLOCK // max(1, items.shape[1] * vectors.shape[1]))
+    for begin in range(0, len(items), block):
+        rows = slice(begin, begin + block)
+        relevance = _relevance(scores[rows], items[rows] >= 0)
+        unit = vectors[items[rows]] / np.maximum(norms[items[rows]], np.finfo(np.float32).tiny)
+        order, values = _greedy(relevance, unit.astype(np.float32), trade_off, k)
+        found.items[rows] = np.where(np.isfinite(values), np.take_along_axis(items[rows], order, axis=1), -1)
+        found.scores[rows] = values
+    return found
+
+
+def _relevance(scores: npt.NDArray[np.floating], filled: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Scores from 0 to 1 within each row; −inf where a list has ended."""
+    exact = scores.astype(np.float64)
+    best = np.where(filled, exact, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
+    worst = np.where(filled, exact, np.inf).min(axis=1, keepdims=True, initial=np.inf)
+    spread = np.where(best > worst, best - worst, 1.0)
+    return np.where(filled, (exact - worst) / spread, -np.inf)
+
+
+def _greedy(
+    relevance: npt.NDArray[np.float64], unit: Floats, trade_off: float, k: int
+) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Slots in the order they are taken, the earlier of equals first, and their values: [U, k]; −inf at the end."""
+    users = np.arange(len(relevance))
+    order = np.empty((len(relevance), k), np.int64)
+    values = np.empty((len(relevance), k), np.float32)
+    redundancy = np.full(relevance.shape, -1.0)
+    left = np.isfinite(relevance)
+    for step in range(k):
+        value = trade_off * np.where(left, relevance, 0) - (1 - trade_off) * redundancy
+        value[~left] = -np.inf
+        taken = value.argmax(axis=1)
+        order[:, step], values[:, step] = taken, value[users, taken]
+        left[users, taken] = False
+        cosine = np.einsum("uwd,ud->uw", unit, unit[users, taken])
+        redundancy = np.maximum(redundancy, np.clip(cosine, -1, 1))
+    return order, values
+
+
+def _check(
+    items: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.floating],
+    vectors: Floats,
+    trade_off: float,
+    k: int,
+) -> None:
+    if not 0 <= trade_off <= 1:
+        raise UserError(f"the MMR trade-off is {trade_off}: give a number from 0 (diverse) to 1 (as it is)")
+    if k < 1:
+        raise UserError(f"k is {k}: ask for at least one item")
+    if items.ndim != 2 or items.shape != scores.shape or vectors.ndim != 2:
+        raise UserError(
+            f"items {items.shape}, scores {scores.shape} and item vectors {vectors.shape} do not fit together"
+        )
+    if items.size and items.max() >= len(vectors):
+        raise UserError(f"item {items.max()} has no vector: there are {len(vectors)} item vectors")
+    if not np.isfinite(vectors).all() or not np.isfinite(scores[items >= 0]).all():
+        raise UserError("an item vector, or the score of an item, is not a finite number")

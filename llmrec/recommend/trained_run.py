@@ -1,0 +1,193 @@
+"""A finished run without its model: catalogue, titles and prompts, for whatever engine answers them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from llmrec import layout
+from llmrec.artifacts import run_folder
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.registry import register_catalogue, reload_catalogue
+from llmrec.data.examples import load_items
+from llmrec.errors import UserError
+from llmrec.files import read_json
+from llmrec.models.lora import WEIGHTS
+from llmrec.recommend.model_names import ADAPTERS, BASE, SFT, adapter_sha256
+from llmrec.text.encode import PromptEncoder
+from llmrec.text.prompts import Template, row_texts
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What turns histories into prompts, and item indices into items.
+
+    Its folder is a run's; or what `llmrec export` and `llmrec merge` write, which have no item texts: titles are
+    then item ids, unless `data/items.parquet` has been put there.
+
+    Attributes:
+        folder: the run.
+        name: the name its catalogue is registered under.
+        catalogue: its items and their trie.
+        texts: item id → text fields.
+        encoder: encodes histories as the model was trained on them.
+        template: the prompt it asks with.
+        as_trained: whether what has changed in the catalogue since training is left out.
+    """
+
+    folder: Path
+    name: str
+    catalogue: Catalogue
+    texts: dict[str, dict[str, str]]
+    encoder: PromptEncoder
+    template: Template
+    as_trained: bool = False
+
+    @classmethod
+    def load(cls, run: str | Path, as_trained: bool = False) -> TrainedRun:
+        """Read a finished run.
+
+        Args:
+            run: name of a run, or its folder; or the folder of an export or a merged checkpoint.
+            as_trained: leave out what has changed in its catalogue since training.
+
+        Raises:
+            UserError: no such run, its sft stage is not done, files of `base/` that are missing or broken, or a
+                template that asks for item texts, of which there are none.
+        """
+        from transformers import AutoTokenizer
+
+        folder = run_folder(str(run)).resolve()
+        base = _base(folder)
+        name = register_catalogue(base)
+        catalogue = Catalogue.load(base, as_trained) if as_trained else reload_catalogue(name)
+        texts = _texts(folder, base)
+        if catalogue.added is not None:
+            texts |= row_texts(catalogue.added.to_dicts(), "item_id")
+        tokenizer = AutoTokenizer.from_pretrained(str(base), trust_remote_code=False)
+        encoder = PromptEncoder(
+            tokenizer,
+            texts,
+            catalogue.item_tokens(),
+            catalogue.prompts["history"],
+            context=catalogue.prompts.get("context"),
+        )
+        template = Template.model_validate(catalogue.prompts["template"])
+        if not texts:
+            _check_needs_no_texts(encoder, template, catalogue.items, folder)
+        return cls(folder, name, catalogue, texts, encoder, template, as_trained)
+
+    @property
+    def base(self) -> Path:
+        """The folder `base/`, or the merged checkpoint itself."""
+        return _base(self.folder)
+
+    @cached_property
+    def adapters(self) -> dict[str, Path]:
+        """Folder name → folder, of all adapters there whose stage is done."""
+        found = {stage: self.folder / stage for stage in ADAPTERS}
+        proof = WEIGHTS if self._exported else "manifest.json"
+        return {
+            stage: path
+            for stage, path in found.items()
+            if (path / WEIGHTS).is_file() and (path / proof).is_file()
+        }
+
+    @cached_property
+    def default_model(self) -> str:
+        """Which model answers where nobody names one: the winner of `eval/gate.json`, else what SFT has left.
+
+        A gate is believed of the adapter that it has judged. An export names its model itself.
+        """
+        tuned = SFT if SFT in self.adapters else BASE
+        if self._exported:
+            named = read_json(self.folder / layout.EXPORT).get("model")
+            return named if named in self.adapters else tuned
+        if not (self.folder / layout.GATE).is_file():
+            return tuned
+        gate = read_json(self.folder / layout.GATE)
+        winner = gate["winner"]
+        judged = gate["models"].get(winner, {}).get("adapter")
+        return winner if winner in self.adapters and judged == adapter_sha256(self.folder, winner) else tuned
+
+    def adapter(self, model: str | None = None) -> Path | None:
+        """The adapter of a model; None for the base alone, which is also `sft` where SFT has left no adapter.
+
+        Raises:
+            UserError: the run has no model of that name.
+        """
+        name = model or self.default_model
+        if name == BASE or (name == SFT and SFT not in self.adapters):
+            return None
+        if name not in self.adapters:
+            raise UserError(f"no model {name!r} in this run; there are: {', '.join([BASE, *self.adapters])}")
+        return self.adapters[name]
+
+    @property
+    def _exported(self) -> bool:
+        return (self.folder / layout.EXPORT).is_file()
+
+    def title(self, item: int) -> str:
+        """Title of an item (where there is none, its id), by its place in trie order."""
+        name = self.catalogue.items[item]
+        return self.texts[name]["title"] if name in self.texts else name
+
+    def encode_prompts(self, histories: Sequence[Sequence[str]]) -> list[list[int]]:
+        """Token ids of the prompts for histories of item ids, oldest first.
+
+        Raises:
+            UserError: an empty history, or an item that is not in the catalogue.
+        """
+        for history in histories:
+            if not history:
+                raise UserError("the history is empty: give at least one item id")
+            self.catalogue.indices(history, "history")
+        return [self.encoder.prompt(self.template, history) for history in histories]
+
+    def allow_and_deny_lists(
+        self,
+        histories: Sequence[Sequence[str]],
+        mask_seen: bool,
+        allow: Sequence[Sequence[str] | None] | None = None,
+        deny: Sequence[Sequence[str]] | None = None,
+    ) -> tuple[list[list[int] | None] | None, list[list[int]]]:
+        """Allow- and deny-lists as places in trie order, the items seen among the denied if they are masked.
+
+        Raises:
+            UserError: an empty allow-list, or an item that is not in the catalogue.
+        """
+        if any(row is not None and not len(row) for row in allow or []):
+            raise UserError("an allow-list is empty: nothing may be recommended")
+        index = self.catalogue.indices
+        allowed = None if allow is None else [None if row is None else index(row, "allow") for row in allow]
+        denied = [index(row, "deny") for row in deny or [()] * len(histories)]
+        if mask_seen:
+            seen = (index(history, "history") for history in histories)
+            denied = [row + more for row, more in zip(denied, seen, strict=True)]
+        return allowed, denied
+
+
+def _base(folder: Path) -> Path:
+    """The base of a finished run, an export or a merged checkpoint, which is its own."""
+    if (folder / layout.CATALOGUE).is_file():
+        return folder
+    if not (folder / layout.manifest("sft")).is_file() and not (folder / layout.EXPORT).is_file():
+        raise UserError(f"{folder}: no finished sft stage there; run `llmrec sft RECIPE` first")
+    return folder / BASE
+
+
+def _texts(folder: Path, base: Path) -> dict[str, dict[str, str]]:
+    """Item texts of a run; those that were put beside an export or a merged checkpoint, if any."""
+    exported = base == folder or (folder / layout.EXPORT).is_file()
+    if exported and not (folder / layout.ITEMS).is_file():
+        return {}
+    return row_texts(load_items(folder).to_dicts(), "item_id")
+
+
+def _check_needs_no_texts(encoder: PromptEncoder, template: Template, items: list[str], folder: Path) -> None:
+    try:
+        encoder.prompt(template, items[:1])
+    except UserError as error:
+        raise UserError(f"{folder}: {error}; copy data/items.parquet of the run to data/ there") from None

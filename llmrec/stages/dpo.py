@@ -1,0 +1,36 @@
+"""The dpo stage: direct preference optimisation of the tuned model."""
+
+from __future__ import annotations
+
+from llmrec.artifacts import Input, Stage, StageContext
+from llmrec.stages import collaborative, data, ids, pairs, sft
+
+
+def run(context: StageContext) -> None:
+    """Align the SFT model with pairs; write `dpo/`, a pure LoRA adapter, and its log.
+
+    Raises:
+        UserError: pairs that are broken, a loss that is no number, or no memory left.
+    """
+    from llmrec.train.alignment.dpo import align_by_pairs
+
+    align_by_pairs(context)
+
+
+STAGE = Stage(
+    name="dpo",
+    help="Align the tuned model with such pairs, and judge it on validation.",
+    version=1,
+    sections=("data.history", "decode.mask_seen", "pairs", "sft.mode", "sft.qlora", "dpo", "track"),
+    reads=(
+        data.STAGE,
+        Input(collaborative.STAGE, pairs.judge_files),
+        ids.STAGE,
+        sft.STAGE,
+        pairs.STAGE,
+    ),
+    owns=("dpo",),
+    run=run,
+    is_alignment=True,
+    start_seconds=20,
+)

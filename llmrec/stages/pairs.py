@@ -1,0 +1,69 @@
+"""The pairs stage: what training users chose, and rejected items beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmrec import layout
+from llmrec.artifacts import Input, Stage, StageContext
+from llmrec.stages import collaborative, data, ids, sft
+
+if TYPE_CHECKING:
+    from llmrec.config import Recipe
+    from llmrec.train.alignment.negatives import SearchBeams
+
+
+def judge_files(recipe: Recipe) -> list[str]:
+    """Files of the stage collaborative that hold the judge of candidate items."""
+    from llmrec.collaborative.systems import files_of
+
+    return files_of([recipe.pairs.judge] if "judge" in recipe.pairs.sources else [])
+
+
+def run(context: StageContext) -> None:
+    """Write `pairs/pairs.parquet` and `pairs/report.json`.
+
+    Raises:
+        UserError: nobody to learn from, more rejected items wanted than a user leaves, or what a source lacks.
+    """
+    from llmrec.files import write_json
+    from llmrec.text.mix import print_notice
+    from llmrec.train.alignment.negatives import MODEL_SOURCES
+    from llmrec.train.alignment.pairs import make_pairs
+
+    recipe = context.recipe
+    needs_model = not MODEL_SOURCES.isdisjoint(recipe.pairs.sources)
+    beams = _sft_beams(context.run, recipe) if needs_model else None
+    pairs, report = make_pairs(recipe.pairs, context.run, recipe.seed, recipe.data.history, beams)
+    alone = report["users_left_out"]["fewer_than_two_training_items"]
+    if alone:
+        print_notice(f"pairs: users left out, with fewer than two training items: {alone:,}")
+    pairs.write_parquet(context.work / layout.PAIRS)
+    write_json(context.work / layout.PAIRS_REPORT, report)
+
+
+def _sft_beams(run: Path, recipe: Recipe) -> SearchBeams:
+    """Asks the run's SFT model, whatever the run has been aligned to since."""
+    from llmrec.recommend.model_names import BASE
+    from llmrec.recommend.recommender import Recommender
+    from llmrec.recommend.trained_run import TrainedRun
+    from llmrec.train.alignment.pairs import beam_searcher
+
+    trained = TrainedRun.load(run, as_trained=True)
+    name = "sft" if "sft" in trained.adapters else BASE
+    checkpoint = Recommender(trained, name, recipe.decode.device).checkpoint
+    pad_id = int(checkpoint.tokenizer.pad_token_id)
+    return beam_searcher(trained, checkpoint.model, pad_id, recipe.decode.memory_gb)
+
+
+STAGE = Stage(
+    name="pairs",
+    help="Draw what each user chose, and items that stand for what they did not.",
+    version=1,
+    sections=("data.history", "pairs"),
+    reads=(data.STAGE, Input(collaborative.STAGE, judge_files), ids.STAGE, sft.STAGE),
+    owns=("pairs",),
+    run=run,
+    start_seconds=8,
+)

@@ -1,0 +1,41 @@
+"""The report stage: one offline page, made from the run's files alone."""
+
+from __future__ import annotations
+
+from llmrec import layout
+from llmrec.artifacts import Input, Stage, StageContext
+from llmrec.stages import data, decode, dpo, eval, grpo, ids, sft, tasks
+
+
+def run(context: StageContext) -> None:
+    """Write `eval/report.html`.
+
+    Raises:
+        UserError: the run is not evaluated.
+    """
+    from llmrec.files import atomic_write
+    from llmrec.report.page import render
+
+    with atomic_write(context.work / layout.PAGE) as partial:
+        partial.write_text(render(context.run, context.stages), "utf-8")
+
+
+STAGE = Stage(
+    name="report",
+    help="Write report.html.",
+    version=1,
+    sections=("name", "description"),
+    reads=(
+        data.STAGE,
+        ids.STAGE,
+        sft.STAGE,
+        dpo.STAGE,
+        grpo.STAGE,
+        decode.STAGE,
+        Input(tasks.STAGE, tasks.answer_files),
+        eval.STAGE,
+    ),
+    owns=("report",),
+    run=run,
+    start_seconds=4,
+)

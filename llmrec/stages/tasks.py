@@ -1,0 +1,81 @@
+"""The tasks stage: the run's model answers the questions of `eval.tasks`, without any constraint.
+
+The answers are scored in the stage eval without the model, so metrics and intervals may change without new answers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmrec import layout
+from llmrec.artifacts import Stage, StageContext
+from llmrec.errors import UserError
+from llmrec.stages import data, sft
+
+if TYPE_CHECKING:
+    from llmrec.config import Recipe
+
+
+def answer_files(recipe: Recipe) -> list[str]:
+    """What the stages eval and report read of this one: nothing where the recipe lists no task."""
+    return [layout.ANSWERS, layout.TASKS_REPORT] if recipe.eval.tasks else []
+
+
+def external(recipe: Recipe) -> list[Path]:
+    """Files outside the run that the stage reads: prompt files."""
+    from llmrec import assets
+
+    return [assets.find("prompts", entry.task) for entry in recipe.eval.tasks]
+
+
+def run(ctx: StageContext) -> None:
+    """Ask the questions of `eval.tasks`; write `tasks/answers.parquet` and `tasks/report.json`.
+
+    Raises:
+        UserError: no tasks, one that is asked twice, or one that nobody can be asked.
+    """
+    import polars as pl
+
+    from llmrec.evaluate.tasks.answerer import SCHEMA, Answerer, describe_questions, training_encoder
+    from llmrec.evaluate.tasks.questions import EvalQuestions, resolve_eval_task
+    from llmrec.files import atomic_write, write_json
+    from llmrec.recommend.model_names import SFT
+    from llmrec.recommend.recommender import Recommender
+
+    if not ctx.recipe.eval.tasks:
+        raise UserError("eval.tasks: the recipe lists no task, so there is nothing to ask")
+    recommender = Recommender.load(ctx.run, SFT, ctx.recipe.decode.device, as_trained=True)
+    encoder = training_encoder(ctx.run, recommender)
+    asker, answerer = EvalQuestions(ctx.run, encoder, ctx.recipe.seed), Answerer(recommender)
+    found: list[pl.DataFrame] = [pl.DataFrame(schema=SCHEMA)]
+    report: dict[str, Any] = {"asked": [], "off": []}
+    known: set[tuple[str, str, str]] = set()
+    for entry in ctx.recipe.eval.tasks:
+        mixed = resolve_eval_task(entry, encoder.fields)
+        if mixed is None:
+            report["off"].append(entry.task)
+            continue
+        for questions in asker.for_task(entry, mixed):
+            key = (questions.split, questions.task.id, questions.template.id)
+            if key in known:
+                raise UserError(f"eval.tasks: {key[1]}, template {key[2]}, is asked twice on {key[0]}")
+            known.add(key)
+            found.append(answerer.answer(questions))
+            report["asked"].append(describe_questions(questions) | {"liked": entry.liked})
+    with atomic_write(ctx.work / layout.ANSWERS) as partial:
+        pl.concat(found).write_parquet(partial)
+    write_json(ctx.work / layout.TASKS_REPORT, report)
+
+
+STAGE = Stage(
+    name="tasks",
+    help="Let the tuned model answer the questions of eval.tasks.",
+    version=1,
+    sections=("data.history", "eval.tasks"),
+    reads=(data.STAGE, sft.STAGE),
+    owns=("tasks",),
+    run=run,
+    external=external,
+    start_seconds=12,
+)

@@ -1,0 +1,74 @@
+"""The zero_shot stage: lists of the base as it was before training, a baseline for what training adds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmrec import layout
+from llmrec.artifacts import Stage, StageContext
+from llmrec.errors import UserError
+from llmrec.stages import data
+
+if TYPE_CHECKING:
+    from llmrec.config import Recipe
+
+
+def external(recipe: Recipe) -> list[Path]:
+    """Files outside the run that the stage reads: the prompt file, and a local base model."""
+    from llmrec import assets
+    from llmrec.models.base import external as base_files
+
+    return [assets.find("prompts", recipe.eval.zero_shot.task), *base_files(recipe.base)]
+
+
+def run(ctx: StageContext) -> None:
+    """Write `zero_shot/lists-<split>.parquet` for each split of the recipe, and `zero_shot/report.json`.
+
+    Raises:
+        UserError: a base with random weights, a template that does more than name titles, or no targets.
+    """
+    from llmrec.data.examples import evaluation_examples
+    from llmrec.files import write_json
+    from llmrec.recommend.lists import certified_share, ranked_lists
+    from llmrec.recommend.zero_shot import ZeroShotRecommender
+
+    recipe = ctx.recipe
+    if recipe.base.model == "tiny":
+        raise UserError("zero_shot: base.model=tiny has random weights: there is nothing frozen to ask")
+    frozen = ZeroShotRecommender(ctx.run, recipe)
+    report: dict[str, Any] = {"template": frozen.template.model_dump(mode="json"), "splits": {}}
+    for split in recipe.decode.splits:
+        examples = evaluation_examples(ctx.run, split, recipe.decode.users, recipe.seed)
+        if examples.is_empty():
+            raise UserError(f"data: no user has a {split} target to decode for")
+        top = frozen.rank(examples)
+        ranked_lists(examples["user_id"], top, frozen.items).write_parquet(
+            ctx.work / layout.zero_shot_lists(split)
+        )
+        report["splits"][split] = {"users": len(examples), "certified": certified_share(top)}
+    write_json(ctx.work / layout.ZERO_SHOT_REPORT, report)
+
+
+STAGE = Stage(
+    name="zero_shot",
+    help="Rank the catalogue's titles with the untuned base model, as a baseline.",
+    version=1,
+    sections=(
+        "data.history",
+        "base.model",
+        "base.dtype",
+        "decode.width",
+        "decode.k",
+        "decode.widest",
+        "decode.users",
+        "decode.splits",
+        "decode.mask_seen",
+        "eval.zero_shot",
+    ),
+    reads=(data.STAGE,),
+    owns=("zero_shot",),
+    run=run,
+    external=external,
+    start_seconds=15,
+)

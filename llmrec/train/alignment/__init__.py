@@ -1,0 +1,1 @@
+"""Preference alignment: pairs and DPO, rollouts and GRPO."""

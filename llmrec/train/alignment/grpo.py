@@ -1,0 +1,145 @@
+"""Group-relative policy optimisation under the catalogue's trie, through TRL's GRPOTrainer."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+
+import numpy as np
+from datasets import Dataset
+from trl import GRPOConfig
+
+from llmrec.artifacts import StageContext
+from llmrec.collaborative.systems import load_baseline
+from llmrec.errors import UserError
+from llmrec.ids.load import code_vectors
+from llmrec.text.mix import print_notice
+from llmrec.train.alignment.grpo_trainer import TreeGRPOTrainer, loss_arguments
+from llmrec.train.alignment.rewards import Judge, RewardContext, load_reward
+from llmrec.train.alignment.rollouts import NO_TARGET, RolloutSampler, RolloutTasks, TreeSampler, VllmSampler
+from llmrec.train.alignment.setup import (
+    InitialPolicy,
+    alignment_arguments,
+    load_initial_policy,
+    order_prompts,
+    train,
+)
+from llmrec.train.alignment.targets import draw_targets
+
+METRIC_NAMES = {
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "hits": "hits",
+    "frac_reward_zero_std": "zero_variance",
+    "zero_variance_drawn": "zero_variance_drawn",
+    "legal": "legal",
+    "distinct": "distinct",
+    "kl": "kl",
+    "entropy": "entropy",
+    "clip_ratio/region_mean": "clipped",
+}
+"""TRL's names, and those of our own figures, in the log."""
+
+
+def align_by_rewards(ctx: StageContext) -> None:
+    """Align the SFT model with rewarded rollouts; write `grpo/`, a pure LoRA adapter, and its log.
+
+    Raises:
+        UserError: a reward that is broken, no task, a loss that is no number, or no memory left.
+    """
+    settings = ctx.recipe.grpo
+    for reward in settings.rewards:
+        load_reward(reward.name)
+    initial = load_initial_policy(ctx, settings)
+    tasks = make_rollout_tasks(ctx, initial)
+    passes = settings.iterations
+    batches = settings.max_steps and -(-settings.max_steps // passes)
+    drawn = settings.model_copy(update={"max_steps": batches})
+    order = order_prompts([len(prompt) for prompt in tasks.prompts], drawn, initial.seed)
+    steps = settings.max_steps or len(order) // (settings.batch * settings.accumulate) * passes
+    common = alignment_arguments(ctx, settings, steps, initial.seed, ctx.scratch)
+    # A training can only go on between two batches of rollouts.
+    common["save_steps"] = -(-common["save_steps"] // passes) * passes
+    names = METRIC_NAMES | {f"rewards/{one.name}/mean": f"reward_{one.name}" for one in settings.rewards}
+    sampler = _make_sampler(ctx, initial)
+    trainer = TreeGRPOTrainer(
+        settings=settings,
+        tasks=tasks,
+        sampler=sampler,
+        scorer=initial.scorer(settings),
+        context=_reward_context(ctx, initial),
+        model=initial.model,
+        args=GRPOConfig(
+            **common,
+            **loss_arguments(settings),
+            per_device_train_batch_size=settings.batch * settings.generations,
+            num_generations=settings.generations,
+            num_iterations=settings.iterations,
+            max_completion_length=initial.run.catalogue.length,
+            reward_weights=[reward.weight for reward in settings.rewards],
+            shuffle_dataset=False,
+            disable_dropout=True,
+        ),
+        train_dataset=Dataset.from_dict({"prompt": order.tolist()}),
+        processing_class=initial.tokenizer,
+    )
+    with contextlib.closing(sampler):
+        train(ctx, "grpo", settings, trainer, initial, names, ctx.scratch)
+    shutil.copytree(ctx.scratch / "adapter", ctx.work / "grpo", dirs_exist_ok=True)
+    shutil.copy(ctx.scratch / "metrics.jsonl", ctx.work / "grpo")
+    ctx.notes.update(prompts=len(tasks.prompts), steps=steps, seed=initial.seed)
+
+
+def make_rollout_tasks(ctx: StageContext, initial: InitialPolicy) -> RolloutTasks:
+    """Prompts from training users, and the targets that they chose.
+
+    Targets that the history holds already are left out where decoding masks what is seen: no rollout can hit them.
+
+    Raises:
+        UserError: no user has two training items.
+    """
+    recipe, run = ctx.recipe, initial.run
+    settings, index = recipe.grpo, run.catalogue.index
+    targets, _ = draw_targets(
+        ctx.run,
+        recipe.data.history,
+        settings.per_user,
+        settings.users,
+        initial.seed,
+        settings.prompts == "history_end",
+    )
+    hides = recipe.decode.mask_seen
+    pairs = zip(targets.seen, targets.chosen, strict=True)
+    rows = np.flatnonzero([not (hides and chosen in seen) for seen, chosen in pairs])
+    if len(rows) < len(targets):
+        print_notice(
+            f"grpo: {len(targets) - len(rows):,} targets left out: decode.mask_seen hides what is in the history"
+        )
+    if not len(rows):
+        raise UserError("grpo: there is nothing to learn from: every target is in its own history")
+    targets = targets.take(rows)
+    return RolloutTasks(
+        [run.encoder.prompt(run.template, history) for history in targets.histories],
+        targets.histories,
+        np.array([NO_TARGET if item is None else index[item] for item in targets.chosen], np.int64),
+        [[index[item] for item in seen] if hides else [] for seen in targets.seen],
+    )
+
+
+def _make_sampler(ctx: StageContext, initial: InitialPolicy) -> RolloutSampler:
+    settings = ctx.recipe.grpo
+    if settings.engine == "vllm":
+        return VllmSampler(initial.run.base, ctx.scratch)
+    return TreeSampler(initial.run.catalogue, initial.pad_id, settings.rollouts)
+
+
+def _reward_context(ctx: StageContext, initial: InitialPolicy) -> RewardContext:
+    settings, catalogue = ctx.recipe.grpo, initial.run.catalogue
+    judge: Judge | None = None
+    if settings.needs_judge:
+        model = load_baseline(ctx.run, settings.judge, catalogue.items)
+
+        def judge(histories: list[list[str]]) -> np.ndarray:
+            return model.log_probs(histories, catalogue.items)
+
+    return RewardContext(catalogue.items, catalogue.sids, code_vectors(ctx.run, catalogue.sids), judge)

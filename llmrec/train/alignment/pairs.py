@@ -1,0 +1,193 @@
+"""The pairs stage: what training users chose, and items that stand for what they did not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from llmrec import layout
+from llmrec.errors import UserError
+from llmrec.train.alignment.negatives import MODEL_SOURCES, RejectedItemSampler, SearchBeams
+from llmrec.train.alignment.targets import Targets, draw_targets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from llmrec.config.alignment import PairsConfig
+    from llmrec.recommend.trained_run import TrainedRun
+
+SCHEMA = {
+    "user_id": pl.String(),
+    "history": pl.List(pl.String()),
+    "chosen": pl.String(),
+    "rejected": pl.List(pl.String()),
+    "source": pl.String(),
+}
+
+
+def make_pairs(
+    config: PairsConfig, run: Path, seed: int, history: int, beams: SearchBeams | None = None
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Pairs of a chosen item and rejected ones, from training interactions alone.
+
+    What a user chose in training, before or after the chosen item, is never rejected. Held-out items may be: to
+    leave them out would tell the model about them.
+
+    Args:
+        config: the recipe's section `pairs`.
+        run: run folder with finished stages data, ids and sft.
+        seed: of all draws.
+        history: most items of a history that are kept, the latest.
+        beams: asks the model; needed by the sources `beams` and `judge`.
+
+    Returns:
+        `user_id: str, history: list[str]` (oldest first)`, chosen: str, rejected: list[str]` (as many in each
+        row)`, source: str`, users in the order of the data, each one's targets oldest first; and the report.
+
+    Raises:
+        UserError: nobody to learn from, more rejected items wanted than a user leaves, or what a source lacks.
+    """
+    from llmrec.catalogue.catalogue import Catalogue
+
+    targets, left_out = draw_targets(
+        run, history, config.per_user, config.users, seed, config.prompts == "history_end"
+    )
+    catalogue = Catalogue.load(run / "base", as_trained=True)
+    _check_enough(config, targets, len(catalogue.items))
+    sources = RejectedItemSampler(config, run, catalogue, beams)
+    choice = np.random.default_rng([seed, 0]).integers(len(config.sources), size=len(targets))
+    chosen: list[str] = [""] * len(targets)
+    rejected: list[list[str]] = [[]] * len(targets)
+    filled: Counter[str] = Counter()
+    for number, source in enumerate(config.sources):
+        rows = np.flatnonzero(choice == number)
+        drawn = sources.draw(source, targets.take(rows), np.random.default_rng([seed, 1, number]))
+        filled[source] += drawn.filled
+        for row, best, worst in zip(rows.tolist(), drawn.chosen, drawn.rejected, strict=True):
+            chosen[row], rejected[row] = best, worst
+    names = [config.sources[number] for number in choice.tolist()]
+    columns = (targets.users, targets.histories, chosen, rejected, names)
+    pairs = pl.DataFrame(dict(zip(SCHEMA, columns, strict=True)), schema=SCHEMA)
+    report = {
+        "pairs": len(pairs),
+        "users": pairs["user_id"].n_unique(),
+        "users_left_out": left_out,
+        "negatives": config.negatives,
+        "sources": {source: names.count(source) for source in dict.fromkeys(config.sources)},
+        "filled_at_random": {source: filled[source] for source in sorted(MODEL_SOURCES & set(names))},
+        "chosen_is_target": sum(best == own for best, own in zip(chosen, targets.chosen, strict=True)),
+    }
+    return pairs, report
+
+
+def beam_searcher(
+    run: TrainedRun, model: PreTrainedModel, pad_id: int, memory_gb: float | None = None
+) -> SearchBeams:
+    """Asks a model that speaks a run's vocabulary for the best items of histories.
+
+    Args:
+        run: catalogue and prompts, as trained.
+        model: the run's base, with or without an adapter; put into eval mode for the time it is asked.
+        pad_id: any valid token id.
+        memory_gb: bound on a batch; None for what the device can spare.
+
+    Returns:
+        A function of histories, denied items and width, as `make_pairs` takes it.
+    """
+    from llmrec.catalogue.item_mask import build_item_mask
+    from llmrec.decode import batches
+    from llmrec.decode.beam_search import TreeEngine
+    from llmrec.models.evaluating import eval_mode
+
+    items = run.catalogue.items
+
+    def ask(histories: list[list[str]], denied: list[list[str]], width: int) -> list[list[str]]:
+        catalogue = run.catalogue.to(model.device)
+        engine = TreeEngine(model, catalogue.trie, catalogue.token_ids, pad_id)
+        _, hidden = run.allow_and_deny_lists(histories, mask_seen=False, deny=denied)
+        mask = build_item_mask(catalogue.trie, None, hidden, model.device)
+        prompts = run.encode_prompts(histories)
+        with eval_mode(model):
+            found = batches.rank(engine, prompts, width, width, mask, memory_gb=memory_gb).items
+        return [[items[place] for place in row if place >= 0] for row in found.tolist()]
+
+    return ask
+
+
+def read_pairs(source: Path, items: Iterable[str]) -> pl.DataFrame:
+    """Read pairs, the stage's or those that a user has written.
+
+    Args:
+        source: a Parquet file, or a run folder.
+        items: item ids of the catalogue.
+
+    Returns:
+        The columns of `make_pairs`, at least one row, as many rejected items in each.
+
+    Raises:
+        UserError: no such file, or the first row with something wrong, counted from 0.
+    """
+    path = source / layout.PAIRS if source.is_dir() else source
+    pairs = _read(path)
+    size = pl.col("rejected").list.len()
+    faults = {
+        "an empty cell": pl.any_horizontal(pl.all().is_null()),
+        "an empty history": pl.col("history").list.len() == 0,
+        "no rejected item": size == 0,
+        f"not {pairs['rejected'].list.len()[0]} rejected items, as row 0 has": size != size.first(),
+        "the chosen item among the rejected": pl.col("rejected").list.contains(pl.col("chosen")),
+        "a rejected item twice": pl.col("rejected").list.n_unique() < size,
+    }
+    numbered = pairs.with_row_index("row")
+    for fault, holds in faults.items():
+        _refuse(path, numbered.filter(holds), fault)
+    catalogue = pl.Series("item", list(items), dtype=pl.String).to_frame()
+    named = pl.concat_list("history", "chosen", "rejected")
+    said = numbered.select("row", "user_id", item=named).explode("item")
+    unknown = said.join(catalogue, on="item", how="anti").sort("row")
+    if len(unknown):
+        _refuse(path, unknown, f"item {unknown['item'][0]!r}, which is not in the catalogue")
+    return pairs
+
+
+def _check_enough(config: PairsConfig, targets: Targets, items: int) -> None:
+    """Raise a UserError unless each user leaves enough of the catalogue to reject."""
+    own = dict(zip(targets.users, targets.items, strict=True))
+    sizes = {user: len(set(chosen)) for user, chosen in own.items()}
+    user = max(sizes, key=lambda name: sizes[name])
+    # The judge may take its chosen item from what the user has not chosen.
+    left = items - sizes[user] - ("judge" in config.sources)
+    if left < config.negatives:
+        raise UserError(
+            f"pairs.negatives={config.negatives}: user {user!r} has chosen {sizes[user]:,} of the {items:,} items, "
+            f"so at most {left} rejected ones are possible; set pairs.negatives to that or less"
+        )
+
+
+def _read(path: Path) -> pl.DataFrame:
+    """A table of pairs with the right columns and types, and not empty."""
+    if not path.is_file():
+        raise UserError(f"{path}: not there; run `llmrec pairs RECIPE` first")
+    try:
+        found = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+    for name, dtype in SCHEMA.items():
+        if name not in found.columns:
+            raise UserError(f"{path}: no column {name!r}; pairs have {', '.join(SCHEMA)}")
+        if found[name].dtype != dtype:
+            raise UserError(f"{path}: column {name!r} is {found[name].dtype}, not {dtype}")
+    if found.is_empty():
+        raise UserError(f"{path}: no pairs in it")
+    return found.select(*SCHEMA)
+
+
+def _refuse(path: Path, rows: pl.DataFrame, fault: str) -> None:
+    """Raise a UserError that names the first of some faulty rows, if there are any."""
+    if len(rows):
+        raise UserError(f"{path}: row {rows['row'][0]} (user {rows['user_id'][0]!r}) has {fault}")

@@ -1,0 +1,133 @@
+"""What is trained on, and in which order: epochs of token trees in an Arrow file, in batches of like length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Sampler
+
+from llmrec.token_tree import unlabelled_tree
+from llmrec.train.batch_order import group_by_length
+from llmrec.train.sft.samples import TrainingTree, columns
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+WRITTEN = 1000
+ROWS, INDEX = "trees.arrow", "epochs.npz"
+EMPTY_TREE = TrainingTree(unlabelled_tree(np.zeros(1, np.int32), np.zeros(1, np.int32)))
+"""A tree that holds nothing to learn."""
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """The trees of a whole training, mapped into memory.
+
+    Attributes:
+        rows: a dataset of trees, as `llmrec.train.sft.samples.as_dataset` makes them; the last is `EMPTY_TREE`.
+        lengths: int64 [rows], tokens of each.
+        bounds: first and last row (exclusive) of each epoch; epochs that are alike share theirs.
+        tree_count: how many are trained on in all: the last epoch may be cut short.
+    """
+
+    rows: Dataset
+    lengths: npt.NDArray[np.int64]
+    bounds: list[tuple[int, int]]
+    tree_count: int
+
+    @classmethod
+    def write(
+        cls, make: Callable[[int], Iterable[TrainingTree]], epochs: float, differ: bool, folder: Path
+    ) -> Epochs:
+        """Write the trees of all epochs, a thousand in memory at a time.
+
+        Args:
+            make: the trees of an epoch, from 0.
+            epochs: how many; of the last, a part may be trained on.
+            differ: whether epochs differ; if not, one is written.
+            folder: where the files go.
+        """
+        from datasets import Features, Sequence, Value
+        from datasets.arrow_writer import ArrowWriter
+
+        bounds = []
+        lengths: list[int] = []
+        features = Features({name: Sequence(Value("int32")) for name in columns([])})
+        with ArrowWriter(path=str(folder / ROWS), features=features) as writer:
+            for epoch in range(math.ceil(epochs) if differ else 1):
+                start = len(lengths)
+                for part in _parts(make(epoch)):
+                    writer.write_batch(columns(part))
+                    lengths += [len(lesson.tree) for lesson in part]
+                bounds.append((start, len(lengths)))
+            writer.write_batch(columns([EMPTY_TREE]))
+            lengths.append(1)
+            writer.finalize()
+        if not differ:
+            bounds *= math.ceil(epochs)
+        sizes = [end - start for start, end in bounds]
+        trees = sum(sizes[: math.floor(epochs)]) + math.ceil(epochs % 1 * sizes[-1])
+        np.savez(folder / INDEX, lengths=np.array(lengths), bounds=np.array(bounds), trees=np.array(trees))
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> Epochs:
+        """What `write` has put into a folder."""
+        from datasets import Dataset
+
+        rows = Dataset.from_file(str(folder / ROWS)).with_format("numpy")
+        with np.load(folder / INDEX) as index:
+            bounds = [(int(start), int(end)) for start, end in index["bounds"]]
+            return cls(rows, index["lengths"].astype(np.int64), bounds, int(index["trees"]))
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens of the first epoch."""
+        start, end = self.bounds[0]
+        return int(self.lengths[start:end].sum())
+
+
+def _parts(lessons: Iterable[TrainingTree]) -> Iterator[list[TrainingTree]]:
+    part: list[TrainingTree] = []
+    for lesson in lessons:
+        part.append(lesson)
+        if len(part) == WRITTEN:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """Epoch after epoch, each in batches of trees of like length, the batches shuffled.
+
+    The order depends on the seed alone, not on the number of processes: several take turns at parts of a batch,
+    and the last batch is filled up with trees that hold nothing to learn.
+
+    Args:
+        epochs: the trees.
+        batch: trees an optimizer step.
+        seed: of the order.
+        multiple: the order's length is a multiple of this: what the processes take in a turn.
+    """
+
+    def __init__(self, epochs: Epochs, batch: int, seed: int, multiple: int = 1) -> None:
+        self._epochs, self._batch, self._seed, self._multiple = epochs, batch, seed, multiple
+
+    def __len__(self) -> int:
+        return -(-self._epochs.tree_count // self._multiple) * self._multiple
+
+    def __iter__(self) -> Iterator[int]:
+        left = self._epochs.tree_count
+        for epoch, (start, end) in enumerate(self._epochs.bounds):
+            order = group_by_length(self._epochs.lengths[start:end], self._batch, (self._seed, epoch))[:left]
+            yield from (order + start).tolist()
+            left -= len(order)
+        nothing = len(self._epochs.lengths) - 1
+        yield from [nothing] * (len(self) - self._epochs.tree_count)

@@ -1,0 +1,187 @@
+"""A training from its first step, or its last checkpoint, to its end: TRL's trainer, set up by a recipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
+from transformers.trainer_utils import align_special_tokens
+from trl import SFTConfig
+
+from llmrec.artifacts import StageContext, Workers
+from llmrec.collaborative.systems import load_baseline
+from llmrec.config import Recipe
+from llmrec.errors import UserError
+from llmrec.models import dropout, modes
+from llmrec.text.mix import print_notice
+from llmrec.train import sharding
+from llmrec.train.arguments import default_interval, training_arguments
+from llmrec.train.launch import run_on_main_process
+from llmrec.train.memory import explain_out_of_memory, sft_memory_remedies
+from llmrec.train.metrics_file import MetricsFile, ProgressBar, last_checkpoint
+from llmrec.train.sft import samples
+from llmrec.train.sft.epochs import Epochs
+from llmrec.train.sft.prepare import prepare, start_run_folder
+from llmrec.train.sft.teacher import SyntheticContinuations, Teacher
+from llmrec.train.sft.trainer import TreeTrainer
+from llmrec.train.validation import ValidationLists
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from llmrec.train.sft.prepare import Prepared
+
+BEST = {"loss": "loss", "ndcg": "ndcg@10"}
+"""What `sft.keep` goes by, as the trainer names it."""
+MIN_INTERVAL = 25
+"""Between two saves or validations."""
+
+
+def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, Epochs]:
+    """Train a prepared base as the recipe's `sft` says; `scratch` holds what a killed training goes on from.
+
+    Returns:
+        The trained model (None in any but the first of several processes), and what it was trained on.
+
+    Raises:
+        UserError: a prompt that does not fit the context, a loss that is no number, or no memory left.
+    """
+    recipe, sft = ctx.recipe, ctx.recipe.sft
+    teacher = _teacher(ctx, prepared)
+    epochs = _epochs(ctx, prepared, teacher)
+    valid = samples.validation_trees(
+        prepared.encoder, prepared.template, ctx.run, sft.valid_users, recipe.seed
+    )
+    if prepared.encoder.shortened:
+        print_notice(
+            f"sft: {prepared.encoder.shortened:,} prompts lost their oldest items: with them they are longer than "
+            f"the {prepared.encoder.context:,} tokens of the base"
+        )
+    set_seed(recipe.seed)
+    model = modes.wrap(prepared.model, sft, prepared.vocabulary, ctx.scratch)
+    if sft.start is not None:
+        modes.load_adapter_weights(model, sft, start_run_folder(sft.start) / "sft")
+    dropout.attach_dropout(model, sft.dropout)
+    checkpoints = ctx.scratch / "checkpoints"
+    metrics = MetricsFile(ctx.scratch / "metrics.jsonl", sft.epochs)
+    trainer = TreeTrainer(
+        model=model,
+        args=sft_arguments(recipe, checkpoints, epochs.tree_count, bool(valid), ctx.workers),
+        epochs=epochs,
+        eval_dataset=samples.as_dataset(valid) if valid else None,
+        data_collator=samples.TreeCollator(prepared.tokenizer.pad_token_id),
+        processing_class=prepared.tokenizer,
+        validation_lists=_validation_lists(ctx, prepared) if valid else None,
+        teacher=teacher,
+        compiled=sft.compile,
+        callbacks=[metrics] + ([EarlyStoppingCallback(sft.patience)] if sft.patience and valid else []),
+    )
+    for noisy in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(noisy)
+    trainer.add_callback(ProgressBar())
+    resume = last_checkpoint(checkpoints)
+    sharding.check_same_sharding(resume, ctx.workers.sharded)
+    if trainer.is_world_process_zero():
+        metrics.rewind(resume)
+    with explain_out_of_memory("sft", sft_memory_remedies(sft, recipe.data.history, ctx.workers)):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        return _trained(ctx, trainer), epochs
+
+
+def _trained(ctx: StageContext, trainer: TreeTrainer) -> PreTrainedModel | None:
+    """What a training leaves, in the first process."""
+    if not ctx.workers.sharded:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        return model.eval() if trainer.is_world_process_zero() else None
+    weights = sharding.gather_weights(trainer)
+    if weights is None:
+        return None
+    anew = prepare(ctx.recipe, ctx.run)
+    align_special_tokens(anew.model, anew.tokenizer)  # as the trainer has done with its own
+    model = modes.wrap(anew.model, ctx.recipe.sft, anew.vocabulary, ctx.scratch)
+    sharding.load_gathered_weights(model, weights)
+    return model.eval()
+
+
+def sft_arguments(
+    recipe: Recipe, checkpoints: Path, trees: int, validate: bool, workers: Workers
+) -> SFTConfig:
+    """TRL's settings for a recipe; one of its epochs is the whole training."""
+    sft = recipe.sft
+    steps = sft.max_steps or math.ceil(trees / (sft.batch * sft.accumulate))
+    often = default_interval(steps, MIN_INTERVAL)
+    save_steps, eval_steps = sft.save_steps or often, sft.eval_steps or often
+    best = validate and sft.keep != "last"
+    return SFTConfig(
+        **training_arguments(sft, checkpoints, steps, recipe.seed, recipe.track.report_to),
+        per_device_train_batch_size=sft.batch // workers.count,
+        per_device_eval_batch_size=sft.batch,
+        **(sharding.ARGUMENTS if workers.sharded else {"torch_compile": sft.compile}),
+        ddp_find_unused_parameters=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        save_steps=math.lcm(save_steps, eval_steps) if best else save_steps,
+        eval_strategy="steps" if validate else "no",
+        eval_steps=eval_steps,
+        load_best_model_at_end=best,
+        metric_for_best_model=BEST.get(sft.keep),
+        greater_is_better=sft.keep == "ndcg",
+    )
+
+
+def _teacher(ctx: StageContext, prepared: Prepared) -> Teacher | None:
+    """The teacher that the recipe names.
+
+    Raises:
+        UserError: semantic IDs without tokens of their own.
+    """
+    distillation, vocabulary = ctx.recipe.sft.distillation, prepared.vocabulary
+    if distillation is None:
+        return None
+    if vocabulary.end is not None:
+        raise UserError("sft.distillation: textual IDs have no tokens that a teacher could choose among")
+    return Teacher(
+        load_baseline(ctx.run, distillation.teacher, prepared.items), prepared.catalogue, distillation.weight
+    )
+
+
+def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> Epochs:
+    recipe = ctx.recipe
+    distillation = recipe.sft.distillation
+    synthetic_items = distillation.synthetic_items if distillation is not None else 0
+    continue_histories = (
+        SyntheticContinuations(teacher, synthetic_items, recipe.seed)
+        if teacher is not None and synthetic_items
+        else None
+    )
+
+    def make(epoch: int) -> Iterator[samples.TrainingTree]:
+        return samples.training_trees(
+            prepared.encoder, prepared.mix, ctx.run, recipe.sft.users, recipe.seed, epoch, continue_histories
+        )
+
+    folder = ctx.scratch / "trees"
+    folder.mkdir(exist_ok=True)
+    differ = continue_histories is not None or any(mixed.varies_by_epoch for mixed in prepared.mix)
+    run_on_main_process(lambda: Epochs.write(make, recipe.sft.epochs, differ, folder))
+    return Epochs.open(folder)
+
+
+def _validation_lists(ctx: StageContext, prepared: Prepared) -> ValidationLists | None:
+    """The validation users whose lists are decoded as training goes on."""
+    sft = ctx.recipe.sft
+    if sft.valid_lists is None:
+        return None
+    return ValidationLists.draw(
+        ctx.run,
+        sft.valid_lists,
+        ctx.recipe.seed,
+        ctx.recipe.decode.mask_seen,
+        encoder=prepared.encoder,
+        template=prepared.template,
+        catalogue=prepared.catalogue,
+        pad_id=prepared.tokenizer.pad_token_id,
+    )

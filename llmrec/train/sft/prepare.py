@@ -1,0 +1,100 @@
+"""A base model and an encoder that speak a run's items: what every training starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from llmrec.artifacts import read_manifest, run_folder, runs_root
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.trie import Trie
+from llmrec.config import Recipe
+from llmrec.data.examples import event_fields, load_items, load_users
+from llmrec.errors import UserError
+from llmrec.ids.load import load_codebooks, load_sids, load_sizes, load_texts, sort_in_trie_order
+from llmrec.models.base import load_base
+from llmrec.models.vocabulary import SidVocabulary, add_sid_tokens, add_textual_ids, without_pads
+from llmrec.text.encode import PromptEncoder
+from llmrec.text.mix import MixedTask, load_training_mix
+from llmrec.text.prompts import Template, row_texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A base model with its items' tokens, and the encoder that speaks its vocabulary."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    vocabulary: SidVocabulary
+    items: list[str]
+    sids: np.ndarray
+    encoder: PromptEncoder
+    mix: list[MixedTask]
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The items, their trie on the CPU, and the settings of the prompts that decoding will ask with."""
+        trie = Trie.build(self.sids, self.vocabulary.codes)
+        prompts = {
+            "history": self.encoder.history,
+            "context": self.encoder.context,
+            "template": self.template.model_dump(mode="json"),
+        }
+        return Catalogue(trie, torch.from_numpy(self.vocabulary.compact_ids), self.items, prompts)
+
+    @property
+    def template(self) -> Template:
+        """The template that decoding asks with."""
+        return self.mix[0].templates[0]
+
+
+def prepare(recipe: Recipe, run: Path) -> Prepared:
+    """Load the base, extend its vocabulary by the run's SIDs, and set up the prompts.
+
+    Raises:
+        UserError: what the base, the prompts or the recipe have wrong.
+    """
+    texts = row_texts(load_items(run).to_dicts(), "item_id")
+    people = load_users(run)
+    users = {} if people is None else row_texts(people.to_dicts(), "user_id")
+    base = recipe.base
+    if recipe.sft.start is not None:
+        base = base.model_copy(update={"model": str(start_run_folder(recipe.sft.start) / "base")})
+    model, tokenizer = load_base(base, _corpus(texts), recipe.seed)
+    textual = load_texts(run)
+    if textual is None:
+        sizes, codebooks = load_sizes(run), load_codebooks(run)
+        vocabulary = add_sid_tokens(model, tokenizer, sizes, codebooks, recipe.base.init, recipe.seed)
+        items, sids = sort_in_trie_order(*load_sids(run))
+    else:
+        vocabulary, spelt = add_textual_ids(model, tokenizer, textual[1])
+        items, sids = sort_in_trie_order(textual[0], spelt)
+    tokens = dict(zip(items, without_pads(vocabulary.encode_many(sids).tolist()), strict=True))
+    context = getattr(model.config, "max_position_embeddings", None)
+    encoder = PromptEncoder(tokenizer, texts, tokens, recipe.data.history, users, event_fields(run), context)
+    mix = load_training_mix(recipe.prompts, encoder.fields)
+    return Prepared(model, tokenizer, vocabulary, items, sids, encoder, mix)
+
+
+def start_run_folder(name: str) -> Path:
+    """Folder of the run that `sft.start` names.
+
+    Raises:
+        UserError: no run of that name with a finished sft stage.
+    """
+    folder = run_folder(name)
+    if read_manifest(folder, "sft") is None:
+        raise UserError(f"sft.start: {name} is no run with a finished sft stage under {runs_root()}")
+    return folder
+
+
+def _corpus(texts: dict[str, dict[str, str]]) -> list[str]:
+    return [" ".join(fields.values()) for fields in texts.values()]

@@ -1,0 +1,140 @@
+"""What the model is trained on, shown: decoded text, token ids, loss mask, and a check for leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from llmrec.config import Recipe
+from llmrec.data.examples import evaluation_examples, load_interactions, training_histories
+from llmrec.text.candidates import CandidateSampler
+from llmrec.text.encode import PromptContext, Sample
+from llmrec.text.slots import MissingFieldError
+from llmrec.token_tree import IGNORE, TokenTree
+from llmrec.train.sft.prepare import prepare
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SHOWN_ITEMS = 5
+SHOWN_TOKENS = 40
+
+
+def render(recipe: Recipe, run: Path) -> str:
+    """One user's last training target under every template, the tree of all targets, and the leak check.
+
+    Args:
+        recipe: the resolved recipe.
+        run: run folder with finished data and ids stages.
+    """
+    prepared = prepare(recipe, run)
+    events = sorted(frozenset().union(*(mixed.events for mixed in prepared.mix)))
+    histories = training_histories(run, events)
+    long = histories.filter(pl.col("items").list.len() > SHOWN_ITEMS)
+    row = (long if len(long) else histories).row(0, named=True)
+    person = PromptContext(row["items"], row["user_id"], {name: row[name] for name in events})
+    shown = person.slice(0, SHOWN_ITEMS + 1)
+    parts = [f"User {person.user}: {len(shown.items) - 1} items of history, target {shown.items[-1]}"]
+    negatives = CandidateSampler(prepared.encoder.items, recipe.seed)
+    for mixed in prepared.mix:
+        weight = ", ".join(f"{weight:g}" for weight in mixed.config.weight)
+        case = shown if mixed.task.source != "item" else PromptContext(shown.items[-1:])
+        if mixed.task.candidates is not None:
+            case = case.with_candidates(negatives.sample(case.items[-1], mixed.task.candidates, person.items))
+        for template in mixed.templates:
+            head = (
+                f"── {mixed.task.id}, template {template.id} (source {mixed.task.source}, weight {weight}) "
+            )
+            parts.append(head + "─" * 20)
+            try:
+                sample = prepared.encoder.encode_sample(template, case)
+                parts.append(render_sample(prepared.tokenizer, sample))
+            except MissingFieldError as error:
+                parts.append(f"no sample of this one: the data has no {error.field} here")
+    asks = prepared.mix[0].templates[0]
+    tree = prepared.encoder.trees(asks, shown.items)[0]
+    parts.append(f"── all targets at once, template {asks.id} " + "─" * 20)
+    parts.append(render_tree(prepared.tokenizer, tree))
+    leaks = find_run_leaks(run)
+    parts.append("── leaks " + "─" * 50)
+    parts.extend(leaks[:10] or ["none: no held-out target is trained on before it is predicted"])
+    if len(leaks) > 10:
+        parts.append(f"… and {len(leaks) - 10} more")
+    return "\n".join(parts)
+
+
+def render_sample(tokenizer: PreTrainedTokenizerFast, sample: Sample) -> str:
+    """A training sample: its prompt as text, its ids, and one line a learned token."""
+    prompt = tokenizer.decode(sample.ids[: sample.answer]).replace("\n", "\n  ")
+    lines = [f"prompt ({sample.answer} tokens, no loss):", f"  {prompt}", f"ids: {sample.ids}", "loss on:"]
+    for position in range(sample.answer, len(sample.ids)):
+        token = sample.ids[position]
+        lines.append(f"  position {position}: {token} {tokenizer.decode([token])!r}")
+    return "\n".join(lines)
+
+
+def render_tree(tokenizer: PreTrainedTokenizerFast, tree: TokenTree) -> str:
+    """The first tokens of a tree, one a line: depth, id, text, and the label learned there."""
+    lines = [f"{len(tree)} tokens, {int((tree.labels != IGNORE).sum())} of them learned from"]
+    for i in range(min(SHOWN_TOKENS, len(tree))):
+        label = int(tree.labels[i])
+        learned = f"  → {tokenizer.decode([label])!r}" if label != IGNORE else ""
+        text = tokenizer.decode([int(tree.input_ids[i])])
+        lines.append(f"  {int(tree.depth[i]):4d}  {int(tree.input_ids[i]):6d}  {text!r}{learned}")
+    if len(tree) > SHOWN_TOKENS:
+        lines.append(f"  … {len(tree) - SHOWN_TOKENS} more")
+    return "\n".join(lines)
+
+
+def find_run_leaks(run: Path) -> list[str]:
+    """Every sign that training has seen what it is to predict; one line each, empty if there is none.
+
+    A held-out event that is a training event too, a training event later than the user's held-out one, and
+    training items that are not the beginning of the history before the target (`find_leaks`).
+    """
+    log = load_interactions(run)
+    train = log.filter(pl.col("split") == "train")
+    latest = train.group_by("user_id").agg(latest=pl.col("time").max())
+    training = dict(training_histories(run).iter_rows())
+    leaks = []
+    for split in ("valid", "test"):
+        held_out = log.filter(pl.col("split") == split)
+        same = held_out.join(train, on=["user_id", "item_id", "time"], how="semi")
+        leaks += [
+            f"{split}: the held-out interaction of user {user!r} with item {item!r} is trained on"
+            for user, item in same.select("user_id", "item_id").iter_rows()
+        ]
+        later = held_out.join(latest, on="user_id").filter(pl.col("latest") > pl.col("time"))
+        leaks += [
+            f"{split}: user {user!r} is trained on an interaction later than the one with item {item!r}"
+            for user, item in later.select("user_id", "item_id").iter_rows()
+        ]
+        leaks += find_leaks(split, training, evaluation_examples(run, split).iter_rows())
+    return leaks
+
+
+def find_leaks(
+    split: str, training: Mapping[str, Sequence[str]], examples: Iterable[tuple[str, Sequence[str], str]]
+) -> list[str]:
+    """Users whose training items are not the beginning of the history that their target is predicted from.
+
+    Args:
+        split: name of the split, for the message.
+        training: user → item ids of the training history.
+        examples: (user, history before the target, target) of the split.
+
+    Returns:
+        One line a leak, naming split, user and target; empty if there is none.
+    """
+    leaks = []
+    for user, history, target in examples:
+        trained = list(training.get(user, ()))
+        if trained != list(history[: len(trained)]):
+            leaks.append(
+                f"{split}: user {user!r} is trained on interactions that are not in the history before "
+                f"the target {target!r}"
+            )
+    return leaks

@@ -1,0 +1,258 @@
+"""Training data as token trees: the rows that an epoch visits, and the batches made of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from tqdm import tqdm
+
+from llmrec.data.examples import evaluation_examples, training_histories
+from llmrec.errors import UserError
+from llmrec.text.candidates import CandidateSampler
+from llmrec.text.encode import PromptContext, PromptEncoder, build_chain
+from llmrec.text.mix import MixedTask, print_notice
+from llmrec.text.prompts import Template, uses_history
+from llmrec.text.tasks import Source
+from llmrec.token_tree import IGNORE, TokenTree, collate
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+TREE = tuple(field.name for field in fields(TokenTree))
+COLUMNS = (*TREE, "window_items", "observed")
+Ints = npt.NDArray[np.int32]
+ContinueHistories = Callable[[Sequence[Sequence[str]], int], list[list[str]]]
+"""What users might choose after their histories, drawn for an epoch."""
+
+
+@dataclass(frozen=True)
+class TrainingTree:
+    """A tree to learn, and the items that its `history_length` counts.
+
+    Attributes:
+        tree: the tree.
+        window_items: indices (trie order) of the history items and of the answers; empty where the tree asks anything
+            but which of all items is next.
+        observed: how many of these the user has chosen; the others are what a teacher has made up.
+    """
+
+    tree: TokenTree
+    window_items: Ints = field(default_factory=lambda: np.empty(0, np.int32))
+    observed: int = 0
+
+
+def training_trees(
+    encoder: PromptEncoder,
+    mix: Sequence[MixedTask],
+    run: Path,
+    users: int | None,
+    seed: int,
+    epoch: int = 0,
+    continue_histories: ContinueHistories | None = None,
+) -> Iterator[TrainingTree]:
+    """Trees of one epoch: every task visits each row of its source as often as its weight says.
+
+    A row is a user's window of `data.history` targets, an item of the catalogue, or a training interaction.
+    Which rows are visited, which template asks and which candidates are shown is drawn by (seed, epoch).
+
+    Args:
+        encoder: the prompt encoder.
+        mix: the tasks.
+        run: run folder with a finished data stage.
+        users: size of a seeded sample of users, or None for all; items are not sampled.
+        seed: seed of the sample and of the draws.
+        epoch: from 0.
+        continue_histories: draws synthetic items after each user's own; next-item templates learn them with the last
+            window.
+
+    Raises:
+        UserError: nothing is left to learn from.
+    """
+    events = sorted(frozenset().union(*(mixed.events for mixed in mix)))
+    histories = training_histories(run, events)
+    if all(mixed.task.source == "next_item" for mixed in mix):
+        histories = histories.filter(pl.col("items").list.len() >= 2)
+    if users is not None and users < len(histories):
+        histories = histories.sample(users, seed=seed)
+    people = [
+        PromptContext(row["items"], row["user_id"], {name: row[name] for name in events})
+        for row in histories.iter_rows(named=True)
+    ]
+    if continue_histories is not None and any(any(mixed.is_next_item) for mixed in mix):
+        made_up = continue_histories([person.items for person in people], epoch)
+        people = [person.with_synthetic_items(more) for person, more in zip(people, made_up, strict=True)]
+    empty = True
+    for position, mixed in enumerate(mix):
+        rows = rows_of(mixed.task.source, encoder, people)
+        for lesson in _task_trees(encoder, mixed, rows, (seed, epoch, position)):
+            empty = False
+            yield lesson
+    if empty:
+        why = "no user has two training interactions, or all samples lack a field that their task needs"
+        if not any(mixed.config.weight_in(epoch) for mixed in mix):
+            why = f"all weights of epoch {epoch + 1} are 0"
+        raise UserError(f"prompts: there is nothing to learn from: {why}")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a source: whose they are, and where in that person's items each starts and stops."""
+
+    bounds: list[tuple[int, int, int]]
+    people: Sequence[PromptContext]
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    def person(self, row: int) -> PromptContext:
+        """All that the user of a row has chosen in training, and what is made up behind it."""
+        return self.people[self.bounds[row][0]]
+
+    def is_last(self, row: int) -> bool:
+        """Whether a row ends where what the user has chosen ends."""
+        return self.bounds[row][2] == self.person(row).observed_count
+
+    def case(self, row: int) -> PromptContext:
+        """What a row is about."""
+        _, start, stop = self.bounds[row]
+        return self.person(row).slice(start, stop)
+
+
+def rows_of(source: Source, encoder: PromptEncoder, people: Sequence[PromptContext]) -> Rows:
+    """Rows of a source: the users' windows, the items of the catalogue, or the users' interactions."""
+    if source == "item":
+        return Rows(
+            [(n, 0, 1) for n in range(len(encoder.items))], [PromptContext([item]) for item in encoder.items]
+        )
+    bounds = []
+    for person, case in enumerate(people):
+        if source == "next_item":
+            bounds += [(person, start, stop) for start, stop in encoder.windows(case.observed_count)]
+        else:
+            bounds += [(person, max(0, n - encoder.history), n + 1) for n in range(case.observed_count)]
+    return Rows(bounds, people)
+
+
+def draw_visits(count: int, weight: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Which of `count` rows an epoch visits, in order: each `weight` times on average.
+
+    All rows stand there ⌊weight⌋ times; the rest of the weight is a share of them, drawn without replacement.
+    """
+    whole = int(weight)
+    times = np.full(count, whole)
+    extra = round((weight - whole) * count)
+    if extra:
+        times[rng.choice(count, extra, replace=False)] += 1
+    return np.repeat(np.arange(count), times)
+
+
+def _task_trees(
+    encoder: PromptEncoder, mixed: MixedTask, rows: Rows, seeds: tuple[int, int, int]
+) -> Iterator[TrainingTree]:
+    """Trees of one task in one epoch."""
+    rng = np.random.default_rng(seeds)
+    task, epoch = mixed.task, seeds[1]
+    drawn = draw_visits(len(rows), mixed.config.weight_in(epoch), rng)
+    choice = rng.integers(len(mixed.templates), size=len(drawn))
+    negatives = CandidateSampler(encoder.items, int(rng.integers(1 << 62)))
+    names_past = [uses_history(template) for template in mixed.templates]
+    missing: Counter[str] = Counter()
+    pairs = zip(drawn.tolist(), choice.tolist(), strict=True)
+    for row, index in tqdm(pairs, total=len(drawn), desc=f"encoding {task.id}", unit=" rows", leave=False):
+        case, template, draw = rows.case(row), mixed.templates[index], None
+        if task.candidates is not None:
+            draw = partial(negatives.sample, count=task.candidates, chosen=rows.person(row).observed_items)
+        if mixed.is_next_item[index]:
+            yield from _next_item_trees(
+                encoder, template, case, rows.person(row) if rows.is_last(row) else case
+            )
+        elif task.source == "next_item":
+            yield from map(TrainingTree, encoder.window_trees(template, case, draw, missing))
+        elif len(case.items) > 1 or task.source == "item" or not names_past[index]:
+            yield from map(TrainingTree, encoder.chains(template, case, draw, missing))
+    if missing and epoch == 0:
+        parts = ", ".join(f"{count:,} lack {name}" for name, count in sorted(missing.items()))
+        print_notice(f"prompts: task {task.id!r}: samples left out: {parts}")
+
+
+def _next_item_trees(
+    encoder: PromptEncoder, template: Template, window: PromptContext, person: PromptContext
+) -> Iterator[TrainingTree]:
+    """A window under a template that asks plainly, and what is made up behind it, if it is `person`'s last.
+
+    Made-up items join a history that has room for them; behind a longer one they get a window of their own, so that
+    they too are asked for after as much history as decoding will show.
+    """
+    whole, most = len(person.items), encoder.history + 1
+    if not person.synthetic_count or whole <= most:
+        yield from _trees_with_items(encoder, template, person if person.synthetic_count else window)
+        return
+    yield from _trees_with_items(encoder, template, window)
+    for lesson in _trees_with_items(encoder, template, person.slice(whole - most, whole)):
+        tree = lesson.tree
+        labels = np.where(tree.history_length < lesson.observed, IGNORE, tree.labels)
+        if (labels != IGNORE).any():
+            yield replace(lesson, tree=replace(tree, labels=labels))
+
+
+def _trees_with_items(
+    encoder: PromptEncoder, template: Template, window: PromptContext
+) -> Iterator[TrainingTree]:
+    items = np.array([encoder.numbers[item] for item in window.items], np.int32)
+    for tree in encoder.window_trees(template, window):
+        yield TrainingTree(tree, items, window.observed_count)
+
+
+def validation_trees(
+    encoder: PromptEncoder, template: Template, run: Path, users: int, seed: int
+) -> list[TrainingTree]:
+    """One chain a validation user: the history and its validation target."""
+    examples = evaluation_examples(run, "valid", users, seed)
+    rows = examples.select("history", "target").iter_rows()
+    return [TrainingTree(build_chain(encoder.sample(template, history, target))) for history, target in rows]
+
+
+def columns(lessons: Sequence[TrainingTree]) -> dict[str, list[Ints]]:
+    """Lessons as columns of a dataset: the arrays of TokenTree, `window_items`, and `observed` (an array of one)."""
+    of_trees = {name: [getattr(lesson.tree, name) for lesson in lessons] for name in TREE}
+    observed = [np.array([lesson.observed], np.int32) for lesson in lessons]
+    return of_trees | {"window_items": [lesson.window_items for lesson in lessons], "observed": observed}
+
+
+def as_dataset(lessons: Sequence[TrainingTree]) -> Dataset:
+    """Lessons as rows of a Hugging Face dataset."""
+    from datasets import Dataset
+
+    return Dataset.from_dict(columns(lessons)).with_format("numpy")
+
+
+class TreeCollator:
+    """Rows of `as_dataset` to a padded batch, as `llmrec.token_tree.collate` gives it.
+
+    Beside its keys there are `labels`, the same as `shift_labels`; `window_items`, int64 [B, W], filled with −1;
+    and `observed`, int64 [B].
+    """
+
+    def __init__(self, pad_id: int) -> None:
+        self._pad_id = pad_id
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Batch rows of the dataset."""
+        import torch
+
+        trees = [TokenTree(*(row[name] for name in TREE)) for row in rows]
+        batch = {key: torch.from_numpy(value) for key, value in collate(trees, self._pad_id).items()}
+        # Trainer counts the batch's targets only where it finds a key named labels.
+        batch["labels"] = batch["shift_labels"]
+        windows = [torch.from_numpy(row["window_items"]).long() for row in rows]
+        batch["window_items"] = torch.nn.utils.rnn.pad_sequence(windows, batch_first=True, padding_value=-1)
+        batch["observed"] = torch.tensor([int(row["observed"][0]) for row in rows])
+        return batch

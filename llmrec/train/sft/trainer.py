@@ -1,0 +1,179 @@
+"""TRL's SFTTrainer with the loss of token trees."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.nn.functional import cross_entropy, log_softmax, nll_loss
+from transformers.trainer_utils import EvalLoopOutput
+from trl import SFTTrainer
+
+from llmrec.models.head import head_at_positions
+from llmrec.token_tree import IGNORE, MAX_ATTENTION_PAIRS, MULTIPLE, ancestor_mask
+from llmrec.train import sharding
+from llmrec.train.sft.epochs import Epochs, LengthGroupedSampler
+from llmrec.train.sft.teacher import Teacher
+from llmrec.train.validation import NDCG_CUTOFF, ValidationLists
+
+
+class TreeTrainer(SFTTrainer):
+    """SFTTrainer whose loss reads one label a position, as `llmrec.token_tree.collate` gives them.
+
+    TRL's fused head scores every position on a CPU, and cannot read the trainable rows that PEFT puts on a
+    tied head; here the model's own forward runs, and its head sees only positions with something to learn.
+
+    Args:
+        epochs: the trees of the whole training; their order is ours, and a step takes `args`'s batch of them from
+            all processes together. A batch of long trees is computed a piece at a time.
+        validation_lists: validation users whose lists are decoded at every evaluation, which then has `eval_ndcg@10`.
+        teacher: whose word is learned beside the labels.
+        compiled: whether a sharded model's layers are compiled; of another, `args` says it.
+        kwargs: SFTTrainer's.
+    """
+
+    def __init__(
+        self,
+        epochs: Epochs,
+        validation_lists: ValidationLists | None = None,
+        teacher: Teacher | None = None,
+        compiled: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(train_dataset=epochs.rows, **kwargs)
+        self._epochs, self._lists, self._teacher = epochs, validation_lists, teacher
+        if self.is_fsdp_enabled:
+            sharding.shard(self.model, compiled)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Trainer's, which shards on CPUs as well."""
+        super().create_accelerator_and_postprocess()
+        sharding.allow_cpu_sharding(self)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
+        turn = self.args.train_batch_size * self.accelerator.num_processes
+        step = turn * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(self._epochs, step, self.args.seed, turn)
+
+    def autocast_smart_context_manager(
+        self, cache_enabled: bool | None = True
+    ) -> AbstractContextManager[Any]:
+        """Trainer's; of a sharded model accelerate leaves the forward as it is, where it wraps any other's."""
+        if self.is_fsdp_enabled:
+            return self.accelerator.autocast()
+        return super().autocast_smart_context_manager(cache_enabled)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """Trainer's loop, and the NDCG@10 of the validation lists, each process decoding its part."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self._lists is not None:
+            process = self.accelerator
+            mine = self._lists.part(process.process_index, process.num_processes)
+            judged = f"ndcg@{NDCG_CUTOFF}"
+            with sharding.unsharded(self.model), process.autocast():
+                total = mine.metric_sums(process.unwrap_model(self.model))[judged]
+            total = process.reduce(torch.tensor(total, device=process.device), "sum").item()
+            output.metrics[f"{metric_key_prefix}_{judged}"] = total / len(self._lists.prompts)
+        return output
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Trainer's step on each piece of a batch; their gradients add up to the batch's."""
+        if num_items_in_batch is None:  # the loss is then a mean, and those of pieces do not add up
+            return super().training_step(model, inputs)
+        *others, last = self._pad_to_same_count(split_batch(inputs))
+        total = torch.zeros((), device=self.args.device)
+        # Gradients that wait to be exchanged are whole ones, for which a sharded training may have no room.
+        waiting = nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model)
+        with waiting:
+            for piece in others:
+                total += super().training_step(model, piece, num_items_in_batch)
+        return total + super().training_step(model, last, num_items_in_batch)
+
+    def _pad_to_same_count(self, parts: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+        """A batch's pieces, and where weights are sharded as many as any process has: all call the model together."""
+        if not self.is_fsdp_enabled:
+            return parts
+        count = torch.tensor(len(parts), device=self.args.device)
+        torch.distributed.all_reduce(count, torch.distributed.ReduceOp.MAX)
+        nothing = _part(parts[0], [0], MULTIPLE)
+        nothing["shift_labels"] = torch.full_like(nothing["shift_labels"], IGNORE)
+        return [nothing] * (int(count) - len(parts)) + parts
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Mean negative log-likelihood of the batch's labels, in training with the teacher's word mixed in.
+
+        Args:
+            model: the (wrapped) model.
+            inputs: a batch of `llmrec.token_tree.collate`.
+            return_outputs: whether to return the model's outputs as well, their logits [labels, V].
+            num_items_in_batch: labels of all micro-batches of the optimizer step; None: of this batch.
+        """
+        labels = inputs["shift_labels"]
+        learned = labels != IGNORE
+        with head_at_positions(model, learned):
+            outputs = model(
+                input_ids=inputs["input_ids"],
+                attention_mask=ancestor_mask(inputs["end"])[:, None],
+                position_ids=inputs["position_ids"],
+                use_cache=False,
+            )
+        logits = outputs.logits.float()
+        if self._teacher is None or not model.training:
+            loss = cross_entropy(logits, labels[learned], reduction="sum")
+        else:
+            log_probs = log_softmax(logits, dim=-1)
+            losses = nll_loss(log_probs, labels[learned], reduction="none")
+            loss = self._teacher.losses(log_probs, losses, inputs).sum()
+        if num_items_in_batch is None:
+            loss = loss / learned.sum().clamp(min=1)
+        else:
+            # DDP and FSDP average gradients over processes, while the count is that of all of them.
+            scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+            loss = loss * scale / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
+
+
+def split_batch(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """A batch in pieces of at most `MAX_ATTENTION_PAIRS` pairs of positions, each cut to the last label of its trees.
+
+    Memory grows with the square of a tree's length, and a few users have read, or bought, very long texts.
+
+    Args:
+        batch: as `llmrec.train.sft.samples.TreeCollator` gives it.
+
+    Returns:
+        The batch itself where it is small enough; else its pieces, trees in order of their length. A tree too long
+        for `MAX_ATTENTION_PAIRS` is a piece of its own.
+    """
+    labels = batch["shift_labels"]
+    if labels.shape[0] * labels.shape[1] ** 2 <= MAX_ATTENTION_PAIRS:
+        return [batch]
+    place = torch.arange(1, labels.shape[1] + 1, device=labels.device)
+    widths = torch.where(labels != IGNORE, place, 1).amax(1)
+    order = widths.argsort(stable=True)
+    parts: list[list[int]] = []
+    for row, width in zip(order.tolist(), widths[order].tolist(), strict=True):
+        if not parts or (len(parts[-1]) + 1) * width**2 > MAX_ATTENTION_PAIRS:
+            parts.append([])
+        parts[-1].append(row)
+    return [_part(batch, rows, int(widths[rows].max())) for rows in parts]
+
+
+def _part(batch: dict[str, torch.Tensor], rows: list[int], width: int) -> dict[str, torch.Tensor]:
+    """Some rows of a batch, and of these the first positions, as many as kernels like."""
+    width = -(-width // MULTIPLE) * MULTIPLE
+    of_rows = ("window_items", "observed")
+    return {name: value[rows] if name in of_rows else value[rows, :width] for name, value in batch.items()}

