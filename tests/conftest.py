@@ -1,6 +1,7 @@
 """Session-wide: one small dataset, trained once through the real command line."""
 
 import os
+from pathlib import Path
 
 import pytest
 import shop as small_shop
@@ -11,6 +12,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A busy machine is no reason to fail: no test here asserts a time.
 settings.register_profile("llmrec", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("llmrec")
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Workers of `-n auto`: one a core, four at most, for a whole suite; none for files that are named."""
+    named = [Path(arg.partition("::")[0]).suffix == ".py" for arg in config.args]
+    return 0 if all(named) else min(4, len(os.sched_getaffinity(0)))
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+from recording import recorded
 
 from llmrec import cli
 
@@ -97,10 +98,15 @@ def run_alone(folder: Path, *args: str) -> subprocess.CompletedProcess:
 
 
 def run(folder: Path, *args: str) -> subprocess.CompletedProcess:
-    """Run the command line in the shop to its end, in this interpreter, which is left as it was."""
+    """Run the command line in the shop to its end, in this interpreter, which is left as it was.
+
+    A stage that reads what it has not declared is an error.
+    """
     out, err = io.StringIO(), io.StringIO()
-    with inside(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main(list(args))
+    with inside(folder), recorded() as recording:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = cli.main(list(args))
+        assert not recording.undeclared, f"{recording.undeclared}\n{err.getvalue()}"
     return subprocess.CompletedProcess(["llmrec", *args], code, out.getvalue(), err.getvalue())
 
 
