@@ -10,7 +10,7 @@ import torch
 import yaml
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
-from sid_base import ITEMS, PROMPTS, SIDS, make_base, train
+from tiny_base import ITEMS, PROMPTS, SIDS, make_base, train
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmrec import UserError

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import shop as small_shop
-import tiny_models
+import tiny_decoders
 
 from llmrec import Recommender
 from llmrec.artifacts import StageContext
@@ -37,7 +37,7 @@ def test_a_run_on_titles_decodes_as_generate_does(trained):
     recommender = Recommender.load(trained)
     histories = [["i1", "i2"], ["i3"], ["i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11"]]
     tree = recommender.rank(histories, DecodeConfig(width=5))
-    tiny_models.same_lists(tree, recommender.rank(histories, DecodeConfig(width=5, engine="generate")))
+    tiny_decoders.same_lists(tree, recommender.rank(histories, DecodeConfig(width=5, engine="generate")))
     items = [[recommender.items[item] for item in row] for row in tree.items.tolist()]
     np.testing.assert_allclose(recommender.score(histories, items), tree.scores, atol=1e-4)
     lengths = {len(tokens) for tokens in recommender.run.catalogue.item_tokens().values()}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from sid_base import ITEMS, SIDS, make_base
+from tiny_base import ITEMS, SIDS, make_base
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 
 from llmrec.catalogue.catalogue import Catalogue

@@ -4,12 +4,12 @@ import copy
 
 import numpy as np
 import pytest
-import tiny_models
+import tiny_decoders
 import torch
+from catalogue_folder import sid_tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_base import sid_tables
-from tiny_models import CODES, LEVELS, TEXT, same_lists
+from tiny_decoders import CODES, LEVELS, TEXT, same_lists
 
 from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.catalogue.overlay import build_overlay
@@ -26,9 +26,9 @@ TOKENS = [TEXT + level * CODES + np.arange(CODES) for level in range(LEVELS)]
 TOKEN_IDS = torch.from_numpy(np.concatenate(TOKENS))
 
 
-@pytest.fixture(scope="module", params=tiny_models.KINDS)
+@pytest.fixture(scope="module", params=tiny_decoders.KINDS)
 def model(request):
-    return tiny_models.build(request.param)
+    return tiny_decoders.build(request.param)
 
 
 @pytest.fixture(scope="module")
