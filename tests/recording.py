@@ -20,17 +20,17 @@ from llmrec.config.section import Section
 
 WHOLE = {"model_dump", "model_dump_json", "__dict__"}
 """Attributes of a section that give all its keys at once."""
+COMPUTED = {"decode.device", "decode.memory_gb"}
+"""Keys that say how something is computed, and nothing of what comes out; any stage may read them."""
 EXEMPT = {
-    # Where finished files are taken from, and how something is computed, say nothing of what comes out.
-    "decode": {"parent"},
-    "pairs": {"decode.device", "decode.memory_gb"},
-    "tasks": {"decode.device"},
+    # Finished lists are taken over from the parent, or from before, where their origin is the same.
+    "decode": {"parent", "decode/manifest.json", "decode/report.json"},
     # The gate's cutoff is the length of the lists, and these are declared.
     "eval": {"decode.k", "decode.width"},
     # The page shows every stage's seconds, and the recipe.
-    "report": {"recipe.yaml", "collaborative/manifest.json", "pairs/manifest.json"},
+    "report": {"recipe.yaml", *(f"{stage}/manifest.json" for stage in pipeline.NAMES)},
 }
-"""Stage → what it may read without declaring it."""
+"""Stage → what else it may read without declaring it."""
 IN_OPEN, IN_IGNORED, IN_Q_OVERFLOW, IN_ISDIR = 0x20, 0x8000, 0x4000, 0x40000000
 EVENT = struct.Struct("iIII")
 
@@ -68,10 +68,8 @@ class Recording:
         inputs |= {f"{path.partition('/')[0]}/manifest.json" for path in inputs}
         self.read.setdefault(stage, set()).update(keys | files)
         undeclared = {key for key in keys if not any(f"{key}.".startswith(f"{s}.") for s in sections)}
-        undeclared |= files - inputs
-        self.undeclared += [
-            f"stage {stage} reads {name}" for name in sorted(undeclared - EXEMPT.get(stage, set()))
-        ]
+        undeclared = (undeclared | files - inputs) - COMPUTED - EXEMPT.get(stage, set())
+        self.undeclared += [f"stage {stage} reads {name}" for name in sorted(undeclared)]
 
 
 @contextlib.contextmanager
