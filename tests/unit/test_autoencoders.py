@@ -18,10 +18,10 @@ from llmrec.ids.codecs.autoencoder import (
     RqAutoencoder,
     Standardised,
     has_converged,
-    info_nce,
     revive_unused_codes,
     start_codebooks,
 )
+from llmrec.ids.codecs.info_nce import info_nce
 from llmrec.ids.quantizers import cost, lc_rec, letter, rqvae
 
 KINDS = {
