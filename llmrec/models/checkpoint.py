@@ -1,4 +1,4 @@
-"""The `base/` folder: a Hugging Face checkpoint that knows its catalogue."""
+"""The `base/` folder: a Hugging Face checkpoint with its catalogue."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Checkpoint:
     Attributes:
         model: the base, or the base with an adapter; in evaluation mode.
         tokenizer: its tokenizer, SID tokens included.
-        vocabulary: semantic-ID codes to token ids.
+        vocabulary: maps semantic-ID codes to token ids.
         items: item ids in trie order (semantic IDs sorted lexicographically).
         sids: int32 `[items, levels]`, in trie order.
         prompts: the prompt settings that the model was trained with.
@@ -60,7 +60,7 @@ def save_base(
     """Write `base/`: weights (safetensors), tokenizer, `llmrec.json`, `sids.npy`.
 
     Args:
-        folder: where to; made if missing.
+        folder: the folder to write; it is created if missing.
         model: the base model, without adapter.
         tokenizer: its extended tokenizer.
         vocabulary: its semantic-ID tokens.
@@ -69,7 +69,7 @@ def save_base(
         prompts: prompt settings, as JSON data.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model.config.use_cache = True  # which training has turned off
+    model.config.use_cache = True  # training turned it off
     model.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
     np.save(folder / layout.SID_TABLE, sids.astype(np.int32), allow_pickle=False)
@@ -90,13 +90,13 @@ def load_checkpoint(folder: Path, adapter: Path | None = None, device: str = "cp
     """Load `base/`, with an adapter on it if one is given, ready for inference.
 
     Args:
-        folder: what `save_base` wrote.
-        adapter: a folder with a pure LoRA adapter of this base.
-        device: where the model goes, in the precision it was saved in.
+        folder: a folder that `save_base` wrote.
+        adapter: a folder with a pure LoRA adapter of this base; None loads the base alone.
+        device: device of the model, which keeps its saved precision.
 
     Raises:
-        UserError: missing or broken files, another version, a tokenizer without the SID tokens, semantic IDs
-            that do not fit them, or an adapter of another base.
+        UserError: files are missing, broken or of another version; the tokenizer lacks SID tokens; the semantic IDs
+            do not fit the vocabulary; or the adapter belongs to another base.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -117,10 +117,10 @@ def load_checkpoint(folder: Path, adapter: Path | None = None, device: str = "cp
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """What `llmrec.json` of a `base/` says.
+    """Read the `llmrec.json` of a `base/`.
 
     Raises:
-        UserError: missing, broken, or of another version.
+        UserError: the file is missing, broken, or of another version.
     """
     path = folder / layout.CATALOGUE
     about = read_json(path)
@@ -134,7 +134,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def read_vocabulary(about: dict[str, Any]) -> SidVocabulary:
-    """The vocabulary that `llmrec.json` describes: textual where it names an end marker."""
+    """Return the vocabulary that `llmrec.json` describes; it is textual if it names an end marker."""
     ids = [np.array(level, dtype=np.int64) for level in about["sid_token_ids"]]
     return SidVocabulary(ids, about.get("item_end"))
 
@@ -142,7 +142,7 @@ def read_vocabulary(about: dict[str, Any]) -> SidVocabulary:
 def _check_vocabulary(
     vocabulary: SidVocabulary, tokenizer: PreTrainedTokenizerFast, rows: int, folder: Path
 ) -> None:
-    """Raise a UserError unless each SID token has the id, and the row, that `llmrec.json` says."""
+    """Raise a UserError unless each SID token has the id that `llmrec.json` gives, and a row in the model."""
     known = tokenizer.get_vocab()
     if vocabulary.end is not None:
         if known.get(ITEM_END) != vocabulary.end:
@@ -159,10 +159,10 @@ def _check_vocabulary(
 
 
 def read_sids(folder: Path, vocabulary: SidVocabulary, items: int) -> NDArray[np.int32]:
-    """Semantic IDs of a `base/`, int32 `[items, levels]`, in trie order.
+    """Read the semantic IDs of a `base/`, int32 `[items, levels]`, in trie order.
 
     Raises:
-        UserError: missing, broken, or not those of this vocabulary and so many items.
+        UserError: the file is missing or broken, or does not fit the vocabulary or the number of items.
     """
     path = folder / layout.SID_TABLE
     try:
@@ -181,7 +181,7 @@ def read_sids(folder: Path, vocabulary: SidVocabulary, items: int) -> NDArray[np
 
 
 def _ended_once(vocabulary: SidVocabulary, sids: NDArray[np.int32]) -> bool:
-    """Whether each textual ID holds one end marker, and behind it nothing but pads."""
+    """Whether each textual ID has one end marker, followed only by pads."""
     tokens = vocabulary.encode_many(sids)
     ended = (tokens == vocabulary.end).cumsum(axis=1)
     before = np.pad(ended[:, :-1], ((0, 0), (1, 0)))

@@ -1,4 +1,4 @@
-"""The collaborative stage: train the sequential models that other stages read."""
+"""The collaborative stage: train the collaborative models that other stages read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def systems(recipe: Recipe, requested: Collection[str]) -> list[str]:
 
 
 def sections(recipe: Recipe, requested: Collection[str]) -> tuple[str, ...]:
-    """Recipe sections of the systems to train, and of no others."""
+    """Return the recipe sections of the requested systems only."""
     from llmrec.plugins import is_import_path
 
     keys: dict[str, None] = {}
@@ -48,7 +48,7 @@ def own_code(requested: Collection[str]) -> list[Path]:
 
 
 def run(context: StageContext) -> None:
-    """Train each requested system; one that was finished before a kill is not trained again.
+    """Train each requested system. A system that was finished before a kill is not trained again.
 
     Writes `collaborative/<system><ending>`, for SASRec `.safetensors`, and `collaborative/report.json`.
 
@@ -75,7 +75,7 @@ def run(context: StageContext) -> None:
 
 
 def _train(context: StageContext, name: str, finished: Path) -> None:
-    """Train one system. Its log is written last, so a log vouches for the files beside it."""
+    """Train one system. Its log is written last, so a log proves that the files beside it are complete."""
     import polars as pl
 
     from llmrec.collaborative.system import System, TrainingData
