@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sid_base import ITEMS, PROMPTS, SIDS, make_base, train
+from tiny_base import ITEMS, PROMPTS, SIDS, make_base, train
 
 from llmrec.config import LoraSettings
 from llmrec.errors import UserError

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from sid_base import ITEMS, PROMPTS, SIDS, make_base, train
+from tiny_base import ITEMS, PROMPTS, SIDS, make_base, train
 
 from llmrec.config import BaseConfig, SftConfig
 from llmrec.errors import UserError
