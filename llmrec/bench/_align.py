@@ -175,7 +175,7 @@ def grpo(subject: Subject, system: str, generations: int, normalise: str = "voca
             ),
             sampler=TreeSampler(known, subject.pad_id, settings.rollouts),
             scorer=CompletionScorer(settings.normalise, known),
-            context=RewardContext(known.items, known.sids),
+            context=RewardContext(known),
             train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
             **shared,
         )

@@ -26,7 +26,7 @@ def run(name: str, dest: Path, model: str | None, force: bool) -> None:
     """
     folder = find_run(name)
     check_dest(dest, force, layout.CATALOGUE)
-    from llmrec.models.checkpoint import load_checkpoint, save_base
+    from llmrec.models.checkpoint import save_checkpoint
     from llmrec.recommend.model_names import BASE
     from llmrec.recommend.trained_run import TrainedRun
 
@@ -34,14 +34,14 @@ def run(name: str, dest: Path, model: str | None, force: bool) -> None:
     chosen = model or trained.default_model
     adapter = trained.adapter(chosen)
     with atomic_folder(dest, force) as partial:
-        found = load_checkpoint(trained.base, adapter)
-        plain = found.model if adapter is None else found.model.merge_and_unload()
-        save_base(partial, plain, found.tokenizer, found.vocabulary, found.items, found.sids, found.prompts)
-        (partial / layout.TRIE).parent.mkdir()
-        trained.catalogue.trie.save(partial / layout.TRIE)
+        loaded = trained.load_model(adapter).model
+        merged = loaded if adapter is None else loaded.merge_and_unload()
+        save_checkpoint(partial, merged, trained.tokenizer)
+        trained.catalogue.save(partial)
     what = "base alone" if chosen == BASE else f"base with {chosen}"
-    print(f"{dest}: {what}, {len(found.items)} items as trained")
-    print(f"try:    llmrec recommend {dest} --history {found.items[0]}")
+    items = trained.catalogue.items
+    print(f"{dest}: {what}, {len(items)} items as trained")
+    print(f"try:    llmrec recommend {dest} --history {items[0]}")
 
 
 def check_dest(dest: Path, force: bool, mark: str) -> None:
