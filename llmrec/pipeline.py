@@ -1,4 +1,4 @@
-"""The pipeline: the stages in their order, which of them a recipe needs, and how they are run."""
+"""The pipeline: all stages in order, the selection that a recipe needs, and their execution."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ NAMES = tuple(stage.name for stage in STAGES)
 
 
 def for_recipe(recipe: Recipe) -> tuple[Stage, ...]:
-    """All stages, each with the files that the other stages read of it under a recipe.
+    """Return all stages with `requested` set: the files of a stage that other stages read under a recipe.
 
-    Some stages only make what is requested: the stage collaborative trains the systems that others read.
+    Some stages make only requested files: the collaborative stage trains only the systems that others read.
     """
     requested: dict[str, set[str]] = {name: set() for name in NAMES}
     for stage in STAGES:
@@ -47,9 +47,9 @@ def for_recipe(recipe: Recipe) -> tuple[Stage, ...]:
 
 
 def stages_of(recipe: Recipe, until: str = "report") -> tuple[Stage, ...]:
-    """The stages that lead to `until` under a recipe, in order; a stage that none of them reads is left out.
+    """Return the stages that `until` needs under a recipe, and `until` itself, in order.
 
-    Alignment stages run where the recipe's `align` names them, or as `until` itself.
+    An alignment stage is included only if the recipe's `align` names it, or if it is `until`.
     """
     skipped = {stage.name for stage in STAGES if stage.is_alignment} - {*recipe.align, until}
     wanted, needed = {until}, []
@@ -67,17 +67,17 @@ def execute(
     announce: Callable[[str, str], None] = lambda stage, word: None,
     workers: artifacts.Workers = artifacts.SINGLE_PROCESS,
 ) -> None:
-    """Run a recipe's stages up to `until`, skipping what is done.
+    """Run a recipe's stages up to `until`; skip those that are done.
 
     Args:
         recipe: the resolved recipe.
-        run: the run folder; made if missing.
+        run: the run folder; it is created if missing.
         until: name of the last stage to run.
         announce: called with a stage's name and `running`, `done`, or `skipped`.
         workers: processes that train together.
 
     Raises:
-        UserError: unknown stage, or what a stage raises.
+        UserError: an unknown stage, or a stage fails.
     """
     import yaml
 
@@ -93,10 +93,10 @@ def execute(
 
 
 def pending(recipe: Recipe, run: Path, until: str = "report") -> list[str]:
-    """Stages that `execute` would run. Once one is pending, all that read its files are taken to be."""
-    waiting: list[str] = []
+    """Return the stages that `execute` would run. A stage that reads files of a pending stage is pending too."""
+    pending: list[str] = []
     for stage in stages_of(recipe, until):
-        is_stale = any(read.stage.name in waiting and read.is_read(recipe) for read in stage.inputs)
+        is_stale = any(read.stage.name in pending and read.is_read(recipe) for read in stage.inputs)
         if is_stale or not artifacts.would_skip(stage, recipe, run):
-            waiting.append(stage.name)
-    return waiting
+            pending.append(stage.name)
+    return pending

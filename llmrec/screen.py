@@ -1,4 +1,4 @@
-"""How tables look on the terminal."""
+"""Prints tables on the terminal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from rich.table import Table
 
 
 def show(table: Table) -> None:
-    """Print a table compactly, its figures never cut: a narrow terminal wraps the lines instead."""
-    table.box, table.padding, table.pad_edge, table.collapse_padding = box.SIMPLE_HEAD, (0, 1), False, True
+    """Print a compact table. Figures are never truncated; a narrow terminal wraps the lines."""
+    table.box = box.SIMPLE_HEAD
+    table.padding = (0, 1)
+    table.pad_edge = False
+    table.collapse_padding = True
     console = Console()
     needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     Console(width=max(console.width, needed)).print(table)

@@ -1,8 +1,8 @@
-"""`llmrec serve RUN`: vLLM's OpenAI server on a run, and `/v1/recommend` on top of it.
+"""`llmrec serve RUN`: vLLM's OpenAI server on a run, with the additional endpoint `/v1/recommend`.
 
-The server holds the base and every adapter of the run; requests to its OpenAI endpoints opt into the catalogue
-by `vllm_xargs` (docs/serving.md). `/v1/recommend` takes a history and gives items: the rounds of
-`llmrec.vllm.rounds`, asked of the server's own engine.
+The server loads the base and every adapter of the run. A request to its OpenAI endpoints names the catalogue in
+`vllm_xargs` (docs/serving.md). `/v1/recommend` takes a history and returns items; it runs the rounds of
+`llmrec.vllm.rounds` on the server's engine.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 
 
 class RecommendRequest(Section):
-    """What `/v1/recommend` is asked.
+    """Body of a request to `/v1/recommend`.
 
     Attributes:
         history: item ids, oldest first.
-        k: items wanted.
-        model: `base`, or an adapter's folder; None for the run's best.
-        width: beams; None for 20, or `k` where that is more (the server's bound where that is less).
+        k: number of items.
+        model: `base`, or the name of an adapter; None for the run's best model.
+        width: number of beams. None means max(20, k), limited by the server's `k_max`.
         allow: items that may be recommended; None for all.
-        deny: items that may not.
-        mask_seen: leave out the items of the history.
+        deny: items that may not be recommended.
+        mask_seen: whether to exclude the items of the history.
     """
 
     history: list[str] = Field(min_length=1)
@@ -62,12 +62,13 @@ def serve(run: str, host: str = "127.0.0.1", port: int = 8000, k_max: int = 100)
 
     Args:
         run: a run's name, or its folder.
-        host: address to listen on; the default is reached from this machine alone.
+        host: address to listen on; the default accepts connections from this machine only.
         port: TCP port.
-        k_max: the most beams, and so items, of a request; also `max_logprobs` of the OpenAI endpoints.
+        k_max: maximum number of beams, and therefore of items, of a request; also `max_logprobs` of the OpenAI
+            endpoints.
 
     Raises:
-        UserError: no such run, no vLLM, or what `engine_settings` finds wrong.
+        UserError: the run does not exist, vLLM is not installed, or `engine_settings` refuses the run.
     """
     served = TrainedRun.load(run)
     settings = engine_settings(served.base, list(served.adapters.values()), k_max)
@@ -77,21 +78,21 @@ def serve(run: str, host: str = "127.0.0.1", port: int = 8000, k_max: int = 100)
 
 
 def _arguments(served: TrainedRun, settings: dict[str, Any], host: str, port: int) -> Namespace:
-    """vLLM's own arguments: its defaults, and ours on top."""
+    """Return the arguments of vLLM's server: vLLM's defaults, overridden by our settings."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.entrypoints.openai.models.protocol import LoRAModulePath
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     parser: Any = FlexibleArgumentParser
     args: Namespace = make_arg_parser(parser()).parse_args([])
-    ours = settings | {
+    overrides = settings | {
         "host": host,
         "port": port,
         "served_model_name": [BASE],
         "lora_modules": [LoRAModulePath(name, str(path)) for name, path in served.adapters.items()] or None,
-        "allowed_origins": [],  # vLLM's default lets any web page read from a local server
+        "allowed_origins": [],  # vLLM's default allows every web page to read from a local server
     }
-    for name, value in ours.items():
+    for name, value in overrides.items():
         if not hasattr(args, name):
             raise RuntimeError(f"this vLLM has no setting {name}")
         setattr(args, name, value)
@@ -99,7 +100,7 @@ def _arguments(served: TrainedRun, settings: dict[str, Any], host: str, port: in
 
 
 async def _serve(served: TrainedRun, args: Namespace, k_max: int) -> None:
-    """Build vLLM's app, add the endpoint, and serve until a signal comes."""
+    """Build vLLM's app, add the endpoint, and serve until a signal arrives."""
     from vllm.entrypoints.launchers.launcher import serve_http
     from vllm.entrypoints.openai.api_server import (
         build_app,
@@ -111,7 +112,7 @@ async def _serve(served: TrainedRun, args: Namespace, k_max: int) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)  # until the server, once it runs, takes over
+    signal.signal(signal.SIGTERM, interrupt)  # a running server installs its own handler
     _, sock = setup_server(args, reuse_port=False)
     async with build_async_engine_client(args) as client:
         tasks = await client.get_supported_tasks()
@@ -149,10 +150,16 @@ def add_endpoint(app: FastAPI, served: TrainedRun, k_max: int) -> None:
 async def recommend(
     client: EngineClient, served: TrainedRun, request: RecommendRequest, lora: LoRARequest | None
 ) -> dict[str, Any]:
-    """The answer to a request: `items`, best first, and a `note` where they are fewer than `k`.
+    """Return the answer to a request: `items`, best first, and a `note` if they are fewer than `k`.
+
+    Args:
+        client: the running engine.
+        served: the run.
+        request: the request, with `width` set.
+        lora: the adapter to use; None for the base.
 
     Raises:
-        UserError: an item that is not in the catalogue, lists that leave no item, or a prompt beyond the context.
+        UserError: an item is not in the catalogue, no item is allowed, or the prompt exceeds the context.
     """
     catalogue = served.catalogue
     prompts = served.encode_prompts([request.history])
@@ -161,20 +168,20 @@ async def recommend(
     )
     allowed = None if allow is None else allow[0]
     denied = set(deny[0])
-    left = catalogue.count - len(denied) if allowed is None else len(set(allowed) - denied)
-    if not left:
+    allowed_count = catalogue.count - len(denied) if allowed is None else len(set(allowed) - denied)
+    if not allowed_count:
         raise UserError("no item is left to recommend: every allowed item is denied or in the history")
     check_lengths(prompts, catalogue.length, client.vllm_config.model_config.max_model_len)
     mask = build_item_mask(catalogue.trie, allow, deny)
     top = await search(client, BeamSearchRounds(served.name, prompts, request.width or request.k, mask), lora)
-    found = zip(top.items[0, : request.k].tolist(), top.scores[0, : request.k].tolist(), strict=True)
+    ranked = zip(top.items[0, : request.k].tolist(), top.scores[0, : request.k].tolist(), strict=True)
     items = [
         {"item_id": catalogue.items[item], "title": served.title(item), "score": score}
-        for item, score in found
+        for item, score in ranked
         if item >= 0
     ]
     note = (
-        {"note": f"only {len(items)} of {request.k} items: {left} are allowed"}
+        {"note": f"only {len(items)} of {request.k} items: {allowed_count} are allowed"}
         if len(items) < request.k
         else {}
     )
@@ -182,14 +189,14 @@ async def recommend(
 
 
 async def search(client: EngineClient, rounds: BeamSearchRounds, lora: LoRARequest | None) -> TopK:
-    """Drive the rounds on a running engine, all questions of a round at once."""
-    while questions := rounds.requests():
-        rounds.update(await asyncio.gather(*(_ask(client, question, lora) for question in questions)))
+    """Run the rounds on a running engine, with all requests of a round at once."""
+    while requests := rounds.requests():
+        rounds.update(await asyncio.gather(*(_generate(client, request, lora) for request in requests)))
     return rounds.top()
 
 
-async def _ask(client: EngineClient, question: StepRequest, lora: LoRARequest | None) -> StepResponse:
-    prompt, settings = engine_request(question)
+async def _generate(client: EngineClient, request: StepRequest, lora: LoRARequest | None) -> StepResponse:
+    prompt, settings = engine_request(request)
     name = f"recommend-{uuid4().hex}"
     async for output in client.generate(prompt, settings, name, lora_request=lora):
         last = output
@@ -197,19 +204,19 @@ async def _ask(client: EngineClient, question: StepRequest, lora: LoRARequest | 
 
 
 def _read(body: bytes, k_max: int) -> RecommendRequest:
-    """Parse a request's body.
+    """Parse the body of a request.
 
     Raises:
-        UserError: no JSON, a key or value that does not belong, or more items or beams than the server gives.
+        UserError: the body is not JSON, a key or value is invalid, or the items or beams exceed the server's bound.
     """
     try:
         tree = json.loads(body)
     except ValueError as error:
         raise UserError(f"the request is not JSON: {error}") from None
     request = validate(RecommendRequest, tree, "request")
-    most = max(request.k, request.width or 0)
-    if most > k_max:
-        raise UserError(f"request: {most} items or beams, but this server gives at most {k_max} (--k-max)")
+    size = max(request.k, request.width or 0)
+    if size > k_max:
+        raise UserError(f"request: {size} items or beams, but this server gives at most {k_max} (--k-max)")
     width = request.width or min(k_max, max(request.k, BEAMS))
     if width < request.k:
         raise UserError(f"request: width={width} is below k={request.k}")

@@ -1,4 +1,4 @@
-"""YAML as users write it: read safely, each key once, `1e-4` a number; and `key.sub=value` overrides."""
+"""Reads users' YAML safely (no repeated keys, `1e-4` is a number), and applies `key.sub=value` overrides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmrec.errors import UserError
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice in one mapping."""
+    """SafeLoader that refuses repeated keys in a mapping."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -27,7 +27,7 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-# YAML 1.1 reads 1e-4 as a string; recipes write learning rates that way.
+# YAML 1.1 reads 1e-4 as a string, but recipes write learning rates like this.
 _UniqueKeys.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -37,7 +37,7 @@ def parse_yaml(text: str, where: str) -> Any:
     """Parse YAML safely; `where` names the source in error messages.
 
     Raises:
-        UserError: the text is not YAML, or writes a key twice.
+        UserError: the text is not YAML, or repeats a key.
     """
     try:
         return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
@@ -61,7 +61,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def apply_overrides(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Set `key.sub=value` strings (values parsed as YAML) in a copy of a nested mapping."""
+    """Apply `key.sub=value` strings (values parsed as YAML) to a copy of a nested mapping.
+
+    Raises:
+        UserError: a malformed override.
+    """
     tree = _copy(tree)
     for text in overrides:
         key, equals, value = text.partition("=")

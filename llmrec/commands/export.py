@@ -1,4 +1,4 @@
-"""`llmrec export RUN DEST`: a run's base, adapters and model card as one folder, and on to a model hub."""
+"""`llmrec export RUN DEST`: write a run's base, adapters and model card to one folder, and push it to a model hub."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ PUSHED_PATTERNS = (
     "base/*",
     *(f"*/{f}" for f in ADAPTER_FILES),
 )
-"""What goes to a hub; files that were put into the folder by hand stay here."""
+"""Patterns of the files that are pushed to a hub; other files in the folder are not."""
 IGNORED_PATTERNS = ("*.parquet", "data/*")
 
 
 def run(name: str, dest: Path, force: bool, push: str | None) -> None:
-    """Write a run's models and their card; push them to a model hub if asked.
+    """Write a run's models and their card; push them to a model hub if `push` names one.
 
     Interactions, users and item texts stay in the run.
 
     Args:
         name: a run's name, or its folder.
-        dest: the folder to write, whole or not at all.
+        dest: the folder to write; it is written completely or not at all.
         force: replace an earlier export.
-        push: a repository `OWNER/NAME` of the hub that huggingface_hub is set up for; made, private, if need be.
+        push: repository `OWNER/NAME` of the hub that huggingface_hub is configured for; it is created as private if
+            missing.
 
     Raises:
-        UserError: no such run, its sft stage is not done, a folder that is there already, or what the hub says.
+        UserError: the run does not exist or has no finished sft stage, the folder exists, or the hub refuses.
     """
     if push is not None:
         check_repo(push)
@@ -51,7 +52,7 @@ def run(name: str, dest: Path, force: bool, push: str | None) -> None:
     check_dest(dest, force, layout.EXPORT)
     trained = TrainedRun.load(folder, as_trained=True)
     if not (folder / layout.RECIPE).is_file() or (folder / layout.EXPORT).is_file():
-        raise UserError(f"{folder}: an export or a merged checkpoint; give the run that it was made of")
+        raise UserError(f"{folder}: an export or a merged checkpoint; give the run that it was made from")
     recipe = load_run_recipe(folder)
     with atomic_folder(dest, force) as partial:
         shutil.copytree(trained.base, partial / "base")
@@ -61,14 +62,14 @@ def run(name: str, dest: Path, force: bool, push: str | None) -> None:
                 shutil.copyfile(path / file, partial / model / file)
         if (folder / layout.METRICS).is_file():
             write_json(partial / "metrics.json", read_json(folder / layout.METRICS))
-        shown = without_paths(recipe)
-        text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+        public_recipe = without_paths(recipe)
+        text = yaml.safe_dump(public_recipe, sort_keys=False, allow_unicode=True)
         (partial / layout.RECIPE).write_text(text, "utf-8")
         write_json(
             partial / layout.EXPORT, {"version": 1, "run": folder.name, "model": trained.default_model}
         )
         models = list(trained.adapters)
-        card = render(folder, recipe, shown, models, trained.default_model, push)
+        card = render(folder, recipe, public_recipe, models, trained.default_model, push)
         (partial / "README.md").write_text(card, "utf-8")
     print(f"{dest}: base/{''.join(f', {model}/' for model in models)} and README.md, the model card")
     if push is not None:
@@ -76,19 +77,22 @@ def run(name: str, dest: Path, force: bool, push: str | None) -> None:
 
 
 def without_paths(value: Any) -> Any:
-    """A recipe as YAML data, with names in place of absolute paths, which tell of the machine and lead nowhere."""
+    """Return a recipe as YAML data, with absolute paths replaced by their last part.
+
+    Absolute paths reveal the machine and are useless elsewhere.
+    """
     if isinstance(value, Recipe):
         value = value.model_dump(mode="json", exclude={"parent"})
     if isinstance(value, dict):
         return {key: without_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [without_paths(inner) for inner in value]
-    absolute = isinstance(value, str) and value.startswith(("/", "~"))
-    return Path(value).name if absolute else value
+    is_absolute = isinstance(value, str) and value.startswith(("/", "~"))
+    return Path(value).name if is_absolute else value
 
 
 def check_repo(repo: str) -> None:
-    """Raise a UserError unless a name may be a repository's."""
+    """Raise a UserError unless a name is valid for a repository."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -102,14 +106,14 @@ def upload(folder: Path, repo: str) -> str:
     """Push an export to a model hub, as one commit.
 
     Args:
-        folder: what `run` wrote.
-        repo: the repository; made, private, where it is missing.
+        folder: a folder that `run` wrote.
+        repo: the repository; it is created as private if missing.
 
     Returns:
         The commit's address.
 
     Raises:
-        UserError: the hub cannot be reached, or refuses. The folder stays as it is.
+        UserError: the hub cannot be reached, or refuses. The folder stays unchanged.
     """
     import httpx
     from huggingface_hub import HfApi

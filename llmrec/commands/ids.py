@@ -1,4 +1,4 @@
-"""`llmrec ids`, its comparison of tokenizers, and the index files of other projects."""
+"""`llmrec ids`, the comparison of tokenizers, and the index files of other projects."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def run(name: str, overrides: list[str], dry_run: bool, compare: str | None, out
     """Run a recipe's stages up to `ids`, or compare tokenizers on its data.
 
     Raises:
-        UserError: what is wrong with the recipe or the options, or what a stage raises.
+        UserError: the recipe or an option is invalid, or a stage fails.
     """
     if compare is None:
         if out is not None:
-            raise UserError("--out: keeps the figures of --compare, which is not given")
+            raise UserError("--out: writes the figures of --compare, which is not given")
         stages.run(name, overrides, "ids", dry_run)
         return
     if dry_run:
-        raise UserError("--dry-run: plans a run; --compare writes into none")
+        raise UserError("--dry-run: shows the plan of a run, but --compare writes to no run")
     _compare(name, overrides, compare, out)
 
 
@@ -37,7 +37,7 @@ def export_index(run_name: str, folder: Path, name: str | None) -> None:
 
 
 def import_index(folder: Path, dest: Path) -> None:
-    """Make a dataset of a folder with `*.inter.json` and `*.item.json`, and print how to run it."""
+    """Convert a folder with `*.inter.json` and `*.item.json` to a dataset, and print how to run it."""
     from llmrec.ids import exchange
 
     card = exchange.to_tables(folder, dest)
@@ -49,7 +49,7 @@ def import_index(folder: Path, dest: Path) -> None:
 
 
 def _compare(name: str, overrides: list[str], compare: str, out: Path | None) -> None:
-    """Run the stages the kinds learn from, then fit them all; the run's `ids/` stays as it is."""
+    """Run the stages that the tokenizers need, then fit each kind; the run's `ids/` is not changed."""
     from llmrec.estimate import machine
     from llmrec.ids import compare as comparison
     from llmrec.ids.inputs.signals import RunSignals

@@ -1,4 +1,4 @@
-"""Commands that look and train nothing: `validate`, `preview`, `recommend`, `compare`."""
+"""Commands that show something and train nothing: `validate`, `preview`, `recommend`, `compare`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ TITLE_WIDTH = 60
 
 
 def validate(name: str, overrides: list[str]) -> None:
-    """Check a recipe and the suite, card and prompts it names; print every problem, a line each.
+    """Check a recipe and the suite, card and prompts that it names; print each problem in one line.
 
     Raises:
-        UserError: the recipe cannot be read at all.
-        typer.Exit: with code 2, once the problems are printed.
+        UserError: the recipe cannot be read.
+        typer.Exit: with code 2 after the problems are printed.
     """
     path, tree = config.recipe_tree(name, [text for text in overrides if not text.startswith("run=")])
     problems: list[str] = []
@@ -45,7 +45,7 @@ def validate(name: str, overrides: list[str]) -> None:
 
 
 def _check_data(tree: dict[str, Any], problems: list[str]) -> None:
-    """Check the card, and the prompts against the card's fields, as far as the recipe names them."""
+    """Check the card, and the prompts and tasks against the card's fields, if the recipe names them."""
     from llmrec.data.card import load_card
     from llmrec.estimate import card_fields
 
@@ -61,16 +61,16 @@ def _check_data(tree: dict[str, Any], problems: list[str]) -> None:
                 assets.find("prompts", entry["task"])
             elif fields is not None:
                 _check_task(entry, fields, is_first=position == 0)
-    for entry in _eval_tasks(tree):
+    for eval_task in _eval_tasks(tree):
         with _collect_errors(problems):
             if fields is None:
-                assets.find("prompts", entry.task)
+                assets.find("prompts", eval_task.task)
             else:
-                _check_eval_task(entry, fields)
+                _check_eval_task(eval_task, fields)
 
 
 def _eval_tasks(tree: dict[str, Any]) -> list[EvalTask]:
-    """The entries of `eval.tasks`; what is wrong with one of them, the recipe's schema tells."""
+    """Return the entries of `eval.tasks`. Errors in an entry are reported by the recipe's schema."""
     section = tree.get("eval")
     try:
         return EvalConfig.model_validate(section if isinstance(section, dict) else {}).tasks
@@ -85,7 +85,7 @@ def _check_eval_task(entry: EvalTask, fields: Fields) -> None:
 
 
 def _check_task(entry: dict[str, Any], fields: Fields, is_first: bool) -> None:
-    """Check one entry of `prompts`; what is wrong with the entry itself, the recipe's schema tells."""
+    """Check one entry of `prompts`. Errors in the entry itself are reported by the recipe's schema."""
     from llmrec.text.mix import load_training_mix, select_task
 
     try:
@@ -121,12 +121,12 @@ def recommend(run: str, user: str | None, history: str | None, k: int, model: st
     Args:
         run: a run's name, or its folder.
         user: a user of the run's data.
-        history: item ids, oldest first, with commas between them.
-        k: items wanted.
-        model: `base`, or an adapter's folder; None for the run's best.
+        history: item ids separated by commas, oldest first.
+        k: number of items.
+        model: `base`, or the name of an adapter; None for the run's best model.
 
     Raises:
-        UserError: neither or both of `user` and `history`; an unknown run, user, item or model.
+        UserError: neither or both of `user` and `history`, or an unknown run, user, item or model.
     """
     if (user is None) == (history is None):
         raise UserError("recommend: give either --user ID or --history ITEM,ITEM")
@@ -143,44 +143,45 @@ def recommend(run: str, user: str | None, history: str | None, k: int, model: st
         title = row.title if len(row.title) <= width else row.title[: width - 1] + "…"
         print(f"{rank:>4}  {title:<{width}}  {row.score:>8.3f}  {row.item_id}")
     if len(rows) < k:
-        print(f"{len(rows)} of {k}: no more items are left that the history does not hold")
+        print(f"{len(rows)} of {k}: the catalogue has no more items outside the history")
 
 
 def find_run(run: str) -> Path:
-    """Folder of a run, an export or a merged checkpoint that is there.
+    """Return the folder of an existing run, export or merged checkpoint.
 
     Raises:
-        UserError: no such run; names the nearest.
+        UserError: no such run; the message names the nearest.
     """
     folder = artifacts.run_folder(run)
     if not any((folder / name).is_file() for name in (layout.RECIPE, layout.CATALOGUE)):
-        known = sorted(path.parent.name for path in artifacts.runs_root().glob("*/recipe.yaml"))
-        hint = did_you_mean(run, known, "runs there")
+        names = sorted(path.parent.name for path in artifacts.runs_root().glob(f"*/{layout.RECIPE}"))
+        hint = did_you_mean(run, names, "runs there")
         raise UserError(f"no run named {run!r} under {artifacts.runs_root()} ({hint})")
     return folder
 
 
 def compare(runs: list[str], split: str | None, against: str | None, out: Path | None) -> None:
-    """Print HR and NDCG of runs side by side, with paired intervals; keep the figures if asked.
+    """Print HR and NDCG of runs side by side, with paired intervals; write the figures if `out` is given.
 
     Args:
         runs: names of runs, or their folders.
-        split: `valid` or `test`; None for test, or else the first there is.
-        against: the system that others of the same run are compared to; None for the first run's same system.
-        out: a JSON file.
+        split: `valid` or `test`; None for test, or the first split if there is no test.
+        against: system of the same run to which the others are compared; None compares with the same system of the
+            first run.
+        out: JSON file for the figures.
 
     Raises:
-        UserError: no such run, one that is not evaluated so, or one run alone with nothing to compare it to.
+        UserError: a run does not exist or is not evaluated on this split, or there is nothing to compare with.
     """
     if len(runs) == 1 and against is None:
-        raise UserError("compare: one run alone; name a second, or --against SYSTEM of the same run")
+        raise UserError("compare: only one run given; name a second, or --against SYSTEM of the same run")
     folders = [find_run(run) for run in runs]
     from llmrec.evaluate import compare as comparison
     from llmrec.screen import show
 
-    found = comparison.compare(folders, split, against=against)
-    show(comparison.comparison_table(found))
+    result = comparison.compare(folders, split, against=against)
+    show(comparison.comparison_table(result))
     if out is not None:
-        asked = [f"--split {split}"] if split else []
-        asked += [f"--against {against}"] if against else []
-        write_json(out, {"command": " ".join(["llmrec compare", *runs, *asked])} | found.as_json())
+        options = [f"--split {split}"] if split else []
+        options += [f"--against {against}"] if against else []
+        write_json(out, {"command": " ".join(["llmrec compare", *runs, *options])} | result.as_json())

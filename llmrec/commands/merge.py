@@ -1,4 +1,4 @@
-"""`llmrec merge RUN DEST`: a run's model as one plain Hugging Face checkpoint."""
+"""`llmrec merge RUN DEST`: write a run's model as one plain Hugging Face checkpoint."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from llmrec.errors import UserError
 
 
 def run(name: str, dest: Path, model: str | None, force: bool) -> None:
-    """Write a run's base with one of its adapters merged in, its tokenizer and its catalogue.
+    """Write a run's base with one of its adapters merged into it, its tokenizer and its catalogue.
 
     Args:
         name: a run's name, or its folder.
-        dest: the folder to write, whole or not at all.
-        model: `base`, or an adapter's folder; None for the run's best.
+        dest: the folder to write; it is written completely or not at all.
+        model: `base`, or the name of an adapter; None for the run's best model.
         force: replace an earlier merged checkpoint.
 
     Raises:
-        UserError: no such run or model, a folder that is there already, or files that do not fit together.
+        UserError: the run or model does not exist, the folder exists, or files do not fit together.
     """
     folder = find_run(name)
     check_dest(dest, force, layout.CATALOGUE)
+    from peft import PeftModel
+
     from llmrec.models.checkpoint import save_checkpoint
     from llmrec.recommend.model_names import BASE
     from llmrec.recommend.trained_run import TrainedRun
@@ -34,38 +36,41 @@ def run(name: str, dest: Path, model: str | None, force: bool) -> None:
     chosen = model or trained.default_model
     adapter = trained.adapter(chosen)
     with atomic_folder(dest, force) as partial:
-        loaded = trained.load_model(adapter).model
-        merged = loaded if adapter is None else loaded.merge_and_unload()
+        merged = trained.load_model(adapter).model
+        if isinstance(merged, PeftModel):
+            merged = merged.merge_and_unload()
         save_checkpoint(partial, merged, trained.tokenizer)
         trained.catalogue.save(partial)
-    what = "base alone" if chosen == BASE else f"base with {chosen}"
+    description = "base alone" if chosen == BASE else f"base with {chosen}"
     items = trained.catalogue.items
-    print(f"{dest}: {what}, {len(items)} items as trained")
+    print(f"{dest}: {description}, {len(items)} items as trained")
     print(f"try:    llmrec recommend {dest} --history {items[0]}")
 
 
 def check_dest(dest: Path, force: bool, mark: str) -> None:
-    """Raise a UserError unless a folder may be written: it is not there, or `force` may replace it.
+    """Raise a UserError unless a folder may be written: it does not exist, or `force` may replace it.
 
     Args:
         dest: the folder.
-        force: replace it, if it is empty or an earlier output.
-        mark: the file by which an earlier output is known.
+        force: whether to replace the folder if it is empty or an earlier output.
+        mark: name of the file that identifies an earlier output.
     """
     if any((place / layout.manifest("sft")).is_file() for place in dest.absolute().parents):
-        raise UserError(f"{dest}: lies in a run's folder, which the run's stages replace; write elsewhere")
+        raise UserError(f"{dest}: is inside a run folder, whose stages may delete it; choose another folder")
     if not dest.exists() and not dest.is_symlink():
         return
     if not force:
         raise UserError(f"{dest}: exists already; --force replaces it")
-    earlier = dest.is_dir() and not dest.is_symlink() and ((dest / mark).is_file() or not any(dest.iterdir()))
-    if not earlier:
-        raise UserError(f"{dest}: holds something else (no {mark}); --force replaces earlier outputs only")
+    is_earlier_output = (
+        dest.is_dir() and not dest.is_symlink() and ((dest / mark).is_file() or not any(dest.iterdir()))
+    )
+    if not is_earlier_output:
+        raise UserError(f"{dest}: contains something else (no {mark}); --force replaces earlier outputs only")
 
 
 @contextlib.contextmanager
 def atomic_folder(dest: Path, force: bool) -> Iterator[Path]:
-    """A folder beside `dest` that takes its place once the block succeeds, and is gone otherwise."""
+    """Yield a temporary folder beside `dest`. It replaces `dest` if the block succeeds, and is deleted otherwise."""
     partial = dest.absolute().with_name(f".{dest.absolute().name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

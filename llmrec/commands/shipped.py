@@ -1,4 +1,4 @@
-"""`llmrec ls`, `cat` and `cp`: the recipes, prompts, cards and suites that come with llmrec."""
+"""`llmrec ls`, `cat` and `cp`: the recipes, prompts, cards and suites that are shipped with llmrec."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def ls(kind: str | None) -> None:
 
 
 def _about(path: Path) -> str:
-    """A file's `description`, or else the comment on its first line."""
+    """Return a file's `description`; without one, the comment on its first line."""
     comment = path.read_text("utf-8").partition("\n")[0].removeprefix("#").strip()
     return str(read_yaml(path).get("description") or comment)
 
 
 def find(name: str) -> Path:
-    """Path of a shipped file by `NAME` or, where several kinds have it, `KIND/NAME`.
+    """Return the path of a shipped file by `NAME`, or by `KIND/NAME` if several kinds have the name.
 
     Raises:
-        UserError: no such file, or several.
+        UserError: no file or several files have the name.
     """
     label, _, rest = name.partition("/")
     if label in KINDS and rest:
@@ -56,7 +56,7 @@ def cp(name: str, dest: Path, force: bool) -> None:
     """Copy a shipped file to a file or into a folder.
 
     Raises:
-        UserError: the file is there already and `force` is not given.
+        UserError: the file exists and `force` is not given.
     """
     source = find(name)
     target = dest / source.name if dest.is_dir() else dest

@@ -1,4 +1,4 @@
-"""`llmrec run` and the stage commands: plan, estimate, execute, and show what came out."""
+"""`llmrec run` and the stage commands: plan, estimate, execute, and show the results."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from llmrec.files import read_json
 
 
 def resolve(name: str, overrides: list[str]) -> tuple[Recipe, Path]:
-    """Recipe with overrides applied, and its run folder (`run=NAME`, or the recipe's name).
+    """Return the recipe with its overrides, and its run folder (`run=NAME`, or the recipe's name).
 
     Raises:
-        UserError: what is wrong with the recipe, an override, or the run's name.
+        UserError: the recipe, an override or the run's name is invalid.
     """
     run_names = [text.removeprefix("run=") for text in overrides if text.startswith("run=")]
     recipe = load_recipe(name, [text for text in overrides if not text.startswith("run=")])
@@ -27,32 +27,34 @@ def resolve(name: str, overrides: list[str]) -> tuple[Recipe, Path]:
 def run(
     name: str, overrides: list[str], until: str, dry_run: bool, processes: int = 1, shard: bool = False
 ) -> None:
-    """Run a recipe's stages up to `until`, or with `dry_run` only print the plan.
+    """Run a recipe's stages up to `until`; with `dry_run` only print the plan.
 
     Raises:
-        UserError: what is wrong with the recipe, or what a stage raises.
+        UserError: the recipe is invalid, or a stage fails.
     """
     if shard and processes == 1:
-        raise UserError("--shard cuts the model up among processes; say how many: --processes N")
+        raise UserError("--shard splits the model among processes; give their number: --processes N")
     recipe, folder = resolve(name, overrides)
     if until not in pipeline.NAMES:
         raise UserError(f"--until: no stage named {until!r}; stages: {', '.join(pipeline.NAMES)}")
-    _go(recipe, folder, until, dry_run, Workers(processes, shard))
+    _run_or_plan(recipe, folder, until, dry_run, Workers(processes, shard))
 
 
 def align(name: str, overrides: list[str], method: str, dry_run: bool) -> None:
-    """Run a recipe with an alignment method added to its `align`, up to the report, which holds the gate's verdict.
+    """Run a recipe with an alignment method added to its `align`, up to the report with the gate's verdict.
 
     Raises:
-        UserError: what is wrong with the recipe, or what a stage raises.
+        UserError: the recipe is invalid, or a stage fails.
     """
     recipe, folder = resolve(name, overrides)
     if method not in recipe.align:
         recipe = validate(Recipe, recipe.model_dump(mode="json") | {"align": [*recipe.align, method]}, name)
-    _go(recipe, folder, "report", dry_run)
+    _run_or_plan(recipe, folder, "report", dry_run)
 
 
-def _go(recipe: Recipe, folder: Path, until: str, dry_run: bool, workers: Workers = SINGLE_PROCESS) -> None:
+def _run_or_plan(
+    recipe: Recipe, folder: Path, until: str, dry_run: bool, workers: Workers = SINGLE_PROCESS
+) -> None:
     if dry_run:
         _show_plan(recipe, folder, until)
     else:
@@ -61,26 +63,26 @@ def _go(recipe: Recipe, folder: Path, until: str, dry_run: bool, workers: Worker
 
 
 def run_stages(recipe: Recipe, folder: Path, until: str, workers: Workers = SINGLE_PROCESS) -> None:
-    """Run the pending stages up to `until`, after an estimate of what they cost."""
-    waiting, plan = _plan(recipe, folder, until)
-    for line in [plan.summary(), *plan.shortages(folder)] if waiting else []:
+    """Print an estimate of the pending stages' cost, then run them up to `until`."""
+    pending, plan = _plan(recipe, folder, until)
+    for line in [plan.summary(), *plan.shortages(folder)] if pending else []:
         print(f"{folder}: {line}", file=sys.stderr)
-    road = [stage.name for stage in pipeline.stages_of(recipe, until)]
-    pipeline.execute(recipe, folder, until, _Announcer(waiting, road), workers)
+    names = [stage.name for stage in pipeline.stages_of(recipe, until)]
+    pipeline.execute(recipe, folder, until, _Announcer(pending, names), workers)
 
 
 def _plan(recipe: Recipe, folder: Path, until: str) -> tuple[list[str], estimate.Plan]:
-    """Names of the pending stages, and what they cost."""
-    waiting = pipeline.pending(recipe, folder, until)
-    stages = [stage for stage in pipeline.stages_of(recipe, until) if stage.name in waiting]
-    return waiting, estimate.plan(recipe, folder, stages)
+    """Return the names of the pending stages, and the plan with their cost."""
+    pending = pipeline.pending(recipe, folder, until)
+    stages = [stage for stage in pipeline.stages_of(recipe, until) if stage.name in pending]
+    return pending, estimate.plan(recipe, folder, stages)
 
 
 def _show_plan(recipe: Recipe, folder: Path, until: str) -> None:
-    waiting, plan = _plan(recipe, folder, until)
+    pending, plan = _plan(recipe, folder, until)
     print(f"{recipe.name} → {folder}")
     for stage in (stage.name for stage in pipeline.stages_of(recipe, until)):
-        state = f"pending   {estimate.format_duration(plan.seconds[stage])}" if stage in waiting else "done"
+        state = f"pending   {estimate.format_duration(plan.seconds[stage])}" if stage in pending else "done"
         print(f"  {stage:<13} {state}")
     print("\n".join([plan.summary(), *plan.shortages(folder)]))
 
@@ -88,27 +90,28 @@ def _show_plan(recipe: Recipe, folder: Path, until: str) -> None:
 class _Announcer:
     """Prints one line when a stage starts and one when it ends."""
 
-    def __init__(self, waiting: list[str], road: list[str]) -> None:
-        self.waiting, self.road = waiting, road
+    def __init__(self, pending: list[str], names: list[str]) -> None:
+        self.pending = pending
+        self.names = names
         self.start = time.monotonic()
 
-    def __call__(self, stage: str, word: str) -> None:
-        if word == "running":
+    def __call__(self, stage: str, state: str) -> None:
+        if state == "running":
             self.start = time.monotonic()
-            if stage in self.waiting:
-                self._say(stage, "running …")
-        elif word == "done":
-            self._say(stage, f"done in {estimate.format_duration(time.monotonic() - self.start)}")
+            if stage in self.pending:
+                self._print(stage, "running …")
+        elif state == "done":
+            self._print(stage, f"done in {estimate.format_duration(time.monotonic() - self.start)}")
         else:
-            self._say(stage, "done before, skipped")
+            self._print(stage, "done before, skipped")
 
-    def _say(self, stage: str, text: str) -> None:
-        number = self.road.index(stage) + 1
-        print(f"[{number}/{len(self.road)}] {stage:<13} {text}", file=sys.stderr, flush=True)
+    def _print(self, stage: str, text: str) -> None:
+        number = self.names.index(stage) + 1
+        print(f"[{number}/{len(self.names)}] {stage:<13} {text}", file=sys.stderr, flush=True)
 
 
 def _show_results(folder: Path, until: str) -> None:
-    """Print the metrics, the gate's verdict, the report's path and the next command, once they are there."""
+    """Print the metrics, the gate's verdict, the report's path and the next command, if `until` reaches them."""
     if until not in ("eval", "report"):
         return
     from llmrec.evaluate import gate
@@ -122,10 +125,10 @@ def _show_results(folder: Path, until: str) -> None:
         print(f"gate: {line}")
     if until == "report":
         print(f"report: {folder / layout.PAGE}")
-        print(f"try:    llmrec recommend {folder.name} --user {_some_user(folder)}")
+        print(f"try:    llmrec recommend {folder.name} --user {_first_user(folder)}")
 
 
-def _some_user(folder: Path) -> str:
+def _first_user(folder: Path) -> str:
     import polars as pl
 
     return str(pl.scan_parquet(folder / layout.PER_USER).select("user_id").first().collect().item())

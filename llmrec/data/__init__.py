@@ -1,1 +1,1 @@
-"""Raw dumps to tables: a dataset card names the files, the data stage cleans and splits them."""
+"""Converts raw dumps to tables: a dataset card names the files, and the data stage cleans and splits them."""

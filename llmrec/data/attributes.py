@@ -1,4 +1,4 @@
-"""The tables beside the log: what the items and the users are."""
+"""Reads the tables beside the interaction log: metadata of items and attributes of users."""
 
 from __future__ import annotations
 
@@ -17,59 +17,59 @@ Report = dict[str, int]
 
 
 def read_items(table: Table, files: list[Path], ids: pl.Series, scratch: Path) -> tuple[pl.DataFrame, Report]:
-    """Metadata of the items of a log.
+    """Read the metadata of a log's items.
 
-    An item without metadata, or without a title, is called `item <id>`. Of several rows with one id the
-    first is kept. Rows of items that nobody chose are dropped. All are counted.
+    An item without metadata or without a title gets the title `item <id>`. If several rows have the same id, the
+    first is kept. Rows of items that nobody chose are dropped. The report counts all of these.
 
     Args:
-        table: the card's description.
-        files: its files.
+        table: the card's description of the table.
+        files: files of the table.
         ids: item ids of the log.
         scratch: folder for rewritten copies.
 
     Returns:
-        One row per id, in the order of `ids`, as docs/contract.md has it; and the counts.
+        One row per id, in the order of `ids`, with the columns of docs/contract.md; and the counts.
 
     Raises:
-        UserError: an unreadable file, an empty id, or titles that are all empty.
+        UserError: an unreadable file, an empty id, or a title column that is empty throughout.
     """
-    found, report = _attributes(table, "item", files, ids, scratch)
-    if len(found) and found["title"].null_count() == len(found):
+    metadata, report = _attributes(table, "item", files, ids, scratch)
+    if len(metadata) and metadata["title"].null_count() == len(metadata):
         raise UserError(
             f"{files[0]}: column {table.columns['title']!r} is empty; correct `columns` in the card"
         )
-    report["without_title"] = found["title"].null_count()
-    items = bare_items(ids).drop("title").join(found, on="item_id", how="left", maintain_order="left")
+    report["without_title"] = metadata["title"].null_count()
+    items = bare_items(ids).drop("title").join(metadata, on="item_id", how="left", maintain_order="left")
     title = pl.coalesce("title", pl.format("item {}", "item_id")).alias("title")
     return items.with_columns(title), report
 
 
 def bare_items(ids: pl.Series) -> pl.DataFrame:
-    """Items of a dataset that has no metadata, each called `item <id>`."""
+    """Return the items of a dataset without metadata, each with the title `item <id>`."""
     return pl.DataFrame({"item_id": ids}).with_columns(title=pl.format("item {}", "item_id"))
 
 
 def read_users(table: Table, files: list[Path], ids: pl.Series, scratch: Path) -> tuple[pl.DataFrame, Report]:
-    """Attributes of the users of a log, one row per id that has any; and the counts, as for items."""
+    """Read the attributes of a log's users: one row per user with attributes, and the counts as for items."""
     return _attributes(table, "user", files, ids, scratch)
 
 
 def _attributes(
     table: Table, key: str, files: list[Path], ids: pl.Series, scratch: Path
 ) -> tuple[pl.DataFrame, Report]:
-    found, report = _first_of_each(table, key, files, ids, scratch)
-    columns = {f"{key}_id": found[f"{key}_id"]}
-    for name in found.columns[1:]:
-        columns[name], counts = _tidy(found[name], table.split_on.get(name))
-        report |= {f"{name}_{what}": count for what, count in counts.items()}
+    rows, report = _first_of_each(table, key, files, ids, scratch)
+    columns = {f"{key}_id": rows[f"{key}_id"]}
+    for name in rows.columns[1:]:
+        columns[name], counts = _clean_column(rows[name], table.split_on.get(name))
+        report |= {f"{name}_{problem}": count for problem, count in counts.items()}
     return pl.DataFrame(columns), report
 
 
 def _first_of_each(
     table: Table, key: str, files: list[Path], ids: pl.Series, scratch: Path
 ) -> tuple[pl.DataFrame, Report]:
-    """Rows whose id is in the log, the first of each, `<key>_id` in front."""
+    """Read the first row of each id in the log, with `<key>_id` as the first column; and the counts."""
     parts = read.scan(table, files, scratch)
     frame = read.combined(parts)
     identifier = read.identifier(pl.col(key), frame.collect_schema()[key])
@@ -77,7 +77,7 @@ def _first_of_each(
     keyed = frame.select(identifier.alias("id"), *others)
     wanted = keyed.filter(pl.col("id").is_in(ids.implode()))
     totals = keyed.select(rows=pl.len(), empty=pl.col("id").null_count(), ids=pl.col("id").n_unique())
-    found, total = read.collect(parts, table, wanted, totals)
+    rows_in_log, total = read.collect(parts, table, wanted, totals)
     rows, empty, distinct = total.row(0)
     if not rows:
         raise UserError(f"{files[0]}: no rows in it")
@@ -85,7 +85,7 @@ def _first_of_each(
         where = read.first_bad(parts, identifier.is_null(), key)
         raise UserError(f"{where}: an empty {key} id (column {table.columns[key]!r})")
     distinct -= empty > 0
-    first = found.unique("id", keep="first", maintain_order=True).rename({"id": f"{key}_id"})
+    first = rows_in_log.unique("id", keep="first", maintain_order=True).rename({"id": f"{key}_id"})
     return first, {
         "without_metadata": len(ids) - len(first),
         "without_interactions": distinct - len(first),
@@ -94,8 +94,8 @@ def _first_of_each(
     }
 
 
-def _tidy(values: pl.Series, separator: str | None) -> tuple[pl.Series, Report]:
-    """One column made fit: lists of labels, prices, clean text. Other types stay."""
+def _clean_column(values: pl.Series, separator: str | None) -> tuple[pl.Series, Report]:
+    """Clean one column: lists of labels, prices or text. Columns of other types are returned unchanged."""
     name, dtype = values.name, values.dtype
     if name == "categories" or separator is not None:
         flat = [labels(value, separator) for value in _progress(values)]
@@ -107,10 +107,10 @@ def _tidy(values: pl.Series, separator: str | None) -> tuple[pl.Series, Report]:
     limit = TITLE_LIMIT if name in {"title", "brand"} else TEXT_LIMIT
     cleaned = [clean_text(joined(value), limit) for value in _progress(values)]
     counts = {
-        what: sum(getattr(one, what) for one in cleaned)
-        for what in ("unescaped", "control_characters", "clipped")
+        problem: sum(getattr(text, problem) for text in cleaned)
+        for problem in ("unescaped", "control_characters", "clipped")
     }
-    return pl.Series(name, [one.text for one in cleaned], dtype=pl.String), counts
+    return pl.Series(name, [text.text for text in cleaned], dtype=pl.String), counts
 
 
 def _progress(values: pl.Series) -> Any:

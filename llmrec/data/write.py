@@ -1,4 +1,4 @@
-"""Writes the log as Parquet, ids dictionary-encoded, in bounded memory."""
+"""Writes the log as Parquet with dictionary-encoded ids, in bounded memory."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def write_interactions(
 ) -> None:
     """Write `interactions.parquet` (docs/contract.md), row group by row group.
 
-    Each group carries dictionaries of just the ids it uses: with users in order, they stay small.
+    Each row group has dictionaries of only the ids that it uses. They stay small, because users are in order.
 
     Args:
-        log: ordered and compact.
+        log: the log, ordered and compact.
         time: seconds or position of each row `[rows]`.
         labels: index into `split.SPLITS` of each row `[rows]`.
         path: file to write.
@@ -62,7 +62,7 @@ def write_interactions(
 
 
 def _encoded(codes: pl.Series, names: pl.Series) -> pa.DictionaryArray:
-    """Codes as an Arrow dictionary array whose dictionary holds only the names in use."""
+    """Return codes as an Arrow dictionary array whose dictionary holds only the names in use."""
     used = codes.unique(maintain_order=True).drop_nulls()
     rank = np.zeros(len(names) + 1, dtype=np.int32)
     rank[used.to_numpy()] = np.arange(len(used), dtype=np.int32)

@@ -1,1 +1,1 @@
-"""Language models: loading a base, extending its vocabulary, LoRA, baking, checkpoints."""
+"""Language models: loading a base, extending its vocabulary, training modes, adapters, checkpoints."""

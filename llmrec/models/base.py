@@ -1,6 +1,6 @@
-"""Loads the language model to tune: built on the spot, from the hub, a folder, or a GGUF file.
+"""Loads the language model to tune: from the hub, a folder or a GGUF file, or builds a tiny one.
 
-Weights come from safetensors only (GGUF apart, which holds no code either), and no model's own code is run.
+Weights are read from safetensors or GGUF files, which contain no code. A model's own code is never run.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def load_base(
 
     Args:
         config: the recipe's `base` section.
-        texts: item texts that the tokenizer of `tiny` is trained on; unused by any other base.
+        texts: item texts on which the tokenizer of `tiny` is trained; other bases do not use them.
         seed: seed of the weights of `tiny`.
 
     Raises:
-        UserError: no such folder or file, hub unreachable, no safetensors weights, not a causal model, an adapter,
-            quantized weights.
+        UserError: the folder or file does not exist, the hub cannot be reached, or the model is no causal language
+            model with full-precision safetensors weights (an adapter, quantized weights).
     """
     import torch
 
@@ -53,7 +53,7 @@ def load_base(
 
 
 def external(config: BaseConfig) -> list[Path]:
-    """Local files that decide the base, for the stage key; none for `tiny`, hub ids and pinned wheels."""
+    """Return the local files of the base, for the stage key; none for `tiny`, hub ids and pinned wheels."""
     path = Path(config.model).expanduser()
     if path.is_dir():
         return checkpoint_files(path)
@@ -61,14 +61,14 @@ def external(config: BaseConfig) -> list[Path]:
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """Files of a checkpoint's or adapter's folder that decide what it computes."""
+    """Return the files of a checkpoint or adapter that determine what it computes."""
     return sorted(p for p in folder.iterdir() if p.suffix in CHECKPOINT_FILES and p.name != "manifest.json")
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer (Sennrich et al. 2016) of at most `vocabulary` tokens.
 
-    Every text can be encoded, whatever it was trained on. No chat template, no beginning-of-text token.
+    It can encode any text. It has no chat template and no beginning-of-text token.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -85,7 +85,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
         show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers does not type it
         tokenizer_object=core, pad_token=PAD, eos_token=END, clean_up_tokenization_spaces=False
     )
 
@@ -96,7 +96,7 @@ def build_tiny(
     """Build a randomly initialised Qwen3 model of a given shape for a tokenizer.
 
     Raises:
-        UserError: hidden size, heads and key-value heads that do not divide.
+        UserError: the hidden size is not divisible by the heads, or the heads by the key-value heads.
     """
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -121,12 +121,13 @@ def build_tiny(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Qwen3ForCausalLM(config).to(dtype)
+        model: PreTrainedModel = Qwen3ForCausalLM(config)  # type: ignore[no-untyped-call]  # nor this
+        return _to_dtype(model, dtype)
 
 
 def _load_checkpoint(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load a hub id or a folder of safetensors weights."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
     folder = _checkpoint_folder(name)
     _check_plain(folder, name)
@@ -140,13 +141,20 @@ def _load_checkpoint(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
             f"base.model: {name} cannot be loaded ({_first_line(error)}); "
             "it needs config.json, safetensors weights and a tokenizer"
         ) from None
-    if not tokenizer.is_fast:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"base.model: {name} has no fast tokenizer (tokenizer.json); choose another base")
     return model, tokenizer
 
 
+def _to_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Convert a model's weights in place. A decorator hides the type of the model's own `to`, so Module's is used."""
+    module: torch.nn.Module = model
+    module.to(dtype)
+    return model
+
+
 def _checkpoint_folder(name: str) -> Path:
-    """The folder itself, or the local copy of a hub id, fetched without anything but weights and settings."""
+    """Return the folder itself, or the local copy of a hub id; only weights and settings are fetched."""
     from huggingface_hub import snapshot_download
 
     folder = Path(name).expanduser()
@@ -166,15 +174,15 @@ def _checkpoint_folder(name: str) -> Path:
 
 
 def _check_plain(folder: Path, name: str) -> None:
-    """Raise a UserError for weights that cannot be trained further as they are: adapters, quantized ones."""
+    """Raise a UserError for weights that cannot be trained directly: adapters and quantized weights."""
     if (folder / ADAPTER_CONFIG).is_file():
         raise UserError(
-            f"base.model: {name} holds an adapter; merge it into its base first (a run of llmrec: `llmrec merge`)"
+            f"base.model: {name} contains an adapter; merge it into its base first (a run of llmrec: `llmrec merge`)"
         )
     config = read_json(folder / "config.json")
     if isinstance(config, dict) and config.get("quantization_config"):
         raise UserError(
-            f"base.model: {name} is quantized; take the original weights (sft.mode=qlora quantizes them itself)"
+            f"base.model: {name} is quantized; use the original weights (sft.mode=qlora quantizes them itself)"
         )
 
 
@@ -186,9 +194,9 @@ def _gguf_file(name: str) -> Path:
 
 
 def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Load a GGUF file, dequantized, as an ordinary model that can be trained and saved."""
+    """Load a GGUF file and dequantize it, so that the model can be trained and saved like any other."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
     from transformers.initialization import no_init_weights
 
     try:
@@ -196,25 +204,27 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
         loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"base.model: {path} cannot be loaded ({_first_line(error)})") from None
-    # The loaded model counts as quantized and refuses save_pretrained; its weights are plain by now.
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UserError(f"base.model: {path} has no fast tokenizer; choose another base")
+    # Transformers treats the loaded model as quantized and refuses save_pretrained, although its weights are plain.
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with no_init_weights():
-        model = type(loaded)(config)
+        model: PreTrainedModel = type(loaded)(config)
     model.load_state_dict(loaded.state_dict(), assign=True)
     model.tie_weights()
     tokenizer.clean_up_tokenization_spaces = False
-    # The file's own ids, which the converted tokenizer may have lost.
+    # The converted tokenizer may have lost these ids, so they are read from the file's configuration.
     for name in ("bos_token", "eos_token"):
         number = getattr(config, f"{name}_id", None)
         if isinstance(number, int):
             setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(number))
-    return model.to(dtype), tokenizer
+    return _to_dtype(model, dtype), tokenizer
 
 
 def _ensure_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
-    """Give tokenizer and model an end and a padding token where the base left them out."""
+    """Set the padding token of tokenizer and model if the base has none; refuse a base without an end token."""
     if tokenizer.eos_token_id is None:
         raise UserError(f"base.model: the tokenizer of {name} has no end-of-text token; choose another base")
     if tokenizer.pad_token_id is None:

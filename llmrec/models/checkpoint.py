@@ -22,7 +22,7 @@ class Checkpoint:
     Attributes:
         model: the base, or the base with an adapter; in evaluation mode.
         tokenizer: its tokenizer, SID tokens included.
-        vocabulary: semantic-ID codes to token ids.
+        vocabulary: maps semantic-ID codes to token ids.
     """
 
     model: PreTrainedModel
@@ -41,12 +41,12 @@ def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedT
     `Catalogue.save` writes the rest of the folder.
 
     Args:
-        folder: where to; made if missing.
+        folder: the folder to write; it is created if missing.
         model: the base model, without adapter.
         tokenizer: its extended tokenizer.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model.config.use_cache = True  # which training has turned off
+    model.config.use_cache = True  # training turned it off
     model.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
 
@@ -78,15 +78,15 @@ def load_checkpoint(
     """Load the model of a `base/` folder, with an adapter on it if one is given, ready for inference.
 
     Args:
-        folder: what `save_checkpoint` wrote.
-        tokenizer: the folder's.
-        vocabulary: what the folder's catalogue says of semantic-ID tokens.
-        adapter: a folder with a pure LoRA adapter of this base.
-        device: where the model goes, in the precision it was saved in.
+        folder: a folder that `save_checkpoint` wrote.
+        tokenizer: the folder's tokenizer.
+        vocabulary: the semantic-ID tokens of the folder's catalogue.
+        adapter: a folder with a pure LoRA adapter of this base; None loads the base alone.
+        device: device of the model, which keeps its saved precision.
 
     Raises:
-        UserError: missing or broken files, a tokenizer or model without the SID tokens, or an adapter of another
-            base.
+        UserError: files are missing or broken; the tokenizer or the model lacks SID tokens; or the adapter belongs to
+            another base.
     """
     from transformers import AutoModelForCausalLM
 
@@ -105,7 +105,7 @@ def load_checkpoint(
 def _check_vocabulary(
     vocabulary: SidVocabulary, tokenizer: PreTrainedTokenizerFast, rows: int, folder: Path
 ) -> None:
-    """Raise a UserError unless each SID token has the id, and the row, that `llmrec.json` says."""
+    """Raise a UserError unless each SID token has the id that `llmrec.json` gives, and a row in the model."""
     ids_by_token = tokenizer.get_vocab()
     if vocabulary.end is not None:
         if ids_by_token.get(ITEM_END) != vocabulary.end:

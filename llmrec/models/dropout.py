@@ -1,4 +1,4 @@
-"""Dropout for models that were pretrained without: Qwen and LLaMA have none outside attention."""
+"""Dropout for models that were pretrained without it: Qwen and LLaMA have none outside attention."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BRANCH_ENDS = ("o_proj", "down_proj")
-"""The linear layers whose output a layer of Qwen, LLaMA and their kin adds to the residual stream."""
+"""Name endings of the linear layers whose output Qwen, LLaMA and similar models add to the residual stream."""
 
 
 def attach_dropout(model: PreTrainedModel, rate: float) -> None:
-    """Drop parts of the embeddings, and of what attention and MLP add to the residual stream, while training.
+    """Apply dropout to the embeddings and to the outputs of attention and MLP during training.
 
-    That is where GPT-2 and SASRec drop. Hooks do it, so neither weights nor configuration change.
+    GPT-2 and SASRec have dropout at the same places. It uses hooks, so weights and configuration do not change.
 
     Args:
         model: the (wrapped) model, changed in place.
-        rate: share of values that are dropped; 0 leaves the model as it is.
+        rate: probability of dropping a value; 0 leaves the model unchanged.
 
     Raises:
-        UserError: a model whose layers end in no `o_proj` and `down_proj`.
+        UserError: the model has no layers named `o_proj` or `down_proj`.
     """
     if not rate:
         return

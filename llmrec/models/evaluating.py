@@ -1,4 +1,4 @@
-"""A model in training that is asked something in between."""
+"""Temporary eval mode for a model that is being trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Put a model into eval mode for the time, and back into the mode it was in."""
+    """Put a model into eval mode inside the block; restore its mode afterwards."""
     training = model.training
     model.eval()
     try:

@@ -1,6 +1,7 @@
-"""What a model's LM head is asked: some positions, some tokens, instead of all of both.
+"""Limits the LM head to some positions or some tokens, to save its work on the others.
 
-Hooks and a stand-in leave the forward to whatever wraps the model (DDP, PEFT, gradient checkpointing).
+A hook or a replaced `forward` of the head changes nothing in the model's wrappers (DDP, PEFT, gradient
+checkpointing).
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from torch.nn.functional import linear
 
 @contextmanager
 def head_at_positions(model: torch.nn.Module, positions: torch.Tensor) -> Iterator[None]:
-    """Let the head see some positions only: a forward then returns logits [positions, V].
+    """Apply the head to some positions only. Inside the block, a forward returns logits `[positions, V]`.
 
     Args:
         model: the (wrapped) causal language model.
-        positions: bool [B, T].
+        positions: positions to score, bool [B, T].
     """
     head = extract_model_from_parallel(model).get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][positions], *hidden[1:]))
@@ -31,9 +32,10 @@ def head_at_positions(model: torch.nn.Module, positions: torch.Tensor) -> Iterat
 
 @contextmanager
 def head_over_tokens(model: torch.nn.Module, tokens: torch.Tensor) -> Iterator[None]:
-    """Let the head score some tokens only: logits then have a column for each of them, in their order.
+    """Let the head score some tokens only. Inside the block, logits have one column per token, in the given order.
 
-    A vocabulary of 150,000 tokens makes the head a third of a small model's work; a catalogue needs a thousand.
+    With a vocabulary of 150,000 tokens the head takes a third of a small model's work; a catalogue has about
+    a thousand tokens.
 
     Args:
         model: the (wrapped) causal language model, whose head has no adapter.

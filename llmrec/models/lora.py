@@ -1,14 +1,14 @@
-"""LoRA plus semantic-ID rows while training; a baked base and a pure LoRA adapter afterwards.
+"""LoRA and trainable semantic-ID rows during training; a base with these rows and a pure LoRA adapter afterwards.
 
-Servers such as vLLM load adapters of `lora_A`/`lora_B` tensors and nothing else. So the rows that SFT trained
-are written into the base, and the adapter that stands on it is plain. DoRA's magnitudes are the one exception.
+Servers such as vLLM load only adapters of `lora_A` and `lora_B` tensors. Therefore the rows that SFT trained are
+written into the base, and the adapter contains only LoRA. DoRA's magnitudes are the only exception.
 """
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmrec.config import ALL_LINEAR, LoraSettings
 from llmrec.errors import UserError, did_you_mean
@@ -29,12 +29,17 @@ def attach_lora(
 ) -> PeftModel:
     """Wrap a base for training: LoRA (Hu et al. 2021), and trainable rows for the semantic-ID tokens, if any.
 
-    LoRA sits on the linear layers of `settings.targets`, never on the LM head. The rows are trained in the input
-    embedding, and in the LM head where that is a matrix of its own; every other weight is frozen. The wrapped
-    model computes what `model` computed. `lora_A` is drawn from torch's global generator.
+    LoRA is added to the linear layers of `settings.targets`, never to the LM head. The rows are trained in the
+    input embedding, and in the LM head if it is a separate matrix. All other weights are frozen. The outputs of
+    the wrapped model equal those of `model`. `lora_A` is drawn from torch's global generator.
+
+    Args:
+        model: the base model.
+        settings: rank, targets and other settings of LoRA.
+        vocabulary: the tokens whose rows are trained; None trains no rows.
 
     Raises:
-        UserError: targets that the base has not.
+        UserError: the base lacks a target layer.
     """
     return _wrapped(
         model,
@@ -49,10 +54,10 @@ def attach_lora(
 
 
 def attach_rows(model: PreTrainedModel, vocabulary: SidVocabulary) -> PeftModel:
-    """Wrap a base for training the rows of the semantic-ID tokens, as `attach_lora` does, and nothing else.
+    """Wrap a base for training only the rows of the semantic-ID tokens, as `attach_lora` trains them.
 
-    PEFT's `TrainableTokensConfig` would do, but TRL takes its layer on an LM head for an adapter that its own
-    loss would miss, and refuses it. So this is LoRA on no layer at all.
+    `TrainableTokensConfig` would be enough, but TRL mistakes its layer on an LM head for an adapter that TRL's
+    loss ignores, and refuses it. So this is LoRA on no layer.
     """
     from peft.utils.constants import DUMMY_TARGET_MODULES
 
@@ -67,23 +72,24 @@ def _wrapped(model: PreTrainedModel, vocabulary: SidVocabulary | None, **setting
         rows = {name: vocabulary.added_ids.tolist() for name in _matrix_names(model)}
     config = LoraConfig(task_type=TaskType.CAUSAL_LM, trainable_token_indices=rows, **settings)
     wrapped = get_peft_model(model, config)
-    # With a name, PEFT asks the hub for the base's vocabulary size at every save, then saves all embeddings.
+    # If the base has a name, PEFT asks the hub for its vocabulary size at every save, and then saves all embeddings.
     wrapped.peft_config[ADAPTER].base_model_name_or_path = ""
     return wrapped
 
 
 def _matrix_names(model: PreTrainedModel) -> list[str]:
-    """Name of the input embedding, and of the LM head where that is a matrix of its own."""
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    """Return the names of the input embedding and, if it is a separate matrix, of the LM head."""
+    embedding = model.get_input_embeddings()
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers does not type it
     holders = [embedding] if head.weight is embedding.weight else [embedding, head]
     return [name for name, module in model.named_modules() if any(module is holder for holder in holders)]
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Linear]:
-    """Name → linear layer, the LM head apart."""
+    """Return name → linear layer, without the LM head."""
     import torch
 
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers does not type it
     return {
         name: module
         for name, module in model.named_modules()
@@ -92,13 +98,13 @@ def linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Linear]:
 
 
 def _targets(model: PreTrainedModel, settings: LoraSettings) -> str | list[str]:
-    """PEFT's `target_modules`; raise a UserError where one names no linear layer."""
+    """Return PEFT's `target_modules`; raise a UserError if a target names no linear layer."""
     if ALL_LINEAR in settings.targets:
         return ALL_LINEAR
-    known = linear_layers(model)
+    layers = linear_layers(model)
     for target in settings.targets:
-        if not any(name == target or name.endswith(f".{target}") for name in known):
-            kinds = sorted({name.rpartition(".")[2] for name in known})
+        if not any(name == target or name.endswith(f".{target}") for name in layers):
+            kinds = sorted({name.rpartition(".")[2] for name in layers})
             raise UserError(
                 f"sft.lora.targets: no linear layer {target!r} in this base ({did_you_mean(target, kinds)})"
             )
@@ -110,13 +116,13 @@ def split_base_and_adapter(
 ) -> PreTrainedModel:
     """Split a trained model into a base with the trained rows, and a pure LoRA adapter.
 
-    The base plus the adapter computes what `model` computed. `model` is taken apart: do not use it again.
+    The outputs of the base with the adapter equal those of `model`. `model` must not be used afterwards.
 
     Args:
-        model: what `attach_lora` or `attach_rows` returned, trained.
+        model: a trained model that `attach_lora` or `attach_rows` returned.
         vocabulary: the tokens whose rows were trained.
-        folder: where the adapter is written, as `adapter_model.safetensors` and `adapter_config.json`; None
-            after `attach_rows`, which makes none.
+        folder: folder for the adapter's `adapter_model.safetensors` and `adapter_config.json`; None after
+            `attach_rows`, which makes no adapter.
 
     Returns:
         The base model, without adapter.
@@ -127,22 +133,22 @@ def split_base_and_adapter(
         save_adapter(model, folder)
     rows = torch.from_numpy(vocabulary.added_ids)
     with torch.no_grad():
-        trained = [weight[rows] for weight in embedding_matrices(model.get_base_model())]
+        wrapped = cast("PreTrainedModel", model.get_base_model())
+        trained = [weight[rows] for weight in embedding_matrices(wrapped)]
         base: PreTrainedModel = model.unload()
-        # A tied base has one matrix, seen twice through PEFT's wrappers.
+        # A tied base has one matrix, but PEFT's wrappers show it twice.
         for weight, values in zip(embedding_matrices(base), trained, strict=False):
             weight[rows] = values
     return base
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write the `lora_A` and `lora_B` tensors of a model (and DoRA's magnitudes), and a configuration that
-    names nothing else.
-    """
-    from peft import get_peft_model_state_dict
+    """Write the `lora_A` and `lora_B` tensors of a model (and DoRA's magnitudes), and their configuration."""
+    from peft import LoraConfig, get_peft_model_state_dict
     from safetensors.torch import save_file
 
     config = copy.deepcopy(model.peft_config[ADAPTER])
+    assert isinstance(config, LoraConfig)
     tensors = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
     lora = {
         name: tensor.detach().cpu().contiguous()
@@ -152,17 +158,22 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     config.trainable_token_indices = None
     config.modules_to_save = None
     config.inference_mode = True
-    config.target_modules = sorted(config.target_modules)
+    config.target_modules = sorted(config.target_modules or ())
     folder.mkdir(parents=True, exist_ok=True)
     save_file(lora, folder / WEIGHTS, metadata={"format": "pt"})
     config.save_pretrained(str(folder))
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftModel:
-    """Put a pure LoRA (or DoRA) adapter on its base, for inference, or to train it further.
+    """Load a pure LoRA (or DoRA) adapter onto its base, for inference or for further training.
+
+    Args:
+        model: the adapter's base.
+        folder: the adapter.
+        trainable: whether the adapter is trained further.
 
     Raises:
-        UserError: no adapter there, one that holds more than LoRA, or one of another base.
+        UserError: the folder has no adapter, or one with other tensors than LoRA's, or one of another base.
     """
     from peft import PeftModel
 
@@ -174,51 +185,53 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
 
 
 def load_adapter_weights(model: PeftModel, folder: Path) -> None:
-    """Start a model's LoRA from an adapter that an earlier training has left.
+    """Copy an earlier training's adapter into a model's LoRA.
 
     Args:
-        model: what `attach_lora` returned.
-        folder: the adapter, on the same base.
+        model: a model that `attach_lora` returned.
+        folder: an adapter of the same base.
 
     Raises:
-        UserError: no adapter there, or one of another shape.
+        UserError: the folder has no adapter, or one of another shape.
     """
     import torch
     from safetensors.torch import load_file
 
     check_adapter(model.get_base_model(), folder)
-    earlier, here = load_file(folder / WEIGHTS), {}
+    tensors = load_file(folder / WEIGHTS)
+    parameters = {}
     for name, parameter in model.named_parameters():
         if ".lora_" in name and f".{ADAPTER}" in name:
-            plain = name.replace(f".{ADAPTER}", "", 1)
-            here[plain if _is_lora(plain) else plain.removesuffix(".weight")] = parameter
-    other = sorted(here.keys() ^ earlier.keys())
-    other += [name for name in here if name in earlier and here[name].shape != earlier[name].shape]
-    if other:
+            saved_name = name.replace(f".{ADAPTER}", "", 1)
+            parameters[saved_name if _is_lora(saved_name) else saved_name.removesuffix(".weight")] = parameter
+    different = sorted(parameters.keys() ^ tensors.keys())
+    shared = [name for name in parameters if name in tensors]
+    different += [name for name in shared if parameters[name].shape != tensors[name].shape]
+    if different:
         raise UserError(
-            f"{folder}: this adapter does not fit sft.lora ({len(other)} tensors differ, such as {other[0]}); "
-            "use the rank, targets and dora it was trained with"
+            f"{folder}: this adapter does not fit sft.lora ({len(different)} tensors differ, such as "
+            f"{different[0]}); use the rank, targets and dora it was trained with"
         )
     with torch.no_grad():
-        for name, parameter in here.items():
-            parameter.copy_(earlier[name])
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
 
 
 def check_adapter(model: torch.nn.Module, folder: Path) -> None:
-    """Look at an adapter's tensors without loading them.
+    """Check the names and shapes of an adapter's tensors, without loading them.
 
     Args:
-        model: its base; weights on the meta device will do.
+        model: the adapter's base; its weights may be on the meta device.
         folder: the adapter.
 
     Raises:
-        UserError: no adapter there, one that holds more than LoRA, or one of another base.
+        UserError: the folder has no adapter, or one with other tensors than LoRA's, or one of another base.
     """
     from safetensors import SafetensorError, safe_open
 
     path = folder / WEIGHTS
     if not path.is_file() or not (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder}: holds no adapter ({WEIGHTS} and adapter_config.json)")
+        raise UserError(f"{folder}: contains no adapter ({WEIGHTS} and adapter_config.json)")
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -230,28 +243,28 @@ def check_adapter(model: torch.nn.Module, folder: Path) -> None:
 
 
 def is_dora(folder: Path) -> bool:
-    """Whether an adapter is one of DoRA: it holds a magnitude vector a layer besides `lora_A` and `lora_B`.
+    """Whether an adapter is a DoRA adapter: it has a magnitude vector per layer besides `lora_A` and `lora_B`.
 
     Raises:
-        UserError: a folder without a readable configuration.
+        UserError: the folder has no readable configuration.
     """
     config = read_json(folder / "adapter_config.json")
     return isinstance(config, dict) and bool(config.get("use_dora"))
 
 
 def _check_fits(model: torch.nn.Module, shapes: dict[str, tuple[int, ...]], path: Path) -> None:
-    """Raise a UserError unless tensors are LoRA of linear layers that the model has, in their sizes."""
-    strange = [name for name in shapes if not _is_lora(name)]
-    if strange or not shapes:
-        found = f"{len(strange)} tensors such as {strange[0]}" if strange else "no tensor"
-        raise UserError(f"{path}: expected lora_A and lora_B tensors only, found {found}")
-    linears = dict(model.named_modules())
+    """Raise a UserError unless all tensors are LoRA matrices of the model's linear layers, with fitting sizes."""
+    other = [name for name in shapes if not _is_lora(name)]
+    if other or not shapes:
+        actual = f"{len(other)} tensors such as {other[0]}" if other else "no tensor"
+        raise UserError(f"{path}: expected lora_A and lora_B tensors only, found {actual}")
+    modules = dict(model.named_modules())
     for name, shape in shapes.items():
-        module: Any = linears.get(name.removeprefix("base_model.model.").rpartition(".lora_")[0])
+        module: Any = modules.get(name.removeprefix("base_model.model.").rpartition(".lora_")[0])
         if module is None or not hasattr(module, "in_features"):
             raise UserError(f"{path}: {name} belongs to no linear layer of this base")
-        along, size = (1, module.in_features) if ".lora_A." in name else (0, module.out_features)
-        if len(shape) != 2 or shape[along] != size:
+        axis, size = (1, module.in_features) if ".lora_A." in name else (0, module.out_features)
+        if len(shape) != 2 or shape[axis] != size:
             raise UserError(f"{path}: {name} has shape {list(shape)}, but this base's layer has size {size}")
 
 

@@ -1,12 +1,12 @@
-"""What `sft.mode` trains: the one place where the modes differ.
+"""The modes of SFT (`sft.mode`): this module is the only place where they differ.
 
-`wrap` gets a base ready for the trainer, `split` makes `base/` and `sft/` of what the trainer leaves:
+`wrap` prepares a base for the trainer, and `split` makes `base/` and `sft/` from the trained model:
 
 | mode | trained | `base/` | `sft/` |
 |---|---|---|---|
 | full | every weight | the tuned weights | no adapter |
 | lora | LoRA and the SID tokens' rows | the base's weights, trained rows | LoRA |
-| qlora | the same, on 4-bit linear layers | the base's weights (not the 4-bit ones), trained rows | LoRA |
+| qlora | the same, on 4-bit linear layers | the base's full-precision weights, trained rows | LoRA |
 | sid_rows | the SID tokens' rows | the base's weights, trained rows | no adapter |
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmrec.config import LoraSettings, SftConfig
 from llmrec.errors import UserError
@@ -29,20 +29,19 @@ if TYPE_CHECKING:
 def wrap(
     model: PreTrainedModel, sft: SftConfig, vocabulary: SidVocabulary, scratch: Path
 ) -> PreTrainedModel | PeftModel:
-    """Get a base ready for training: what its mode does not train is frozen.
+    """Prepare a base for training, and freeze the weights that its mode does not train.
 
     Args:
         model: the base with the rows of the SID tokens; changed in place.
-        sft: names the mode, and its settings.
+        sft: the mode and its settings.
         vocabulary: the SID tokens.
-        scratch: a folder of the stage's own; `qlora` keeps the base's own weights there until `split`.
+        scratch: the stage's scratch folder; `qlora` keeps the full-precision weights there until `split`.
 
     Returns:
-        The model to train. Frozen and trained weights apart, it computes what `model` computed; in `qlora`, what
-        its 4-bit weights compute.
+        The model to train. Its outputs equal those of `model`; in `qlora`, those of the 4-bit weights.
 
     Raises:
-        UserError: LoRA targets that the base has not, or no bitsandbytes for `qlora`.
+        UserError: the base lacks a LoRA target, or bitsandbytes is not installed (`qlora`).
     """
     if sft.mode == "full":
         return model
@@ -55,20 +54,22 @@ def wrap(
         return lora.attach_lora(model, sft.lora, vocabulary)
 
 
-def load_adapter_weights(model: Any, sft: SftConfig, adapter: Path) -> None:
-    """Start a wrapped base from what an earlier training on the same base has left, if that has an adapter.
+def load_adapter_weights(model: PreTrainedModel | PeftModel, sft: SftConfig, adapter: Path) -> None:
+    """Continue training from the adapter of an earlier run on the same base, if that run has an adapter.
 
     Args:
-        model: what `wrap` returned.
+        model: the model that `wrap` returned.
         sft: as given to `wrap`.
         adapter: the earlier run's `sft/`.
 
     Raises:
-        UserError: an adapter of another shape, or a mode that has no place for one.
+        UserError: the adapter has another shape, or the mode trains no adapter.
     """
+    from peft import PeftModel
+
     if not (adapter / lora.WEIGHTS).is_file():
         return
-    if sft.mode in ("full", "sid_rows"):
+    if sft.mode in ("full", "sid_rows") or not isinstance(model, PeftModel):
         raise UserError(
             f"sft.start: {adapter.parent.name} has an adapter, which sft.mode={sft.mode} would lose; "
             f"use sft.mode=lora, or make one checkpoint of it first: llmrec merge {adapter.parent.name} DEST"
@@ -79,45 +80,54 @@ def load_adapter_weights(model: Any, sft: SftConfig, adapter: Path) -> None:
 def load_policy(
     base: PreTrainedModel, sft: SftConfig, adapter: Path, settings: LoraSettings, scratch: Path
 ) -> PeftModel:
-    """What preference alignment trains: the SFT model, whose adapter is a copy, or new where it has none.
+    """Load the policy for preference alignment.
+
+    It is the SFT model with a trainable copy of its adapter, or with a new adapter if SFT left none.
 
     Args:
-        base: the run's base, changed in place: after `qlora` its linear layers are small again.
-        sft: how the run's SFT was done.
+        base: the run's base; changed in place. In `qlora` its linear layers are quantized again.
+        sft: settings of the run's SFT.
         adapter: the run's `sft/`.
-        settings: of a new adapter, which changes nothing at first.
+        settings: settings of a new adapter, which does not change the outputs at first.
         scratch: as for `wrap`.
 
     Raises:
-        UserError: an adapter of another base, LoRA targets that the base has not, or no bitsandbytes for `qlora`.
+        UserError: the adapter belongs to another base, the base lacks a LoRA target, or bitsandbytes is not
+            installed (`qlora`).
     """
-    shown: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    marked: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if sft.mode == "qlora":
         quantized.quantize(base, sft.qlora, scratch)
-        shown = quantized.marked_as_4bit(base)
-    with shown:
+        marked = quantized.marked_as_4bit(base)
+    with marked:
         if (adapter / lora.WEIGHTS).is_file():
             return lora.load_adapter(base, adapter, trainable=True)
         return lora.attach_lora(base, settings)
 
 
 def split(
-    trained: Any, sft: SftConfig, vocabulary: SidVocabulary, adapter: Path, scratch: Path
+    trained: PreTrainedModel | PeftModel,
+    sft: SftConfig,
+    vocabulary: SidVocabulary,
+    adapter: Path,
+    scratch: Path,
 ) -> PreTrainedModel:
-    """Take a trained model apart into its base and, in the LoRA modes, an adapter.
+    """Split a trained model into its base and, in the LoRA modes, an adapter.
 
     Args:
-        trained: what `wrap` returned, trained; not to be used afterwards.
+        trained: the trained model that `wrap` returned; it must not be used afterwards.
         sft: as given to `wrap`.
         vocabulary: as given to `wrap`.
-        adapter: the folder that an adapter is written to.
+        adapter: the folder for the adapter.
         scratch: as given to `wrap`.
 
     Returns:
-        The base, to be saved as `base/`. With the adapter on it, it computes what `trained` computed; after
-        `qlora` it does so only where its linear layers are dequantized from the 4-bit ones.
+        The base, to be saved as `base/`. With the adapter its outputs equal those of `trained`; after `qlora` they
+        are equal only if the linear layers are dequantized from the 4-bit ones.
     """
-    if sft.mode == "full":
+    from peft import PeftModel
+
+    if not isinstance(trained, PeftModel):  # mode `full`
         return trained
     base = lora.split_base_and_adapter(trained, vocabulary, None if sft.mode == "sid_rows" else adapter)
     if sft.mode == "qlora":

@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 ORIGINALS = "full_precision.safetensors"
 KIND = "nf4"
 BLOCK = 64
-"""Weights that share a scale: bitsandbytes' own number."""
+"""Number of weights that share a scale: bitsandbytes' default."""
 
 
 def quantize(model: PreTrainedModel, settings: QloraSettings, scratch: Path) -> None:
-    """Replace the linear layers (the LM head apart) by 4-bit ones, in place; on the GPU where there is one.
+    """Replace the linear layers (except the LM head) by 4-bit layers, in place; on the GPU if there is one.
 
-    The embedding and the LM head keep their precision, as they hold the rows that are trained. The layers'
-    own weights wait on disk meanwhile: in memory they would cost what 4 bits save.
+    The embedding and the LM head keep their precision, because they have the rows that are trained. The layers'
+    full-precision weights are kept on disk; in memory they would cost what 4 bits save.
 
     Args:
         model: the base model.
-        settings: of the quantization.
-        scratch: where the layers' own weights are kept for `restore`.
+        settings: settings of the quantization.
+        scratch: folder where the full-precision weights are kept for `restore`.
 
     Raises:
-        UserError: bitsandbytes is not installed, or layers whose inputs do not divide into blocks.
+        UserError: bitsandbytes is not installed, or the inputs of a layer do not divide into blocks.
     """
     from safetensors.torch import save_file
 
@@ -49,7 +49,7 @@ def quantize(model: PreTrainedModel, settings: QloraSettings, scratch: Path) -> 
 
 
 def restore(model: PreTrainedModel, scratch: Path) -> None:
-    """Give the linear layers the weights back that they had before `quantize`, in place."""
+    """Restore the linear layers' weights from before `quantize`, in place."""
     import torch
     from safetensors import safe_open
 
@@ -63,9 +63,10 @@ def restore(model: PreTrainedModel, scratch: Path) -> None:
 
 @contextlib.contextmanager
 def marked_as_4bit(model: PreTrainedModel) -> Iterator[None]:
-    """Mark a model as 4-bit while PEFT chooses its layers.
+    """Mark a model as 4-bit inside the block, so that PEFT chooses its layers for 4-bit weights.
 
-    Not longer: TRL would round all trained weights of a model so marked, the SID rows too, to bfloat16.
+    The mark is removed afterwards, because TRL would round all trained weights of a marked model to bfloat16, the
+    SID rows too.
     """
     marked: Any = model
     marked.is_loaded_in_4bit = True
@@ -76,7 +77,7 @@ def marked_as_4bit(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _in_4_bits(bnb: Any, layer: torch.nn.Linear, double_quant: bool) -> torch.nn.Module:
-    """A 4-bit copy of a linear layer; it computes in the precision of what it is given."""
+    """Return a 4-bit copy of a linear layer; it computes in the precision of its input."""
     import torch
 
     small = bnb.nn.Linear4bit(
@@ -95,18 +96,19 @@ def _in_4_bits(bnb: Any, layer: torch.nn.Linear, double_quant: bool) -> torch.nn
         module=small,
     )
     small.bias = layer.bias
-    # On CPUs with bfloat16 the first evaluation would repack the weights for a kernel that is off by 1e-2,
-    # and that fails where a layer's sizes are no multiples of its blocks.
+    # On CPUs with bfloat16 the first evaluation would repack the weights for a kernel with errors of 1e-2, which
+    # fails for layers whose sizes are not multiples of its blocks.
     small.support_avx512bf16_for_cpu = False
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    return small.to(device).requires_grad_(False)
+    frozen: torch.nn.Module = small.to(device).requires_grad_(False)
+    return frozen
 
 
 def _check_widths(layers: dict[str, torch.nn.Linear]) -> None:
     """Raise a UserError for a layer that bitsandbytes' CPU kernel would dequantize wrongly.
 
-    The kernel (0.50.2) takes scales by the row, while the blocks run on from row to row: with 96 inputs a layer
-    comes back 27 % off, in silence. The layers of released models are multiples of 64 wide.
+    The kernel (0.50.2) reads scales by row, but blocks continue across rows. A layer with 96 inputs is
+    dequantized with an error of 27 % and without a message. Layers of released models have multiples of 64 inputs.
     """
     for name, layer in layers.items():
         if layer.in_features % BLOCK:

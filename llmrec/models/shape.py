@@ -1,4 +1,4 @@
-"""The size of a decoder, known before its weights are."""
+"""Size of a decoder, known without loading its weights."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ TYPICAL_VOCABULARY = 150_000  # Qwen3's; Llama 3 has fewer
 
 @dataclass(frozen=True)
 class Shape:
-    """Size of a decoder; all but `parameters` is a guess where only its name is known.
+    """Size of a decoder. If only the model's name is known, all sizes but `parameters` are guesses.
 
     Attributes:
-        parameters: all weights, the embedding's rows included.
+        parameters: number of all weights, embedding included.
         hidden: width of the residual stream.
         layers: number of blocks.
         intermediate: width inside the feed-forward layers.
         kv_share: key-value heads per attention head.
-        tied: whether the LM head is the embedding.
-        vocabulary: rows of the embedding.
+        tied: whether the LM head shares the embedding's matrix.
+        vocabulary: number of rows of the embedding.
     """
 
     parameters: float
@@ -37,18 +37,18 @@ class Shape:
 
     @property
     def linears(self) -> list[tuple[float, float]]:
-        """Inputs and outputs of a block's linear layers: q, k, v, o, gate, up, down."""
+        """Input and output sizes of a block's linear layers: q, k, v, o, gate, up, down."""
         h, kv, i = self.hidden, self.hidden * self.kv_share, self.intermediate
         return [(h, h), (h, kv), (h, kv), (h, h), (h, i), (h, i), (i, h)]
 
     @property
     def linear_parameters(self) -> float:
-        """Weights of all blocks' linear layers."""
+        """Number of weights in the linear layers of all blocks."""
         return self.layers * sum(inputs * outputs for inputs, outputs in self.linears)
 
 
 def model_shape(base: BaseConfig) -> Shape:
-    """Shape of the base: from `base.tiny`, a folder's config.json, or the `135M` in its name.
+    """Return the shape of the base: from `base.tiny`, a folder's config.json, or a size in its name (`135M`).
 
     Raises:
         UserError: the folder's config.json cannot be read.
@@ -59,13 +59,15 @@ def model_shape(base: BaseConfig) -> Shape:
         return _decoder(tiny.hidden, tiny.layers, tiny.intermediate, share, tiny.vocabulary, tiny.tied)
     config = Path(base.model).expanduser() / "config.json"
     if config.is_file():
-        known = read_json(config)
-        heads = known["num_attention_heads"]
-        share = known.get("num_key_value_heads", heads) / heads
-        sizes = (known["hidden_size"], known["num_hidden_layers"], known["intermediate_size"])
-        return _decoder(*sizes, share, known["vocab_size"], known.get("tie_word_embeddings", True))
-    named = re.search(r"(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", base.model.rpartition("/")[2].lower())
-    parameters = float(named[1]) * (1e9 if named[2] == "b" else 1e6) if named else 1e9
+        settings = read_json(config)
+        heads = settings["num_attention_heads"]
+        share = settings.get("num_key_value_heads", heads) / heads
+        sizes = (settings["hidden_size"], settings["num_hidden_layers"], settings["intermediate_size"])
+        return _decoder(*sizes, share, settings["vocab_size"], settings.get("tie_word_embeddings", True))
+    size_in_name = re.search(r"(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", base.model.rpartition("/")[2].lower())
+    parameters = 1e9
+    if size_in_name is not None:
+        parameters = float(size_in_name[1]) * (1e9 if size_in_name[2] == "b" else 1e6)
     hidden = (parameters / 12 / TYPICAL_LAYERS) ** 0.5
     return Shape(parameters, hidden, TYPICAL_LAYERS, 8 / 3 * hidden)
 

@@ -1,8 +1,8 @@
-"""Semantic-ID tokens: `<a_0>` … `<b_0>` …, a letter a level, as ordinary rows of the embedding matrices.
+"""Semantic-ID tokens: `<a_0>` … `<b_0>` …, one letter per level, as ordinary rows of the embedding matrices.
 
-A textual ID is spelt in the base's own tokens and closed by the end marker, the one token that is added for
-them. No ID is then the beginning of another. Shorter ones are filled up with a pad, which is no token at all:
-it never enters a prompt, and costs nothing when it is decoded.
+A textual ID consists of the base's own tokens and ends with the end marker, the only token that is added for
+textual IDs. Therefore no ID is a prefix of another. Shorter IDs are filled up with pads. A pad is not a token: it
+never enters a prompt, and decoding it costs nothing.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 ITEM_END = "<item_end>"
 """The end marker of textual IDs."""
 PAD = -1
-"""Stands for a token id where an ID shorter than the longest has ended."""
+"""Replaces a token id after the end of an ID that is shorter than the longest."""
 PAD_TO = 64
 NOISE = 0.1
-"""Of the new rows without centroids, as a share of the spread of the rows that are there."""
+"""Standard deviation of the noise on new rows without centroids, relative to that of the existing rows."""
 _SID_TOKEN = re.compile(r"^<[a-z]_\d+>$")
 
 
@@ -40,8 +40,8 @@ class SidVocabulary:
     """Maps semantic IDs to token ids.
 
     Attributes:
-        token_ids: one int64 array a level; entry `c` is the token id of code `c`, `PAD` for that of the pad.
-        end: token id of the end marker, where IDs are textual; None for codes with tokens of their own.
+        token_ids: one int64 array per level; entry `c` is the token id of code `c`, or `PAD` for the pad.
+        end: token id of the end marker of textual IDs; None if codes have tokens of their own.
     """
 
     token_ids: list[NDArray[np.int64]]
@@ -64,11 +64,11 @@ class SidVocabulary:
 
     @property
     def added_ids(self) -> NDArray[np.int64]:
-        """Token ids that were added to the base's vocabulary: those of all levels, or the end marker's."""
+        """Token ids that were added to the base's vocabulary: those of all levels, or the end marker."""
         return self.compact_ids if self.end is None else np.array([self.end])
 
     def encode(self, sid: Sequence[int]) -> list[int]:
-        """Token ids of one semantic ID, without pads."""
+        """Return the token ids of one semantic ID, without pads."""
         if len(sid) != self.levels:
             raise ValueError(
                 f"semantic ID {list(sid)} has {len(sid)} codes, the vocabulary {self.levels} levels"
@@ -77,14 +77,14 @@ class SidVocabulary:
         return without_pads([ids])[0]
 
     def encode_many(self, sids: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Token ids `[n, levels]` of semantic IDs `[n, levels]`; `PAD` behind the end of a shorter one."""
+        """Return token ids `[n, levels]` of semantic IDs `[n, levels]`; `PAD` after the end of a shorter ID."""
         if sids.ndim != 2 or sids.shape[1] != self.levels:
             raise ValueError(f"semantic IDs have shape {sids.shape}, the vocabulary {self.levels} levels")
         return np.stack([ids[sids[:, level]] for level, ids in enumerate(self.token_ids)], axis=1)
 
 
 def without_pads(rows: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Token ids of IDs, the pads of the shorter ones left out."""
+    """Return the token ids of IDs without pads."""
     return [[token for token in row if token != PAD] for row in rows]
 
 
@@ -98,19 +98,19 @@ def add_sid_tokens(
 ) -> SidVocabulary:
     """Add the semantic-ID tokens to tokenizer and model, in place, with informative rows.
 
-    A new row starts at the mean of the rows that are there (Hewitt 2021); with `geometry` it is moved by its
-    centroid, rotated into the hidden space, so that codes near in item space are near in the model too. IDs
-    without codebooks get the mean and a little noise: rows that are all the same would leave the model unable
-    to tell one item from another until the first steps have moved them apart. An untied LM head gets its rows
-    the same way. A base that has exactly these tokens already keeps its rows.
+    A new row starts at the mean of the existing rows (Hewitt 2021). With `geometry` its centroid, rotated into
+    the hidden space, is added, so that codes near in item space are near in the model too. IDs without codebooks
+    get the mean and a little noise: with equal rows the model could not distinguish items until the first steps
+    have moved the rows apart. An untied LM head gets its rows in the same way. A base that already has exactly
+    these tokens keeps its rows.
 
     Args:
         model: the base model, tied or untied.
         tokenizer: its tokenizer.
-        sizes: codes of each level.
-        codebooks: float32 `[codes, dim]` a level; None where the IDs have none.
+        sizes: number of codes of each level.
+        codebooks: float32 `[codes, dim]` for each level; None if the IDs have no codebooks.
         init: `geometry`, or `mean` for the mean alone.
-        seed: seed of the rotations, and of the noise.
+        seed: seed of the rotations and of the noise.
 
     Raises:
         UserError: the base has semantic-ID tokens of other sizes.
@@ -151,20 +151,20 @@ def add_textual_ids(
 ) -> tuple[SidVocabulary, NDArray[np.int32]]:
     """Spell textual IDs in the base's tokens, and add the end marker to tokenizer and model, in place.
 
-    The marker's row starts at the mean of the rows that are there; a base that has the marker keeps its row.
-    Texts are data: no special or added token comes out of them. Those that a tokenizer cannot tell apart (it
-    may fold case, say) get a number.
+    The marker's row starts at the mean of the existing rows; a base that already has the marker keeps its row.
+    Texts are data, so they never become special or added tokens. Texts with equal tokens (a tokenizer may fold
+    case, for example) get a number.
 
     Args:
         model: the base model, tied or untied.
         tokenizer: its tokenizer.
-        texts: one text an item.
+        texts: one text per item.
 
     Returns:
-        The vocabulary and the items' codes, as `codes_by_position` gives them.
+        The vocabulary and the items' codes, as `codes_by_position` returns them.
 
     Raises:
-        UserError: the tokenizer makes nothing of the texts.
+        UserError: the tokenizer returns no tokens for the texts.
     """
     import torch
     from tokenizers import AddedToken
@@ -182,15 +182,15 @@ def add_textual_ids(
 
 
 def codes_by_position(texts: Sequence[Sequence[int]], end: int) -> tuple[SidVocabulary, NDArray[np.int32]]:
-    """Texts as rows of equal length: a level is a position, its codes are the tokens that occur there.
+    """Convert texts to codes: a level is a position, and its codes are the tokens that occur there.
 
     Args:
-        texts: token ids of each item's text, no two the same.
-        end: the end marker, which is put behind each.
+        texts: token ids of each item's text, all distinct.
+        end: token id of the end marker, which is appended to each text.
 
     Returns:
-        The vocabulary, sorted by token id, from the second level on with the pad before them; and int32
-        `[items, longest]`, codes into it.
+        The vocabulary: each level sorted by token id, from the second level on with the pad first. And the items'
+        codes, int32 `[items, longest]`.
     """
     table = np.full((len(texts), max(map(len, texts)) + 1), PAD)
     for row, tokens in zip(table, texts, strict=True):
@@ -201,10 +201,10 @@ def codes_by_position(texts: Sequence[Sequence[int]], end: int) -> tuple[SidVoca
 
 
 def distinct_token_lists(encode: TextEncoder, texts: list[str]) -> list[list[int]]:
-    """Tokens of texts, no two the same and none empty: a number behind a text makes it so.
+    """Return the token ids of texts, made distinct and non-empty by appending a number where needed.
 
     Raises:
-        UserError: the tokenizer makes nothing of the texts.
+        UserError: the tokenizer returns no tokens for the texts.
     """
     taken: set[tuple[int, ...]] = set()
     found = []
@@ -233,7 +233,7 @@ def embedding_weight(model: PreTrainedModel) -> torch.nn.Parameter:
 
 
 def embedding_matrices(model: PreTrainedModel) -> list[torch.nn.Parameter]:
-    """The input embedding `[vocabulary, hidden]`, and the LM head's matrix where it is another one."""
+    """Return the input embedding `[vocabulary, hidden]` and, if it is a separate matrix, that of the LM head."""
     get_head: Callable[[], torch.nn.Linear] = model.get_output_embeddings
     embedding, head = embedding_weight(model), get_head().weight
     return [embedding] if embedding is head else [embedding, head]
@@ -242,13 +242,13 @@ def embedding_matrices(model: PreTrainedModel) -> list[torch.nn.Parameter]:
 def _initialise_rows(
     model: PreTrainedModel, vocabulary: SidVocabulary, used: int, offsets: torch.Tensor
 ) -> None:
-    """Grow the embedding matrices if need be, and write the rows of new tokens.
+    """Grow the embedding matrices if necessary, and write the rows of new tokens.
 
     Args:
         model: the model, changed in place.
-        vocabulary: names the new tokens, `added_ids`.
-        used: tokens before the extension; matrices may have had more rows than that (Qwen pads its own).
-        offsets: float32 `[new tokens, hidden]`, in units of the spread of the rows that are there.
+        vocabulary: the new tokens are its `added_ids`.
+        used: number of tokens before the extension; the matrices may have more rows (Qwen pads them).
+        offsets: float32 `[new tokens, hidden]`, in units of the standard deviation of the existing rows.
     """
     import torch
 
@@ -265,7 +265,7 @@ def _initialise_rows(
 
 
 def _noise(model: PreTrainedModel, rows: int, seed: int) -> torch.Tensor:
-    """Offsets that only tell rows apart, float32 `[rows, hidden]`."""
+    """Return random offsets that make rows distinct, float32 `[rows, hidden]`."""
     import torch
 
     hidden = embedding_weight(model).shape[1]
@@ -276,11 +276,11 @@ def _noise(model: PreTrainedModel, rows: int, seed: int) -> torch.Tensor:
 def _hidden_offsets(
     model: PreTrainedModel, codebooks: list[NDArray[np.float32]], init: str, seed: int
 ) -> torch.Tensor:
-    """Centroids of all levels as offsets in the hidden space, float32 `[sum of codes, hidden]`.
+    """Map the centroids of all levels to offsets in the hidden space, float32 `[sum of codes, hidden]`.
 
-    Principal coordinates of a level's centroids keep their distances (all of them where the hidden size is at
-    least their rank, else the largest part); an orthogonal map of the level's own spreads them over the
-    hidden dimensions and keeps levels apart. Each level has a root mean square of 1.
+    Principal coordinates of a level's centroids preserve their distances, exactly if the hidden size is at least
+    their rank. A random orthogonal map for each level spreads them over the hidden dimensions and separates the
+    levels. Each level has a root mean square of 1.
     """
     import torch
 

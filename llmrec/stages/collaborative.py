@@ -1,4 +1,4 @@
-"""The collaborative stage: train the sequential models that other stages read."""
+"""The collaborative stage: train the collaborative models that other stages read."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def sections(recipe: Recipe, requested: Collection[str]) -> tuple[str, ...]:
-    """Recipe sections of the systems to train, and of no others."""
+    """Return the recipe sections of the requested systems only."""
     from llmrec.collaborative.systems import systems_in
 
     return tuple(f"collaborative.{name}" for name in systems_in(requested))
 
 
 def run(context: StageContext) -> None:
-    """Train each requested system; one that was finished before a kill is not trained again.
+    """Train each requested system. A system that was finished before a kill is not trained again.
 
     Writes `collaborative/<system>.safetensors` and `collaborative/report.json`.
 
@@ -44,7 +44,7 @@ def run(context: StageContext) -> None:
 
 
 def _train(context: StageContext, name: str, finished: Path) -> None:
-    """Train one system. Its log is written last, so a log vouches for the weights beside it."""
+    """Train one system. Its log is written last, so a log proves that the weights beside it are complete."""
     import polars as pl
 
     from llmrec.collaborative.sasrec import Sasrec

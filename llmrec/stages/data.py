@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def external(recipe: Recipe) -> list[Path]:
-    """Files outside the run that the stage reads: the card, and the dataset, which is fetched if need be.
+    """Return the files outside the run that the stage reads: the card and the dataset, fetched if necessary.
 
     Raises:
-        UserError: no such card or file, or no source can be reached.
+        UserError: the card or a file does not exist, or no source can be reached.
     """
     from llmrec.data.card import load_card
     from llmrec.data.source import locate
@@ -25,10 +25,10 @@ def external(recipe: Recipe) -> list[Path]:
 
 
 def run(context: StageContext) -> None:
-    """Write `data/interactions.parquet`, `data/items.parquet`, `data/report.json`, and `data/users.parquet` if any.
+    """Write `interactions.parquet`, `items.parquet`, `users.parquet` (if any) and `report.json` in `data/`.
 
     Raises:
-        UserError: naming the file and row, or the key, that is at fault.
+        UserError: invalid data or an invalid key; the message names the file and row, or the key.
     """
     from llmrec.data.build import build
 

@@ -1,4 +1,4 @@
-"""The decode stage: top-K lists of all held-out users by every model of the run, and how many are proven exact."""
+"""The decode stage: top-K lists of all held-out users from every model of the run, and the share proven exact."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from llmrec.config import Recipe
 
 VALID = "valid"
-"""The split by which aligned models are judged (`llmrec.evaluate.gate`)."""
+"""The split on which aligned models are judged (`llmrec.evaluate.gate`)."""
 
 
 def run(ctx: StageContext) -> None:
     """Write `decode/<model>-<split>.parquet` for each model of the run, and `decode/report.json`.
 
-    Splits are the recipe's, and `valid` where there is an aligned model. Lists that this run or its parent holds
-    already, of the same model by the same settings, are taken over; the manifest's notes name them.
+    Splits are those of the recipe, and `valid` if the run has an aligned model. Lists that exist in this run or its
+    parent, made by the same model with the same settings, are reused; the manifest's notes name them.
 
     Raises:
-        UserError: no sft stage, broken files, or a split without targets.
+        UserError: the sft stage has not run, files are broken, or a split has no targets.
     """
     from llmrec.files import link_or_copy, write_json
     from llmrec.recommend.lists import certified_share, ranked_lists
@@ -36,23 +36,24 @@ def run(ctx: StageContext) -> None:
     decode = ctx.recipe.decode
     recommender = Recommender.load(ctx.run, SFT, decode.device, as_trained=True)
     aligned = [model for model in recommender.run.adapters if model in ALIGNED]
-    gate = [VALID] if aligned and VALID not in decode.splits else []
-    examples = {split: _examples(ctx, split) for split in [*decode.splits, *gate]}
+    gate_splits = [VALID] if aligned and VALID not in decode.splits else []
+    examples = {split: _examples(ctx, split) for split in [*decode.splits, *gate_splits]}
     shares: dict[str, dict[str, float | None]] = {split: {} for split in examples}
-    taken: dict[str, str] = {}
+    reused_from: dict[str, str] = {}
     for model in [SFT, *aligned]:
         for split, rows in examples.items():
             name = layout.lists(model, split)
-            found = find_lists(ctx, model, split)
-            if found is not None:
-                link_or_copy(found[0], ctx.work / name)
-                shares[split][model], taken[name] = found[1], found[0].parents[1].name
+            existing = find_lists(ctx, model, split)
+            if existing is not None:
+                path, shares[split][model] = existing
+                link_or_copy(path, ctx.work / name)
+                reused_from[name] = path.parents[1].name
                 continue
             top = recommender.rank(rows["history"].to_list(), decode, model=model)
             ranked_lists(rows["user_id"], top, recommender.items).write_parquet(ctx.work / name)
             shares[split][model] = certified_share(top)
-    if taken:
-        ctx.notes["taken"] = taken
+    if reused_from:
+        ctx.notes["taken"] = reused_from
     report: dict[str, Any] = {"engine": decode.engine, "width": decode.width, "k": decode.list_length}
     report["splits"] = {
         split: {"users": len(rows), "certified": shares[split]} for split, rows in examples.items()
@@ -70,7 +71,7 @@ def _examples(ctx: StageContext, split: str) -> pl.DataFrame:
 
 
 def prior_files(recipe: Recipe) -> list[str]:
-    """Files of the stage collaborative that hold the prior's model."""
+    """Return the files of the collaborative stage with the prior's model."""
     from llmrec.collaborative.systems import files_of
 
     return files_of([recipe.decode.prior.system] if recipe.decode.prior is not None else [])

@@ -10,7 +10,7 @@ def run(context: StageContext) -> None:
     """Align the SFT model with pairs; write `dpo/`, a pure LoRA adapter, and its log.
 
     Raises:
-        UserError: pairs that are broken, a loss that is no number, or no memory left.
+        UserError: the pairs are broken, the loss is not a number, or memory is exhausted.
     """
     from llmrec.train.alignment.dpo import align_by_pairs
 
@@ -19,7 +19,7 @@ def run(context: StageContext) -> None:
 
 STAGE = Stage(
     name="dpo",
-    help="Align the tuned model with such pairs, and judge it on validation.",
+    help="Align the tuned model with preference pairs, and judge it on validation users.",
     version=1,
     sections=("data.history", "decode.mask_seen", "pairs", "sft.mode", "sft.qlora", "dpo", "track"),
     reads=(

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def baseline_files(recipe: Recipe) -> list[str]:
-    """Files of the stage collaborative that hold baselines."""
+    """Return the files of the collaborative stage with the baselines' models."""
     from llmrec.collaborative.systems import files_of
 
     return files_of(recipe.eval.baselines)
 
 
 def zero_shot_files(recipe: Recipe) -> list[str]:
-    """Lists of the stage zero_shot; none where the recipe does not compare with the untuned base."""
+    """Return the lists of the zero_shot stage; none if the recipe does not compare with the untuned base."""
     from llmrec.recommend.model_names import ZERO_SHOT
 
     return (
@@ -33,10 +33,10 @@ def zero_shot_files(recipe: Recipe) -> list[str]:
 def run(context: StageContext) -> None:
     """Write `eval/metrics.json`, `eval/per_user.parquet`, and the baselines' lists under `decode/`.
 
-    Where the recipe has tasks also `eval/tasks.json`; where the run has aligned models also `eval/gate.json`.
+    It also writes `eval/tasks.json` if the recipe has tasks, and `eval/gate.json` if the run has aligned models.
 
     Raises:
-        UserError: a split without targets, or malformed lists.
+        UserError: a split has no targets, or lists are malformed.
     """
     from llmrec.evaluate.evaluation import evaluate
 

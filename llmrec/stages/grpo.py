@@ -1,4 +1,4 @@
-"""The grpo stage: the tuned model aligned by rewards of its own rollouts."""
+"""The grpo stage: alignment of the tuned model with rewards of its own rollouts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def external(recipe: Recipe) -> list[Path]:
-    """Files outside the run that the stage reads: source files of the user's own rewards."""
+    """Return the files outside the run that the stage reads: source files of the user's own rewards."""
     from llmrec.train.alignment.rewards import source_files
 
     return source_files(reward.name for reward in recipe.grpo.rewards)
 
 
 def judge_files(recipe: Recipe) -> list[str]:
-    """Files of the stage collaborative that hold the judge a reward asks."""
+    """Return the files of the collaborative stage with the judge that a reward needs."""
     from llmrec.collaborative.systems import files_of
 
     return files_of([recipe.grpo.judge] if recipe.grpo.needs_judge else [])
@@ -30,7 +30,7 @@ def run(context: StageContext) -> None:
     """Align the SFT model with rewarded rollouts; write `grpo/`, a pure LoRA adapter, and its log.
 
     Raises:
-        UserError: a reward that is broken, no prompts, a loss that is no number, or no memory left.
+        UserError: a reward fails, there are no prompts, the loss is not a number, or memory is exhausted.
     """
     from llmrec.train.alignment.grpo import align_by_rewards
 
@@ -39,7 +39,7 @@ def run(context: StageContext) -> None:
 
 STAGE = Stage(
     name="grpo",
-    help="Align the tuned model by rewards of its own lists, and judge it on validation.",
+    help="Align the tuned model with rewards of its own lists, and judge it on validation users.",
     version=1,
     sections=("data.history", "decode.mask_seen", "sft.mode", "sft.qlora", "grpo", "track"),
     reads=(data.STAGE, Input(collaborative.STAGE, judge_files), ids.STAGE, sft.STAGE),

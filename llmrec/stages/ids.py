@@ -18,7 +18,7 @@ def run(context: StageContext) -> None:
     """Give every item of `data/items.parquet` a unique semantic ID; write `ids/`.
 
     Raises:
-        UserError: no items, or what the tokenizer, the encoder or the user's own vectors lack.
+        UserError: there are no items, or the tokenizer, the encoder or the user's own vectors lack something.
     """
     import polars as pl
     from safetensors.numpy import save_file
@@ -38,31 +38,34 @@ def run(context: StageContext) -> None:
         pl.DataFrame([signals.items["item_id"], texts]).write_parquet(folder / "sids.parquet")
         write_json(folder / "report.json", _describe_texts(texts, recipe))
         return
-    made = make_semantic_ids(signals, recipe)
-    column = pl.Series("sid", made.sids, dtype=pl.Array(pl.Int32, made.sids.shape[1])).cast(pl.List(pl.Int32))
+    ids = make_semantic_ids(signals, recipe)
+    column = pl.Series("sid", ids.sids, dtype=pl.Array(pl.Int32, ids.sids.shape[1])).cast(pl.List(pl.Int32))
     pl.DataFrame([signals.items["item_id"], column]).write_parquet(folder / "sids.parquet")
-    if made.vectors is not None and made.tokenizer_output.codec is not None:
-        save_codec(folder, made.tokenizer_output.codec)
-        books = code_centroids(made.tokenizer_output, made.sids, made.sizes, made.vectors)
-        save_file({f"level_{i}": book for i, book in enumerate(books)}, folder / CODEBOOKS)
-        save_distances(folder, made.tokenizer_output.codec, made.vectors, made.sids)
+    if ids.vectors is not None and ids.tokenizer_output.codec is not None:
+        save_codec(folder, ids.tokenizer_output.codec)
+        codebooks = code_centroids(ids.tokenizer_output, ids.sids, ids.sizes, ids.vectors)
+        save_file({f"level_{i}": codebook for i, codebook in enumerate(codebooks)}, folder / CODEBOOKS)
+        save_distances(folder, ids.tokenizer_output.codec, ids.vectors, ids.sids)
         if len(recipe.ids.inputs) > 1:
             save_file(signals.fusion.tensors(), folder / FUSION)
-    write_json(folder / "report.json", made.report)
+    write_json(folder / "report.json", ids.report)
 
 
 def external(recipe: Recipe) -> list[Path]:
-    """Files outside the run that the stage reads: own vectors, images, the files of a local encoder's folder."""
+    """Return the files outside the run that the stage reads.
+
+    They are the user's own vectors and images, an index file, the IDs of an earlier run, and a local encoder's files.
+    """
     from llmrec.ids.codecs.store import CODEC
 
     ids = recipe.ids
-    given = [getattr(ids, name) for name in ("vectors", "images") if name in ids.inputs]
+    paths = [getattr(ids, name) for name in ("vectors", "images") if name in ids.inputs]
     if ids.quantizer.kind == "index":
-        given.append(ids.quantizer.path)
+        paths.append(ids.quantizer.path)
     if ids.quantizer.kind == "kept":
         earlier = run_folder(ids.quantizer.run) / "ids"
-        given += [str(earlier / name) for name in ("sids.parquet", "report.json", CODEC)]
-    files = [path for name in given if (path := Path(name).expanduser()).is_file()]
+        paths += [str(earlier / name) for name in ("sids.parquet", "report.json", CODEC)]
+    files = [file for path in paths if (file := Path(path).expanduser()).is_file()]
     if "text" in ids.inputs:
         folder = Path(ids.encoder.model).expanduser()
         files += sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
@@ -70,8 +73,8 @@ def external(recipe: Recipe) -> list[Path]:
 
 
 def _describe_texts(texts: pl.Series, recipe: Recipe) -> dict[str, Any]:
-    """The content of `ids/report.json` for textual IDs, whose tokens only the base model's tokenizer knows."""
-    words = texts.str.split(" ").list.len()
+    """Return `ids/report.json` for textual IDs. Their tokens are unknown without the base's tokenizer."""
+    words = texts.str.split(" ").list.len().to_numpy()
     return {
         "quantizer": recipe.ids.quantizer.model_dump(mode="json"),
         "items": len(texts),
@@ -80,7 +83,7 @@ def _describe_texts(texts: pl.Series, recipe: Recipe) -> dict[str, Any]:
 
 
 def collaborative_files(recipe: Recipe) -> list[str]:
-    """Files of the stage collaborative that the IDs are made from."""
+    """Return the files of the collaborative stage that the IDs are made from."""
     from llmrec.collaborative.systems import ITEM_VECTORS, files_of
 
     ids = recipe.ids

@@ -1,4 +1,4 @@
-"""The pairs stage: what training users chose, and rejected items beside it."""
+"""The pairs stage: items that training users chose, each with rejected items."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def judge_files(recipe: Recipe) -> list[str]:
-    """Files of the stage collaborative that hold the judge of candidate items."""
+    """Return the files of the collaborative stage with the judge of candidate items."""
     from llmrec.collaborative.systems import files_of
 
     return files_of([recipe.pairs.judge] if "judge" in recipe.pairs.sources else [])
@@ -25,7 +25,7 @@ def run(context: StageContext) -> None:
     """Write `pairs/pairs.parquet` and `pairs/report.json`.
 
     Raises:
-        UserError: nobody to learn from, more rejected items wanted than a user leaves, or what a source lacks.
+        UserError: no user has two training items, a user has too few items to reject, or a source lacks its data.
     """
     from llmrec.catalogue.catalogue import Catalogue
     from llmrec.files import write_json
@@ -42,15 +42,15 @@ def run(context: StageContext) -> None:
     else:
         catalogue, beams = Catalogue.load(context.run / layout.BASE, as_trained=True), None
     pairs, report = make_pairs(recipe.pairs, context.run, catalogue, recipe.seed, recipe.data.history, beams)
-    alone = report["users_left_out"]["fewer_than_two_training_items"]
-    if alone:
-        print_notice(f"pairs: users left out, with fewer than two training items: {alone:,}")
+    skipped = report["users_left_out"]["fewer_than_two_training_items"]
+    if skipped:
+        print_notice(f"pairs: users left out, with fewer than two training items: {skipped:,}")
     pairs.write_parquet(context.work / layout.PAIRS)
     write_json(context.work / layout.PAIRS_REPORT, report)
 
 
 def _sft_beams(trained: TrainedRun, recipe: Recipe) -> SearchBeams:
-    """Asks the run's SFT model, whatever the run has been aligned to since."""
+    """Return a beam search with the run's SFT model, even if the run has aligned models."""
     from llmrec.recommend.model_names import BASE
     from llmrec.recommend.recommender import Recommender
     from llmrec.train.alignment.pairs import beam_searcher
@@ -62,7 +62,7 @@ def _sft_beams(trained: TrainedRun, recipe: Recipe) -> SearchBeams:
 
 STAGE = Stage(
     name="pairs",
-    help="Draw what each user chose, and items that stand for what they did not.",
+    help="Draw preference pairs: items that users chose, and rejected items that they did not choose.",
     version=1,
     sections=("data.history", "pairs"),
     reads=(data.STAGE, Input(collaborative.STAGE, judge_files), ids.STAGE, sft.STAGE),

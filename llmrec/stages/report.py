@@ -1,4 +1,4 @@
-"""The report stage: one offline page, made from the run's files alone."""
+"""The report stage: one offline page, made only from the run's files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def run(context: StageContext) -> None:
     """Write `eval/report.html`.
 
     Raises:
-        UserError: the run is not evaluated.
+        UserError: the eval stage has not run.
     """
     from llmrec.files import atomic_write
     from llmrec.report.page import render

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def external(recipe: Recipe) -> list[Path]:
-    """Files outside the run that the stage reads: prompt files, and a local base model or earlier run."""
+    """Return the files outside the run that the stage reads: prompt files, and a local base or an earlier run."""
     from llmrec import assets
     from llmrec.models.base import checkpoint_files
     from llmrec.models.base import external as base_files
@@ -29,14 +29,14 @@ def external(recipe: Recipe) -> list[Path]:
 
 
 def teacher_files(recipe: Recipe) -> list[str]:
-    """Files of the stage collaborative that hold the teacher."""
+    """Return the files of the collaborative stage with the teacher."""
     from llmrec.collaborative.systems import files_of
 
     return files_of([recipe.sft.distillation.teacher] if recipe.sft.distillation is not None else [])
 
 
 def sections(recipe: Recipe, requested: Collection[str]) -> tuple[str, ...]:
-    """Sections that the weights and the log depend on; validation lists leave out seen items as decoding does."""
+    """Return the sections that weights and log depend on; validation lists mask seen items as decoding does."""
     lists = ("decode.mask_seen",) if recipe.sft.valid_lists is not None else ()
     return ("data.history", "base", "prompts", "sft", "track", *lists)
 
@@ -45,7 +45,7 @@ def run(context: StageContext) -> None:
     """Fine-tune, then write `base/`, `sft/` (an adapter in the LoRA modes) and `sft/metrics.jsonl`.
 
     Raises:
-        UserError: what the base, the prompts or the settings have wrong, or a loss that is no number.
+        UserError: the base, the prompts or the settings are invalid, or the loss is not a number.
     """
     from llmrec.train.sft.fine_tune import fine_tune
 
@@ -58,7 +58,7 @@ STAGE = Stage(
     version=1,
     sections=sections,
     reads=(data.STAGE, Input(collaborative.STAGE, teacher_files), ids.STAGE),
-    # Aligned adapters stand on the base that is replaced, so they are deleted with it.
+    # Aligned adapters belong to the replaced base, so they are deleted with it.
     owns=("sft", "base", "dpo", "grpo"),
     run=run,
     external=external,

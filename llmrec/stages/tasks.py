@@ -1,6 +1,6 @@
-"""The tasks stage: the run's model answers the questions of `eval.tasks`, without any constraint.
+"""The tasks stage: the run's model answers the questions of `eval.tasks` by unconstrained generation.
 
-The answers are scored in the stage eval without the model, so metrics and intervals may change without new answers.
+The eval stage scores the answers without the model, so metrics and intervals may change without new answers.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 
 def answer_files(recipe: Recipe) -> list[str]:
-    """What the stages eval and report read of this one: nothing where the recipe lists no task."""
+    """Return the files of this stage that the stages eval and report read; none if the recipe lists no task."""
     return [layout.ANSWERS, layout.TASKS_REPORT] if recipe.eval.tasks else []
 
 
 def external(recipe: Recipe) -> list[Path]:
-    """Files outside the run that the stage reads: prompt files."""
+    """Return the files outside the run that the stage reads: prompt files."""
     from llmrec import assets
 
     return [assets.find("prompts", entry.task) for entry in recipe.eval.tasks]
 
 
 def run(ctx: StageContext) -> None:
-    """Ask the questions of `eval.tasks`; write `tasks/answers.parquet` and `tasks/report.json`.
+    """Answer the questions of `eval.tasks`; write `tasks/answers.parquet` and `tasks/report.json`.
 
     Raises:
-        UserError: no tasks, one that is asked twice, or one that nobody can be asked.
+        UserError: no tasks, a repeated task, or a task without any question.
     """
     import polars as pl
 
@@ -47,24 +47,25 @@ def run(ctx: StageContext) -> None:
         raise UserError("eval.tasks: the recipe lists no task, so there is nothing to ask")
     recommender = Recommender.load(ctx.run, SFT, ctx.recipe.decode.device, as_trained=True)
     encoder = training_encoder(ctx.run, recommender)
-    asker, answerer = EvalQuestions(ctx.run, encoder, ctx.recipe.seed), Answerer(recommender)
-    found: list[pl.DataFrame] = [pl.DataFrame(schema=SCHEMA)]
+    eval_questions = EvalQuestions(ctx.run, encoder, ctx.recipe.seed)
+    answerer = Answerer(recommender)
+    answers: list[pl.DataFrame] = [pl.DataFrame(schema=SCHEMA)]
     report: dict[str, Any] = {"asked": [], "off": []}
-    known: set[tuple[str, str, str]] = set()
+    answered: set[tuple[str, str, str]] = set()
     for entry in ctx.recipe.eval.tasks:
         mixed = resolve_eval_task(entry, encoder.fields)
         if mixed is None:
             report["off"].append(entry.task)
             continue
-        for questions in asker.for_task(entry, mixed):
+        for questions in eval_questions.for_task(entry, mixed):
             key = (questions.split, questions.task.id, questions.template.id)
-            if key in known:
+            if key in answered:
                 raise UserError(f"eval.tasks: {key[1]}, template {key[2]}, is asked twice on {key[0]}")
-            known.add(key)
-            found.append(answerer.answer(questions))
+            answered.add(key)
+            answers.append(answerer.answer(questions))
             report["asked"].append(describe_questions(questions) | {"liked": entry.liked})
     with atomic_write(ctx.work / layout.ANSWERS) as partial:
-        pl.concat(found).write_parquet(partial)
+        pl.concat(answers).write_parquet(partial)
     write_json(ctx.work / layout.TASKS_REPORT, report)
 
 

@@ -1,4 +1,4 @@
-"""The zero_shot stage: lists of the base as it was before training, a baseline for what training adds."""
+"""The zero_shot stage: lists of the untuned base, a baseline that shows the gain of training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def external(recipe: Recipe) -> list[Path]:
-    """Files outside the run that the stage reads: the prompt file, and a local base model."""
+    """Return the files outside the run that the stage reads: the prompt file, and a local base model."""
     from llmrec import assets
     from llmrec.models.base import external as base_files
 
@@ -26,7 +26,7 @@ def run(ctx: StageContext) -> None:
     """Write `zero_shot/lists-<split>.parquet` for each split of the recipe, and `zero_shot/report.json`.
 
     Raises:
-        UserError: a base with random weights, a template that does more than name titles, or no targets.
+        UserError: the base has random weights, the template names more than titles, or a split has no targets.
     """
     from llmrec.data.examples import evaluation_examples
     from llmrec.files import write_json
@@ -35,15 +35,15 @@ def run(ctx: StageContext) -> None:
 
     recipe = ctx.recipe
     if recipe.base.model == "tiny":
-        raise UserError("zero_shot: base.model=tiny has random weights: there is nothing frozen to ask")
-    frozen = ZeroShotRecommender(ctx.run, recipe)
-    report: dict[str, Any] = {"template": frozen.template.model_dump(mode="json"), "splits": {}}
+        raise UserError("zero_shot: base.model=tiny has random weights, so it is no untuned baseline")
+    recommender = ZeroShotRecommender(ctx.run, recipe)
+    report: dict[str, Any] = {"template": recommender.template.model_dump(mode="json"), "splits": {}}
     for split in recipe.decode.splits:
         examples = evaluation_examples(ctx.run, split, recipe.decode.users, recipe.seed)
         if examples.is_empty():
             raise UserError(f"data: no user has a {split} target to decode for")
-        top = frozen.rank(examples)
-        ranked_lists(examples["user_id"], top, frozen.items).write_parquet(
+        top = recommender.rank(examples)
+        ranked_lists(examples["user_id"], top, recommender.items).write_parquet(
             ctx.work / layout.zero_shot_lists(split)
         )
         report["splits"][split] = {"users": len(examples), "certified": certified_share(top)}

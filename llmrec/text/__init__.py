@@ -1,1 +1,1 @@
-"""From items and histories to token ids: prompt files, the one encoder, previews."""
+"""Converts items and histories to token ids: prompt files, the prompt encoder, the training mix."""

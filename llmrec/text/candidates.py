@@ -1,4 +1,4 @@
-"""Candidates: a target among items that its user has not chosen."""
+"""Candidate lists: a target among items that its user has not chosen."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from random import Random
 
 
 class CandidateSampler:
-    """Draws candidates, uniformly from the catalogue.
+    """Samples candidates uniformly from the catalogue.
 
     Args:
-        items: the catalogue.
-        seed: of the draws.
+        items: item ids of the catalogue.
+        seed: seed of the draws.
     """
 
     def __init__(self, items: Sequence[str], seed: int) -> None:
@@ -20,29 +20,32 @@ class CandidateSampler:
         self._chosen: tuple[Sequence[str], frozenset[str]] = ((), frozenset())
 
     def sample(self, target: str, count: int, chosen: Sequence[str]) -> list[str]:
-        """Candidates for a target, in random order.
+        """Sample candidates for a target.
 
         Args:
             target: item id.
-            count: how many candidates, the target among them; fewer where the catalogue has no more to offer.
+            count: number of candidates, the target included; fewer if the catalogue has too few items.
             chosen: item ids that must not be drawn.
-        """
-        mine = self._set(chosen) | {target}
-        left = len(self._items) - len(mine)
-        found: dict[str, None] = {}
-        if left < 2 * count:
-            rest = [item for item in self._items if item not in mine]
-            found = dict.fromkeys(self._random.sample(rest, min(count - 1, len(rest))))
-        while len(found) < min(count - 1, left):
-            item = self._items[int(self._random.random() * len(self._items))]
-            if item not in mine:
-                found[item] = None
-        shown = list(found)
-        shown.insert(self._random.randrange(len(shown) + 1), target)
-        return shown
 
-    def _set(self, chosen: Sequence[str]) -> frozenset[str]:
-        """The same items as a set; one user's targets come one after another."""
+        Returns:
+            Item ids in random order, the target among them.
+        """
+        excluded = self._as_set(chosen) | {target}
+        eligible_count = len(self._items) - len(excluded)
+        negatives: dict[str, None] = {}
+        if eligible_count < 2 * count:
+            eligible = [item for item in self._items if item not in excluded]
+            negatives = dict.fromkeys(self._random.sample(eligible, min(count - 1, len(eligible))))
+        while len(negatives) < min(count - 1, eligible_count):
+            item = self._items[int(self._random.random() * len(self._items))]
+            if item not in excluded:
+                negatives[item] = None
+        candidates = list(negatives)
+        candidates.insert(self._random.randrange(len(candidates) + 1), target)
+        return candidates
+
+    def _as_set(self, chosen: Sequence[str]) -> frozenset[str]:
+        """Return the items as a set. The last set is cached, because one user's targets follow one another."""
         if chosen is not self._chosen[0]:
             self._chosen = chosen, frozenset(chosen)
         return self._chosen[1]

@@ -1,4 +1,4 @@
-"""The one encoder: histories and targets to token ids, for training, decoding and serving alike."""
+"""The prompt encoder: converts histories and targets to token ids, for training, decoding and serving."""
 
 from __future__ import annotations
 
@@ -18,13 +18,18 @@ from llmrec.token_tree import IGNORE, TokenTree, TreeBuilder
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# Chat templates that print today's date would make training and serving differ.
+# A chat template that prints today's date would make training and serving differ.
 FIXED_DATE = "01 Jan 2025"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A training sample: token ids (prompt, answer, end token if any) and where the answer starts."""
+    """A training sample.
+
+    Attributes:
+        ids: token ids of the prompt, the answer, and the end token if the template has one.
+        answer: index of the answer's first token.
+    """
 
     ids: list[int]
     answer: int
@@ -32,7 +37,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What a tokenizer's chat format puts around a prompt: ids before it, ids after it, the end token."""
+    """Token ids that a tokenizer's chat format puts before and after a prompt, and its end token."""
 
     before: list[int]
     after: list[int]
@@ -41,14 +46,14 @@ class _Frame:
 
 @dataclass(frozen=True, slots=True)
 class PromptContext:
-    """What one sample, or one window of samples, is about.
+    """The data that fills a prompt: items, user, events and candidates of one sample or window.
 
     Attributes:
         items: item ids, oldest first; the target is the last.
-        user: whose they are.
-        events: fields of the interactions with `items`: one text each, None where there is none.
+        user: id of the user who chose the items; None for tasks about items.
+        events: field → its texts for the interactions with `items`; None for a missing text.
         candidates: item ids to choose from, the target among them.
-        synthetic_count: how many of the last items are none that the user has chosen.
+        synthetic_count: number of items at the end that a teacher generated; the user did not choose them.
     """
 
     items: Sequence[str]
@@ -59,27 +64,27 @@ class PromptContext:
 
     @property
     def observed_count(self) -> int:
-        """How many of the items the user has chosen."""
+        """Number of items that the user chose."""
         return len(self.items) - self.synthetic_count
 
     @property
     def observed_items(self) -> Sequence[str]:
-        """The items that the user has chosen."""
+        """Items that the user chose, oldest first."""
         return self.items[: self.observed_count]
 
     def slice(self, start: int, stop: int) -> PromptContext:
-        """The same with the items and events of a slice."""
+        """Return a context with the items and events from `start` to `stop`."""
         events = {name: values[start:stop] for name, values in self.events.items()}
         items = self.items[start:stop]
-        made_up = min(max(0, stop - len(self.items) + self.synthetic_count), len(items))
-        return PromptContext(items, self.user, events, self.candidates, made_up)
+        synthetic_count = min(max(0, stop - len(self.items) + self.synthetic_count), len(items))
+        return PromptContext(items, self.user, events, self.candidates, synthetic_count)
 
     def with_candidates(self, candidates: Sequence[str]) -> PromptContext:
-        """The same with candidates."""
+        """Return a context with these candidates."""
         return replace(self, candidates=candidates)
 
     def with_synthetic_items(self, items: Sequence[str]) -> PromptContext:
-        """The same with made-up items behind."""
+        """Return a context with synthetic items appended."""
         return replace(self, items=[*self.items, *items], synthetic_count=self.synthetic_count + len(items))
 
 
@@ -88,15 +93,20 @@ class PromptEncoder:
 
     Args:
         tokenizer: the extended tokenizer.
-        items: item id → text fields (`title`, `brand`, …), values are strings.
-        item_tokens: item id → its SID tokens, as token ids.
-        history: most items of a history that are kept; the oldest are dropped.
+        items: item id → text fields (`title`, `brand`, …).
+        item_tokens: item id → token ids of its SID.
+        history: most history items of a prompt; older items are dropped.
         users: user id → text fields (`age`, …).
         events: fields that the interactions have.
-        context: most tokens of a prompt and its answer; where they are more, the oldest items are dropped too.
+        context: most tokens of a prompt with its answer; a longer prompt loses its oldest items. None: no limit.
 
     Attributes:
-        shortened: prompts so far that lost items to `context`.
+        items: item ids of the catalogue.
+        numbers: item id → its index in `items`.
+        history: as given.
+        context: as given.
+        fields: fields that templates may name.
+        shortened: number of prompts so far that lost items because of `context`.
     """
 
     def __init__(
@@ -116,8 +126,8 @@ class PromptEncoder:
         self.numbers = {item: number for number, item in enumerate(self.items)}
         self.history, self.context, self.shortened = history, context, 0
         self._longest_sid = max(map(len, item_tokens.values()), default=0)
-        users_know = frozenset().union(*(users or {}).values())
-        self.fields = Fields(item_fields(items), users_know, events)
+        user_fields = frozenset().union(*(users or {}).values())
+        self.fields = Fields(item_fields(items), user_fields, events)
         self._frames: dict[str | None, _Frame] = {}
         self._programs: dict[tuple[str, TemplateScope], list[TemplatePart]] = {}
         self._trunks: dict[
@@ -125,7 +135,7 @@ class PromptEncoder:
         ] = {}
 
     def prompt(self, template: Template, history: Sequence[str]) -> list[int]:
-        """Token ids of the prompt for a history of item ids, oldest first; the answer starts right after."""
+        """Return the prompt's token ids for a history of item ids, oldest first. The answer follows directly."""
         kept = list(history[-self.history :])
         end = 1 if template.end else 0
         while True:
@@ -136,26 +146,29 @@ class PromptEncoder:
             kept = kept[1:]
 
     def sample(self, template: Template, history: Sequence[str], target: str) -> Sample:
-        """The training sample for one target: prompt, answer, and the end token if the template has one."""
+        """Encode the training sample of a history and its target: prompt, answer, and end token if any."""
         return self.encode_sample(template, PromptContext([*history, target]))
 
-    def encode_sample(self, template: Template, case: PromptContext) -> Sample:
-        """The training sample for a case: its items but the last are the history, the last is the target.
+    def encode_sample(self, template: Template, context: PromptContext) -> Sample:
+        """Encode a training sample. The context's last item is the target, the items before it are the history.
 
         Raises:
-            MissingFieldError: the data lacks what the template says of the target or the user.
+            MissingFieldError: the data lacks a field of the target or the user that the template names.
+            UserError: the sample exceeds the base's context length with a single history item.
         """
-        surplus = len(case.items) - 1 - self.history
-        case = case.slice(surplus, len(case.items)) if surplus > 0 else case
-        whole = len(case.items)
+        surplus = len(context.items) - 1 - self.history
+        context = context.slice(surplus, len(context.items)) if surplus > 0 else context
+        whole = len(context.items)
         while True:
-            form = TemplateScope(len(case.items) - 1, target=True, user=True, candidates=len(case.candidates))
-            prompt = self._prompt(template, case, form)
-            answer = self._answer(template, case)
-            if not self._too_long(len(prompt) + len(answer), len(case.items) - 1):
-                self.shortened += len(case.items) < whole
+            scope = TemplateScope(
+                len(context.items) - 1, target=True, user=True, candidates=len(context.candidates)
+            )
+            prompt = self._prompt(template, context, scope)
+            answer = self._answer(template, context)
+            if not self._too_long(len(prompt) + len(answer), len(context.items) - 1):
+                self.shortened += len(context.items) < whole
                 return Sample(prompt + answer, len(prompt))
-            case = case.slice(1, len(case.items))
+            context = context.slice(1, len(context.items))
 
     def trees(
         self,
@@ -164,7 +177,7 @@ class PromptEncoder:
         draw: Callable[[str], Sequence[str]] | None = None,
         missing: Counter[str] | None = None,
     ) -> list[TokenTree]:
-        """All targets of a user's items (oldest first): `window_trees` of each of their windows."""
+        """Return the training trees of all targets of a user's items (oldest first), window by window."""
         return [
             tree
             for start, stop in self.windows(len(items))
@@ -172,7 +185,7 @@ class PromptEncoder:
         ]
 
     def windows(self, count: int) -> list[tuple[int, int]]:
-        """Bounds of the growing windows that a history of `count` items is cut into, each with a target."""
+        """Return the bounds of the windows that split `count` items; each window has at least one target."""
         return [(start, min(start + self.history + 1, count)) for start in range(0, count - 1, self.history)]
 
     def window_trees(
@@ -182,45 +195,45 @@ class PromptEncoder:
         draw: Callable[[str], Sequence[str]] | None = None,
         missing: Counter[str] | None = None,
     ) -> list[TokenTree]:
-        """Every item of a window but the first as a target.
+        """Return the training trees of a window; every item but the first is a target.
 
-        A `tree: true` template makes one tree of them; any other, and one whose tree is longer than the context, is
-        unrolled, one chain a target.
+        A `tree: true` template gives one tree for all targets. Any other template gives one chain for each target,
+        and so does a tree that is longer than the context.
 
         Args:
-            template: the wording.
+            template: the template.
             window: at most `history` + 1 items.
-            draw: gives the candidates for a target, where the template shows any.
-            missing: counts the targets that are left out, by the field that the data lacks.
+            draw: returns the candidates of a target; None if the task has no candidates.
+            missing: counter of skipped targets, by the name of the missing field.
         """
         missing = Counter() if missing is None else missing
         if template.tree:
-            lacking: Counter[str] = Counter()
-            trees = self._tree(template, window, lacking)
+            tree_missing: Counter[str] = Counter()
+            trees = self._tree(template, window, tree_missing)
             if self.context is None or all(tree.longest < self.context for tree in trees):
-                missing.update(lacking)
+                missing.update(tree_missing)
                 return trees
-        cases = (window.slice(0, cut + 1) for cut in range(1, len(window.items)))
-        return [tree for case in cases for tree in self.chains(template, case, draw, missing)]
+        samples = (window.slice(0, cut + 1) for cut in range(1, len(window.items)))
+        return [tree for context in samples for tree in self.chains(template, context, draw, missing)]
 
     def chains(
         self,
         template: Template,
-        case: PromptContext,
+        context: PromptContext,
         draw: Callable[[str], Sequence[str]] | None,
         missing: Counter[str],
     ) -> list[TokenTree]:
-        """The sample for a case as a tree without branches; none where the data lacks what it says."""
+        """Return a sample as a tree without branches; an empty list if the data lacks a field that it names."""
         if draw is not None:
-            case = case.with_candidates(draw(case.items[-1]))
+            context = context.with_candidates(draw(context.items[-1]))
         try:
-            return [build_chain(self.encode_sample(template, case), history_length=len(case.items) - 1)]
+            return [build_chain(self.encode_sample(template, context), history_length=len(context.items) - 1)]
         except MissingFieldError as error:
             missing[error.field] += 1
             return []
 
     def _tree(self, template: Template, window: PromptContext, missing: Counter[str]) -> list[TokenTree]:
-        """One tree of all targets of a window; equals the unrolled samples (asserted by tests)."""
+        """Return one tree for all targets of a window. Tests assert that it equals the unrolled samples."""
         count = len(window.items) - 1
         frame = self._frame(template)
         trunk, is_item, tail = self._trunk(template.text, TemplateScope(count, user=True))
@@ -249,10 +262,10 @@ class PromptEncoder:
         return [builder.build()] if learned else []
 
     def _too_long(self, tokens: int, history: int) -> bool:
-        """Whether a prompt and its answer have to lose an item.
+        """Whether a prompt with its answer exceeds the context, so that it has to lose an item.
 
         Raises:
-            UserError: they are too long with a single item.
+            UserError: the prompt is too long with a single history item.
         """
         if self.context is None or tokens <= self.context:
             return False
@@ -263,32 +276,32 @@ class PromptEncoder:
             )
         return True
 
-    def _prompt(self, template: Template, case: PromptContext, form: TemplateScope) -> list[int]:
+    def _prompt(self, template: Template, context: PromptContext, scope: TemplateScope) -> list[int]:
         frame = self._frame(template)
-        return frame.before + self._filler.fill(self._program(template.text, form), case) + frame.after
+        return frame.before + self._filler.fill(self._program(template.text, scope), context) + frame.after
 
-    def _answer(self, template: Template, case: PromptContext) -> list[int]:
-        position = case.candidates.index(case.items[-1]) if case.candidates else None
-        form = TemplateScope(len(case.items) - 1, True, True, len(case.candidates), position)
-        answer = self._filler.fill(self._program(template.answer, form), case)
+    def _answer(self, template: Template, context: PromptContext) -> list[int]:
+        position = context.candidates.index(context.items[-1]) if context.candidates else None
+        scope = TemplateScope(len(context.items) - 1, True, True, len(context.candidates), position)
+        answer = self._filler.fill(self._program(template.answer, scope), context)
         return [*answer, self._frame(template).end] if template.end else answer
 
-    def _program(self, source: str, form: TemplateScope) -> list[TemplatePart]:
-        program = self._programs.get((source, form))
+    def _program(self, source: str, scope: TemplateScope) -> list[TemplatePart]:
+        program = self._programs.get((source, scope))
         if program is None:
-            program = self._programs[source, form] = self._parts(render(source, form, self.fields))
+            program = self._programs[source, scope] = self._parts(render(source, scope, self.fields))
         return program
 
     def _trunk(
-        self, source: str, form: TemplateScope
+        self, source: str, scope: TemplateScope
     ) -> tuple[list[TemplatePart], list[bool], list[TemplatePart]]:
-        """Trunk and tail of a tree's text, and which parts of the trunk say something of a history item."""
-        found = self._trunks.get((source, form))
-        if found is None:
-            trunk, tail = split_trunk(render(source, form, self.fields))
+        """Return a tree's trunk, which of its parts belong to history items, and its tail."""
+        parts = self._trunks.get((source, scope))
+        if parts is None:
+            trunk, tail = split_trunk(render(source, scope, self.fields))
             is_item = [not isinstance(s, str) and s.role == "history" for s in trunk]
-            found = self._trunks[source, form] = self._parts(trunk), is_item, self._parts(tail)
-        return found
+            parts = self._trunks[source, scope] = self._parts(trunk), is_item, self._parts(tail)
+        return parts
 
     def _parts(self, segments: Sequence[Segment]) -> list[TemplatePart]:
         return [self._filler.part(segment) for segment in segments]
@@ -300,12 +313,17 @@ class PromptEncoder:
 
 
 def item_fields(items: Mapping[str, Mapping[str, str]]) -> frozenset[str]:
-    """Fields a template may name for these items: `sid` and the text columns."""
+    """Return the fields that a template may name for these items: `sid` and the text columns."""
     return frozenset({"sid"}).union(*(fields.keys() for fields in items.values()))
 
 
 def build_chain(sample: Sample, history_length: int = 0) -> TokenTree:
-    """A sample as a tree without branches, its answer `history_length` so many items."""
+    """Convert a sample to a tree without branches.
+
+    Args:
+        sample: the sample.
+        history_length: number of history items before the answer (`TokenTree.history_length`).
+    """
     ids = np.array(sample.ids, np.int32)
     size = len(ids) - 1
     labels = np.full(size, IGNORE, np.int32)
@@ -317,9 +335,9 @@ def build_chain(sample: Sample, history_length: int = 0) -> TokenTree:
 
 
 def chat_frame(tokenizer: PreTrainedTokenizerFast, system: str | None, text: TextEncoder) -> _Frame:
-    """The tokenizer's chat markup around a user message, as ids; without a chat template, its BOS.
+    """Return the tokenizer's chat markup around a user message. Without a chat template it is the BOS token, if any.
 
-    The system text is spliced in as data, like every other text.
+    The system text is encoded as data, like every other text.
 
     Raises:
         UserError: the tokenizer has no end token.
@@ -333,18 +351,18 @@ def chat_frame(tokenizer: PreTrainedTokenizerFast, system: str | None, text: Tex
         return _Frame(bos + lead, [], end)
     marks = {"system": "\ue000system\ue001", "user": "\ue000user\ue001"}
     roles = ["system", "user"] if system else ["user"]
-    rendered = tokenizer.apply_chat_template(
+    rendered: str = tokenizer.apply_chat_template(
         [{"role": role, "content": marks[role]} for role in roles],
         tokenize=False,
         add_generation_prompt=True,
         enable_thinking=False,
         date_string=FIXED_DATE,
-    )
-    lead, _, rest = rendered.partition(marks["system"]) if system else ("", "", rendered)
-    middle, found, after = rest.partition(marks["user"])
-    if not found:
+    )  # type: ignore[assignment]  # with tokenize=False it returns text; transformers declares every return type
+    opening, _, rest = rendered.partition(marks["system"]) if system else ("", "", rendered)
+    middle, user_mark, after = rest.partition(marks["user"])
+    if not user_mark:
         raise UserError("the base model's chat template does not show the user's message")
-    before = _markup(tokenizer, lead) + (text(system) if system else []) + _markup(tokenizer, middle)
+    before = _markup(tokenizer, opening) + (text(system) if system else []) + _markup(tokenizer, middle)
     return _Frame(before, _markup(tokenizer, after), end)
 
 

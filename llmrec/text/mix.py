@@ -1,4 +1,4 @@
-"""What a model is trained on: the recipe's tasks, their templates, and how often an epoch visits them."""
+"""The training mix: the recipe's tasks, their templates, and how often an epoch visits them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class MixedTask:
     Attributes:
         config: its entry in the recipe.
         task: the prompt file.
-        templates: those that the recipe takes and the data can fill, each as often as the others.
-        events: fields of the interactions that they name.
-        is_next_item: for each of them, whether it asks for the next of all items, as decoding does
+        templates: templates that the recipe selects and the data can fill; all are used equally often.
+        events: fields of the interactions that the templates name.
+        is_next_item: for each template, whether it is a next-item prompt that decoding could use
             (`is_next_item_prompt`).
     """
 
@@ -41,32 +41,32 @@ class MixedTask:
 
     @property
     def varies_by_epoch(self) -> bool:
-        """Whether epochs differ: templates, candidates or rows are drawn."""
-        drawn = len(self.templates) > 1 or self.task.candidates is not None
+        """Whether epochs differ, because templates, candidates or rows are drawn."""
+        has_draws = len(self.templates) > 1 or self.task.candidates is not None
         weights = set(self.config.weight)
-        return drawn or len(weights) > 1 or any(weight % 1 for weight in weights)
+        return has_draws or len(weights) > 1 or any(weight % 1 for weight in weights)
 
 
 def print_notice(line: str) -> None:
-    """Tell the user something that is no error, on stderr."""
+    """Print a notice (not an error) on stderr."""
     print(line, file=sys.stderr)
 
 
 def load_training_mix(
     tasks: Sequence[TaskConfig], fields: Fields, tell: Callable[[str], None] = print_notice
 ) -> list[MixedTask]:
-    """The tasks of a recipe on some data; the first template of the first is the one decoding asks with.
+    """Load the tasks of a recipe for a dataset. Decoding prompts with the first template of the first task.
 
-    Templates and tasks that need fields which the data lacks are left out, one line of notice each.
+    Templates and tasks that need fields which the data lacks are left out, with one line of notice each.
 
     Args:
         tasks: the recipe's `prompts`.
-        fields: what the data has.
-        tell: takes the notices.
+        fields: fields that the data has.
+        tell: receives the notices.
 
     Raises:
-        UserError: a task or template that does not exist or names an unknown field; a first task that decoding
-            cannot ask with; nothing left.
+        UserError: a task or template does not exist or names an unknown field, or decoding cannot prompt with the
+            first task.
     """
     mix = []
     for position, entry in enumerate(tasks):
@@ -74,7 +74,7 @@ def load_training_mix(
         if position == 0:
             if mixed is None:
                 raise UserError(
-                    f"prompts: the first task is what decoding asks with, but this data lacks fields that "
+                    f"prompts: decoding prompts with the first task, but this data lacks fields that "
                     f"{entry.task!r} needs; put a task like `sequential` first"
                 )
             check_next_item_prompt(mixed.task, mixed.templates[0], fields, entry.task)
@@ -86,25 +86,24 @@ def load_training_mix(
 def select_task(
     entry: TaskConfig, fields: Fields, tell: Callable[[str], None] = print_notice
 ) -> MixedTask | None:
-    """One task of a recipe; None, told in a line, where the data lacks what all of its templates need.
+    """Load one task of a recipe. If the data can fill none of its templates, give a notice and return None.
 
     Raises:
-        UserError: a task or template that does not exist or names an unknown field.
+        UserError: the task or a template does not exist or names an unknown field.
     """
     task = load_task(entry.task, fields)
-    wanted = select_templates(task, entry.templates, entry.language)
-    lacking = {template.id: fields.missing(task.needs_of(template)) for template in wanted}
-    kept = [template for template in wanted if not lacking[template.id]]
-    off = [name for name, missing in lacking.items() if missing]
-    names = (not kept and fields.missing(task.needs)) or [
-        name for missing in lacking.values() for name in missing
-    ]
-    why = f"this data has no {', no '.join(dict.fromkeys(names))}"
-    if not kept:
-        tell(f"prompts: task {task.id!r} is switched off: {why}")
-        return None
-    if off:
-        tell(f"prompts: task {task.id!r} goes without {', '.join(off)} ({len(kept)} left): {why}")
-    named = {name for template in kept for name in named_fields(task, template, fields)}
-    plain = [is_next_item_prompt(task, template, fields) for template in kept]
-    return MixedTask(entry, task, kept, frozenset(named) & frozenset(EVENT_FIELDS), plain)
+    selected = select_templates(task, entry.templates, entry.language)
+    missing = {template.id: fields.missing(task.needs_of(template)) for template in selected}
+    templates = [template for template in selected if not missing[template.id]]
+    if len(templates) < len(selected):
+        names = [] if templates else fields.missing(task.needs)
+        names = names or [name for template_names in missing.values() for name in template_names]
+        reason = f"this data has no {', no '.join(dict.fromkeys(names))}"
+        if not templates:
+            tell(f"prompts: task {task.id!r} is switched off: {reason}")
+            return None
+        unusable = ", ".join(name for name, template_names in missing.items() if template_names)
+        tell(f"prompts: task {task.id!r} does not use {unusable} ({len(templates)} left): {reason}")
+    named = {name for template in templates for name in named_fields(task, template, fields)}
+    is_next_item = [is_next_item_prompt(task, template, fields) for template in templates]
+    return MixedTask(entry, task, templates, frozenset(named) & frozenset(EVENT_FIELDS), is_next_item)

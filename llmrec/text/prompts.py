@@ -1,7 +1,7 @@
-"""Templates: Jinja sources rendered into segments of text and slots for what the data says.
+"""Templates: Jinja sources that are rendered into segments of text and slots for the data's values.
 
-A template never sees item text, user attributes or reviews. Fields render as private markers, and the
-rendered string is cut at them, so that text, titles and semantic IDs reach the encoder as separate segments.
+A template never sees item text, user attributes or reviews. Fields render as private markers. The rendered
+string is split at the markers, so that text, titles and semantic IDs reach the encoder as separate segments.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class Template(Section):
 
     Attributes:
         id: name within its file.
-        split: `unseen` keeps a wording out of training.
-        language: of the wording; a recipe takes the templates of one language, or all.
+        split: `unseen` excludes the wording from training.
+        language: language of the wording; a recipe selects the templates of one language, or all.
         tree: promises that the text before the history depends neither on the target nor on the history's
             length, so that all targets of a user share one trunk; `load_task` checks the promise.
         system: the system message.
-        text: the question.
-        answer: what is learned.
-        end: `false` leaves the end token out: where an answer directly continues the history, what follows it
-            may be the end or the next item of a longer history, which no model can tell apart.
-        needs: fields that a dataset may lack; where it does, the template is switched off.
-        target_in_text: lets the text name the target that a history leads to (a query made of its fields).
+        text: the user message.
+        answer: the text that the model learns.
+        end: `false` omits the end token. An answer that directly continues the history may be followed by the end
+            or by the next item of a longer history, and a model cannot know which.
+        needs: fields that a dataset may lack; without them the template is switched off.
+        target_in_text: whether the text may name the target of a history (a query made of its fields).
     """
 
     id: str
@@ -66,22 +66,28 @@ class Template(Section):
 
 @dataclass(frozen=True)
 class Fields:
-    """What the data knows of an item, of a user, and of an interaction (`EVENT_FIELDS`)."""
+    """Fields that a dataset has.
+
+    Attributes:
+        item: fields of the items.
+        user: fields of the users.
+        event: fields of the interactions, a subset of `EVENT_FIELDS`.
+    """
 
     item: frozenset[str] = frozenset({"sid", "title"})
     user: frozenset[str] = frozenset()
     event: frozenset[str] = frozenset()
 
     def missing(self, needs: Iterable[str]) -> list[str]:
-        """Those of some needed fields that are not there; a user's are written `user.age`."""
+        """Return the needed fields that the data lacks; a user field is written `user.age`."""
         return [need for need in needs if need not in self.names()]
 
     def names(self) -> frozenset[str]:
-        """All fields, as `needs` writes them."""
+        """Return the names of all fields, as `needs` writes them."""
         return self.item | self.event | {f"user.{name}" for name in self.user}
 
     def plus(self, needs: Iterable[str]) -> Fields:
-        """These fields and the needed ones."""
+        """Return these fields and the needed ones."""
         needs = frozenset(needs)
         users = {need for need in needs if need.startswith("user.")}
         event = needs & set(EVENT_FIELDS)
@@ -94,9 +100,13 @@ class Fields:
 
 @dataclass(frozen=True)
 class Slot:
-    """A place in a rendered template that the data fills: whose field, of which one, what field.
+    """A place in a rendered template that the data fills.
 
-    `index` counts the history from 0; the target comes right after it. It counts the candidates from 0.
+    Attributes:
+        role: whose field it is.
+        index: index of the item. History items count from 0, and the target follows them. Candidates count from 0.
+            The user has index 0.
+        name: name of the field.
     """
 
     role: Role
@@ -109,14 +119,14 @@ Segment = str | Slot
 
 @dataclass(frozen=True)
 class TemplateScope:
-    """What a template is rendered for.
+    """The names that a template may use when it is rendered.
 
     Attributes:
-        history: number of history items; None where there is no history to name.
+        history: number of history items; None if the template may not name `history`.
         target: whether the template may name `target`.
-        user: whether it may name `user`.
-        candidates: number of candidates; 0 where there are none to name.
-        position: place of the target among them, which answers alone may know.
+        user: whether the template may name `user`.
+        candidates: number of candidates; 0 if the template may not name `candidates`.
+        position: index of the target among the candidates; None outside answers.
     """
 
     history: int | None = None
@@ -126,7 +136,7 @@ class TemplateScope:
     position: int | None = None
 
     def names(self, fields: Fields) -> dict[str, Any]:
-        """The names a template sees, each a marker or a view that gives markers."""
+        """Return the variables of a template: views whose fields are markers, lists of views, and the position."""
         items = fields.item | fields.event
         names: dict[str, Any] = {}
         if self.history is not None:
@@ -143,7 +153,7 @@ class TemplateScope:
 
 
 class _View:
-    """What a template may ask of an item, the target or the user: its fields, each a marker."""
+    """The fields of an item or a user, as a template sees them: each is a marker."""
 
     def __init__(self, role: Role, index: int, fields: frozenset[str]) -> None:
         self._role = role
@@ -164,7 +174,7 @@ class _View:
 
 @cache
 def variables_in(source: str) -> frozenset[str]:
-    """The names from outside that a template mentions (`history`, `target`, …).
+    """Return the variables that a template uses (`history`, `target`, …).
 
     Raises:
         UserError: a syntax error.
@@ -180,21 +190,21 @@ def uses_history(template: Template) -> bool:
     return "history" in variables_in(template.text) | variables_in(template.answer)
 
 
-def render(source: str, form: TemplateScope, fields: Fields) -> list[Segment]:
+def render(source: str, scope: TemplateScope, fields: Fields) -> list[Segment]:
     """Render a template.
 
     Args:
         source: Jinja source.
-        form: what there is to name.
-        fields: fields the data has.
+        scope: the names that the template may use.
+        fields: fields that the data has.
 
     Returns:
-        Text and slots in order; adjacent text is one segment.
+        Text and slots in order. Adjacent text is one segment.
 
     Raises:
-        UserError: a syntax error, an unknown name or field, or a field that a filter has changed.
+        UserError: a syntax error, an unknown name or field, or a filter that changes a field.
     """
-    names = form.names(fields)
+    names = scope.names(fields)
     for name in sorted(variables_in(source) - set(names)):
         raise UserError(f"there is no {name!r} here ({did_you_mean(name, sorted(names), 'there are')})")
     try:
@@ -220,20 +230,20 @@ def _cut(text: str) -> list[Segment]:
 
 
 def slots(segments: Sequence[Segment]) -> list[Slot]:
-    """The slots of a rendered template, in order."""
+    """Return the slots of a rendered template, in order."""
     return [segment for segment in segments if isinstance(segment, Slot)]
 
 
 def split_trunk(segments: Sequence[Segment]) -> tuple[list[Segment], list[Segment]]:
-    """Split a rendered prompt after its last slot of the history: the trunk, and the tail that follows it."""
+    """Split a rendered prompt after its last history slot into the trunk and the tail."""
     last = max((i for i, s in enumerate(segments) if isinstance(s, Slot) and s.role == "history"), default=-1)
     return list(segments[: last + 1]), list(segments[last + 1 :])
 
 
 def plain_text(value: Any) -> str | None:
-    """A value of a table as a prompt says it: lists joined by commas, whole numbers without `.0`.
+    """Convert a table's value to text for prompts: lists joined by commas, whole numbers without `.0`.
 
-    None where there is nothing to say, or nothing that is text.
+    Returns None for missing values, booleans and types without a text form.
     """
     if isinstance(value, str):
         return value
@@ -247,14 +257,14 @@ def plain_text(value: Any) -> str | None:
 
 
 def row_texts(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, dict[str, str]]:
-    """Rows of a table as id → text fields, without what is missing.
+    """Convert rows of a table to id → text fields, without missing values.
 
     Args:
-        rows: of `data/items.parquet` or `data/users.parquet`.
-        key: name of the id, `item_id` or `user_id`.
+        rows: rows of `data/items.parquet` or `data/users.parquet`.
+        key: name of the id column, `item_id` or `user_id`.
     """
     texts = {}
     for row in rows:
-        said = {name: plain_text(value) for name, value in row.items() if name != key}
-        texts[row[key]] = {name: text for name, text in said.items() if text is not None}
+        fields = {name: plain_text(value) for name, value in row.items() if name != key}
+        texts[row[key]] = {name: text for name, text in fields.items() if text is not None}
     return texts

@@ -1,7 +1,7 @@
-"""Fills rendered templates: constants encoded once, and slots that look their tokens up.
+"""Fills rendered templates: constant text is encoded once, and slots look up their tokens.
 
-Token ids of item fields, user fields and short event fields are cached as they first come up; what users
-wrote (`review`, `summary`) comes back too seldom to be kept.
+Token ids of item fields, user fields and short event fields are cached at first use. Texts that users wrote
+(`review`, `summary`) are not cached, because they rarely occur twice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LACKING: list[int] = []
 
 
 class MissingFieldError(Exception):
-    """The data lacks what a template says of one target or user; such a sample is left out and counted."""
+    """The data lacks a field of a target or user that a template names. Such a sample is skipped and counted."""
 
     def __init__(self, field: str) -> None:
         super().__init__(field)
@@ -39,10 +39,10 @@ class _PromptContext(Protocol):
 
 
 class TemplatePart:
-    """A piece of a rendered template: always the same tokens, or a slot (subclasses).
+    """A part of a rendered template: constant tokens, or a slot (subclasses).
 
     Attributes:
-        index: of the slot, as `llmrec.text.prompts.Slot` counts.
+        index: index of the slot, as `llmrec.text.prompts.Slot` counts; 0 for constant tokens.
     """
 
     __slots__ = ("_ids", "index")
@@ -51,13 +51,13 @@ class TemplatePart:
         self._ids = ids
         self.index = index
 
-    def read(self, case: _PromptContext) -> Sequence[int]:
-        """Token ids of this piece for a case."""
+    def read(self, context: _PromptContext) -> Sequence[int]:
+        """Return the token ids of this part for one sample."""
         return self._ids
 
 
 class _Slot(TemplatePart):
-    """A slot; where the data has nothing, `fallback` stands, or, without it, the sample is left out."""
+    """A slot. If the data has no value, the slot uses `fallback`; without a fallback the sample is skipped."""
 
     __slots__ = ("_find", "_name")
 
@@ -66,9 +66,9 @@ class _Slot(TemplatePart):
         self._name = name
         self._find = find
 
-    def _checked(self, found: Sequence[int] | None) -> Sequence[int]:
-        if found:
-            return found
+    def _or_fallback(self, ids: Sequence[int] | None) -> Sequence[int]:
+        if ids:
+            return ids
         if self._ids is _LACKING:
             raise MissingFieldError(self._name)
         return self._ids
@@ -77,35 +77,35 @@ class _Slot(TemplatePart):
 class _ItemSlot(_Slot):
     __slots__ = ()
 
-    def read(self, case: _PromptContext) -> Sequence[int]:
-        return self._checked(self._find(case.items[self.index]))
+    def read(self, context: _PromptContext) -> Sequence[int]:
+        return self._or_fallback(self._find(context.items[self.index]))
 
 
 class _CandidateSlot(_Slot):
     __slots__ = ()
 
-    def read(self, case: _PromptContext) -> Sequence[int]:
-        return self._checked(self._find(case.candidates[self.index]))
+    def read(self, context: _PromptContext) -> Sequence[int]:
+        return self._or_fallback(self._find(context.candidates[self.index]))
 
 
 class _UserSlot(_Slot):
     __slots__ = ()
 
-    def read(self, case: _PromptContext) -> Sequence[int]:
-        return self._checked(self._find(case.user))
+    def read(self, context: _PromptContext) -> Sequence[int]:
+        return self._or_fallback(self._find(context.user))
 
 
 class _EventSlot(_Slot):
     __slots__ = ()
 
-    def read(self, case: _PromptContext) -> Sequence[int]:
-        values = case.events.get(self._name)
+    def read(self, context: _PromptContext) -> Sequence[int]:
+        values = context.events.get(self._name)
         text = None if values is None else values[self.index]
-        return self._checked(self._find(text) if text else None)
+        return self._or_fallback(self._find(text) if text else None)
 
 
 class _Column(dict[Any, Any]):
-    """Id → tokens of one field, encoded when first asked for; None where there is no such text."""
+    """Id → token ids of one field, encoded at first use; None for a row without this text."""
 
     def __init__(self, encode: Callable[[str], list[int]], name: str, rows: Mapping[str, Mapping[str, str]]):
         super().__init__()
@@ -121,9 +121,9 @@ class Filler:
     """Turns segments of rendered templates into parts, and parts into token ids.
 
     Args:
-        text: encodes text as data.
+        text: encoder of text as data.
         items: item id → text fields.
-        item_tokens: item id → its SID tokens.
+        item_tokens: item id → token ids of its SID.
         users: user id → text fields.
     """
 
@@ -140,20 +140,20 @@ class Filler:
         self._columns: dict[tuple[str, str], _Column] = {}
         self._unknown = text(UNKNOWN)
 
-    def fill(self, parts: Sequence[TemplatePart], case: _PromptContext) -> list[int]:
-        """Token ids of a whole template.
+    def fill(self, parts: Sequence[TemplatePart], context: _PromptContext) -> list[int]:
+        """Return the token ids of a whole template.
 
         Raises:
-            MissingFieldError: nothing is known for a slot of the target or the user.
+            MissingFieldError: the data has no value for a slot of the target or the user.
             UserError: an item has no semantic ID.
         """
         ids: list[int] = []
         for part in parts:
-            ids += part.read(case)
+            ids += part.read(context)
         return ids
 
     def part(self, segment: Segment) -> TemplatePart:
-        """A segment, ready to be read."""
+        """Convert a segment to a part."""
         if isinstance(segment, str):
             return TemplatePart(self._text(segment))
         role, index, name = segment.role, segment.index, segment.name

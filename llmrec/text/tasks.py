@@ -1,4 +1,4 @@
-"""Prompt files: a task, what one of its samples is about, and the templates that ask it."""
+"""Prompt files: a task, the source of its samples, and its templates."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Task(Section):
     """One prompt file: a task and its templates.
 
     Attributes:
-        id: name; the file's by default.
-        family: what the field calls tasks of its kind.
+        id: name of the task; by default the file's name.
+        family: the field's name for tasks of this kind.
         description: one line.
-        source: what one sample is about: `next_item`, a user's history and the item that came next; `item`, an
-            item of the catalogue; `interaction`, an interaction, with the history before it.
-        needs: fields that a dataset may lack and all templates name; where it does, the task is switched off.
-        candidates: show so many items to choose from, the target among items the user has not chosen.
+        source: the data of one sample. `next_item`: a user's history and the next item. `item`: an item of the
+            catalogue. `interaction`: an interaction, with the history before it.
+        needs: fields that a dataset may lack and all templates name; without them the task is switched off.
+        candidates: number of candidates to show: the target and items that the user has not chosen.
         target_in_text: `Template.target_in_text` for all templates.
-        answer: of the templates that give none of their own.
+        answer: default answer of the templates.
         templates: the wordings.
     """
 
@@ -59,14 +59,14 @@ class Task(Section):
     @model_validator(mode="before")
     @classmethod
     def _share_answer(cls, tree: Any) -> Any:
-        """Templates come out whole, as decoding stores them."""
+        """Copy the task's answer into its templates, because decoding stores complete templates."""
         if not isinstance(tree, dict) or "answer" not in tree or not isinstance(tree.get("templates"), list):
             return tree
-        given = [
+        templates = [
             {"answer": tree["answer"]} | entry if isinstance(entry, dict) else entry
             for entry in tree["templates"]
         ]
-        return tree | {"templates": given}
+        return tree | {"templates": templates}
 
     @model_validator(mode="after")
     def _distinct(self) -> Task:
@@ -77,34 +77,34 @@ class Task(Section):
         return self
 
     def needs_of(self, template: Template) -> list[str]:
-        """Fields that a template, or the whole task, says it needs."""
+        """Return the fields that a template or its task needs."""
         return list(dict.fromkeys([*self.needs, *template.needs]))
 
     def text_scope(self, template: Template, history: int, candidates: int | None = None) -> TemplateScope:
-        """What a template's text may name, with so many history items and candidates."""
-        shown = self.source != "next_item" or self.target_in_text or template.target_in_text
-        return self._form(history, candidates, target=shown, position=None)
+        """Return the names that a template's text may use, for given numbers of history items and candidates."""
+        names_target = self.source != "next_item" or self.target_in_text or template.target_in_text
+        return self._scope(history, candidates, target=names_target, position=None)
 
     def answer_scope(self, history: int, candidates: int | None = None, position: int = 0) -> TemplateScope:
-        """What a template's answer may name."""
-        return self._form(history, candidates, True, position if self.candidates else None)
+        """Return the names that a template's answer may use."""
+        return self._scope(history, candidates, True, position if self.candidates else None)
 
-    def _form(
+    def _scope(
         self, history: int, candidates: int | None, target: bool, position: int | None
     ) -> TemplateScope:
-        of_user = self.source != "item"
+        has_user = self.source != "item"
         count = (self.candidates or 0) if candidates is None else candidates
-        return TemplateScope(history if of_user else None, target, of_user, count, position)
+        return TemplateScope(history if has_user else None, target, has_user, count, position)
 
 
 def load_task(name: str, fields: Fields) -> Task:
     """Load a task by its shipped name or by path, and check each template.
 
-    Templates are checked as if the data had the fields that they need; `Task.needs_of` and `Fields.missing` tell
-    what to leave out.
+    Templates are checked as if the data had the fields that they need. `Task.needs_of` and `Fields.missing` tell
+    which templates the data cannot fill.
 
     Raises:
-        UserError: naming the file, template and field.
+        UserError: a missing or invalid file, or an invalid template; the message names file, template and field.
     """
     path = assets.find("prompts", name)
     task = validate(Task, {"id": path.stem} | read_yaml(path), str(path))
@@ -120,28 +120,28 @@ def check_template(task: Task, template: Template, fields: Fields) -> None:
     """Render a template on probe histories.
 
     Raises:
-        UserError: it does not render; its answer is empty, or the same whatever the sample; its text names the
-            target without leave, or gives away the answer; a field it needs is named nowhere; or its text is
-            not a growing trunk though it says `tree: true`.
+        UserError: the template does not render; its answer is empty or the same for every sample; its text names
+            the target without `target_in_text`, or contains the answer; it does not name a field in `needs`; or it
+            sets `tree: true` but its text is not a growing trunk.
     """
     needs = task.needs_of(template)
     fields = fields.plus(needs)
     _check_system(template)
-    form = task.text_scope(template, _PROBES[-1])
-    if task.source == "next_item" and not form.target and "target" in variables_in(template.text):
-        raise UserError("its text names the target; say `target_in_text: true` if that is what it asks with")
+    scope = task.text_scope(template, _PROBES[-1])
+    if task.source == "next_item" and not scope.target and "target" in variables_in(template.text):
+        raise UserError("its text names the target; set `target_in_text: true` if this is intended")
     texts = [render(template.text, task.text_scope(template, n), fields) for n in _PROBES]
     last = task.candidates or 1
     answers = [
         render(template.answer, task.answer_scope(_PROBES[-1], None, at), fields) for at in (0, last - 1)
     ]
     if not answers[0] or (not slots(answers[0]) and answers[0] == answers[-1]):
-        raise UserError("the answer is empty, or the same whatever is asked")
-    asked, said = slots(texts[-1]), slots(answers[0])
-    for slot in said:
-        if slot.role == "target" and slot in asked:
+        raise UserError("the answer is empty, or the same for every sample")
+    text_slots, answer_slots = slots(texts[-1]), slots(answers[0])
+    for slot in answer_slots:
+        if slot.role == "target" and slot in text_slots:
             raise UserError(f"its text gives the answer away: both name target.{slot.name}")
-    named = {_need(slot) for slot in asked + said}
+    named = {_need(slot) for slot in text_slots + answer_slots}
     for need in template.needs:
         if need not in named:
             hint = did_you_mean(need, sorted(named), "it names")
@@ -173,61 +173,65 @@ def _need(slot: Slot) -> str:
 
 
 def named_fields(task: Task, template: Template, fields: Fields) -> set[str]:
-    """The fields that a template names, as `needs` writes them."""
-    asked = render(template.text, task.text_scope(template, _PROBES[-1]), fields)
-    said = render(template.answer, task.answer_scope(_PROBES[-1]), fields)
-    return {_need(slot) for slot in slots(asked + said)}
+    """Return the fields that a template names, as `needs` writes them."""
+    text = render(template.text, task.text_scope(template, _PROBES[-1]), fields)
+    answer = render(template.answer, task.answer_scope(_PROBES[-1]), fields)
+    return {_need(slot) for slot in slots(text + answer)}
 
 
 def check_next_item_prompt(task: Task, template: Template, fields: Fields, where: str | Path) -> None:
-    """Check that decoding can ask with a template: it knows histories of items, and answers are semantic IDs.
+    """Check that decoding can prompt with a template. Decoding has item histories only and generates semantic IDs.
 
     Raises:
-        UserError: another source, other things named than items of the history, or another answer.
+        UserError: the source is not `next_item`, the text names more than history items, or the answer is not the
+            target's semantic ID.
     """
     problem = _next_item_problem(task, template, fields)
     if problem is not None:
         raise UserError(
-            f"prompts: the first task is what decoding asks with, but {where!s} (template {template.id!r}) "
+            f"prompts: decoding prompts with the first task, but {where!s} (template {template.id!r}) "
             f"{problem}; put a task like `sequential` first"
         )
 
 
 def is_next_item_prompt(task: Task, template: Template, fields: Fields) -> bool:
-    """Whether a template asks which of all items comes next, tells the history's items alone, and wants a SID."""
+    """Whether a template is a next-item prompt.
+
+    Its source is `next_item`, it names only history items, and its answer is the target's semantic ID.
+    """
     return uses_history(template) and _next_item_problem(task, template, fields) is None
 
 
 def _next_item_problem(task: Task, template: Template, fields: Fields) -> str | None:
-    """Why decoding could not ask with a template."""
+    """Return why decoding cannot prompt with a template; None if it can."""
     if task.source != "next_item":
-        return f"is about source {task.source}, not next_item"
+        return f"has source {task.source}, not next_item"
     if render(template.answer, task.answer_scope(1), fields) != [Slot("target", 1, "sid")]:
         return "does not answer with the target's SID alone"
-    asked = slots(render(template.text, task.text_scope(template, 1), fields))
-    other = [s for s in asked if s.role != "history" or s.name in EVENT_FIELDS]
+    text_slots = slots(render(template.text, task.text_scope(template, 1), fields))
+    other = [s for s in text_slots if s.role != "history" or s.name in EVENT_FIELDS]
     if other:
         return f"names {other[0].role}.{other[0].name}, which decoding does not know"
     return None
 
 
 def select_templates(task: Task, templates: Sequence[str] | None, language: str) -> list[Template]:
-    """The templates that a recipe takes: those it names, or all seen ones of its language.
+    """Select the templates of a recipe: the named ones, or all seen templates of its language.
 
     Raises:
-        UserError: an unknown name, or none left.
+        UserError: an unknown name, or no template is left.
     """
-    known = {template.id: template for template in task.templates}
+    by_name = {template.id: template for template in task.templates}
     if templates is not None:
         for name in templates:
-            if name not in known:
+            if name not in by_name:
                 raise UserError(
-                    f"prompts: task {task.id!r} has no template {name!r} ({did_you_mean(name, list(known))})"
+                    f"prompts: task {task.id!r} has no template {name!r} ({did_you_mean(name, list(by_name))})"
                 )
-        found = [known[name] for name in templates]
+        selected = [by_name[name] for name in templates]
     else:
         seen = [template for template in task.templates if template.split == "seen"]
-        found = [template for template in seen if language in (template.language, "all")]
-    if not found:
+        selected = [template for template in seen if language in (template.language, "all")]
+    if not selected:
         raise UserError(f"prompts: task {task.id!r} has no seen template in language {language!r}")
-    return found
+    return selected

@@ -1,4 +1,4 @@
-"""Text as data: encoding that no title, template or user can turn into markup."""
+"""Encodes text as data: no title, template or user text can become markup."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 class TextEncoder:
     """Encodes plain text with a tokenizer stripped of every added token.
 
-    Special tokens and SID tokens are added tokens: without them a title holding `<|im_end|>` or `<a_12>` is
-    nothing but characters. Encodings are cached, since item texts come back in many prompts.
+    Special tokens and SID tokens are added tokens. Without them, `<|im_end|>` or `<a_12>` in a title is
+    ordinary text. Encodings are cached, because item texts occur in many prompts.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -27,18 +27,18 @@ class TextEncoder:
         self._cache: dict[str, list[int]] = {}
 
     def __call__(self, text: str) -> list[int]:
-        """Token ids of a text; none of them is a special or added token."""
+        """Return the token ids of a text; none of them is a special or added token."""
         ids = self._cache.get(text)
         if ids is None:
             ids = self._cache[text] = self.encode_uncached(text)
         return ids
 
     def encode_uncached(self, text: str) -> list[int]:
-        """The same, for a text that will not come back: it is not kept."""
+        """Return the token ids of a text without caching them, for texts that rarely occur twice."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids if self._markup.isdisjoint(ids) else self._by_character(text)
 
     def _by_character(self, text: str) -> list[int]:
-        """Encode a text whose whole is in the vocabulary as markup; no single character is."""
+        """Encode a text that is a markup token as a whole; no single character is one."""
         pieces = (self._tokenizer.encode(character, add_special_tokens=False).ids for character in text)
         return [token for piece in pieces for token in piece if token not in self._markup]

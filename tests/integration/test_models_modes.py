@@ -7,7 +7,7 @@ import pytest
 import torch
 from checkpoints import load_checkpoint, save_base
 from safetensors.torch import load_file
-from sid_base import ITEMS, PROMPTS, SIDS, make_base, train
+from tiny_base import ITEMS, PROMPTS, SIDS, make_base, train
 
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.config import BaseConfig, SftConfig

@@ -1,12 +1,9 @@
 """A run on titles, from the stage ids to its lists."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import shop as small_shop
-import tiny_models
+import tiny_decoders
 
 from llmrec import Recommender
 from llmrec.artifacts import StageContext
@@ -24,9 +21,7 @@ def trained(tmp_path_factory):
     """A run whose IDs are titles, trained for a few steps in LoRA mode."""
     folder = tmp_path_factory.mktemp("titles")
     small_shop.open_shop(folder)
-    here = Path.cwd()
-    os.chdir(folder)
-    try:
+    with small_shop.inside(folder):
         recipe = load_recipe("recipe.yaml", [*small_shop.LORA, "ids={quantizer: {kind: title}}"])
         run = folder / "run"
         for name in ("data", "ids", "sft", "scratch"):
@@ -35,8 +30,6 @@ def trained(tmp_path_factory):
             stage.run(StageContext(recipe, run, run, run / "scratch"))
         for name in ("recipe.yaml", "sft/manifest.json"):
             (run / name).write_text("{}")
-    finally:
-        os.chdir(here)
     return run
 
 
@@ -44,7 +37,7 @@ def test_a_run_on_titles_decodes_as_generate_does(trained):
     recommender = Recommender.load(trained)
     histories = [["i1", "i2"], ["i3"], ["i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11"]]
     tree = recommender.rank(histories, DecodeConfig(width=5))
-    tiny_models.same_lists(tree, recommender.rank(histories, DecodeConfig(width=5, engine="generate")))
+    tiny_decoders.same_lists(tree, recommender.rank(histories, DecodeConfig(width=5, engine="generate")))
     items = [[recommender.items[item] for item in row] for row in tree.items.tolist()]
     np.testing.assert_allclose(recommender.score(histories, items), tree.scores, atol=1e-4)
     lengths = {len(tokens) for tokens in recommender.run.catalogue.item_tokens().values()}

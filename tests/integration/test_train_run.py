@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -30,13 +28,8 @@ def test_only_the_sid_rows_of_the_base_were_trained(shop, lora):
     from llmrec.config import load_recipe
     from llmrec.train.sft.prepare import prepare
 
-    os.environ["LLMREC_RUNS"] = str(shop[0] / "runs")
-    here = Path.cwd()
-    os.chdir(shop[0])
-    try:
+    with small_shop.inside(shop[0]):
         start = prepare(load_recipe("recipe.yaml", LORA), lora)
-    finally:
-        os.chdir(here)
     before = start.model.get_input_embeddings().weight.detach().numpy()
     with safe_open(lora / "base" / "model.safetensors", framework="np") as file:
         after = file.get_tensor("model.embed_tokens.weight")
@@ -203,8 +196,14 @@ def test_a_teacher_shows_in_the_loss_and_is_trained_where_it_has_to_be(shop, lor
     assert done.returncode == 0, done.stderr
     run = folder / "runs/taught"
     assert (run / "collaborative/sasrec_ce.safetensors").is_file()
-    losses = [[line["loss"] for line in log_of(one) if "loss" in line] for one in (run, lora)]
-    assert len(losses[0]) == len(losses[1]) and losses[0] != losses[1]
+    done = small_shop.run(folder, *command, "sft.distillation={synthetic_items: 0, weight: 1}", "run=told")
+    assert done.returncode == 0, done.stderr
+    # Before the first step all three are one model: its losses are mixed by the weight, which is ½ unless named.
+    runs = (lora, run, folder / "runs/told")
+    losses = [[line["loss"] for line in log_of(one) if "loss" in line] for one in runs]
+    assert len(losses[0]) == len(losses[1]) == len(losses[2])
+    choice, mixed, word = (of_run[0] for of_run in losses)
+    assert abs(choice - word) > 1e-3 and mixed == pytest.approx((choice + word) / 2, abs=1e-4)
     done = small_shop.run(folder, *command, "sft.distillation={synthetic_items: 2}", "run=ahead")
     assert done.returncode == 0, done.stderr
     notes = [

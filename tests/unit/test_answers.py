@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-import tiny_models
+import tiny_decoders
 import torch
 
 from llmrec.config import EvalTask, Recipe
@@ -23,7 +23,7 @@ FIELDS = Fields(
 
 @pytest.fixture(scope="module", params=["qwen3", "llama with LoRA"])
 def model(request):
-    return tiny_models.build(request.param)
+    return tiny_decoders.build(request.param)
 
 
 def logits_after(model, ids):

@@ -2,17 +2,17 @@
 
 import numpy as np
 import pytest
-import tiny_models
+import tiny_decoders
 import torch
-from tiny_models import CODES, LEVELS, TEXT
+from tiny_decoders import CODES, LEVELS, TEXT
 
 from llmrec.decode.score_candidates import score
 from llmrec.errors import UserError
 
 
-@pytest.fixture(scope="module", params=tiny_models.KINDS)
+@pytest.fixture(scope="module", params=tiny_decoders.KINDS)
 def model(request):
-    return tiny_models.build(request.param)
+    return tiny_decoders.build(request.param)
 
 
 @pytest.fixture(scope="module")

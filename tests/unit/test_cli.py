@@ -8,7 +8,7 @@ import pytest
 
 from llmrec import cli, estimate, pipeline
 from llmrec.cli import main
-from llmrec.commands import shipped
+from llmrec.commands import doctor, shipped
 from llmrec.config import BaseConfig, load_recipe
 from llmrec.errors import UserError
 from llmrec.models.shape import model_shape
@@ -159,11 +159,22 @@ def test_what_the_user_set_for_other_libraries_wins(monkeypatch, capsys):
     assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
 
 
-def test_doctor_finds_no_problem_where_the_tests_run(capsys):
+def test_doctor_finds_no_problem_where_the_tests_run(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "MEMORY_GB", 0)  # the machine may be small
+    monkeypatch.setattr(doctor, "DISK_GB", 0)
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
     for told in ("python", "cores", "memory", "runs", "downloads", "torch", "no problem found"):
         assert told in shown
+
+
+def test_doctor_names_what_a_small_machine_lacks(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "MEMORY_GB", 10**6)
+    monkeypatch.setattr(doctor, "DISK_GB", 10**9)
+    assert main(["doctor"]) == 2
+    problems = [line for line in capsys.readouterr().out.splitlines() if line.startswith("problem")]
+    assert [line for line in problems if "GB of memory: lower sft.batch" in line]
+    assert [line for line in problems if "GB free" in line and "LLMREC_RUNS" in line]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from sid_base import make_base
-from tiny_models import build
+from tiny_base import make_base
+from tiny_decoders import build
 
 from llmrec.config import LoraSettings
 from llmrec.errors import UserError

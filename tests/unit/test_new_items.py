@@ -6,9 +6,9 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 import pytest
+from catalogue_folder import write_base
 from hypothesis import given
 from hypothesis import strategies as st
-from small_base import write_base
 
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.changes import Changes, no_changes, write_changes

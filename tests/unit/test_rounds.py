@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from catalogue_folder import answer, registered, sid_tables
 from hypothesis import given
 from hypothesis import strategies as st
-from small_base import answer, registered, sid_tables
 
 from llmrec.catalogue.changes import Changes, write_changes
 from llmrec.catalogue.item_mask import build_item_mask

