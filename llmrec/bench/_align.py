@@ -283,7 +283,7 @@ class _TreeSDPO(TreeDPOTrainer):
 
     def look(self, inputs: dict[str, Any]) -> Any:
         """What the reference says of a batch."""
-        return super()._reference(CompletionTrees(**inputs))
+        return super()._reference(CompletionTrees.from_batch(inputs))
 
 
 class _UnrolledSDPO(DPOTrainer):
