@@ -59,7 +59,7 @@ class TreeGRPOTrainer(ResumesFromAdapter, GRPOTrainer):
 
         def read(**_: Any) -> list[float | None]:
             assert self._drawn is not None
-            values: list[float] = self._drawn.terms[name].reshape(-1).tolist()
+            values: list[float | None] = self._drawn.terms[name].reshape(-1).tolist()
             return values
 
         read.__name__ = name
