@@ -1,4 +1,4 @@
-"""The recipe's `collaborative` section: the models trained on interactions alone."""
+"""The recipe's `collaborative` section: the models that are trained on interactions alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,20 @@ from llmrec.config.section import Positive, Section
 
 
 class SasrecConfig(Section):
-    """SASRec (Kang & McAuley 2018): its shape, and how it is trained; `batch` counts targets."""
+    """SASRec (Kang & McAuley 2018): its shape and its training.
+
+    Attributes:
+        dim: width of the item vectors and of the layers.
+        layers: number of transformer blocks.
+        heads: attention heads per block.
+        history: number of last items that the model reads.
+        dropout: dropout rate in training.
+        lr: learning rate.
+        batch: targets per optimizer step.
+        epochs: most epochs.
+        patience: training stops after this many epochs without a better validation NDCG@10.
+        valid_users: number of validation users, a seeded sample.
+    """
 
     dim: Positive = 64
     layers: Positive = 2
@@ -31,7 +44,10 @@ class SasrecConfig(Section):
 
 
 class SasrecBceConfig(SasrecConfig):
-    """Defaults for binary cross-entropy: one negative a position learns slowly, and wants more room to learn in."""
+    """Defaults for binary cross-entropy.
+
+    One negative a position learns slowly, so the model is larger and more strongly regularised.
+    """
 
     dim: Positive = 128
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -39,14 +55,19 @@ class SasrecBceConfig(SasrecConfig):
 
 
 class SasrecCeConfig(SasrecConfig):
-    """Defaults for cross-entropy over the catalogue: best after some ten epochs on Amazon Beauty."""
+    """Defaults for cross-entropy over the catalogue, which is best after about ten epochs on Amazon Beauty."""
 
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.4
     patience: Positive = 3
 
 
 class CollaborativeConfig(Section):
-    """Models trained on the training split, for baselines, item vectors and priors; each loss has its own."""
+    """Models of the training split, for baselines, item vectors and priors.
+
+    Attributes:
+        sasrec_bce: SASRec with binary cross-entropy.
+        sasrec_ce: SASRec with cross-entropy over the catalogue.
+    """
 
     sasrec_bce: SasrecBceConfig = SasrecBceConfig()
     sasrec_ce: SasrecCeConfig = SasrecCeConfig()

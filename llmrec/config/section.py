@@ -1,4 +1,4 @@
-"""What every part of a recipe is made of, and how its errors are told."""
+"""The base class of all recipe sections, and validation with one-line errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys refused, values fixed once read."""
+    """A part of a recipe. Unknown keys are errors, and values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -24,7 +24,7 @@ def validate(model: type[Model], tree: Any, where: str) -> Model:
     """Validate a mapping against a schema, with all errors in one line.
 
     Raises:
-        UserError: listing each bad key as `key: problem`, with the nearest known key.
+        UserError: lists each bad key as `key: problem`, with the nearest valid key.
     """
     try:
         return model.model_validate(tree)
@@ -39,8 +39,8 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     if error["type"] == "extra_forbidden":
         if key in FORMER_KEYS:
             return FORMER_KEYS[key].message()
-        known = sorted({name for section in sections for name in section.model_fields})
-        return f"unknown key {key!r} ({did_you_mean(location[-1], known)})"
+        valid = sorted({name for section in sections for name in section.model_fields})
+        return f"unknown key {key!r} ({did_you_mean(location[-1], valid)})"
     if error["type"] == "missing":
         return f"{key}: required, but missing"
     if error["type"] == "union_tag_invalid":
@@ -54,9 +54,9 @@ def _explain(model: type[BaseModel], error: Any) -> str:
 
 
 def _follow(model: type[BaseModel], path: list[str]) -> tuple[list[str], list[type[BaseModel]]]:
-    """The keys of pydantic's path to an error, and the sections that its last key was looked for in.
+    """Return the keys of pydantic's path to an error, and the sections that could hold the last key.
 
-    Where a section has several kinds, pydantic puts the kind after the key; a recipe has no such key.
+    If a section has several kinds, pydantic's path contains the kind after the key. It is no key of the recipe.
     """
     keys: list[str] = []
     sections = [model]
@@ -80,4 +80,5 @@ def _kind(section: type[BaseModel]) -> str:
 def _sections_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for inner in getattr(annotation, "__args__", ()) for found in _sections_in(inner)]
+    parts = getattr(annotation, "__args__", ())
+    return [section for part in parts for section in _sections_in(part)]

@@ -15,11 +15,11 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class TokenizerConfig(Section):
-    """What every kind of tokenizer tells the stages.
+    """Settings of a tokenizer, and what the stages must know about its kind.
 
     Attributes:
         reads_item_vectors: whether it learns from a collaborative model's item vectors.
-        collision_rule: what `ids.collisions: auto` means.
+        collision_rule: the rule that `ids.collisions: auto` uses.
     """
 
     reads_item_vectors: ClassVar[bool] = False
@@ -27,7 +27,7 @@ class TokenizerConfig(Section):
 
 
 class _Codebooks(TokenizerConfig):
-    """What every quantizer of vectors has; `codes: auto` fits the catalogue, at most 256 a level."""
+    """Settings of every quantizer of vectors. `codes: auto` fits the catalogue, with at most 256 codes a level."""
 
     levels: Levels = 3
     codes: Codes = "auto"
@@ -52,7 +52,7 @@ class BalancedRqKmeansConfig(_Kmeans):
 
 
 class VqConfig(TokenizerConfig):
-    """One k-means codebook, told apart by the collision rule alone."""
+    """One k-means codebook. Only the collision rule separates the items of one code."""
 
     kind: Literal["vq"]
     codes: Codes = "auto"
@@ -66,7 +66,7 @@ class HierarchicalConfig(_Kmeans):
 
 
 class PqConfig(_Kmeans):
-    """Product quantization: `levels` subspaces, a codebook each."""
+    """Product quantization: `levels` subspaces, each with its own codebook."""
 
     kind: Literal["pq"]
 
@@ -78,13 +78,22 @@ class OpqConfig(_Kmeans):
 
 
 class LshConfig(_Codebooks):
-    """Random hyperplanes; log2 `codes` signs make a code."""
+    """Locality-sensitive hashing: each code consists of the signs of log2(`codes`) random projections."""
 
     kind: Literal["lsh"]
 
 
 class AutoencoderConfig(_Codebooks):
-    """An MLP autoencoder with residual codebooks between its halves."""
+    """An MLP autoencoder with residual codebooks between encoder and decoder.
+
+    Attributes:
+        hidden: widths of the encoder's hidden layers; the decoder mirrors them.
+        latent: dimension of the codebooks' vectors.
+        beta: weight of the commitment loss.
+        lr: learning rate.
+        batch: items per step.
+        epochs: epochs of training.
+    """
 
     kind: str
     hidden: list[Positive] = [512, 256, 128]
@@ -102,7 +111,7 @@ class RqvaeConfig(AutoencoderConfig):
 
 
 class LcRecConfig(AutoencoderConfig):
-    """RQ-VAE of LC-Rec (Zheng et al. 2024): larger, its last level spread evenly by Sinkhorn-Knopp."""
+    """RQ-VAE of LC-Rec (Zheng et al. 2024): larger, with evenly used codes at the last level (Sinkhorn-Knopp)."""
 
     kind: Literal["lc_rec"]
     collision_rule: ClassVar[Literal["extra_level", "sinkhorn"]] = "sinkhorn"
@@ -113,7 +122,7 @@ class LcRecConfig(AutoencoderConfig):
 
 
 class LetterConfig(AutoencoderConfig):
-    """LETTER (Wang et al. 2024): RQ-VAE that also learns from a collaborative model, codes kept diverse."""
+    """LETTER (Wang et al. 2024): RQ-VAE aligned with collaborative vectors, with a diversity loss on codebooks."""
 
     kind: Literal["letter"]
     reads_item_vectors: ClassVar[bool] = True
@@ -123,7 +132,7 @@ class LetterConfig(AutoencoderConfig):
 
 
 class CostConfig(AutoencoderConfig):
-    """CoST (Zhu et al. 2024): RQ-VAE trained to tell items apart instead of rebuilding them."""
+    """CoST (Zhu et al. 2024): RQ-VAE with a contrastive loss instead of the reconstruction loss."""
 
     kind: Literal["cost"]
     batch: Positive = 1024
@@ -131,26 +140,31 @@ class CostConfig(AutoencoderConfig):
 
 
 class RandomConfig(_Codebooks):
-    """Codes drawn at random: what structure is worth is measured against it."""
+    """Random codes: the baseline that shows how much structured IDs gain."""
 
     kind: Literal["random"]
 
 
 class SequentialConfig(_Codebooks):
-    """Items numbered in the order in which the training histories first show them."""
+    """Items numbered in the order of their first occurrence in the training histories."""
 
     kind: Literal["sequential"]
 
 
 class _Clusters(TokenizerConfig):
-    """How a graph is split; `clusters: auto` is 20, or √items of a small catalogue; `leaf: auto` is `clusters`."""
+    """How a graph is split.
+
+    Attributes:
+        clusters: clusters per split; `auto` uses 20, or √items for a small catalogue.
+        leaf: most items of a cluster that is not split further; `auto` uses `clusters`.
+    """
 
     clusters: Annotated[int, Field(ge=2, le=256)] | Literal["auto"] = "auto"
     leaf: Positive | Literal["auto"] = "auto"
 
 
 class CollaborativeIdsConfig(_Clusters):
-    """Spectral clusters of the graph of items that users had in common, split until small enough."""
+    """Spectral clusters of the item co-occurrence graph, split until they are small enough."""
 
     kind: Literal["collaborative"]
 
@@ -163,40 +177,40 @@ class CategoryConfig(TokenizerConfig):
 
 
 class HybridConfig(_Clusters):
-    """The collaborative path, then a token of the item's own."""
+    """The path of collaborative clusters, followed by one token per item."""
 
     kind: Literal["hybrid"]
 
 
 class SingleConfig(TokenizerConfig):
-    """One token an item."""
+    """One token per item."""
 
     kind: Literal["single"]
 
 
 class IndexConfig(TokenizerConfig):
-    """Ready IDs from an index file of MiniOneRec, LC-Rec or LETTER."""
+    """IDs from an index file of MiniOneRec, LC-Rec or LETTER."""
 
     kind: Literal["index"]
     path: str
 
 
 class KeptConfig(TokenizerConfig):
-    """The IDs of an earlier run, by name or folder; new items get theirs from its frozen quantizer."""
+    """The IDs of an earlier run (name or folder). New items get IDs from that run's frozen quantizer."""
 
     kind: Literal["kept"]
     run: str
 
 
 class TitleConfig(TokenizerConfig):
-    """The title's first words, in the base model's own tokens; up to twice as many where two are the same."""
+    """The title's first words, in the base model's own tokens; up to twice as many if two titles are the same."""
 
     kind: Literal["title"]
     words: Positive = 12
 
 
 class KeywordsConfig(TokenizerConfig):
-    """A few of the words that tell the item apart, chosen by tf-idf (after IDGenRec, without its training)."""
+    """A few distinctive words of the item, chosen by tf-idf (after IDGenRec, without its training)."""
 
     kind: Literal["keywords"]
     words: Positive = 4

@@ -1,4 +1,4 @@
-"""How widely a system's lists spread over the catalogue."""
+"""Coverage and concentration of recommendations over the catalogue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FORMULAS = {
 
 
 def exposure(lists: pl.DataFrame, k: int, catalogue: pl.Series) -> np.ndarray:
-    """How many of the first k positions of all lists each catalogue item takes.
+    """Count, for each catalogue item, the lists that have it among their first k positions.
 
     Args:
         lists: `user_id, rank` (from 1)`, item_id`; ids outside the catalogue are ignored.

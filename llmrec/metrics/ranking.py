@@ -1,7 +1,7 @@
-"""Ranking metrics of one list and one target a user, over the full catalogue, valued by ir-measures.
+"""Ranking metrics of one list and one target per user, over the full catalogue, computed by ir-measures.
 
-With a single relevant item every measure is a function of the rank of that item alone. So each measure is
-evaluated once per possible rank by ir-measures, and users look their values up: exact, whatever their number.
+With a single relevant item, every measure depends only on the rank of that item. So ir-measures evaluates each measure
+once per possible rank, and each user's value is looked up in that table. The values are exact for any number of users.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Measure:
     Attributes:
         name: prefix of its column, as in `hr@10`.
         ir: its name in ir-measures.
-        title: what to call it in prose.
+        title: its name in prose.
         formula: plain text, for one target at position `rank` (from 1) of the list.
-        source: where it was introduced.
+        source: the publication that introduced it.
     """
 
     name: str
@@ -64,29 +64,29 @@ MEASURES = (
 
 
 def metric_names(cutoffs: Sequence[int]) -> list[str]:
-    """Column names of the ranking measures at the given cutoffs, such as `hr@10`, measure by measure."""
+    """Return column names such as `hr@10`: all cutoffs of the first measure, then those of the next."""
     return [f"{measure.name}@{k}" for measure in MEASURES for k in cutoffs]
 
 
 def target_ranks(lists: pl.DataFrame, targets: pl.DataFrame, depth: int) -> pl.DataFrame:
-    """Position of every user's target in the user's list.
+    """Find the position of every user's target in the user's list.
 
     Args:
         lists: `user_id, rank` (from 1)`, item_id`.
-        targets: `user_id, target`, one row a user; users without a list are misses.
+        targets: `user_id, target`, one row per user; users without a list are misses.
         depth: only the first `depth` positions count.
 
     Returns:
         `user_id, target, rank: i64`, in the order of `targets`; rank is null for a miss. A target listed
         twice counts at its better rank.
     """
-    found = (
+    hits = (
         lists.filter(pl.col("rank") <= depth)
         .join(targets.select("user_id", item_id="target"), on=["user_id", "item_id"])
         .group_by("user_id")
         .agg(pl.col("rank").min().cast(pl.Int64))
     )
-    return targets.select("user_id", "target").join(found, on="user_id", how="left", maintain_order="left")
+    return targets.select("user_id", "target").join(hits, on="user_id", how="left", maintain_order="left")
 
 
 def score_ranks(ranks: pl.DataFrame, cutoffs: Sequence[int]) -> pl.DataFrame:
@@ -97,7 +97,7 @@ def score_ranks(ranks: pl.DataFrame, cutoffs: Sequence[int]) -> pl.DataFrame:
         cutoffs: the values of k.
 
     Returns:
-        `ranks` with one `f64` column for each of `metric_names(cutoffs)`; a miss scores 0.
+        `ranks` with one `f64` column for each of `metric_names(cutoffs)`; the value of a miss is 0.
     """
     names = metric_names(cutoffs)
     table = values_by_rank(cutoffs)
@@ -107,7 +107,7 @@ def score_ranks(ranks: pl.DataFrame, cutoffs: Sequence[int]) -> pl.DataFrame:
 
 
 def values_by_rank(cutoffs: Sequence[int]) -> pl.DataFrame:
-    """Value of each measure for a target at each rank of a list as long as the largest cutoff.
+    """Compute each measure for a target at each rank, for lists as long as the largest cutoff.
 
     Returns:
         `rank: i64` from 1 to `max(cutoffs)` and one `f64` column for each of `metric_names(cutoffs)`.
@@ -116,8 +116,8 @@ def values_by_rank(cutoffs: Sequence[int]) -> pl.DataFrame:
 
     depth = max(cutoffs)
     ranks = range(1, depth + 1)
-    # A query per rank of the target, a document per position. ir-measures sorts by score and breaks ties
-    # its own way, so scores must be strictly decreasing: minus the position.
+    # One query per rank of the target, one document per position. ir-measures sorts by score and breaks ties
+    # in its own way, so scores must strictly decrease: they are minus the position.
     judgements = {str(rank): {str(rank): 1} for rank in ranks}
     run = {str(rank): {str(position): float(-position) for position in ranks} for rank in ranks}
     measures = {
@@ -126,6 +126,6 @@ def values_by_rank(cutoffs: Sequence[int]) -> pl.DataFrame:
         for k in cutoffs
     }
     values = {name: [0.0] * depth for name in metric_names(cutoffs)}
-    for found in ir_measures.iter_calc(list(measures), judgements, run):
-        values[measures[found.measure]][int(found.query_id) - 1] = float(found.value)
+    for result in ir_measures.iter_calc(list(measures), judgements, run):
+        values[measures[result.measure]][int(result.query_id) - 1] = float(result.value)
     return pl.DataFrame({"rank": list(ranks)} | values, schema_overrides={"rank": pl.Int64})
