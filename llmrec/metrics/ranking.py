@@ -1,7 +1,7 @@
 """Ranking metrics of one list and one target per user, over the full catalogue, computed by ir-measures.
 
-With a single relevant item, every measure depends only on the rank of that item. So ir-measures evaluates each measure
-once per possible rank, and each user's value is looked up in that table. The values are exact for any number of users.
+With a single relevant item, every measure depends only on the rank of that item. So ir-measures evaluates each
+measure once per possible rank, and each user's value is looked up in that table. The values are exact.
 """
 
 from __future__ import annotations
