@@ -62,7 +62,7 @@ def test_a_gate_in_words_names_the_winner_last():
     assert dpo == "dpo against sft on validation, 4 users: NDCG@10 +0.1000 [+0.1000, +0.1000], better"
     assert grpo.endswith("[-0.1000, -0.1000], worse; the run now recommends with dpo")
     assert sentences(judged(dpo=[0.0] * 4))[0].endswith(
-        "no difference; the run goes on recommending with sft"
+        "no difference; the run still recommends with sft"
     )
 
 
