@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-Ranked = tuple[list[list[str]], list[list[float]]]
+from llmrec.collaborative.system import Ranked, System, TrainingData
+
+
+class PopularitySystem(System):
+    """Recommends the items with the most training interactions to everyone."""
+
+    title: ClassVar[str] = "popularity"
+    formula: ClassVar[str] = "score(i) = training interactions of i"
+
+    def fit(self, data: TrainingData) -> Popularity:
+        """Count training interactions."""
+        return Popularity.fit(data.histories, data.items)
 
 
 class Popularity:

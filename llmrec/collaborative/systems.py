@@ -1,56 +1,145 @@
-"""Collaborative models by their names in recipes: those fitted on demand, and those trained by the stage."""
+"""Collaborative systems by their names in recipes: their files, their training, and loading those of a run."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from llmrec import layout
-from llmrec.collaborative.item_knn import ItemKNN
-from llmrec.collaborative.popularity import Popularity, Ranked
-from llmrec.data.examples import training_histories
+from llmrec.collaborative.system import Baseline, System, TrainingData
+from llmrec.config import CollaborativeConfig, validate
+from llmrec.config.collaborative import system_class
+from llmrec.config.registry import SYSTEMS
+from llmrec.errors import UserError
+from llmrec.files import read_json
+from llmrec.plugins import PATTERN, is_import_path
 
-COUNTED: dict[str, type[Popularity] | type[ItemKNN]] = {"popularity": Popularity, "item_knn": ItemKNN}
-"""Models that take seconds to fit and are fitted on demand."""
-LOSSES: dict[str, Literal["bce", "ce"]] = {"sasrec_bce": "bce", "sasrec_ce": "ce"}
-"""Models trained by the stage collaborative, and their losses."""
 ITEM_VECTORS = "sasrec_ce"
 """The model whose item vectors are the default input of semantic IDs."""
-BASELINES = (*COUNTED, *LOSSES)
+BASELINES = tuple(SYSTEMS.shipped)
+RECORD = ".json"
+"""Ending of the file with a user system's settings and the sha256 of its code.
+
+Stages that read the system run again when the file changes.
+"""
 
 
-class Baseline(Protocol):
-    """A model that is trained on interactions alone."""
-
-    def recommend(
-        self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Sequence[str]] | None = None
-    ) -> Ranked:
-        """The best k items for each history outside `exclude`, and their scores, best first."""
-
-    def log_probs(self, histories: Sequence[Sequence[str]], items: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Log-probability of each item as each history's next one, float32 [U, items]."""
-
-
-def load_baseline(run: Path, name: str, items: Sequence[str]) -> Baseline:
+def load_baseline(
+    run: Path,
+    name: str,
+    items: Sequence[str],
+    histories: pl.DataFrame | None = None,
+    folder: Path | None = None,
+) -> Baseline:
     """Return a run's baseline: fitted on the training histories, or read if the stage collaborative trains it.
 
     Args:
-        run: a run folder with finished stages data and, for SASRec, collaborative.
-        name: one of `BASELINES`.
+        run: a run folder with a finished data stage and, for a system with files, collaborative stage.
+        name: one of `BASELINES`, or the import path of a user's own system.
         items: every item id that may be recommended. SASRec always has the items of `data/items.parquet`.
+        histories: the training histories to use, `user_id, items`; None uses all. A trained system has learned from
+            all of them.
+        folder: folder of its files; None uses that of the run.
 
     Raises:
-        UserError: the stage collaborative has not trained the model.
+        UserError: the stage collaborative has not trained the system, or a user's own system cannot be loaded.
     """
-    if name in COUNTED:
-        return COUNTED[name].fit(training_histories(run), items)
-    from llmrec.collaborative.sasrec import Sasrec
+    folder = run / layout.COLLABORATIVE if folder is None else folder
 
-    return Sasrec.load(run / layout.trained_system(name))
+    def load(other: str) -> Baseline:
+        return load_baseline(run, other, items, histories, folder)
+
+    data = TrainingData(run, name, items, folder, load, chosen_histories=histories)
+    baseline = _settings(data).fit(data)
+    for method in ("recommend", "log_probs"):
+        if not callable(getattr(baseline, method, None)):
+            raise UserError(f"{name}: fit returns {type(baseline).__name__}, which has no {method}")
+    return baseline
+
+
+def train_system(data: TrainingData, system: System) -> dict[str, object]:
+    """Train a system, and check that it has written its files.
+
+    Args:
+        data: the training data, and the folder of the files.
+        system: the system with its settings.
+
+    Returns:
+        The system's entry in the report.
+
+    Raises:
+        UserError: the system raised it, did not write a file, or returned no report.
+    """
+    report = system.train(data)
+    if not isinstance(report, dict):
+        raise UserError(
+            f"{data.name}: train returns {type(report).__name__}; return a dictionary for the report"
+        )
+    missing = [ending for ending in system.files if not data.file(ending).is_file()]
+    if missing:
+        raise UserError(f"{data.name}: train wrote no file {data.file(missing[0]).name}, which `files` names")
+    return report
+
+
+def files_of(config: CollaborativeConfig, systems: Iterable[str]) -> list[str]:
+    """Files in the run folder that hold some systems and their parts; a system fitted on demand has no file."""
+    files: list[str] = []
+    for name in with_parts(config, systems):
+        files += [layout.system_file(name, ending) for ending in endings(config, name)]
+    return files
+
+
+def endings(config: CollaborativeConfig, name: str) -> tuple[str, ...]:
+    """Return the endings of a system's files.
+
+    Raises:
+        UserError: the endings of a user's own system are invalid.
+    """
+    files = config.of(name).files
+    if not is_import_path(name):
+        return files
+    if RECORD in files or any(not ending.startswith(".") for ending in files):
+        raise UserError(
+            f"{name}: `files` are endings such as .safetensors, other than {RECORD}: {list(files)}"
+        )
+    return (RECORD, *files)
+
+
+def with_parts(config: CollaborativeConfig, systems: Iterable[str]) -> list[str]:
+    """Return systems and all their parts, each once, parts first.
+
+    Raises:
+        UserError: a system is a part of itself.
+    """
+    ordered: dict[str, None] = {}
+
+    def add(name: str, above: tuple[str, ...]) -> None:
+        if name in above:
+            raise UserError(f"collaborative: {name} is made of itself: {' → '.join((*above, name))}")
+        for part in config.of(name).parts if name not in ordered else ():
+            add(part, (*above, name))
+        ordered[name] = None
+
+    for name in systems:
+        add(name, ())
+    return list(ordered)
+
+
+def systems_in(files: Collection[str]) -> list[str]:
+    """Names of the systems whose files in the run folder are among `files`, the shipped ones first."""
+    names = {file.removeprefix(f"{layout.COLLABORATIVE}/").removesuffix(RECORD) for file in files}
+    paths = sorted(name for name in names if re.fullmatch(PATTERN, name))
+    shipped = [
+        name
+        for name in SYSTEMS.shipped
+        if not set(files).isdisjoint(layout.system_file(name, ending) for ending in system_class(name).files)
+    ]
+    return [*shipped, *paths]
 
 
 def item_vectors(run: Path, items: Sequence[str], name: str = ITEM_VECTORS) -> npt.NDArray[np.float32]:
@@ -59,19 +148,28 @@ def item_vectors(run: Path, items: Sequence[str], name: str = ITEM_VECTORS) -> n
     Raises:
         UserError: the stage collaborative has not trained the model.
     """
-    from llmrec.collaborative.sasrec import Sasrec
+    from llmrec.collaborative.sasrec.baseline import Sasrec
 
-    model = Sasrec.load(run / layout.trained_system(name))
+    model = Sasrec.load(run / layout.system_file(name, ".safetensors"))
     rows = dict(zip(model.items, model.vectors, strict=True))
     zeros = np.zeros(model.config.dim, np.float32)
     return np.stack([rows.get(item, zeros) for item in items])
 
 
-def systems_in(files: Collection[str]) -> list[str]:
-    """Names of the trained systems whose files in the run folder are among `files`."""
-    return [name for name in LOSSES if layout.trained_system(name) in files]
+def _settings(data: TrainingData) -> System:
+    """Return a system with the settings of its training.
 
+    A shipped system stores its settings in its own files. Those of a user's own system are in its record.
 
-def files_of(systems: Iterable[str]) -> list[str]:
-    """Files in the run folder that hold the systems that are trained; a system fitted on demand has no file."""
-    return [layout.trained_system(name) for name in systems if name in LOSSES]
+    Raises:
+        UserError: the stage collaborative has no record of a user's own system.
+    """
+    settings = {}
+    if is_import_path(data.name):
+        record = data.file(RECORD)
+        if not record.is_file():
+            raise UserError(f"{record}: no such file; run the stage collaborative first")
+        settings = read_json(record)["settings"]
+    system = validate(system_class(data.name), settings, f"collaborative.{data.name}")
+    assert isinstance(system, System)
+    return system

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llmrec.config.decoding import CollaborativeSystem
+from llmrec.config.collaborative import CollaborativeSystem
 from llmrec.config.section import Positive, Section
 from llmrec.config.training import TrainingConfig
+from llmrec.plugins import PATTERN, is_import_path, load_object
 
 Method = Literal["dpo", "grpo"]
 """Methods that `align` can list."""
@@ -157,7 +158,7 @@ class RewardConfig(Section):
         weight: factor of the term in the sum of all rewards.
     """
 
-    name: RewardName | Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    name: RewardName | Annotated[str, Field(pattern=PATTERN)]
     weight: float = 1.0
 
 
@@ -195,7 +196,8 @@ class GrpoConfig(AlignmentConfig):
             rollout by the target (see `inject`), `resample` draws the group again, up to `tries` times.
         inject: settings of `zero_variance: inject`.
         tries: most times that `zero_variance: resample` draws a group again.
-        judge: the collaborative model of the reward `collaborative`.
+        judge: the collaborative model of the reward `collaborative`, and of your own rewards that are marked
+            `@needs_judge`.
         prompts: as `pairs.prompts`; `history_end` needs rewards without a target: `collaborative`, `diversity`, or
             your own.
     """
@@ -243,5 +245,13 @@ class GrpoConfig(AlignmentConfig):
 
     @property
     def needs_judge(self) -> bool:
-        """Whether a reward reads the collaborative model."""
-        return any(reward.name == "collaborative" for reward in self.rewards)
+        """Whether a reward reads the collaborative model; a reward of one's own says so by `@needs_judge`.
+
+        Raises:
+            UserError: a reward of one's own that cannot be imported.
+        """
+        names = [reward.name for reward in self.rewards]
+        own = [name for name in names if is_import_path(name)]
+        return "collaborative" in names or any(
+            getattr(load_object(name, "function"), "needs_judge", False) for name in own
+        )

@@ -1,73 +1,136 @@
-"""The recipe's `collaborative` section: the models that are trained on interactions alone."""
+"""The recipe's `collaborative` section: settings of the models that learn from interactions."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, SerializeAsAny, ValidationInfo, create_model
 
-from llmrec.config.section import Positive, Section
+from llmrec.config.registry import SYSTEMS
+from llmrec.config.section import Section, located_error, may_lack_code
+from llmrec.errors import UserError, did_you_mean
+from llmrec.plugins import is_import_path
 
 
-class SasrecConfig(Section):
-    """SASRec (Kang & McAuley 2018): its shape and its training.
+class SystemSettings(Section):
+    """Settings of a collaborative system, and what the stages must know about it.
+
+    The fields of a subclass are the system's own settings.
 
     Attributes:
-        dim: width of the item vectors and of the layers.
-        layers: number of transformer blocks.
-        heads: attention heads per block.
-        history: number of last items that the model reads.
-        dropout: dropout rate in training.
-        lr: learning rate.
-        batch: targets per optimizer step.
-        epochs: most epochs.
-        patience: training stops after this many epochs without a better validation NDCG@10.
-        valid_users: number of validation users, a seeded sample.
+        title: the system's name in the report.
+        formula: the score of an item, in one line.
+        files: endings of the files `collaborative/<name><ending>` that `train` writes; empty for a system that is
+            fitted whenever it is needed.
+        reads: dotted recipe keys outside the system's settings on which `train` depends.
     """
 
-    dim: Positive = 64
-    layers: Positive = 2
-    heads: Positive = 2
-    history: Positive = 50
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    lr: Annotated[float, Field(gt=0)] = 2e-3
-    batch: Positive = 768
-    epochs: Positive = 200
-    patience: Positive = 10
-    valid_users: Positive = 5000
+    title: ClassVar[str] = ""
+    formula: ClassVar[str] = ""
+    files: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[tuple[str, ...]] = ()
 
-    @model_validator(mode="after")
-    def _heads_share_dim(self) -> SasrecConfig:
-        if self.dim % self.heads:
-            raise ValueError(f"dim={self.dim} is no multiple of heads={self.heads}")
-        return self
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of other systems that this one combines; they are trained before it."""
+        return ()
 
-
-class SasrecBceConfig(SasrecConfig):
-    """Defaults for binary cross-entropy.
-
-    One negative a position learns slowly, so the model is larger and more strongly regularised.
-    """
-
-    dim: Positive = 128
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-
-
-class SasrecCeConfig(SasrecConfig):
-    """Defaults for cross-entropy over the catalogue, which is best after about ten epochs on Amazon Beauty."""
-
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.4
-    patience: Positive = 3
+    def training_flops(self, users: int, items: int, interactions: int) -> float:
+        """Floating-point operations of `train`, for the estimate; 0 if it takes only seconds."""
+        return 0.0
 
 
 class CollaborativeConfig(Section):
-    """Models of the training split, for baselines, item vectors and priors.
+    """Settings of collaborative systems, by name. The name of a user's own system is its import path."""
 
-    Attributes:
-        sasrec_bce: SASRec with binary cross-entropy.
-        sasrec_ce: SASRec with cross-entropy over the catalogue.
+    @classmethod
+    def section_for(cls, value: Any) -> type[Section]:
+        """Return the section with a key for each shipped system with settings, and each user system in `value`."""
+        names = value if isinstance(value, Mapping) else ()
+        paths = [name for name in names if isinstance(name, str) and is_import_path(name)]
+        try:
+            return _section(tuple(sorted(paths)))
+        except UserError:
+            return _section(())
+
+    def of(self, name: str) -> SystemSettings:
+        """Return the settings of a system, with its defaults if the recipe has none.
+
+        Raises:
+            UserError: there is no such system.
+        """
+        settings = getattr(self, name, None)
+        return settings if isinstance(settings, SystemSettings) else system_class(name)()
+
+
+def system_class(name: str) -> type[SystemSettings]:
+    """Load the class of a collaborative system.
+
+    Raises:
+        UserError: there is no such system, or the user's class is not a system.
     """
+    loaded: type[SystemSettings] = SYSTEMS.load(name)
+    return loaded
 
-    sasrec_bce: SasrecBceConfig = SasrecBceConfig()
-    sasrec_ce: SasrecCeConfig = SasrecCeConfig()
+
+@cache
+def _section(paths: tuple[str, ...]) -> type[CollaborativeConfig]:
+    """Create the section with the settings of all shipped systems and of the user's systems at `paths`."""
+    classes = {name: system_class(name) for name in (*SYSTEMS.shipped, *paths)}
+    fields: dict[str, Any] = {
+        name: (settings, settings()) for name, settings in classes.items() if settings.model_fields
+    }
+    return create_model("CollaborativeConfig", __base__=CollaborativeConfig, **fields)
+
+
+def _read(value: Any, info: ValidationInfo) -> Any:
+    """Read each system's settings by its own class."""
+    if isinstance(value, CollaborativeConfig):
+        return value
+    if not isinstance(value, Mapping):
+        raise located_error((), "expected settings by the name of a system", value)
+    paths = [name for name in value if isinstance(name, str) and is_import_path(name)]
+    missing = []
+    for name in paths:
+        try:
+            system_class(name)
+        except UserError as error:
+            if not may_lack_code(info):
+                raise located_error((name,), str(error), name) from None
+            missing.append(name)
+    section = _section(tuple(sorted(set(paths) - set(missing))))
+    return section.model_validate({name: value[name] for name in value if name not in missing})
+
+
+def check_system(name: str, info: ValidationInfo, *others: str) -> str:
+    """Validate the name of a collaborative system, and return it.
+
+    Args:
+        name: the recipe's value.
+        info: pydantic's information on the validation.
+        others: further valid names, for the message.
+
+    Raises:
+        ValidationError: there is no such system, or the user's class is not a system.
+    """
+    if name not in SYSTEMS.shipped and not is_import_path(name):
+        names = [*SYSTEMS.shipped, *others]
+        raise located_error((), f"no {name!r} ({did_you_mean(name, names)})", name)
+    try:
+        system_class(name)
+    except UserError as error:
+        if not may_lack_code(info):
+            raise located_error((), str(error), name) from None
+    return name
+
+
+def _check_name(name: str, info: ValidationInfo) -> str:
+    return check_system(name, info)
+
+
+Collaborative = Annotated[SerializeAsAny[CollaborativeConfig], BeforeValidator(_read)]
+"""Type of the section: each system's settings are read by the class of the system."""
+CollaborativeSystem = Annotated[str, AfterValidator(_check_name)]
+"""Name of a collaborative model: a shipped one, or `module:name` of your own class."""

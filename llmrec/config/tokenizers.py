@@ -1,246 +1,92 @@
-"""The recipe's `ids.quantizer` section: one class a kind, named after the module that implements it."""
+"""The recipe's `ids.quantizer` section: the settings of the tokenizer that `kind` names, read by its own class."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationInfo
 
-from llmrec.config.section import Positive, Section
+from llmrec.config.registry import TOKENIZERS
+from llmrec.config.section import Section, located_error, may_lack_code
+from llmrec.errors import UserError
+from llmrec.plugins import is_import_path
 
 Levels = Annotated[int, Field(ge=1, le=8)]
 Codes = Annotated[int, Field(ge=2, le=65536)] | Literal["auto"]
+CollisionRule = Literal["extra_level", "sinkhorn", "next_best"]
 Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
+DEFAULT_KIND = "rq_kmeans"
 
 
-class TokenizerConfig(Section):
-    """Settings of a tokenizer, and what the stages must know about its kind.
+class TokenizerSettings(Section):
+    """Settings of a tokenizer, and what the stages must know about it.
+
+    The fields of a subclass are the tokenizer's own settings.
 
     Attributes:
-        reads_item_vectors: whether it learns from a collaborative model's item vectors.
+        kind: a shipped name, or `module:name` of your own class.
+        reads_vectors: whether the tokenizer learns from item vectors, so that the stage encodes `ids.inputs`.
+        reads_item_vectors: whether the tokenizer learns from a collaborative model's item vectors.
         collision_rule: the rule that `ids.collisions: auto` uses.
     """
 
+    kind: str = Field(strict=True)
+    reads_vectors: ClassVar[bool] = False
     reads_item_vectors: ClassVar[bool] = False
-    collision_rule: ClassVar[Literal["extra_level", "sinkhorn"]] = "extra_level"
+    collision_rule: ClassVar[CollisionRule] = "extra_level"
+
+    def external_files(self) -> list[Path]:
+        """Files outside the run that the tokenizer reads. If one changes, the stage ids runs again."""
+        return []
+
+    @classmethod
+    def section_for(cls, value: Any) -> type[Section]:
+        """Return the class of the kind that a recipe names, or this class if there is no such kind."""
+        try:
+            return tokenizer_class(_kind_of(value))
+        except UserError:
+            return cls
 
 
-class _Codebooks(TokenizerConfig):
-    """Settings of every quantizer of vectors. `codes: auto` fits the catalogue, with at most 256 codes a level."""
+class MissingTokenizer(TokenizerSettings):
+    """Settings of a finished run's tokenizer whose code is missing. The run has its IDs, so it can still be used."""
 
-    levels: Levels = 3
-    codes: Codes = "auto"
-
-
-class _Kmeans(_Codebooks):
-    """Codebooks learned by k-means."""
-
-    iterations: Positive = 25
+    model_config = ConfigDict(extra="allow")
 
 
-class RqKmeansConfig(_Kmeans):
-    """Residual k-means."""
+def tokenizer_class(kind: str) -> type[TokenizerSettings]:
+    """Load the class of a tokenizer.
 
-    kind: Literal["rq_kmeans"] = "rq_kmeans"
-
-
-class BalancedRqKmeansConfig(_Kmeans):
-    """Residual k-means with clusters of equal size, ±1."""
-
-    kind: Literal["balanced_rq_kmeans"]
-
-
-class VqConfig(TokenizerConfig):
-    """One k-means codebook. Only the collision rule separates the items of one code."""
-
-    kind: Literal["vq"]
-    codes: Codes = "auto"
-    iterations: Positive = 25
-
-
-class HierarchicalConfig(_Kmeans):
-    """Hierarchical k-means: each cluster is clustered again."""
-
-    kind: Literal["hierarchical"]
-
-
-class PqConfig(_Kmeans):
-    """Product quantization: `levels` subspaces, each with its own codebook."""
-
-    kind: Literal["pq"]
-
-
-class OpqConfig(_Kmeans):
-    """Product quantization after a learned rotation."""
-
-    kind: Literal["opq"]
-
-
-class LshConfig(_Codebooks):
-    """Locality-sensitive hashing: each code consists of the signs of log2(`codes`) random projections."""
-
-    kind: Literal["lsh"]
-
-
-class AutoencoderConfig(_Codebooks):
-    """An MLP autoencoder with residual codebooks between encoder and decoder.
-
-    Attributes:
-        hidden: widths of the encoder's hidden layers; the decoder mirrors them.
-        latent: dimension of the codebooks' vectors.
-        beta: weight of the commitment loss.
-        lr: learning rate.
-        batch: items per step.
-        epochs: epochs of training.
+    Raises:
+        UserError: there is no such kind, or the user's class is not a tokenizer.
     """
-
-    kind: str
-    hidden: list[Positive] = [512, 256, 128]
-    latent: Positive = 32
-    beta: Weight = 0.25
-    lr: Rate = 3e-3
-    batch: Positive = 512
-    epochs: Positive = 1000
+    loaded: type[TokenizerSettings] = TOKENIZERS.load(kind)
+    return loaded
 
 
-class RqvaeConfig(AutoencoderConfig):
-    """RQ-VAE of TIGER (Rajput et al. 2023)."""
-
-    kind: Literal["rqvae"]
-
-
-class LcRecConfig(AutoencoderConfig):
-    """RQ-VAE of LC-Rec (Zheng et al. 2024): larger, with evenly used codes at the last level (Sinkhorn-Knopp)."""
-
-    kind: Literal["lc_rec"]
-    collision_rule: ClassVar[Literal["extra_level", "sinkhorn"]] = "sinkhorn"
-    hidden: list[Positive] = [2048, 1024, 512, 256, 128, 64]
-    lr: Rate = 2e-3
-    epsilon: Rate = 0.003
-    iterations: Positive = 50
+def _kind_of(value: Any) -> str:
+    kind = value.get("kind", DEFAULT_KIND) if isinstance(value, dict) else value
+    if not isinstance(kind, str):
+        raise UserError("expected the name of a tokenizer")
+    return kind
 
 
-class LetterConfig(AutoencoderConfig):
-    """LETTER (Wang et al. 2024): RQ-VAE aligned with collaborative vectors, with a diversity loss on codebooks."""
-
-    kind: Literal["letter"]
-    reads_item_vectors: ClassVar[bool] = True
-    alpha: Weight = 0.01
-    diversity: Weight = 1e-4
-    clusters: Positive = 10
-
-
-class CostConfig(AutoencoderConfig):
-    """CoST (Zhu et al. 2024): RQ-VAE with a contrastive loss instead of the reconstruction loss."""
-
-    kind: Literal["cost"]
-    batch: Positive = 1024
-    temperature: Rate = 0.1
+def _read(value: Any, info: ValidationInfo) -> Any:
+    """Read the settings with the class of their kind. The default kind is residual k-means."""
+    if isinstance(value, TokenizerSettings):
+        return value
+    if not isinstance(value, dict):
+        raise located_error((), "expected settings such as {kind: rq_kmeans}", value)
+    try:
+        settings = tokenizer_class(_kind_of(value))
+    except UserError as error:
+        if may_lack_code(info) and is_import_path(_kind_of(value)):
+            return MissingTokenizer.model_validate(value)
+        raise located_error(("kind",), str(error), value.get("kind")) from None
+    return settings.model_validate({"kind": DEFAULT_KIND} | value, context=info.context)
 
 
-class RandomConfig(_Codebooks):
-    """Random codes: the baseline that shows how much structured IDs gain."""
-
-    kind: Literal["random"]
-
-
-class SequentialConfig(_Codebooks):
-    """Items numbered in the order of their first occurrence in the training histories."""
-
-    kind: Literal["sequential"]
-
-
-class _Clusters(TokenizerConfig):
-    """How a graph is split.
-
-    Attributes:
-        clusters: clusters per split; `auto` uses 20, or √items for a small catalogue.
-        leaf: most items of a cluster that is not split further; `auto` uses `clusters`.
-    """
-
-    clusters: Annotated[int, Field(ge=2, le=256)] | Literal["auto"] = "auto"
-    leaf: Positive | Literal["auto"] = "auto"
-
-
-class CollaborativeIdsConfig(_Clusters):
-    """Spectral clusters of the item co-occurrence graph, split until they are small enough."""
-
-    kind: Literal["collaborative"]
-
-
-class CategoryConfig(TokenizerConfig):
-    """The category path, at most `levels` deep."""
-
-    kind: Literal["category"]
-    levels: Levels = 4
-
-
-class HybridConfig(_Clusters):
-    """The path of collaborative clusters, followed by one token per item."""
-
-    kind: Literal["hybrid"]
-
-
-class SingleConfig(TokenizerConfig):
-    """One token per item."""
-
-    kind: Literal["single"]
-
-
-class IndexConfig(TokenizerConfig):
-    """IDs from an index file of MiniOneRec, LC-Rec or LETTER."""
-
-    kind: Literal["index"]
-    path: str
-
-
-class KeptConfig(TokenizerConfig):
-    """The IDs of an earlier run (name or folder). New items get IDs from that run's frozen quantizer."""
-
-    kind: Literal["kept"]
-    run: str
-
-
-class TitleConfig(TokenizerConfig):
-    """The title's first words, in the base model's own tokens; up to twice as many if two titles are the same."""
-
-    kind: Literal["title"]
-    words: Positive = 12
-
-
-class KeywordsConfig(TokenizerConfig):
-    """A few distinctive words of the item, chosen by tf-idf (after IDGenRec, without its training)."""
-
-    kind: Literal["keywords"]
-    words: Positive = 4
-
-
-TokenizerConfig = Annotated[
-    RqKmeansConfig
-    | BalancedRqKmeansConfig
-    | VqConfig
-    | HierarchicalConfig
-    | PqConfig
-    | OpqConfig
-    | LshConfig
-    | RqvaeConfig
-    | LcRecConfig
-    | LetterConfig
-    | CostConfig
-    | RandomConfig
-    | SequentialConfig
-    | CollaborativeIdsConfig
-    | CategoryConfig
-    | HybridConfig
-    | SingleConfig
-    | IndexConfig
-    | KeptConfig
-    | TitleConfig
-    | KeywordsConfig,
-    Field(discriminator="kind"),
-]
-KINDS: dict[str, type[Section]] = {
-    section.model_fields["kind"].annotation.__args__[0]: section
-    for section in get_args(get_args(TokenizerConfig)[0])
-}
+Tokenizer = Annotated[SerializeAsAny[TokenizerSettings], BeforeValidator(_read)]
+"""Type of the section: the settings are read by the class of their kind."""

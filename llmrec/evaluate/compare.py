@@ -37,7 +37,7 @@ class ComparisonRow:
         values: mean over the runs, per metric.
         deviations: standard deviation over the runs (n − 1), per metric; empty for a single run.
         differences: per metric the difference to the reference and the ends of its interval, over the users that
-            all runs share; empty for the reference itself.
+            all runs share; empty for the reference itself, and without the metrics of all lists at once.
         users: number of users behind the differences.
     """
 
@@ -97,9 +97,12 @@ def compare(
     evaluated = [_read(folder, split) for folder in runs]
     names = tuple(metrics or _common_metrics(evaluated))
     for run in evaluated:
-        missing = [name for name in names if name not in run.users.columns]
+        missing = [name for name in names if not _is_metric_of(run, name)]
         if missing:
-            raise UserError(f"run {run.name}: has no {missing[0]}; its eval.k is {run.protocol['k']}")
+            raise UserError(
+                f"run {run.name}: has no {missing[0]}; its eval.k is {run.protocol['k']}, "
+                f"its eval.metrics are {', '.join(run.protocol['formulas'])}"
+            )
         if against is not None and against not in run.systems:
             raise UserError(f"run {run.name}: has no system {against!r}; there are: {', '.join(run.systems)}")
     groups = _group_seeds(evaluated)
@@ -125,7 +128,7 @@ def comparison_table(comparison: Comparison) -> Table:
         for name in comparison.metrics:
             deviation = f" ± {row.deviations[name]:.4f}" if row.deviations else ""
             cells.append(f"{row.values[name]:.4f}{deviation}")
-            cells.append(_signed(*row.differences[name]) if row.differences else "")
+            cells.append(_signed(*row.differences[name]) if name in row.differences else "")
         table.add_row(label, row.system, *cells)
     table.caption = "\n".join(comparison.cautions) or None
     return table
@@ -211,14 +214,20 @@ def _row(
     deviations = {name: stdev(numbers) for name, numbers in values.items()} if len(runs) > 1 else {}
     differences: dict[str, tuple[float, float, float]] = {}
     users = 0
+    # A metric of all lists at once has no values per user, and so no paired difference.
+    paired = tuple(name for name in names if all(name in run.users.columns for run in (*runs, *first)))
     if against is not None:
         if system != against:
-            differences, users = _differences(runs, system, runs, against, names)
+            differences, users = _differences(runs, system, runs, against, paired)
     elif group is not first and _same_catalogue(group[0], first[0]):
         others = [run for run in first if system in run.systems]
-        differences, users = _differences(runs, system, others, system, names)
+        differences, users = _differences(runs, system, others, system, paired)
     means = {name: fmean(numbers) for name, numbers in values.items()}
     return ComparisonRow(tuple(run.name for run in runs), system, means, deviations, differences, users)
+
+
+def _is_metric_of(run: _Evaluated, name: str) -> bool:
+    return all(isinstance(system.get(name), float) for system in run.systems.values())
 
 
 def _same_catalogue(run: _Evaluated, other: _Evaluated) -> bool:
@@ -233,7 +242,7 @@ def _differences(
 
     If `others` is `runs`, the difference is taken within each run.
     """
-    if not others:
+    if not others or not names:
         return {}, 0
     cells = _shared([(run, system) for run in runs] + [(run, reference) for run in others], names)
     left, right = cells[:, : len(runs)], cells[:, len(runs) :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,18 @@ import polars as pl
 
 from llmrec import layout
 from llmrec.artifacts import StageContext
-from llmrec.collaborative.systems import Baseline, load_baseline
+from llmrec.collaborative.system import Baseline
+from llmrec.collaborative.systems import load_baseline
 from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples, load_items, training_histories
 from llmrec.errors import UserError
 from llmrec.evaluate.gate import gate
-from llmrec.evaluate.lists import BASELINES, baseline_lists, count_invalid, model_systems, read_lists
+from llmrec.evaluate.lists import baseline_lists, count_invalid, is_baseline, model_systems, read_lists
 from llmrec.evaluate.summary import differences, rounded, slice_labels, summarise
 from llmrec.evaluate.tasks.scores import task_metrics
 from llmrec.files import atomic_write, read_json, write_json
-from llmrec.metrics.catalogue import FORMULAS, coverage, exposure, gini
-from llmrec.metrics.ranking import MEASURES, metric_names, score_ranks, target_ranks
+from llmrec.metrics.metric import Metric, RecommendedLists, list_metrics, load_metrics, rank_metrics
+from llmrec.metrics.ranking import metric_names, score_ranks, target_ranks
 from llmrec.recommend.model_names import ALIGNED, SFT, ZERO_SHOT
 
 
@@ -42,21 +44,28 @@ def evaluate(context: StageContext) -> None:
     }
     counts = histories.select(item_id=pl.col("items").explode().cast(pl.String))
     counts = counts.group_by("item_id").agg(pl.len().cast(pl.Int64).alias("item_frequency"))
-    metrics: dict[str, Any] = {"protocol": _protocol(context, len(catalogue))}
+    metrics = load_metrics(recipe.eval.metrics)
+    popularity = catalogue.to_frame("item_id").join(counts, on="item_id", how="left", maintain_order="left")
+    traffic = popularity["item_frequency"].fill_null(0).to_numpy()
+    report: dict[str, Any] = {"protocol": _protocol(context, len(catalogue), metrics)}
     per_user: list[pl.DataFrame] = []
     for split in recipe.decode.splits:
         examples = _examples(context, split, counts)
-        metrics["protocol"]["repeat_targets"][split] = _repeats(examples)
+        report["protocol"]["repeat_targets"][split] = _repeats(examples)
         lists = {name: read_lists(path) for name, path in _model_files(context, split).items()}
         for name in recipe.eval.baselines:
             lists[name] = _baseline(context, name, split, models.get(name), examples)
-        users = {name: _per_user(frame, examples, recipe) for name, frame in lists.items()}
-        _add_split(metrics, split, users, lists, examples, catalogue, recipe)
+        users = {name: _per_user(frame, examples, recipe, metrics) for name, frame in lists.items()}
+        shown = {
+            name: RecommendedLists(frame.join(examples, on="user_id", how="semi"), catalogue, traffic)
+            for name, frame in lists.items()
+        }
+        _add_split(report, split, users, shown, examples, recipe, metrics)
         per_user += [
             frame.select(pl.lit(split).alias("split"), pl.lit(name).alias("system"), pl.all())
             for name, frame in users.items()
         ]
-    write_json(context.work / layout.METRICS, metrics)
+    write_json(context.work / layout.METRICS, report)
     if recipe.eval.tasks:
         write_json(context.work / layout.TASK_METRICS, task_metrics(context.run, recipe))
     verdict = gate(context)
@@ -101,41 +110,43 @@ def _baseline(
     return frame
 
 
-def _per_user(lists: pl.DataFrame, examples: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
+def _per_user(
+    lists: pl.DataFrame, examples: pl.DataFrame, recipe: Recipe, metrics: Sequence[Metric]
+) -> pl.DataFrame:
     """One row per user: `user_id, target, rank`, the metrics, and the values by which slices group users."""
     cutoffs = recipe.eval.k
-    scored = score_ranks(target_ranks(lists, examples, max(cutoffs)), cutoffs)
+    ranks = target_ranks(lists, examples, max(cutoffs))
+    scored = score_ranks(ranks, cutoffs, rank_metrics(metrics))
     return scored.with_columns(examples[name] for name in recipe.eval.slices)
 
 
 def _add_split(
-    metrics: dict[str, Any],
+    report: dict[str, Any],
     split: str,
     users: dict[str, pl.DataFrame],
-    lists: dict[str, pl.DataFrame],
+    lists: dict[str, RecommendedLists],
     examples: pl.DataFrame,
-    catalogue: pl.Series,
     recipe: Recipe,
+    metrics: Sequence[Metric],
 ) -> None:
-    """Add a split to `metrics`: its systems, the differences model − baseline and aligned model − SFT, its slices."""
+    """Add a split to `report`: its systems, the differences model − baseline and aligned model − SFT, its slices."""
     cutoffs, mask_seen = recipe.eval.k, recipe.decode.mask_seen
-    names = metric_names(cutoffs)
+    names = metric_names(cutoffs, rank_metrics(metrics))
     settings = (recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
     systems = summarise(users, names, *settings)
-    for name, frame in lists.items():
-        shown = {k: exposure(frame.join(examples, on="user_id", how="semi"), k, catalogue) for k in cutoffs}
-        systems[name] |= {f"coverage@{k}": rounded(coverage(shown[k])) for k in cutoffs}
-        systems[name] |= {f"gini@{k}": rounded(gini(shown[k])) for k in cutoffs}
+    for name, shown in lists.items():
+        for metric in list_metrics(metrics):
+            systems[name] |= {f"{metric.name}@{k}": rounded(metric.of(shown, k)) for k in cutoffs}
         systems[name]["invalid"] = count_invalid(
-            frame, examples, catalogue.to_list(), max(cutoffs), mask_seen
+            shown.frame, examples, shown.catalogue.to_list(), max(cutoffs), mask_seen
         )
         systems[name]["intervals"] = systems[name].pop("intervals")
-    metrics[split] = systems
-    models = [name for name in users if name not in BASELINES]
+    report[split] = systems
+    models = [name for name in users if not is_baseline(name)]
     pairs: list[tuple[str, str]] = [(model, base) for model in models for base in recipe.eval.baselines]
     pairs += [(model, SFT) for model in models if model in ALIGNED and SFT in models]
-    metrics.setdefault("differences", {})[split] = differences(users, pairs, names, *settings)
-    cuts = metrics.setdefault("slices", {})[split] = {}
+    report.setdefault("differences", {})[split] = differences(users, pairs, names, *settings)
+    cuts = report.setdefault("slices", {})[split] = {}
     for name in recipe.eval.slices:
         labels, order = slice_labels(examples[name])
         cuts[name] = {
@@ -144,12 +155,18 @@ def _add_split(
         }
 
 
+def _about(recipe: Recipe, name: str) -> dict[str, str]:
+    """Return a baseline's title, and the formula of its scores."""
+    system = recipe.collaborative.of(name)
+    return {"title": system.title or name, "formula": system.formula}
+
+
 def _repeats(examples: pl.DataFrame) -> float:
     """Share of targets that occur in the user's history; they cannot be hit when seen items are masked."""
     return rounded(examples.select(pl.col("history").list.contains(pl.col("target")).mean()).item())
 
 
-def _protocol(context: StageContext, items: int) -> dict[str, Any]:
+def _protocol(context: StageContext, items: int, metrics: Sequence[Metric]) -> dict[str, Any]:
     """The settings behind the figures; `evaluate` adds each split's share of repeat targets."""
     recipe = context.recipe
     return {
@@ -165,5 +182,6 @@ def _protocol(context: StageContext, items: int) -> dict[str, Any]:
         "bootstrap": recipe.eval.bootstrap,
         "confidence": recipe.eval.confidence,
         "repeat_targets": {},
-        "formulas": {measure.name: measure.formula for measure in MEASURES} | FORMULAS,
+        "formulas": {metric.name: metric.formula for metric in metrics},
+        "baselines": {name: _about(recipe, name) for name in recipe.eval.baselines if name != ZERO_SHOT},
     }

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import polars as pl
 
-from llmrec.collaborative import systems
-from llmrec.collaborative.systems import Baseline
+from llmrec.collaborative.system import Baseline, checked_lists
+from llmrec.config.registry import SYSTEMS
 from llmrec.errors import UserError
+from llmrec.plugins import is_import_path
 from llmrec.recommend.model_names import ZERO_SHOT
 
-BASELINES = (*systems.BASELINES, ZERO_SHOT)
-"""Systems that models are compared to."""
 SCHEMA = pl.Schema({"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String, "score": pl.Float64})
+
+
+def is_baseline(system: str) -> bool:
+    """Whether a system is a baseline, not one of the run's models."""
+    return system in SYSTEMS.shipped or system == ZERO_SHOT or is_import_path(system)
 
 
 def baseline_lists(
@@ -31,10 +35,14 @@ def baseline_lists(
 
     Returns:
         `user_id, rank, item_id, score`, in the order of `examples`.
+
+    Raises:
+        UserError: a user's own baseline returns something else.
     """
     histories = examples["history"].to_list()
     inputs = [items[-history:] for items in histories]
-    items, scores = model.recommend(inputs, k, histories if mask_seen else None)
+    lists = model.recommend(inputs, k, histories if mask_seen else None)
+    items, scores = checked_lists(lists, len(histories), k, type(model).__name__)
     frame = pl.DataFrame({"user_id": examples["user_id"].cast(pl.String), "item_id": items, "score": scores})
     ranked = frame.with_columns(rank=pl.int_ranges(1, pl.col("item_id").list.len() + 1, dtype=pl.Int32))
     return ranked.explode("rank", "item_id", "score", empty_as_null=False).select(*SCHEMA).cast(SCHEMA)
@@ -69,7 +77,7 @@ def read_lists(path: Path) -> pl.DataFrame:
 def model_systems(run: Path, split: str) -> list[str]:
     """Return the models of a run (no baselines) that have lists for a split, sorted."""
     names = (path.stem.removesuffix(f"-{split}") for path in (run / "decode").glob(f"*-{split}.parquet"))
-    return sorted(name for name in names if name not in BASELINES)
+    return sorted(name for name in names if not is_baseline(name))
 
 
 def count_invalid(

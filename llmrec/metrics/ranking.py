@@ -7,65 +7,80 @@ measure once per possible rank, and each user's value is looked up in that table
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache, partial
 
+import numpy as np
 import polars as pl
 
+from llmrec.metrics.metric import RankMetric, Ranks, Values
 
-@dataclass(frozen=True)
-class Measure:
-    """One ranking measure.
 
-    Attributes:
-        name: prefix of its column, as in `hr@10`.
-        ir: its name in ir-measures.
-        title: its name in prose.
-        formula: plain text, for one target at position `rank` (from 1) of the list.
-        source: the publication that introduced it.
+def ir_values(measure: str, ranks: Ranks, k: int) -> Values:
+    """Compute a measure of ir-measures for a target at each of some ranks.
+
+    Args:
+        measure: name in ir-measures, such as `nDCG`.
+        ranks: int64 `[n]`, from 1 to k.
+        k: cutoff.
+
+    Returns:
+        float64 `[n]`.
     """
-
-    name: str
-    ir: str
-    title: str
-    formula: str
-    source: str
+    return _ir_values(measure, k)[ranks - 1]
 
 
-MEASURES = (
-    Measure(
-        "hr",
-        "Success",
-        "Hit rate",
-        "HR@k = 1 if rank ≤ k, else 0",
-        "Deshpande & Karypis, Item-based top-N recommendation algorithms, 2004",
-    ),
-    Measure(
-        "ndcg",
-        "nDCG",
-        "Normalised discounted cumulative gain",
-        "NDCG@k = 1 / log2(rank + 1) if rank ≤ k, else 0 (one target: the ideal DCG is 1)",
-        "Järvelin & Kekäläinen, Cumulated gain-based evaluation of IR techniques, 2002",
-    ),
-    Measure(
-        "mrr",
-        "RR",
-        "Mean reciprocal rank",
-        "MRR@k = 1 / rank if rank ≤ k, else 0",
-        "Voorhees, The TREC-8 question answering track report, 1999",
-    ),
-    Measure(
-        "recall",
-        "R",
-        "Recall",
-        "Recall@k = the user's targets within the first k / the user's targets (one target: equal to HR@k)",
-        "Herlocker et al., Evaluating collaborative filtering recommender systems, 2004",
-    ),
+@cache
+def _ir_values(measure: str, k: int) -> Values:
+    """Compute a measure at each rank from 1 to k, float64 `[k]`."""
+    import ir_measures
+
+    positions = range(1, k + 1)
+    # One query per rank of the target, one document per position. ir-measures sorts by score and breaks ties
+    # in its own way, so scores must strictly decrease: they are minus the position.
+    judgements = {str(rank): {str(rank): 1} for rank in positions}
+    run = {str(rank): {str(position): float(-position) for position in positions} for rank in positions}
+    values = np.zeros(k)
+    for result in ir_measures.iter_calc([ir_measures.parse_measure(f"{measure}@{k}")], judgements, run):
+        values[int(result.query_id) - 1] = float(result.value)
+    return values
+
+
+HIT_RATE = RankMetric(
+    name="hr",
+    title="Hit rate",
+    formula="HR@k = 1 if rank ≤ k, else 0",
+    source="Deshpande & Karypis, Item-based top-N recommendation algorithms, 2004",
+    value=partial(ir_values, "Success"),
 )
+NDCG = RankMetric(
+    name="ndcg",
+    title="Normalised discounted cumulative gain",
+    formula="NDCG@k = 1 / log2(rank + 1) if rank ≤ k, else 0 (one target: the ideal DCG is 1)",
+    source="Järvelin & Kekäläinen, Cumulated gain-based evaluation of IR techniques, 2002",
+    value=partial(ir_values, "nDCG"),
+)
+MRR = RankMetric(
+    name="mrr",
+    title="Mean reciprocal rank",
+    formula="MRR@k = 1 / rank if rank ≤ k, else 0",
+    source="Voorhees, The TREC-8 question answering track report, 1999",
+    value=partial(ir_values, "RR"),
+)
+RECALL = RankMetric(
+    name="recall",
+    title="Recall",
+    formula=(
+        "Recall@k = the user's targets within the first k / the user's targets (one target: equal to HR@k)"
+    ),
+    source="Herlocker et al., Evaluating collaborative filtering recommender systems, 2004",
+    value=partial(ir_values, "R"),
+)
+MEASURES = (HIT_RATE, NDCG, MRR, RECALL)
 
 
-def metric_names(cutoffs: Sequence[int]) -> list[str]:
+def metric_names(cutoffs: Sequence[int], metrics: Sequence[RankMetric] = MEASURES) -> list[str]:
     """Return column names such as `hr@10`: all cutoffs of the first measure, then those of the next."""
-    return [f"{measure.name}@{k}" for measure in MEASURES for k in cutoffs]
+    return [f"{metric.name}@{k}" for metric in metrics for k in cutoffs]
 
 
 def target_ranks(lists: pl.DataFrame, targets: pl.DataFrame, depth: int) -> pl.DataFrame:
@@ -89,43 +104,32 @@ def target_ranks(lists: pl.DataFrame, targets: pl.DataFrame, depth: int) -> pl.D
     return targets.select("user_id", "target").join(hits, on="user_id", how="left", maintain_order="left")
 
 
-def score_ranks(ranks: pl.DataFrame, cutoffs: Sequence[int]) -> pl.DataFrame:
+def score_ranks(
+    ranks: pl.DataFrame, cutoffs: Sequence[int], metrics: Sequence[RankMetric] = MEASURES
+) -> pl.DataFrame:
     """Add every measure at every cutoff to users' target ranks.
 
     Args:
         ranks: a frame with the column `rank` (from 1; null, or beyond the largest cutoff, for a miss).
         cutoffs: the values of k.
+        metrics: the measures.
 
     Returns:
-        `ranks` with one `f64` column for each of `metric_names(cutoffs)`; the value of a miss is 0.
+        `ranks` with one `f64` column for each of `metric_names(cutoffs, metrics)`; the value of a miss is 0.
     """
-    names = metric_names(cutoffs)
-    table = values_by_rank(cutoffs)
+    names = metric_names(cutoffs, metrics)
+    table = values_by_rank(cutoffs, metrics)
     return ranks.join(table, on="rank", how="left", maintain_order="left").with_columns(
         pl.col(names).fill_null(0.0)
     )
 
 
-def values_by_rank(cutoffs: Sequence[int]) -> pl.DataFrame:
+def values_by_rank(cutoffs: Sequence[int], metrics: Sequence[RankMetric] = MEASURES) -> pl.DataFrame:
     """Compute each measure for a target at each rank, for lists as long as the largest cutoff.
 
     Returns:
-        `rank: i64` from 1 to `max(cutoffs)` and one `f64` column for each of `metric_names(cutoffs)`.
+        `rank: i64` from 1 to `max(cutoffs)` and one `f64` column for each of `metric_names(cutoffs, metrics)`.
     """
-    import ir_measures
-
     depth = max(cutoffs)
-    ranks = range(1, depth + 1)
-    # One query per rank of the target, one document per position. ir-measures sorts by score and breaks ties
-    # in its own way, so scores must strictly decrease: they are minus the position.
-    judgements = {str(rank): {str(rank): 1} for rank in ranks}
-    run = {str(rank): {str(position): float(-position) for position in ranks} for rank in ranks}
-    measures = {
-        ir_measures.parse_measure(f"{measure.ir}@{k}"): f"{measure.name}@{k}"
-        for measure in MEASURES
-        for k in cutoffs
-    }
-    values = {name: [0.0] * depth for name in metric_names(cutoffs)}
-    for result in ir_measures.iter_calc(list(measures), judgements, run):
-        values[measures[result.measure]][int(result.query_id) - 1] = float(result.value)
-    return pl.DataFrame({"rank": list(ranks)} | values, schema_overrides={"rank": pl.Int64})
+    values = {f"{metric.name}@{k}": metric.at(depth, k) for metric in metrics for k in cutoffs}
+    return pl.DataFrame({"rank": range(1, depth + 1)} | values, schema_overrides={"rank": pl.Int64})

@@ -18,7 +18,7 @@ def judge_files(recipe: Recipe) -> list[str]:
     """Return the files of the collaborative stage with the judge of candidate items."""
     from llmrec.collaborative.systems import files_of
 
-    return files_of([recipe.pairs.judge] if "judge" in recipe.pairs.sources else [])
+    return files_of(recipe.collaborative, [recipe.pairs.judge] if "judge" in recipe.pairs.sources else [])
 
 
 def run(context: StageContext) -> None:

@@ -140,7 +140,7 @@ def test_what_is_there_is_replaced_only_if_it_is_ours_and_asked_for(lora, tmp_pa
     (tmp_path / "mine/thesis.txt").touch()
     with pytest.raises(UserError, match="--force replaces earlier outputs only"):
         write(tmp_path / "mine", True)
-    with pytest.raises(UserError, match="lies in a run's folder"):
+    with pytest.raises(UserError, match="is inside a run folder, whose stages may delete it"):
         write(lora / "base", True)
     assert (tmp_path / "mine/thesis.txt").exists() and (lora / "base/llmrec.json").exists()
 

@@ -134,5 +134,5 @@ def test_an_adapter_of_another_base_is_refused(trained):
     other, _, _ = make_base(hidden=64)
     with pytest.raises(UserError, match="but this base's layer has size 64"):
         load_adapter(other, folder / "sft")
-    with pytest.raises(UserError, match="holds no adapter"):
+    with pytest.raises(UserError, match="contains no adapter"):
         load_adapter(other, folder / "base")

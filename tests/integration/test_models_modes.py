@@ -175,9 +175,9 @@ def test_an_unknown_target_is_named(tmp_path, target):
 
 def test_a_base_that_holds_an_adapter_or_is_quantized_is_refused(tmp_path):
     tune(tmp_path, settings("lora"))
-    with pytest.raises(UserError, match=r"holds an adapter; merge it into its base first"):
+    with pytest.raises(UserError, match=r"contains an adapter; merge it into its base first"):
         load_base(BaseConfig(model=str(tmp_path / "sft")), [], 0)
     config = tmp_path / "base/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": {"bits": 4}}))
-    with pytest.raises(UserError, match="is quantized; take the original weights"):
+    with pytest.raises(UserError, match="is quantized; use the original weights"):
         load_base(BaseConfig(model=str(tmp_path / "base")), [], 0)

@@ -144,7 +144,7 @@ def test_a_chain_is_the_tree_of_one_sample(ids, data):
         ("{{ history[0].title + 1 }}", {}, "str"),
         ("{{ candidates[0].sid }}", {}, "'candidates'"),
         ("{{ history[0].sid }}", {"system": "You know {{ history[0].sid }}."}, "system"),
-        ("{{ history[0].sid }}", {"answer": "Yes"}, "the same whatever"),
+        ("{{ history[0].sid }}", {"answer": "Yes"}, "the same for every sample"),
         ("{{ history[0].sid }}", {"answer": " " * 0}, "empty"),
         ("{{ history[0].sid }}", {"needs": ["brnd"]}, r"'brnd'.*did you mean|'brnd'.*it names"),
         (

@@ -17,7 +17,6 @@ from llmrec.catalogue.catalogue import Catalogue, Prefixes
 from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.catalogue.overlay import build_overlay
 from llmrec.catalogue.trie import Trie
-from llmrec.config.tokenizers import KeywordsConfig, TitleConfig
 from llmrec.decode import batches, reference, score_candidates
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.custom_generate import tree_generate
@@ -42,12 +41,12 @@ END, EOS, WIDTH = 30, 31, 6
 
 
 def titles(items, words=3):
-    return title.fit(SimpleNamespace(items=pl.DataFrame(items)), TitleConfig(kind="title", words=words), 0)
+    return title.TitleTokenizer(kind="title", words=words).fit(SimpleNamespace(items=pl.DataFrame(items)), 0)
 
 
 def keyword_texts(items, words=2):
-    config = KeywordsConfig(kind="keywords", words=words)
-    return keywords.fit(SimpleNamespace(items=pl.DataFrame(items)), config, 0)
+    tokenizer = keywords.KeywordsTokenizer(kind="keywords", words=words)
+    return tokenizer.fit(SimpleNamespace(items=pl.DataFrame(items)), 0)
 
 
 # The texts.

@@ -7,44 +7,49 @@ import sys
 import numpy as np
 import polars as pl
 
-from llmrec.config.tokenizers import CategoryConfig
+from llmrec.config.tokenizers import Levels
 from llmrec.errors import UserError
 from llmrec.ids.indexers.paths import padded
-from llmrec.ids.tokenizer import Codes, Signals
+from llmrec.ids.tokenizer import Codes, Signals, Tokenizer
 
 
-def fit(signals: Signals, config: CategoryConfig, seed: int) -> Codes:
-    """Each item's categories, broadest first, as a path (semantic indexing of Hua et al. 2023).
+class CategoryTokenizer(Tokenizer):
+    """The category path, at most `levels` deep."""
 
-    A name has one code a level, wherever it stands: "Moisturizers" under "Face" and under "Body" share what
-    the model learns, as do genres, which are a list and not a tree. Names that all items begin with (a
-    common root) are left out. A path that ends early, or has no name at all, goes on with code 0.
+    levels: Levels = 4
 
-    Raises:
-        UserError: the items have no categories, or something else than lists of names.
-    """
-    names = _names(signals.items)
-    bare = sum(not path for path in names)
-    if bare == len(names):
-        raise UserError("ids.quantizer.kind: category: no item has a category; choose another kind")
-    if bare:
-        print(
-            f"ids.quantizer: {bare} of {len(names)} items have no category; they share a path",
-            file=sys.stderr,
-        )
-    root = _common_root([path for path in names if path])
-    names = [path[root : root + config.levels] for path in names]
-    depth = max(map(len, names))
-    if not depth:
-        print("ids.quantizer: the categories tell no items apart; all share a path", file=sys.stderr)
-    paths = np.full((len(names), max(depth, 1)), -1, np.int32)
-    for level in range(depth):
-        vocabulary = sorted({path[level] for path in names if len(path) > level})
-        code = {name: number for number, name in enumerate(vocabulary)}
-        for item, path in enumerate(names):
-            if len(path) > level:
-                paths[item, level] = code[path[level]]
-    return padded(paths)
+    def fit(self, signals: Signals, seed: int) -> Codes:
+        """Each item's categories, broadest first, as a path (semantic indexing of Hua et al. 2023).
+
+        A name has one code a level, wherever it stands: "Moisturizers" under "Face" and under "Body" share what
+        the model learns, as do genres, which are a list and not a tree. Names that all items begin with (a
+        common root) are left out. A path that ends early, or has no name at all, goes on with code 0.
+
+        Raises:
+            UserError: the items have no categories, or something else than lists of names.
+        """
+        names = _names(signals.items)
+        bare = sum(not path for path in names)
+        if bare == len(names):
+            raise UserError("ids.quantizer.kind: category: no item has a category; choose another kind")
+        if bare:
+            print(
+                f"ids.quantizer: {bare} of {len(names)} items have no category; they share a path",
+                file=sys.stderr,
+            )
+        root = _common_root([path for path in names if path])
+        names = [path[root : root + self.levels] for path in names]
+        depth = max(map(len, names))
+        if not depth:
+            print("ids.quantizer: the categories tell no items apart; all share a path", file=sys.stderr)
+        paths = np.full((len(names), max(depth, 1)), -1, np.int32)
+        for level in range(depth):
+            vocabulary = sorted({path[level] for path in names if len(path) > level})
+            code = {name: number for number, name in enumerate(vocabulary)}
+            for item, path in enumerate(names):
+                if len(path) > level:
+                    paths[item, level] = code[path[level]]
+        return padded(paths)
 
 
 def _common_root(paths: list[list[str]]) -> int:

@@ -4,43 +4,54 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
-from llmrec.config.tokenizers import CollaborativeIdsConfig, HybridConfig
+from llmrec.config import Positive
 from llmrec.errors import UserError
 from llmrec.ids.indexers.paths import padded
 from llmrec.ids.indexers.spectral import cluster_tree, user_rows
-from llmrec.ids.tokenizer import Codes, Signals
+from llmrec.ids.tokenizer import Codes, Signals, Tokenizer
 
 _CLUSTERS = 20
 """Children of a node in Hua et al. 2023."""
 
 
-def fit(signals: Signals, config: CollaborativeIdsConfig | HybridConfig, seed: int) -> Codes:
-    """Recursive spectral clusters of training co-occurrence (CID of Hua et al. 2023).
+class CollaborativeTokenizer(Tokenizer):
+    """Spectral clusters of the graph of items that users had in common, split until small enough.
 
-    Two items co-occur in each user who has both in training, near or far. Hua et al. end a path with the item's
-    number within its leaf; here that is the collision rule's extra level. `leaf: auto` is `clusters`, so
-    that this level is about as wide as the others. Without a co-occurrence of their own, items stand together.
-
-    Raises:
-        UserError: no user has two training items.
+    `clusters: auto` is 20, or √items of a small catalogue; `leaf: auto` is `clusters`.
     """
-    items = len(signals.items)
-    fitting = min(_CLUSTERS, max(2, math.ceil(math.sqrt(items))))
-    clusters = fitting if config.clusters == "auto" else config.clusters
-    leaf = clusters if config.leaf == "auto" else config.leaf
-    users = user_rows(signals.histories, items)
-    if items > 1 and not users.nnz:
-        raise UserError(
-            f"ids.quantizer.kind: {config.kind} needs users with two training items, and there are none; "
-            "choose another kind, such as rq_kmeans"
-        )
-    alone = np.count_nonzero(np.diff(users.indptr) == 0)
-    if alone:
-        print(
-            f"ids.quantizer: {alone} of {items} items share no user with another; they stand together",
-            file=sys.stderr,
-        )
-    return padded(cluster_tree(users, clusters, leaf, seed))
+
+    clusters: Annotated[int, Field(ge=2, le=256)] | Literal["auto"] = "auto"
+    leaf: Positive | Literal["auto"] = "auto"
+
+    def fit(self, signals: Signals, seed: int) -> Codes:
+        """Recursive spectral clusters of training co-occurrence (CID of Hua et al. 2023).
+
+        Two items co-occur in each user who has both in training, near or far. Hua et al. end a path with the item's
+        number within its leaf; here that is the collision rule's extra level. `leaf: auto` is `clusters`, so
+        that this level is about as wide as the others. Without a co-occurrence of their own, items stand together.
+
+        Raises:
+            UserError: no user has two training items.
+        """
+        items = len(signals.items)
+        fitting = min(_CLUSTERS, max(2, math.ceil(math.sqrt(items))))
+        clusters = fitting if self.clusters == "auto" else self.clusters
+        leaf = clusters if self.leaf == "auto" else self.leaf
+        users = user_rows(signals.histories, items)
+        if items > 1 and not users.nnz:
+            raise UserError(
+                f"ids.quantizer.kind: {self.kind} needs users with two training items, and there are none; "
+                "choose another kind, such as rq_kmeans"
+            )
+        alone = np.count_nonzero(np.diff(users.indptr) == 0)
+        if alone:
+            print(
+                f"ids.quantizer: {alone} of {items} items share no user with another; they stand together",
+                file=sys.stderr,
+            )
+        return padded(cluster_tree(users, clusters, leaf, seed))

@@ -10,46 +10,55 @@ from numpy.typing import NDArray
 
 from llmrec import layout
 from llmrec.artifacts import run_folder
-from llmrec.config.tokenizers import KeptConfig
 from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.ids.codecs.store import CODEC, load_codec
 from llmrec.ids.inputs.signals import RunSignals
 from llmrec.ids.load import load_sids, load_sizes
 from llmrec.ids.new_items import assign_ids
-from llmrec.ids.tokenizer import Codes
+from llmrec.ids.tokenizer import Codes, Tokenizer
 
 
-def fit(signals: RunSignals, config: KeptConfig, seed: int) -> Codes:
-    """The IDs of the run that `config` names, one for each item of this run.
+class KeptTokenizer(Tokenizer):
+    """The IDs of an earlier run, by name or folder; new items get theirs from its frozen quantizer."""
 
-    The codes of each level stay those of the earlier run, so a model trained on them goes on with its tokens.
+    run: str
 
-    Args:
-        signals: gives the item table and, where there are new items, their vectors.
-        config: names the earlier run.
-        seed: not used: nothing is drawn.
+    def external_files(self) -> list[Path]:
+        """The earlier run's IDs and its quantizer."""
+        ids = run_folder(self.run) / "ids"
+        return [ids / name for name in ("sids.parquet", "report.json", CODEC)]
 
-    Raises:
-        UserError: no such run, new items without a quantizer, from several inputs or from another encoder, or no
-            room for them.
-    """
-    run = run_folder(config.run)
-    items, taken = load_sids(run)
-    sizes = load_sizes(run)
-    codec = load_codec(run) if (run / "ids" / CODEC).is_file() else None
-    place = {item: row for row, item in enumerate(items)}
-    rows = np.array([place.get(item, -1) for item in signals.names], np.int64)
-    new = rows < 0
-    sids = taken[rows]
-    if new.any():
-        sids[new] = assign_ids(load_codec(run), _vectors(signals, run)[new], taken, sizes)
-    gone = len(items) - int((~new).sum())
-    print(
-        f"ids: {int((~new).sum()):,} items keep their IDs of {run.name}, {int(new.sum()):,} are new, {gone:,} gone",
-        file=sys.stderr,
-    )
-    return Codes(sids, sizes, codec, unique=True)
+    def fit(self, signals: RunSignals, seed: int) -> Codes:
+        """The IDs of the run that `run` names, one for each item of this run.
+
+        The codes of each level stay those of the earlier run, so a model trained on them goes on with its tokens.
+
+        Args:
+            signals: gives the item table and, where there are new items, their vectors.
+            seed: not used: nothing is drawn.
+
+        Raises:
+            UserError: no such run, new items without a quantizer, from several inputs or from another encoder, or no
+                room for them.
+        """
+        run = run_folder(self.run)
+        items, taken = load_sids(run)
+        sizes = load_sizes(run)
+        codec = load_codec(run) if (run / "ids" / CODEC).is_file() else None
+        place = {item: row for row, item in enumerate(items)}
+        rows = np.array([place.get(item, -1) for item in signals.names], np.int64)
+        new = rows < 0
+        sids = taken[rows]
+        if new.any():
+            sids[new] = assign_ids(load_codec(run), _vectors(signals, run)[new], taken, sizes)
+        added, stayed = int(new.sum()), int((~new).sum())
+        gone = len(items) - stayed
+        print(
+            f"ids: {stayed:,} items keep their IDs of {run.name}, {added:,} are new, {gone:,} gone",
+            file=sys.stderr,
+        )
+        return Codes(sids, sizes, codec, unique=True)
 
 
 def _vectors(signals: RunSignals, run: Path) -> NDArray[np.float32]:

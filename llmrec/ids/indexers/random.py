@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmrec.config.tokenizers import RandomConfig
 from llmrec.ids.indexers.paths import number_of_levels
-from llmrec.ids.tokenizer import Codes, Signals, number_of_codes
+from llmrec.ids.tokenizer import CodebookTokenizer, Codes, Signals, number_of_codes
 
 
-def fit(signals: Signals, config: RandomConfig, seed: int) -> Codes:
-    """Distinct paths, drawn without replacement (RID of Hua et al. 2023).
+class RandomTokenizer(CodebookTokenizer):
+    """Codes drawn at random: what structure is worth is measured against it."""
 
-    A catalogue with more items than paths gets more levels, with a notice.
-    """
-    items = len(signals.items)
-    size = number_of_codes(config.codes, items)
-    levels = number_of_levels(items, size, config.levels)
-    rng = np.random.default_rng(seed)
-    # Above 2^62 paths, the first levels alone are distinct: more would not fit into 64 bits.
-    distinct = max(level for level in range(1, levels + 1) if size**level <= 2**62)
-    numbers = rng.choice(size**distinct, items, replace=False)
-    rest = rng.integers(0, size, (items, levels - distinct))
-    digits = np.stack(np.unravel_index(numbers, (size,) * distinct), axis=1)
-    codes = np.column_stack([digits, rest]).astype(np.int32)
-    return Codes(codes, [size] * levels, unique=True)
+    def fit(self, signals: Signals, seed: int) -> Codes:
+        """Distinct paths, drawn without replacement (RID of Hua et al. 2023).
+
+        A catalogue with more items than paths gets more levels, with a notice.
+        """
+        items = len(signals.items)
+        size = number_of_codes(self.codes, items)
+        levels = number_of_levels(items, size, self.levels)
+        rng = np.random.default_rng(seed)
+        # Above 2^62 paths, the first levels alone are distinct: more would not fit into 64 bits.
+        distinct = max(level for level in range(1, levels + 1) if size**level <= 2**62)
+        numbers = rng.choice(size**distinct, items, replace=False)
+        rest = rng.integers(0, size, (items, levels - distinct))
+        digits = np.stack(np.unravel_index(numbers, (size,) * distinct), axis=1)
+        codes = np.column_stack([digits, rest]).astype(np.int32)
+        return Codes(codes, [size] * levels, unique=True)

@@ -11,37 +11,41 @@ import math
 import re
 from collections import Counter
 
-from llmrec.config.tokenizers import KeywordsConfig
+from llmrec.config import Positive
 from llmrec.ids.textual import shortest_distinct, values
-from llmrec.ids.tokenizer import Signals
+from llmrec.ids.tokenizer import Signals, TextTokenizer
 
 _WORD = re.compile(r"\w+(?:['’.&-]\w+)*")
 
 
-def fit(signals: Signals, config: KeywordsConfig, seed: int) -> list[str]:
-    """The words that tell each item apart, most telling first, `[items]` distinct texts.
+class KeywordsTokenizer(TextTokenizer):
+    """A few of the words that tell the item apart, chosen by tf-idf (after IDGenRec, without its training)."""
 
-    Weighed are the words of title and categories, then, for items that need more, those of the description:
-    there a slip of the pen would be the rarest word of all. Where two texts are the same they take more words,
-    up to twice as many, then a number. An item without any word goes by its item id.
+    words: Positive = 4
 
-    Args:
-        signals: gives the item table.
-        config: how many words to begin with.
-        seed: not used: nothing is drawn.
-    """
-    items = signals.items
-    names = [
-        " ".join([*title, *categories])
-        for title, categories in zip(values(items, "title"), values(items, "categories"), strict=True)
-    ]
-    described = [" ".join(text) for text in values(items, "description")]
-    rows = []
-    for first, second in zip(ranked(names), ranked(described), strict=True):
-        known = {word.casefold() for word in first}
-        rows.append(first + [word for word in second if word.casefold() not in known])
-    starts = [config.words] * len(rows)
-    return shortest_distinct(rows, starts, 2 * config.words, items["item_id"].to_list())
+    def fit(self, signals: Signals, seed: int) -> list[str]:
+        """The words that tell each item apart, most telling first, `[items]` distinct texts.
+
+        Weighed are the words of title and categories, then, for items that need more, those of the description:
+        there a slip of the pen would be the rarest word of all. Where two texts are the same they take more words,
+        up to twice as many, then a number. An item without any word goes by its item id.
+
+        Args:
+            signals: gives the item table.
+            seed: not used: nothing is drawn.
+        """
+        items = signals.items
+        names = [
+            " ".join([*title, *categories])
+            for title, categories in zip(values(items, "title"), values(items, "categories"), strict=True)
+        ]
+        described = [" ".join(text) for text in values(items, "description")]
+        rows = []
+        for first, second in zip(ranked(names), ranked(described), strict=True):
+            known = {word.casefold() for word in first}
+            rows.append(first + [word for word in second if word.casefold() not in known])
+        starts = [self.words] * len(rows)
+        return shortest_distinct(rows, starts, 2 * self.words, items["item_id"].to_list())
 
 
 def ranked(texts: list[str]) -> list[list[str]]:

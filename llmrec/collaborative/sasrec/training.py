@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from llmrec.collaborative.sasrec_model import SasrecModel, bce_loss, ce_loss
-from llmrec.config import SasrecConfig
+from llmrec.collaborative.sasrec.model import SasrecModel, bce_loss, ce_loss
+from llmrec.collaborative.sasrec.settings import SasrecSettings
 
 Loss = Literal["bce", "ce"]
 Ints = npt.NDArray[np.int64]
@@ -96,7 +96,7 @@ def train(
     histories: Sequence[Ints],
     items: int,
     loss: Loss,
-    config: SasrecConfig,
+    config: SasrecSettings,
     seed: int,
     validate: Callable[[SasrecModel], float] | None,
 ) -> tuple[SasrecModel, dict[str, Any]]:
@@ -142,7 +142,7 @@ class _Trainer:
     """A model with its optimizer and its training data."""
 
     def __init__(
-        self, histories: Sequence[Ints], items: int, loss: Loss, config: SasrecConfig, seed: int
+        self, histories: Sequence[Ints], items: int, loss: Loss, config: SasrecSettings, seed: int
     ) -> None:
         self.windows = cut_windows(histories, config.history)
         self.negatives = NegativeSampler(histories, items)
