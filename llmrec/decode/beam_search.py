@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from llmrec.catalogue.trie import Trie
 
 MARGIN = 1e-4
-"""A certificate needs this distance between a list's last score and the best dropped prefix; float32's error is smaller."""
+"""Least distance of a certified list's last score from the best dropped prefix; above float32's error of a score."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Beam search over a trie as rounds of requests, for an engine that only answers requests.
 
 This module does no I/O. A driver sends the requests of a level to an engine, passes the responses back, and fetches
-the requests of the next level. The lists equal those of the tree engine. A finished textual ID needs no more requests.
+the requests of the next level. The lists equal those of the tree engine. A finished textual ID needs no requests.
 
 Each request decodes greedily to the end of an ID, because another token of a running request costs far less than a
 new request. Steps that later levels need are thereby prefetched: in a trained model about half of them.

@@ -1,4 +1,4 @@
-"""Collaborative paths: items that the same users had share prefixes."""
+"""Collaborative paths: items with the same users share prefixes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from llmrec.ids.indexers.spectral import cluster_tree, user_rows
 from llmrec.ids.tokenizer import Codes, Signals
 
 _CLUSTERS = 20
-"""Children of a node in Hua et al. 2023."""
+"""Number of children of a node in Hua et al. 2023."""
 
 
 def fit(signals: Signals, config: CollaborativeIdsConfig | HybridConfig, seed: int) -> Codes:
     """Recursive spectral clusters of training co-occurrence (CID of Hua et al. 2023).
 
-    Two items co-occur in each user who has both in training, near or far. Hua et al. end a path with the item's
-    number within its leaf; here that is the collision rule's extra level. `leaf: auto` is `clusters`, so
-    that this level is about as wide as the others. Without a co-occurrence of their own, items stand together.
+    Two items co-occur once for each user who has both in training, at any distance. Hua et al. end a path with the
+    item's number within its leaf; here the collision rule's extra level takes this place. `leaf: auto` equals
+    `clusters`, so that this level is about as wide as the others. Items without any co-occurrence form a group.
 
     Raises:
         UserError: no user has two training items.
     """
     items = len(signals.items)
-    fitting = min(_CLUSTERS, max(2, math.ceil(math.sqrt(items))))
-    clusters = fitting if config.clusters == "auto" else config.clusters
+    auto_clusters = min(_CLUSTERS, max(2, math.ceil(math.sqrt(items))))
+    clusters = auto_clusters if config.clusters == "auto" else config.clusters
     leaf = clusters if config.leaf == "auto" else config.leaf
     users = user_rows(signals.histories, items)
     if items > 1 and not users.nnz:

@@ -1,4 +1,4 @@
-"""Collaborative paths that end in a token of the item's own."""
+"""Collaborative paths that end with a token for each item."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmrec.ids.tokenizer import Codes, Signals
 
 
 def fit(signals: Signals, config: HybridConfig, seed: int) -> Codes:
-    """The collaborative path, then one code of as many as there are items (CID + IID of Hua et al. 2023).
+    """The collaborative path, followed by one distinct code for each item (CID + IID of Hua et al. 2023).
 
     Raises:
         UserError: no user has two training items.

@@ -1,4 +1,4 @@
-"""Ready semantic IDs, made elsewhere."""
+"""Semantic IDs from an index file that another program made."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from llmrec.ids.tokenizer import Codes, Signals
 
 
 def fit(signals: Signals, config: IndexConfig, seed: int) -> Codes:
-    """The code paths of an index file; items that share one are told apart by the collision rule.
+    """The code paths of an index file; the collision rule separates items that share a path.
 
     Args:
-        signals: gives the item table.
+        signals: provides the item table.
         config: names the file.
-        seed: not used: nothing is drawn.
+        seed: not used, since nothing is random.
 
     Raises:
-        UserError: what the file has wrong.
+        UserError: the file is missing or invalid.
     """
     return read_index(Path(config.path).expanduser(), signals.items["item_id"].to_list())

@@ -1,4 +1,4 @@
-"""The semantic IDs of an earlier run, kept; items that are new since get theirs from its frozen quantizer."""
+"""The semantic IDs of an earlier run; its frozen quantizer gives IDs to new items."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ from llmrec.ids.tokenizer import Codes
 
 
 def fit(signals: RunSignals, config: KeptConfig, seed: int) -> Codes:
-    """The IDs of the run that `config` names, one for each item of this run.
+    """IDs of this run's items, taken from the run that `config` names.
 
-    The codes of each level stay those of the earlier run, so a model trained on them goes on with its tokens.
+    The codes of each level are those of the earlier run, so that a model trained on them keeps its tokens.
 
     Args:
-        signals: gives the item table and, where there are new items, their vectors.
+        signals: provides the item table, and the vectors of new items.
         config: names the earlier run.
-        seed: not used: nothing is drawn.
+        seed: not used, since nothing is random.
 
     Raises:
-        UserError: no such run, new items without a quantizer, from several inputs or from another encoder, or no
-            room for them.
+        UserError: no such run; or new items, but no quantizer, several inputs, another encoder, or no free path.
     """
     run = run_folder(config.run)
     items, taken = load_sids(run)
@@ -53,7 +52,7 @@ def fit(signals: RunSignals, config: KeptConfig, seed: int) -> Codes:
 
 
 def _vectors(signals: RunSignals, run: Path) -> NDArray[np.float32]:
-    """Vectors of this run's items, made as the earlier run's were."""
+    """Vectors of this run's items, made in the same way as those of the earlier run."""
     if len(signals.recipe.ids.inputs) > 1:
         raise UserError(
             "ids.quantizer.kind=kept: new items from several inputs would need the earlier run's fusion; "

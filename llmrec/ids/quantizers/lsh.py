@@ -1,4 +1,4 @@
-"""Locality-sensitive hashing: a code is on which sides of random hyperplanes a vector lies."""
+"""Locality-sensitive hashing: a code says on which sides of random hyperplanes a vector lies."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from llmrec.ids.tokenizer import Codes, Signals, auto_codes
 
 
 def fit(signals: Signals, config: LshConfig, seed: int) -> Codes:
-    """Random-hyperplane hashing (Charikar 2002): nothing is learnt but the mean and the reconstruction.
+    """Random-hyperplane hashing (Charikar 2002). Only the mean and the reconstruction are learnt.
 
     Raises:
-        UserError: `codes` is no power of two.
+        UserError: `codes` is not a power of two.
     """
     vectors = np.asarray(signals.vectors, dtype=np.float32)
     bits = _bits(config, len(vectors))
@@ -31,7 +31,7 @@ def fit(signals: Signals, config: LshConfig, seed: int) -> Codes:
 
 
 def _bits(config: LshConfig, items: int) -> int:
-    """log2 of the codes a level; never more codes than items."""
+    """log2 of the number of codes a level, which is at most the number of items."""
     codes = auto_codes(items) if config.codes == "auto" else config.codes
     if codes & (codes - 1):
         lower = 2 ** (codes.bit_length() - 1)
@@ -49,7 +49,7 @@ def _bits(config: LshConfig, items: int) -> int:
 def _mean_residuals(
     residuals: NDArray[np.float32], codes: NDArray[np.int32], size: int
 ) -> list[NDArray[np.float32]]:
-    """A level's codes' mean residuals, float32 `[size, dim]`; `residuals` are used up."""
+    """Mean residual of each code of a level, float32 `[size, dim]`; changes `residuals` in place."""
     books = []
     for column in codes.T:
         books.append(code_means(residuals, column, size))

@@ -1,4 +1,4 @@
-"""Residual k-means: each level clusters what the levels before it left over."""
+"""Residual k-means: each level clusters the residuals of the levels before it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from llmrec.ids.tokenizer import Codes, Signals, number_of_codes
 def fit(signals: Signals, config: RqKmeansConfig, seed: int) -> Codes:
     """Residual k-means (Chen et al. 2010; as a tokenizer of items: Luo et al. 2024, QARM).
 
-    Residuals are made again for each chunk of items instead of being kept, so that memory hardly grows
-    beyond the vectors'. Centroids are learnt from at most 256 items a code, drawn at random.
+    Residuals are not stored but computed again for each chunk of items, so that little memory is needed besides the
+    vectors. Centroids are learnt from at most 256 randomly drawn items a code.
     """
     vectors = np.asarray(signals.vectors, dtype=np.float32)
     size = number_of_codes(config.codes, len(vectors))

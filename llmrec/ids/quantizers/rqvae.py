@@ -10,6 +10,6 @@ from llmrec.ids.tokenizer import Codes, Signals
 def fit(signals: Signals, config: RqvaeConfig, seed: int) -> Codes:
     """RQ-VAE (Rajput et al. 2023, "Recommender systems with generative retrieval").
 
-    L = ‖x − x̂‖² + Σ_l ‖sg[r_l] − e_l‖² + β‖r_l − sg[e_l]‖²; codebooks start by k-means.
+    L = ‖x − x̂‖² + Σ_l ‖sg[r_l] − e_l‖² + β‖r_l − sg[e_l]‖². k-means initialises the codebooks.
     """
     return fit_autoencoder(RqAutoencoder, signals, config, seed)

@@ -1,4 +1,4 @@
-"""Vector quantization: one codebook."""
+"""Vector quantization with one codebook."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmrec.ids.tokenizer import Codes, Signals, number_of_codes
 
 
 def fit(signals: Signals, config: VqConfig, seed: int) -> Codes:
-    """k-means of the vectors (Lloyd 1982): a code is a cluster, and the collision rule tells its items apart."""
+    """k-means of the vectors (Lloyd 1982): a code is a cluster, and the collision rule separates its items."""
     vectors = np.asarray(signals.vectors, dtype=np.float32)
     size = number_of_codes(config.codes, len(vectors))
     centroids, assigned = kmeans(vectors, size, config.iterations, seed)

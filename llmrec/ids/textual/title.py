@@ -10,23 +10,23 @@ from llmrec.ids.tokenizer import Signals
 def fit(signals: Signals, config: TitleConfig, seed: int) -> list[str]:
     """The first words of each title, `[items]` distinct texts.
 
-    Where two are the same they take more words, up to twice as many: of the title, then of the brand and the
-    categories (the last, as a rule the finest, first). What is left gets a number. An item without any word goes
-    by its item id.
+    If two texts are equal, they take more words, up to twice as many: first of the title, then of the brand, then of
+    the categories, starting with the last, which is usually the narrowest. Texts that are still equal get a number.
+    The text of an item without words is its item id.
 
     Args:
-        signals: gives the item table.
-        config: how many words to begin with.
-        seed: not used: nothing is drawn.
+        signals: provides the item table.
+        config: initial number of words.
+        seed: not used, since nothing is random.
     """
     items = signals.items
     rows, starts = [], []
     for title, brand, categories in zip(
         values(items, "title"), values(items, "brand"), values(items, "categories"), strict=True
     ):
-        own = " ".join(title).split()
-        starts.append(min(len(own), config.words))
-        known = {word.casefold() for word in own}
+        words = " ".join(title).split()
+        starts.append(min(len(words), config.words))
+        used = {word.casefold() for word in words}
         more = dict.fromkeys(" ".join([*brand, *reversed(categories)]).split())
-        rows.append(own + [word for word in more if word.casefold() not in known])
+        rows.append(words + [word for word in more if word.casefold() not in used])
     return shortest_distinct(rows, starts, 2 * config.words, items["item_id"].to_list())
