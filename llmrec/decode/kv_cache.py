@@ -29,7 +29,7 @@ class _RowLayer(DynamicLayer):
     """
 
     def __init__(self, users: int, capacity: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers does not annotate it
         self._users = users
         self._capacity = capacity
         self._length = 0

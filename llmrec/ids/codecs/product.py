@@ -37,7 +37,7 @@ class ProductCodec(Codec):
         self.mean, self.rotation = mean, rotation
 
     def costs(self, vectors: NDArray[np.float32], prefix: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Squared distances in the subspace of the next level, float32 `[n, codes]`; independent of the prefix's codes."""
+        """Squared distances in the subspace of the next level, float32 `[n, codes]`; the prefix has no influence."""
         level = prefix.shape[1]
         costs = np.empty((len(vectors), self.sizes[level]), np.float32)
         for rows in chunks(len(vectors)):

@@ -50,6 +50,8 @@ class Letter(RqAutoencoder):
         seed: seed of the clusters and of the codes drawn from them.
     """
 
+    collaborative: Tensor
+
     def __init__(
         self, dim: int, codes: int, config: LetterConfig, collaborative: NDArray[np.float32], seed: int
     ) -> None:

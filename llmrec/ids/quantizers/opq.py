@@ -63,8 +63,8 @@ def _train(vectors: NDArray[np.float32], levels: int, bits: int, seed: int) -> N
     codebooks.cp.seed, codebooks.cp.min_points_per_centroid = seed, 1
     learner = faiss.OPQMatrix(dim, levels, dim)
     learner.pq = codebooks
-    # faiss writes past a buffer if n < dim (facebookresearch/faiss#2637). Equally many copies of each vector give more
-    # rows and the same solution.
+    # faiss writes past a buffer if n < dim (facebookresearch/faiss#2637). Equally many copies of each vector give
+    # more rows and the same solution.
     copies = -(-dim // len(vectors))
     learner.train(np.ascontiguousarray(np.tile(vectors, (copies, 1))))
     matrix: NDArray[np.float32] = faiss.vector_to_array(learner.A).reshape(dim, dim).astype(np.float32)
