@@ -371,7 +371,7 @@ def _unroll(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def sdpo_pass(subject: Subject, system: str, rejected: int) -> tuple[Pass, Callable[[], None]]:
-    """S-DPO's pass, and its reference's pass, with one chosen and `rejected` rejected items a prompt, drawn uniformly."""
+    """S-DPO's pass and its reference's pass, with one chosen and `rejected` rejected items a prompt, uniformly drawn."""
     settings = DpoConfig()
     pairs = Dataset.from_dict({"prompt": subject.prompts, "completions": subject.answers(1 + rejected)})
     shared: dict[str, Any] = {
