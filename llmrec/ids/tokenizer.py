@@ -1,4 +1,4 @@
-"""The one interface of all item tokenizers: what they may learn from, and what they give.
+"""The interface of all item tokenizers: the data they learn from, and their output.
 
 A tokenizer is one class: its fields are its settings, its class attributes say what it needs, its `fit` makes the
 codes. Those that learn from vectors stand in `llmrec.ids.quantizers`, those of interactions and categories in
@@ -26,7 +26,7 @@ MAX_AUTO_CODES = 256
 
 
 class Signals(Protocol):
-    """What a tokenizer may learn from. Each is made when it is first asked for; items are rows of `items`."""
+    """Data that a tokenizer may learn from. Each property is computed at its first use; items are rows of `items`."""
 
     @property
     def items(self) -> pl.DataFrame:
@@ -46,10 +46,10 @@ class Signals(Protocol):
 
 
 class Codec(ABC):
-    """A frozen quantizer: gives codes to vectors it has never seen, level by level.
+    """A frozen quantizer, which gives codes to any vectors, level by level.
 
     Attributes:
-        sizes: codes of each level.
+        sizes: number of codes of each level.
     """
 
     sizes: list[int]
@@ -57,12 +57,12 @@ class Codec(ABC):
     """Name of the class in `ids/codec.safetensors`."""
 
     def project(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Vectors `[n, dim]` in the space where codes are chosen, float32 `[n, d]`: as they are, unless encoded."""
+        """Map vectors `[n, dim]` into the space in which codes are chosen, float32 `[n, d]`; by default unchanged."""
         return vectors
 
     @abstractmethod
     def costs(self, points: NDArray[np.float32], prefix: NDArray[np.int32]) -> NDArray[np.float32]:
-        """What each code of the next level costs, float32 `[n, codes]`: squared distance, or its like.
+        """Cost of each code of the next level, float32 `[n, codes]`: a squared distance or a similar measure.
 
         Args:
             points: float32 `[n, d]`, projected vectors.
@@ -71,16 +71,16 @@ class Codec(ABC):
 
     @abstractmethod
     def reconstruct(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Vectors `[n, dim]` that the first `codes.shape[1]` levels stand for; with none, the mean vector."""
+        """Vectors `[n, dim]` reconstructed from the first `codes.shape[1]` levels; the mean vector for no level."""
 
     @abstractmethod
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Everything `from_tensors` needs to make the same codec again."""
+        """All tensors that `from_tensors` needs to create an equal codec."""
 
     @classmethod
     @abstractmethod
     def from_tensors(cls, tensors: dict[str, NDArray[Any]]) -> Codec:
-        """The codec that `tensors` described."""
+        """Create the codec from the result of `tensors`."""
 
     @property
     def levels(self) -> int:
@@ -89,7 +89,7 @@ class Codec(ABC):
 
     @property
     def level_centroids(self) -> list[NDArray[np.float32]]:
-        """What each code of the first levels stands for, `[codes, dim]`; none where it depends on the others."""
+        """Centroid of each code of the levels at which it does not depend on other codes, float32 `[codes, dim]`."""
         return []
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
@@ -103,13 +103,13 @@ class Codec(ABC):
 
 @dataclass(frozen=True)
 class Codes:
-    """What a tokenizer gives.
+    """Output of a tokenizer.
 
     Attributes:
         codes: int32 `[items, levels]`; several items may share a path.
-        sizes: codes of each level.
-        codec: the frozen quantizer; None for indexers, which have no vectors to compare.
-        unique: paths are unique by construction, and need no collision rule.
+        sizes: number of codes of each level.
+        codec: the frozen quantizer; None for indexers, which do not use vectors.
+        unique: whether the paths are unique by construction, so that no collision rule is needed.
     """
 
     codes: NDArray[np.int32]
@@ -245,16 +245,16 @@ def check_codes(codes: object, items: int, kind: str) -> None:
 def auto_codes(items: int) -> int:
     """Codes a level for a catalogue: the power of two nearest to 2·√items, between 2 and 256.
 
-    A code of the first level then serves about √items/2 items, so that what the model learns about one item
-    carries over to others: 256 codes from about 8,200 items, 64 for 1,682 items, 16 for 100.
+    About √items/2 items then share a code of the first level, so that the model can generalise from one item to
+    others. There are 256 codes from about 8,200 items, 64 for 1,682 items, and 16 for 100 items.
     """
     nearest = 2 ** round(math.log2(2 * math.sqrt(max(items, 1))))
     return min(max(nearest, 2), MAX_AUTO_CODES)
 
 
-def number_of_codes(asked: int | Literal["auto"], items: int) -> int:
-    """Codes a level: as asked, or by the catalogue's size; never more than there are items."""
-    codes = auto_codes(items) if asked == "auto" else asked
+def number_of_codes(setting: int | Literal["auto"], items: int) -> int:
+    """Codes a level: the setting, or for `auto` a number from the catalogue's size; at most the number of items."""
+    codes = auto_codes(items) if setting == "auto" else setting
     if codes > items:
         print(f"ids.quantizer.codes: {codes} codes for {items} items; using {items}", file=sys.stderr)
     return min(codes, items)

@@ -1,4 +1,4 @@
-"""Category paths: items of one category share prefixes."""
+"""Category paths: items of the same category share prefixes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class CategoryTokenizer(Tokenizer):
 
 
 def _common_root(paths: list[list[str]]) -> int:
-    """How many names all paths begin with."""
+    """Number of leading names that all paths share."""
     levels = enumerate(zip(*paths, strict=False))
     return next((depth for depth, names in levels if len(set(names)) > 1), min(map(len, paths)))
 

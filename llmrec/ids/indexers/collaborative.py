@@ -1,4 +1,4 @@
-"""Collaborative paths: items that the same users had share prefixes."""
+"""Collaborative paths: items with the same users share prefixes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llmrec.ids.indexers.spectral import cluster_tree, user_rows
 from llmrec.ids.tokenizer import Codes, Signals, Tokenizer
 
 _CLUSTERS = 20
-"""Children of a node in Hua et al. 2023."""
+"""Number of children of a node in Hua et al. 2023."""
 
 
 class CollaborativeTokenizer(Tokenizer):

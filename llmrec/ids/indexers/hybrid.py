@@ -1,4 +1,4 @@
-"""Collaborative paths that end in a token of the item's own."""
+"""Collaborative paths that end with a token for each item."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ready semantic IDs, made elsewhere."""
+"""Semantic IDs from an index file that another program made."""
 
 from __future__ import annotations
 

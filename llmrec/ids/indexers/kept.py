@@ -1,4 +1,4 @@
-"""The semantic IDs of an earlier run, kept; items that are new since get theirs from its frozen quantizer."""
+"""The semantic IDs of an earlier run; its frozen quantizer gives IDs to new items."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class KeptTokenizer(Tokenizer):
 
 
 def _vectors(signals: RunSignals, run: Path) -> NDArray[np.float32]:
-    """Vectors of this run's items, made as the earlier run's were."""
+    """Vectors of this run's items, made in the same way as those of the earlier run."""
     if len(signals.recipe.ids.inputs) > 1:
         raise UserError(
             "ids.quantizer.kind=kept: new items from several inputs would need the earlier run's fusion; "

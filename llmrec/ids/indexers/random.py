@@ -1,4 +1,4 @@
-"""Random paths: what the structure of any other tokenizer is worth is measured against them."""
+"""Random paths: a control that shows how much the structure of another tokenizer contributes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sequential paths: items that the training histories show one after another get neighbouring numbers."""
+"""Sequential paths: items that follow each other in the training histories get consecutive numbers."""
 
 from __future__ import annotations
 

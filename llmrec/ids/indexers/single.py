@@ -1,4 +1,4 @@
-"""One token an item."""
+"""One distinct token for each item."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hierarchical k-means: each cluster is clustered again."""
+"""Hierarchical k-means: each cluster is divided again by k-means."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _codes_that_fill(items: int, levels: int) -> int:
 def _cluster(
     points: NDArray[np.float32], size: int, iterations: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """At most `size` centroids with points of their own, `[clusters, dim]`, and the points' codes `[n]`."""
+    """At most `size` centroids of non-empty clusters, `[clusters, dim]`, and the points' codes `[n]`."""
     if (points == points[0]).all():
         return points[:1], np.zeros(len(points), np.int32)
     centroids, assigned = kmeans(points, min(size, len(points)), iterations, seed)

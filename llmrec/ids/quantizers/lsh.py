@@ -1,4 +1,4 @@
-"""Locality-sensitive hashing: a code is on which sides of random hyperplanes a vector lies."""
+"""Locality-sensitive hashing: a code says on which sides of random hyperplanes a vector lies."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _bits(asked: int | Literal["auto"], items: int) -> int:
 def _mean_residuals(
     residuals: NDArray[np.float32], codes: NDArray[np.int32], size: int
 ) -> list[NDArray[np.float32]]:
-    """A level's codes' mean residuals, float32 `[size, dim]`; `residuals` are used up."""
+    """Mean residual of each code of a level, float32 `[size, dim]`; changes `residuals` in place."""
     books = []
     for column in codes.T:
         books.append(code_means(residuals, column, size))

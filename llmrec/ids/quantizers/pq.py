@@ -1,4 +1,4 @@
-"""Product quantization: the dimensions are cut into as many parts as there are levels."""
+"""Product quantization: the dimensions are divided into one part a level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Residual k-means: each level clusters what the levels before it left over."""
+"""Residual k-means: each level clusters the residuals of the levels before it."""
 
 from __future__ import annotations
 

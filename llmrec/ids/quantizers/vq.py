@@ -1,4 +1,4 @@
-"""Vector quantization: one codebook."""
+"""Vector quantization with one codebook."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A few keywords as an item's ID, after IDGenRec (Tan et al., Towards LLM-RecSys alignment with textual ID
 learning, SIGIR 2024).
 
-There a language model learns to write an item's keywords together with the recommender. This is the untrained
-variant: tf-idf (Spärck Jones 1972) chooses them.
+In the paper, a language model is trained with the recommender to write an item's keywords. This is the untrained
+variant: tf-idf (Spärck Jones 1972) chooses the keywords.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ class KeywordsTokenizer(TextTokenizer):
 
 
 def ranked(texts: list[str]) -> list[list[str]]:
-    """Each text's different words by tf · ln(N / df), largest first, equal ones as they stand in the text.
+    """Distinct words of each text in descending order of tf · ln(N / df); equal weights keep the order of the text.
 
-    Words are told apart without regard to case, and written as they first stand there.
+    Words that differ only in case count as equal, and are written as at their first occurrence.
     """
     spelt: list[dict[str, str]] = []
     counts: list[Counter[str]] = []
     for text in texts:
-        found = _WORD.findall(text)
-        spelt.append({word.casefold(): word for word in reversed(found)})
-        counts.append(Counter(word.casefold() for word in found))
+        words = _WORD.findall(text)
+        spelt.append({word.casefold(): word for word in reversed(words)})
+        counts.append(Counter(word.casefold() for word in words))
     uses = Counter(word for count in counts for word in count)
     idf = {word: math.log(len(texts) / use) for word, use in uses.items()}
     return [
