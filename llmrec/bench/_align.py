@@ -202,9 +202,9 @@ def grpo(subject: Subject, system: str, generations: int, normalise: Normalise =
             tasks=RolloutTasks(
                 subject.prompts, [[]] * len(prompts), np.arange(len(prompts)), [[]] * len(prompts)
             ),
-            sampler=TreeSampler(known, subject.pad_id, settings.rollouts),
-            scorer=CompletionScorer(settings.normalise, known),
-            context=RewardContext(known),
+            sampler=TreeSampler(subject.catalogue, subject.pad_id, settings.rollouts),
+            scorer=CompletionScorer(settings.normalise, subject.catalogue),
+            context=RewardContext(subject.catalogue),
             train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
             **shared,
         )
@@ -309,28 +309,20 @@ def _rollouts(subject: Subject, generations: int) -> dict[str, torch.Tensor]:
 
 
 class _TreeSDPO(TreeDPOTrainer):
-    """Our trainer with precomputed reference log-probabilities.
-
-    Attributes:
-        precomputed: the reference's log-probabilities of the batch.
-    """
+    """Our trainer with `precomputed` log-probabilities of the reference."""
 
     precomputed: Any
 
     def _reference(self, trees: CompletionTrees) -> Any:
         return self.precomputed
 
-    def look(self, inputs: dict[str, Any]) -> Any:
-        """What the reference says of a batch."""
+    def reference(self, inputs: dict[str, Any]) -> Any:
+        """Compute the reference's log-probabilities of a batch."""
         return super()._reference(CompletionTrees.from_batch(inputs))
 
 
 class _UnrolledSDPO(DPOTrainer):
-    """S-DPO with TRL's forward pass: one row an item, each with its own prompt.
-
-    Attributes:
-        precomputed: the reference's log-probabilities of the batch, float [rows].
-    """
+    """S-DPO with TRL's forward pass: one row an item with its prompt; `precomputed` holds float [rows]."""
 
     precomputed: torch.Tensor
 
@@ -371,7 +363,7 @@ def _unroll(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def sdpo_pass(subject: Subject, system: str, rejected: int) -> tuple[Pass, Callable[[], None]]:
-    """S-DPO's pass and its reference's pass, with one chosen and `rejected` rejected items a prompt, uniformly drawn."""
+    """S-DPO's pass and its reference's pass, with one chosen and `rejected` rejected items a prompt."""
     settings = DpoConfig()
     pairs = Dataset.from_dict({"prompt": subject.prompts, "completions": subject.answers(1 + rejected)})
     shared: dict[str, Any] = {

@@ -130,7 +130,7 @@ def _trained(name: str, users: int) -> _Subject:
     lengths = [length for length, prompts in by_length.items() if len(prompts) >= users]
     if not lengths:
         raise UserError(f"bench decode: {name} has no {users} test users with prompts of one length")
-    prompts = by_length[max(enough)][:users]
+    prompts = by_length[max(lengths)][:users]
     return _Subject(run.load_model().model, run.catalogue, prompts, run.base)
 
 

@@ -153,7 +153,7 @@ def _trained(points: npt.NDArray[np.float32], kinds: Sequence[str]) -> dict[str,
         tokenizer = tokenizer_class(kind).model_validate(settings)
         assert isinstance(tokenizer, Tokenizer)
         start = time.perf_counter()
-        found = tokenizer.fit(SimpleNamespace(vectors=points), 0)
+        codes = tokenizer.fit(SimpleNamespace(vectors=points), 0)
         seconds = time.perf_counter() - start
         figures[kind] = {"seconds": round(seconds, 1), "variance_left": _left(points, _reconstruction(codes))}
     return figures

@@ -82,7 +82,7 @@ class TreeEngine:
         return bool((self.token_ids < 0).any())
 
     @cached_property
-    def _growing(self) -> list[int]:
+    def _unfinished_prefixes(self) -> list[int]:
         """A bound on the prefixes of each depth but the first and last that pass the model."""
         base = self.trie.base
         tokens = [base.token[base.starts[d] : base.starts[d + 1]] for d in range(1, base.length)]

@@ -20,8 +20,7 @@ from llmrec.decode.scoring import log_normaliser
 from llmrec.errors import UserError
 
 if TYPE_CHECKING:
-    from llmrec.catalogue.overlay import Overlay
-    from llmrec.catalogue.trie import Trie
+    pass
 
 PREFIX = "llmrec_"
 KEYS = ("llmrec_catalogue", "llmrec_depth", "llmrec_allow", "llmrec_deny")

@@ -59,8 +59,7 @@ class TreeGRPOTrainer(ResumesFromAdapter, GRPOTrainer):
 
         def read(**_: Any) -> list[float | None]:
             assert self._drawn is not None
-            values: list[float | None] = self._drawn.terms[name].reshape(-1).tolist()
-            return values
+            return list(self._drawn.terms[name].reshape(-1).tolist())
 
         read.__name__ = name
         return read
