@@ -156,7 +156,7 @@ class _Trainer:
         for batch in batches(self.windows, self.batch, self.generator):
             loss, targets = self._loss(batch)
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
             total, count = total + loss.item() * targets, count + targets
         return total / max(count, 1)
