@@ -37,6 +37,10 @@ def _no_files(recipe: Recipe) -> list[Path]:
     return []
 
 
+def _no_code(requested: Collection[str]) -> list[Path]:
+    return []
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of a recipe; `llmrec/stages/` declares them, one file each.
@@ -51,6 +55,8 @@ class Stage:
         owns: folders that are replaced as a whole when the stage commits; other files are added to their folders.
         run: function that does the work; it gets a `StageContext`.
         external: function that returns the files outside the run that the stage reads.
+        own_code: function that returns source files of the user's own code that the stage runs, given the files that
+            other stages read of it.
         is_alignment: whether the stage aligns the tuned model; it then runs only if the recipe's `align` names it.
         start_seconds: seconds on a CPU before the work itself starts, for estimates.
         requested: files of this stage that other stages read under a recipe (set by `pipeline.for_recipe`).
@@ -64,6 +70,7 @@ class Stage:
     owns: tuple[str, ...]
     run: Callable[[StageContext], None]
     external: Callable[[Recipe], list[Path]] = _no_files
+    own_code: Callable[[Collection[str]], list[Path]] = _no_code
     is_alignment: bool = False
     start_seconds: float = 0.0
     requested: frozenset[str] = frozenset()
@@ -329,7 +336,8 @@ def _inputs(stage: Stage, recipe: Recipe, run: Path) -> dict[str, str]:
 
 def _external(stage: Stage, recipe: Recipe) -> dict[str, str]:
     """Return path → sha256 of the files outside the run that a stage reads."""
-    return {str(path): file_sha256(path) for path in stage.external(recipe)}
+    paths = [*stage.external(recipe), *stage.own_code(stage.requested)]
+    return {str(path): file_sha256(path) for path in paths}
 
 
 def _versions() -> dict[str, str]:

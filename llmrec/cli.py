@@ -249,12 +249,15 @@ def compare(
             metavar="SYSTEM", help="Compare with this system of the same run, not with the first run."
         ),
     ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Metrics such as ndcg@10; else HR and NDCG.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Write the figures to this file.")
     ] = None,
 ) -> None:
     """Print the metrics of several runs side by side, with paired intervals over users and seeds."""
-    _call("commands.inspect", "compare", runs, split, against, out)
+    _call("commands.inspect", "compare", runs, split, against, metrics, out)
 
 
 @app.command()

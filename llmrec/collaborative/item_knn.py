@@ -8,6 +8,7 @@ for its nearest neighbours).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,25 @@ import polars as pl
 from scipy import sparse
 from tqdm import tqdm
 
-from llmrec.collaborative.popularity import Popularity, Ranked
+from llmrec.collaborative.popularity import Popularity
+from llmrec.collaborative.system import Ranked, System, TrainingData
 
 SMOOTHING = 0.1
 """Share of popularity in `ItemKNN.log_probs`, so that an item without votes keeps a chance."""
 _BLOCK = 1024
+
+
+class ItemKnnSystem(System):
+    """Item-based nearest neighbours."""
+
+    title: ClassVar[str] = "item-kNN"
+    formula: ClassVar[str] = (
+        "score(i) = Σ cos(j, i) over the history's items j of which i is a nearest neighbour"
+    )
+
+    def fit(self, data: TrainingData) -> ItemKNN:
+        """Find each item's nearest neighbours."""
+        return ItemKNN.fit(data.histories, data.items)
 
 
 class ItemKNN:

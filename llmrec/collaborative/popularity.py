@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-Ranked = tuple[list[list[str]], list[list[float]]]
+from llmrec.collaborative.system import Ranked, System, TrainingData
+
+
+class PopularitySystem(System):
+    """The same for everyone: what is bought most."""
+
+    title: ClassVar[str] = "popularity"
+    formula: ClassVar[str] = "score(i) = training interactions of i"
+
+    def fit(self, data: TrainingData) -> Popularity:
+        """Count training interactions."""
+        return Popularity.fit(data.histories, data.items)
 
 
 class Popularity:
@@ -76,5 +88,5 @@ class Popularity:
 
     def first(self, k: int, exclude: set[str]) -> list[int]:
         """Positions in `items` of the k most popular ones outside `exclude`."""
-        found = (i for i, item in enumerate(self.items) if item not in exclude)
-        return [i for i, _ in zip(found, range(k), strict=False)]
+        allowed = (i for i, item in enumerate(self.items) if item not in exclude)
+        return [i for i, _ in zip(allowed, range(k), strict=False)]

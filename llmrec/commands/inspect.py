@@ -16,6 +16,8 @@ from llmrec.commands.stages import resolve, run_stages
 from llmrec.config import EvalConfig, EvalTask, Recipe, TaskConfig
 from llmrec.errors import UserError, did_you_mean
 from llmrec.files import write_json
+from llmrec.models.supported import check_local
+from llmrec.train.alignment.rewards import load_reward
 
 if TYPE_CHECKING:
     from llmrec.text.prompts import Fields
@@ -35,7 +37,10 @@ def validate(name: str, overrides: list[str]) -> None:
     with _collect_errors(problems):
         tree = config.with_suite(tree)
     with _collect_errors(problems):
-        config.validate(Recipe, tree, str(path))
+        recipe = config.validate(Recipe, tree, str(path))
+        check_local(recipe.base)
+        for reward in recipe.grpo.rewards:
+            load_reward(reward.name)
     _check_data(tree, problems)
     for problem in problems:
         print(f"llmrec: {problem}", file=sys.stderr)
@@ -160,7 +165,9 @@ def find_run(run: str) -> Path:
     return folder
 
 
-def compare(runs: list[str], split: str | None, against: str | None, out: Path | None) -> None:
+def compare(
+    runs: list[str], split: str | None, against: str | None, metrics: str | None, out: Path | None
+) -> None:
     """Print HR and NDCG of runs side by side, with paired intervals; write the figures if `out` is given.
 
     Args:
@@ -168,10 +175,11 @@ def compare(runs: list[str], split: str | None, against: str | None, out: Path |
         split: `valid` or `test`; None for test, or the first split if there is no test.
         against: system of the same run to which the others are compared; None compares with the same system of the
             first run.
+        metrics: names such as `ndcg@10`, with commas between them; None for HR and NDCG.
         out: JSON file for the figures.
 
     Raises:
-        UserError: a run does not exist or is not evaluated on this split, or there is nothing to compare with.
+        UserError: a run does not exist, is not evaluated on this split or lacks a metric, or one run is given alone.
     """
     if len(runs) == 1 and against is None:
         raise UserError("compare: only one run given; name a second, or --against SYSTEM of the same run")
@@ -179,9 +187,11 @@ def compare(runs: list[str], split: str | None, against: str | None, out: Path |
     from llmrec.evaluate import compare as comparison
     from llmrec.screen import show
 
-    result = comparison.compare(folders, split, against=against)
+    names = [name.strip() for name in (metrics or "").split(",") if name.strip()]
+    result = comparison.compare(folders, split, names or None, against)
     show(comparison.comparison_table(result))
     if out is not None:
         options = [f"--split {split}"] if split else []
         options += [f"--against {against}"] if against else []
+        options += [f"--metrics {metrics}"] if metrics else []
         write_json(out, {"command": " ".join(["llmrec compare", *runs, *options])} | result.as_json())

@@ -12,11 +12,10 @@ from llmrec.config.alignment import (
     PairsConfig,
     RewardConfig,
 )
-from llmrec.config.collaborative import CollaborativeConfig, SasrecConfig
+from llmrec.config.collaborative import CollaborativeConfig, CollaborativeSystem, SystemSettings
 from llmrec.config.data import DataConfig, Filters, Split
 from llmrec.config.decoding import (
     BEAMS,
-    CollaborativeSystem,
     DecodeConfig,
     EvalConfig,
     EvalTask,
@@ -68,10 +67,10 @@ __all__ = [
     "QloraSettings",
     "Recipe",
     "RewardConfig",
-    "SasrecConfig",
     "Section",
     "SftConfig",
     "Split",
+    "SystemSettings",
     "TaskConfig",
     "TinyConfig",
     "TrackConfig",

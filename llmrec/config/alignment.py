@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llmrec.config.decoding import CollaborativeSystem
+from llmrec.config.collaborative import CollaborativeSystem
 from llmrec.config.section import Positive, Section
 from llmrec.config.training import TrainingConfig
+from llmrec.plugins import PATTERN, is_import_path, load_object
 
 Method = Literal["dpo", "grpo"]
 """What `align` may name."""
@@ -148,7 +149,7 @@ class DpoConfig(AlignmentConfig):
 class RewardConfig(Section):
     """One term of a rollout's reward: a shipped name, or `module:function` of your own code, which is run."""
 
-    name: RewardName | Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    name: RewardName | Annotated[str, Field(pattern=PATTERN)]
     weight: float = 1.0
 
 
@@ -181,7 +182,7 @@ class GrpoConfig(AlignmentConfig):
         users: a seeded sample of so many training users; null takes all.
         zero_variance: what happens to a group whose rewards are all equal: `keep` leaves it, `inject` gives it its
             target (how, `inject` says), `resample` draws it again, up to `tries` times.
-        judge: the collaborative model of the reward `collaborative`.
+        judge: the collaborative model of the reward `collaborative`, and of your own that are marked `@needs_judge`.
         prompts: as `pairs.prompts`; `history_end` is for rewards that look at no target:
             `collaborative`, `diversity`, your own.
     """
@@ -229,5 +230,13 @@ class GrpoConfig(AlignmentConfig):
 
     @property
     def needs_judge(self) -> bool:
-        """Whether a reward reads the collaborative model."""
-        return any(reward.name == "collaborative" for reward in self.rewards)
+        """Whether a reward reads the collaborative model; a reward of one's own says so by `@needs_judge`.
+
+        Raises:
+            UserError: a reward of one's own that cannot be imported.
+        """
+        names = [reward.name for reward in self.rewards]
+        own = [name for name in names if is_import_path(name)]
+        return "collaborative" in names or any(
+            getattr(load_object(name, "function"), "needs_judge", False) for name in own
+        )

@@ -4,15 +4,36 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from llmrec.config.section import Fraction, Positive, Section
+from llmrec.config.collaborative import CollaborativeSystem, check_system
+from llmrec.config.registry import METRICS
+from llmrec.config.section import Fraction, Positive, Section, located_error, may_lack_code
+from llmrec.errors import UserError
+from llmrec.plugins import is_import_path
 
 BEAMS = 20
 """Beams, and items of a list, where nothing else is asked for."""
-CollaborativeSystem = Literal["popularity", "item_knn", "sasrec_bce", "sasrec_ce"]
-"""Collaborative models."""
-Baseline = CollaborativeSystem | Literal["zero_shot"]
+ZERO_SHOT = "zero_shot"
+"""The baseline that is no collaborative model: the base as it was before training."""
+
+
+def _check_baseline(name: str, info: ValidationInfo) -> str:
+    return name if name == ZERO_SHOT else check_system(name, info, ZERO_SHOT)
+
+
+def _check_metric(name: str, info: ValidationInfo) -> str:
+    try:
+        METRICS.load(name)
+    except UserError as error:
+        if may_lack_code(info) and is_import_path(name):
+            return name
+        raise located_error((), str(error), name) from None
+    return name
+
+
+Baseline = Annotated[str, AfterValidator(_check_baseline)]
+MetricName = Annotated[str, AfterValidator(_check_metric)]
 
 
 class PriorConfig(Section):
@@ -102,6 +123,7 @@ class EvalConfig(Section):
     suite: str | None = "standard"
     k: list[Positive] = [1, 5, 10, 20]
     baselines: list[Baseline] = ["popularity", "item_knn", "sasrec_bce", "sasrec_ce"]
+    metrics: list[MetricName] = list(METRICS.shipped)
     zero_shot: ZeroShotConfig = ZeroShotConfig()
     tasks: list[EvalTask] = []
     slices: list[Literal["history_length", "item_frequency"]] = ["history_length", "item_frequency"]
@@ -114,3 +136,15 @@ class EvalConfig(Section):
         if not value:
             raise ValueError("needs at least one cutoff")
         return sorted(set(value))
+
+    @field_validator("metrics")
+    @classmethod
+    def _what_is_judged_by(cls, value: list[str]) -> list[str]:
+        missing = [name for name in ("hr", "ndcg") if name not in value]
+        if missing:
+            raise ValueError(
+                f"needs {' and '.join(missing)}: verdicts, charts and comparisons rest on hr and ndcg"
+            )
+        if len(set(value)) != len(value):
+            raise ValueError("names a metric twice")
+        return value

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from llmrec.config.section import Positive, Section
-from llmrec.config.tokenizers import RqKmeansConfig, TokenizerConfig
+from llmrec.config.tokenizers import DEFAULT_KIND, Tokenizer
 
 Input = Literal["text", "vectors", "images", "collaborative"]
 
@@ -37,13 +37,8 @@ class IdsConfig(Section):
     images: str | None = None
     inputs: list[Input] = Field(default=[], validate_default=True)
     fusion: FusionConfig = FusionConfig()
-    quantizer: TokenizerConfig = RqKmeansConfig()
+    quantizer: Tokenizer = Field(default={"kind": DEFAULT_KIND}, validate_default=True)
     collisions: Literal["auto", "extra_level", "sinkhorn", "next_best"] = "auto"
-
-    @field_validator("quantizer", mode="before")
-    @classmethod
-    def _residual_kmeans_unless_named(cls, value: Any) -> Any:
-        return {"kind": "rq_kmeans"} | value if isinstance(value, dict) else value
 
     @model_validator(mode="before")
     @classmethod

@@ -9,14 +9,16 @@ from pydantic import Field, model_validator
 
 from llmrec import assets, layout
 from llmrec.config.alignment import AlignmentConfig, DpoConfig, GrpoConfig, Method, PairsConfig
-from llmrec.config.collaborative import CollaborativeConfig
+from llmrec.config.collaborative import Collaborative
 from llmrec.config.data import DataConfig
 from llmrec.config.decoding import DecodeConfig, EvalConfig
 from llmrec.config.former_keys import upgrade
 from llmrec.config.ids import IdsConfig
 from llmrec.config.section import Section, validate
-from llmrec.config.tokenizers import KINDS
+from llmrec.config.tokenizers import tokenizer_class
 from llmrec.config.training import BaseConfig, SftConfig, TaskConfig, TrackConfig
+from llmrec.errors import UserError
+from llmrec.plugins import is_import_path
 from llmrec.yaml_files import apply_overrides, read_yaml
 
 
@@ -31,8 +33,8 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     parent: str | None = None
     data: DataConfig
-    collaborative: CollaborativeConfig = CollaborativeConfig()
-    ids: IdsConfig = IdsConfig()
+    collaborative: Collaborative = Field(default={}, validate_default=True)
+    ids: IdsConfig = Field(default_factory=IdsConfig)
     base: BaseConfig = BaseConfig()
     prompts: list[TaskConfig] = Field(default=[TaskConfig(task="sequential")], min_length=1)
     sft: SftConfig = SftConfig()
@@ -76,6 +78,10 @@ class Recipe(Section):
 
     def value_at(self, key: str) -> Any:
         """The value at a dotted key, as JSON data; used for stage keys."""
+        section, _, name = key.partition(".")
+        if section == "collaborative" and is_import_path(name):
+            # The recipe need not name a user's own system there, and its import path may hold dots.
+            return self.collaborative.of(name).model_dump(mode="json")
         value: Any = self.model_dump(mode="json")
         for part in key.split("."):
             value = value[part]
@@ -99,7 +105,7 @@ def load_run_recipe(run: Path) -> Recipe:
         UserError: no recipe there, or one that this version cannot read.
     """
     path = run / layout.RECIPE
-    return validate(Recipe, upgrade(read_yaml(path)), str(path))
+    return validate(Recipe, upgrade(read_yaml(path)), str(path), finished=True)
 
 
 def recipe_tree(name: str, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
@@ -117,12 +123,16 @@ def _switch_tokenizer(tree: dict[str, Any], overrides: list[str]) -> dict[str, A
     """Leave out the file's settings of one kind of tokenizer that the kind asked for by an override lacks."""
     kinds = [text.partition("=")[2] for text in overrides if text.startswith("ids.quantizer.kind=")]
     ids = tree.get("ids")
-    if not kinds or kinds[-1] not in KINDS or not isinstance(ids, dict):
+    if not kinds or not isinstance(ids, dict):
         return tree
     given = ids.get("quantizer")
     if not isinstance(given, dict):
         return tree
-    kept = {key: value for key, value in given.items() if key in KINDS[kinds[-1]].model_fields}
+    try:
+        fields = tokenizer_class(kinds[-1]).model_fields
+    except UserError:  # told when the recipe is validated
+        return tree
+    kept = {key: value for key, value in given.items() if key in fields}
     return tree | {"ids": ids | {"quantizer": kept}}
 
 

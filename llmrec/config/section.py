@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from llmrec.config.former_keys import FORMER_KEYS
 from llmrec.errors import UserError, did_you_mean
@@ -19,22 +21,55 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
+    @classmethod
+    def section_for(cls, value: Any) -> type[Section]:
+        """The class that reads a value: this one, unless a key of the value names another."""
+        return cls
 
-def validate(model: type[Model], tree: Any, where: str) -> Model:
+
+def validate(model: type[Model], tree: Any, where: str, finished: bool = False) -> Model:
     """Validate a mapping against a schema, with all errors in one line.
+
+    Args:
+        model: the schema.
+        tree: what was read.
+        where: names the file in the message.
+        finished: whether it is the recipe of a finished run, which may be used without the user's own code.
 
     Raises:
         UserError: listing each bad key as `key: problem`, with the nearest known key.
     """
     try:
-        return model.model_validate(tree)
+        return model.model_validate(tree, context={"finished": finished})
     except ValidationError as error:
-        problems = "; ".join(_explain(model, e) for e in error.errors())
+        problems = "; ".join(_explain(model, tree, e) for e in error.errors())
         raise UserError(f"{where}: {problems}") from None
 
 
-def _explain(model: type[BaseModel], error: Any) -> str:
-    location, sections = _follow(model, [str(part) for part in error["loc"]])
+def may_lack_code(info: ValidationInfo) -> bool:
+    """Whether a user's own code may be missing, because the recipe is that of a finished run."""
+    return bool(info.context and info.context.get("finished"))
+
+
+def located_error(location: tuple[str, ...], message: str, value: Any) -> ValidationError:
+    """An error for a validator to raise whose message needs no more words.
+
+    Args:
+        location: keys below the one that the validator reads.
+        message: what is wrong, and how to mend it.
+        value: what was given.
+    """
+    error = PydanticCustomError(_EXPLAINED, "{message}", {"message": message})
+    return ValidationError.from_exception_data(
+        "recipe", [InitErrorDetails(type=error, loc=location, input=value)]
+    )
+
+
+_EXPLAINED = "explained"
+
+
+def _explain(model: type[BaseModel], tree: Any, error: Any) -> str:
+    location, sections = [str(part) for part in error["loc"]], _sections_at(model, tree, error["loc"])
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
         if key in FORMER_KEYS:
@@ -43,41 +78,40 @@ def _explain(model: type[BaseModel], error: Any) -> str:
         return f"unknown key {key!r} ({did_you_mean(location[-1], known)})"
     if error["type"] == "missing":
         return f"{key}: required, but missing"
-    if error["type"] == "union_tag_invalid":
-        kinds = [kind.strip("' ") for kind in error["ctx"]["expected_tags"].split(",")]
-        kind = error["ctx"]["tag"]
-        return f"{key}.kind: no {kind!r} ({did_you_mean(kind, kinds)})"
     problem = error["msg"].removeprefix("Value error, ")
     value = repr(error["input"])
-    shown = "" if not key else f" (found {value if len(value) <= 60 else value[:57] + '...'})"
+    shown = f" (found {value if len(value) <= 60 else value[:57] + '...'})"
+    if not key or error["type"] == _EXPLAINED:
+        shown = ""
     return f"{key + ': ' if key else ''}{problem}{shown}"
 
 
-def _follow(model: type[BaseModel], path: list[str]) -> tuple[list[str], list[type[BaseModel]]]:
-    """The keys of pydantic's path to an error, and the sections that its last key was looked for in.
-
-    Where a section has several kinds, pydantic puts the kind after the key; a recipe has no such key.
-    """
-    keys: list[str] = []
-    sections = [model]
-    for part in path:
-        kinds = {_kind(section): section for section in sections}
-        if len(sections) > 1 and part in kinds:
-            sections = [kinds[part]]
-            continue
-        keys.append(part)
+def _sections_at(model: type[BaseModel], tree: Any, location: Sequence[str | int]) -> list[type[BaseModel]]:
+    """The sections in which the last key of an error's location was looked for."""
+    sections, value = [model], tree
+    for part in location[:-1]:
+        value = _inside(value, part)
         owner = next((section for section in sections if part in section.model_fields), None)
         if owner is not None:
-            sections = _sections_in(owner.model_fields[part].annotation) or sections
-    return keys, sections
+            inner = _sections_in(owner.model_fields[str(part)].annotation)
+            sections = inner or sections
+        sections = [
+            section.section_for(value) if issubclass(section, Section) else section for section in sections
+        ]
+    return sections
 
 
-def _kind(section: type[BaseModel]) -> str:
-    field = section.model_fields.get("kind")
-    return str(field.annotation.__args__[0]) if field is not None and field.annotation is not None else ""
+def _inside(value: Any, part: str | int) -> Any:
+    """What stands in a mapping or a list under a key; None where there is nothing."""
+    if isinstance(value, Mapping):
+        return value.get(part)
+    if isinstance(value, list) and isinstance(part, int) and part < len(value):
+        return value[part]
+    return None
 
 
 def _sections_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for inner in getattr(annotation, "__args__", ()) for found in _sections_in(inner)]
+    arguments = getattr(annotation, "__args__", ())
+    return [section for inner in arguments for section in _sections_in(inner)]

@@ -1,232 +1,89 @@
-"""The recipe's `ids.quantizer` section: one class a kind, named after the module that implements it."""
+"""The recipe's `ids.quantizer` section: the settings of the tokenizer that `kind` names, read by its own class."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationInfo
 
-from llmrec.config.section import Positive, Section
+from llmrec.config.registry import TOKENIZERS
+from llmrec.config.section import Section, located_error, may_lack_code
+from llmrec.errors import UserError
+from llmrec.plugins import is_import_path
 
 Levels = Annotated[int, Field(ge=1, le=8)]
 Codes = Annotated[int, Field(ge=2, le=65536)] | Literal["auto"]
+CollisionRule = Literal["extra_level", "sinkhorn", "next_best"]
 Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
+DEFAULT_KIND = "rq_kmeans"
 
 
-class TokenizerConfig(Section):
-    """What every kind of tokenizer tells the stages.
+class TokenizerSettings(Section):
+    """What every tokenizer tells the stages; its own settings are fields of its class.
 
     Attributes:
+        kind: a shipped name, or `module:name` of your own class.
+        reads_vectors: whether it learns from item vectors, so that `ids.inputs` are encoded for it.
         reads_item_vectors: whether it learns from a collaborative model's item vectors.
         collision_rule: what `ids.collisions: auto` means.
     """
 
+    kind: str = Field(strict=True)
+    reads_vectors: ClassVar[bool] = False
     reads_item_vectors: ClassVar[bool] = False
-    collision_rule: ClassVar[Literal["extra_level", "sinkhorn"]] = "extra_level"
+    collision_rule: ClassVar[CollisionRule] = "extra_level"
 
+    def external_files(self) -> list[Path]:
+        """Files outside the run that it reads; they decide whether the stage ids is done."""
+        return []
 
-class _Codebooks(TokenizerConfig):
-    """What every quantizer of vectors has; `codes: auto` fits the catalogue, at most 256 a level."""
+    @classmethod
+    def section_for(cls, value: Any) -> type[Section]:
+        """The class of the kind that a recipe names; this one where there is no such kind."""
+        try:
+            return tokenizer_class(_kind_of(value))
+        except UserError:
+            return cls
 
-    levels: Levels = 3
-    codes: Codes = "auto"
 
+class MissingTokenizer(TokenizerSettings):
+    """Settings of a finished run's tokenizer whose code is not there; the run's IDs are, so it can be used."""
 
-class _Kmeans(_Codebooks):
-    """Codebooks learned by k-means."""
+    model_config = ConfigDict(extra="allow")
 
-    iterations: Positive = 25
 
+def tokenizer_class(kind: str) -> type[TokenizerSettings]:
+    """The tokenizer of a kind.
 
-class RqKmeansConfig(_Kmeans):
-    """Residual k-means."""
+    Raises:
+        UserError: no such kind, or a class of the user's that is no tokenizer.
+    """
+    loaded: type[TokenizerSettings] = TOKENIZERS.load(kind)
+    return loaded
 
-    kind: Literal["rq_kmeans"] = "rq_kmeans"
 
+def _kind_of(value: Any) -> str:
+    kind = value.get("kind", DEFAULT_KIND) if isinstance(value, dict) else value
+    if not isinstance(kind, str):
+        raise UserError("expected the name of a tokenizer")
+    return kind
 
-class BalancedRqKmeansConfig(_Kmeans):
-    """Residual k-means with clusters of equal size, ±1."""
 
-    kind: Literal["balanced_rq_kmeans"]
+def _read(value: Any, info: ValidationInfo) -> Any:
+    """Read the settings by the class of their kind; residual k-means unless one is named."""
+    if isinstance(value, TokenizerSettings):
+        return value
+    if not isinstance(value, dict):
+        raise located_error((), "expected settings such as {kind: rq_kmeans}", value)
+    try:
+        settings = tokenizer_class(_kind_of(value))
+    except UserError as error:
+        if may_lack_code(info) and is_import_path(_kind_of(value)):
+            return MissingTokenizer.model_validate(value)
+        raise located_error(("kind",), str(error), value.get("kind")) from None
+    return settings.model_validate({"kind": DEFAULT_KIND} | value, context=info.context)
 
 
-class VqConfig(TokenizerConfig):
-    """One k-means codebook, told apart by the collision rule alone."""
-
-    kind: Literal["vq"]
-    codes: Codes = "auto"
-    iterations: Positive = 25
-
-
-class HierarchicalConfig(_Kmeans):
-    """Hierarchical k-means: each cluster is clustered again."""
-
-    kind: Literal["hierarchical"]
-
-
-class PqConfig(_Kmeans):
-    """Product quantization: `levels` subspaces, a codebook each."""
-
-    kind: Literal["pq"]
-
-
-class OpqConfig(_Kmeans):
-    """Product quantization after a learned rotation."""
-
-    kind: Literal["opq"]
-
-
-class LshConfig(_Codebooks):
-    """Random hyperplanes; log2 `codes` signs make a code."""
-
-    kind: Literal["lsh"]
-
-
-class AutoencoderConfig(_Codebooks):
-    """An MLP autoencoder with residual codebooks between its halves."""
-
-    kind: str
-    hidden: list[Positive] = [512, 256, 128]
-    latent: Positive = 32
-    beta: Weight = 0.25
-    lr: Rate = 3e-3
-    batch: Positive = 512
-    epochs: Positive = 1000
-
-
-class RqvaeConfig(AutoencoderConfig):
-    """RQ-VAE of TIGER (Rajput et al. 2023)."""
-
-    kind: Literal["rqvae"]
-
-
-class LcRecConfig(AutoencoderConfig):
-    """RQ-VAE of LC-Rec (Zheng et al. 2024): larger, its last level spread evenly by Sinkhorn-Knopp."""
-
-    kind: Literal["lc_rec"]
-    collision_rule: ClassVar[Literal["extra_level", "sinkhorn"]] = "sinkhorn"
-    hidden: list[Positive] = [2048, 1024, 512, 256, 128, 64]
-    lr: Rate = 2e-3
-    epsilon: Rate = 0.003
-    iterations: Positive = 50
-
-
-class LetterConfig(AutoencoderConfig):
-    """LETTER (Wang et al. 2024): RQ-VAE that also learns from a collaborative model, codes kept diverse."""
-
-    kind: Literal["letter"]
-    reads_item_vectors: ClassVar[bool] = True
-    alpha: Weight = 0.01
-    diversity: Weight = 1e-4
-    clusters: Positive = 10
-
-
-class CostConfig(AutoencoderConfig):
-    """CoST (Zhu et al. 2024): RQ-VAE trained to tell items apart instead of rebuilding them."""
-
-    kind: Literal["cost"]
-    batch: Positive = 1024
-    temperature: Rate = 0.1
-
-
-class RandomConfig(_Codebooks):
-    """Codes drawn at random: what structure is worth is measured against it."""
-
-    kind: Literal["random"]
-
-
-class SequentialConfig(_Codebooks):
-    """Items numbered in the order in which the training histories first show them."""
-
-    kind: Literal["sequential"]
-
-
-class _Clusters(TokenizerConfig):
-    """How a graph is split; `clusters: auto` is 20, or √items of a small catalogue; `leaf: auto` is `clusters`."""
-
-    clusters: Annotated[int, Field(ge=2, le=256)] | Literal["auto"] = "auto"
-    leaf: Positive | Literal["auto"] = "auto"
-
-
-class CollaborativeIdsConfig(_Clusters):
-    """Spectral clusters of the graph of items that users had in common, split until small enough."""
-
-    kind: Literal["collaborative"]
-
-
-class CategoryConfig(TokenizerConfig):
-    """The category path, at most `levels` deep."""
-
-    kind: Literal["category"]
-    levels: Levels = 4
-
-
-class HybridConfig(_Clusters):
-    """The collaborative path, then a token of the item's own."""
-
-    kind: Literal["hybrid"]
-
-
-class SingleConfig(TokenizerConfig):
-    """One token an item."""
-
-    kind: Literal["single"]
-
-
-class IndexConfig(TokenizerConfig):
-    """Ready IDs from an index file of MiniOneRec, LC-Rec or LETTER."""
-
-    kind: Literal["index"]
-    path: str
-
-
-class KeptConfig(TokenizerConfig):
-    """The IDs of an earlier run, by name or folder; new items get theirs from its frozen quantizer."""
-
-    kind: Literal["kept"]
-    run: str
-
-
-class TitleConfig(TokenizerConfig):
-    """The title's first words, in the base model's own tokens; up to twice as many where two are the same."""
-
-    kind: Literal["title"]
-    words: Positive = 12
-
-
-class KeywordsConfig(TokenizerConfig):
-    """A few of the words that tell the item apart, chosen by tf-idf (after IDGenRec, without its training)."""
-
-    kind: Literal["keywords"]
-    words: Positive = 4
-
-
-TokenizerConfig = Annotated[
-    RqKmeansConfig
-    | BalancedRqKmeansConfig
-    | VqConfig
-    | HierarchicalConfig
-    | PqConfig
-    | OpqConfig
-    | LshConfig
-    | RqvaeConfig
-    | LcRecConfig
-    | LetterConfig
-    | CostConfig
-    | RandomConfig
-    | SequentialConfig
-    | CollaborativeIdsConfig
-    | CategoryConfig
-    | HybridConfig
-    | SingleConfig
-    | IndexConfig
-    | KeptConfig
-    | TitleConfig
-    | KeywordsConfig,
-    Field(discriminator="kind"),
-]
-KINDS: dict[str, type[Section]] = {
-    section.model_fields["kind"].annotation.__args__[0]: section
-    for section in get_args(get_args(TokenizerConfig)[0])
-}
+Tokenizer = Annotated[SerializeAsAny[TokenizerSettings], BeforeValidator(_read)]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from llmrec.config.decoding import CollaborativeSystem
+from llmrec.config.collaborative import CollaborativeSystem
 from llmrec.config.section import Positive, Section
 
 Mode = Literal["full", "lora", "qlora", "sid_rows"]

@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmrec.collaborative.systems import LOSSES
-from llmrec.config import ALL_LINEAR, LoraSettings, Recipe, SasrecConfig
+from llmrec.config import ALL_LINEAR, LoraSettings, Recipe
 from llmrec.data.card import EVENT_FIELDS, Card
 from llmrec.estimate.machine import matmul_rate
 from llmrec.models.shape import model_shape
@@ -27,7 +26,6 @@ LONG_FIELDS = {"description": 150, "review": 120}
 CHAT_TOKENS = 12
 ROWS_PER_SECOND = 1e6  # of the data stage
 LISTS_PER_SECOND = 1500  # evaluated, bootstrap included
-SASREC_EPOCHS = {"bce": 60, "ce": 20}  # until validation stops them
 ANSWER_TOKENS = 40  # generated for one question
 ASKED_TOKENS = 300  # of one question and its reference
 VALIDATIONS, STEPS_BETWEEN = 10, 25  # at most so many during a training, at least so many steps apart
@@ -203,7 +201,8 @@ class Workload:
             return lists * (self.models + len(recipe.eval.baselines)) / LISTS_PER_SECOND
         flops, besides = 0.0, 0.0
         if stage == "collaborative":
-            flops = sum(self.sasrec_flops(name) for name in self.systems)
+            counts = (size.users, size.items, size.interactions)
+            flops = sum(recipe.collaborative.of(name).training_flops(*counts) for name in self.systems)
         elif stage == "ids" and recipe.ids.vectors is None:
             flops = size.items * ENCODED_TOKENS * 2 * ENCODER_PARAMETERS
         elif stage == "sft":
@@ -222,15 +221,6 @@ class Workload:
             asked = sum(min(size.users, entry.users or size.users) for entry in recipe.eval.tasks)
             flops = asked * (2 * ASKED_TOKENS + ANSWER_TOKENS) * 2 * self.shape.parameters
         return flops / (matmul_rate() * REACHED) + besides
-
-    def sasrec_flops(self, system: str) -> float:
-        """Training of a SASRec: its blocks, and the items that each target is scored against."""
-        config: SasrecConfig = getattr(self.recipe.collaborative, system)
-        loss = LOSSES[system]
-        scored = self.size.items if loss == "ce" else 2
-        per_target = 6 * config.dim * (scored + 6 * config.dim * config.layers)
-        targets = self.size.interactions - 3 * self.size.users
-        return max(targets, 0) * per_target * min(config.epochs, SASREC_EPOCHS[loss])
 
     def trained_parameters(self) -> float:
         """Weights that `sft.mode` trains."""

@@ -37,7 +37,7 @@ class ComparisonRow:
         values: mean over the runs, per metric.
         deviations: standard deviation over the runs (n − 1), per metric; empty for a single run.
         differences: per metric the difference to the reference and the ends of its interval, over the users that
-            all runs share; empty for the reference itself.
+            all runs share; empty for the reference itself, and without the metrics of all lists at once.
         users: how many users that difference rests on.
     """
 
@@ -97,9 +97,12 @@ def compare(
     evaluated = [_read(run, split) for run in runs]
     names = tuple(metrics or _common_metrics(evaluated))
     for one in evaluated:
-        missing = [name for name in names if name not in one.users.columns]
+        missing = [name for name in names if not _is_metric_of(one, name)]
         if missing:
-            raise UserError(f"run {one.name}: has no {missing[0]}; its eval.k is {one.protocol['k']}")
+            raise UserError(
+                f"run {one.name}: has no {missing[0]}; its eval.k is {one.protocol['k']}, "
+                f"its eval.metrics are {', '.join(one.protocol['formulas'])}"
+            )
         if against is not None and against not in one.systems:
             raise UserError(f"run {one.name}: has no system {against!r}; there are: {', '.join(one.systems)}")
     groups = _group_seeds(evaluated)
@@ -125,7 +128,7 @@ def comparison_table(comparison: Comparison) -> Table:
         for name in comparison.metrics:
             spread = f" ± {row.deviations[name]:.4f}" if row.deviations else ""
             cells.append(f"{row.values[name]:.4f}{spread}")
-            cells.append(_signed(*row.differences[name]) if row.differences else "")
+            cells.append(_signed(*row.differences[name]) if name in row.differences else "")
         table.add_row(label, row.system, *cells)
     table.caption = "\n".join(comparison.cautions) or None
     return table
@@ -200,14 +203,20 @@ def _row(
     deviations = {name: stdev(found) for name, found in values.items()} if len(having) > 1 else {}
     differences: dict[str, tuple[float, float, float]] = {}
     users = 0
+    # A metric of all lists at once has no values of users, and so no paired difference.
+    paired = tuple(name for name in names if all(name in run.users.columns for run in (*having, *first)))
     if against is not None:
         if system != against:
-            differences, users = _differences(having, system, having, against, names)
+            differences, users = _differences(having, system, having, against, paired)
     elif group is not first and _same_items(group[0], first[0]):
         reference = [one for one in first if system in one.systems]
-        differences, users = _differences(having, system, reference, system, names)
+        differences, users = _differences(having, system, reference, system, paired)
     means = {name: fmean(found) for name, found in values.items()}
     return ComparisonRow(tuple(one.name for one in having), system, means, deviations, differences, users)
+
+
+def _is_metric_of(run: _Evaluated, name: str) -> bool:
+    return all(isinstance(system.get(name), float) for system in run.systems.values())
 
 
 def _same_items(one: _Evaluated, other: _Evaluated) -> bool:
@@ -222,7 +231,7 @@ def _differences(
 
     Where `others` are the same runs, each is subtracted from its own.
     """
-    if not others:
+    if not others or not names:
         return {}, 0
     cells = _shared([(one, system) for one in runs] + [(one, reference) for one in others], names)
     left, right = cells[:, : len(runs)], cells[:, len(runs) :]

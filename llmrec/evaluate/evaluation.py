@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,18 @@ import polars as pl
 
 from llmrec import layout
 from llmrec.artifacts import StageContext
-from llmrec.collaborative.systems import Baseline, load_baseline
+from llmrec.collaborative.system import Baseline
+from llmrec.collaborative.systems import load_baseline
 from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples, load_items, training_histories
 from llmrec.errors import UserError
 from llmrec.evaluate.gate import gate
-from llmrec.evaluate.lists import BASELINES, baseline_lists, count_invalid, model_systems, read_lists
+from llmrec.evaluate.lists import baseline_lists, count_invalid, is_baseline, model_systems, read_lists
 from llmrec.evaluate.summary import differences, rounded, slice_labels, summarise
 from llmrec.evaluate.tasks.scores import task_metrics
 from llmrec.files import atomic_write, read_json, write_json
-from llmrec.metrics.catalogue import FORMULAS, coverage, exposure, gini
-from llmrec.metrics.ranking import MEASURES, metric_names, score_ranks, target_ranks
+from llmrec.metrics.metric import Metric, RecommendedLists, list_metrics, load_metrics, rank_metrics
+from llmrec.metrics.ranking import metric_names, score_ranks, target_ranks
 from llmrec.recommend.model_names import ALIGNED, SFT, ZERO_SHOT
 
 
@@ -42,7 +44,10 @@ def evaluate(context: StageContext) -> None:
     }
     counts = histories.select(item_id=pl.col("items").explode().cast(pl.String))
     counts = counts.group_by("item_id").agg(pl.len().cast(pl.Int64).alias("item_frequency"))
-    found: dict[str, Any] = {"protocol": _protocol(context, len(catalogue))}
+    metrics = load_metrics(recipe.eval.metrics)
+    popularity = catalogue.to_frame("item_id").join(counts, on="item_id", how="left", maintain_order="left")
+    traffic = popularity["item_frequency"].fill_null(0).to_numpy()
+    found: dict[str, Any] = {"protocol": _protocol(context, len(catalogue), metrics)}
     per_user: list[pl.DataFrame] = []
     for split in recipe.decode.splits:
         examples = _examples(context, split, counts)
@@ -50,8 +55,12 @@ def evaluate(context: StageContext) -> None:
         lists = {name: read_lists(path) for name, path in _model_files(context, split).items()}
         for name in recipe.eval.baselines:
             lists[name] = _baseline(context, name, split, models.get(name), examples)
-        users = {name: _per_user(frame, examples, recipe) for name, frame in lists.items()}
-        _add_split(found, split, users, lists, examples, catalogue, recipe)
+        users = {name: _per_user(frame, examples, recipe, metrics) for name, frame in lists.items()}
+        shown = {
+            name: RecommendedLists(frame.join(examples, on="user_id", how="semi"), catalogue, traffic)
+            for name, frame in lists.items()
+        }
+        _add_split(found, split, users, shown, examples, recipe, metrics)
         per_user += [
             frame.select(pl.lit(split).alias("split"), pl.lit(name).alias("system"), pl.all())
             for name, frame in users.items()
@@ -98,10 +107,13 @@ def _baseline(
     return frame
 
 
-def _per_user(lists: pl.DataFrame, examples: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
+def _per_user(
+    lists: pl.DataFrame, examples: pl.DataFrame, recipe: Recipe, metrics: Sequence[Metric]
+) -> pl.DataFrame:
     """One row a user: `user_id, target, rank`, the metrics, and the values that slices are cut by."""
     cutoffs = recipe.eval.k
-    scored = score_ranks(target_ranks(lists, examples, max(cutoffs)), cutoffs)
+    ranks = target_ranks(lists, examples, max(cutoffs))
+    scored = score_ranks(ranks, cutoffs, rank_metrics(metrics))
     return scored.with_columns(examples[name] for name in recipe.eval.slices)
 
 
@@ -109,26 +121,25 @@ def _add_split(
     found: dict[str, Any],
     split: str,
     users: dict[str, pl.DataFrame],
-    lists: dict[str, pl.DataFrame],
+    lists: dict[str, RecommendedLists],
     examples: pl.DataFrame,
-    catalogue: pl.Series,
     recipe: Recipe,
+    metrics: Sequence[Metric],
 ) -> None:
     """Fill in a split's metrics, its differences model − baseline and aligned model − SFT, and its slices."""
     cutoffs, mask_seen = recipe.eval.k, recipe.decode.mask_seen
-    names = metric_names(cutoffs)
+    names = metric_names(cutoffs, rank_metrics(metrics))
     settings = (recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
     systems = summarise(users, names, *settings)
-    for name, frame in lists.items():
-        shown = {k: exposure(frame.join(examples, on="user_id", how="semi"), k, catalogue) for k in cutoffs}
-        systems[name] |= {f"coverage@{k}": rounded(coverage(shown[k])) for k in cutoffs}
-        systems[name] |= {f"gini@{k}": rounded(gini(shown[k])) for k in cutoffs}
+    for name, shown in lists.items():
+        for metric in list_metrics(metrics):
+            systems[name] |= {f"{metric.name}@{k}": rounded(metric.of(shown, k)) for k in cutoffs}
         systems[name]["invalid"] = count_invalid(
-            frame, examples, catalogue.to_list(), max(cutoffs), mask_seen
+            shown.frame, examples, shown.catalogue.to_list(), max(cutoffs), mask_seen
         )
         systems[name]["intervals"] = systems[name].pop("intervals")
     found[split] = systems
-    models = [name for name in users if name not in BASELINES]
+    models = [name for name in users if not is_baseline(name)]
     pairs: list[tuple[str, str]] = [(model, base) for model in models for base in recipe.eval.baselines]
     pairs += [(model, SFT) for model in models if model in ALIGNED and SFT in models]
     found.setdefault("differences", {})[split] = differences(users, pairs, names, *settings)
@@ -141,12 +152,18 @@ def _add_split(
         }
 
 
+def _about(recipe: Recipe, name: str) -> dict[str, str]:
+    """What a baseline is called, and how it scores an item."""
+    system = recipe.collaborative.of(name)
+    return {"title": system.title or name, "formula": system.formula}
+
+
 def _repeats(examples: pl.DataFrame) -> float:
     """Share of targets that the user's history already holds; out of reach where seen items are masked."""
     return rounded(examples.select(pl.col("history").list.contains(pl.col("target")).mean()).item())
 
 
-def _protocol(context: StageContext, items: int) -> dict[str, Any]:
+def _protocol(context: StageContext, items: int, metrics: Sequence[Metric]) -> dict[str, Any]:
     """What the figures mean; the share of repeat targets is filled in split by split."""
     recipe = context.recipe
     return {
@@ -162,5 +179,6 @@ def _protocol(context: StageContext, items: int) -> dict[str, Any]:
         "bootstrap": recipe.eval.bootstrap,
         "confidence": recipe.eval.confidence,
         "repeat_targets": {},
-        "formulas": {measure.name: measure.formula for measure in MEASURES} | FORMULAS,
+        "formulas": {metric.name: metric.formula for metric in metrics},
+        "baselines": {name: _about(recipe, name) for name in recipe.eval.baselines if name != ZERO_SHOT},
     }

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import polars as pl
 
-from llmrec.collaborative import systems
-from llmrec.collaborative.systems import Baseline
+from llmrec.collaborative.system import Baseline, checked_lists
+from llmrec.config.registry import SYSTEMS
 from llmrec.errors import UserError
+from llmrec.plugins import is_import_path
 from llmrec.recommend.model_names import ZERO_SHOT
 
-BASELINES = (*systems.BASELINES, ZERO_SHOT)
-"""What models are measured against."""
 SCHEMA = pl.Schema({"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String, "score": pl.Float64})
+
+
+def is_baseline(system: str) -> bool:
+    """Whether models are measured against a system, and it is none of them."""
+    return system in SYSTEMS.shipped or system == ZERO_SHOT or is_import_path(system)
 
 
 def baseline_lists(
@@ -31,9 +35,13 @@ def baseline_lists(
 
     Returns:
         `user_id, rank, item_id, score`, in the order of `examples`.
+
+    Raises:
+        UserError: a baseline of the user's that returns anything else.
     """
     whole = examples["history"].to_list()
-    items, scores = model.recommend([items[-history:] for items in whole], k, whole if mask_seen else None)
+    lists = model.recommend([items[-history:] for items in whole], k, whole if mask_seen else None)
+    items, scores = checked_lists(lists, len(whole), k, type(model).__name__)
     frame = pl.DataFrame({"user_id": examples["user_id"].cast(pl.String), "item_id": items, "score": scores})
     ranked = frame.with_columns(rank=pl.int_ranges(1, pl.col("item_id").list.len() + 1, dtype=pl.Int32))
     return ranked.explode("rank", "item_id", "score", empty_as_null=False).select(*SCHEMA).cast(SCHEMA)
@@ -67,7 +75,7 @@ def read_lists(path: Path) -> pl.DataFrame:
 def model_systems(run: Path, split: str) -> list[str]:
     """Systems of a run, baselines aside, that have lists for a split, sorted."""
     names = (path.stem.removesuffix(f"-{split}") for path in (run / "decode").glob(f"*-{split}.parquet"))
-    return sorted(name for name in names if name not in BASELINES)
+    return sorted(name for name in names if not is_baseline(name))
 
 
 def count_invalid(

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from llmrec.errors import UserError
-from llmrec.evaluate.lists import BASELINES
+from llmrec.evaluate.lists import is_baseline
 from llmrec.metrics.statistics import bootstrap_means, percentile_interval
 from llmrec.recommend.model_names import ADAPTERS
 
@@ -91,7 +91,7 @@ def slice_labels(values: pl.Series) -> tuple[pl.Series, list[str]]:
 def order_systems(systems: Iterable[str]) -> list[str]:
     """Systems in the order they are shown in: the run's models in the order they are trained, others, baselines."""
     trained = {name: place for place, name in enumerate(ADAPTERS)}
-    return sorted(systems, key=lambda name: (name in BASELINES, trained.get(name, len(trained)), name))
+    return sorted(systems, key=lambda name: (is_baseline(name), trained.get(name, len(trained)), name))
 
 
 def rounded(value: Any) -> float:

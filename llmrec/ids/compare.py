@@ -12,12 +12,14 @@ from rich.text import Text
 from tqdm import tqdm
 
 from llmrec.config import Recipe, validate
-from llmrec.config.tokenizers import KINDS
+from llmrec.config.registry import TOKENIZERS
+from llmrec.config.tokenizers import tokenizer_class
 from llmrec.errors import UserError, did_you_mean
 from llmrec.ids.diagnosis import neighbour_recall
 from llmrec.ids.inputs.signals import RunSignals
 from llmrec.ids.make import make_semantic_ids
-from llmrec.ids.tokenizer import INDEXERS, QUANTIZERS, TEXTUAL
+from llmrec.ids.tokenizer import TextTokenizer
+from llmrec.plugins import is_import_path
 
 
 def parse_kinds(text: str) -> list[str]:
@@ -27,22 +29,21 @@ def parse_kinds(text: str) -> list[str]:
         UserError: an empty list, a repeated kind, a textual kind, or an unknown kind; names the most similar kind.
     """
     kinds = [kind for part in text.split(",") if (kind := part.strip())]
-    known = (*QUANTIZERS, *INDEXERS)
     for kind in kinds:
-        if kind in TEXTUAL:
+        if kind not in TOKENIZERS.shipped and not is_import_path(kind):
+            raise UserError(f"--compare: no kind {kind!r} ({did_you_mean(kind, list(TOKENIZERS.shipped))})")
+        if issubclass(tokenizer_class(kind), TextTokenizer):
             raise UserError(f"--compare: {kind} gives texts, which have no codes to compare")
-        if kind not in known:
-            raise UserError(f"--compare: no kind {kind!r} ({did_you_mean(kind, known)})")
     if not kinds or len(set(kinds)) < len(kinds):
-        raise UserError(f"--compare: name kinds, each once; known: {', '.join(known)}")
+        raise UserError(f"--compare: name kinds, each once; known: {', '.join(TOKENIZERS.shipped)}")
     return kinds
 
 
 def needs_collaborative(recipe: Recipe, kinds: Iterable[str]) -> bool:
     """Whether the collaborative model's vectors are used, as an input or by one of the kinds."""
-    quantized = any(kind in QUANTIZERS for kind in kinds)
-    return any(KINDS[kind].reads_item_vectors for kind in kinds) or (
-        quantized and "collaborative" in recipe.ids.inputs
+    classes = [tokenizer_class(kind) for kind in kinds]
+    return any(kind.reads_item_vectors for kind in classes) or (
+        any(kind.reads_vectors for kind in classes) and "collaborative" in recipe.ids.inputs
     )
 
 
@@ -83,8 +84,8 @@ def compare(signals: RunSignals, recipe: Recipe, kinds: list[str]) -> list[dict[
         For each kind, `kind`, `seconds` (fit, collision rule and figures) and the keys of `ids/report.json`; or
         `kind` and `error`, one line, if it cannot be made.
     """
-    quantized = any(kind in QUANTIZERS for kind in kinds)
-    vectors = signals.vectors if quantized else None
+    has_quantizer = any(tokenizer_class(kind).reads_vectors for kind in kinds)
+    vectors = signals.vectors if has_quantizer else None
     if needs_collaborative(recipe, kinds):
         _ = signals.collaborative
     _ = signals.histories, signals.traffic

@@ -1,12 +1,13 @@
 """The interface of all item tokenizers: the data they learn from, and their output.
 
-A tokenizer of kind `K` is the module `llmrec.ids.quantizers.K` (from vectors) or `llmrec.ids.indexers.K`
-(from interactions, categories or text) with a function `fit(signals, config, seed) -> Codes`.
+A tokenizer is one class. Its fields are its settings, its class attributes declare its inputs, and its method `fit`
+makes the codes. Tokenizers that learn from vectors are in `llmrec.ids.quantizers`, those that learn from interactions
+or categories in `llmrec.ids.indexers`, and those that make texts in `llmrec.ids.textual`. `llmrec.config.registry`
+lists all of them.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 import sys
 from abc import ABC, abstractmethod
@@ -17,14 +18,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llmrec.config import Recipe
+from llmrec.config import Positive, Recipe
+from llmrec.config.tokenizers import Codes as NumberOfCodes
+from llmrec.config.tokenizers import Levels, Rate, TokenizerSettings, Weight
+from llmrec.errors import UserError
 
-QUANTIZERS = (
-    *("rq_kmeans", "balanced_rq_kmeans", "rqvae", "lc_rec", "letter", "cost"),
-    *("pq", "opq", "vq", "hierarchical", "lsh"),
-)
-INDEXERS = ("random", "sequential", "collaborative", "category", "hybrid", "single", "index", "kept")
-TEXTUAL = ("title", "keywords")
 MAX_AUTO_CODES = 256
 
 
@@ -96,7 +94,7 @@ class Codec(ABC):
         return []
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
-        """The cheapest code of each level in turn, int32 `[n, levels]`."""
+        """The cheapest code of each level, one level after the other, int32 `[n, levels]`."""
         points, codes = self.project(vectors), np.empty((len(vectors), 0), np.int32)
         for _ in self.sizes:
             cheapest = self.costs(points, codes).argmin(axis=1).astype(np.int32)
@@ -121,22 +119,128 @@ class Codes:
     unique: bool = False
 
 
+class AnyTokenizer(TokenizerSettings, ABC):
+    """A tokenizer, whose fields are its settings; instances are frozen, so `fit` does not change them."""
+
+    @abstractmethod
+    def fit(self, signals: Any, seed: int) -> Codes | list[str]:
+        """An ID for each item.
+
+        Args:
+            signals: data to learn from (`Signals`).
+            seed: the recipe's seed.
+        """
+
+
+class Tokenizer(AnyTokenizer):
+    """A tokenizer that gives each item a path of codes."""
+
+    @abstractmethod
+    def fit(self, signals: Any, seed: int) -> Codes:
+        """Code paths of all items, in the order of `signals.items`.
+
+        Args:
+            signals: data to learn from (`Signals`).
+            seed: the recipe's seed; equal seeds give equal codes.
+
+        Raises:
+            UserError: the data lacks something that the tokenizer needs.
+        """
+
+
+class TextTokenizer(AnyTokenizer):
+    """A tokenizer that gives each item a short text, spelt in the base model's own tokens."""
+
+    @abstractmethod
+    def fit(self, signals: Any, seed: int) -> list[str]:
+        """`[items]` distinct texts, in the order of `signals.items`.
+
+        Args:
+            signals: data to learn from (`Signals`).
+            seed: the recipe's seed.
+        """
+
+
+class CodebookTokenizer(Tokenizer):
+    """A tokenizer with `levels` codes a path; `codes: auto` depends on the catalogue's size, at most 256 a level."""
+
+    levels: Levels = 3
+    codes: NumberOfCodes = "auto"
+
+
+class KmeansTokenizer(CodebookTokenizer):
+    """A tokenizer that learns codebooks of item vectors by k-means."""
+
+    reads_vectors: ClassVar[bool] = True
+    iterations: Positive = 25
+
+
+class AutoencoderTokenizer(CodebookTokenizer):
+    """An MLP autoencoder of item vectors, with residual codebooks between encoder and decoder."""
+
+    reads_vectors: ClassVar[bool] = True
+    hidden: list[Positive] = [512, 256, 128]
+    latent: Positive = 32
+    beta: Weight = 0.25
+    lr: Rate = 3e-3
+    batch: Positive = 512
+    epochs: Positive = 1000
+
+
 def fit(signals: Signals, recipe: Recipe) -> Codes:
     """Fit the tokenizer that a recipe names.
 
     Raises:
-        UserError: the data lacks something that the tokenizer needs.
+        UserError: the data lacks something that the tokenizer needs, the tokenizer makes texts, or a user's own
+            tokenizer does not return one path of codes an item.
     """
-    config = recipe.ids.quantizer
-    family = "quantizers" if config.kind in QUANTIZERS else "indexers"
-    module = importlib.import_module(f"llmrec.ids.{family}.{config.kind}")
-    return module.fit(signals, config, recipe.seed)
+    tokenizer = recipe.ids.quantizer
+    if not isinstance(tokenizer, Tokenizer):
+        raise UserError(f"ids.quantizer.kind: {tokenizer.kind} is not there, or gives texts and no codes")
+    codes = tokenizer.fit(signals, recipe.seed)
+    check_codes(codes, len(signals.items), tokenizer.kind)
+    return codes
 
 
 def fit_texts(signals: Signals, recipe: Recipe) -> list[str]:
-    """The textual IDs that a recipe names, `[items]` distinct texts."""
-    config = recipe.ids.quantizer
-    return importlib.import_module(f"llmrec.ids.textual.{config.kind}").fit(signals, config, recipe.seed)
+    """Fit the textual tokenizer that a recipe names; return `[items]` distinct texts.
+
+    Raises:
+        UserError: a user's own tokenizer does not return distinct texts, one an item.
+    """
+    tokenizer = recipe.ids.quantizer
+    assert isinstance(tokenizer, TextTokenizer)
+    texts = tokenizer.fit(signals, recipe.seed)
+    where, items = f"ids.quantizer.kind: {tokenizer.kind} returns", len(signals.items)
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise UserError(f"{where} no list of texts that hold something; return one text an item")
+    if len(texts) != items or len(set(texts)) != items:
+        raise UserError(f"{where} {len(set(texts))} different texts for {items} items; return one an item")
+    return texts
+
+
+def check_codes(codes: object, items: int, kind: str) -> None:
+    """Raise a UserError if a tokenizer did not give each item a path within the levels' sizes.
+
+    Args:
+        codes: the result of `fit`.
+        items: number of items.
+        kind: kind of the tokenizer, for the message.
+    """
+    where = f"ids.quantizer.kind: {kind} returns"
+    if not isinstance(codes, Codes):
+        raise UserError(f"{where} {type(codes).__name__}; return llmrec.ids.tokenizer.Codes")
+    paths = np.asarray(codes.codes)
+    shape = (items, len(codes.sizes))
+    if paths.shape != shape or not np.issubdtype(paths.dtype, np.integer) or not codes.sizes:
+        raise UserError(
+            f"{where} codes {paths.dtype} {list(paths.shape)} with {len(codes.sizes)} sizes for {items} items; "
+            "return whole numbers [items, levels] and a size a level"
+        )
+    if (paths < 0).any() or (paths >= np.array(codes.sizes)).any():
+        raise UserError(f"{where} codes outside 0 … size − 1 of their level (sizes {codes.sizes})")
+    if codes.unique and len(np.unique(paths, axis=0)) < items:
+        raise UserError(f"{where} unique=True, but some items share a path; leave unique out")
 
 
 def auto_codes(items: int) -> int:

@@ -3,29 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import polars as pl
 
-FORMULAS = {
-    "coverage": "Coverage@k = distinct catalogue items in the first k of all lists / items in the catalogue",
-    "gini": "Gini@k = Gini index of how often each catalogue item is in a first k "
-    "(0: all equally often, 1: always the same one)",
-}
-
-
-def exposure(lists: pl.DataFrame, k: int, catalogue: pl.Series) -> np.ndarray:
-    """How many of the first k positions of all lists each catalogue item takes.
-
-    Args:
-        lists: `user_id, rank` (from 1)`, item_id`; ids outside the catalogue are ignored.
-        k: cutoff.
-        catalogue: all item ids, unique.
-
-    Returns:
-        `int64 [items]`, in catalogue order.
-    """
-    shown = lists.filter(pl.col("rank") <= k).group_by("item_id").agg(pl.len().alias("shown"))
-    frame = catalogue.to_frame("item_id").join(shown, on="item_id", how="left", maintain_order="left")
-    return frame["shown"].fill_null(0).cast(pl.Int64).to_numpy()
+from llmrec.metrics.metric import ListMetric
 
 
 def coverage(shown: np.ndarray) -> float:
@@ -39,7 +18,7 @@ def gini(shown: np.ndarray) -> float:
     Source: Fleder & Hosanagar, Blockbuster culture's next rise or fall, Management Science 2009.
 
     Args:
-        shown: `int64 [items]`, from `exposure`.
+        shown: `int64 [items]`, how often each item is shown (`RecommendedLists.exposure`).
 
     Returns:
         0 (all items shown equally often, or none shown at all) to 1 (one item takes every position).
@@ -49,3 +28,22 @@ def gini(shown: np.ndarray) -> float:
         return 0.0
     order = 2 * np.arange(1, items + 1) - items - 1
     return float(np.dot(order, np.sort(shown)) / (total * (items - 1)))
+
+
+COVERAGE = ListMetric(
+    name="coverage",
+    title="Coverage",
+    formula="Coverage@k = distinct catalogue items in the first k of all lists / items in the catalogue",
+    source="Herlocker et al., Evaluating collaborative filtering recommender systems, 2004, section 4.1",
+    value=lambda lists, k: coverage(lists.exposure(k)),
+)
+GINI = ListMetric(
+    name="gini",
+    title="Gini",
+    formula=(
+        "Gini@k = Gini index of how often each catalogue item is in a first k "
+        "(0: all equally often, 1: always the same one)"
+    ),
+    source="Fleder & Hosanagar, Blockbuster culture's next rise or fall, Management Science 2009",
+    value=lambda lists, k: gini(lists.exposure(k)),
+)

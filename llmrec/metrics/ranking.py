@@ -1,71 +1,77 @@
 """Ranking metrics of one list and one target a user, over the full catalogue, valued by ir-measures.
 
 With a single relevant item every measure is a function of the rank of that item alone. So each measure is
-evaluated once per possible rank by ir-measures, and users look their values up: exact, whatever their number.
+evaluated once per possible rank, and users look their values up: exact, whatever their number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache, partial
 
+import numpy as np
 import polars as pl
 
-
-@dataclass(frozen=True)
-class Measure:
-    """One ranking measure.
-
-    Attributes:
-        name: prefix of its column, as in `hr@10`.
-        ir: its name in ir-measures.
-        title: what to call it in prose.
-        formula: plain text, for one target at position `rank` (from 1) of the list.
-        source: where it was introduced.
-    """
-
-    name: str
-    ir: str
-    title: str
-    formula: str
-    source: str
+from llmrec.metrics.metric import RankMetric, Ranks, Values
 
 
-MEASURES = (
-    Measure(
-        "hr",
-        "Success",
-        "Hit rate",
-        "HR@k = 1 if rank ≤ k, else 0",
-        "Deshpande & Karypis, Item-based top-N recommendation algorithms, 2004",
-    ),
-    Measure(
-        "ndcg",
-        "nDCG",
-        "Normalised discounted cumulative gain",
-        "NDCG@k = 1 / log2(rank + 1) if rank ≤ k, else 0 (one target: the ideal DCG is 1)",
-        "Järvelin & Kekäläinen, Cumulated gain-based evaluation of IR techniques, 2002",
-    ),
-    Measure(
-        "mrr",
-        "RR",
-        "Mean reciprocal rank",
-        "MRR@k = 1 / rank if rank ≤ k, else 0",
-        "Voorhees, The TREC-8 question answering track report, 1999",
-    ),
-    Measure(
-        "recall",
-        "R",
-        "Recall",
-        "Recall@k = the user's targets within the first k / the user's targets (one target: equal to HR@k)",
-        "Herlocker et al., Evaluating collaborative filtering recommender systems, 2004",
-    ),
+def ir_values(measure: str, ranks: Ranks, k: int) -> Values:
+    """What a measure of ir-measures at a cutoff gives for a target at each of some ranks, float64 `[n]`."""
+    return _ir_values(measure, k)[ranks - 1]
+
+
+@cache
+def _ir_values(measure: str, k: int) -> Values:
+    """A measure's value at each rank from 1 to k."""
+    import ir_measures
+
+    positions = range(1, k + 1)
+    # A query per rank of the target, a document per position. ir-measures sorts by score and breaks ties
+    # its own way, so scores must be strictly decreasing: minus the position.
+    judgements = {str(rank): {str(rank): 1} for rank in positions}
+    run = {str(rank): {str(position): float(-position) for position in positions} for rank in positions}
+    values = np.zeros(k)
+    for result in ir_measures.iter_calc([ir_measures.parse_measure(f"{measure}@{k}")], judgements, run):
+        values[int(result.query_id) - 1] = float(result.value)
+    return values
+
+
+HIT_RATE = RankMetric(
+    name="hr",
+    title="Hit rate",
+    formula="HR@k = 1 if rank ≤ k, else 0",
+    source="Deshpande & Karypis, Item-based top-N recommendation algorithms, 2004",
+    value=partial(ir_values, "Success"),
 )
+NDCG = RankMetric(
+    name="ndcg",
+    title="Normalised discounted cumulative gain",
+    formula="NDCG@k = 1 / log2(rank + 1) if rank ≤ k, else 0 (one target: the ideal DCG is 1)",
+    source="Järvelin & Kekäläinen, Cumulated gain-based evaluation of IR techniques, 2002",
+    value=partial(ir_values, "nDCG"),
+)
+MRR = RankMetric(
+    name="mrr",
+    title="Mean reciprocal rank",
+    formula="MRR@k = 1 / rank if rank ≤ k, else 0",
+    source="Voorhees, The TREC-8 question answering track report, 1999",
+    value=partial(ir_values, "RR"),
+)
+RECALL = RankMetric(
+    name="recall",
+    title="Recall",
+    formula=(
+        "Recall@k = the user's targets within the first k / the user's targets (one target: equal to HR@k)"
+    ),
+    source="Herlocker et al., Evaluating collaborative filtering recommender systems, 2004",
+    value=partial(ir_values, "R"),
+)
+MEASURES = (HIT_RATE, NDCG, MRR, RECALL)
 
 
-def metric_names(cutoffs: Sequence[int]) -> list[str]:
-    """Column names of the ranking measures at the given cutoffs, such as `hr@10`, measure by measure."""
-    return [f"{measure.name}@{k}" for measure in MEASURES for k in cutoffs]
+def metric_names(cutoffs: Sequence[int], metrics: Sequence[RankMetric] = MEASURES) -> list[str]:
+    """Column names of some measures at the given cutoffs, such as `hr@10`, measure by measure."""
+    return [f"{metric.name}@{k}" for metric in metrics for k in cutoffs]
 
 
 def target_ranks(lists: pl.DataFrame, targets: pl.DataFrame, depth: int) -> pl.DataFrame:
@@ -80,52 +86,41 @@ def target_ranks(lists: pl.DataFrame, targets: pl.DataFrame, depth: int) -> pl.D
         `user_id, target, rank: i64`, in the order of `targets`; rank is null for a miss. A target listed
         twice counts at its better rank.
     """
-    found = (
+    listed = (
         lists.filter(pl.col("rank") <= depth)
         .join(targets.select("user_id", item_id="target"), on=["user_id", "item_id"])
         .group_by("user_id")
         .agg(pl.col("rank").min().cast(pl.Int64))
     )
-    return targets.select("user_id", "target").join(found, on="user_id", how="left", maintain_order="left")
+    return targets.select("user_id", "target").join(listed, on="user_id", how="left", maintain_order="left")
 
 
-def score_ranks(ranks: pl.DataFrame, cutoffs: Sequence[int]) -> pl.DataFrame:
+def score_ranks(
+    ranks: pl.DataFrame, cutoffs: Sequence[int], metrics: Sequence[RankMetric] = MEASURES
+) -> pl.DataFrame:
     """Add every measure at every cutoff to users' target ranks.
 
     Args:
         ranks: a frame with the column `rank` (from 1; null, or beyond the largest cutoff, for a miss).
         cutoffs: the values of k.
+        metrics: the measures.
 
     Returns:
-        `ranks` with one `f64` column for each of `metric_names(cutoffs)`; a miss scores 0.
+        `ranks` with one `f64` column for each of `metric_names(cutoffs, metrics)`; a miss scores 0.
     """
-    names = metric_names(cutoffs)
-    table = values_by_rank(cutoffs)
+    names = metric_names(cutoffs, metrics)
+    table = values_by_rank(cutoffs, metrics)
     return ranks.join(table, on="rank", how="left", maintain_order="left").with_columns(
         pl.col(names).fill_null(0.0)
     )
 
 
-def values_by_rank(cutoffs: Sequence[int]) -> pl.DataFrame:
+def values_by_rank(cutoffs: Sequence[int], metrics: Sequence[RankMetric] = MEASURES) -> pl.DataFrame:
     """Value of each measure for a target at each rank of a list as long as the largest cutoff.
 
     Returns:
-        `rank: i64` from 1 to `max(cutoffs)` and one `f64` column for each of `metric_names(cutoffs)`.
+        `rank: i64` from 1 to `max(cutoffs)` and one `f64` column for each of `metric_names(cutoffs, metrics)`.
     """
-    import ir_measures
-
     depth = max(cutoffs)
-    ranks = range(1, depth + 1)
-    # A query per rank of the target, a document per position. ir-measures sorts by score and breaks ties
-    # its own way, so scores must be strictly decreasing: minus the position.
-    judgements = {str(rank): {str(rank): 1} for rank in ranks}
-    run = {str(rank): {str(position): float(-position) for position in ranks} for rank in ranks}
-    measures = {
-        ir_measures.parse_measure(f"{measure.ir}@{k}"): f"{measure.name}@{k}"
-        for measure in MEASURES
-        for k in cutoffs
-    }
-    values = {name: [0.0] * depth for name in metric_names(cutoffs)}
-    for found in ir_measures.iter_calc(list(measures), judgements, run):
-        values[measures[found.measure]][int(found.query_id) - 1] = float(found.value)
-    return pl.DataFrame({"rank": list(ranks)} | values, schema_overrides={"rank": pl.Int64})
+    values = {f"{metric.name}@{k}": metric.at(depth, k) for metric in metrics for k in cutoffs}
+    return pl.DataFrame({"rank": range(1, depth + 1)} | values, schema_overrides={"rank": pl.Int64})

@@ -13,6 +13,7 @@ from llmrec import assets
 from llmrec.config import BaseConfig, TinyConfig
 from llmrec.errors import UserError
 from llmrec.files import read_json
+from llmrec.models.supported import check_config, check_model
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,8 @@ def load_base(
 
     Raises:
         UserError: the folder or file does not exist, the hub cannot be reached, or the model is no causal language
-            model with full-precision safetensors weights (an adapter, quantized weights).
+            model with full-precision safetensors weights (an adapter, quantized weights) of a supported
+            architecture (`llmrec.models.supported`).
     """
     import torch
 
@@ -48,6 +50,7 @@ def load_base(
         model, tokenizer = _load_gguf(_gguf_file(config.model), dtype)
     else:
         model, tokenizer = _load_checkpoint(config.model, dtype)
+    check_model(model, config.model)
     _ensure_special_tokens(model, tokenizer, config.model)
     return model, tokenizer
 
@@ -85,7 +88,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
         show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers does not type it
+    return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token=PAD, eos_token=END, clean_up_tokenization_spaces=False
     )
 
@@ -121,7 +124,7 @@ def build_tiny(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = Qwen3ForCausalLM(config)  # type: ignore[no-untyped-call]  # nor this
+        model: PreTrainedModel = Qwen3ForCausalLM(config)
         return _to_dtype(model, dtype)
 
 
@@ -174,7 +177,7 @@ def _checkpoint_folder(name: str) -> Path:
 
 
 def _check_plain(folder: Path, name: str) -> None:
-    """Raise a UserError for weights that cannot be trained directly: adapters and quantized weights."""
+    """Raise a UserError for what cannot be trained directly: adapters, quantized weights, other architectures."""
     if (folder / ADAPTER_CONFIG).is_file():
         raise UserError(
             f"base.model: {name} contains an adapter; merge it into its base first (a run of llmrec: `llmrec merge`)"
@@ -184,6 +187,7 @@ def _check_plain(folder: Path, name: str) -> None:
         raise UserError(
             f"base.model: {name} is quantized; use the original weights (sft.mode=qlora quantizes them itself)"
         )
+    check_config(config if isinstance(config, dict) else {}, name)
 
 
 def _gguf_file(name: str) -> Path:
@@ -208,6 +212,7 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
         raise UserError(f"base.model: {path} has no fast tokenizer; choose another base")
     # Transformers treats the loaded model as quantized and refuses save_pretrained, although its weights are plain.
     config = loaded.config
+    check_config(config.to_dict(), str(path))
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with no_init_weights():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llmrec.config import BaseConfig
 from llmrec.files import read_json
+from llmrec.models.supported import check_local
 
 TYPICAL_LAYERS = 24
 TYPICAL_VOCABULARY = 150_000  # Qwen3's; Llama 3 has fewer
@@ -51,7 +52,7 @@ def model_shape(base: BaseConfig) -> Shape:
     """Return the shape of the base: from `base.tiny`, a folder's config.json, or a size in its name (`135M`).
 
     Raises:
-        UserError: the folder's config.json cannot be read.
+        UserError: the folder's config.json cannot be read, or is of an architecture that is not supported.
     """
     tiny = base.tiny
     if base.model == "tiny":
@@ -59,6 +60,7 @@ def model_shape(base: BaseConfig) -> Shape:
         return _decoder(tiny.hidden, tiny.layers, tiny.intermediate, share, tiny.vocabulary, tiny.tied)
     config = Path(base.model).expanduser() / "config.json"
     if config.is_file():
+        check_local(base)
         settings = read_json(config)
         heads = settings["num_attention_heads"]
         share = settings.get("num_key_value_heads", heads) / heads

@@ -76,7 +76,7 @@ class ZeroShotRecommender:
         decode, histories = self._recipe.decode, examples["history"].to_list()
         place = {item: index for index, item in enumerate(self.items)}
         seen = [[place[item] for item in history] if decode.mask_seen else [] for history in histories]
-        mask = build_item_mask(self.engine.trie, None, seen, self.engine.trie.first.device)
+        mask = build_item_mask(self.engine.trie, None, seen, self.engine.trie.device)
         auto = decode.width == "auto"
         width = decode.list_length if auto else int(decode.width)
         prompts = self.encode_prompts(histories)

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from llmrec import layout
 from llmrec.artifacts import read_manifest
 from llmrec.config.former_keys import upgrade
+from llmrec.config.registry import SYSTEMS
 from llmrec.data.examples import load_items
-from llmrec.evaluate.lists import BASELINES
+from llmrec.evaluate.lists import is_baseline
 from llmrec.evaluate.summary import order_systems
 from llmrec.evaluate.tasks.scores import answers_shown
 from llmrec.files import read_json
-from llmrec.metrics.catalogue import FORMULAS
-from llmrec.metrics.ranking import MEASURES
+from llmrec.metrics.metric import metric_title
 from llmrec.report.plots import Bar, code_tree, grouped_bars, line_chart, usage_chart
 from llmrec.report.showcase import draw_users
 from llmrec.report.training_curves import alignment, shown_model
@@ -32,10 +32,6 @@ TITLES = {
     "sft": "SFT model",
     "dpo": "DPO model",
     "grpo": "GRPO model",
-    "popularity": "popularity",
-    "item_knn": "item-kNN",
-    "sasrec_bce": "SASRec (BCE)",
-    "sasrec_ce": "SASRec (CE)",
     "zero_shot": "untuned base",
 }
 SLICES = {
@@ -62,7 +58,8 @@ def render(run: Path, stages: Sequence[str]) -> str:
     protocol = metrics["protocol"]
     split = "test" if "test" in protocol["splits"] else protocol["splits"][0]
     systems = order_systems(metrics[split])
-    models = [name for name in systems if name not in BASELINES]
+    titles = _titles(systems, protocol)
+    models = [name for name in systems if not is_baseline(name)]
     shown = shown_model(run, models)
     k = 10 if 10 in protocol["k"] else max(protocol["k"])
     environment = Environment(
@@ -82,26 +79,41 @@ def render(run: Path, stages: Sequence[str]) -> str:
         protocol=protocol,
         split=split,
         k=k,
-        systems=[{"name": name, "title": _title(name), "style": f"s{i}"} for i, name in enumerate(systems)],
+        systems=[{"name": name, "title": titles[name], "style": f"s{i}"} for i, name in enumerate(systems)],
         models=models,
-        verdicts=[_verdict(metrics, split, model, f"ndcg@{k}") for model in models],
+        verdicts=[_verdict(metrics, split, model, f"ndcg@{k}", titles) for model in models],
         rows=_rows(metrics, protocol, split, k),
-        charts=_metric_charts(metrics[split], systems, protocol["k"]),
-        slices=_slice_charts(metrics["slices"][split], systems, f"ndcg@{k}"),
+        charts=_metric_charts(metrics[split], titles, protocol["k"]),
+        slices=_slice_charts(metrics["slices"][split], titles, f"ndcg@{k}"),
         curve=_loss_curve(run),
         codes=_codes(run),
         texts=_texts(run),
         aligned=alignment(run),
-        shown=_title(shown) if shown else None,
+        shown=titles[shown] if shown else None,
         cards=draw_users(run, shown, split, protocol) if shown else [],
         said=answers_shown(run),
-        measures=MEASURES,
-        catalogue_formulas=FORMULAS,
+        measures=[
+            {"title": metric_title(name), "formula": formula}
+            for name, formula in protocol["formulas"].items()
+        ],
+        baselines=[
+            {"title": titles[name], "formula": baseline["formula"]}
+            for name, baseline in protocol.get("baselines", {}).items()
+        ],
         manifests={name: found for name in stages if (found := read_manifest(run, name))},
     )
 
 
-def _verdict(metrics: dict[str, Any], split: str, model: str, metric: str) -> dict[str, Any]:
+def _titles(systems: Sequence[str], protocol: dict[str, Any]) -> dict[str, str]:
+    """What to call each system; a run of an earlier version does not name its baselines, which were all shipped."""
+    named = {name: baseline["title"] for name, baseline in protocol.get("baselines", {}).items()}
+    shipped = {name: SYSTEMS.load(name).title for name in systems if name in SYSTEMS.shipped}
+    return {name: (TITLES | shipped | named).get(name, name) for name in systems}
+
+
+def _verdict(
+    metrics: dict[str, Any], split: str, model: str, metric: str, titles: dict[str, str]
+) -> dict[str, Any]:
     """How a model stands against each baseline, in words and figures."""
     own = metrics[split][model]
     against = []
@@ -111,7 +123,7 @@ def _verdict(metrics: dict[str, Any], split: str, model: str, metric: str) -> di
         other = metrics[split][baseline][metric]
         against.append(
             {
-                "title": _title(baseline),
+                "title": titles[baseline],
                 "word": word,
                 "ratio": own[metric] / other if other else None,
                 "gap": gap[metric],
@@ -119,22 +131,22 @@ def _verdict(metrics: dict[str, Any], split: str, model: str, metric: str) -> di
             }
         )
     clauses = [f"{one['word']} {one['title']}" for one in against]
-    sentence = (
-        f"The {_title(model)} {_joined(clauses)}" if clauses else f"The {_title(model)} has no baseline"
-    )
-    return {"model": model, "title": _title(model), "sentence": sentence, "against": against, "own": own}
+    title = titles[model]
+    sentence = f"The {title} {_joined(clauses)}" if clauses else f"The {title} has no baseline"
+    return {"model": model, "title": title, "sentence": sentence, "against": against, "own": own}
 
 
 def _rows(metrics: dict[str, Any], protocol: dict[str, Any], main: str, k: int) -> dict[str, Any]:
     """Per split, the main one first, the metric table's rows: a value and an interval a system."""
+    with_intervals = next(iter(metrics[main].values()))["intervals"]
+    ranking = [name for name in protocol["formulas"] if f"{name}@{k}" in with_intervals]
+    of_lists = [name for name in protocol["formulas"] if name not in ranking]
     # With one target a user, recall is the hit rate again.
-    names = [
-        f"{measure.name}@{cut}" for measure in MEASURES if measure.name != "recall" for cut in protocol["k"]
-    ]
+    names = [f"{name}@{cut}" for name in ranking if name != "recall" for cut in protocol["k"]]
     splits = sorted(protocol["splits"], key=lambda split: split != main)
     return {
         split: [_row(metrics[split], name, name.endswith(f"@{protocol['k'][0]}")) for name in names]
-        + [_row(metrics[split], f"{name}@{k}", first=name == "coverage") for name in FORMULAS]
+        + [_row(metrics[split], f"{name}@{k}", first=name == of_lists[0]) for name in of_lists]
         for split in splits
     }
 
@@ -151,32 +163,34 @@ def _row(values: dict[str, Any], name: str, first: bool) -> dict[str, Any]:
             "best": ends is not None and one[name] == best > 0,
         }
     measure, _, cutoff = name.partition("@")
-    title = measure.capitalize() if measure in FORMULAS else measure.upper()
+    title = measure.upper() if any(cell["ends"] for cell in cells.values()) else measure.capitalize()
     return {"name": f"{title}@{cutoff}", "first": first, "cells": cells}
 
 
-def _bars(values: dict[str, Any], systems: list[str], metric: str) -> list[Bar]:
+def _bars(values: dict[str, Any], titles: dict[str, str], metric: str) -> list[Bar]:
     bars = []
-    for index, name in enumerate(systems):
+    for index, (name, title) in enumerate(titles.items()):
         low, high = values[name]["intervals"][metric]
-        bars.append(Bar(_title(name), values[name][metric], low, high, f"s{index}"))
+        bars.append(Bar(title, values[name][metric], low, high, f"s{index}"))
     return bars
 
 
-def _metric_charts(values: dict[str, Any], systems: list[str], cutoffs: list[int]) -> list[dict[str, Any]]:
+def _metric_charts(
+    values: dict[str, Any], titles: dict[str, str], cutoffs: list[int]
+) -> list[dict[str, Any]]:
     charts = []
-    for measure in MEASURES[:2]:
-        groups = {f"@{k}": _bars(values, systems, f"{measure.name}@{k}") for k in cutoffs}
-        label = f"{measure.title} at each cutoff, with intervals"
-        charts.append({"title": f"{measure.name.upper()}@k", "svg": grouped_bars(groups, label)})
+    for measure in ("hr", "ndcg"):
+        groups = {f"@{k}": _bars(values, titles, f"{measure}@{k}") for k in cutoffs}
+        label = f"{metric_title(measure)} at each cutoff, with intervals"
+        charts.append({"title": f"{measure.upper()}@k", "svg": grouped_bars(groups, label)})
     return charts
 
 
-def _slice_charts(slices: dict[str, Any], systems: list[str], metric: str) -> list[dict[str, Any]]:
+def _slice_charts(slices: dict[str, Any], titles: dict[str, str], metric: str) -> list[dict[str, Any]]:
     charts = []
     for name, buckets in slices.items():
-        groups = {label: _bars(values, systems, metric) for label, values in buckets.items()}
-        notes = [f"{values[systems[0]]['users']:,} users" for values in buckets.values()]
+        groups = {label: _bars(values, titles, metric) for label, values in buckets.items()}
+        notes = [f"{next(iter(values.values()))['users']:,} users" for values in buckets.values()]
         title = f"{metric.upper()} by {SLICES[name]}"
         charts.append({"title": title, "svg": grouped_bars(groups, title, notes)})
     return charts
@@ -274,10 +288,6 @@ def _level_columns(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
 
 def _optional_json(path: Path) -> Any | None:
     return read_json(path) if path.is_file() else None
-
-
-def _title(system: str) -> str:
-    return TITLES.get(system, system)
 
 
 def _joined(parts: list[str]) -> str:

@@ -5,63 +5,123 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmrec import layout
 from llmrec.artifacts import Stage, StageContext
 from llmrec.stages import data
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from llmrec.collaborative.system import System
     from llmrec.config import Recipe
+
+
+def systems(recipe: Recipe, requested: Collection[str]) -> list[str]:
+    """Systems to train, parts before what is made of them."""
+    from llmrec.collaborative.systems import systems_in, with_parts
+
+    return with_parts(recipe.collaborative, systems_in(requested))
 
 
 def sections(recipe: Recipe, requested: Collection[str]) -> tuple[str, ...]:
     """Return the recipe sections of the requested systems only."""
-    from llmrec.collaborative.systems import systems_in
+    from llmrec.plugins import is_import_path
 
-    return tuple(f"collaborative.{name}" for name in systems_in(requested))
+    keys: dict[str, None] = {}
+    for name in systems(recipe, requested):
+        settings = recipe.collaborative.of(name)
+        if is_import_path(name) or name in type(recipe.collaborative).model_fields:
+            keys[f"collaborative.{name}"] = None
+        keys |= dict.fromkeys(settings.reads)
+    return tuple(keys)
+
+
+def own_code(requested: Collection[str]) -> list[Path]:
+    """Source files of the user's own systems that are to be trained."""
+    from llmrec.collaborative.systems import systems_in
+    from llmrec.plugins import source_files
+
+    return source_files(systems_in(requested))
 
 
 def run(context: StageContext) -> None:
     """Train each requested system. A system that was finished before a kill is not trained again.
 
-    Writes `collaborative/<system>.safetensors` and `collaborative/report.json`.
+    Writes `collaborative/<system><ending>`, for SASRec `.safetensors`, and `collaborative/report.json`.
 
     Raises:
-        UserError: the data stage has not run.
+        UserError: the data stage has not run, or what a system lacks.
     """
-    from llmrec.collaborative.systems import systems_in
+    from llmrec.collaborative.systems import endings
     from llmrec.files import read_json, write_json
 
     report = {}
-    for name in systems_in(context.requested):
-        finished = context.scratch / f"{name}.json"
+    for name in systems(context.recipe, context.requested):
+        names = endings(context.recipe.collaborative, name)
+        if not names:  # a part that is fitted when needed
+            continue
+        finished = context.scratch / f".{name}.done"
         if not finished.is_file():
             _train(context, name, finished)
         report[name] = read_json(finished)
-        shutil.copyfile(finished.with_suffix(".safetensors"), context.work / layout.trained_system(name))
+        for ending in names:
+            shutil.copyfile(
+                context.scratch / f"{name}{ending}", context.work / layout.system_file(name, ending)
+            )
     write_json(context.work / layout.COLLABORATIVE_REPORT, {"systems": report})
 
 
 def _train(context: StageContext, name: str, finished: Path) -> None:
-    """Train one system. Its log is written last, so a log proves that the weights beside it are complete."""
+    """Train one system. Its log is written last, so a log proves that the files beside it are complete."""
     import polars as pl
 
-    from llmrec.collaborative.sasrec import Sasrec
-    from llmrec.collaborative.systems import LOSSES
-    from llmrec.data.examples import evaluation_examples, load_items, training_histories
-    from llmrec.files import atomic_write, write_json
+    from llmrec.collaborative.system import System, TrainingData
+    from llmrec.collaborative.systems import RECORD, load_baseline, train_system
+    from llmrec.data.examples import load_items
+    from llmrec.files import write_json
+    from llmrec.plugins import is_import_path
 
-    recipe, run = context.recipe, context.run
-    config = getattr(recipe.collaborative, name)
-    valid = evaluation_examples(run, "valid", users=config.valid_users, seed=recipe.seed)
+    recipe, run, scratch = context.recipe, context.run, context.scratch
     items = load_items(run)["item_id"].cast(pl.String).to_list()
-    model, log = Sasrec.fit(
-        training_histories(run), items, LOSSES[name], config, seed=recipe.seed, valid=valid
+    system = recipe.collaborative.of(name)
+    assert isinstance(system, System)
+    data = TrainingData(
+        run,
+        name,
+        items,
+        scratch,
+        load=lambda other: load_baseline(run, other, items, folder=scratch),
+        seed=recipe.seed,
+        encode_texts=lambda: _text_vectors(context),
     )
-    with atomic_write(finished.with_suffix(".safetensors")) as partial:
-        model.save(partial)
-    write_json(finished, {"valid_users": len(valid)} | log)
+    if is_import_path(name):
+        write_json(data.file(RECORD), _record(system, name))
+    write_json(finished, train_system(data, system))
+
+
+def _record(system: System, name: str) -> dict[str, Any]:
+    """Settings of a user's own system, and the sha256 of its code."""
+    from llmrec.assets import file_sha256
+    from llmrec.plugins import source_files
+
+    code = {path.name: file_sha256(path) for path in source_files([name])}
+    return {"settings": system.model_dump(mode="json"), "code": code}
+
+
+def _text_vectors(context: StageContext) -> npt.NDArray[np.float32]:
+    """Vectors of the items' texts, float32 `[items, dim]`, by the recipe's encoder."""
+    import polars as pl
+
+    from llmrec.data.examples import load_items
+    from llmrec.ids.inputs.text import item_texts
+    from llmrec.ids.inputs.vectors import encode
+
+    encoder = context.recipe.ids.encoder
+    items = load_items(context.run).with_columns(pl.col("item_id").cast(pl.String))
+    return encode(item_texts(items, encoder.fields), encoder)
 
 
 STAGE = Stage(
@@ -72,5 +132,6 @@ STAGE = Stage(
     reads=(data.STAGE,),
     owns=("collaborative",),
     run=run,
+    own_code=own_code,
     start_seconds=3,
 )

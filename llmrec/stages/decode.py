@@ -74,7 +74,9 @@ def prior_files(recipe: Recipe) -> list[str]:
     """Return the files of the collaborative stage with the prior's model."""
     from llmrec.collaborative.systems import files_of
 
-    return files_of([recipe.decode.prior.system] if recipe.decode.prior is not None else [])
+    return files_of(
+        recipe.collaborative, [recipe.decode.prior.system] if recipe.decode.prior is not None else []
+    )
 
 
 STAGE = Stage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmrec import layout
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 def baseline_files(recipe: Recipe) -> list[str]:
     """Return the files of the collaborative stage with the baselines' models."""
     from llmrec.collaborative.systems import files_of
+    from llmrec.recommend.model_names import ZERO_SHOT
 
-    return files_of(recipe.eval.baselines)
+    systems = [name for name in recipe.eval.baselines if name != ZERO_SHOT]
+    return files_of(recipe.collaborative, systems)
 
 
 def zero_shot_files(recipe: Recipe) -> list[str]:
@@ -28,6 +31,13 @@ def zero_shot_files(recipe: Recipe) -> list[str]:
         if ZERO_SHOT in recipe.eval.baselines
         else []
     )
+
+
+def external(recipe: Recipe) -> list[Path]:
+    """Files outside the run that the stage reads: source files of the user's own metrics."""
+    from llmrec.plugins import source_files
+
+    return source_files(recipe.eval.metrics)
 
 
 def run(context: StageContext) -> None:
@@ -60,5 +70,6 @@ STAGE = Stage(
     ),
     owns=("eval",),
     run=run,
+    external=external,
     start_seconds=3,
 )

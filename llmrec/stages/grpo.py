@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def external(recipe: Recipe) -> list[Path]:
     """Return the files outside the run that the stage reads: source files of the user's own rewards."""
-    from llmrec.train.alignment.rewards import source_files
+    from llmrec.plugins import source_files
 
     return source_files(reward.name for reward in recipe.grpo.rewards)
 
@@ -23,7 +23,7 @@ def judge_files(recipe: Recipe) -> list[str]:
     """Return the files of the collaborative stage with the judge that a reward needs."""
     from llmrec.collaborative.systems import files_of
 
-    return files_of([recipe.grpo.judge] if recipe.grpo.needs_judge else [])
+    return files_of(recipe.collaborative, [recipe.grpo.judge] if recipe.grpo.needs_judge else [])
 
 
 def run(context: StageContext) -> None:

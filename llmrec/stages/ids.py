@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmrec.artifacts import Input, Stage, StageContext, run_folder
+from llmrec.artifacts import Input, Stage, StageContext
 from llmrec.stages import collaborative, data
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def run(context: StageContext) -> None:
     recipe = context.recipe
     signals = RunSignals(context.run, recipe)
     folder = context.work / "ids"
-    if recipe.ids.quantizer.kind in tokenizer.TEXTUAL:
+    if isinstance(recipe.ids.quantizer, tokenizer.TextTokenizer):
         texts = pl.Series("text", tokenizer.fit_texts(signals, recipe))
         pl.DataFrame([signals.items["item_id"], texts]).write_parquet(folder / "sids.parquet")
         write_json(folder / "report.json", _describe_texts(texts, recipe))
@@ -54,18 +54,15 @@ def run(context: StageContext) -> None:
 def external(recipe: Recipe) -> list[Path]:
     """Return the files outside the run that the stage reads.
 
-    They are the user's own vectors and images, an index file, the IDs of an earlier run, and a local encoder's files.
+    They are the user's own vectors and images, what the tokenizer reads, the user's own tokenizer, and a local
+    encoder's files.
     """
-    from llmrec.ids.codecs.store import CODEC
+    from llmrec.plugins import source_files
 
     ids = recipe.ids
-    paths = [getattr(ids, name) for name in ("vectors", "images") if name in ids.inputs]
-    if ids.quantizer.kind == "index":
-        paths.append(ids.quantizer.path)
-    if ids.quantizer.kind == "kept":
-        earlier = run_folder(ids.quantizer.run) / "ids"
-        paths += [str(earlier / name) for name in ("sids.parquet", "report.json", CODEC)]
-    files = [file for path in paths if (file := Path(path).expanduser()).is_file()]
+    given = [Path(getattr(ids, name)).expanduser() for name in ("vectors", "images") if name in ids.inputs]
+    files = [path for path in [*given, *ids.quantizer.external_files()] if path.is_file()]
+    files += source_files([ids.quantizer.kind])
     if "text" in ids.inputs:
         folder = Path(ids.encoder.model).expanduser()
         files += sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
@@ -88,7 +85,8 @@ def collaborative_files(recipe: Recipe) -> list[str]:
 
     ids = recipe.ids
     return files_of(
-        [ITEM_VECTORS] if ids.quantizer.reads_item_vectors or "collaborative" in ids.inputs else []
+        recipe.collaborative,
+        [ITEM_VECTORS] if ids.quantizer.reads_item_vectors or "collaborative" in ids.inputs else [],
     )
 
 

@@ -32,7 +32,9 @@ def teacher_files(recipe: Recipe) -> list[str]:
     """Return the files of the collaborative stage with the teacher."""
     from llmrec.collaborative.systems import files_of
 
-    return files_of([recipe.sft.distillation.teacher] if recipe.sft.distillation is not None else [])
+    return files_of(
+        recipe.collaborative, [recipe.sft.distillation.teacher] if recipe.sft.distillation is not None else []
+    )
 
 
 def sections(recipe: Recipe, requested: Collection[str]) -> tuple[str, ...]:

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from llmrec.catalogue.catalogue import Catalogue, Prefixes, walk
+from llmrec.catalogue.item_trie import ItemTrie
 from llmrec.catalogue.registry import find_catalogue
 from llmrec.decode.scoring import log_normaliser
 from llmrec.errors import UserError
-
-if TYPE_CHECKING:
-    from llmrec.catalogue.overlay import Overlay
-    from llmrec.catalogue.trie import Trie
 
 PREFIX = "llmrec_"
 KEYS = ("llmrec_catalogue", "llmrec_depth", "llmrec_allow", "llmrec_deny")
@@ -112,7 +109,7 @@ class RowLists:
     is_allow_list: torch.Tensor
     stride: int
 
-    def has_allowed_item(self, trie: Trie | Overlay, nodes: torch.Tensor) -> torch.Tensor:
+    def has_allowed_item(self, trie: ItemTrie, nodes: torch.Tensor) -> torch.Tensor:
         """Whether nodes, int64 [R, N], lead to an allowed item: bool [R, N]."""
         row = torch.arange(len(nodes), device=nodes.device).unsqueeze(1) * self.stride
         listed = torch.zeros_like(nodes)

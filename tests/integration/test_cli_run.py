@@ -77,7 +77,7 @@ def test_recommendations_come_with_titles_and_leave_out_the_history(capsys):
         (["recommend", "shop", "--history", ","], "history is empty"),
         (["recommend", "shp", "--user", "u1"], "did you mean 'shop'"),
         (["compare", "shop", "shop", "--split", "valid"], "valid"),
-        (["compare", "shop"], "one run alone"),
+        (["compare", "shop"], "only one run given"),
     ],
 )
 def test_mistakes_about_a_finished_run_are_one_line(args, told, capsys):

@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_figures(open_shop):
         (["--compare", "title"], "title gives texts"),
         (["--compare", "random,random"], "each once"),
         (["--compare", ","], "name kinds"),
-        (["--out", "x.json"], "--out: keeps the figures of --compare"),
+        (["--out", "x.json"], "--out: writes the figures of --compare"),
         (["--compare", "random", "--dry-run"], "--dry-run"),
     ],
 )

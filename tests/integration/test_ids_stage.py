@@ -7,9 +7,10 @@ import pytest
 from llmrec.artifacts import StageContext
 from llmrec.collaborative import systems
 from llmrec.config import Recipe
+from llmrec.config.registry import TOKENIZERS
 from llmrec.errors import UserError
 from llmrec.files import read_json
-from llmrec.ids import load, tokenizer
+from llmrec.ids import load
 from llmrec.ids.codecs.store import load_codec
 from llmrec.ids.exchange import write_index
 from llmrec.stages import ids as ids_stage
@@ -88,7 +89,7 @@ def test_a_single_item_has_an_id(tmp_path):
 
 FAST = {"hidden": [16], "latent": 4, "epochs": 3}
 QUANTIZERS = {
-    **{kind: {"levels": 2, "codes": 16} for kind in tokenizer.QUANTIZERS},
+    **{kind: {"levels": 2, "codes": 16} for kind, path in TOKENIZERS.shipped.items() if "quantizers" in path},
     **{kind: {"levels": 2, "codes": 16} | FAST for kind in ("rqvae", "lc_rec", "letter", "cost")},
     "vq": {"codes": 16},
 }

@@ -138,7 +138,7 @@ def test_a_retired_item_comes_back_under_its_own_semantic_id(grown):
         (["--retire", " , "], "--retire: no item ids"),
         (["--add", "no.jsonl"], "no such file: no.jsonl"),
         (["--add", "new.jsonl", "--vectors", "new.npy"], "item 'n60' is in the catalogue already"),
-        (["--add", "twice.csv", "--vectors", "new.npy"], "item 'x' is there twice"),
+        (["--add", "twice.csv", "--vectors", "new.npy"], "item 'x' occurs twice"),
         (["--add", "empty.csv", "--vectors", "new.npy"], "row 2: .*every item needs an id"),
         (["--add", "none.csv"], "no column 'item_id' .it has sku"),
         (["--add", "fine.csv"], "give the new items' .--vectors"),

@@ -8,6 +8,7 @@ import pytest
 import shop as small_shop
 import torch
 import yaml
+from checkpoints import load_checkpoint, save_base
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 from tiny_base import ITEMS, PROMPTS, SIDS, make_base, train
@@ -17,7 +18,6 @@ from llmrec import UserError
 from llmrec.commands import export, merge
 from llmrec.config import SftConfig, load_recipe
 from llmrec.models import modes
-from llmrec.models.checkpoint import load_checkpoint, save_base
 from llmrec.recommend.recommender import Recommender
 from llmrec.recommend.trained_run import TrainedRun
 
@@ -140,7 +140,7 @@ def test_what_is_there_is_replaced_only_if_it_is_ours_and_asked_for(lora, tmp_pa
     (tmp_path / "mine/thesis.txt").touch()
     with pytest.raises(UserError, match="--force replaces earlier outputs only"):
         write(tmp_path / "mine", True)
-    with pytest.raises(UserError, match="lies in a run's folder"):
+    with pytest.raises(UserError, match="is inside a run folder, whose stages may delete it"):
         write(lora / "base", True)
     assert (tmp_path / "mine/thesis.txt").exists() and (lora / "base/llmrec.json").exists()
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 
-from llmrec.config.tokenizers import CostConfig, LcRecConfig, LetterConfig, RqvaeConfig
 from llmrec.errors import UserError
 from llmrec.ids.codecs import autoencoder
 from llmrec.ids.codecs.autoencoder import (
@@ -22,13 +21,14 @@ from llmrec.ids.codecs.autoencoder import (
     start_codebooks,
 )
 from llmrec.ids.codecs.info_nce import info_nce
-from llmrec.ids.quantizers import cost, lc_rec, letter, rqvae
+from llmrec.ids.quantizers import cost, lc_rec, letter
+from llmrec.ids.quantizers.rqvae import RqvaeTokenizer
 
 KINDS = {
-    "rqvae": (rqvae, RqvaeConfig),
-    "lc_rec": (lc_rec, LcRecConfig),
-    "letter": (letter, LetterConfig),
-    "cost": (cost, CostConfig),
+    "rqvae": RqvaeTokenizer,
+    "lc_rec": lc_rec.LcRecTokenizer,
+    "letter": letter.LetterTokenizer,
+    "cost": cost.CostTokenizer,
 }
 ITEMS = 128
 SMALL = {"hidden": [24], "latent": 6, "levels": 3, "codes": 8, "batch": 64, "epochs": 50, "lr": 5e-3}
@@ -50,9 +50,8 @@ def collaborative(items):
 
 
 def fit(kind, vectors, seed=0, **settings):
-    module, config = KINDS[kind]
     signals = SimpleNamespace(vectors=vectors, collaborative=collaborative(len(vectors)) + 1)
-    return module.fit(signals, config(kind=kind, **(SMALL | settings)), seed)
+    return KINDS[kind](kind=kind, **(SMALL | settings)).fit(signals, seed)
 
 
 @cache
@@ -63,7 +62,7 @@ def fitted(kind):
 def toy(kind=RqAutoencoder, config=None, books=(), **further):
     """A model on two dimensions whose halves copy their inputs."""
     sizes = {"hidden": [], "latent": 2, "levels": len(books), "codes": len(books[0])}
-    config = config or RqvaeConfig(kind="rqvae")
+    config = config or RqvaeTokenizer(kind="rqvae")
     model = kind(2, len(books[0]), config.model_copy(update=sizes), **further)
     with torch.no_grad():
         for half in (model.encoder, model.decoder):
@@ -115,7 +114,7 @@ def test_info_nce_is_as_by_hand():
 
 
 def test_cost_contrasts_cosines_divided_by_the_temperature():
-    model = toy(cost.Cost, CostConfig(kind="cost", temperature=0.5), TWO_LEVELS)
+    model = toy(cost.Cost, cost.CostTokenizer(kind="cost", temperature=0.5), TWO_LEVELS)
     outputs, inputs = torch.tensor([[3.0, 0.0], [0.0, 0.2]]), torch.tensor([[0.6, 0.8], [0.0, 7.0]])
     first = -math.log(math.exp(1.2) / (math.exp(1.2) + 1))
     second = -math.log(math.exp(2.0) / (math.exp(2.0) + math.exp(1.6)))
@@ -126,7 +125,9 @@ BOOK = [[1.0, 0.0], [0.8, 0.4], [0.0, 1.0], [-1.0, -1.0]]
 
 
 def letter_toy(known, **weights):
-    model = toy(letter.Letter, LetterConfig(kind="letter", **weights), [BOOK], collaborative=known, seed=0)
+    model = toy(
+        letter.Letter, letter.LetterTokenizer(kind="letter", **weights), [BOOK], collaborative=known, seed=0
+    )
     model.groups = [torch.tensor([0, 0, 1, 2])]
     return model
 
@@ -176,12 +177,12 @@ def test_the_clusters_of_codes_are_even():
 def test_letter_needs_a_collaborative_vector():
     signals = SimpleNamespace(vectors=clustered(20), collaborative=np.zeros((20, 4), np.float32))
     with pytest.raises(UserError, match="no item has a vector"):
-        letter.fit(signals, LetterConfig(kind="letter", **SMALL), 0)
+        letter.LetterTokenizer(kind="letter", **SMALL).fit(signals, 0)
 
 
 def test_lc_rec_spreads_the_last_level_alone():
     books = [np.random.default_rng(level).standard_normal((8, 2)).tolist() for level in range(2)]
-    model = toy(lc_rec.LcRec, LcRecConfig(kind="lc_rec", epsilon=0.05), books)
+    model = toy(lc_rec.LcRec, lc_rec.LcRecTokenizer(kind="lc_rec", epsilon=0.05), books)
     costs = torch.rand(64, 8, generator=torch.Generator().manual_seed(0)) + torch.arange(8) / 8
     assert torch.equal(model.assign_codes(0, costs), costs.argmin(1))
     nearest, even = (
@@ -315,7 +316,7 @@ def test_the_cheapest_codes_are_the_codes():
 
 
 def test_the_codec_computes_what_the_model_does():
-    config = RqvaeConfig(kind="rqvae", **SMALL)
+    config = RqvaeTokenizer(kind="rqvae", **SMALL)
     torch.manual_seed(0)
     model, items = RqAutoencoder(12, 8, config), Standardised.of(clustered(ITEMS))
     codec = autoencoder.freeze(model, items)

@@ -104,7 +104,7 @@ def test_help_names_every_command(capsys):
         (["compare", "absent", "other"], "no run named 'absent'"),
         (["cat", "absent"], "no shipped file named 'absent'"),
         (["ls", "receipts"], "no kind named 'receipts'"),
-        (["bench", "absent"], "bench: none named 'absent'"),
+        (["bench", "absent"], "bench: no benchmark named 'absent'"),
         (["bench", "data", "size=[10]"], "bench data: no option 'size' (sizes, out)"),
     ],
 )
@@ -148,7 +148,7 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(capsys, monkeypatch):
 def test_an_interrupt_is_130_and_says_how_to_go_on(capsys, monkeypatch):
     failing(KeyboardInterrupt(), monkeypatch)
     assert main(["ls"]) == 130
-    assert "the same command goes on" in one_line(capsys)
+    assert "run the same command again to resume" in one_line(capsys)
 
 
 def test_what_the_user_set_for_other_libraries_wins(monkeypatch, capsys):
@@ -166,6 +166,7 @@ def test_doctor_finds_no_problem_where_the_tests_run(capsys, monkeypatch):
     shown = capsys.readouterr().out
     for told in ("python", "cores", "memory", "runs", "downloads", "torch", "no problem found"):
         assert told in shown
+    assert "torch" in doctor.constraints()
 
 
 def test_doctor_names_what_a_small_machine_lacks(capsys, monkeypatch):

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec.config import Recipe, load_recipe, validate
-from llmrec.config.tokenizers import KINDS
+from llmrec.config.registry import TOKENIZERS
 from llmrec.errors import UserError
 from llmrec.yaml_files import apply_overrides, parse_yaml, read_yaml
 
@@ -149,7 +149,7 @@ def test_an_override_sets_exactly_its_key(path, value):
     assert node == value
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TOKENIZERS.shipped)
 def test_any_tokenizer_can_be_asked_for_on_the_command_line(kind):
     named = {"index": ["ids.quantizer.path=x.json"], "kept": ["ids.quantizer.run=yesterday"]}.get(kind, [])
     assert load_recipe("beauty-tiny", [f"ids.quantizer.kind={kind}", *named]).ids.quantizer.kind == kind

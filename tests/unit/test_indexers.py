@@ -1,6 +1,5 @@
 """The tokenizers without vectors: random, sequential, collaborative, category, hybrid, single."""
 
-import importlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from llmrec.config.tokenizers import TokenizerConfig
+from llmrec.config.tokenizers import Tokenizer
 from llmrec.errors import UserError
 from llmrec.ids.collisions import count_collisions
 
@@ -29,8 +28,7 @@ def signals(items, histories=(), categories=None):
 
 
 def fit(kind, data, seed=1, **settings):
-    config = TypeAdapter(TokenizerConfig).validate_python({"kind": kind, **settings})
-    return importlib.import_module(f"llmrec.ids.indexers.{kind}").fit(data, config, seed)
+    return TypeAdapter(Tokenizer).validate_python({"kind": kind, **settings}).fit(data, seed)
 
 
 def communities(groups, size, users=300, seed=0):

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrec.metrics.catalogue import coverage, exposure, gini
+from llmrec.metrics.catalogue import coverage, gini
+from llmrec.metrics.metric import exposure
 from llmrec.metrics.ranking import MEASURES, metric_names, score_ranks, target_ranks
 from llmrec.metrics.statistics import bootstrap_means, bootstrap_seeds, percentile_interval
 
@@ -47,7 +48,9 @@ def test_values_equal_ir_measures_on_the_lists_themselves():
     judged = {user: {item: 1} for user, item in targets.items()}
     for measure in MEASURES:
         for k in cutoffs:
-            oracle = ir_measures.calc_aggregate([ir_measures.parse_measure(f"{measure.ir}@{k}")], judged, run)
+            oracle = ir_measures.calc_aggregate(
+                [ir_measures.parse_measure(f"{measure.value.args[0]}@{k}")], judged, run
+            )
             assert ours[f"{measure.name}@{k}"].mean() == pytest.approx(next(iter(oracle.values())), abs=1e-9)
 
 

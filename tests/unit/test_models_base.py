@@ -1,11 +1,16 @@
 """Building and loading base models."""
 
+import json
+
 import pytest
 import torch
+from transformers import BloomConfig, BloomForCausalLM, LlamaConfig
 
 from llmrec.config import BaseConfig
 from llmrec.errors import UserError
 from llmrec.models.base import external, load_base, train_tokenizer
+from llmrec.models.shape import model_shape
+from llmrec.models.supported import check_config, check_local, check_model
 
 TEXTS = [f"Nail polish number {i}, red and blue" for i in range(200)]
 SHAPE = {"layers": 2, "hidden": 32, "heads": 4, "kv_heads": 2, "intermediate": 48, "vocabulary": 320}
@@ -96,6 +101,38 @@ def test_bases_that_are_not_there(tmp_path, model, message):
 def test_shapes_that_do_not_divide(shape, message):
     with pytest.raises(UserError, match=message):
         load_base(tiny(**shape), TEXTS, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sliding_window": 64, "use_sliding_window": True}, "sliding window of 64 tokens"),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, "layers of sliding_attention"),
+        ({"is_encoder_decoder": True}, "encoder-decoder"),
+        ({"text_config": {}}, "reads more than text"),
+        ({"num_attention_heads": None}, "states no num_attention_heads"),
+    ],
+)
+def test_a_base_of_another_architecture_is_refused_when_it_is_loaded(tmp_path, change, message):
+    model, tokenizer = load_base(tiny(), TEXTS, 0)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    for read in (lambda base: load_base(base, [], 0), check_local, model_shape):
+        with pytest.raises(UserError, match=message) as caught:
+            read(BaseConfig(model=str(tmp_path)))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_window_that_the_context_never_fills_is_no_hindrance(tmp_path):
+    check_config(LlamaConfig().to_dict() | {"sliding_window": 2048, "max_position_embeddings": 2048}, "x")
+
+
+def test_a_model_without_position_ids_is_refused():
+    shape = BloomConfig(vocab_size=64, hidden_size=16, n_layer=1, n_head=2)
+    with pytest.raises(UserError, match="takes no position_ids"):
+        check_model(BloomForCausalLM(shape), "bloom")
 
 
 @pytest.mark.slow

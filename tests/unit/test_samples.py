@@ -329,9 +329,9 @@ def test_validate_and_estimate_know_all_sources(run, capsys):
     assert main(["validate", "recipe.yaml", prompts]) == 0
     shown = capsys.readouterr()
     assert shown.out.endswith("valid\n")
-    assert "goes without" in shown.err and "this data has no user.gender" in shown.err
+    assert "does not use" in shown.err and "this data has no user.gender" in shown.err
     assert main(["validate", "recipe.yaml", "prompts=[{task: rating}]"]) == 2
-    assert "what decoding asks with" in capsys.readouterr().err
+    assert "decoding prompts with the first task" in capsys.readouterr().err
 
 
 def test_the_estimate_counts_the_rows_of_all_sources(run, encoder):

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec.collaborative.popularity import Popularity
-from llmrec.collaborative.sasrec import Sasrec
-from llmrec.collaborative.sasrec_model import SasrecModel, bce_loss, ce_loss
-from llmrec.collaborative.sasrec_training import NegativeSampler, batches, cut_windows, pad
-from llmrec.config import SasrecConfig
+from llmrec.collaborative.sasrec.baseline import Sasrec
+from llmrec.collaborative.sasrec.model import SasrecModel, bce_loss, ce_loss
+from llmrec.collaborative.sasrec.settings import SasrecSettings
+from llmrec.collaborative.sasrec.training import NegativeSampler, batches, cut_windows, pad
 from llmrec.errors import UserError
 
 ITEMS = [f"i{n}" for n in range(12)]
-SMALL = SasrecConfig(dim=16, heads=2, history=6, dropout=0.1, lr=5e-3, batch=64, epochs=25, patience=25)
+SMALL = SasrecSettings(dim=16, heads=2, history=6, dropout=0.1, lr=5e-3, batch=64, epochs=25, patience=25)
 
 
 def training(histories):

@@ -219,7 +219,7 @@ def test_a_field_the_data_lacks_switches_off_and_one_line_says_so(tmp_path, caps
     mix = load_training_mix([TaskConfig(task="sequential"), TaskConfig(task=path)], Fields())
     assert [template.id for template in mix[1].templates] == ["a"]
     told = capsys.readouterr().err.splitlines()
-    assert told == ["prompts: task 'mine' goes without b, c (1 left): this data has no colour"]
+    assert told == ["prompts: task 'mine' does not use b, c (1 left): this data has no colour"]
     mix = load_training_mix([TaskConfig(task="sequential"), TaskConfig(task="rating")], Fields())
     assert [mixed.task.id for mixed in mix] == ["sequential"]
     told = capsys.readouterr().err.splitlines()

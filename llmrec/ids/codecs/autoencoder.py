@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from llmrec.config.tokenizers import AutoencoderConfig
 from llmrec.errors import UserError
 from llmrec.ids.codecs.kmeans import chunks, kmeans
 from llmrec.ids.codecs.residual import ResidualCodec
-from llmrec.ids.tokenizer import Codec, Codes, Signals, number_of_codes
+from llmrec.ids.tokenizer import AutoencoderTokenizer, Codec, Codes, Signals, number_of_codes
 
 WARM_UP = 10
 """Epochs without quantization. Afterwards k-means of the latents initialises the codebooks."""
@@ -59,7 +58,7 @@ class RqAutoencoder(nn.Module):
         config: sizes and weights.
     """
 
-    def __init__(self, dim: int, codes: int, config: AutoencoderConfig) -> None:
+    def __init__(self, dim: int, codes: int, config: AutoencoderTokenizer) -> None:
         super().__init__()
         widths = [dim, *config.hidden, config.latent]
         self.encoder, self.decoder = _mlp(widths), _mlp(widths[::-1])
@@ -133,7 +132,7 @@ def distances(points: Tensor, book: Tensor) -> Tensor:
     return torch.addmm(squares, points, book.T, alpha=-2)
 
 
-def fit_autoencoder(make: Callable, signals: Signals, config: AutoencoderConfig, seed: int) -> Codes:
+def fit_autoencoder(make: Callable, signals: Signals, config: AutoencoderTokenizer, seed: int) -> Codes:
     """Train an autoencoder on the item vectors, and quantize the vectors with it.
 
     Args:
@@ -185,7 +184,7 @@ class Standardised:
         return centred / self.scale if self.scale else torch.zeros_like(centred)
 
 
-def train(model: RqAutoencoder, items: Standardised, config: AutoencoderConfig, seed: int) -> list[float]:
+def train(model: RqAutoencoder, items: Standardised, config: AutoencoderTokenizer, seed: int) -> list[float]:
     """Train by AdamW until the loss no longer falls; unused codes are revived after each epoch.
 
     Args:

@@ -7,44 +7,49 @@ import sys
 import numpy as np
 import polars as pl
 
-from llmrec.config.tokenizers import CategoryConfig
+from llmrec.config.tokenizers import Levels
 from llmrec.errors import UserError
 from llmrec.ids.indexers.paths import padded
-from llmrec.ids.tokenizer import Codes, Signals
+from llmrec.ids.tokenizer import Codes, Signals, Tokenizer
 
 
-def fit(signals: Signals, config: CategoryConfig, seed: int) -> Codes:
-    """An item's path consists of its categories, broadest first (semantic indexing of Hua et al. 2023).
+class CategoryTokenizer(Tokenizer):
+    """The category path, with at most `levels` levels."""
 
-    A name has one code a level, whatever its parent is. So "Moisturizers" under "Face" and "Moisturizers" under
-    "Body" share a token. The same holds for genres, which form a list and not a tree. Leading names that all items
-    share (a common root) are left out. A path that ends early, or has no name, is filled with code 0.
+    levels: Levels = 4
 
-    Raises:
-        UserError: the items have no categories, or `categories` is not a column of lists of names.
-    """
-    names = _names(signals.items)
-    without = sum(not path for path in names)
-    if without == len(names):
-        raise UserError("ids.quantizer.kind: category: no item has a category; choose another kind")
-    if without:
-        print(
-            f"ids.quantizer: {without} of {len(names)} items have no category; they share a path",
-            file=sys.stderr,
-        )
-    root = _common_root([path for path in names if path])
-    names = [path[root : root + config.levels] for path in names]
-    depth = max(map(len, names))
-    if not depth:
-        print("ids.quantizer: the categories tell no items apart; all share a path", file=sys.stderr)
-    paths = np.full((len(names), max(depth, 1)), -1, np.int32)
-    for level in range(depth):
-        vocabulary = sorted({path[level] for path in names if len(path) > level})
-        code = {name: number for number, name in enumerate(vocabulary)}
-        for item, path in enumerate(names):
-            if len(path) > level:
-                paths[item, level] = code[path[level]]
-    return padded(paths)
+    def fit(self, signals: Signals, seed: int) -> Codes:
+        """An item's path consists of its categories, broadest first (semantic indexing of Hua et al. 2023).
+
+        A name has one code a level, whatever its parent is. So "Moisturizers" under "Face" and "Moisturizers" under
+        "Body" share a token. The same holds for genres, which form a list and not a tree. Leading names that all items
+        share (a common root) are left out. A path that ends early, or has no name, is filled with code 0.
+
+        Raises:
+            UserError: the items have no categories, or `categories` is not a column of lists of names.
+        """
+        names = _names(signals.items)
+        without = sum(not path for path in names)
+        if without == len(names):
+            raise UserError("ids.quantizer.kind: category: no item has a category; choose another kind")
+        if without:
+            print(
+                f"ids.quantizer: {without} of {len(names)} items have no category; they share a path",
+                file=sys.stderr,
+            )
+        root = _common_root([path for path in names if path])
+        names = [path[root : root + self.levels] for path in names]
+        depth = max(map(len, names))
+        if not depth:
+            print("ids.quantizer: the categories tell no items apart; all share a path", file=sys.stderr)
+        paths = np.full((len(names), max(depth, 1)), -1, np.int32)
+        for level in range(depth):
+            vocabulary = sorted({path[level] for path in names if len(path) > level})
+            code = {name: number for number, name in enumerate(vocabulary)}
+            for item, path in enumerate(names):
+                if len(path) > level:
+                    paths[item, level] = code[path[level]]
+        return padded(paths)
 
 
 def _common_root(paths: list[list[str]]) -> int:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmrec.config.tokenizers import IndexConfig
 from llmrec.ids.exchange import read_index
-from llmrec.ids.tokenizer import Codes, Signals
+from llmrec.ids.tokenizer import Codes, Signals, Tokenizer
 
 
-def fit(signals: Signals, config: IndexConfig, seed: int) -> Codes:
-    """The code paths of an index file; the collision rule separates items that share a path.
+class IndexTokenizer(Tokenizer):
+    """Finished IDs from an index file of MiniOneRec, LC-Rec or LETTER."""
 
-    Args:
-        signals: provides the item table.
-        config: names the file.
-        seed: not used, since nothing is random.
+    path: str
 
-    Raises:
-        UserError: the file is missing or invalid.
-    """
-    return read_index(Path(config.path).expanduser(), signals.items["item_id"].to_list())
+    def external_files(self) -> list[Path]:
+        """The index file."""
+        return [Path(self.path).expanduser()]
+
+    def fit(self, signals: Signals, seed: int) -> Codes:
+        """The code paths of an index file; the collision rule separates items that share a path.
+
+        Args:
+            signals: provides the item table.
+            seed: not used, since nothing is random.
+
+        Raises:
+            UserError: the file is missing or invalid.
+        """
+        return read_index(Path(self.path).expanduser(), signals.items["item_id"].to_list())

@@ -10,45 +10,54 @@ from numpy.typing import NDArray
 
 from llmrec import layout
 from llmrec.artifacts import run_folder
-from llmrec.config.tokenizers import KeptConfig
 from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.ids.codecs.store import CODEC, load_codec
 from llmrec.ids.inputs.signals import RunSignals
 from llmrec.ids.load import load_sids, load_sizes
 from llmrec.ids.new_items import assign_ids
-from llmrec.ids.tokenizer import Codes
+from llmrec.ids.tokenizer import Codes, Tokenizer
 
 
-def fit(signals: RunSignals, config: KeptConfig, seed: int) -> Codes:
-    """IDs of this run's items, taken from the run that `config` names.
+class KeptTokenizer(Tokenizer):
+    """The IDs of an earlier run, given by name or folder; its frozen quantizer gives IDs to new items."""
 
-    The codes of each level are those of the earlier run, so that a model trained on them keeps its tokens.
+    run: str
 
-    Args:
-        signals: provides the item table, and the vectors of new items.
-        config: names the earlier run.
-        seed: not used, since nothing is random.
+    def external_files(self) -> list[Path]:
+        """The earlier run's IDs and its quantizer."""
+        ids = run_folder(self.run) / "ids"
+        return [ids / name for name in ("sids.parquet", "report.json", CODEC)]
 
-    Raises:
-        UserError: no such run; or new items, but no quantizer, several inputs, another encoder, or no free path.
-    """
-    run = run_folder(config.run)
-    items, taken = load_sids(run)
-    sizes = load_sizes(run)
-    codec = load_codec(run) if (run / "ids" / CODEC).is_file() else None
-    place = {item: row for row, item in enumerate(items)}
-    rows = np.array([place.get(item, -1) for item in signals.names], np.int64)
-    new = rows < 0
-    sids = taken[rows]
-    if new.any():
-        sids[new] = assign_ids(load_codec(run), _vectors(signals, run)[new], taken, sizes)
-    gone = len(items) - int((~new).sum())
-    print(
-        f"ids: {int((~new).sum()):,} items keep their IDs of {run.name}, {int(new.sum()):,} are new, {gone:,} gone",
-        file=sys.stderr,
-    )
-    return Codes(sids, sizes, codec, unique=True)
+    def fit(self, signals: RunSignals, seed: int) -> Codes:
+        """IDs of this run's items, taken from the earlier run.
+
+        The codes of each level are those of the earlier run, so that a model trained on them keeps its tokens.
+
+        Args:
+            signals: provides the item table, and the vectors of new items.
+            seed: not used, since nothing is random.
+
+        Raises:
+            UserError: no such run; or new items, but no quantizer, several inputs, another encoder, or no free path.
+        """
+        run = run_folder(self.run)
+        items, taken = load_sids(run)
+        sizes = load_sizes(run)
+        codec = load_codec(run) if (run / "ids" / CODEC).is_file() else None
+        place = {item: row for row, item in enumerate(items)}
+        rows = np.array([place.get(item, -1) for item in signals.names], np.int64)
+        new = rows < 0
+        sids = taken[rows]
+        if new.any():
+            sids[new] = assign_ids(load_codec(run), _vectors(signals, run)[new], taken, sizes)
+        added, stayed = int(new.sum()), int((~new).sum())
+        gone = len(items) - stayed
+        print(
+            f"ids: {stayed:,} items keep their IDs of {run.name}, {added:,} are new, {gone:,} gone",
+            file=sys.stderr,
+        )
+        return Codes(sids, sizes, codec, unique=True)
 
 
 def _vectors(signals: RunSignals, run: Path) -> NDArray[np.float32]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmrec.config.tokenizers import SingleConfig
-from llmrec.ids.tokenizer import Codes, Signals
+from llmrec.ids.tokenizer import Codes, Signals, Tokenizer
 
 
-def fit(signals: Signals, config: SingleConfig, seed: int) -> Codes:
-    """One level with as many codes as items, in catalogue order (IID of Hua et al. 2023)."""
-    items = len(signals.items)
-    return Codes(np.arange(items, dtype=np.int32)[:, None], [items], unique=True)
+class SingleTokenizer(Tokenizer):
+    """One distinct token for each item."""
+
+    def fit(self, signals: Signals, seed: int) -> Codes:
+        """One level with as many codes as items, in catalogue order (IID of Hua et al. 2023)."""
+        items = len(signals.items)
+        return Codes(np.arange(items, dtype=np.int32)[:, None], [items], unique=True)

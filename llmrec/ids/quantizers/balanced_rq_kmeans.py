@@ -6,31 +6,33 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from llmrec.config.tokenizers import BalancedRqKmeansConfig
 from llmrec.ids.codecs.balance import assign_to_sizes, even_sizes
 from llmrec.ids.codecs.kmeans import learn_centroids, nearest, training_rows
 from llmrec.ids.codecs.residual import ResidualCodec, mean_vector, squared_distances
-from llmrec.ids.tokenizer import Codes, Signals, number_of_codes
+from llmrec.ids.tokenizer import Codes, KmeansTokenizer, Signals, number_of_codes
 
 
-def fit(signals: Signals, config: BalancedRqKmeansConfig, seed: int) -> Codes:
-    """Balanced residual k-means (as a tokenizer of items: Deng et al. 2025, OneRec; Kong et al. 2025, MiniOneRec).
+class BalancedRqKmeansTokenizer(KmeansTokenizer):
+    """Residual k-means with clusters of equal size (±1)."""
 
-    The codes come from the balanced assignment. A new item gets the nearest centroids, whatever their clusters'
-    sizes.
-    """
-    vectors = np.asarray(signals.vectors, dtype=np.float32)
-    size = number_of_codes(config.codes, len(vectors))
-    residuals = np.array(vectors, order="C")
-    columns: list[NDArray[np.int32]] = []
-    codebooks: list[NDArray[np.float32]] = []
-    for level in tqdm(range(config.levels), desc="balanced residual k-means", unit="level"):
-        centroids, assigned = balanced_kmeans(residuals, size, config.iterations, seed + level)
-        residuals -= centroids[assigned]
-        columns.append(assigned)
-        codebooks.append(centroids)
-    codec = ResidualCodec(codebooks, mean_vector(vectors))
-    return Codes(np.stack(columns, axis=1), codec.sizes, codec)
+    def fit(self, signals: Signals, seed: int) -> Codes:
+        """Balanced residual k-means (of items: Deng et al. 2025, OneRec; Kong et al. 2025, MiniOneRec).
+
+        The codes come from the balanced assignment. A new item gets the nearest centroids, whatever their clusters'
+        sizes.
+        """
+        vectors = np.asarray(signals.vectors, dtype=np.float32)
+        size = number_of_codes(self.codes, len(vectors))
+        residuals = np.array(vectors, order="C")
+        columns: list[NDArray[np.int32]] = []
+        codebooks: list[NDArray[np.float32]] = []
+        for level in tqdm(range(self.levels), desc="balanced residual k-means", unit="level"):
+            centroids, assigned = balanced_kmeans(residuals, size, self.iterations, seed + level)
+            residuals -= centroids[assigned]
+            columns.append(assigned)
+            codebooks.append(centroids)
+        codec = ResidualCodec(codebooks, mean_vector(vectors))
+        return Codes(np.stack(columns, axis=1), codec.sizes, codec)
 
 
 def balanced_kmeans(

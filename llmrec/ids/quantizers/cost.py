@@ -5,25 +5,32 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from llmrec.config.tokenizers import CostConfig
+from llmrec.config import Positive
+from llmrec.config.tokenizers import Rate
 from llmrec.ids.codecs.autoencoder import RqAutoencoder, fit_autoencoder
 from llmrec.ids.codecs.info_nce import info_nce
-from llmrec.ids.tokenizer import Codes, Signals
+from llmrec.ids.tokenizer import AutoencoderTokenizer, Codes, Signals
 
 
-def fit(signals: Signals, config: CostConfig, seed: int) -> Codes:
-    """Contrastive quantization (Zhu et al. 2024, "CoST: contrastive quantization based semantic tokenization for
-    generative recommendation").
+class CostTokenizer(AutoencoderTokenizer):
+    """CoST (Zhu et al. 2024): RQ-VAE with a contrastive loss instead of a reconstruction loss."""
 
-    L = −mean log exp(cos(x̂_i, x_i)/τ) / Σ_j exp(cos(x̂_i, x_j)/τ) over a batch, + the RQ loss.
-    """
-    return fit_autoencoder(Cost, signals, config, seed)
+    batch: Positive = 1024
+    temperature: Rate = 0.1
+
+    def fit(self, signals: Signals, seed: int) -> Codes:
+        """Contrastive quantization (Zhu et al. 2024, "CoST: contrastive quantization based semantic tokenization for
+        generative recommendation").
+
+        L = −mean log exp(cos(x̂_i, x_i)/τ) / Σ_j exp(cos(x̂_i, x_j)/τ) over a batch, + the RQ loss.
+        """
+        return fit_autoencoder(Cost, signals, self, seed)
 
 
 class Cost(RqAutoencoder):
     """Residual autoencoder with a contrastive loss between outputs and inputs."""
 
-    def __init__(self, dim: int, codes: int, config: CostConfig) -> None:
+    def __init__(self, dim: int, codes: int, config: CostTokenizer) -> None:
         super().__init__(dim, codes, config)
         self.temperature = config.temperature
 

@@ -6,42 +6,44 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from llmrec.config.tokenizers import HierarchicalConfig
 from llmrec.ids.codecs.kmeans import kmeans
 from llmrec.ids.codecs.residual import mean_vector
 from llmrec.ids.codecs.tree import TreeCodec, rows_by_node
-from llmrec.ids.tokenizer import MAX_AUTO_CODES, Codes, Signals, number_of_codes
+from llmrec.ids.tokenizer import MAX_AUTO_CODES, Codes, KmeansTokenizer, Signals, number_of_codes
 
 
-def fit(signals: Signals, config: HierarchicalConfig, seed: int) -> Codes:
-    """Hierarchical k-means (Nistér & Stewénius 2006; as a tokenizer of items: Tay et al. 2022, DSI).
+class HierarchicalTokenizer(KmeansTokenizer):
+    """Hierarchical k-means: each cluster is divided again by k-means."""
 
-    A node has at most as many children as distinct vectors, so the deep levels of a small catalogue use few codes.
-    `codes: auto` therefore takes the smallest power of two whose `levels`-th power is at least the number of items:
-    32 for 12,101 items and three levels.
-    """
-    vectors = np.ascontiguousarray(signals.vectors, dtype=np.float32)
-    codes = _codes_that_fill(len(vectors), config.levels) if config.codes == "auto" else config.codes
-    size = number_of_codes(codes, len(vectors))
-    nodes = np.zeros(len(vectors), np.int32)
-    count = 1
-    columns, centroids, children = [], [], []
-    for level in tqdm(range(config.levels), desc="hierarchical k-means", unit="level"):
-        column = np.empty(len(vectors), np.int32)
-        table = np.full((count, size), -1, np.int32)
-        books = []
-        count = 0
-        for node, rows in rows_by_node(nodes):
-            book, column[rows] = _cluster(vectors[rows], size, config.iterations, seed + level)
-            table[node, : len(book)] = np.arange(count, count + len(book))
-            books.append(book)
-            count += len(book)
-        nodes = table[nodes, column]
-        columns.append(column)
-        centroids.append(np.concatenate(books))
-        children.append(table)
-    codec = TreeCodec(mean_vector(vectors), centroids, children)
-    return Codes(np.stack(columns, axis=1), codec.sizes, codec)
+    def fit(self, signals: Signals, seed: int) -> Codes:
+        """Hierarchical k-means (Nistér & Stewénius 2006; as a tokenizer of items: Tay et al. 2022, DSI).
+
+        A node has at most as many children as distinct vectors, so the deep levels of a small catalogue use few
+        codes. `codes: auto` therefore takes the smallest power of two whose `levels`-th power is at least the number
+        of items: 32 for 12,101 items and three levels.
+        """
+        vectors = np.ascontiguousarray(signals.vectors, dtype=np.float32)
+        codes = _codes_that_fill(len(vectors), self.levels) if self.codes == "auto" else self.codes
+        size = number_of_codes(codes, len(vectors))
+        nodes = np.zeros(len(vectors), np.int32)
+        count = 1
+        columns, centroids, children = [], [], []
+        for level in tqdm(range(self.levels), desc="hierarchical k-means", unit="level"):
+            column = np.empty(len(vectors), np.int32)
+            table = np.full((count, size), -1, np.int32)
+            books = []
+            count = 0
+            for node, rows in rows_by_node(nodes):
+                book, column[rows] = _cluster(vectors[rows], size, self.iterations, seed + level)
+                table[node, : len(book)] = np.arange(count, count + len(book))
+                books.append(book)
+                count += len(book)
+            nodes = table[nodes, column]
+            columns.append(column)
+            centroids.append(np.concatenate(books))
+            children.append(table)
+        codec = TreeCodec(mean_vector(vectors), centroids, children)
+        return Codes(np.stack(columns, axis=1), codec.sizes, codec)
 
 
 def _codes_that_fill(items: int, levels: int) -> int:

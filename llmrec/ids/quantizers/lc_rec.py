@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from llmrec.config.tokenizers import LcRecConfig
+from llmrec.config import Positive
+from llmrec.config.tokenizers import CollisionRule, Rate
 from llmrec.ids.codecs.autoencoder import RqAutoencoder, fit_autoencoder
 from llmrec.ids.codecs.sinkhorn import even_codes
-from llmrec.ids.tokenizer import Codes, Signals
+from llmrec.ids.tokenizer import AutoencoderTokenizer, Codes, Signals
 
 
-def fit(signals: Signals, config: LcRecConfig, seed: int) -> Codes:
-    """RQ-VAE with uniform semantic mapping (Zheng et al. 2024, "Adapting large language models by integrating
-    collaborative semantics for recommendation").
+class LcRecTokenizer(AutoencoderTokenizer):
+    """RQ-VAE of LC-Rec (Zheng et al. 2024): a larger one, whose last level Sinkhorn-Knopp assigns evenly."""
 
-    The codes are the nearest ones. The collision rule `sinkhorn` separates items that share a path, as published.
-    """
-    return fit_autoencoder(LcRec, signals, config, seed)
+    collision_rule: ClassVar[CollisionRule] = "sinkhorn"
+    hidden: list[Positive] = [2048, 1024, 512, 256, 128, 64]
+    lr: Rate = 2e-3
+    epsilon: Rate = 0.003
+    iterations: Positive = 50
+
+    def fit(self, signals: Signals, seed: int) -> Codes:
+        """RQ-VAE with uniform semantic mapping (Zheng et al. 2024, "Adapting large language models by integrating
+        collaborative semantics for recommendation").
+
+        The codes are the nearest ones. The collision rule `sinkhorn` separates items that share a path, as published.
+        """
+        return fit_autoencoder(LcRec, signals, self, seed)
 
 
 class LcRec(RqAutoencoder):
@@ -27,7 +39,7 @@ class LcRec(RqAutoencoder):
     other levels take the nearest code.
     """
 
-    def __init__(self, dim: int, codes: int, config: LcRecConfig) -> None:
+    def __init__(self, dim: int, codes: int, config: LcRecTokenizer) -> None:
         super().__init__(dim, codes, config)
         self.epsilon, self.iterations = config.epsilon, config.iterations
 

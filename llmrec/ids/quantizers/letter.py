@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -10,33 +11,42 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llmrec.config.tokenizers import LetterConfig
+from llmrec.config import Positive
+from llmrec.config.tokenizers import Weight
 from llmrec.errors import UserError
 from llmrec.ids.codecs.autoencoder import Quantized, RqAutoencoder, fit_autoencoder
 from llmrec.ids.codecs.info_nce import info_nce
 from llmrec.ids.quantizers.balanced_rq_kmeans import balanced_kmeans
-from llmrec.ids.tokenizer import Codes, Signals
+from llmrec.ids.tokenizer import AutoencoderTokenizer, Codes, Signals
 
 CLUSTER_EVERY = 10
 """Number of epochs after which the codes are clustered again."""
 KMEANS_ITERATIONS = 10
 
 
-def fit(signals: Signals, config: LetterConfig, seed: int) -> Codes:
-    """LETTER (Wang et al. 2024, "Learnable item tokenization for generative recommendation").
+class LetterTokenizer(AutoencoderTokenizer):
+    """LETTER (Wang et al. 2024): RQ-VAE that also learns from a collaborative model, with diverse codes."""
 
-    L = L_sem + α·L_CF + β·L_div: RQ-VAE's loss, `Letter.alignment` and `Letter.diversity`.
+    reads_item_vectors: ClassVar[bool] = True
+    alpha: Weight = 0.01
+    diversity: Weight = 1e-4
+    clusters: Positive = 10
 
-    Raises:
-        UserError: no item has a collaborative vector.
-    """
-    collaborative = np.require(signals.collaborative, np.float32, ["C", "W"])
-    if not collaborative.any():
-        raise UserError(
-            "ids.quantizer.kind: letter learns from a collaborative model, but no item has a vector of one; "
-            "use rqvae, or data with training interactions"
-        )
-    return fit_autoencoder(partial(Letter, collaborative=collaborative, seed=seed), signals, config, seed)
+    def fit(self, signals: Signals, seed: int) -> Codes:
+        """LETTER (Wang et al. 2024, "Learnable item tokenization for generative recommendation").
+
+        L = L_sem + α·L_CF + β·L_div: RQ-VAE's loss, `Letter.alignment` and `Letter.diversity`.
+
+        Raises:
+            UserError: no item has a collaborative vector.
+        """
+        collaborative = np.require(signals.collaborative, np.float32, ["C", "W"])
+        if not collaborative.any():
+            raise UserError(
+                "ids.quantizer.kind: letter learns from a collaborative model, but no item has a vector of one; "
+                "use rqvae, or data with training interactions"
+            )
+        return fit_autoencoder(partial(Letter, collaborative=collaborative, seed=seed), signals, self, seed)
 
 
 class Letter(RqAutoencoder):
@@ -53,7 +63,7 @@ class Letter(RqAutoencoder):
     collaborative: Tensor
 
     def __init__(
-        self, dim: int, codes: int, config: LetterConfig, collaborative: NDArray[np.float32], seed: int
+        self, dim: int, codes: int, config: LetterTokenizer, collaborative: NDArray[np.float32], seed: int
     ) -> None:
         super().__init__(dim, codes, config)
         self.alpha, self.weight = config.alpha, config.diversity

@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import sys
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrec.config.tokenizers import LshConfig
 from llmrec.errors import UserError
 from llmrec.ids.codecs.hyperplanes import HyperplaneCodec
 from llmrec.ids.codecs.residual import code_means, mean_vector
-from llmrec.ids.tokenizer import Codes, Signals, auto_codes
+from llmrec.ids.tokenizer import CodebookTokenizer, Codes, Signals, auto_codes
 
 
-def fit(signals: Signals, config: LshConfig, seed: int) -> Codes:
-    """Random-hyperplane hashing (Charikar 2002). Only the mean and the reconstruction are learnt.
+class LshTokenizer(CodebookTokenizer):
+    """Random hyperplanes; a code consists of log2 `codes` signs."""
 
-    Raises:
-        UserError: `codes` is not a power of two.
-    """
-    vectors = np.asarray(signals.vectors, dtype=np.float32)
-    bits = _bits(config, len(vectors))
-    mean = mean_vector(vectors)
-    normals = np.random.default_rng(seed).standard_normal((config.levels, bits, len(mean)))
-    planes = (normals / np.linalg.norm(normals, axis=2, keepdims=True)).astype(np.float32)
-    codes = HyperplaneCodec(mean, planes, []).encode(vectors)
-    codec = HyperplaneCodec(mean, planes, _mean_residuals(vectors - mean, codes, 2**bits))
-    return Codes(codes, codec.sizes, codec)
+    reads_vectors: ClassVar[bool] = True
+
+    def fit(self, signals: Signals, seed: int) -> Codes:
+        """Random-hyperplane hashing (Charikar 2002). Only the mean and the reconstruction are learnt.
+
+        Raises:
+            UserError: `codes` is not a power of two.
+        """
+        vectors = np.asarray(signals.vectors, dtype=np.float32)
+        bits = _bits(self.codes, len(vectors))
+        mean = mean_vector(vectors)
+        normals = np.random.default_rng(seed).standard_normal((self.levels, bits, len(mean)))
+        planes = (normals / np.linalg.norm(normals, axis=2, keepdims=True)).astype(np.float32)
+        codes = HyperplaneCodec(mean, planes, []).encode(vectors)
+        codec = HyperplaneCodec(mean, planes, _mean_residuals(vectors - mean, codes, 2**bits))
+        return Codes(codes, codec.sizes, codec)
 
 
-def _bits(config: LshConfig, items: int) -> int:
+def _bits(asked: int | Literal["auto"], items: int) -> int:
     """log2 of the number of codes a level, which is at most the number of items."""
-    codes = auto_codes(items) if config.codes == "auto" else config.codes
+    codes = auto_codes(items) if asked == "auto" else asked
     if codes & (codes - 1):
         lower = 2 ** (codes.bit_length() - 1)
         raise UserError(

@@ -7,21 +7,23 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrec.config.tokenizers import OpqConfig
 from llmrec.ids.codecs.product import ProductCodec, learn_parts, pad, split_parts
 from llmrec.ids.codecs.residual import mean_vector
-from llmrec.ids.tokenizer import Codes, Signals, number_of_codes
+from llmrec.ids.tokenizer import Codes, KmeansTokenizer, Signals, number_of_codes
 
 
-def fit(signals: Signals, config: OpqConfig, seed: int) -> Codes:
-    """Optimized product quantization (Ge et al. 2013; as a tokenizer of items: Hou et al. 2025, RPG)."""
-    vectors = np.asarray(signals.vectors, dtype=np.float32)
-    size = number_of_codes(config.codes, len(vectors))
-    rotation = learn_rotation(pad(vectors, config.levels), config.levels, size, seed)
-    parts = split_parts(vectors, config.levels, rotation)
-    books, codes = learn_parts(parts, size, config.iterations, seed)
-    codec = ProductCodec(books, mean_vector(vectors), rotation)
-    return Codes(codes, codec.sizes, codec)
+class OpqTokenizer(KmeansTokenizer):
+    """Product quantization after a learned rotation."""
+
+    def fit(self, signals: Signals, seed: int) -> Codes:
+        """Optimized product quantization (Ge et al. 2013; as a tokenizer of items: Hou et al. 2025, RPG)."""
+        vectors = np.asarray(signals.vectors, dtype=np.float32)
+        size = number_of_codes(self.codes, len(vectors))
+        rotation = learn_rotation(pad(vectors, self.levels), self.levels, size, seed)
+        parts = split_parts(vectors, self.levels, rotation)
+        books, codes = learn_parts(parts, size, self.iterations, seed)
+        codec = ProductCodec(books, mean_vector(vectors), rotation)
+        return Codes(codes, codec.sizes, codec)
 
 
 def learn_rotation(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from llmrec.config.tokenizers import RqvaeConfig
-from llmrec.ids.codecs.autoencoder import RqAutoencoder, fit_autoencoder
-from llmrec.ids.tokenizer import Codes, Signals
+from llmrec.ids.tokenizer import AutoencoderTokenizer, Codes, Signals
 
 
-def fit(signals: Signals, config: RqvaeConfig, seed: int) -> Codes:
-    """RQ-VAE (Rajput et al. 2023, "Recommender systems with generative retrieval").
+class RqvaeTokenizer(AutoencoderTokenizer):
+    """RQ-VAE of TIGER (Rajput et al. 2023)."""
 
-    L = ‖x − x̂‖² + Σ_l ‖sg[r_l] − e_l‖² + β‖r_l − sg[e_l]‖². k-means initialises the codebooks.
-    """
-    return fit_autoencoder(RqAutoencoder, signals, config, seed)
+    def fit(self, signals: Signals, seed: int) -> Codes:
+        """RQ-VAE (Rajput et al. 2023, "Recommender systems with generative retrieval").
+
+        L = ‖x − x̂‖² + Σ_l ‖sg[r_l] − e_l‖² + β‖r_l − sg[e_l]‖². k-means initialises the codebooks.
+        """
+        from llmrec.ids.codecs.autoencoder import RqAutoencoder, fit_autoencoder
+
+        return fit_autoencoder(RqAutoencoder, signals, self, seed)

@@ -11,37 +11,41 @@ import math
 import re
 from collections import Counter
 
-from llmrec.config.tokenizers import KeywordsConfig
+from llmrec.config import Positive
 from llmrec.ids.textual import shortest_distinct, values
-from llmrec.ids.tokenizer import Signals
+from llmrec.ids.tokenizer import Signals, TextTokenizer
 
 _WORD = re.compile(r"\w+(?:['’.&-]\w+)*")
 
 
-def fit(signals: Signals, config: KeywordsConfig, seed: int) -> list[str]:
-    """The most distinctive words of each item, in descending order of weight; `[items]` distinct texts.
+class KeywordsTokenizer(TextTokenizer):
+    """A few distinctive words of the item, chosen by tf-idf (after IDGenRec, without its training)."""
 
-    Words of the title and categories are weighted first. Words of the description follow for items that need more,
-    because a typing error there would get the largest weight. If two texts are equal, they take more words, up to
-    twice as many, and then a number. The text of an item without words is its item id.
+    words: Positive = 4
 
-    Args:
-        signals: provides the item table.
-        config: initial number of words.
-        seed: not used, since nothing is random.
-    """
-    items = signals.items
-    names = [
-        " ".join([*title, *categories])
-        for title, categories in zip(values(items, "title"), values(items, "categories"), strict=True)
-    ]
-    described = [" ".join(text) for text in values(items, "description")]
-    rows = []
-    for first, second in zip(ranked(names), ranked(described), strict=True):
-        used = {word.casefold() for word in first}
-        rows.append(first + [word for word in second if word.casefold() not in used])
-    starts = [config.words] * len(rows)
-    return shortest_distinct(rows, starts, 2 * config.words, items["item_id"].to_list())
+    def fit(self, signals: Signals, seed: int) -> list[str]:
+        """The most distinctive words of each item, in descending order of weight; `[items]` distinct texts.
+
+        Words of the title and categories are weighted first. Words of the description follow for items that need
+        more, because a typing error there would get the largest weight. If two texts are equal, they take more words,
+        up to twice as many, and then a number. The text of an item without words is its item id.
+
+        Args:
+            signals: provides the item table.
+            seed: not used, since nothing is random.
+        """
+        items = signals.items
+        names = [
+            " ".join([*title, *categories])
+            for title, categories in zip(values(items, "title"), values(items, "categories"), strict=True)
+        ]
+        described = [" ".join(text) for text in values(items, "description")]
+        rows = []
+        for first, second in zip(ranked(names), ranked(described), strict=True):
+            used = {word.casefold() for word in first}
+            rows.append(first + [word for word in second if word.casefold() not in used])
+        starts = [self.words] * len(rows)
+        return shortest_distinct(rows, starts, 2 * self.words, items["item_id"].to_list())
 
 
 def ranked(texts: list[str]) -> list[list[str]]:

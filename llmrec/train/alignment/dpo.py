@@ -87,7 +87,7 @@ def _train_round(
         ),
         train_dataset=Dataset.from_dict(rows).select(order),
         data_collator=PairCollator(initial.pad_id),
-        processing_class=initial.tokenizer,
+        processing_class=initial.run.tokenizer,
     )
     train(ctx, "dpo", settings, trainer, initial, METRIC_NAMES, scratch)
 
@@ -113,7 +113,7 @@ def _pairs_of_round(ctx: StageContext, initial: InitialPolicy, number: int) -> p
     recipe = ctx.recipe
     beams = beam_searcher(initial.run, initial.model, initial.pad_id)
     seed = recipe.seed + number
-    return make_pairs(recipe.pairs, ctx.run, seed, recipe.data.history, beams)[0]
+    return make_pairs(recipe.pairs, ctx.run, initial.run.catalogue, seed, recipe.data.history, beams)[0]
 
 
 def _publish_log(scratch: Path, log: Path, steps: int, epochs: float) -> int:

@@ -5,20 +5,18 @@ A reward sees whole groups, because some rank a rollout among the others of its 
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import importlib.util
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
+from functools import cached_property
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
+from llmrec.catalogue.catalogue import Catalogue
 from llmrec.config.alignment import RewardConfig
 from llmrec.errors import UserError, did_you_mean
+from llmrec.plugins import check_parameters, is_import_path, load_object
 
 Floats = npt.NDArray[np.float64]
 Judge = Callable[[list[list[str]]], npt.NDArray[np.floating]]
@@ -71,23 +69,37 @@ class Groups:
 
 @dataclass(frozen=True)
 class RewardContext:
-    """What is known of the catalogue.
+    """What a reward may read beside the rollouts.
 
     Attributes:
-        items: item ids in trie order.
-        sids: int32 [items, L], their semantic IDs.
+        catalogue: the items.
         vectors: float32 [items, d], items as their codebooks see them; None where IDs have no codebooks.
         judge: a collaborative model: P histories → log-probability of each item, float [P, items]; None for none.
     """
 
-    items: list[str]
-    sids: npt.NDArray[np.int32]
+    catalogue: Catalogue
     vectors: npt.NDArray[np.float32] | None = None
     judge: Judge | None = None
+
+    @property
+    def items(self) -> list[str]:
+        """Item ids in trie order."""
+        return self.catalogue.items
+
+    @cached_property
+    def sids(self) -> npt.NDArray[np.int64]:
+        """Their semantic IDs, int64 [items, L]."""
+        return self.catalogue.sids
 
 
 Reward = Callable[[Groups, RewardContext], npt.NDArray]
 """What each rollout is worth, float [P, G]."""
+
+
+def needs_judge(reward: Reward) -> Reward:
+    """Mark a reward of the user's own that asks `context.judge`, so that `grpo.judge` is trained for it."""
+    reward.needs_judge = True  # type: ignore[attr-defined]  # functions take attributes; their types do not say so
+    return reward
 
 
 def hit(groups: Groups, context: RewardContext) -> Floats:
@@ -189,24 +201,23 @@ def load_reward(name: str) -> Reward:
     The working directory is importable, behind all else that is.
 
     Raises:
-        UserError: no such reward, module or function, or a module that fails to load.
+        UserError: no such reward, module or function, a module that fails to load, or a wrong signature.
     """
-    module, colon, function = name.partition(":")
-    if not colon:
+    if not is_import_path(name):
         if name not in SHIPPED:
             raise UserError(
                 f"grpo.rewards: no reward {name!r} ({did_you_mean(name, list(SHIPPED))}); "
                 "your own code is named module:function"
             )
         return SHIPPED[name]
-    found = _import(module, name)
-    reward = getattr(found, function, None)
-    if not callable(reward):
-        own = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
-        raise UserError(
-            f"grpo.rewards: {name}: no function {function!r} there ({did_you_mean(function, own)})"
-        )
-    return reward
+    try:
+        reward = load_object(name, "function")
+        if not callable(reward):
+            raise UserError(f"{name}: no function {name.partition(':')[2]!r} there")
+        check_parameters(reward, ("groups", "context"), name)
+    except UserError as error:
+        raise UserError(f"grpo.rewards: {error}") from None
+    return cast("Reward", reward)
 
 
 def sum_rewards(
@@ -261,42 +272,6 @@ def _values(name: str, groups: Groups, context: RewardContext) -> Floats:
             f"(target {target!r}); return finite numbers"
         )
     return values
-
-
-def _import(module: str, name: str) -> ModuleType:
-    """Import a module of the user's."""
-    _see_working_directory()
-    try:
-        return importlib.import_module(module)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-            raise UserError(
-                f"grpo.rewards: {name}: no module {error.name!r}; it is looked for in the working directory "
-                "and among installed packages"
-            ) from None
-        raise UserError(
-            f"grpo.rewards: {name}: module {module!r} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-
-
-def source_files(names: Iterable[str]) -> list[Path]:
-    """Source files of the rewards among `names` that are a user's own, by import path; part of the stage's key."""
-    _see_working_directory()
-    files = []
-    for name in names:
-        module, colon, _ = name.partition(":")
-        with contextlib.suppress(ImportError, ValueError):
-            spec = importlib.util.find_spec(module) if colon else None
-            if spec is not None and spec.origin is not None:
-                files.append(Path(spec.origin))
-    return files
-
-
-def _see_working_directory() -> None:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    importlib.invalidate_caches()
 
 
 def _unit(vectors: npt.NDArray[np.floating]) -> Floats:

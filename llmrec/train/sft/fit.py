@@ -61,7 +61,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
             f"the {prepared.encoder.context:,} tokens of the base"
         )
     set_seed(recipe.seed)
-    model = modes.wrap(prepared.model, sft, prepared.vocabulary, ctx.scratch)
+    model = modes.wrap(prepared.model, sft, prepared.catalogue.vocabulary, ctx.scratch)
     if sft.start is not None:
         modes.load_adapter_weights(model, sft, start_run_folder(sft.start) / "sft")
     dropout.attach_dropout(model, sft.dropout)
@@ -101,7 +101,7 @@ def _trained(ctx: StageContext, trainer: TreeTrainer) -> PreTrainedModel | None:
         return None
     anew = prepare(ctx.recipe, ctx.run)
     align_special_tokens(anew.model, anew.tokenizer)  # as the trainer has done with its own
-    model = modes.wrap(anew.model, ctx.recipe.sft, anew.vocabulary, ctx.scratch)
+    model = modes.wrap(anew.model, ctx.recipe.sft, anew.catalogue.vocabulary, ctx.scratch)
     sharding.load_gathered_weights(model, weights)
     return model.eval()
 
@@ -138,14 +138,13 @@ def _teacher(ctx: StageContext, prepared: Prepared) -> Teacher | None:
     Raises:
         UserError: semantic IDs without tokens of their own.
     """
-    distillation, vocabulary = ctx.recipe.sft.distillation, prepared.vocabulary
+    distillation, catalogue = ctx.recipe.sft.distillation, prepared.catalogue
     if distillation is None:
         return None
-    if vocabulary.end is not None:
+    if catalogue.end is not None:
         raise UserError("sft.distillation: textual IDs have no tokens that a teacher could choose among")
-    return Teacher(
-        load_baseline(ctx.run, distillation.teacher, prepared.items), prepared.catalogue, distillation.weight
-    )
+    model = load_baseline(ctx.run, distillation.teacher, catalogue.items)
+    return Teacher(model, catalogue, distillation.weight)
 
 
 def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> Epochs:

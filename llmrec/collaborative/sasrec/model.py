@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from llmrec.config import SasrecConfig
+from llmrec.collaborative.sasrec.settings import SasrecSettings
 
 INITIAL_DEVIATION = 0.02
 TILE = 1 << 20
@@ -26,7 +26,7 @@ class SasrecModel(nn.Module):
     counted from the end of the row, so that the position asked for the next item is the same for every user.
     """
 
-    def __init__(self, items: int, config: SasrecConfig) -> None:
+    def __init__(self, items: int, config: SasrecSettings) -> None:
         """Draw the weights from torch's generator: normal with deviation .02, biases 0."""
         super().__init__()
         self.items = nn.Embedding(items, config.dim)
@@ -58,7 +58,7 @@ class SasrecModel(nn.Module):
 class _Block(nn.Module):
     """Self-attention and a feed-forward layer, each normed before and added to what came in."""
 
-    def __init__(self, config: SasrecConfig) -> None:
+    def __init__(self, config: SasrecSettings) -> None:
         super().__init__()
         self.heads, self.rate = config.heads, config.dropout
         self.attention_norm = nn.LayerNorm(config.dim, eps=1e-8)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from llmrec.collaborative.sasrec_model import SasrecModel, bce_loss, ce_loss
-from llmrec.config import SasrecConfig
+from llmrec.collaborative.sasrec.model import SasrecModel, bce_loss, ce_loss
+from llmrec.collaborative.sasrec.settings import SasrecSettings
 
 Loss = Literal["bce", "ce"]
 Ints = npt.NDArray[np.int64]
@@ -92,7 +92,7 @@ def train(
     histories: Sequence[Ints],
     items: int,
     loss: Loss,
-    config: SasrecConfig,
+    config: SasrecSettings,
     seed: int,
     validate: Callable[[SasrecModel], float] | None,
 ) -> tuple[SasrecModel, dict[str, Any]]:
@@ -138,7 +138,7 @@ class _Trainer:
     """A model, its optimizer, and what it learns from."""
 
     def __init__(
-        self, histories: Sequence[Ints], items: int, loss: Loss, config: SasrecConfig, seed: int
+        self, histories: Sequence[Ints], items: int, loss: Loss, config: SasrecSettings, seed: int
     ) -> None:
         self.windows = cut_windows(histories, config.history)
         self.negatives = NegativeSampler(histories, items)

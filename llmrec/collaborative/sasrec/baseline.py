@@ -17,10 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from llmrec.collaborative.popularity import Popularity, Ranked
-from llmrec.collaborative.sasrec_model import SasrecModel
-from llmrec.collaborative.sasrec_training import Loss, pad, train
-from llmrec.config import SasrecConfig
+from llmrec.collaborative.popularity import Popularity
+from llmrec.collaborative.sasrec.model import SasrecModel
+from llmrec.collaborative.sasrec.settings import SasrecSettings
+from llmrec.collaborative.sasrec.training import Loss, pad, train
+from llmrec.collaborative.system import Ranked
 from llmrec.errors import UserError
 from llmrec.metrics.ranking import score_ranks
 
@@ -34,7 +35,7 @@ class Sasrec:
     """A trained SASRec and the items it knows; a history without any of them gets what is popular."""
 
     def __init__(
-        self, model: SasrecModel, config: SasrecConfig, items: Sequence[str], counts: npt.NDArray[np.int64]
+        self, model: SasrecModel, config: SasrecSettings, items: Sequence[str], counts: npt.NDArray[np.int64]
     ) -> None:
         """Keep a model, its items in the order of its rows, and their training interactions `[items]`."""
         self.model, self.config, self.items, self.counts = model.eval(), config, list(items), counts
@@ -48,7 +49,7 @@ class Sasrec:
         histories: pl.DataFrame,
         catalogue: Sequence[str],
         loss: Loss,
-        config: SasrecConfig,
+        config: SasrecSettings,
         seed: int = 0,
         valid: pl.DataFrame | None = None,
     ) -> tuple[Sasrec, dict[str, Any]]:
@@ -88,7 +89,7 @@ class Sasrec:
             with safe_open(path, "pt") as file:
                 about = json.loads((file.metadata() or {})[METADATA])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-            config = SasrecConfig.model_validate(about["config"])
+            config = SasrecSettings.model_validate(about["config"])
             counts = tensors.pop("counts").numpy()
             model = SasrecModel(len(about["items"]), config)
             model.load_state_dict(tensors)

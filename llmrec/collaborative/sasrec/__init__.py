@@ -1,0 +1,1 @@
+"""SASRec (Kang & McAuley, Self-attentive sequential recommendation, ICDM 2018)."""

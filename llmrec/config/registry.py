@@ -1,0 +1,66 @@
+"""What can be added, and what there is: a line a tokenizer, collaborative system and metric (docs/extending.md)."""
+
+from __future__ import annotations
+
+from llmrec.plugins import Registry
+
+TOKENIZERS = Registry(
+    noun="tokenizer",
+    base="llmrec.ids.tokenizer:AnyTokenizer",
+    method="fit",
+    parameters=("signals", "seed"),
+    shipped={
+        "rq_kmeans": "llmrec.ids.quantizers.rq_kmeans:RqKmeansTokenizer",
+        "balanced_rq_kmeans": "llmrec.ids.quantizers.balanced_rq_kmeans:BalancedRqKmeansTokenizer",
+        "vq": "llmrec.ids.quantizers.vq:VqTokenizer",
+        "hierarchical": "llmrec.ids.quantizers.hierarchical:HierarchicalTokenizer",
+        "pq": "llmrec.ids.quantizers.pq:PqTokenizer",
+        "opq": "llmrec.ids.quantizers.opq:OpqTokenizer",
+        "lsh": "llmrec.ids.quantizers.lsh:LshTokenizer",
+        "rqvae": "llmrec.ids.quantizers.rqvae:RqvaeTokenizer",
+        "lc_rec": "llmrec.ids.quantizers.lc_rec:LcRecTokenizer",
+        "letter": "llmrec.ids.quantizers.letter:LetterTokenizer",
+        "cost": "llmrec.ids.quantizers.cost:CostTokenizer",
+        "random": "llmrec.ids.indexers.random:RandomTokenizer",
+        "sequential": "llmrec.ids.indexers.sequential:SequentialTokenizer",
+        "collaborative": "llmrec.ids.indexers.collaborative:CollaborativeTokenizer",
+        "category": "llmrec.ids.indexers.category:CategoryTokenizer",
+        "hybrid": "llmrec.ids.indexers.hybrid:HybridTokenizer",
+        "single": "llmrec.ids.indexers.single:SingleTokenizer",
+        "index": "llmrec.ids.indexers.index:IndexTokenizer",
+        "kept": "llmrec.ids.indexers.kept:KeptTokenizer",
+        "title": "llmrec.ids.textual.title:TitleTokenizer",
+        "keywords": "llmrec.ids.textual.keywords:KeywordsTokenizer",
+    },
+)
+"""Kinds of `ids.quantizer`."""
+
+SYSTEMS = Registry(
+    noun="collaborative system",
+    base="llmrec.collaborative.system:System",
+    method="fit",
+    parameters=("data",),
+    shipped={
+        "popularity": "llmrec.collaborative.popularity:PopularitySystem",
+        "item_knn": "llmrec.collaborative.item_knn:ItemKnnSystem",
+        "sasrec_bce": "llmrec.collaborative.sasrec.system:SasrecBce",
+        "sasrec_ce": "llmrec.collaborative.sasrec.system:SasrecCe",
+    },
+)
+"""Baselines of `eval.baselines`, teachers, priors and judges; a system stands behind those that it is made of."""
+
+METRICS = Registry(
+    noun="metric",
+    base="llmrec.metrics.metric:Metric",
+    method="value",
+    parameters=("ranks or lists", "k"),
+    shipped={
+        "hr": "llmrec.metrics.ranking:HIT_RATE",
+        "ndcg": "llmrec.metrics.ranking:NDCG",
+        "mrr": "llmrec.metrics.ranking:MRR",
+        "recall": "llmrec.metrics.ranking:RECALL",
+        "coverage": "llmrec.metrics.catalogue:COVERAGE",
+        "gini": "llmrec.metrics.catalogue:GINI",
+    },
+)
+"""Entries of `eval.metrics`."""
