@@ -190,11 +190,8 @@ def grpo(subject: Subject, system: str, generations: int, normalise: Normalise =
         num_generations=generations,
         max_completion_length=subject.catalogue.length,
     )
-    shared: dict[str, Any] = {
-        "model": subject.copy(system),
-        "args": args,
-        "processing_class": subject.tokenizer,
-    }
+    tokenizer = subject.tokenizer
+    shared: dict[str, Any] = {"model": subject.copy(system), "args": args, "processing_class": tokenizer}
     trainer: GRPOTrainer
     if system == TREES:
         trainer = TreeGRPOTrainer(
@@ -309,11 +306,7 @@ def _rollouts(subject: Subject, generations: int) -> dict[str, torch.Tensor]:
 
 
 class _TreeSDPO(TreeDPOTrainer):
-    """Our trainer with precomputed reference log-probabilities.
-
-    Attributes:
-        precomputed: the reference's log-probabilities of the batch.
-    """
+    """Our trainer with `precomputed` log-probabilities of the reference."""
 
     precomputed: Any
 
@@ -326,11 +319,7 @@ class _TreeSDPO(TreeDPOTrainer):
 
 
 class _UnrolledSDPO(DPOTrainer):
-    """S-DPO with TRL's forward pass: one row an item, each with its own prompt.
-
-    Attributes:
-        precomputed: the reference's log-probabilities of the batch, float [rows].
-    """
+    """S-DPO with TRL's forward pass: one row an item with its prompt; `precomputed` holds float [rows]."""
 
     precomputed: torch.Tensor
 
@@ -371,7 +360,7 @@ def _unroll(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def sdpo_pass(subject: Subject, system: str, rejected: int) -> tuple[Pass, Callable[[], None]]:
-    """S-DPO's pass and its reference's pass, with one chosen and `rejected` rejected items a prompt, drawn at random."""
+    """S-DPO's pass and its reference's pass, with one chosen and `rejected` rejected random items a prompt."""
     settings = DpoConfig()
     pairs = Dataset.from_dict({"prompt": subject.prompts, "completions": subject.answers(1 + rejected)})
     shared: dict[str, Any] = {

@@ -22,8 +22,8 @@ class CategoryTokenizer(Tokenizer):
         """An item's path consists of its categories, broadest first (semantic indexing of Hua et al. 2023).
 
         A name has one code a level, whatever its parent is. So "Moisturizers" under "Face" and "Moisturizers" under
-        "Body" share a token. The same holds for genres, which form a list and not a tree. Leading names that all items
-        share (a common root) are left out. A path that ends early, or has no name, is filled with code 0.
+        "Body" share a token. The same holds for genres, which form a list and not a tree. Leading names that all
+        items share (a common root) are left out. A path that ends early, or has no name, is filled with code 0.
 
         Raises:
             UserError: the items have no categories, or `categories` is not a column of lists of names.
