@@ -196,7 +196,7 @@ def fit(signals: Signals, recipe: Recipe) -> Codes:
     """
     tokenizer = recipe.ids.quantizer
     if not isinstance(tokenizer, Tokenizer):
-        raise UserError(f"ids.quantizer.kind: {tokenizer.kind} is not there, or gives texts and no codes")
+        raise UserError(f"ids.quantizer.kind: {tokenizer.kind} is unknown, or makes texts instead of codes")
     codes = tokenizer.fit(signals, recipe.seed)
     check_codes(codes, len(signals.items), tokenizer.kind)
     return codes
@@ -213,7 +213,7 @@ def fit_texts(signals: Signals, recipe: Recipe) -> list[str]:
     texts = tokenizer.fit(signals, recipe.seed)
     where, items = f"ids.quantizer.kind: {tokenizer.kind} returns", len(signals.items)
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise UserError(f"{where} no list of texts that hold something; return one text an item")
+        raise UserError(f"{where} something else than a list of non-empty texts; return one text an item")
     if len(texts) != items or len(set(texts)) != items:
         raise UserError(f"{where} {len(set(texts))} different texts for {items} items; return one an item")
     return texts

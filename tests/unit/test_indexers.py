@@ -245,7 +245,7 @@ def test_items_without_category_are_counted(capsys):
 
 def test_one_category_for_all_is_said(capsys):
     assert fit("category", signals(2, [], [["Hair"], ["Hair"]])).codes.tolist() == [[0], [0]]
-    assert "tell no items apart" in capsys.readouterr().err
+    assert "do not distinguish any items" in capsys.readouterr().err
 
 
 def test_numbers_and_very_long_names_are_names():

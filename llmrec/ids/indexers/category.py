@@ -41,7 +41,10 @@ class CategoryTokenizer(Tokenizer):
         names = [path[root : root + self.levels] for path in names]
         depth = max(map(len, names))
         if not depth:
-            print("ids.quantizer: the categories tell no items apart; all share a path", file=sys.stderr)
+            print(
+                "ids.quantizer: the categories do not distinguish any items; all items share a path",
+                file=sys.stderr,
+            )
         paths = np.full((len(names), max(depth, 1)), -1, np.int32)
         for level in range(depth):
             vocabulary = sorted({path[level] for path in names if len(path) > level})

@@ -51,7 +51,7 @@ class CollaborativeTokenizer(Tokenizer):
         alone = np.count_nonzero(np.diff(users.indptr) == 0)
         if alone:
             print(
-                f"ids.quantizer: {alone} of {items} items share no user with another; they stand together",
+                f"ids.quantizer: {alone} of {items} items share no user with another item; they share a path",
                 file=sys.stderr,
             )
         return padded(cluster_tree(users, clusters, leaf, seed))

@@ -71,12 +71,12 @@ def read_vectors(
     if not path.is_file():
         raise UserError(f"{path}: no such file of item vectors")
     if path.suffix == ".npy":
-        vectors = _read_npy(path, items, order)
+        table = _read_npy(path, items, order)
     elif path.suffix == ".parquet":
-        vectors = _read_parquet(path, items, partial)
+        table = _read_parquet(path, items, partial)
     else:
         raise UserError(f"{path}: item vectors come as .npy or .parquet")
-    vectors = np.ascontiguousarray(vectors, np.float32)
+    vectors = np.ascontiguousarray(table, np.float32)
     bad = ~np.isfinite(vectors).all(axis=1)
     if partial:
         bad &= ~np.isnan(vectors).all(axis=1)

@@ -35,9 +35,9 @@ class LshTokenizer(CodebookTokenizer):
         return Codes(codes, codec.sizes, codec)
 
 
-def _bits(asked: int | Literal["auto"], items: int) -> int:
+def _bits(setting: int | Literal["auto"], items: int) -> int:
     """log2 of the number of codes a level, which is at most the number of items."""
-    codes = auto_codes(items) if asked == "auto" else asked
+    codes = auto_codes(items) if setting == "auto" else setting
     if codes & (codes - 1):
         lower = 2 ** (codes.bit_length() - 1)
         raise UserError(
