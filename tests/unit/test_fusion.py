@@ -90,8 +90,8 @@ def test_a_common_space_is_that_of_canonical_correlation():
     expected = np.linalg.svd(first.T @ second)[1][:4]
     both = having(parts)
     alone = [fusion.apply(parts, both | {name: np.ones(4000, bool)}) for name in ("images", "text")]
-    found = [np.corrcoef(alone[0][:, i], alone[1][:, i])[0, 1] for i in range(4)]
-    np.testing.assert_allclose(found, expected, atol=0.01)
+    correlations = [np.corrcoef(alone[0][:, i], alone[1][:, i])[0, 1] for i in range(4)]
+    np.testing.assert_allclose(correlations, expected, atol=0.01)
 
 
 def test_an_item_that_lacks_an_input_is_aligned_with_what_it_would_have_been():

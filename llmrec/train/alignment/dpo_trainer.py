@@ -60,7 +60,8 @@ class TreeDPOTrainer(ResumesFromAdapter, DPOTrainer):
         return dataset
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+        dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
+        return SequentialSampler(dataset)
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
         trees = CompletionTrees.from_batch(inputs)
@@ -81,9 +82,10 @@ class TreeDPOTrainer(ResumesFromAdapter, DPOTrainer):
     def _reference(self, trees: CompletionTrees) -> LogProbs:
         """What the frozen SFT model says."""
         unwrapped: PeftModel = self.accelerator.unwrap_model(self.model)
+        checkpointing: Any = self.args.gradient_checkpointing_kwargs
         with (
             torch.no_grad(),
-            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+            disable_gradient_checkpointing(self.model, checkpointing),
             use_adapter(unwrapped, adapter_name=REFERENCE),
             self.accelerator.autocast(),
         ):
@@ -135,7 +137,7 @@ class TreeDPOTrainer(ResumesFromAdapter, DPOTrainer):
             is_top1=answers.is_greedy,
         )
         self.precompute_ref_logps = True
-        return super()._compute_loss(lambda **_: outputs, inputs, return_outputs=False)
+        return super()._compute_loss(lambda **_: outputs, inputs, return_outputs=False)  # type: ignore[no-untyped-call]  # TRL's has no types
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def train(
     watch = _validation_callback(ctx, settings, initial, metrics, trainer.args.max_steps, scratch)
     if watch is not None:
         trainer.add_callback(watch)
-    resume = last_checkpoint(Path(trainer.args.output_dir))
+    resume = last_checkpoint(scratch / "checkpoints")
     metrics.rewind(resume)
     with explain_out_of_memory(name, memory_remedies(name, settings)):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -159,7 +159,8 @@ class ResumesFromAdapter:
     Transformers' own would find the reference's folder there, and load that one alone.
     """
 
-    model: PeftModel
+    model: Any
+    """The policy, a PeftModel; TRL's trainers say less of it."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_adapter_weights(self.model, Path(resume_from_checkpoint))
