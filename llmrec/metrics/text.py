@@ -107,7 +107,7 @@ class _ChineseWords:
     def __init__(self) -> None:
         from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
 
-        tokenizer: Callable[[str], str] = TokenizerZh()  # type: ignore[no-untyped-call]  # sacrebleu has no types
+        tokenizer: Callable[[str], str] = TokenizerZh()
         self._separate_words = tokenizer
 
     def tokenize(self, text: str) -> list[str]:

@@ -68,7 +68,7 @@ def shard(model: torch.nn.Module, compiled: bool = False) -> None:
             layer.compile()
         fully_shard(layer, shard_placement_fn=_placement)
     fully_shard(model, shard_placement_fn=_placement)
-    model.register_state_dict_post_hook(_drop_tied_names)  # type: ignore[no-untyped-call]  # torch has no types here
+    model.register_state_dict_post_hook(_drop_tied_names)
 
 
 @contextlib.contextmanager
