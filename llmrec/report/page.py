@@ -105,7 +105,7 @@ def render(run: Path, stages: Sequence[str]) -> str:
 
 
 def _titles(systems: Sequence[str], protocol: dict[str, Any]) -> dict[str, str]:
-    """Return the title of each system. Runs of earlier versions do not name their baselines, but these are shipped."""
+    """Return the title of each system. Runs of earlier versions have only shipped baselines, and do not name them."""
     named = {name: baseline["title"] for name, baseline in protocol.get("baselines", {}).items()}
     shipped = {name: SYSTEMS.load(name).title for name in systems if name in SYSTEMS.shipped}
     return {name: (TITLES | shipped | named).get(name, name) for name in systems}
