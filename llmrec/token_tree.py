@@ -28,7 +28,7 @@ Ints = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class TokenTree:
-    """A forest of tokens in depth-first order; five int32 arrays of length T.
+    """A forest of tokens in depth-first order; four int32 arrays of length T.
 
     Attributes:
         input_ids: token ids.
@@ -36,15 +36,12 @@ class TokenTree:
         end: one past the last token of each token's subtree.
         labels: the token that follows, where it is trained; `IGNORE` elsewhere. A position with two
             different continuations to learn stands twice, as siblings (see `TreeBuilder`).
-        history_length: for a label of a next-item answer, how many items of the tree's window come before the answer;
-            0 elsewhere.
     """
 
     input_ids: Ints
     depth: Ints
     end: Ints
     labels: Ints
-    history_length: Ints
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -99,8 +96,7 @@ def subtree_ends(depth: npt.NDArray[Any]) -> Ints:
 
 def unlabelled_tree(ids: Ints, depth: Ints) -> TokenTree:
     """A tree of tokens in depth-first order that teaches nothing."""
-    nothing = np.zeros(len(ids), np.int32)
-    return TokenTree(ids, depth, subtree_ends(depth), nothing + IGNORE, nothing)
+    return TokenTree(ids, depth, subtree_ends(depth), np.full(len(ids), IGNORE, np.int32))
 
 
 class TreeBuilder:
@@ -111,11 +107,12 @@ class TreeBuilder:
         self._parent: list[int] = []
         self._depth: list[int] = []
         self._labels: list[int] = []
-        self._after: list[int] = []
+        self._samples: dict[int, int] = {}
+        self._count = 0
         self._twins: dict[int, list[int]] = {}
         self._path: list[int] = []
 
-    def add(self, tokens: Sequence[int], scored: int, shared: int = 0, history_length: int = 0) -> None:
+    def add(self, tokens: Sequence[int], scored: int, shared: int = 0) -> None:
         """Add a sample: a path of tokens whose last ones are learned.
 
         The last token is only ever a label, never an input. Where a token on the path already has another
@@ -126,7 +123,6 @@ class TreeBuilder:
             tokens: the sample's token ids from depth `shared` on.
             scored: depth of the first token that is learned, at least 1.
             shared: number of leading tokens taken over from the previous sample without looking.
-            history_length: of the labels, see `TokenTree`.
         """
         path = self._path[:shared]
         matched = self._match(tokens, shared)
@@ -134,19 +130,28 @@ class TreeBuilder:
         self._grow(path, tokens[matched:-1])
         self._path = path
         for depth in range(scored, shared + len(tokens)):
-            self._label(path[depth - 1], tokens[depth - shared], history_length)
+            self._label(path[depth - 1], tokens[depth - shared])
+        self._count += 1
 
     def build(self) -> TokenTree:
         """The tree in depth-first order, twins just before the token they double."""
+        return self.build_with_samples()[0]
+
+    def build_with_samples(self) -> tuple[TokenTree, Ints]:
+        """Build the tree, and tell which sample each label belongs to.
+
+        Returns:
+            The tree, and int32 [T]: a label's sample, counted from 0 in the order of `add`; −1 where there is none.
+        """
         order = self._depth_first()
         depth = np.asarray(self._depth, np.int32)[order]
-        return TokenTree(
+        tree = TokenTree(
             np.asarray(self._ids, np.int32)[order],
             depth,
             subtree_ends(depth),
             np.asarray(self._labels, np.int32)[order],
-            np.asarray(self._after, np.int32)[order],
         )
+        return tree, np.array([self._samples.get(node, -1) for node in order], np.int32)
 
     def _match(self, tokens: Sequence[int], shared: int) -> int:
         """How many of `tokens` (but the last) the previous path already holds from depth `shared` on."""
@@ -165,7 +170,6 @@ class TreeBuilder:
         self._depth += range(len(path), len(path) + len(tokens))
         self._ids += tokens
         self._labels += [IGNORE] * len(tokens)
-        self._after += [0] * len(tokens)
         path += nodes
 
     def _append(self, token: int, parent: int, depth: int) -> int:
@@ -173,15 +177,14 @@ class TreeBuilder:
         self._parent.append(parent)
         self._depth.append(depth)
         self._labels.append(IGNORE)
-        self._after.append(0)
         return len(self._ids) - 1
 
-    def _label(self, node: int, token: int, history_length: int) -> None:
+    def _label(self, node: int, token: int) -> None:
         if self._labels[node] != IGNORE:
             twin = self._append(self._ids[node], self._parent[node], self._depth[node])
             self._twins.setdefault(node, []).append(twin)
             node = twin
-        self._labels[node], self._after[node] = token, history_length
+        self._labels[node], self._samples[node] = token, self._count
 
     def _depth_first(self) -> list[int]:
         twins = {twin for group in self._twins.values() for twin in group}
@@ -209,26 +212,23 @@ def collate(trees: Sequence[TokenTree], pad_id: int, multiple: int = MULTIPLE) -
 
     Returns:
         int64 [B, T] each: `input_ids`, `position_ids`, `end` (of which `ancestor_mask` makes the attention mask),
-        `shift_labels` (the label of each position, not shifted again), and `history_length`.
+        and `shift_labels` (the label of each position, not shifted again).
     """
     width = -(-max(map(len, trees)) // multiple) * multiple
     shape = (len(trees), width)
     ids = np.full(shape, pad_id, np.int64)
     positions = np.zeros(shape, np.int64)
     labels = np.full(shape, IGNORE, np.int64)
-    history_length = np.zeros(shape, np.int64)
     end = np.broadcast_to(np.arange(1, width + 1), shape).copy()
     for row, tree in enumerate(trees):
         size = len(tree)
         ids[row, :size] = tree.input_ids
         positions[row, :size] = tree.depth
         labels[row, :size] = tree.labels
-        history_length[row, :size] = tree.history_length
         end[row, :size] = tree.end
     return {
         "input_ids": ids,
         "position_ids": positions,
         "end": end,
         "shift_labels": labels,
-        "history_length": history_length,
     }

@@ -175,7 +175,7 @@ def grpo(subject: Subject, system: str, generations: int, normalise: str = "voca
             ),
             sampler=TreeSampler(known, subject.pad_id, settings.rollouts),
             scorer=CompletionScorer(settings.normalise, known),
-            context=RewardContext(known.items, known.sids),
+            context=RewardContext(known),
             train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
             **shared,
         )
@@ -283,7 +283,7 @@ class _TreeSDPO(TreeDPOTrainer):
 
     def look(self, inputs: dict[str, Any]) -> Any:
         """What the reference says of a batch."""
-        return super()._reference(CompletionTrees(**inputs))
+        return super()._reference(CompletionTrees.from_batch(inputs))
 
 
 class _UnrolledSDPO(DPOTrainer):

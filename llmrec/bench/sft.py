@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from llmrec.text.encode import Sample
     from llmrec.text.prompts import Template
-    from llmrec.token_tree import TokenTree
+    from llmrec.text.target_tree import TargetTree
 
 PADDED, PACKED = "TRL, padded", "TRL, packed"
 GOALS = {"beauty-tiny": {PADDED: 4.5, PACKED: 2.5}, "quickstart": {PADDED: 5.0, PACKED: 4.0}}
@@ -95,7 +95,7 @@ class _Work:
     prepared: Prepared
     template: Template
     windows: list[list[str]]
-    trees: list[TokenTree]
+    trees: list[TargetTree]
     samples: list[Sample]
     batch: int
     pack: int

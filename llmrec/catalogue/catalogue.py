@@ -1,8 +1,7 @@
-"""The items of a checkpoint with their semantic IDs and tokens, without any model."""
+"""The one holder of a run's items: their semantic IDs, trie, token ids and prompt settings, without any model."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from llmrec import layout
-from llmrec.catalogue.overlay import Overlay, build_overlay, item_paths
+from llmrec.catalogue.item_trie import ItemTrie
+from llmrec.catalogue.overlay import build_overlay, item_paths
 from llmrec.catalogue.trie import ROOT, Trie
 from llmrec.errors import UserError
 
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
     import polars as pl
 
     from llmrec.catalogue.changes import Changes
+    from llmrec.models.vocabulary import SidVocabulary
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The items of a `base/` folder, without its model.
+    """The items that a model recommends: all that `base/` says beside weights and tokenizer.
 
     Attributes:
         trie: their semantic IDs.
@@ -34,16 +36,41 @@ class Catalogue:
         prompts: the prompt settings that the model was trained with.
         retired: items that histories may hold, and that never come out.
         retired_tokens: SID tokens, pads included, of those among them that were added since training.
-        added: the fields of the items that were added since training, as `data/items.parquet` has them.
+        added: the fields of the items that were added since training, as `data/items.parquet` has them; None for a
+            catalogue as it was trained.
+        end: token id of the marker that ends a textual ID; None where codes have tokens of their own.
     """
 
-    trie: Trie | Overlay
+    trie: ItemTrie
     token_ids: torch.Tensor
     items: list[str]
     prompts: dict[str, Any]
     retired: frozenset[str] = frozenset()
     retired_tokens: dict[str, list[int]] = field(default_factory=dict)
     added: pl.DataFrame | None = None
+    end: int | None = None
+
+    @classmethod
+    def build(
+        cls,
+        vocabulary: SidVocabulary,
+        items: list[str],
+        sids: npt.NDArray[np.integer],
+        prompts: dict[str, Any],
+    ) -> Catalogue:
+        """The catalogue of a model in training, on the CPU.
+
+        Args:
+            vocabulary: semantic-ID codes to token ids.
+            items: item ids in trie order.
+            sids: int [items, L], their semantic IDs.
+            prompts: prompt settings, as JSON data.
+
+        Raises:
+            UserError: no items, codes out of range, or semantic IDs that are not unique and sorted.
+        """
+        trie = Trie.build(sids, vocabulary.codes)
+        return cls(trie, torch.from_numpy(vocabulary.compact_ids), items, prompts, end=vocabulary.end)
 
     @classmethod
     def load(cls, base: Path, as_trained: bool = False) -> Catalogue:
@@ -57,28 +84,46 @@ class Catalogue:
             UserError: missing or broken files, or a trie or changes of another catalogue.
         """
         from llmrec.catalogue.changes import read_changes
-        from llmrec.models.checkpoint import read_metadata, read_sids, read_vocabulary
+        from llmrec.catalogue.metadata import Metadata, read_sids
 
-        about = read_metadata(base)
-        vocabulary = read_vocabulary(about)
+        metadata = Metadata.read(base)
+        vocabulary, items = metadata.vocabulary, metadata.items
         saved = base / layout.TRIE
         if saved.is_file():
             trie = Trie.open(saved)
-            if trie.items != len(about["items"]) or list(trie.codes) != vocabulary.codes:
+            if trie.items != len(items) or list(trie.codes) != vocabulary.codes:
                 raise UserError(f"{saved}: the trie of another catalogue; run the stage sft again")
-        else:
-            trie = Trie.build(read_sids(base, vocabulary, len(about["items"])), vocabulary.codes)
-        catalogue = cls(trie, torch.from_numpy(vocabulary.compact_ids), about["items"], about["prompts"])
-        changes = None if as_trained else read_changes(base.parent, about["items"])
+        else:  # of a run made before tries were saved
+            trie = Trie.build(read_sids(base, vocabulary, len(items)), vocabulary.codes)
+        token_ids = torch.from_numpy(vocabulary.compact_ids)
+        catalogue = cls(trie, token_ids, items, metadata.prompts, end=vocabulary.end)
+        changes = None if as_trained else read_changes(base.parent, items)
         return catalogue if changes is None else catalogue.with_changes(changes)
+
+    def save(self, base: Path) -> None:
+        """Write a `base/` folder's `llmrec.json`, `sids.npy` and trie.
+
+        Raises:
+            ValueError: the catalogue has changed since training; a base holds what its model was trained on.
+        """
+        from llmrec.catalogue.metadata import Metadata, write_sids
+
+        if self.has_changed:
+            raise ValueError("a base folder holds the catalogue as it was trained")
+        write_sids(base, self.sids)
+        (base / layout.TRIE).parent.mkdir(exist_ok=True)
+        self.trie.base.to("cpu").save(base / layout.TRIE)
+        Metadata(self.items, self.vocabulary, self.prompts).write(base)
 
     def with_changes(self, changes: Changes) -> Catalogue:
         """This catalogue, as trained, with the changes since on top.
 
         Raises:
             UserError: nothing is left, or an added item has another's semantic ID.
+            ValueError: this catalogue has changes on top already.
         """
-        assert isinstance(self.trie, Trie)
+        if self.has_changed:
+            raise ValueError("changes count from the catalogue as it was trained")
         names, sids = changes.added["item_id"].to_list(), changes.sids(self.length)
         retired = frozenset(changes.retired)
         here = np.array([name not in retired for name in names], bool)
@@ -87,15 +132,26 @@ class Catalogue:
         removed = [self.index[item] for item in changes.retired if item in self.index]
         gone = np.flatnonzero(~here)
         tokens = self.token_ids[torch.from_numpy(sids[gone] + self._starts)].tolist()
-        return Catalogue(
-            build_overlay(self.trie, sids[rows], removed),
-            self.token_ids,
-            [*self.items, *(names[row] for row in rows)],
-            self.prompts,
-            retired,
-            {names[row]: path for row, path in zip(gone, tokens, strict=True)},
-            changes.fields(),
+        return replace(
+            self,
+            trie=build_overlay(self.trie.base, sids[rows], removed),
+            items=[*self.items, *(names[row] for row in rows)],
+            retired=retired,
+            retired_tokens={names[row]: path for row, path in zip(gone, tokens, strict=True)},
+            added=changes.fields(),
         )
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether items were added or retired since training."""
+        return self.added is not None
+
+    @cached_property
+    def vocabulary(self) -> SidVocabulary:
+        """Semantic-ID codes to token ids."""
+        from llmrec.models.vocabulary import SidVocabulary
+
+        return SidVocabulary(np.split(self.token_ids.cpu().numpy(), self._starts[1:]), self.end)
 
     @property
     def count(self) -> int:
@@ -115,11 +171,10 @@ class Catalogue:
     @cached_property
     def paths(self) -> torch.Tensor:
         """Compact tokens of each item, retired ones included, int64 [items, L] on the CPU."""
-        found = item_paths(self.trie)
-        if isinstance(self.trie, Overlay):
-            removed = torch.from_numpy(self.trie.removed)
-            found[removed] = _paths(self.trie.base.to("cpu"), removed)
-        return found
+        paths = item_paths(self.trie)
+        removed, base = torch.from_numpy(self.trie.removed), self.trie.base.to("cpu")
+        paths[removed] = base.token[base.item_nodes(removed)[:, 1:]].long()
+        return paths
 
     @property
     def tokens(self) -> torch.Tensor:
@@ -127,18 +182,18 @@ class Catalogue:
         return self.token_ids.cpu()[self.paths]
 
     @property
-    def sids(self) -> np.ndarray:
-        """Semantic IDs of the items, int64 [items, L]."""
-        return self.paths.numpy() - self._starts
+    def sids(self) -> npt.NDArray[np.int64]:
+        """Semantic IDs of the items, retired ones included, int64 [items, L]."""
+        sids: npt.NDArray[np.int64] = self.paths.numpy() - self._starts
+        return sids
 
     def item_tokens(self) -> dict[str, list[int]]:
         """Item id → its SID tokens, as the model's token ids, without pads."""
         from llmrec.models.vocabulary import without_pads
 
-        known = dict(zip(self.items, without_pads(self.tokens.tolist()), strict=True))
-        return known | dict(
-            zip(self.retired_tokens, without_pads(list(self.retired_tokens.values())), strict=True)
-        )
+        tokens = dict(zip(self.items, without_pads(self.tokens.tolist()), strict=True))
+        retired = without_pads(list(self.retired_tokens.values()))
+        return tokens | dict(zip(self.retired_tokens, retired, strict=True))
 
     def indices(self, items: Sequence[str], what: str) -> list[int]:
         """Places of items in trie order; retired ones are passed over.
@@ -157,21 +212,20 @@ class Catalogue:
         """
         self._check(items, what)
         places = [self.index.get(item, 0) for item in items]
-        found = self.token_ids.cpu()[self.paths[places]]
+        tokens = self.token_ids.cpu()[self.paths[places]]
         for row, item in enumerate(items):
             if item in self.retired_tokens:
-                found[row] = torch.tensor(self.retired_tokens[item])
-        return found
+                tokens[row] = torch.tensor(self.retired_tokens[item])
+        return tokens
 
     def to(self, device: torch.device | str) -> Catalogue:
         """The same catalogue with its arrays on a device."""
         return replace(self, trie=self.trie.to(device), token_ids=self.token_ids.to(device))
 
     @property
-    def _starts(self) -> np.ndarray:
+    def _starts(self) -> npt.NDArray[np.int64]:
         """The compact token of each level's code 0."""
-        codes = self.trie.base.codes if isinstance(self.trie, Overlay) else self.trie.codes
-        return np.cumsum([0, *codes[:-1]])
+        return np.cumsum([0, *self.trie.codes[:-1]])
 
     def _check(self, items: Sequence[str], what: str) -> None:
         unknown = next(
@@ -179,15 +233,6 @@ class Catalogue:
         )
         if unknown is not None:
             raise UserError(f"{what}: item {unknown[:60]!r} is not in the catalogue")
-
-
-def _paths(trie: Trie, items: torch.Tensor) -> torch.Tensor:
-    """Compact tokens of some items, int64 [n, L]."""
-    tokens = []
-    for begin, end in itertools.pairwise(trie.starts[1:]):
-        node = begin + torch.searchsorted(trie.low[begin:end], items.int(), right=True) - 1
-        tokens.append(trie.token[node])
-    return torch.stack(tokens, dim=1).long()
 
 
 @dataclass(frozen=True)

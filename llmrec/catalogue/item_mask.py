@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-if TYPE_CHECKING:
-    from llmrec.catalogue.overlay import Overlay
-    from llmrec.catalogue.trie import Trie
+from llmrec.catalogue.item_trie import ItemTrie
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class ItemMask:
     is_allow_list: torch.Tensor
     any_allow: bool
 
-    def has_allowed_item(self, trie: Trie | Overlay, nodes: torch.Tensor) -> torch.Tensor:
+    def has_allowed_item(self, trie: ItemTrie, nodes: torch.Tensor) -> torch.Tensor:
         """Whether prefixes lead to an allowed item.
 
         Args:
@@ -51,7 +48,7 @@ class ItemMask:
 
 
 def build_item_mask(
-    trie: Trie | Overlay,
+    trie: ItemTrie,
     allow: Sequence[Sequence[int] | None] | None = None,
     deny: Sequence[Sequence[int]] | None = None,
     device: torch.device | str = "cpu",
@@ -72,7 +69,11 @@ def build_item_mask(
     denied = deny or [[]] * requests
     if not any(row is not None for row in allowed) and not any(len(row) for row in denied):
         return None
-    rows = [_alive(trie, _list(a, d)) for a, d in zip(allowed, denied, strict=True)]
+    # Items that have been removed count neither as allowed nor as denied.
+    rows = [
+        np.setdiff1d(_list(allow_row, deny_row), trie.removed, assume_unique=True)
+        for allow_row, deny_row in zip(allowed, denied, strict=True)
+    ]
     lists = np.full((requests, max(1, *(len(row) for row in rows))), np.iinfo(np.int64).max)
     for out, row in zip(lists, rows, strict=True):
         out[: len(row)] = row
@@ -83,9 +84,3 @@ def build_item_mask(
 def _list(allow: Sequence[int] | None, deny: Sequence[int]) -> npt.NDArray[np.int64]:
     hidden = np.unique(np.asarray(deny, np.int64))
     return hidden if allow is None else np.setdiff1d(np.asarray(allow, np.int64), hidden)
-
-
-def _alive(trie: Trie | Overlay, items: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Items without those that an overlay has removed: counted neither as allowed nor as denied."""
-    removed = getattr(trie, "removed", None)
-    return items if removed is None else np.setdiff1d(items, removed)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from llmrec.catalogue.item_trie import ItemTrie
 from llmrec.catalogue.trie import ROOT, Trie
 from llmrec.errors import UserError
 
@@ -47,6 +48,16 @@ class Overlay:
     high: torch.Tensor
     grown: tuple[int, ...]
     added: int
+
+    @property
+    def codes(self) -> tuple[int, ...]:
+        """Codes of each level."""
+        return self.base.codes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the arrays lie."""
+        return self.base.device
 
     @property
     def items(self) -> int:
@@ -185,7 +196,7 @@ def _tables(changes: Trie, place: torch.Tensor, fresh: torch.Tensor, parent: tor
     } | ranges
 
 
-def item_paths(trie: Trie | Overlay) -> torch.Tensor:
+def item_paths(trie: ItemTrie) -> torch.Tensor:
     """Compact tokens of each item, int64 [items, L] on the CPU; −1 for an item that an overlay has removed."""
     trie = trie.to("cpu")
     paths = torch.full((trie.items, trie.length), -1)

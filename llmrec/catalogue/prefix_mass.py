@@ -7,17 +7,12 @@ reachable under each token, as a collaborative model sees them; no length penalt
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from llmrec.catalogue.item_trie import ItemTrie
 from llmrec.errors import UserError
-
-if TYPE_CHECKING:
-    from llmrec.catalogue.overlay import Overlay
-    from llmrec.catalogue.trie import Trie
 
 # The least mass of a child: differences of float64 sums near 1 are rounded by 1e-16 an item.
 FLOOR = 1e-12
@@ -31,7 +26,7 @@ class CollaborativePrior:
 
     def __init__(
         self,
-        trie: Trie | Overlay,
+        trie: ItemTrie,
         item_scores: npt.NDArray[np.floating] | torch.Tensor,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -54,9 +49,8 @@ class CollaborativePrior:
             )
         if not bool((scores < torch.inf).all()):
             raise UserError("collaborative scores hold NaN or +inf: give numbers, or -inf for no chance")
-        removed = getattr(trie, "removed", None)
-        if removed is not None:
-            scores = scores.index_fill(1, torch.from_numpy(removed).to(scores.device), -torch.inf)
+        if len(trie.removed):
+            scores = scores.index_fill(1, torch.from_numpy(trie.removed).to(scores.device), -torch.inf)
         self._trie = trie
         # A row of −inf has no softmax: no item has any mass, and children come out equal.
         chance = scores.softmax(-1).nan_to_num(0.0)

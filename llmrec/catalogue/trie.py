@@ -6,6 +6,7 @@ whether a prefix still leads to an allowed item is a matter of counting (`llmrec
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from llmrec.errors import UserError
 
 ROOT = 0
 _ARRAYS = ("first", "token", "low", "high")
+_NUMBERS = ("starts", "codes", "fanout")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Trie:
         high: int32 [nodes].
         starts: first node of each depth 0 … L, then the number of nodes.
         codes: codes of each level.
+        fanout: the most children of a node, per depth 0 … L − 1.
     """
 
     first: torch.Tensor
@@ -80,7 +83,7 @@ class Trie:
         """Write the trie as safetensors."""
         from safetensors.torch import save_file
 
-        shape = {name: " ".join(map(str, getattr(self, name))) for name in ("starts", "codes", "fanout")}
+        shape = {name: " ".join(map(str, getattr(self, name))) for name in _NUMBERS}
         save_file({name: getattr(self, name) for name in _ARRAYS}, path, metadata=shape)
 
     @classmethod
@@ -94,13 +97,13 @@ class Trie:
 
         try:
             with safe_open(path, framework="pt") as file:
-                shape = {
-                    name: tuple(int(part) for part in text.split())
-                    for name, text in (file.metadata() or {}).items()
-                    if name in ("starts", "codes", "fanout")
-                }
-                trie = cls(**{name: file.get_tensor(name) for name in _ARRAYS}, **shape)
-        except (SafetensorError, OSError, ValueError, TypeError) as error:
+                texts = file.metadata() or {}
+                starts, codes, fanout = (
+                    tuple(int(number) for number in texts[name].split()) for name in _NUMBERS
+                )
+                arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+                trie = cls(**arrays, starts=starts, codes=codes, fanout=fanout)
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise UserError(f"{path}: no trie that can be read: {str(error).splitlines()[0]}") from None
         trie._check_shape(path)
         return trie
@@ -109,6 +112,26 @@ class Trie:
         """The same trie on a device."""
         arrays = {name: getattr(self, name).to(device) for name in _ARRAYS}
         return Trie(**arrays, starts=self.starts, codes=self.codes, fanout=self.fanout)
+
+    @property
+    def base(self) -> Trie:
+        """This trie: nothing lies on top of it."""
+        return self
+
+    @property
+    def removed(self) -> npt.NDArray[np.int64]:
+        """Items that may not come out: none, int64 [0]."""
+        return np.empty(0, np.int64)
+
+    @property
+    def added(self) -> int:
+        """Number of items that were added since training: none."""
+        return 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the arrays lie."""
+        return self.first.device
 
     @property
     def items(self) -> int:
@@ -162,15 +185,23 @@ class Trie:
         """Items (trie order) of nodes of the last depth, int64 [...]."""
         return self.low[leaves].long()
 
+    def item_nodes(self, items: torch.Tensor) -> torch.Tensor:
+        """Nodes on the way to items, int64 [n] in trie order: int64 [n, L + 1], the root first, the items last."""
+        levels = [
+            begin + torch.searchsorted(self.low[begin:end], items.int(), right=True) - 1
+            for begin, end in itertools.pairwise(self.starts)
+        ]
+        return torch.stack(levels, dim=1)
+
     def walk(self, tokens: Sequence[int]) -> int | None:
         """The node that compact tokens lead to from the root; None where they leave the trie."""
         node = ROOT
         for token in tokens:
-            begin, end = self.first[node].item(), self.first[node + 1].item()
-            found = begin + int(torch.searchsorted(self.token[begin:end], token))
-            if found == end or self.token[found] != token:
+            begin, end = int(self.first[node]), int(self.first[node + 1])
+            child = begin + int(torch.searchsorted(self.token[begin:end], token))
+            if child == end or self.token[child] != token:
                 return None
-            node = found
+            node = child
         return node
 
     def _check_shape(self, path: Path) -> None:

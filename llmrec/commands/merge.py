@@ -28,8 +28,7 @@ def run(name: str, dest: Path, model: str | None, force: bool) -> None:
     check_dest(dest, force, layout.CATALOGUE)
     from peft import PeftModel
 
-    from llmrec.catalogue.trie import Trie
-    from llmrec.models.checkpoint import load_checkpoint, save_base
+    from llmrec.models.checkpoint import save_checkpoint
     from llmrec.recommend.model_names import BASE
     from llmrec.recommend.trained_run import TrainedRun
 
@@ -37,26 +36,15 @@ def run(name: str, dest: Path, model: str | None, force: bool) -> None:
     chosen = model or trained.default_model
     adapter = trained.adapter(chosen)
     with atomic_folder(dest, force) as partial:
-        checkpoint = load_checkpoint(trained.base, adapter)
-        merged = checkpoint.model
+        merged = trained.load_model(adapter).model
         if isinstance(merged, PeftModel):
             merged = merged.merge_and_unload()
-        save_base(
-            partial,
-            merged,
-            checkpoint.tokenizer,
-            checkpoint.vocabulary,
-            checkpoint.items,
-            checkpoint.sids,
-            checkpoint.prompts,
-        )
-        (partial / layout.TRIE).parent.mkdir()
-        trie = trained.catalogue.trie
-        assert isinstance(trie, Trie)  # a run loaded as trained has no overlay
-        trie.save(partial / layout.TRIE)
+        save_checkpoint(partial, merged, trained.tokenizer)
+        trained.catalogue.save(partial)
     description = "base alone" if chosen == BASE else f"base with {chosen}"
-    print(f"{dest}: {description}, {len(checkpoint.items)} items as trained")
-    print(f"try:    llmrec recommend {dest} --history {checkpoint.items[0]}")
+    items = trained.catalogue.items
+    print(f"{dest}: {description}, {len(items)} items as trained")
+    print(f"try:    llmrec recommend {dest} --history {items[0]}")
 
 
 def check_dest(dest: Path, force: bool, mark: str) -> None:

@@ -34,8 +34,7 @@ from llmrec.models.head import head_over_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from llmrec.catalogue.overlay import Overlay
-    from llmrec.catalogue.trie import Trie
+    from llmrec.catalogue.item_trie import ItemTrie
 
 MARGIN = 1e-4
 """By how much a list must beat what was dropped to be called exact: above float32's error of a score."""
@@ -55,7 +54,7 @@ class TreeEngine:
     """
 
     model: PreTrainedModel
-    trie: Trie | Overlay
+    trie: ItemTrie
     token_ids: torch.Tensor
     pad_id: int = 0
     scoring: Scoring = PLAIN
@@ -85,10 +84,9 @@ class TreeEngine:
     @cached_property
     def _growing(self) -> list[int]:
         """A bound on the prefixes of each depth but the first and last that pass the model."""
-        trie = getattr(self.trie, "base", self.trie)
-        added = getattr(self.trie, "added", 0)
-        tokens = [trie.token[trie.starts[d] : trie.starts[d + 1]] for d in range(1, trie.length)]
-        return [int((self.token_ids[part.long()] >= 0).sum()) + added for part in tokens]
+        base = self.trie.base
+        tokens = [base.token[base.starts[d] : base.starts[d + 1]] for d in range(1, base.length)]
+        return [int((self.token_ids[part.long()] >= 0).sum()) + self.trie.added for part in tokens]
 
     @torch.inference_mode()
     def search(
@@ -225,7 +223,7 @@ class _Beams:
 
 
 def _best(
-    order: torch.Tensor, count: int, mask: ItemMask | None, trie: Trie | Overlay, nodes: torch.Tensor
+    order: torch.Tensor, count: int, mask: ItemMask | None, trie: ItemTrie, nodes: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The best `count` candidates that lead to an allowed item: (order, index), [U, ≤ count], descending.
 

@@ -14,13 +14,10 @@ from llmrec.decode.scoring import PLAIN, Scoring
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
 
-    from llmrec.catalogue.overlay import Overlay
-    from llmrec.catalogue.trie import Trie
+    from llmrec.catalogue.item_trie import ItemTrie
 
 
-def tree_generate(
-    trie: Trie | Overlay, token_ids: torch.Tensor, scoring: Scoring = PLAIN
-) -> Callable[..., Any]:
+def tree_generate(trie: ItemTrie, token_ids: torch.Tensor, scoring: Scoring = PLAIN) -> Callable[..., Any]:
     """A decoding method for `generate`.
 
         model.generate(input_ids, attention_mask=mask, num_beams=20, num_return_sequences=10,

@@ -21,7 +21,7 @@ PrefixTable = dict[tuple[int, ...], list[int]]
 def search(
     model: PreTrainedModel,
     sids: npt.NDArray[np.integer],
-    token_ids: list[npt.NDArray[np.integer]],
+    token_ids: Sequence[npt.NDArray[np.integer]],
     prompts: Sequence[Sequence[int]],
     width: int,
     masked: Sequence[Sequence[int]] | None = None,

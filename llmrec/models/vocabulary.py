@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,10 +173,10 @@ def add_textual_ids(
     fresh = ITEM_END not in tokenizer.get_vocab()
     if fresh:
         tokenizer.add_tokens([AddedToken(ITEM_END, normalized=False, special=False)])
-    end = int(tokenizer.convert_tokens_to_ids(ITEM_END))
+    end = tokenizer.get_vocab()[ITEM_END]
     vocabulary, codes = codes_by_position(distinct_token_lists(TextEncoder(tokenizer), texts), end)
     if fresh:
-        hidden = model.get_input_embeddings().weight.shape[1]
+        hidden = embedding_weight(model).shape[1]
         _initialise_rows(model, vocabulary, used, torch.zeros((1, hidden)))
     return vocabulary, codes
 
@@ -226,10 +226,21 @@ def distinct_token_lists(encode: TextEncoder, texts: list[str]) -> list[list[int
     return found
 
 
+def embedding_weight(model: PreTrainedModel) -> torch.nn.Parameter:
+    """The input embedding `[vocabulary, hidden]`."""
+    # Transformers types the module as any; those of all causal language models have such a weight.
+    return _weight(model.get_input_embeddings())
+
+
 def embedding_matrices(model: PreTrainedModel) -> list[torch.nn.Parameter]:
     """Return the input embedding `[vocabulary, hidden]` and, if it is a separate matrix, that of the LM head."""
-    weights = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
-    return weights[:1] if weights[0] is weights[1] else weights
+    embedding, head = embedding_weight(model), _weight(model.get_output_embeddings())
+    return [embedding] if embedding is head else [embedding, head]
+
+
+def _weight(module: Any) -> torch.nn.Parameter:
+    weight: torch.nn.Parameter = module.weight
+    return weight
 
 
 def _initialise_rows(
@@ -245,7 +256,7 @@ def _initialise_rows(
     """
     import torch
 
-    rows_before = model.get_input_embeddings().weight.shape[0]
+    rows_before = len(embedding_weight(model))
     ids = torch.from_numpy(vocabulary.added_ids)
     if int(ids.max()) >= rows_before:
         model.resize_token_embeddings(int(ids.max()) + 1, pad_to_multiple_of=PAD_TO, mean_resizing=False)
@@ -261,7 +272,7 @@ def _noise(model: PreTrainedModel, rows: int, seed: int) -> torch.Tensor:
     """Return random offsets that make rows distinct, float32 `[rows, hidden]`."""
     import torch
 
-    hidden = model.get_input_embeddings().weight.shape[1]
+    hidden = embedding_weight(model).shape[1]
     noise = np.random.default_rng(seed).standard_normal((rows, hidden), dtype=np.float32)
     return torch.from_numpy(NOISE * noise)
 
@@ -277,7 +288,7 @@ def _hidden_offsets(
     """
     import torch
 
-    hidden = model.get_input_embeddings().weight.shape[1]
+    hidden = embedding_weight(model).shape[1]
     levels = []
     for level, codebook in enumerate(codebooks):
         offsets = np.zeros((len(codebook), hidden))

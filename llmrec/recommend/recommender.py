@@ -13,7 +13,6 @@ import polars as pl
 
 from llmrec.artifacts import run_folder
 from llmrec.catalogue.item_mask import ItemMask, build_item_mask
-from llmrec.catalogue.overlay import Overlay
 from llmrec.catalogue.prefix_mass import CollaborativePrior
 from llmrec.catalogue.registry import find_catalogue
 from llmrec.collaborative import systems
@@ -29,7 +28,7 @@ from llmrec.recommend import rerank
 from llmrec.recommend.trained_run import TrainedRun
 
 if TYPE_CHECKING:
-    from llmrec.catalogue.trie import Trie
+    from llmrec.catalogue.item_trie import ItemTrie
     from llmrec.models.checkpoint import Checkpoint
     from llmrec.vllm.engine import VllmEngine
 
@@ -90,12 +89,10 @@ class Recommender:
 
     def _checkpoint(self, adapter: Path | None) -> Checkpoint:
         """The base with an adapter, or alone; one model is held at a time, and a second takes its place."""
-        from llmrec.models.checkpoint import load_checkpoint
-
         if self._loaded is None or self._loaded[0] != adapter:
             self._loaded = None
             device = batches.resolve_device(self._device)
-            self._loaded = adapter, load_checkpoint(self.run.base, adapter, device)
+            self._loaded = adapter, self.run.load_model(adapter, device)
         return self._loaded[1]
 
     @property
@@ -165,7 +162,7 @@ class Recommender:
             mask = build_item_mask(self.run.catalogue.trie, allowed, denied)
             top = self._vllm(settings).rank(prompts, int(settings.width), mask, adapter)
         else:
-            mask = build_item_mask(self._trie, allowed, denied, self._trie.first.device)
+            mask = build_item_mask(self._trie, allowed, denied, self._trie.device)
             prior = self._prior(settings, histories)
             top = self._search(self._checkpoint(adapter), prompts, settings, mask, prior)
         if settings.mmr is not None:
@@ -195,12 +192,12 @@ class Recommender:
         return [row.tolist() for row in found]
 
     @cached_property
-    def _trie(self) -> Trie | Overlay:
+    def _trie(self) -> ItemTrie:
         return self.run.catalogue.trie.to(batches.resolve_device(self._device))
 
     def _vllm(self, settings: DecodeConfig) -> VllmEngine:
         """vLLM, started at the first call."""
-        if self.run.as_trained and isinstance(find_catalogue(self.run.name).trie, Overlay):
+        if self.run.as_trained and find_catalogue(self.run.name).has_changed:
             raise UserError(
                 "decode.engine=vllm: this run's catalogue has changed since training (llmrec items); "
                 f"evaluate it with decode.engine=tree, or move {self.run.folder / 'catalogue'} away"
@@ -222,7 +219,7 @@ class Recommender:
     ) -> TopK:
         """Lists of `settings.list_length` items, or of all beams where these are to be re-ranked."""
         scoring = self._scoring(settings)
-        token_ids = self.run.catalogue.token_ids.to(self._trie.first.device)
+        token_ids = self.run.catalogue.token_ids.to(self._trie.device)
         engine = TreeEngine(checkpoint.model, self._trie, token_ids, checkpoint.pad_id, scoring)
         width = settings.list_length if settings.width == "auto" else settings.width
         widest = settings.widest if settings.width == "auto" else None
@@ -252,7 +249,7 @@ class Recommender:
 
         def of(users: list[int]) -> CollaborativePrior:
             scores = model.log_probs([last[user] for user in users], self.items)
-            return CollaborativePrior(self._trie, scores, self._trie.first.device)
+            return CollaborativePrior(self._trie, scores, self._trie.device)
 
         return of
 
@@ -284,7 +281,7 @@ class Recommender:
         return reference.search(
             checkpoint.model,
             catalogue.sids,
-            checkpoint.vocabulary.token_ids,
+            catalogue.vocabulary.token_ids,
             prompts,
             int(settings.width),
             denied,

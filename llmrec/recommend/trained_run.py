@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmrec import layout
 from llmrec.artifacts import run_folder
@@ -14,10 +15,14 @@ from llmrec.catalogue.registry import register_catalogue, reload_catalogue
 from llmrec.data.examples import load_items
 from llmrec.errors import UserError
 from llmrec.files import read_json
+from llmrec.models.checkpoint import Checkpoint, load_checkpoint, load_tokenizer
 from llmrec.models.lora import WEIGHTS
 from llmrec.recommend.model_names import ADAPTERS, BASE, SFT, adapter_sha256
 from llmrec.text.encode import PromptEncoder
 from llmrec.text.prompts import Template, row_texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class TrainedRun:
     Attributes:
         folder: the run.
         name: the name its catalogue is registered under.
-        catalogue: its items and their trie.
+        catalogue: its items, their trie and the prompt settings.
+        tokenizer: the base's, SID tokens included.
         texts: item id → text fields.
         encoder: encodes histories as the model was trained on them.
         template: the prompt it asks with.
@@ -40,6 +46,7 @@ class TrainedRun:
     folder: Path
     name: str
     catalogue: Catalogue
+    tokenizer: PreTrainedTokenizerFast
     texts: dict[str, dict[str, str]]
     encoder: PromptEncoder
     template: Template
@@ -57,8 +64,6 @@ class TrainedRun:
             UserError: no such run, its sft stage is not done, files of `base/` that are missing or broken, or a
                 template that asks for item texts, of which there are none.
         """
-        from transformers import AutoTokenizer
-
         folder = run_folder(str(run)).resolve()
         base = _base(folder)
         name = register_catalogue(base)
@@ -66,7 +71,7 @@ class TrainedRun:
         texts = _texts(folder, base)
         if catalogue.added is not None:
             texts |= row_texts(catalogue.added.to_dicts(), "item_id")
-        tokenizer = AutoTokenizer.from_pretrained(str(base), trust_remote_code=False)
+        tokenizer = load_tokenizer(base)
         encoder = PromptEncoder(
             tokenizer,
             texts,
@@ -77,7 +82,7 @@ class TrainedRun:
         template = Template.model_validate(catalogue.prompts["template"])
         if not texts:
             _check_needs_no_texts(encoder, template, catalogue.items, folder)
-        return cls(folder, name, catalogue, texts, encoder, template, as_trained)
+        return cls(folder, name, catalogue, tokenizer, texts, encoder, template, as_trained)
 
     @property
     def base(self) -> Path:
@@ -124,6 +129,18 @@ class TrainedRun:
         if name not in self.adapters:
             raise UserError(f"no model {name!r} in this run; there are: {', '.join([BASE, *self.adapters])}")
         return self.adapters[name]
+
+    def load_model(self, adapter: Path | None = None, device: str = "cpu") -> Checkpoint:
+        """Load the base, with an adapter on it if one is given.
+
+        Args:
+            adapter: one of `adapters`, or a folder with a pure LoRA adapter of this base.
+            device: where the model goes.
+
+        Raises:
+            UserError: files that are missing, broken, or of another base.
+        """
+        return load_checkpoint(self.base, self.tokenizer, self.catalogue.vocabulary, adapter, device)
 
     @property
     def _exported(self) -> bool:

@@ -8,6 +8,7 @@ whole title, which favours short ones; that is what a frozen model's likelihood 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -65,7 +66,8 @@ class ZeroShotRecommender:
         trie = Trie.build(sids, vocabulary.codes).to(device)
         token_ids = torch.from_numpy(vocabulary.compact_ids).to(device)
         pad = int(tokenizer.pad_token_id)
-        self.engine = TreeEngine(model.to(device).eval(), trie, token_ids, pad)
+        on_device: Any = model.to  # its decorator hides the signature from mypy
+        self.engine = TreeEngine(on_device(device).eval(), trie, token_ids, pad)
 
     def encode_prompts(self, histories: list[list[str]]) -> list[list[int]]:
         """Token ids of the prompts for histories of item ids, oldest first."""
@@ -76,7 +78,7 @@ class ZeroShotRecommender:
         decode, histories = self._recipe.decode, examples["history"].to_list()
         place = {item: index for index, item in enumerate(self.items)}
         seen = [[place[item] for item in history] if decode.mask_seen else [] for history in histories]
-        mask = build_item_mask(self.engine.trie, None, seen, self.engine.trie.first.device)
+        mask = build_item_mask(self.engine.trie, None, seen, self.engine.trie.device)
         auto = decode.width == "auto"
         width = decode.list_length if auto else int(decode.width)
         prompts = self.encode_prompts(histories)

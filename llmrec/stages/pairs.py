@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmrec import layout
@@ -11,6 +10,7 @@ from llmrec.stages import collaborative, data, ids, sft
 
 if TYPE_CHECKING:
     from llmrec.config import Recipe
+    from llmrec.recommend.trained_run import TrainedRun
     from llmrec.train.alignment.negatives import SearchBeams
 
 
@@ -27,15 +27,21 @@ def run(context: StageContext) -> None:
     Raises:
         UserError: no user has two training items, a user has too few items to reject, or a source lacks its data.
     """
+    from llmrec.catalogue.catalogue import Catalogue
     from llmrec.files import write_json
+    from llmrec.recommend.trained_run import TrainedRun
     from llmrec.text.mix import print_notice
     from llmrec.train.alignment.negatives import MODEL_SOURCES
     from llmrec.train.alignment.pairs import make_pairs
 
     recipe = context.recipe
     needs_model = not MODEL_SOURCES.isdisjoint(recipe.pairs.sources)
-    beams = _sft_beams(context.run, recipe) if needs_model else None
-    pairs, report = make_pairs(recipe.pairs, context.run, recipe.seed, recipe.data.history, beams)
+    if needs_model:
+        trained = TrainedRun.load(context.run, as_trained=True)
+        catalogue, beams = trained.catalogue, _sft_beams(trained, recipe)
+    else:
+        catalogue, beams = Catalogue.load(context.run / layout.BASE, as_trained=True), None
+    pairs, report = make_pairs(recipe.pairs, context.run, catalogue, recipe.seed, recipe.data.history, beams)
     skipped = report["users_left_out"]["fewer_than_two_training_items"]
     if skipped:
         print_notice(f"pairs: users left out, with fewer than two training items: {skipped:,}")
@@ -43,18 +49,15 @@ def run(context: StageContext) -> None:
     write_json(context.work / layout.PAIRS_REPORT, report)
 
 
-def _sft_beams(run: Path, recipe: Recipe) -> SearchBeams:
+def _sft_beams(trained: TrainedRun, recipe: Recipe) -> SearchBeams:
     """Return a beam search with the run's SFT model, even if the run has aligned models."""
     from llmrec.recommend.model_names import BASE
     from llmrec.recommend.recommender import Recommender
-    from llmrec.recommend.trained_run import TrainedRun
     from llmrec.train.alignment.pairs import beam_searcher
 
-    trained = TrainedRun.load(run, as_trained=True)
     name = "sft" if "sft" in trained.adapters else BASE
     checkpoint = Recommender(trained, name, recipe.decode.device).checkpoint
-    pad_id = int(checkpoint.tokenizer.pad_token_id)
-    return beam_searcher(trained, checkpoint.model, pad_id, recipe.decode.memory_gb)
+    return beam_searcher(trained, checkpoint.model, checkpoint.pad_id, recipe.decode.memory_gb)
 
 
 STAGE = Stage(

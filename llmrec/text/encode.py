@@ -12,8 +12,9 @@ import numpy as np
 from llmrec.errors import UserError
 from llmrec.text.prompts import Fields, Segment, Template, TemplateScope, render, split_trunk
 from llmrec.text.slots import Filler, MissingFieldError, TemplatePart
+from llmrec.text.target_tree import TargetTree, TargetTreeBuilder
 from llmrec.text.tokens import TextEncoder
-from llmrec.token_tree import IGNORE, TokenTree, TreeBuilder
+from llmrec.token_tree import IGNORE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -176,7 +177,7 @@ class PromptEncoder:
         items: Sequence[str],
         draw: Callable[[str], Sequence[str]] | None = None,
         missing: Counter[str] | None = None,
-    ) -> list[TokenTree]:
+    ) -> list[TargetTree]:
         """Return the training trees of all targets of a user's items (oldest first), window by window."""
         return [
             tree
@@ -194,7 +195,7 @@ class PromptEncoder:
         window: PromptContext,
         draw: Callable[[str], Sequence[str]] | None = None,
         missing: Counter[str] | None = None,
-    ) -> list[TokenTree]:
+    ) -> list[TargetTree]:
         """Return the training trees of a window; every item but the first is a target.
 
         A `tree: true` template gives one tree for all targets. Any other template gives one chain for each target,
@@ -222,7 +223,7 @@ class PromptEncoder:
         context: PromptContext,
         draw: Callable[[str], Sequence[str]] | None,
         missing: Counter[str],
-    ) -> list[TokenTree]:
+    ) -> list[TargetTree]:
         """Return a sample as a tree without branches; an empty list if the data lacks a field that it names."""
         if draw is not None:
             context = context.with_candidates(draw(context.items[-1]))
@@ -232,7 +233,7 @@ class PromptEncoder:
             missing[error.field] += 1
             return []
 
-    def _tree(self, template: Template, window: PromptContext, missing: Counter[str]) -> list[TokenTree]:
+    def _tree(self, template: Template, window: PromptContext, missing: Counter[str]) -> list[TargetTree]:
         """Return one tree for all targets of a window. Tests assert that it equals the unrolled samples."""
         count = len(window.items) - 1
         frame = self._frame(template)
@@ -248,7 +249,7 @@ class PromptEncoder:
         except MissingFieldError as error:
             missing[error.field] += count
             return []
-        builder = TreeBuilder()
+        builder = TargetTreeBuilder()
         shared, learned = 0, False
         for cut in range(1, count + 1):
             try:
@@ -317,19 +318,19 @@ def item_fields(items: Mapping[str, Mapping[str, str]]) -> frozenset[str]:
     return frozenset({"sid"}).union(*(fields.keys() for fields in items.values()))
 
 
-def build_chain(sample: Sample, history_length: int = 0) -> TokenTree:
+def build_chain(sample: Sample, history_length: int = 0) -> TargetTree:
     """Convert a sample to a tree without branches.
 
     Args:
         sample: the sample.
-        history_length: number of history items before the answer (`TokenTree.history_length`).
+        history_length: number of history items before the answer (`TargetTree.history_length`).
     """
     ids = np.array(sample.ids, np.int32)
     size = len(ids) - 1
     labels = np.full(size, IGNORE, np.int32)
     labels[sample.answer - 1 :] = ids[sample.answer :]
     depth, end = np.arange(size, dtype=np.int32), np.full(size, size, np.int32)
-    return TokenTree(
+    return TargetTree(
         ids[:-1], depth, end, labels, np.where(labels == IGNORE, 0, history_length).astype(np.int32)
     )
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 
 from llmrec.catalogue.catalogue import Catalogue, Prefixes, walk
+from llmrec.catalogue.item_trie import ItemTrie
 from llmrec.catalogue.registry import find_catalogue
-from llmrec.catalogue.trie import Trie
 from llmrec.decode.scoring import log_normaliser
 from llmrec.errors import UserError
 
@@ -106,7 +106,7 @@ class RowLists:
     is_allow_list: torch.Tensor
     stride: int
 
-    def has_allowed_item(self, trie: Trie, nodes: torch.Tensor) -> torch.Tensor:
+    def has_allowed_item(self, trie: ItemTrie, nodes: torch.Tensor) -> torch.Tensor:
         """Whether prefixes, int64 [R, N], lead to an allowed item: bool [R, N]."""
         row = torch.arange(len(nodes), device=nodes.device).unsqueeze(1) * self.stride
         listed = torch.zeros_like(nodes)

@@ -8,6 +8,7 @@ import pytest
 import shop as small_shop
 import torch
 import yaml
+from checkpoints import load_checkpoint, save_base
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 from tiny_base import ITEMS, PROMPTS, SIDS, make_base, train
@@ -17,7 +18,6 @@ from llmrec import UserError
 from llmrec.commands import export, merge
 from llmrec.config import SftConfig, load_recipe
 from llmrec.models import modes
-from llmrec.models.checkpoint import load_checkpoint, save_base
 from llmrec.recommend.recommender import Recommender
 from llmrec.recommend.trained_run import TrainedRun
 

@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from checkpoints import load_checkpoint, save_base
 from safetensors.torch import load_file, save_file
 from tiny_base import ITEMS, PROMPTS, SIDS, make_base, train
 
+from llmrec.catalogue.catalogue import Catalogue
 from llmrec.config import LoraSettings
 from llmrec.errors import UserError
-from llmrec.models.checkpoint import load_checkpoint, save_base
 from llmrec.models.lora import attach_lora, load_adapter, split_base_and_adapter
 from llmrec.models.vocabulary import embedding_matrices
 
@@ -79,8 +80,9 @@ def test_the_adapter_is_pure_lora(trained):
 def test_the_checkpoint_knows_its_catalogue(trained):
     folder, _, _, _ = trained
     checkpoint = load_checkpoint(folder / "base")
-    assert checkpoint.items == ITEMS and checkpoint.prompts == PROMPTS
-    np.testing.assert_array_equal(checkpoint.sids, SIDS)
+    catalogue = Catalogue.load(folder / "base")
+    assert catalogue.items == ITEMS and catalogue.prompts == PROMPTS
+    np.testing.assert_array_equal(catalogue.sids, SIDS)
     assert checkpoint.vocabulary.codes == [4, 3, 1]
     assert checkpoint.tokenizer("<b_2>")["input_ids"] == [checkpoint.vocabulary.token_ids[1][2]]
 
@@ -93,7 +95,8 @@ def edit_json(path, **changes):
     ("changes", "message"),
     [
         ({"version": 99}, "version 99, this llmrec reads 1"),
-        ({"sid_token_ids": [[5, 6], [7], [8]]}, "token <a_0> of llmrec.json is not in"),
+        ({"sid_token_ids": [[5, 6, 7, 8], [9, 10, 11], [12]]}, "token <a_0> of llmrec.json is not in"),
+        ({"sid_token_ids": [[5, 6], [7], [8]]}, r"codes beyond the vocabulary's \[2, 1, 1\]"),
         ({"items": ITEMS[:3]}, r"llmrec.json says int32 \(3, 3\)"),
     ],
 )

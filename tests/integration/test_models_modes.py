@@ -5,14 +5,15 @@ import sys
 
 import pytest
 import torch
+from checkpoints import load_checkpoint, save_base
 from safetensors.torch import load_file
 from tiny_base import ITEMS, PROMPTS, SIDS, make_base, train
 
+from llmrec.catalogue.catalogue import Catalogue
 from llmrec.config import BaseConfig, SftConfig
 from llmrec.errors import UserError
 from llmrec.models import modes
 from llmrec.models.base import load_base
-from llmrec.models.checkpoint import load_checkpoint, save_base
 from llmrec.models.lora import linear_layers
 from llmrec.models.vocabulary import embedding_matrices
 from llmrec.vllm.engine import check_adapters
@@ -107,7 +108,6 @@ def test_qlora_equals_the_trained_model_on_dequantized_weights(tmp_path, tied, d
     start, learning, batch, logits, frozen = tune(tmp_path, settings("qlora", dora=dora), tied)
     assert set(learning.values()) == {torch.float32}
     assert sum("trainable_tokens" in name for name in learning) == (1 if tied else 2)
-    checkpoint = load_checkpoint(tmp_path / "base", tmp_path / "sft")
     base = load_checkpoint(tmp_path / "base").model
     assert len(frozen) == len(linear_layers(base)) == 3 * 7
     for name, layer in linear_layers(base).items():
@@ -122,7 +122,7 @@ def test_qlora_equals_the_trained_model_on_dequantized_weights(tmp_path, tied, d
     with torch.no_grad():
         torch.testing.assert_close(merged(input_ids=batch).logits, logits, atol=1e-4, rtol=0)
     assert away > 1e-3
-    assert checkpoint.items == ITEMS
+    assert Catalogue.load(tmp_path / "base").items == ITEMS
 
 
 def test_validating_does_not_change_4_bit_weights(tmp_path):

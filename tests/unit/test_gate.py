@@ -73,7 +73,7 @@ def make_run(folder, models, sha256="new"):
 
 
 def default_model(folder):
-    return TrainedRun(folder, "run", None, {}, None, None).default_model
+    return TrainedRun(folder, "run", None, None, {}, None, None).default_model
 
 
 def test_the_winner_answers_while_it_is_the_one_that_was_judged(tmp_path):

@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrec.token_tree import IGNORE, TreeBuilder
+from llmrec.text.target_tree import TargetTreeBuilder
+from llmrec.token_tree import IGNORE
 from llmrec.train.batch_order import group_by_length
 from llmrec.train.sft.epochs import Epochs, LengthGroupedSampler
 from llmrec.train.sft.samples import TrainingTree
 
 
 def tree(length, token=1):
-    builder = TreeBuilder()
+    builder = TargetTreeBuilder()
     builder.add([token] * (length + 1), length)
     return TrainingTree(builder.build(), np.arange(length, dtype=np.int32), length - 1)
 

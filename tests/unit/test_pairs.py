@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from llmrec.catalogue.catalogue import Catalogue
 from llmrec.collaborative.item_knn import ItemKNN
 from llmrec.config.alignment import PairsConfig
 from llmrec.errors import UserError
@@ -50,7 +51,9 @@ def run(tmp_path):
 
 
 def make(run, seed=0, history=3, beams=None, **config):
-    return make_pairs(PairsConfig(**config), run, seed, history, beams)
+    return make_pairs(
+        PairsConfig(**config), run, Catalogue.load(run / "base", as_trained=True), seed, history, beams
+    )
 
 
 def best_first(*order):

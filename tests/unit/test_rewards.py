@@ -5,9 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.trie import Trie
 from llmrec.config import load_recipe
 from llmrec.config.alignment import RewardConfig, RewardName
 from llmrec.errors import UserError
@@ -28,7 +31,8 @@ def groups(items, targets, log_probs=None):
 
 
 def known(vectors=VECTORS, judge=None):
-    return RewardContext(ITEMS, SIDS, vectors, judge)
+    trie = Trie.build(SIDS, [3, 2, 2])
+    return RewardContext(Catalogue(trie, torch.arange(7), ITEMS, {}), vectors, judge)
 
 
 def test_hit_is_one_for_the_target():

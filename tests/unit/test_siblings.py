@@ -53,7 +53,7 @@ def test_what_completions_share_is_computed_once():
     siblings = CompletionTrees.build([[1, 2, 3]], [[PATHS[0], PATHS[0], PATHS[0]]], 0)
     real = siblings.attention_mask[0, 0].sum(1) > 1
     assert int(real.sum()) + 1 == 3 + LEVELS - 1
-    assert len(siblings.prompt_index) == LEVELS
+    assert len(siblings.positions.prompt_index) == LEVELS
 
 
 def test_the_constrained_policy_renormalises_over_what_leads_to_an_allowed_item(model):

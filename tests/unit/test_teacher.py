@@ -6,7 +6,8 @@ import torch
 
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.trie import Trie
-from llmrec.token_tree import IGNORE, TreeBuilder
+from llmrec.text.target_tree import TargetTreeBuilder
+from llmrec.token_tree import IGNORE
 from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
 from llmrec.train.sft.teacher import SyntheticContinuations, Teacher
 
@@ -41,7 +42,7 @@ def tokens(item):
 
 def flat(window):
     """A tree whose history and answers are the same tokens."""
-    builder = TreeBuilder()
+    builder = TargetTreeBuilder()
     for cut in range(1, len(window)):
         path = [token for item in window[: cut + 1] for token in tokens(item)]
         builder.add(path, len(path) - 2, history_length=cut)
@@ -50,7 +51,7 @@ def flat(window):
 
 def branched(window):
     """A tree whose answers branch off behind a marker, and end."""
-    builder = TreeBuilder()
+    builder = TargetTreeBuilder()
     for cut in range(1, len(window)):
         path = [token for item in window[:cut] for token in tokens(item)]
         builder.add([*path, PROMPT, *tokens(window[cut]), END], len(path) + 1, history_length=cut)
@@ -111,7 +112,7 @@ def test_losses_mix_the_users_choice_and_the_teachers_word(teacher):
 
 
 def test_trees_that_ask_for_no_next_item_are_left_alone(teacher):
-    builder = TreeBuilder()
+    builder = TargetTreeBuilder()
     builder.add([PROMPT, *tokens(2)], 1)
     rows = as_dataset([TrainingTree(builder.build())])
     batch = TreeCollator(pad_id=0)([rows[0]])

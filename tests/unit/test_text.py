@@ -11,9 +11,9 @@ from llmrec.errors import UserError
 from llmrec.models.base import train_tokenizer
 from llmrec.text.encode import PromptContext, PromptEncoder, Sample, build_chain
 from llmrec.text.prompts import Fields, Template, row_texts
+from llmrec.text.target_tree import TargetTreeBuilder
 from llmrec.text.tasks import Task, check_template, load_task
 from llmrec.text.tokens import TextEncoder
-from llmrec.token_tree import TreeBuilder
 
 ITEMS = {f"i{n}": {"title": f"Thing number {n}", "brand": "Acme"} for n in range(12)}
 CHAT = (
@@ -123,7 +123,7 @@ def test_row_texts_say_values_as_people_do_and_leave_out_what_is_missing():
 @given(st.lists(st.integers(0, 99), min_size=2, max_size=9), st.data())
 def test_a_chain_is_the_tree_of_one_sample(ids, data):
     answer = data.draw(st.integers(1, len(ids) - 1))
-    built, made = TreeBuilder(), build_chain(Sample(ids, answer))
+    built, made = TargetTreeBuilder(), build_chain(Sample(ids, answer))
     built.add(ids, scored=answer)
     for name in ("input_ids", "depth", "end", "labels"):
         expected = getattr(built.build(), name)

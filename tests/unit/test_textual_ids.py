@@ -9,12 +9,14 @@ import pytest
 import tiny_decoders
 import torch
 from catalogue_folder import answer
+from checkpoints import load_checkpoint, save_base
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from llmrec.catalogue.catalogue import Catalogue, Prefixes
 from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.metadata import read_sids
 from llmrec.catalogue.overlay import build_overlay
 from llmrec.catalogue.trie import Trie
 from llmrec.decode import batches, reference, score_candidates
@@ -25,7 +27,6 @@ from llmrec.errors import UserError
 from llmrec.ids.load import sort_in_trie_order
 from llmrec.ids.textual import keywords, title
 from llmrec.models.base import train_tokenizer
-from llmrec.models.checkpoint import load_checkpoint, read_sids, save_base
 from llmrec.models.vocabulary import (
     ITEM_END,
     PAD,
@@ -155,10 +156,9 @@ def test_a_base_folder_keeps_textual_ids_and_refuses_broken_ones(tmp_path):
     vocabulary, spelt = add_textual_ids(model, tokenizer, ["red nail polish", "red", "polish 7"])
     items, codes = sort_in_trie_order(["i0", "i1", "i2"], spelt)
     save_base(tmp_path, model, tokenizer, vocabulary, items, codes, {})
-    loaded = load_checkpoint(tmp_path)
+    loaded, catalogue = load_checkpoint(tmp_path), Catalogue.load(tmp_path)
     assert loaded.vocabulary.end == vocabulary.end
-    assert loaded.vocabulary.encode_many(loaded.sids).tolist() == vocabulary.encode_many(codes).tolist()
-    catalogue = Catalogue.load(tmp_path)
+    assert loaded.vocabulary.encode_many(catalogue.sids).tolist() == vocabulary.encode_many(codes).tolist()
     assert catalogue.tokens.tolist() == vocabulary.encode_many(codes).tolist()
     assert list(catalogue.item_tokens().values()) == [vocabulary.encode(sid) for sid in codes]
     broken = codes.copy()
@@ -166,6 +166,9 @@ def test_a_base_folder_keeps_textual_ids_and_refuses_broken_ones(tmp_path):
     np.save(tmp_path / "sids.npy", broken)
     with pytest.raises(UserError, match="does not end in its marker"):
         read_sids(tmp_path, vocabulary, 3)
+    with pytest.raises(UserError, match="does not end in its marker"):
+        load_checkpoint(tmp_path)
+    catalogue.save(tmp_path)  # with the trie: `sids.npy` is not looked at
     about = json.loads((tmp_path / "llmrec.json").read_text())
     (tmp_path / "llmrec.json").write_text(json.dumps(about | {"item_end": 3}))
     with pytest.raises(UserError, match="<item_end>"):

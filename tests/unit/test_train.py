@@ -20,7 +20,8 @@ from llmrec.config import LoraSettings
 from llmrec.errors import UserError
 from llmrec.models.lora import attach_lora
 from llmrec.models.vocabulary import SidVocabulary
-from llmrec.token_tree import IGNORE, TreeBuilder
+from llmrec.text.target_tree import TargetTreeBuilder
+from llmrec.token_tree import IGNORE
 from llmrec.train.metrics_file import MetricsFile, last_checkpoint
 from llmrec.train.sft import trainer as training
 from llmrec.train.sft.epochs import EMPTY_TREE, Epochs
@@ -60,7 +61,7 @@ def samples():
 def batch_of(samples):
     trees = []
     for user in samples:
-        builder = TreeBuilder()
+        builder = TargetTreeBuilder()
         for ids, scored in user:
             builder.add(ids, scored)
         trees.append(builder.build())

@@ -76,3 +76,14 @@ def test_collate_pads_without_touching_the_trees():
 
 def test_ancestor_mask_of_a_chain_is_causal():
     assert (ancestor_mask(torch.full((1, 5), 5))[0] == torch.ones((5, 5), dtype=torch.bool).tril()).all()
+
+
+def test_every_label_belongs_to_the_sample_that_added_it():
+    builder = TreeBuilder()
+    for ids, scored in [([1, 2, 3], 1), ([1, 2, 4], 2), ([1, 5], 1)]:
+        builder.add(ids, scored)
+    tree, samples = builder.build_with_samples()
+    assert samples.dtype == np.int32 and ((samples >= 0) == (tree.labels != IGNORE)).all()
+    labelled = tree.labels != IGNORE
+    found = sorted(zip(tree.labels[labelled].tolist(), samples[labelled].tolist(), strict=True))
+    assert found == [(2, 0), (3, 0), (4, 1), (5, 2)]

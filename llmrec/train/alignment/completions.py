@@ -8,8 +8,8 @@ from the next-token distributions along its path.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -29,30 +29,42 @@ PADDING = -1
 
 
 @dataclass(frozen=True)
+class ScoredPositions:
+    """The A positions of B trees whose next-token distribution is read, row by row.
+
+    Attributes:
+        mask: bool [B, T], where they stand; its A true entries are in the order of the other arrays.
+        prompt_index: int64 [A], the prompt that a position belongs to.
+        prefix_tokens: int64 [A, L], tokens of a completion up to the position; `PADDING` behind them.
+        prefix_length: int64 [A], how many tokens those are.
+    """
+
+    mask: torch.Tensor
+    prompt_index: torch.Tensor
+    prefix_tokens: torch.Tensor
+    prefix_length: torch.Tensor
+
+
+@dataclass(frozen=True)
 class CompletionTrees:
     """B prompts and their N completions, of at most L tokens each.
 
     Attributes:
-        input_ids: int64 [B, T].
+        input_ids: int64 [B, T], a tree a row: a prompt, and its completions but their last tokens.
         position_ids: int64 [B, T].
         attention_mask: bool [B, 1, T, T].
-        is_scored: bool [B, T], the A positions whose next-token distribution is read.
-        position_index: int64 [N, L], which of the asked positions, counted row by row, predicts a completion's token.
-        tokens: int64 [N, L], the completions.
-        prompt_index: int64 [A], the prompt that an asked position belongs to.
-        prefix_tokens: int64 [A, L], tokens of the completion before it.
-        prefix_length: int64 [A], how many.
+        positions: the A positions that predict the completions' tokens.
+        tokens: int64 [N, L], the completions; `PADDING` behind the end of a shorter one.
+        position_index: int64 [N, L], which of the A positions predicts a completion's token; `PADDING` where there
+            is no token.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     attention_mask: torch.Tensor
-    is_scored: torch.Tensor
-    position_index: torch.Tensor
+    positions: ScoredPositions
     tokens: torch.Tensor
-    prompt_index: torch.Tensor
-    prefix_tokens: torch.Tensor
-    prefix_length: torch.Tensor
+    position_index: torch.Tensor
 
     @classmethod
     def build(
@@ -65,37 +77,54 @@ class CompletionTrees:
             completions: for each prompt, token ids of each of its completions, none empty.
             pad_id: any valid token id.
         """
-        longest = max(len(one) for group in completions for one in group)
-        trees, tokens, prefixes = [], [], []
-        places: list[list[tuple[int, int]]] = []
+        longest = max(len(completion) for group in completions for completion in group)
+
+        def padded(values: Sequence[int]) -> list[int]:
+            return [*values, *[PADDING] * (longest - len(values))]
+
+        trees, prefixes = [], []
+        paths: list[list[tuple[int, int]]] = []
         for row, (prompt, group) in enumerate(zip(prompts, completions, strict=True)):
             tree, nodes = _tree(prompt, group)
             trees.append(tree)
             prefixes += [(row, node, prefix) for prefix, node in nodes.items()]
-            for one in group:
-                tokens.append([*one, *[PADDING] * (longest - len(one))])
-                places.append([(row, nodes[tuple(one[:cut])]) for cut in range(len(one))])
+            for completion in group:
+                paths.append([(row, nodes[tuple(completion[:cut])]) for cut in range(len(completion))])
         prefixes.sort()
         order = {(row, node): index for index, (row, node, _) in enumerate(prefixes)}
-        at = [[order[place] for place in path] + [PADDING] * (longest - len(path)) for path in places]
-        batch = collate(trees, pad_id)
-        asked = np.zeros(batch["input_ids"].shape, bool)
-        asked[[row for row, _, _ in prefixes], [node for _, node, _ in prefixes]] = True
-        before = [[*prefix, *[PADDING] * (longest - len(prefix))] for _, _, prefix in prefixes]
-        return cls(
-            *(torch.from_numpy(batch[name]) for name in ("input_ids", "position_ids")),
-            ancestor_mask(torch.from_numpy(batch["end"]))[:, None],
-            is_scored=torch.from_numpy(asked),
-            position_index=torch.tensor(at),
-            tokens=torch.tensor(tokens),
+        batch = {name: torch.from_numpy(array) for name, array in collate(trees, pad_id).items()}
+        mask = torch.zeros(batch["input_ids"].shape, dtype=torch.bool)
+        mask[[row for row, _, _ in prefixes], [node for _, node, _ in prefixes]] = True
+        positions = ScoredPositions(
+            mask=mask,
             prompt_index=torch.tensor([row for row, _, _ in prefixes]),
-            prefix_tokens=torch.tensor(before),
+            prefix_tokens=torch.tensor([padded(prefix) for _, _, prefix in prefixes]),
             prefix_length=torch.tensor([len(prefix) for _, _, prefix in prefixes]),
         )
+        return cls(
+            input_ids=batch["input_ids"],
+            position_ids=batch["position_ids"],
+            attention_mask=ancestor_mask(batch["end"])[:, None],
+            positions=positions,
+            tokens=torch.tensor([padded(completion) for group in completions for completion in group]),
+            position_index=torch.tensor([padded([order[place] for place in path]) for path in paths]),
+        )
+
+    def as_batch(self) -> dict[str, torch.Tensor]:
+        """Return the tensors by name: a Trainer moves and passes on only such batches (`from_batch`)."""
+        positions = vars(self.positions)
+        return {name: value for name, value in vars(self).items() if name != "positions"} | positions
+
+    @classmethod
+    def from_batch(cls, batch: Mapping[str, torch.Tensor]) -> CompletionTrees:
+        """Return the trees whose `as_batch` a Trainer has passed on."""
+        positions = ScoredPositions(**{field.name: batch[field.name] for field in fields(ScoredPositions)})
+        names = [field.name for field in fields(cls) if field.name != "positions"]
+        return cls(positions=positions, **{name: batch[name] for name in names})
 
     def to(self, device: torch.device | str) -> CompletionTrees:
-        """The same on a device."""
-        return CompletionTrees(**{name: value.to(device) for name, value in vars(self).items()})
+        """Return the same trees on a device."""
+        return self.from_batch({name: value.to(device) for name, value in self.as_batch().items()})
 
 
 def _tree(
@@ -105,11 +134,11 @@ def _tree(
     ids, depth = list(prompt), list(range(len(prompt)))
     nodes: dict[tuple[int, ...], int] = {(): len(prompt) - 1}
     # In lexicographic order every prefix is followed by what begins with it: depth-first.
-    for one in sorted({tuple(one) for one in group}):
-        for cut in range(1, len(one)):
-            if one[:cut] not in nodes:
-                nodes[one[:cut]] = len(ids)
-                ids.append(one[cut - 1])
+    for completion in sorted({tuple(completion) for completion in group}):
+        for cut in range(1, len(completion)):
+            if completion[:cut] not in nodes:
+                nodes[completion[:cut]] = len(ids)
+                ids.append(completion[cut - 1])
                 depth.append(len(prompt) + cut - 1)
     return unlabelled_tree(np.array(ids, np.int32), np.array(depth, np.int32)), nodes
 
@@ -129,6 +158,15 @@ class LogProbs:
     entropy: torch.Tensor
     is_greedy: torch.Tensor
     is_token: torch.Tensor
+
+    def map(self, convert: Callable[[torch.Tensor], torch.Tensor]) -> LogProbs:
+        """Return the same log-probabilities in another shape: all four tensors converted alike."""
+        return LogProbs(
+            tokens=convert(self.tokens),
+            entropy=convert(self.entropy),
+            is_greedy=convert(self.is_greedy),
+            is_token=convert(self.is_token),
+        )
 
     @property
     def total(self) -> torch.Tensor:
@@ -162,7 +200,7 @@ class CompletionScorer:
         narrow = self.normalise == "allowed"
         tokens, there = trees.tokens.clamp(min=0), trees.tokens != PADDING
         head = head_over_tokens(model, self.catalogue.token_ids) if narrow else contextlib.nullcontext()
-        with head_at_positions(model, trees.is_scored), head:
+        with head_at_positions(model, trees.positions.mask), head:
             outputs: Any = model(
                 input_ids=trees.input_ids,
                 attention_mask=trees.attention_mask,
@@ -200,13 +238,15 @@ class CompletionScorer:
             mask: the prompts' lists.
         """
         catalogue = self.catalogue
-        missing = catalogue.length - trees.prefix_tokens.shape[1]
-        prefix = torch.nn.functional.pad(trees.prefix_tokens, (0, max(0, missing)), value=PADDING)
-        prefixes = Prefixes(prefix, trees.prefix_length, torch.full_like(trees.prefix_length, PADDING))
+        positions = trees.positions
+        missing = catalogue.length - positions.prefix_tokens.shape[1]
+        prefix = torch.nn.functional.pad(positions.prefix_tokens, (0, max(0, missing)), value=PADDING)
+        no_end = torch.full_like(positions.prefix_length, PADDING)
+        prefixes = Prefixes(prefix, positions.prefix_length, no_end)
         nodes, _ = walk(catalogue, prefixes)
         child, token, legal = catalogue.trie.expand(nodes)
         if mask is not None:
-            legal = legal & mask.select(trees.prompt_index).has_allowed_item(catalogue.trie, child)
+            legal = legal & mask.select(positions.prompt_index).has_allowed_item(catalogue.trie, child)
         ids = catalogue.token_ids[token]
         legal = legal & (ids >= 0)
         return logits.gather(1, token.long()).masked_fill(~legal, -torch.inf), ids

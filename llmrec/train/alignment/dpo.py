@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import polars as pl
 from datasets import Dataset
@@ -26,6 +26,8 @@ from llmrec.train.alignment.setup import (
 )
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from llmrec.recommend.trained_run import TrainedRun
 
 METRIC_NAMES = {
@@ -87,7 +89,7 @@ def _train_round(
         ),
         train_dataset=Dataset.from_dict(rows).select(order),
         data_collator=PairCollator(initial.pad_id),
-        processing_class=initial.tokenizer,
+        processing_class=initial.run.tokenizer,
     )
     train(ctx, "dpo", settings, trainer, initial, METRIC_NAMES, scratch)
 
@@ -111,9 +113,11 @@ def encode_pairs(run: TrainedRun, pairs: pl.DataFrame) -> dict[str, list[list[in
 def _pairs_of_round(ctx: StageContext, initial: InitialPolicy, number: int) -> pl.DataFrame:
     """Pairs made with the model as the rounds before have left it."""
     recipe = ctx.recipe
-    beams = beam_searcher(initial.run, initial.model, initial.pad_id)
+    # A PeftModel hands all that it lacks on to the model that it wraps.
+    model = cast("PreTrainedModel", initial.model)
+    beams = beam_searcher(initial.run, model, initial.pad_id)
     seed = recipe.seed + number
-    return make_pairs(recipe.pairs, ctx.run, seed, recipe.data.history, beams)[0]
+    return make_pairs(recipe.pairs, ctx.run, initial.run.catalogue, seed, recipe.data.history, beams)[0]
 
 
 def _publish_log(scratch: Path, log: Path, steps: int, epochs: float) -> int:

@@ -39,7 +39,8 @@ class PairCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Batch rows; every row has as many completions."""
         prompts = [row["prompt"] for row in rows]
-        return vars(CompletionTrees.build(prompts, [row["completions"] for row in rows], self._pad_id))
+        completions = [row["completions"] for row in rows]
+        return CompletionTrees.build(prompts, completions, self._pad_id).as_batch()
 
 
 class TreeDPOTrainer(ResumesFromAdapter, DPOTrainer):
@@ -59,30 +60,32 @@ class TreeDPOTrainer(ResumesFromAdapter, DPOTrainer):
         return dataset
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+        dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
+        return SequentialSampler(dataset)
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        trees = CompletionTrees(**inputs)
+        trees = CompletionTrees.from_batch(inputs)
         with self.accelerator.autocast():
-            found = self._scorer.log_probs(model, trees)
+            policy = self._scorer.log_probs(model, trees)
         reference = self._reference(trees)
         if not self._begun and self.state.global_step == 0:
-            check_policy_is_reference(found.tokens.detach(), reference.tokens)
+            check_policy_is_reference(policy.tokens.detach(), reference.tokens)
         self._begun = True
         rows = len(trees.input_ids)
-        pairs = PairLogProbs.from_rows(found, rows), PairLogProbs.from_rows(reference, rows)
+        pairs = PairLogProbs.from_rows(policy, rows), PairLogProbs.from_rows(reference, rows)
         ours = self._settings.loss in OURS
         loss = self._own_loss(*pairs) if ours else self._trl_loss(trees, *pairs)
         if self._settings.sft_weight:
             loss = loss - self._settings.sft_weight * pairs[0].chosen.mean()
-        return (loss, found) if return_outputs else loss
+        return (loss, policy) if return_outputs else loss
 
     def _reference(self, trees: CompletionTrees) -> LogProbs:
         """What the frozen SFT model says."""
         unwrapped: PeftModel = self.accelerator.unwrap_model(self.model)
+        checkpointing: Any = self.args.gradient_checkpointing_kwargs
         with (
             torch.no_grad(),
-            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+            disable_gradient_checkpointing(self.model, checkpointing),
             use_adapter(unwrapped, adapter_name=REFERENCE),
             self.accelerator.autocast(),
         ):
@@ -97,7 +100,7 @@ class TreeDPOTrainer(ResumesFromAdapter, DPOTrainer):
         else:
             loss = rosepo(chosen, rejected, settings.beta, settings.label_smoothing)
         margins = settings.beta * (chosen.unsqueeze(1) - rejected).detach()
-        found = {
+        figures = {
             "rewards/chosen": settings.beta * chosen.detach(),
             "rewards/rejected": settings.beta * rejected.detach(),
             "rewards/margins": margins,
@@ -105,7 +108,7 @@ class TreeDPOTrainer(ResumesFromAdapter, DPOTrainer):
             "entropy": policy.entropy,
         }
         metrics = self._metrics["train" if self.model.training else "eval"]
-        for name, value in found.items():
+        for name, value in figures.items():
             metrics[name].append(self.accelerator.gather_for_metrics(value).mean().item())
         return loss.mean()
 
@@ -134,7 +137,7 @@ class TreeDPOTrainer(ResumesFromAdapter, DPOTrainer):
             is_top1=answers.is_greedy,
         )
         self.precompute_ref_logps = True
-        return super()._compute_loss(lambda **_: outputs, inputs, return_outputs=False)
+        return super()._compute_loss(lambda **_: outputs, inputs, return_outputs=False)  # type: ignore[no-untyped-call]  # TRL's has no types
 
 
 @dataclass(frozen=True)
@@ -144,10 +147,9 @@ class PairLogProbs:
     completions: LogProbs
 
     @classmethod
-    def from_rows(cls, found: LogProbs, rows: int) -> PairLogProbs:
+    def from_rows(cls, log_probs: LogProbs, rows: int) -> PairLogProbs:
         """Rows of completions, the chosen one of each pair first."""
-        shape = (rows, -1, found.tokens.shape[1])
-        return cls(LogProbs(**{name: value.view(shape) for name, value in vars(found).items()}))
+        return cls(log_probs.map(lambda value: value.view(rows, -1, value.shape[1])))
 
     @property
     def chosen(self) -> torch.Tensor:
@@ -172,4 +174,4 @@ class PairLogProbs:
             halves = chosen.expand_as(rejected), rejected
             return torch.cat([half.reshape(-1, value.shape[-1]) for half in halves])
 
-        return LogProbs(**{name: rows(value) for name, value in vars(self.completions).items()})
+        return self.completions.map(rows)

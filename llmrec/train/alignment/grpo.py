@@ -81,7 +81,7 @@ def align_by_rewards(ctx: StageContext) -> None:
             disable_dropout=True,
         ),
         train_dataset=Dataset.from_dict({"prompt": order.tolist()}),
-        processing_class=initial.tokenizer,
+        processing_class=initial.run.tokenizer,
     )
     with contextlib.closing(sampler):
         train(ctx, "grpo", settings, trainer, initial, names, ctx.scratch)
@@ -142,4 +142,4 @@ def _reward_context(ctx: StageContext, initial: InitialPolicy) -> RewardContext:
         def judge(histories: list[list[str]]) -> np.ndarray:
             return model.log_probs(histories, catalogue.items)
 
-    return RewardContext(catalogue.items, catalogue.sids, code_vectors(ctx.run, catalogue.sids), judge)
+    return RewardContext(catalogue, code_vectors(ctx.run, catalogue.sids), judge)

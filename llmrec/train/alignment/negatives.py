@@ -77,9 +77,9 @@ class RejectedItemSampler:
         Raises:
             UserError: `semantic` without codebooks, or `judge` without its trained model.
         """
-        chosen, count = targets.chosen, self.config.negatives
         if source == "judge":
             return self._judge(targets, rng)
+        chosen, count = targets.known_targets(), self.config.negatives
         if source == "beams":
             # SPRec, Gao et al. 2025; RosePO, Liao et al. 2024
             best = self._ask(targets.histories, targets.items)

@@ -18,6 +18,7 @@ from llmrec.train.alignment.targets import Targets, draw_targets
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from llmrec.catalogue.catalogue import Catalogue
     from llmrec.config.alignment import PairsConfig
     from llmrec.recommend.trained_run import TrainedRun
 
@@ -31,7 +32,12 @@ SCHEMA = {
 
 
 def make_pairs(
-    config: PairsConfig, run: Path, seed: int, history: int, beams: SearchBeams | None = None
+    config: PairsConfig,
+    run: Path,
+    catalogue: Catalogue,
+    seed: int,
+    history: int,
+    beams: SearchBeams | None = None,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Pairs of a chosen item and rejected ones, from training interactions alone.
 
@@ -41,6 +47,7 @@ def make_pairs(
     Args:
         config: the recipe's section `pairs`.
         run: run folder with finished stages data, ids and sft.
+        catalogue: its items as trained.
         seed: of all draws.
         history: most items of a history that are kept, the latest.
         beams: asks the model; needed by the sources `beams` and `judge`.
@@ -52,12 +59,9 @@ def make_pairs(
     Raises:
         UserError: nobody to learn from, more rejected items wanted than a user leaves, or what a source lacks.
     """
-    from llmrec.catalogue.catalogue import Catalogue
-
     targets, left_out = draw_targets(
         run, history, config.per_user, config.users, seed, config.prompts == "history_end"
     )
-    catalogue = Catalogue.load(run / "base", as_trained=True)
     _check_enough(config, targets, len(catalogue.items))
     sources = RejectedItemSampler(config, run, catalogue, beams)
     choice = np.random.default_rng([seed, 0]).integers(len(config.sources), size=len(targets))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
+from llmrec.catalogue.catalogue import Catalogue
 from llmrec.config.alignment import RewardConfig
 from llmrec.errors import UserError, did_you_mean
 from llmrec.plugins import check_parameters, is_import_path, load_object
@@ -60,26 +62,34 @@ class Groups:
         """
         same = self.same
         best = np.where(same, self.log_probs[:, None, :], -np.inf).max(-1)
-        again = np.tril(same, -1).any(-1)
+        again = np.asarray(np.tril(same, -1).any(-1))
         likelier = (best[:, None, :] > best[:, :, None]) & ~again[:, None, :]
         return 1 + likelier.sum(-1)
 
 
 @dataclass(frozen=True)
 class RewardContext:
-    """What is known of the catalogue.
+    """What a reward may read beside the rollouts.
 
     Attributes:
-        items: item ids in trie order.
-        sids: int32 [items, L], their semantic IDs.
+        catalogue: the items.
         vectors: float32 [items, d], items as their codebooks see them; None where IDs have no codebooks.
         judge: a collaborative model: P histories → log-probability of each item, float [P, items]; None for none.
     """
 
-    items: list[str]
-    sids: npt.NDArray[np.int32]
+    catalogue: Catalogue
     vectors: npt.NDArray[np.float32] | None = None
     judge: Judge | None = None
+
+    @property
+    def items(self) -> list[str]:
+        """Item ids in trie order."""
+        return self.catalogue.items
+
+    @cached_property
+    def sids(self) -> npt.NDArray[np.int64]:
+        """Their semantic IDs, int64 [items, L]."""
+        return self.catalogue.sids
 
 
 Reward = Callable[[Groups, RewardContext], npt.NDArray]

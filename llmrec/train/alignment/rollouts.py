@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 
 from llmrec.catalogue.item_mask import ItemMask, build_item_mask
-from llmrec.catalogue.overlay import Overlay
 from llmrec.catalogue.registry import find_catalogue, register_catalogue
 from llmrec.config import GrpoConfig
 from llmrec.decode.beam_search import TreeEngine
@@ -130,7 +129,7 @@ class VllmSampler:
         return self._engine.sample(tasks.prompts, count, deny, adapter)
 
     def _start(self, adapter: Path) -> VllmEngine:
-        if isinstance(find_catalogue(register_catalogue(self._base)).trie, Overlay):
+        if find_catalogue(register_catalogue(self._base)).has_changed:
             raise UserError(
                 "grpo.engine=vllm: this run's catalogue has changed since training (llmrec items); use "
                 f"grpo.engine=tree, or move {self._base.parent / 'catalogue'} away"

@@ -18,7 +18,6 @@ from llmrec.config import AlignmentConfig
 from llmrec.decode.batches import resolve_device
 from llmrec.files import read_json, write_json
 from llmrec.models import modes
-from llmrec.models.checkpoint import load_checkpoint
 from llmrec.models.lora import load_adapter_weights, save_adapter
 from llmrec.recommend.trained_run import TrainedRun
 from llmrec.train.alignment.completions import CompletionScorer
@@ -30,7 +29,7 @@ from llmrec.train.validation import NDCG_CUTOFF, ValidationLists
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedTokenizerFast, Trainer, TrainerControl, TrainerState, TrainingArguments
+    from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 MIN_INTERVAL = 5
 """Between two saves or looks at validation lists."""
@@ -46,20 +45,18 @@ class InitialPolicy:
 
     Attributes:
         model: adapter `default` is trained.
-        tokenizer: the run's.
-        run: catalogue, encoder, template.
+        run: the catalogue (where the model goes), tokenizer, encoder and template.
         seed: of the training.
     """
 
     model: PeftModel
-    tokenizer: PreTrainedTokenizerFast
     run: TrainedRun
     seed: int
 
     @property
     def pad_id(self) -> int:
         """The padding token."""
-        return int(self.tokenizer.pad_token_id)
+        return int(self.run.tokenizer.pad_token_id)
 
     def scorer(self, settings: AlignmentConfig) -> CompletionScorer:
         """How its log-probabilities are normalised."""
@@ -76,9 +73,9 @@ def load_initial_policy(ctx: StageContext, settings: AlignmentConfig) -> Initial
     set_seed(seed)
     run = TrainedRun.load(ctx.run, as_trained=True)
     run = replace(run, catalogue=run.catalogue.to(resolve_device("auto")))
-    checkpoint = load_checkpoint(run.base)
-    model = modes.load_policy(checkpoint.model, ctx.recipe.sft, ctx.run / "sft", settings.lora, ctx.scratch)
-    return InitialPolicy(model, checkpoint.tokenizer, run, seed)
+    model = run.load_model().model
+    policy = modes.load_policy(model, ctx.recipe.sft, ctx.run / "sft", settings.lora, ctx.scratch)
+    return InitialPolicy(policy, run, seed)
 
 
 def order_prompts(lengths: Sequence[int], settings: AlignmentConfig, seed: int) -> npt.NDArray[np.int64]:
@@ -144,7 +141,7 @@ def train(
     watch = _validation_callback(ctx, settings, initial, metrics, trainer.args.max_steps, scratch)
     if watch is not None:
         trainer.add_callback(watch)
-    resume = last_checkpoint(Path(trainer.args.output_dir))
+    resume = last_checkpoint(scratch / "checkpoints")
     metrics.rewind(resume)
     with explain_out_of_memory(name, memory_remedies(name, settings)):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -162,7 +159,8 @@ class ResumesFromAdapter:
     Transformers' own would find the reference's folder there, and load that one alone.
     """
 
-    model: PeftModel
+    model: Any
+    """The policy, a PeftModel; TRL's trainers say less of it."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_adapter_weights(self.model, Path(resume_from_checkpoint))

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
-from llmrec.token_tree import unlabelled_tree
+from llmrec.text.target_tree import TargetTree
+from llmrec.token_tree import IGNORE
 from llmrec.train.batch_order import group_by_length
 from llmrec.train.sft.samples import TrainingTree, columns
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 WRITTEN = 1000
 ROWS, INDEX = "trees.arrow", "epochs.npz"
-EMPTY_TREE = TrainingTree(unlabelled_tree(np.zeros(1, np.int32), np.zeros(1, np.int32)))
+_ZERO = np.zeros(1, np.int32)
+EMPTY_TREE = TrainingTree(TargetTree(_ZERO, _ZERO, _ZERO + 1, _ZERO + IGNORE, _ZERO))
 """A tree that holds nothing to learn."""
 
 

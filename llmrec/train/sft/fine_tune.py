@@ -10,7 +10,7 @@ from llmrec import layout
 from llmrec.artifacts import StageContext
 from llmrec.errors import UserError
 from llmrec.models import modes
-from llmrec.models.checkpoint import save_base
+from llmrec.models.checkpoint import save_checkpoint
 from llmrec.train.launch import run_in_processes
 from llmrec.train.sft.prepare import Prepared, prepare
 
@@ -46,7 +46,7 @@ def train_in_process(ctx: StageContext) -> dict[str, Any]:
     trained, epochs = fit(ctx, prepared)
     if trained is None:
         return {}
-    trained = modes.split(trained, recipe.sft, prepared.vocabulary, ctx.work / "sft", ctx.scratch)
+    trained = modes.split(trained, recipe.sft, prepared.catalogue.vocabulary, ctx.work / "sft", ctx.scratch)
     _write(ctx, prepared, trained)
     return {
         "parameters": sum(p.numel() for p in trained.parameters()),
@@ -57,18 +57,9 @@ def train_in_process(ctx: StageContext) -> dict[str, Any]:
 
 
 def _write(ctx: StageContext, prepared: Prepared, trained: Any) -> None:
-    base, catalogue = ctx.work / "base", prepared.catalogue
-    save_base(
-        base,
-        trained,
-        prepared.tokenizer,
-        prepared.vocabulary,
-        prepared.items,
-        prepared.sids,
-        catalogue.prompts,
-    )
-    (base / layout.TRIE).parent.mkdir(exist_ok=True)
-    catalogue.trie.save(base / layout.TRIE)
+    base = ctx.work / layout.BASE
+    save_checkpoint(base, trained, prepared.tokenizer)
+    prepared.catalogue.save(base)
     (ctx.work / layout.training_log("sft")).write_bytes((ctx.scratch / "metrics.jsonl").read_bytes())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
 from transformers.trainer_utils import align_special_tokens
@@ -61,7 +61,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
             f"the {prepared.encoder.context:,} tokens of the base"
         )
     set_seed(recipe.seed)
-    model = modes.wrap(prepared.model, sft, prepared.vocabulary, ctx.scratch)
+    model = modes.wrap(prepared.model, sft, prepared.catalogue.vocabulary, ctx.scratch)
     if sft.start is not None:
         modes.load_adapter_weights(model, sft, start_run_folder(sft.start) / "sft")
     dropout.attach_dropout(model, sft.dropout)
@@ -94,16 +94,17 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
 def _trained(ctx: StageContext, trainer: TreeTrainer) -> PreTrainedModel | None:
     """What a training leaves, in the first process."""
     if not ctx.workers.sharded:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        return model.eval() if trainer.is_world_process_zero() else None
+        trained: Any = trainer.accelerator.unwrap_model(trainer.model)
+        return trained.eval() if trainer.is_world_process_zero() else None
     weights = sharding.gather_weights(trainer)
     if weights is None:
         return None
     anew = prepare(ctx.recipe, ctx.run)
     align_special_tokens(anew.model, anew.tokenizer)  # as the trainer has done with its own
-    model = modes.wrap(anew.model, ctx.recipe.sft, anew.vocabulary, ctx.scratch)
+    model = modes.wrap(anew.model, ctx.recipe.sft, anew.catalogue.vocabulary, ctx.scratch)
     sharding.load_gathered_weights(model, weights)
-    return model.eval()
+    whole: Any = model
+    return whole.eval()
 
 
 def sft_arguments(
@@ -138,14 +139,13 @@ def _teacher(ctx: StageContext, prepared: Prepared) -> Teacher | None:
     Raises:
         UserError: semantic IDs without tokens of their own.
     """
-    distillation, vocabulary = ctx.recipe.sft.distillation, prepared.vocabulary
+    distillation, catalogue = ctx.recipe.sft.distillation, prepared.catalogue
     if distillation is None:
         return None
-    if vocabulary.end is not None:
+    if catalogue.end is not None:
         raise UserError("sft.distillation: textual IDs have no tokens that a teacher could choose among")
-    return Teacher(
-        load_baseline(ctx.run, distillation.teacher, prepared.items), prepared.catalogue, distillation.weight
-    )
+    model = load_baseline(ctx.run, distillation.teacher, catalogue.items)
+    return Teacher(model, catalogue, distillation.weight)
 
 
 def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> Epochs:

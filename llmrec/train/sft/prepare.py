@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
 from llmrec.artifacts import read_manifest, run_folder, runs_root
 from llmrec.catalogue.catalogue import Catalogue
-from llmrec.catalogue.trie import Trie
 from llmrec.config import Recipe
 from llmrec.data.examples import event_fields, load_items, load_users
 from llmrec.errors import UserError
 from llmrec.ids.load import load_codebooks, load_sids, load_sizes, load_texts, sort_in_trie_order
 from llmrec.models.base import load_base
-from llmrec.models.vocabulary import SidVocabulary, add_sid_tokens, add_textual_ids, without_pads
+from llmrec.models.vocabulary import add_sid_tokens, add_textual_ids, without_pads
 from llmrec.text.encode import PromptEncoder
 from llmrec.text.mix import MixedTask, load_training_mix
 from llmrec.text.prompts import Template, row_texts
@@ -29,26 +24,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A base model with its items' tokens, and the encoder that speaks its vocabulary."""
+    """A base model with its items' tokens, and the encoder that speaks its vocabulary.
+
+    Attributes:
+        model: the base, not trained yet.
+        tokenizer: its tokenizer, SID tokens included.
+        catalogue: the items, their trie on the CPU, and the settings of the prompts that decoding will ask with.
+        encoder: encodes histories, users and events.
+        mix: the tasks to train on; decoding asks with a template of the first.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
-    vocabulary: SidVocabulary
-    items: list[str]
-    sids: np.ndarray
+    catalogue: Catalogue
     encoder: PromptEncoder
     mix: list[MixedTask]
-
-    @cached_property
-    def catalogue(self) -> Catalogue:
-        """The items, their trie on the CPU, and the settings of the prompts that decoding will ask with."""
-        trie = Trie.build(self.sids, self.vocabulary.codes)
-        prompts = {
-            "history": self.encoder.history,
-            "context": self.encoder.context,
-            "template": self.template.model_dump(mode="json"),
-        }
-        return Catalogue(trie, torch.from_numpy(self.vocabulary.compact_ids), self.items, prompts)
 
     @property
     def template(self) -> Template:
@@ -81,7 +71,13 @@ def prepare(recipe: Recipe, run: Path) -> Prepared:
     context = getattr(model.config, "max_position_embeddings", None)
     encoder = PromptEncoder(tokenizer, texts, tokens, recipe.data.history, users, event_fields(run), context)
     mix = load_training_mix(recipe.prompts, encoder.fields)
-    return Prepared(model, tokenizer, vocabulary, items, sids, encoder, mix)
+    prompts = {
+        "history": encoder.history,
+        "context": encoder.context,
+        "template": mix[0].templates[0].model_dump(mode="json"),
+    }
+    catalogue = Catalogue.build(vocabulary, items, sids, prompts)
+    return Prepared(model, tokenizer, catalogue, encoder, mix)
 
 
 def start_run_folder(name: str) -> Path:

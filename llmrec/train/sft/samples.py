@@ -20,13 +20,14 @@ from llmrec.text.candidates import CandidateSampler
 from llmrec.text.encode import PromptContext, PromptEncoder, build_chain
 from llmrec.text.mix import MixedTask, print_notice
 from llmrec.text.prompts import Template, uses_history
+from llmrec.text.target_tree import TargetTree
 from llmrec.text.tasks import Source
-from llmrec.token_tree import IGNORE, TokenTree, collate
+from llmrec.token_tree import IGNORE, collate
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-TREE = tuple(field.name for field in fields(TokenTree))
+TREE = tuple(field.name for field in fields(TargetTree))
 COLUMNS = (*TREE, "window_items", "observed")
 Ints = npt.NDArray[np.int32]
 ContinueHistories = Callable[[Sequence[Sequence[str]], int], list[list[str]]]
@@ -44,7 +45,7 @@ class TrainingTree:
         observed: how many of these the user has chosen; the others are what a teacher has made up.
     """
 
-    tree: TokenTree
+    tree: TargetTree
     window_items: Ints = field(default_factory=lambda: np.empty(0, np.int32))
     observed: int = 0
 
@@ -221,7 +222,7 @@ def validation_trees(
 
 
 def columns(lessons: Sequence[TrainingTree]) -> dict[str, list[Ints]]:
-    """Lessons as columns of a dataset: the arrays of TokenTree, `window_items`, and `observed` (an array of one)."""
+    """Lessons as columns of a dataset: the arrays of TargetTree, `window_items`, and `observed` (an array of one)."""
     of_trees = {name: [getattr(lesson.tree, name) for lesson in lessons] for name in TREE}
     observed = [np.array([lesson.observed], np.int32) for lesson in lessons]
     return of_trees | {"window_items": [lesson.window_items for lesson in lessons], "observed": observed}
@@ -237,8 +238,8 @@ def as_dataset(lessons: Sequence[TrainingTree]) -> Dataset:
 class TreeCollator:
     """Rows of `as_dataset` to a padded batch, as `llmrec.token_tree.collate` gives it.
 
-    Beside its keys there are `labels`, the same as `shift_labels`; `window_items`, int64 [B, W], filled with −1;
-    and `observed`, int64 [B].
+    Beside its keys there are `labels`, the same as `shift_labels`; `history_length`, int64 [B, T], filled with 0;
+    `window_items`, int64 [B, W], filled with −1; and `observed`, int64 [B].
     """
 
     def __init__(self, pad_id: int) -> None:
@@ -248,10 +249,14 @@ class TreeCollator:
         """Batch rows of the dataset."""
         import torch
 
-        trees = [TokenTree(*(row[name] for name in TREE)) for row in rows]
+        trees = [TargetTree(*(row[name] for name in TREE)) for row in rows]
         batch = {key: torch.from_numpy(value) for key, value in collate(trees, self._pad_id).items()}
         # Trainer counts the batch's targets only where it finds a key named labels.
         batch["labels"] = batch["shift_labels"]
+        lengths = np.zeros(batch["input_ids"].shape, np.int64)
+        for padded, tree in zip(lengths, trees, strict=True):
+            padded[: len(tree)] = tree.history_length
+        batch["history_length"] = torch.from_numpy(lengths)
         windows = [torch.from_numpy(row["window_items"]).long() for row in rows]
         batch["window_items"] = torch.nn.utils.rnn.pad_sequence(windows, batch_first=True, padding_value=-1)
         batch["observed"] = torch.tensor([int(row["observed"][0]) for row in rows])

@@ -21,7 +21,7 @@ from llmrec.token_tree import IGNORE
 
 if TYPE_CHECKING:
     from llmrec.catalogue.catalogue import Catalogue
-    from llmrec.collaborative.systems import Baseline
+    from llmrec.collaborative.system import Baseline
 
 CHANCES = 1 << 21
 """Chances of items that are held at once."""
@@ -140,13 +140,8 @@ class Teacher:
     @cached_property
     def _nodes(self) -> torch.Tensor:
         """Nodes of each item's codes so far, int64 [items, L]: the root, then one a level."""
-        trie = self.catalogue.trie
-        item = torch.arange(trie.items)
-        bounds = zip(trie.starts[:-2], trie.starts[1:-1], strict=True)
-        levels = [
-            begin + torch.searchsorted(trie.low[begin:end], item, right=True) - 1 for begin, end in bounds
-        ]
-        return torch.stack(levels, dim=1)
+        trie = self.catalogue.trie.base
+        return trie.item_nodes(torch.arange(trie.items))[:, :-1]
 
 
 @dataclass(frozen=True)

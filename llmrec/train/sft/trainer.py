@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -45,7 +45,7 @@ class TreeTrainer(SFTTrainer):
         super().__init__(train_dataset=epochs.rows, **kwargs)
         self._epochs, self._lists, self._teacher = epochs, validation_lists, teacher
         if self.is_fsdp_enabled:
-            sharding.shard(self.model, compiled)
+            sharding.shard(cast("torch.nn.Module", self.model), compiled)
 
     def create_accelerator_and_postprocess(self) -> None:
         """Trainer's, which shards on CPUs as well."""
@@ -67,13 +67,13 @@ class TreeTrainer(SFTTrainer):
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """Trainer's loop, and the NDCG@10 of the validation lists, each process decoding its part."""
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if self._lists is not None:
+        output = super().evaluation_loop(*args, **kwargs | {"metric_key_prefix": metric_key_prefix})
+        if self._lists is not None and output.metrics is not None:
             process = self.accelerator
-            mine = self._lists.part(process.process_index, process.num_processes)
+            part = self._lists.part(process.process_index, process.num_processes)
             judged = f"ndcg@{NDCG_CUTOFF}"
-            with sharding.unsharded(self.model), process.autocast():
-                total = mine.metric_sums(process.unwrap_model(self.model))[judged]
+            with sharding.unsharded(cast("torch.nn.Module", self.model)), process.autocast():
+                total = part.metric_sums(process.unwrap_model(self.model))[judged]
             total = process.reduce(torch.tensor(total, device=process.device), "sum").item()
             output.metrics[f"{metric_key_prefix}_{judged}"] = total / len(self._lists.prompts)
         return output
@@ -86,15 +86,15 @@ class TreeTrainer(SFTTrainer):
     ) -> torch.Tensor:
         """Trainer's step on each piece of a batch; their gradients add up to the batch's."""
         if num_items_in_batch is None:  # the loss is then a mean, and those of pieces do not add up
-            return super().training_step(model, inputs)
+            return super().training_step(model, inputs)  # type: ignore[no-untyped-call]
         *others, last = self._pad_to_same_count(split_batch(inputs))
         total = torch.zeros((), device=self.args.device)
         # Gradients that wait to be exchanged are whole ones, for which a sharded training may have no room.
         waiting = nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model)
         with waiting:
             for piece in others:
-                total += super().training_step(model, piece, num_items_in_batch)
-        return total + super().training_step(model, last, num_items_in_batch)
+                total += super().training_step(model, piece, num_items_in_batch)  # type: ignore[no-untyped-call]
+        return total + super().training_step(model, last, num_items_in_batch)  # type: ignore[no-untyped-call]
 
     def _pad_to_same_count(self, parts: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
         """A batch's pieces, and where weights are sharded as many as any process has: all call the model together."""
