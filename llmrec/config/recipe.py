@@ -90,8 +90,8 @@ class Recipe(Section):
     def _zero_shot_needs_trained_base(self) -> Recipe:
         if "zero_shot" in self.eval.baselines and self.base.model == "tiny":
             raise ValueError(
-                "eval.baselines: zero_shot asks the base as it was before training, "
-                "but base.model=tiny has random weights; leave it out, or take a trained base"
+                "eval.baselines: zero_shot evaluates the base before training, "
+                "but base.model=tiny has random weights; leave it out, or choose a trained base"
             )
         return self
 
