@@ -109,16 +109,16 @@ def test_choices_are_in_the_order_of_the_targets_position():
 
 def test_held_out_wordings_are_asked_unless_others_are_named():
     def names(**entry):
-        told = []
-        mixed = resolve_eval_task(EvalTask(task="rating", **entry), FIELDS, told.append)
-        return [template.id for template in mixed.templates], told
+        notices = []
+        mixed = resolve_eval_task(EvalTask(task="rating", **entry), FIELDS, notices.append)
+        return [template.id for template in mixed.templates], notices
 
     assert names() == (["held_out"], [])
     assert names(templates=["titles"]) == (["titles"], [])
     assert names(language="zh") == (["after_history_zh", "titles_zh"], [])
-    told = []
-    assert resolve_eval_task(EvalTask(task="rating"), Fields(), told.append) is None
-    assert told == ["eval.tasks: task 'rating' is switched off: this data has no rating"]
+    notices = []
+    assert resolve_eval_task(EvalTask(task="rating"), Fields(), notices.append) is None
+    assert notices == ["eval.tasks: task 'rating' is switched off: this data has no rating"]
 
 
 def scored(about, **columns):
