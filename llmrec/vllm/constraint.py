@@ -19,9 +19,6 @@ from llmrec.catalogue.registry import find_catalogue
 from llmrec.decode.scoring import log_normaliser
 from llmrec.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-
 PREFIX = "llmrec_"
 KEYS = ("llmrec_catalogue", "llmrec_depth", "llmrec_allow", "llmrec_deny")
 
