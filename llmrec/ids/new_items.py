@@ -144,9 +144,9 @@ def _check(
             f"the model has tokens for {list(sizes)} codes a level, the quantizer has {list(codec.sizes)}; "
             "run the stage sft again"
         )
-    left = math.prod(sizes) - len(taken)
-    if len(vectors) > left:
-        raise UserError(f"{len(vectors)} new items, but only {left} semantic IDs are free; train again")
+    free = math.prod(sizes) - len(taken)
+    if len(vectors) > free:
+        raise UserError(f"{len(vectors)} new items, but only {free} semantic IDs are free; train again")
 
 
 def _move_to_free_paths(
