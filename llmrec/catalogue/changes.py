@@ -49,8 +49,14 @@ class Changes:
 
 def no_changes() -> Changes:
     """The changes of a run that has none."""
-    schema = {"item_id": pl.String, "sid": pl.List(pl.Int32), "title": pl.String}
-    return Changes(pl.DataFrame(schema=schema | {"distance": pl.Float32, "percentile": pl.Float32}), [])
+    schema = {
+        "item_id": pl.String(),
+        "sid": pl.List(pl.Int32),
+        "title": pl.String(),
+        "distance": pl.Float32(),
+        "percentile": pl.Float32(),
+    }
+    return Changes(pl.DataFrame(schema=schema), [])
 
 
 def catalogue_hash(base: Path, items: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -67,7 +67,8 @@ def tree_generate(trie: ItemTrie, token_ids: torch.Tensor, scoring: Scoring = PL
         from transformers.generation import GenerateBeamDecoderOnlyOutput
 
         return GenerateBeamDecoderOnlyOutput(
-            sequences=sequences, sequences_scores=scores.flatten().to(input_ids.device)
+            sequences=cast("torch.LongTensor", sequences),
+            sequences_scores=cast("torch.FloatTensor", scores.flatten().to(input_ids.device)),
         )
 
     return decode

@@ -5,8 +5,8 @@ Prompts of like length share a batch, which holds a bounded number of tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -65,13 +65,15 @@ def generate_greedy(
     groups = group_by_length(
         [len(prompt) for prompt in prompts], lambda longest: max(1, batch_tokens // (longest + max_tokens))
     )
+    # Transformers types no `generate` of a plain PreTrainedModel.
+    generate = cast("Callable[..., torch.Tensor]", model.generate)
     with torch.inference_mode(), tqdm(total=len(prompts), desc="answering", unit=" rows", leave=False) as bar:
         for group in groups:
             ids, mask = _padded([prompts[row] for row in group], pad_id, left=True)
-            said = model.generate(
+            answers = generate(
                 ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
             )
-            for row, tokens in zip(group, said[:, ids.shape[1] :].tolist(), strict=True):
+            for row, tokens in zip(group, answers[:, ids.shape[1] :].tolist(), strict=True):
                 stop = next((at + 1 for at, token in enumerate(tokens) if token in end_ids), len(tokens))
                 found[row] = tokens[:stop]
             bar.update(len(group))

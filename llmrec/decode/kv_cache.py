@@ -14,6 +14,7 @@ from llmrec.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 
 MIN_SHARED = 8
 
@@ -27,7 +28,7 @@ class _RowLayer(DynamicLayer):
     """
 
     def __init__(self, users: int, capacity: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers does not type it
         self._users, self._capacity, self._length = users, capacity, 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -121,7 +122,7 @@ def prefill(
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) + shared :] = torch.tensor(prompt[shared:])
-    layers = [
+    layers: list[CacheLayerMixin | LinearAttentionCacheLayerMixin] = [
         _RowLayer(len(prompts), shared + width + beam_tokens) for _ in range(model.config.num_hidden_layers)
     ]
     cache = Cache(layers=layers)
@@ -144,8 +145,9 @@ def prefill(
 
 def _shared(prompts: Sequence[Sequence[int]]) -> int:
     """Tokens that all prompts begin with (each keeps one of its own); 0 where a pass for them does not pay."""
-    first, last = min(prompts), max(prompts)
-    limit = min(len(prompt) for prompt in prompts) - 1
+    rows = [list(prompt) for prompt in prompts]
+    first, last = min(rows), max(rows)
+    limit = min(map(len, rows)) - 1
     pairs = zip(first[:limit], last[:limit], strict=True)
     equal = next((at for at, (a, b) in enumerate(pairs) if a != b), limit)
     return equal if len(prompts) > 1 and equal >= MIN_SHARED else 0

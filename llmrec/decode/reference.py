@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from llmrec.decode.top_k import TopK
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers.generation import GenerateBeamDecoderOnlyOutput
 
 PrefixTable = dict[tuple[int, ...], list[int]]
 
@@ -21,7 +22,7 @@ PrefixTable = dict[tuple[int, ...], list[int]]
 def search(
     model: PreTrainedModel,
     sids: npt.NDArray[np.integer],
-    token_ids: list[npt.NDArray[np.integer]],
+    token_ids: Sequence[npt.NDArray[np.integer]],
     prompts: Sequence[Sequence[int]],
     width: int,
     masked: Sequence[Sequence[int]] | None = None,
@@ -101,14 +102,17 @@ def beam_search(
         return_dict_in_generate=True,
         output_scores=True,
     )
+    # Transformers types no `generate` of a plain PreTrainedModel.
+    generate = cast("Callable[..., GenerateBeamDecoderOnlyOutput]", model.generate)
     with torch.inference_mode():
-        out = model.generate(
+        out = generate(
             ids,
             attention_mask=torch.ones_like(ids),
             generation_config=settings,
             logits_processor=LogitsProcessorList([] if end is None else [_Ended(start, end)]),
             prefix_allowed_tokens_fn=lambda _, path: table.get(tuple(path[start:].tolist()), [pad_id]),
         )
+    assert out.sequences_scores is not None
     return out.sequences[:, start:], out.sequences_scores
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from llmrec.errors import UserError
 from llmrec.ids.tokens import sid_token
@@ -60,12 +60,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(
-            str(folder), trust_remote_code=False
-        )
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: the checkpoint cannot be loaded: {str(error).splitlines()[0]}") from None
-    return tokenizer
+    return cast("PreTrainedTokenizerFast", tokenizer)
 
 
 def load_checkpoint(
@@ -98,8 +96,9 @@ def load_checkpoint(
         raise UserError(f"{folder}: the checkpoint cannot be loaded: {str(error).splitlines()[0]}") from None
     _check_vocabulary(vocabulary, tokenizer, len(embedding_weight(model)), folder)
     if adapter is not None:
-        model = load_adapter(model, adapter)
-    return Checkpoint(model.to(device).eval(), tokenizer, vocabulary)
+        model = cast("PreTrainedModel", load_adapter(model, adapter))  # PEFT passes on what the base offers
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps Module.to, which mypy takes for a function
+    return Checkpoint(model.eval(), tokenizer, vocabulary)
 
 
 def _check_vocabulary(

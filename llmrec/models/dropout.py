@@ -11,13 +11,14 @@ from llmrec.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 BRANCH_ENDS = ("o_proj", "down_proj")
 """Name endings of the linear layers whose output Qwen, LLaMA and similar models add to the residual stream."""
 
 
-def attach_dropout(model: PreTrainedModel, rate: float) -> None:
+def attach_dropout(model: PreTrainedModel | PeftModel, rate: float) -> None:
     """Apply dropout to the embeddings and to the outputs of attention and MLP during training.
 
     GPT-2 and SASRec have dropout at the same places. It uses hooks, so weights and configuration do not change.

@@ -173,7 +173,7 @@ def add_textual_ids(
     fresh = ITEM_END not in tokenizer.get_vocab()
     if fresh:
         tokenizer.add_tokens([AddedToken(ITEM_END, normalized=False, special=False)])
-    end = int(tokenizer.convert_tokens_to_ids(ITEM_END))
+    end = cast("int", tokenizer.convert_tokens_to_ids(ITEM_END))
     vocabulary, codes = codes_by_position(distinct_token_lists(TextEncoder(tokenizer), texts), end)
     if fresh:
         hidden = embedding_weight(model).shape[1]
@@ -226,13 +226,13 @@ def distinct_token_lists(encode: TextEncoder, texts: list[str]) -> list[list[int
     return found
 
 
-def embedding_weight(model: PreTrainedModel) -> torch.nn.Parameter:
+def embedding_weight(model: PreTrainedModel) -> torch.Tensor:
     """The input embedding `[vocabulary, hidden]`."""
     # Transformers types the module as any; those of all causal language models have such a weight.
     return cast("torch.nn.Embedding", model.get_input_embeddings()).weight
 
 
-def embedding_matrices(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+def embedding_matrices(model: PreTrainedModel) -> list[torch.Tensor]:
     """Return the input embedding `[vocabulary, hidden]` and, if it is a separate matrix, that of the LM head."""
     get_head: Callable[[], torch.nn.Linear] = model.get_output_embeddings
     embedding, head = embedding_weight(model), get_head().weight

@@ -65,7 +65,8 @@ class ZeroShotRecommender:
         trie = Trie.build(sids, vocabulary.codes).to(device)
         token_ids = torch.from_numpy(vocabulary.compact_ids).to(device)
         pad = int(tokenizer.pad_token_id)
-        self.engine = TreeEngine(model.to(device).eval(), trie, token_ids, pad)
+        model.to(device)  # type: ignore[arg-type]  # transformers wraps Module.to, which mypy takes for a function
+        self.engine = TreeEngine(model.eval(), trie, token_ids, pad)
 
     def encode_prompts(self, histories: list[list[str]]) -> list[list[int]]:
         """Token ids of the prompts for histories of item ids, oldest first."""

@@ -90,7 +90,7 @@ class MetricsFile(TrainerCallback):
     def write(self, state: TrainerState, values: Mapping[str, float]) -> None:
         """Append a line for the step that a training has come to."""
         epoch = round((state.epoch or 0.0) * self._epochs, 4)
-        line = {"step": state.global_step, "epoch": epoch} | values
+        line: dict[str, float] = {"step": state.global_step, "epoch": epoch, **values}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -53,12 +53,12 @@ class TreeGRPOTrainer(ResumesFromAdapter, GRPOTrainer):
         super().__init__(reward_funcs=[self._reads(reward.name) for reward in settings.rewards], **kwargs)
         self._spelt = without_pads(scorer.catalogue.tokens.tolist())
 
-    def _reads(self, name: str) -> Callable[..., list[float]]:
+    def _reads(self, name: str) -> Callable[..., list[float | None]]:
         """A reward function of TRL's kind: the rewards were computed group by group, as they were drawn."""
 
-        def read(**_: Any) -> list[float]:
+        def read(**_: Any) -> list[float | None]:
             assert self._drawn is not None
-            values: list[float] = self._drawn.terms[name].reshape(-1).tolist()
+            values: list[float | None] = [*self._drawn.terms[name].reshape(-1).tolist()]
             return values
 
         read.__name__ = name
@@ -90,7 +90,7 @@ class TreeGRPOTrainer(ResumesFromAdapter, GRPOTrainer):
             "legal": ((items >= 0) & (items < len(self._reward_context.items))).mean(),
             "distinct": np.mean([len(np.unique(row)) for row in items]) / items.shape[1],
         }
-        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics = self._metrics["train" if self.policy.training else "eval"]
         for name, value in figures.items():
             metrics[name].append(float(value))
 
@@ -130,7 +130,7 @@ class TreeGRPOTrainer(ResumesFromAdapter, GRPOTrainer):
         # A copy: TRL hands out the same batch again on the next pass, with what was drawn from it then.
         inputs = dict(inputs)
         self._inputs, self._rows = inputs, inputs["task"].tolist()
-        loss: torch.Tensor = super()._compute_loss(model, inputs)
+        loss: torch.Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]  # TRL's
         return loss
 
     def _get_per_token_logps_and_entropies(

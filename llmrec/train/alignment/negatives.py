@@ -77,9 +77,10 @@ class RejectedItemSampler:
         Raises:
             UserError: `semantic` without codebooks, or `judge` without its trained model.
         """
-        chosen, count = targets.chosen, self.config.negatives
         if source == "judge":
             return self._judge(targets, rng)
+        # The recipe refuses any other source where targets are unknown.
+        chosen, count = [item for item in targets.chosen if item is not None], self.config.negatives
         if source == "beams":
             # SPRec, Gao et al. 2025; RosePO, Liao et al. 2024
             best = self._ask(targets.histories, targets.items)

@@ -62,7 +62,7 @@ class Groups:
         """
         same = self.same
         best = np.where(same, self.log_probs[:, None, :], -np.inf).max(-1)
-        again = np.tril(same, -1).any(-1)
+        again = np.asarray(np.tril(same, -1).any(-1))
         likelier = (best[:, None, :] > best[:, :, None]) & ~again[:, None, :]
         return 1 + likelier.sum(-1)
 

@@ -68,7 +68,7 @@ def render(recipe: Recipe, run: Path) -> str:
 
 def render_sample(tokenizer: PreTrainedTokenizerFast, sample: Sample) -> str:
     """A training sample: its prompt as text, its ids, and one line a learned token."""
-    prompt = tokenizer.decode(sample.ids[: sample.answer]).replace("\n", "\n  ")
+    prompt = str(tokenizer.decode(sample.ids[: sample.answer])).replace("\n", "\n  ")
     lines = [f"prompt ({sample.answer} tokens, no loss):", f"  {prompt}", f"ids: {sample.ids}", "loss on:"]
     for position in range(sample.answer, len(sample.ids)):
         token = sample.ids[position]

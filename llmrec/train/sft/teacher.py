@@ -21,7 +21,7 @@ from llmrec.token_tree import IGNORE
 
 if TYPE_CHECKING:
     from llmrec.catalogue.catalogue import Catalogue
-    from llmrec.collaborative.systems import Baseline
+    from llmrec.collaborative.system import Baseline
 
 CHANCES = 1 << 21
 """Chances of items that are held at once."""
