@@ -46,12 +46,12 @@ def registered(folder, sids, codes=4):
 
 def answer(question, follow):
     """What an engine says: `follow(question)` gives token → log-probability, and the best is gone on from."""
-    said = StepResponse([], [])
+    response = StepResponse([], [])
     for _ in range(question.steps):
-        said.steps.append(follow(question))
-        said.tokens.append(max(said.steps[-1], key=said.steps[-1].get))
+        response.steps.append(follow(question))
+        response.tokens.append(max(response.steps[-1], key=response.steps[-1].get))
         deeper = {"llmrec_depth": question.extra_args["llmrec_depth"] + 1}
         question = replace(
-            question, tokens=[*question.tokens, said.tokens[-1]], extra_args=question.extra_args | deeper
+            question, tokens=[*question.tokens, response.tokens[-1]], extra_args=question.extra_args | deeper
         )
-    return said
+    return response

@@ -1,1 +1,1 @@
-"""Benchmarks: what the stages cost, printed as a table and kept as JSON."""
+"""Benchmarks of the stages, printed as a table and written as JSON."""

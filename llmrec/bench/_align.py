@@ -1,4 +1,4 @@
-"""What `llmrec bench align` sets side by side: our trainers and TRL's, on copies of one model."""
+"""Systems of `llmrec bench align`: our trainers and TRL's trainers, on copies of one model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 
 from llmrec.bench.decode import SMOLLM2
@@ -30,17 +31,24 @@ from llmrec.train.alignment.rewards import RewardContext
 from llmrec.train.alignment.rollouts import RolloutTasks, TreeSampler
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedTokenizerFast
 
 TREES, TRL, ANSWERS, CONSTRAINED = "trees", "TRL", "TRL, head at the answers", "… and the trie's constraint"
-"""The systems. Without Triton, TRL's head scores every position of the prompt too; with it, the answers alone."""
+"""The systems. Without Triton, TRL's head also scores every position of the prompt; with it, only the answers."""
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+Normalise = Literal["vocabulary", "allowed"]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A policy, its catalogue, and prompts of one length."""
+    """A policy, its catalogue, and prompts.
+
+    Attributes:
+        model: the policy, a base with an adapter.
+        tokenizer: the base's tokenizer.
+        catalogue: the items, on `DEVICE`.
+        prompts: token-id lists of equal length.
+    """
 
     model: PeftModel
     tokenizer: PreTrainedTokenizerFast
@@ -51,21 +59,21 @@ class Subject:
     def make(
         cls, model: str, shape: Mapping[str, int], length: int, items: int, prompt: int, batch: int
     ) -> Subject:
-        """A base with rows for semantic-ID tokens at the end of its vocabulary, and an adapter that does something.
+        """Build a base whose vocabulary ends with semantic-ID tokens, and an adapter with non-zero weights.
 
         Args:
-            model: `qwen3` (random weights), `smollm2`, or what a recipe's `base.model` may be.
+            model: `qwen3` (random weights), `smollm2`, or a value of a recipe's `base.model`.
             shape: `layers`, `hidden` and `vocabulary` of `qwen3`, semantic-ID tokens included.
-            length: levels of the random semantic IDs.
-            items: how many there are.
-            prompt: tokens of a prompt, random.
-            batch: prompts.
+            length: number of levels of the random semantic IDs.
+            items: number of items.
+            prompt: number of random tokens of a prompt.
+            batch: number of prompts.
         """
         heads = max(1, shape["hidden"] // 64)
         tiny = dict(shape) | {"heads": heads, "kv_heads": max(1, heads // 2)}
         tiny["intermediate"] = 3 * shape["hidden"]
-        known = {"qwen3": {"tiny": tiny}, "smollm2": {"model": SMOLLM2}}
-        config = BaseConfig.model_validate(known.get(model, {"model": model}))
+        bases = {"qwen3": {"tiny": tiny}, "smollm2": {"model": SMOLLM2}}
+        config = BaseConfig.model_validate(bases.get(model, {"model": model}))
         base, tokenizer = load_base(config, ["red nail polish"], 0)
         rows = base.config.vocab_size + length * CODES
         if model == "qwen3":
@@ -79,12 +87,12 @@ class Subject:
                     parameter.normal_(std=0.002)
         sids = catalogue(items, length)
         trie, names = Trie.build(sids, [CODES] * length), [str(item) for item in range(len(sids))]
-        stock = Catalogue(trie, torch.arange(rows - length * CODES, rows), names, {})
+        item_catalogue = Catalogue(trie, torch.arange(rows - length * CODES, rows), names, {})
         prompts = np.random.default_rng(2).integers(100, 300, (batch, prompt)).tolist()
-        return cls(wrapped, tokenizer, stock.to(DEVICE), prompts)
+        return cls(wrapped, tokenizer, item_catalogue.to(DEVICE), prompts)
 
     def first(self, prompts: int) -> Subject:
-        """The same with so many of its prompts."""
+        """The same subject with its first `prompts` prompts."""
         return replace(self, prompts=self.prompts[:prompts])
 
     @property
@@ -93,26 +101,29 @@ class Subject:
         return int(self.tokenizer.pad_token_id)
 
     def answers(self, count: int) -> list[list[list[int]]]:
-        """Tokens of `count` items a prompt, drawn uniformly: siblings share as little as they can."""
-        rng, spelt = np.random.default_rng(3), self.catalogue.tokens
-        items = [rng.choice(len(spelt), count, replace=len(spelt) < count) for _ in self.prompts]
-        return [spelt[torch.from_numpy(row)].tolist() for row in items]
+        """Tokens of `count` uniformly drawn items a prompt; such items share few tokens."""
+        rng = np.random.default_rng(3)
+        tokens = self.catalogue.tokens
+        items = [rng.choice(len(tokens), count, replace=len(tokens) < count) for _ in self.prompts]
+        return [tokens[torch.from_numpy(row)].tolist() for row in items]
 
     def copy(self, system: str) -> PeftModel:
-        """The policy once more, as a system takes it."""
+        """A copy of the policy, prepared for a system."""
         model = copy.deepcopy(self.model)
         if system in (ANSWERS, CONSTRAINED):
             _score_answers_alone(model, self.catalogue.length)
         if system == CONSTRAINED:
-            table, start = prefix_table(map(tuple, self.catalogue.tokens.tolist())), len(self.prompts[0])
-            model.generate = partial(
+            table = prefix_table(map(tuple, self.catalogue.tokens.tolist()))
+            start = len(self.prompts[0])
+            # An attribute of this copy hides the method.
+            vars(model)["generate"] = partial(
                 model.generate, prefix_allowed_tokens_fn=lambda _, path: table[tuple(path[start:].tolist())]
             )
         return model
 
 
 def _score_answers_alone(model: PeftModel, length: int) -> None:
-    """Keep the prompts from TRL's head: hidden states and labels of the last `length` + 1 positions are left."""
+    """Restrict TRL's head to the answers: keep hidden states and labels of the last `length` + 1 positions only."""
     base = model.get_base_model()
 
     def labels(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -125,7 +136,20 @@ def _score_answers_alone(model: PeftModel, length: int) -> None:
         return output
 
     base.register_forward_pre_hook(labels, with_kwargs=True)
-    base.base_model.register_forward_hook(states)
+    _decoder(model).register_forward_hook(states)
+
+
+def _decoder(model: PeftModel) -> torch.nn.Module:
+    """The base model without its LM head."""
+    decoder = model.get_base_model().base_model
+    assert isinstance(decoder, torch.nn.Module)
+    return decoder
+
+
+def _policy(trainer: GRPOTrainer | DPOTrainer) -> PeftModel:
+    """The trainer's model."""
+    assert isinstance(trainer.model, PeftModel)
+    return trainer.model
 
 
 def _arguments() -> dict[str, Any]:
@@ -140,20 +164,21 @@ def _arguments() -> dict[str, Any]:
 
 
 class _Encoded(GRPOTrainer):
-    """TRL's trainer on prompts that are token ids already."""
+    """TRL's trainer for prompts that are already token ids."""
 
     def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return prompts, None, {}
 
 
-def grpo(subject: Subject, system: str, generations: int, normalise: str = "vocabulary") -> GRPOTrainer:
-    """A GRPO trainer with the recipe's defaults; TRL's has the same loss.
+def grpo(subject: Subject, system: str, generations: int, normalise: Normalise = "vocabulary") -> GRPOTrainer:
+    """A GRPO trainer with the recipe's defaults; TRL's trainer has the same loss.
 
     Args:
-        subject: what it trains.
+        subject: policy, catalogue and prompts.
         system: one of the systems.
-        generations: rollouts a prompt.
-        normalise: whether log-probabilities are the model's or the constrained policy's; for trees.
+        generations: number of rollouts a prompt.
+        normalise: whether log-probabilities are normalised over the vocabulary or over the allowed tokens; trees
+            only.
     """
     settings = GrpoConfig(generations=generations, normalise=normalise, rewards=[RewardConfig(name="levels")])
     prompts = range(len(subject.prompts))
@@ -165,17 +190,18 @@ def grpo(subject: Subject, system: str, generations: int, normalise: str = "voca
         num_generations=generations,
         max_completion_length=subject.catalogue.length,
     )
-    shared = {"model": subject.copy(system), "args": args, "processing_class": subject.tokenizer}
+    tokenizer = subject.tokenizer
+    shared: dict[str, Any] = {"model": subject.copy(system), "args": args, "processing_class": tokenizer}
+    trainer: GRPOTrainer
     if system == TREES:
-        known = subject.catalogue
         trainer = TreeGRPOTrainer(
             settings=settings,
             tasks=RolloutTasks(
                 subject.prompts, [[]] * len(prompts), np.arange(len(prompts)), [[]] * len(prompts)
             ),
-            sampler=TreeSampler(known, subject.pad_id, settings.rollouts),
-            scorer=CompletionScorer(settings.normalise, known),
-            context=RewardContext(known),
+            sampler=TreeSampler(subject.catalogue, subject.pad_id, settings.rollouts),
+            scorer=CompletionScorer(settings.normalise, subject.catalogue),
+            context=RewardContext(subject.catalogue),
             train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
             **shared,
         )
@@ -186,62 +212,68 @@ def grpo(subject: Subject, system: str, generations: int, normalise: str = "voca
     return trainer
 
 
-def _halves(completions: Sequence[Any], **_: Any) -> list[float]:
-    """A reward that costs nothing."""
+def _halves(completions: Sequence[Any], **_: Any) -> list[float | None]:
+    """A reward without cost: 0 and 1 in turn."""
     return [float(place % 2) for place in range(len(completions))]
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Forward and backward of a policy."""
+    """Forward and backward pass of a policy.
+
+    Attributes:
+        model: the policy.
+        loss: computes the loss.
+    """
 
     model: PeftModel
     loss: Callable[[], torch.Tensor]
 
     def __call__(self) -> None:
-        """Run it."""
+        """Run the pass, and delete the gradient."""
         self.loss().backward()
         self.model.zero_grad()
         wait()
 
     def gradient(self) -> tuple[torch.Tensor, int]:
-        """The gradient of all that is trained, float64, and tokens that the model computes on the way to it."""
-        seen = []
-        body = self.model.get_base_model().base_model
-        hook = body.register_forward_pre_hook(
-            lambda _, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+        """Gradient of all trained weights, float64, and number of tokens that pass through the model."""
+        token_counts: list[int] = []
+        hook = _decoder(self.model).register_forward_pre_hook(
+            lambda _, args, kwargs: token_counts.append(kwargs["input_ids"].numel()), with_kwargs=True
         )
         self.loss().backward()
         hook.remove()
         parts = [p.grad.flatten() for p in self.model.parameters() if p.grad is not None]
         self.model.zero_grad()
-        return torch.cat(parts).double(), sum(seen)
+        return torch.cat(parts).double(), sum(token_counts)
 
 
 def wait() -> None:
-    """Let a GPU finish what it was asked."""
+    """Wait until the GPU has finished its queued work."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
 
 
-def grpo_pass(subject: Subject, system: str, generations: int, normalise: str = "vocabulary") -> Pass:
+def grpo_pass(subject: Subject, system: str, generations: int, normalise: Normalise = "vocabulary") -> Pass:
     """GRPO's pass over uniformly drawn items; `normalise` as for `grpo`."""
     trainer = grpo(subject, system, generations, normalise)
     batch = {name: value.to(DEVICE) for name, value in _rollouts(subject, generations).items()}
-    trainer.model.train()
-    # The trainer writes into its batch.
-    return Pass(trainer.model, lambda: trainer.compute_loss(trainer.model, dict(batch)))
+    policy = _policy(trainer)
+    policy.train()
+    # The trainer changes its batch, so it gets a copy.
+    return Pass(policy, lambda: trainer.compute_loss(policy, dict(batch)))
 
 
 def grpo_step(subject: Subject, system: str, generations: int) -> Callable[[], None]:
-    """A whole step, at a learning rate of zero; on trees, of the policy that it samples from."""
+    """A complete step with learning rate 0; on trees, log-probabilities are those of the policy that is sampled."""
     trainer = grpo(subject, system, generations, "allowed")
     prompts = range(len(subject.prompts)) if system == TREES else subject.prompts
     rows = [{"prompt": prompt} for prompt in prompts for _ in range(generations)]
-    optimizer = torch.optim.AdamW([p for p in trainer.model.parameters() if p.requires_grad], lr=0.0)
+    policy = _policy(trainer)
+    optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=0.0)
 
     def step() -> None:
-        trainer.training_step(trainer.model, rows, None)
+        trainer.training_step(policy, rows, None)
         optimizer.step()
         optimizer.zero_grad()
         wait()
@@ -250,15 +282,15 @@ def grpo_step(subject: Subject, system: str, generations: int) -> Callable[[], N
 
 
 def _rollouts(subject: Subject, generations: int) -> dict[str, torch.Tensor]:
-    """A batch of GRPO as TRL lays it out: a row a completion, prompt and all; slightly off-policy."""
+    """A batch of GRPO in TRL's layout, with one row a completion, prompt included; slightly off-policy."""
     groups = subject.answers(generations)
     trees = CompletionTrees.build(subject.prompts, groups, subject.pad_id)
     with torch.no_grad():
-        now = CompletionScorer("vocabulary", subject.catalogue).log_probs(subject.model, trees).tokens
+        log_probs = CompletionScorer("vocabulary", subject.catalogue).log_probs(subject.model, trees).tokens
     answers = torch.tensor(groups).flatten(0, 1)
     prompts = torch.tensor(subject.prompts).repeat_interleave(generations, 0)
     torch.manual_seed(1)
-    near = now + torch.randn(2, *now.shape) * 0.1
+    noisy = log_probs + torch.randn(2, *log_probs.shape) * 0.1
     return {
         "prompt_ids": prompts,
         "prompt_mask": torch.ones_like(prompts),
@@ -266,30 +298,30 @@ def _rollouts(subject: Subject, generations: int) -> dict[str, torch.Tensor]:
         "completion_mask": torch.ones_like(answers),
         "advantages": torch.linspace(-1, 1, len(answers)),
         "num_items_in_batch": torch.tensor(answers.numel()),
-        "old_per_token_logps": near[0],
-        "ref_per_token_logps": near[1],
+        "old_per_token_logps": noisy[0],
+        "ref_per_token_logps": noisy[1],
         "task": torch.arange(len(subject.prompts)).repeat_interleave(generations),
         "injected": torch.zeros(len(answers), dtype=torch.bool),
     }
 
 
 class _TreeSDPO(TreeDPOTrainer):
-    """Our trainer, what the reference says `known` beforehand."""
+    """Our trainer with `precomputed` log-probabilities of the reference."""
 
-    known: Any
+    precomputed: Any
 
     def _reference(self, trees: CompletionTrees) -> Any:
-        return self.known
+        return self.precomputed
 
-    def look(self, inputs: dict[str, Any]) -> Any:
-        """What the reference says of a batch."""
+    def reference(self, inputs: dict[str, Any]) -> Any:
+        """Compute the reference's log-probabilities of a batch."""
         return super()._reference(CompletionTrees.from_batch(inputs))
 
 
 class _UnrolledSDPO(DPOTrainer):
-    """S-DPO through TRL's forward: an item a row, each after its own prompt; what the reference says `known`."""
+    """S-DPO with TRL's forward pass: one row an item with its prompt; `precomputed` holds float [rows]."""
 
-    known: torch.Tensor
+    precomputed: torch.Tensor
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         return dataset
@@ -303,54 +335,63 @@ class _UnrolledSDPO(DPOTrainer):
             use_cache=False,
             fused_lm_head=True,
         )
-        apart = outputs.log_probs.sum(1) - self.known
-        chosen, *rejected = apart.view(-1, inputs["items"]).unbind(1)
+        difference = outputs.log_probs.sum(1) - self.precomputed
+        chosen, *rejected = difference.view(-1, inputs["items"]).unbind(1)
         return sdpo(chosen, torch.stack(rejected, 1), self.beta).mean()
 
-    def look(self, inputs: dict[str, Any]) -> torch.Tensor:
-        """What the reference says of a batch's rows, float [rows]."""
+    def reference(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """Compute the reference's log-probabilities of a batch's rows, float [rows]."""
         batch = {name: inputs[name] for name in ("input_ids", "attention_mask", "completion_mask")}
-        # TRL returns it in two halves, chosen and rejected.
-        return torch.cat(self.compute_ref_log_probs(self.model, batch))
+        # TRL returns two halves, chosen and rejected.
+        return torch.cat(DPOTrainer.compute_ref_log_probs(self, self.model, batch))
 
 
 def _unroll(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows as `PairCollator` takes them, prompts of one length: a row for each of their completions."""
-    ids = torch.tensor([row["prompt"] + one for row in rows for one in row["completions"]])
+    """A batch with one row a completion, from rows as `PairCollator` takes them; the prompts have equal length."""
+    ids = torch.tensor([row["prompt"] + completion for row in rows for completion in row["completions"]])
     start, items = len(rows[0]["prompt"]), len(rows[0]["completions"])
-    completion = (torch.arange(ids.shape[1]) >= start).long().expand_as(ids)
+    is_completion = (torch.arange(ids.shape[1]) >= start).long().expand_as(ids)
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
-        "completion_mask": completion,
+        "completion_mask": is_completion,
         "items": items,
     }
 
 
 def sdpo_pass(subject: Subject, system: str, rejected: int) -> tuple[Pass, Callable[[], None]]:
-    """S-DPO's pass over a pair of uniformly drawn items for each prompt, and its reference's pass, apart."""
+    """S-DPO's pass and its reference's pass, with one chosen and `rejected` rejected items a prompt."""
     settings = DpoConfig()
     pairs = Dataset.from_dict({"prompt": subject.prompts, "completions": subject.answers(1 + rejected)})
-    shared = {
+    shared: dict[str, Any] = {
         "model": subject.copy(system),
         "args": DPOConfig(**_arguments(), beta=settings.beta, max_length=None),
         "train_dataset": pairs,
         "processing_class": subject.tokenizer,
     }
+    trainer: _TreeSDPO | _UnrolledSDPO
     if system == TREES:
-        policy, collator = CompletionScorer("vocabulary", subject.catalogue), PairCollator(subject.pad_id)
-        trainer = _TreeSDPO(settings=settings, scorer=policy, data_collator=collator, **shared)
+        scorer = CompletionScorer("vocabulary", subject.catalogue)
+        collator = PairCollator(subject.pad_id)
+        trainer = _TreeSDPO(settings=settings, scorer=scorer, data_collator=collator, **shared)
     else:
         trainer = _UnrolledSDPO(data_collator=_unroll, **shared)
-    trainer.model.train()
+    policy = _policy(trainer)
+    policy.train()
     rows = list(pairs)
 
     def batch() -> dict[str, Any]:
-        return trainer._prepare_inputs(trainer.data_collator(rows))
+        inputs: dict[str, Any] = trainer._prepare_inputs(trainer.data_collator(rows))
+        return inputs
+
+    def loss() -> torch.Tensor:
+        dpo: DPOTrainer = trainer
+        value: torch.Tensor = dpo.compute_loss(policy, batch())
+        return value
 
     def reference() -> None:
-        trainer.look(batch())
+        trainer.reference(batch())
         wait()
 
-    trainer.known = trainer.look(batch())
-    return Pass(trainer.model, lambda: trainer.compute_loss(trainer.model, batch())), reference
+    trainer.precomputed = trainer.reference(batch())
+    return Pass(policy, loss), reference

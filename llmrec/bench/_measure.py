@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, medians and their spread, the machine, the JSON file."""
+"""Shared by the benchmarks: interleaved timing, medians and ranges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from tqdm import tqdm
 def time_interleaved(
     systems: Mapping[str, Callable[[], object]], repeats: int, what: str
 ) -> dict[str, list[float]]:
-    """Time systems in turn, so that what else the machine does meets them all; a first, uncounted round warms up.
+    """Time the systems in turn, so that other load on the machine affects them equally.
+
+    The first, uncounted round is the warm-up.
+
+    Args:
+        systems: name → function to time.
+        repeats: number of counted rounds.
+        what: label of the progress bar.
 
     Returns:
         For each system, seconds of each repeat.
@@ -30,14 +37,14 @@ def time_interleaved(
 
 
 def summary(seconds: Iterable[float]) -> dict[str, float]:
-    """Median, least and most, in seconds."""
+    """Median, minimum and maximum."""
     values = list(seconds)
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def speedup(slow: list[float], fast: list[float]) -> dict[str, float]:
-    """How many times faster: the median of the repeats' ratios, with the least and the most."""
+    """Ratio of the times of two systems: median, minimum and maximum over the repeats."""
     return {
         name: round(value, 2)
-        for name, value in summary(s / f for s, f in zip(slow, fast, strict=True)).items()
+        for name, value in summary(a / b for a, b in zip(slow, fast, strict=True)).items()
     }

@@ -1,4 +1,4 @@
-"""The tree engine and our level rounds against vLLM's own beam search under the same trie."""
+"""Comparison of the tree engine and our level rounds with vLLM's own beam search, under the same trie."""
 
 from __future__ import annotations
 
@@ -25,28 +25,32 @@ CACHE_GB = 4
 def compare(
     base: Path, model: PreTrainedModel, prompts: list[list[int]], width: int, repeats: int
 ) -> dict[str, Any]:
-    """Time `width` beams; the prefix cache is emptied before every search.
+    """Time searches with `width` beams; the prefix cache is emptied before every search.
 
     vLLM's beam search runs with our block size (`tuned`) and with vLLM's default for the machine (`default`).
-    Engines that wait are stopped, since they wait by polling.
+    Waiting engines poll, so they are suspended while another system is timed.
 
     Args:
         base: the folder that vLLM loads.
         model: the same model, for the tree engine.
-        prompts: token-id lists of one length.
-        width: beams.
-        repeats: timed repeats.
+        prompts: token-id lists of equal length.
+        width: number of beams.
+        repeats: number of timed repeats.
 
     Returns:
-        Seconds of each system, and how many times faster tree and rounds are than vLLM's beam search.
+        Seconds of each system, the speedup of tree and rounds over vLLM's beam search, and score differences.
     """
     from llmrec.catalogue.registry import find_catalogue, register_catalogue
     from llmrec.decode.beam_search import TreeEngine
     from llmrec.vllm.engine import VllmEngine
 
-    found = find_catalogue(register_catalogue(base)).to(model.device)
-    tree = TreeEngine(model, found.trie, found.token_ids)
-    options = {"width": 2 * width, "cache_gb": CACHE_GB, "max_model_len": len(prompts[0]) + 64}
+    catalogue = find_catalogue(register_catalogue(base)).to(model.device)
+    tree = TreeEngine(model, catalogue.trie, catalogue.token_ids)
+    options: dict[str, Any] = {
+        "width": 2 * width,
+        "cache_gb": CACHE_GB,
+        "max_model_len": len(prompts[0]) + 64,
+    }
     tuned, tuned_processes = _start(lambda: VllmEngine(base, **options))
     default, default_processes = _start(lambda: VllmEngine(base, **options, block_size=None))
     try:
@@ -62,14 +66,14 @@ def compare(
                 default_processes,
             ),
         }
-        everyone = [*tuned_processes, *default_processes]
-        systems = {name: _alone(work, needed, everyone) for name, (work, needed) in works.items()}
+        processes = [*tuned_processes, *default_processes]
+        systems = {name: _alone(work, needed, processes) for name, (work, needed) in works.items()}
         scores = tree.search(prompts, width).scores
         difference = np.abs(scores - tuned.rank(prompts, width).scores).max()
-        theirs = np.abs(scores - _beam_search(tuned, prompts, width)).max()
+        vllm_difference = np.abs(scores - _beam_search(tuned, prompts, width)).max()
         seconds = time_interleaved(systems, repeats, f"vLLM, {width} beams")
     finally:
-        _resume(everyone)
+        _resume(processes)
         tuned.close()
         default.close()
     return {
@@ -78,12 +82,12 @@ def compare(
             name: speedup(seconds[name], seconds["tree"]) for name in seconds if name != "tree"
         },
         "rounds_times_faster": speedup(seconds["beam_search, tuned"], seconds["rounds"]),
-        "score_difference": {"rounds": float(difference), "beam_search": float(theirs)},
+        "score_difference": {"rounds": float(difference), "beam_search": float(vllm_difference)},
     }
 
 
 def save(base: Path, model: PreTrainedModel, catalogue: Catalogue) -> None:
-    """Write a `base/` folder of a catalogue whose tokens are the last of the model's vocabulary."""
+    """Write a `base/` folder for a catalogue whose tokens are at the end of the model's vocabulary."""
     from llmrec.ids.tokens import sid_token
     from llmrec.models.base import train_tokenizer
     from llmrec.models.checkpoint import save_checkpoint
@@ -100,15 +104,17 @@ def save(base: Path, model: PreTrainedModel, catalogue: Catalogue) -> None:
 
 
 def _start(make: Callable[[], VllmEngine]) -> tuple[VllmEngine, Processes]:
-    """An engine, and the processes that came with it."""
+    """Start an engine; return it and the processes that it started."""
     before = set(psutil.Process().children(recursive=True))
     engine = make()
-    return engine, [one for one in psutil.Process().children(recursive=True) if one not in before]
+    return engine, [process for process in psutil.Process().children(recursive=True) if process not in before]
 
 
-def _alone(work: Callable[[], object], needed: Processes, everyone: Processes) -> Callable[[], object]:
+def _alone(work: Callable[[], object], needed: Processes, processes: Processes) -> Callable[[], object]:
+    """`work`, run while all processes except the needed ones are suspended."""
+
     def run() -> object:
-        for process in everyone:
+        for process in processes:
             if process not in needed:
                 process.suspend()
         _resume(needed)
@@ -123,6 +129,8 @@ def _resume(processes: Processes) -> None:
 
 
 def _fresh(engine: VllmEngine, work: Callable[[], object]) -> Callable[[], object]:
+    """`work`, run with an empty prefix cache."""
+
     def run() -> object:
         engine.llm.reset_prefix_cache()
         return work()
@@ -131,7 +139,7 @@ def _fresh(engine: VllmEngine, work: Callable[[], object]) -> Callable[[], objec
 
 
 def _beam_search(engine: VllmEngine, prompts: list[list[int]], width: int) -> np.ndarray:
-    """vLLM's beam search, each of its requests held to the catalogue: scores [U, width]."""
+    """Scores [U, width] of vLLM's beam search, with each request constrained to the catalogue."""
     from vllm.sampling_params import BeamSearchParams
 
     from llmrec.catalogue.registry import find_catalogue
@@ -146,8 +154,9 @@ def _beam_search(engine: VllmEngine, prompts: list[list[int]], width: int) -> np
             step(llm, instances_batch=instances_batch, base_sampling_params=base_sampling_params, **rest)
         )
 
-    llm._beam_search_step = constrained
+    # An attribute of this instance hides the method until it is deleted.
+    vars(llm)["_beam_search_step"] = constrained
     params = BeamSearchParams(beam_width=width, max_tokens=levels, length_penalty=0.0, ignore_eos=True)
-    found = llm.beam_search([{"prompt_token_ids": prompt} for prompt in prompts], params)
-    del llm._beam_search_step
-    return np.array([[beam.cum_logprob for beam in output.sequences] for output in found])
+    outputs = llm.beam_search([{"prompt_token_ids": prompt} for prompt in prompts], params)
+    del vars(llm)["_beam_search_step"]
+    return np.array([[beam.cum_logprob for beam in output.sequences] for output in outputs])

@@ -1,8 +1,8 @@
-"""Alignment on token trees against TRL's trainers: GRPO's and S-DPO's pass, and a whole GRPO step with rollouts."""
+"""Benchmark alignment on token trees against TRL's trainers: passes of GRPO and S-DPO, and a complete GRPO step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,37 +50,40 @@ def run(
     repeats: int = 5,
     out: Path | None = None,
 ) -> list[Figures]:
-    """Time alignment with LoRA of one model on the same completions, float32, interleaved.
+    """Time alignment of one model with LoRA, on the same completions, in float32 and interleaved.
 
-    `grpo` is the policy's forward and backward pass; so is `sdpo`, with the reference's pass timed apart. TRL's
-    trainer has no S-DPO: its forward gets the chosen and every rejected item as rows, our loss what comes out.
-    `step` is a whole GRPO step: rollouts, reference, forward, backward, AdamW; TRL's rollouts come from `generate`.
+    `grpo` is the policy's forward and backward pass. `sdpo` is the same, with the reference's pass timed separately.
+    TRL's trainer has no S-DPO, so its forward pass gets the chosen and all rejected items as rows, and our loss gets
+    the result. `step` is a complete GRPO step: rollouts, reference, forward, backward, AdamW. TRL's rollouts come
+    from `generate`.
 
     Args:
-        model: `qwen3` (random weights), `smollm2` (the real one), or what a recipe's `base.model` may be.
-        layers: of `qwen3`.
-        hidden: of `qwen3`, d.
-        vocabulary: of `qwen3`, the tokens of semantic IDs included.
-        prompt: tokens a prompt, random.
-        length: levels of the items' random semantic IDs, 256 codes each.
-        items: in the catalogue; siblings are drawn from it uniformly, so that they share little but the prompt.
-        batch: prompts of GRPO's pass and step.
-        pairs: pairs of S-DPO's pass.
-        generations: G.
-        rejected: numbers of rejected items a pair.
+        model: `qwen3` (random weights), `smollm2` (the real one), or a value of a recipe's `base.model`.
+        layers: number of layers of `qwen3`.
+        hidden: hidden size d of `qwen3`.
+        vocabulary: vocabulary size of `qwen3`, semantic-ID tokens included.
+        prompt: number of random tokens of a prompt.
+        length: number of levels of the items' random semantic IDs, with 256 codes each.
+        items: size of the catalogue. Completions are drawn from it uniformly, so that they share few tokens besides
+            the prompt.
+        batch: number of prompts of GRPO's pass and step.
+        pairs: number of pairs of S-DPO's pass.
+        generations: number of rollouts a prompt, G.
+        rejected: numbers of rejected items a pair; each number is a benchmark of its own.
         parts: any of `grpo`, `sdpo`, `step`.
-        against: `answers`: TRL's head kept off the prompts, as it is on a GPU; `constrained` (steps only): that,
-            its samples held to the catalogue by a prefix function; `trl`: as it runs here, on a CPU far slower.
-        repeats: timed repeats.
-        out: where to write the figures as JSON; None writes nothing.
+        against: `answers`: TRL with its head restricted to the answers, as on a GPU; `constrained` (steps only): the
+            same, with samples constrained to the catalogue by a prefix function; `trl`: TRL unchanged, which is far
+            slower on a CPU.
+        repeats: number of timed repeats.
+        out: JSON file for the figures; None writes nothing.
 
     Returns:
-        Per part: seconds, and `times_faster` than each peer; of a pass, tokens that the model computes and the
-        relative error of the trees' gradient; of S-DPO, `with_reference`, the times with the reference's pass. (Of
-        `smollm2`, whose new rows nobody has trained, float32 itself leaves an error of about 1e-4.)
+        Per part: seconds, and `times_faster` than each peer; for a pass, the number of tokens that pass through the
+        model and the relative error of the trees' gradient; for S-DPO also `with_reference`, the times with the
+        reference's pass. (For `smollm2`, whose new rows are untrained, float32 alone causes an error of about 1e-4.)
 
     Raises:
-        UserError: a part or a peer that there is not.
+        UserError: an unknown part or peer.
     """
     _check(parts, against)
     shape = {"layers": layers, "hidden": hidden, "vocabulary": vocabulary}
@@ -93,20 +96,20 @@ def run(
         figures += [_sdpo(subject.first(pairs), peers, count, repeats) for count in rejected]
     if "step" in parts:
         figures.append(_step(subject.first(batch), peers, generations, repeats))
-    about = {"model": model} | (shape if model == "qwen3" else {})
-    about |= {"prompt": prompt, "length": length, "items": items}
-    figures = [about | one for one in figures]
+    settings: Figures = {"model": model} | (shape if model == "qwen3" else {})
+    settings |= {"prompt": prompt, "length": length, "items": items}
+    figures = [settings | part for part in figures]
     _show(figures)
     write_figures(out, "llmrec bench align", figures, "torch", "transformers", "trl", "peft")
     return figures
 
 
 def _check(parts: Sequence[str], against: Sequence[str]) -> None:
-    """Raise a UserError for names that are none, and passes with nothing to compare them to."""
-    for key, given, known in (("parts", parts, PARTS), ("against", against, PEERS)):
-        for name in given:
-            if name not in known:
-                raise UserError(f"bench align: {key}: no {name!r} ({', '.join(known)})")
+    """Raise a UserError for unknown names, and for passes without a system to compare with."""
+    for key, names, valid_names in (("parts", parts, PARTS), ("against", against, PEERS)):
+        for name in names:
+            if name not in valid_names:
+                raise UserError(f"bench align: {key}: no {name!r} ({', '.join(valid_names)})")
     if set(against) <= {"constrained"} and set(parts) != {"step"}:
         raise UserError(
             "bench align: against=constrained is for steps alone; add trl or answers, or parts=[step]"
@@ -122,18 +125,19 @@ def _grpo(subject: Subject, peers: Sequence[str], generations: int, repeats: int
 
 
 def _sdpo(subject: Subject, peers: Sequence[str], rejected: int, repeats: int) -> Figures:
-    made = {name: sdpo_pass(subject, name, rejected) for name in (TREES, *peers) if name != CONSTRAINED}
-    passes = {name: policy for name, (policy, _) in made.items()}
-    references = {name + REFERENCE: reference for name, (_, reference) in made.items()}
+    systems = {name: sdpo_pass(subject, name, rejected) for name in (TREES, *peers) if name != CONSTRAINED}
+    passes = {name: policy for name, (policy, _) in systems.items()}
+    references = {name + REFERENCE: reference for name, (_, reference) in systems.items()}
     name = f"sdpo n={rejected}"
-    seconds = time_interleaved(passes | references, repeats, name)
-    alone = {name: seconds[name] for name in made}
-    whole = {
+    timed: dict[str, Callable[[], object]] = {**passes, **references}
+    seconds = time_interleaved(timed, repeats, name)
+    alone = {name: seconds[name] for name in systems}
+    with_reference = {
         name: [sum(both) for both in zip(alone[name], seconds[name + REFERENCE], strict=True)]
-        for name in made
+        for name in systems
     }
     figures = {"part": name, "prompts": len(subject.prompts)} | _times(alone) | _exact(passes)
-    return figures | {"with_reference": _times(whole)}
+    return figures | {"with_reference": _times(with_reference)}
 
 
 def _step(subject: Subject, peers: Sequence[str], generations: int, repeats: int) -> Figures:
@@ -143,7 +147,7 @@ def _step(subject: Subject, peers: Sequence[str], generations: int, repeats: int
 
 
 def _times(seconds: Mapping[str, list[float]]) -> Figures:
-    """What every part has: seconds of all systems, and how many times slower than trees the peers are."""
+    """Figures of every part: seconds of all systems, and the speedup of trees over each peer."""
     return {
         "seconds": {name: summary(times) for name, times in seconds.items()},
         "times_faster": {
@@ -155,11 +159,12 @@ def _times(seconds: Mapping[str, list[float]]) -> Figures:
 
 
 def _exact(passes: Mapping[str, Pass]) -> Figures:
-    """Tokens, and ‖g − g′‖ / ‖g′‖ over all that is trained, g′ being TRL's gradient."""
-    found = {name: one.gradient() for name, one in passes.items()}
-    ours, peer = (found[name][0] for name in (TREES, next(name for name in passes if name != TREES)))
+    """Tokens, and ‖g − g′‖ / ‖g′‖ over all trained weights, where g′ is TRL's gradient."""
+    gradients = {name: system.gradient() for name, system in passes.items()}
+    ours = gradients[TREES][0]
+    peer = next(gradient for name, (gradient, _) in gradients.items() if name != TREES)
     return {
-        "tokens": {name: tokens for name, (_, tokens) in found.items()},
+        "tokens": {name: tokens for name, (_, tokens) in gradients.items()},
         "gradient_error": float((ours - peer).norm() / peer.norm()),
     }
 
@@ -169,19 +174,20 @@ def _show(figures: list[Figures]) -> None:
     columns = ("part", "against", "s", "trees' s", "times faster", "goal", "with reference", "tokens", "|Δ∇|")
     for heading in columns:
         table.add_column(heading, justify="left" if heading in columns[:2] else "right")
-    for one in figures:
-        seconds, tokens = one["seconds"], one.get("tokens", {})
-        for system, times in one["times_faster"].items():
-            goal, whole = GOALS.get(one["part"]), one.get("with_reference", {}).get("times_faster", {})
+    for row in figures:
+        seconds, tokens = row["seconds"], row.get("tokens", {})
+        with_reference = row.get("with_reference", {}).get("times_faster", {})
+        goal = GOALS.get(row["part"])
+        for system, times in row["times_faster"].items():
             table.add_row(
-                one["part"],
+                row["part"],
                 system,
                 f"{seconds[system]['median']:.2f}",
                 f"{seconds[TREES]['median']:.2f}",
                 f"{times['median']:.1f} ({times['min']:.1f} – {times['max']:.1f})",
                 f"≥ {goal:g}" if goal else "",
-                f"{whole[system]['median']:.1f}" if whole else "",
+                f"{with_reference[system]['median']:.1f}" if with_reference else "",
                 f"{tokens[system] / tokens[TREES]:.1f}x" if tokens else "",
-                f"{one['gradient_error']:.0e}" if tokens else "",
+                f"{row['gradient_error']:.0e}" if tokens else "",
             )
     show(table)

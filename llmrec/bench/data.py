@@ -1,4 +1,4 @@
-"""How the data stage grows: rows per second and peak memory on generated interactions."""
+"""Benchmark the growth of the data stage: rows a second and peak memory on generated interactions."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ _CHUNK = 1_000_000
 def run(
     sizes: Sequence[int] = (1_000_000, 10_000_000, 50_000_000), out: Path | None = None
 ) -> list[dict[str, Any]]:
-    """Time the real data stage on generated logs of growing size, each in a process of its own.
+    """Time the data stage on generated logs of increasing size, each in its own process.
 
-    The log is a CSV in no order: 50 interactions a user, 100 an item on average, items by Zipf's law. The
-    stage reads it, orders it, drops duplicates, takes the 5-core and splits leave-one-out.
+    The log is an unsorted CSV with 50 interactions a user and 100 an item on average; items follow Zipf's law. The
+    stage reads and sorts it, drops duplicates, takes the 5-core and makes a leave-one-out split.
 
     Args:
         sizes: numbers of interactions.
-        out: where to write the figures as JSON; None writes nothing.
+        out: JSON file for the figures; None writes nothing.
 
     Returns:
         Per size: `rows, seconds, rows_per_second, cpu_seconds, peak_mb`, and `rows_ratio, cpu_ratio,
-        memory_ratio` to the size before. CPU seconds are of all threads; other work hardly changes them.
+        memory_ratio` to the size before. CPU seconds include all threads; other load on the machine hardly changes
+        them.
     """
     figures: list[dict[str, Any]] = []
     for rows in sizes:
@@ -60,7 +61,7 @@ def run(
 def generate(path: Path, rows: int, seed: int = 0) -> None:
     """Write a CSV of random interactions (`user,item,time`), a million rows at a time.
 
-    Items follow Zipf's law with exponent 1: the log of an item's rank is uniform.
+    Items follow Zipf's law with exponent 1, so the logarithm of an item's rank is uniform.
     """
     rng = np.random.default_rng(seed)
     users, items = max(1, rows // ROWS_PER_USER), max(2, rows // ROWS_PER_ITEM)
@@ -91,7 +92,7 @@ def _measure(rows: int, folder: Path) -> dict[str, Any]:
 
 
 def _stage(recipe: Path, run_folder: Path) -> dict[str, Any]:
-    """Run the data stage in this process and say what it took."""
+    """Run the data stage in this process; return its time and peak memory."""
     start = time.monotonic()
     pipeline.execute(config.load_recipe(str(recipe)), run_folder, until="data")
     seconds = time.monotonic() - start
@@ -99,12 +100,12 @@ def _stage(recipe: Path, run_folder: Path) -> dict[str, Any]:
 
 
 def _peak_mb() -> int:
-    """Peak resident memory of this process; getrusage would include the parent's at the fork."""
+    """Peak resident memory of this process in MB; getrusage would include that of the parent at the fork."""
     status = Path("/proc/self/status")
     if status.is_file():
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
-        if found:
-            return int(found[1]) // 1024
+        match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if match:
+            return int(match[1]) // 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
@@ -112,10 +113,10 @@ def _show(figures: list[dict[str, Any]]) -> None:
     table = Table(title="data stage: CSV in, Parquet out (ratios to the row above)")
     for heading in ("rows", "seconds", "rows/s", "CPU s", "peak MB", "× rows", "× CPU s", "× memory"):
         table.add_column(heading, justify="right")
-    for one in figures:
-        numbers = [f"{one['rows']:,}", f"{one['seconds']:.1f}", f"{one['rows_per_second']:,}"]
-        numbers += [f"{one['cpu_seconds']:.1f}", f"{one['peak_mb']:,}"]
-        ratios = (f"{one[key]:.2f}" for key in ("rows_ratio", "cpu_ratio", "memory_ratio"))
+    for figure in figures:
+        numbers = [f"{figure['rows']:,}", f"{figure['seconds']:.1f}", f"{figure['rows_per_second']:,}"]
+        numbers += [f"{figure['cpu_seconds']:.1f}", f"{figure['peak_mb']:,}"]
+        ratios = (f"{figure[key]:.2f}" for key in ("rows_ratio", "cpu_ratio", "memory_ratio"))
         table.add_row(*numbers, *ratios)
     show(table)
 

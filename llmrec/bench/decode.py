@@ -1,4 +1,4 @@
-"""Tree decoding against Hugging Face `generate` and vLLM, under the same trie, on the same prompts."""
+"""Benchmark tree decoding against Hugging Face `generate` and vLLM, with the same trie and the same prompts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.table import Table
 
@@ -44,22 +45,22 @@ def run(
     against: Sequence[str] = ("generate", "vllm"),
     out: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Time top-K decoding, engines interleaved, float32 on the CPU (bfloat16 on a GPU).
+    """Time top-K decoding with interleaved engines, in float32 on the CPU (bfloat16 on a GPU).
 
     Args:
         models: `qwen3-8x512` (8 layers, d = 512, Qwen's vocabulary, random weights), `smollm2` (the real one),
             or a finished run in `full` mode, with its own catalogue and the prompts of its test users.
-        widths: beams.
-        prompt: tokens a prompt, random.
-        users: prompts a batch, the same for all engines.
-        items: catalogue of random 3-level semantic IDs, 256 codes a level.
-        repeats: timed repeats.
+        widths: numbers of beams.
+        prompt: number of random tokens of a prompt.
+        users: number of prompts a batch, the same for all engines.
+        items: size of the catalogue of random 3-level semantic IDs, with 256 codes a level.
+        repeats: number of timed repeats.
         against: `generate`, and `vllm` (not for `smollm2`, and only if vLLM is installed).
-        out: where to write the figures as JSON; None writes nothing.
+        out: JSON file for the figures; None writes nothing.
 
     Returns:
-        Per model and width: seconds of both engines, `times_faster`, the largest score difference, the share of
-        the tree engine's time that the trie's steps take; and `vllm`, what `llmrec.bench._vllm.compare` returns.
+        Per model and width: seconds of both engines, `times_faster`, the largest score difference, the share of the
+        trie's steps in the tree engine's time; and `vllm`, the result of `llmrec.bench._vllm.compare`.
     """
     figures: list[dict[str, Any]] = []
     with_vllm = "vllm" in against and importlib.util.find_spec("vllm") is not None
@@ -73,15 +74,22 @@ def run(
             if with_vllm and name != "smollm2":
                 with _base(subject) as base:
                     figures[-1]["vllm"] = _vllm.compare(base, subject.model, subject.prompts, width, repeats)
-    _show([one for one in figures if "seconds" in one])
-    _show_vllm([one for one in figures if "vllm" in one])
+    _show([row for row in figures if "seconds" in row])
+    _show_vllm([row for row in figures if "vllm" in row])
     write_figures(out, "llmrec bench decode", figures, "torch", "transformers")
     return figures
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is timed: a model, its catalogue, prompts of one length, and its `base/` folder if it has one."""
+    """The model, catalogue and prompts of a benchmark.
+
+    Attributes:
+        model: the model, in eval mode.
+        catalogue: its catalogue.
+        prompts: token-id lists of equal length.
+        base: the run's `base/` folder; None for a model without one.
+    """
 
     model: PreTrainedModel
     catalogue: Catalogue
@@ -90,7 +98,7 @@ class _Subject:
 
 
 def _load(name: str, prompt: int, users: int, items: int) -> _Subject:
-    """A model by name, with rows for the semantic-ID tokens at the end of its vocabulary; or a finished run."""
+    """A model by name, whose vocabulary ends with semantic-ID tokens; or a finished run."""
     makers: dict[str, Callable[[], PreTrainedModel]] = {"qwen3-8x512": _qwen3, "smollm2": _smollm2}
     if name not in makers:
         return _trained(name, users)
@@ -105,7 +113,7 @@ def _load(name: str, prompt: int, users: int, items: int) -> _Subject:
 
 
 def _trained(name: str, users: int) -> _Subject:
-    """A run, and the longest prompts of its test users that `users` of them share the length of."""
+    """A finished run, with prompts of its test users: of the largest length that `users` prompts have."""
     from llmrec.artifacts import run_folder
     from llmrec.data.examples import evaluation_examples
     from llmrec.recommend.model_names import BASE
@@ -119,16 +127,16 @@ def _trained(name: str, users: int) -> _Subject:
     by_length: dict[int, list[list[int]]] = {}
     for tokens in run.encode_prompts(evaluation_examples(run.folder, "test")["history"].to_list()):
         by_length.setdefault(len(tokens), []).append(tokens)
-    enough = [length for length, prompts in by_length.items() if len(prompts) >= users]
-    if not enough:
+    lengths = [length for length, prompts in by_length.items() if len(prompts) >= users]
+    if not lengths:
         raise UserError(f"bench decode: {name} has no {users} test users with prompts of one length")
-    prompts = by_length[max(enough)][:users]
+    prompts = by_length[max(lengths)][:users]
     return _Subject(run.load_model().model, run.catalogue, prompts, run.base)
 
 
 @contextmanager
 def _base(subject: _Subject) -> Iterator[Path]:
-    """The folder that vLLM loads a subject from."""
+    """The folder from which vLLM loads a subject."""
     if subject.base is not None:
         yield subject.base
         return
@@ -165,26 +173,28 @@ def _smollm2() -> PreTrainedModel:
 
 
 def _compare(subject: _Subject, width: int, repeats: int) -> dict[str, Any]:
-    model, prompts, found = subject.model, subject.prompts, subject.catalogue.to(subject.model.device)
-    engine = TreeEngine(model, found.trie, found.token_ids)
-    table = prefix_table(map(tuple, found.tokens.tolist()))
-    systems = {
+    model, prompts = subject.model, subject.prompts
+    items = subject.catalogue.to(model.device)
+    engine = TreeEngine(model, items.trie, items.token_ids)
+    table = prefix_table(map(tuple, items.tokens.tolist()))
+    systems: dict[str, Callable[[], npt.NDArray[np.float32]]] = {
         "tree": lambda: engine.search(prompts, width).scores,
-        "generate": lambda: beam_search(model, table, prompts, width, found.length)[1].cpu().numpy(),
+        "generate": lambda: beam_search(model, table, prompts, width, items.length)[1].cpu().numpy(),
     }
-    tree, oracle = systems["tree"](), systems["generate"]().reshape(len(prompts), width)
+    tree = systems["tree"]()
+    reference = systems["generate"]().reshape(len(prompts), width)
     seconds = time_interleaved(systems, repeats, f"{width} beams")
     steps = _trie_seconds(engine.trie, len(prompts), width, repeats)
     return {
         "seconds": {name: summary(times) for name, times in seconds.items()},
         "times_faster": speedup(seconds["generate"], seconds["tree"]),
-        "score_difference": float(np.abs(tree - oracle).max()),
+        "score_difference": float(np.abs(tree - reference).max()),
         "trie_share": round(steps / summary(seconds["tree"])["median"], 4),
     }
 
 
 def _trie_seconds(trie: ItemTrie, users: int, width: int, repeats: int) -> float:
-    """Median time of the trie's steps of one search."""
+    """Median seconds of the trie's steps in one search."""
 
     def steps() -> None:
         nodes = torch.zeros((users, 1), dtype=torch.long, device=trie.device)
@@ -210,25 +220,25 @@ def _show(figures: list[dict[str, Any]]) -> None:
         "trie share",
     ):
         table.add_column(heading, justify="left" if heading == "model" else "right")
-    for one in figures:
-        seconds = {name: f"{times['median']:.2f}" for name, times in one["seconds"].items()}
-        times = one["times_faster"]
-        goal = GOALS.get((one["model"], one["width"]))
+    for row in figures:
+        seconds = {name: f"{times['median']:.2f}" for name, times in row["seconds"].items()}
+        times = row["times_faster"]
+        goal = GOALS.get((row["model"], row["width"]))
         table.add_row(
-            one["model"],
-            str(one["width"]),
+            row["model"],
+            str(row["width"]),
             seconds["tree"],
             seconds["generate"],
             f"{times['median']:.1f} ({times['min']:.1f} – {times['max']:.1f})",
             f"≥ {goal}" if goal else "",
-            f"{one['score_difference']:.0e}",
-            f"{one['trie_share']:.2%}",
+            f"{row['score_difference']:.0e}",
+            f"{row['trie_share']:.2%}",
         )
     show(table)
 
 
 def _show_vllm(figures: list[dict[str, Any]]) -> None:
-    """vLLM's beam search is tuned by our block size, or left at its default."""
+    """Show vLLM's beam search with our block size (tuned) and with its default block size."""
     if not figures:
         return
     table = Table(title="the same on vLLM: its own beam search (tuned, default) and our level rounds")
@@ -244,12 +254,12 @@ def _show_vllm(figures: list[dict[str, Any]]) -> None:
     )
     for heading in columns:
         table.add_column(heading, justify="right")
-    for one in figures:
-        found = one["vllm"]
-        seconds = [f"{times['median']:.2f}" for times in found["seconds"].values()]
+    for row in figures:
+        vllm = row["vllm"]
+        seconds = [f"{times['median']:.2f}" for times in vllm["seconds"].values()]
         faster = [
-            found["tree_times_faster"][f"beam_search, {name}"]["median"] for name in ("tuned", "default")
+            vllm["tree_times_faster"][f"beam_search, {name}"]["median"] for name in ("tuned", "default")
         ]
-        faster.append(found["rounds_times_faster"]["median"])
-        table.add_row(str(one["width"]), *seconds, *(f"{times:.1f}x" for times in faster))
+        faster.append(vllm["rounds_times_faster"]["median"])
+        table.add_row(str(row["width"]), *seconds, *(f"{times:.1f}x" for times in faster))
     show(table)

@@ -1,4 +1,4 @@
-"""Semantic IDs: how long tokenizers take, beside faiss and vector-quantize-pytorch, and how fast new items go."""
+"""Benchmark tokenizers against faiss and vector-quantize-pytorch, and measure the rate of new items."""
 
 from __future__ import annotations
 
@@ -45,18 +45,17 @@ def run(
     """Measure the tokenizers.
 
     Args:
-        items: catalogue of the comparison, 384 dimensions, 3 levels of 256 codes.
-        repeats: timed repeats, the systems in turn.
-        large: items of the catalogue that shows time and memory of residual k-means; 0 leaves it out.
-        trained: RQ-VAE in TIGER's size (`rqvae`) and in LC-Rec's (`lc_rec`), trained to their plateau, once each.
-        vectors: `.npy` of `[items, dim]` to use in place of a random mixture of clusters.
-        out: where to write the figures as JSON; None writes nothing.
+        items: number of items of the comparison, with 384 dimensions and 3 levels of 256 codes.
+        repeats: number of timed repeats; the systems run in turn.
+        large: number of items for time and memory of residual k-means; 0 skips this part.
+        trained: autoencoders to train until they converge, once each: `rqvae` has TIGER's size, `lc_rec` LC-Rec's.
+        vectors: `.npy` of `[items, dim]` to use instead of a random mixture of clusters.
+        out: JSON file for the figures; None writes nothing.
 
     Returns:
-        `residual`: per system seconds and the share of variance left, and how many times faster ours is;
-        `trained`: seconds, and the share of variance left; `large`: seconds, and the process's peak memory over
-        that of the vectors; `new_items`: unique codes a second for half of the catalogue, from codebooks that were
-        fitted on the other half.
+        `residual`: per system, seconds, the share of variance left, and the speedup of ours; `trained`: seconds and
+        the share of variance left; `large`: seconds, and the process's peak memory relative to the vectors' size;
+        `new_items`: unique codes a second for half of the catalogue, from codebooks fitted on the other half.
     """
     points = mixture(items) if vectors is None else np.load(vectors, allow_pickle=False).astype(np.float32)
     figures: dict[str, Any] = {"vectors": list(points.shape), "residual": _residual(points, repeats)}
@@ -72,7 +71,7 @@ def run(
 
 
 def mixture(items: int) -> npt.NDArray[np.float32]:
-    """Vectors `[items, 384]` of 500 overlapping clusters, unit length, made in blocks that add little memory."""
+    """Unit vectors `[items, 384]` from 500 overlapping clusters, made in blocks to save memory."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((500, DIM), dtype=np.float32)
     points = np.empty((items, DIM), np.float32)
@@ -84,7 +83,7 @@ def mixture(items: int) -> npt.NDArray[np.float32]:
 
 
 def large(items: int) -> tuple[float, float, float]:
-    """Seconds of residual k-means, the vectors' size, and the process's peak memory, both in GB."""
+    """Seconds of residual k-means, size of the vectors in GB, and peak memory of the process in GB."""
     points = mixture(items)
     start = time.perf_counter()
     _fit(points)
@@ -98,21 +97,21 @@ def _fit(points: npt.NDArray[np.float32]) -> Codes:
 
 
 def _left(points: npt.NDArray[np.float32], rebuilt: npt.NDArray[np.float32]) -> float:
-    """Share of the vectors' variance that a reconstruction leaves."""
+    """Share of the vectors' variance that is left after a reconstruction."""
     return round(float(np.square(points - rebuilt).sum() / np.square(points - points.mean(axis=0)).sum()), 4)
 
 
-def _rebuilt(found: Codes) -> npt.NDArray[np.float32]:
-    assert found.codec is not None
-    return found.codec.reconstruct(found.codes)
+def _reconstruction(codes: Codes) -> npt.NDArray[np.float32]:
+    assert codes.codec is not None
+    return codes.codec.reconstruct(codes.codes)
 
 
 def _residual(points: npt.NDArray[np.float32], repeats: int) -> dict[str, Any]:
-    """Three residual codebooks: ours, faiss's ResidualQuantizer, vector-quantize-pytorch's ResidualVQ."""
+    """Compare three residual quantizers: ours, faiss's ResidualQuantizer, vector-quantize-pytorch's ResidualVQ."""
     rebuilt: dict[str, npt.NDArray[np.float32]] = {}
 
     def ours() -> None:
-        rebuilt["llmrec"] = _rebuilt(_fit(points))
+        rebuilt["llmrec"] = _reconstruction(_fit(points))
 
     def faiss_quantizer() -> None:
         import faiss
@@ -147,21 +146,21 @@ def _residual(points: npt.NDArray[np.float32], repeats: int) -> dict[str, Any]:
 
 
 def _trained(points: npt.NDArray[np.float32], kinds: Sequence[str]) -> dict[str, Any]:
-    """Autoencoders trained to their plateau, once each."""
+    """Train autoencoders until they converge, once each."""
     figures = {}
     for kind in kinds:
         settings = {"kind": kind, "levels": LEVELS, "codes": CODES}
         tokenizer = tokenizer_class(kind).model_validate(settings)
         assert isinstance(tokenizer, Tokenizer)
         start = time.perf_counter()
-        found = tokenizer.fit(SimpleNamespace(vectors=points), 0)
+        codes = tokenizer.fit(SimpleNamespace(vectors=points), 0)
         seconds = time.perf_counter() - start
-        figures[kind] = {"seconds": round(seconds, 1), "variance_left": _left(points, _rebuilt(found))}
+        figures[kind] = {"seconds": round(seconds, 1), "variance_left": _left(points, _reconstruction(codes))}
     return figures
 
 
 def _large(items: int) -> dict[str, Any]:
-    """In a process of its own, so that the peak is that of the fit."""
+    """Run `large` in a separate process, so that the peak memory is that of the fit."""
     command = [sys.executable, "-c", LARGE, str(items)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     seconds, vectors, peak = map(float, output.split())
@@ -175,12 +174,12 @@ def _large(items: int) -> dict[str, Any]:
 
 
 def _new_items(points: npt.NDArray[np.float32], repeats: int) -> dict[str, Any]:
-    """Unique codes for the half of the items that the codebooks have never seen."""
+    """Measure the rate of unique codes for the half of the items on which the codebooks were not fitted."""
     order = np.random.default_rng(0).permutation(len(points))
-    known, added = (np.ascontiguousarray(points[half]) for half in np.array_split(order, 2))
-    found = _fit(known)
-    taken, sizes = resolve_collisions(found, "extra_level", known)
-    codec = found.codec
+    fitted, added = (np.ascontiguousarray(points[half]) for half in np.array_split(order, 2))
+    tokenizer_output = _fit(fitted)
+    taken, sizes = resolve_collisions(tokenizer_output, "extra_level", fitted)
+    codec = tokenizer_output.codec
     assert codec is not None
 
     def codes() -> None:

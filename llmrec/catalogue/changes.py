@@ -49,9 +49,9 @@ class Changes:
 
 def no_changes() -> Changes:
     """The changes of a run that has none."""
-    schema = {
+    schema: dict[str, pl.DataType] = {
         "item_id": pl.String(),
-        "sid": pl.List(pl.Int32),
+        "sid": pl.List(pl.Int32()),
         "title": pl.String(),
         "distance": pl.Float32(),
         "percentile": pl.Float32(),

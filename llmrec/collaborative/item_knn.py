@@ -1,4 +1,4 @@
-"""Item-based nearest neighbours: what goes with the items of a history.
+"""Item-based nearest neighbours: recommends the items that are most similar to a history's items.
 
 Sarwar et al., Item-based collaborative filtering recommendation algorithms, WWW 2001; in the top-N form of
 Deshpande & Karypis, Item-based top-N recommendation algorithms, TOIS 2004 (each item of the history votes
@@ -20,7 +20,7 @@ from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.system import Ranked, System, TrainingData
 
 SMOOTHING = 0.1
-"""Share of popularity in `ItemKNN.log_probs`, so that an item without votes keeps a chance."""
+"""Share of popularity in `ItemKNN.log_probs`, so that an item without votes has a positive probability."""
 _BLOCK = 1024
 
 
@@ -38,7 +38,12 @@ class ItemKnnSystem(System):
 
 
 class ItemKNN:
-    """Sums cosine similarities of a history's items; fills up, and breaks ties, by popularity."""
+    """Scores an item by the sum of its cosine similarities to the history. Popularity breaks ties and fills lists.
+
+    Attributes:
+        popularity: the popularity model of the same interactions.
+        similarity: sparse `[items, items]`, rows and columns in the order of `popularity.items`.
+    """
 
     def __init__(self, popularity: Popularity, similarity: sparse.csr_array) -> None:
         """Keep `similarity [items, items]`, its rows and columns in the order of `popularity.items`."""
@@ -53,7 +58,7 @@ class ItemKNN:
         Args:
             histories: `user_id, items: list[str]`, training rows only.
             catalogue: every item id that may be recommended.
-            neighbours: how many neighbours an item keeps.
+            neighbours: number of neighbours that an item keeps.
         """
         popularity = Popularity.fit(histories, catalogue)
         model = cls(popularity, sparse.csr_array((len(catalogue), len(catalogue))))
@@ -75,12 +80,12 @@ class ItemKNN:
 
         Args:
             histories: item ids of each user; unknown ids are ignored, repeats count once.
-            k: length of the lists; shorter only where the catalogue ends.
+            k: length of the lists; a list is shorter only if the catalogue has too few items.
             exclude: items that a user must not get, such as those already seen.
 
         Returns:
-            Item ids and scores, one list a user, best first. Where too few items share a user with the
-            history, the most popular others follow with score 0.
+            Item ids and scores, one list per user, best first. If too few items share a user with the history, the
+            most popular other items follow with score 0.
         """
         banned = exclude if exclude is not None else [()] * len(histories)
         items: list[list[str]] = []
@@ -97,7 +102,7 @@ class ItemKNN:
         return items, scores
 
     def log_probs(self, histories: Sequence[Sequence[str]], items: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Log-probability of each item as the next one: shares of the votes, smoothed by popularity.
+        """Log-probability of each item as the next one: its share of the votes, smoothed by popularity.
 
         Args:
             histories: item ids of each user; unknown ids are ignored, repeats count once.
@@ -118,7 +123,7 @@ class ItemKNN:
     def _best(
         self, candidates: np.ndarray, votes: np.ndarray, k: int, exclude: set[str]
     ) -> tuple[list[str], list[float]]:
-        """Best k of one user's candidates; equal votes (to 12 digits) go to the more popular item."""
+        """Return the best k of one user's candidates; the more popular item wins equal votes (to 12 digits)."""
         unwanted = [self._position[item] for item in exclude if item in self._position]
         keep = ~np.isin(candidates, unwanted)
         candidates, votes = candidates[keep], np.round(votes[keep], 12)
@@ -133,7 +138,7 @@ class ItemKNN:
         return names, values
 
     def _incidence(self, histories: Sequence[Sequence[str]]) -> sparse.csr_array:
-        """Binary matrix `float64 [users, items]` of which items each history holds."""
+        """Binary matrix `float64 [users, items]`: 1 for the items that each history holds."""
         rows = [sorted({self._position[i] for i in items if i in self._position}) for items in histories]
         starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
         columns = np.fromiter((i for row in rows for i in row), dtype=np.int64, count=int(starts[-1]))
@@ -142,7 +147,7 @@ class ItemKNN:
 
 
 def _nearest(block: sparse.csr_array, offset: int, neighbours: int) -> sparse.csr_array:
-    """Keep each row's largest entries, the item itself left out; ties go to the more popular item."""
+    """Keep each row's largest entries without the item itself; the more popular item wins a tie."""
     data, indices, starts = [], [], [0]
     for row in range(block.shape[0]):
         span = slice(block.indptr[row], block.indptr[row + 1])

@@ -1,4 +1,4 @@
-"""The most popular items of the training interactions, the same for everyone but for what each has seen."""
+"""The most popular items of the training interactions. Users get the same items, except for those already seen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmrec.collaborative.system import Ranked, System, TrainingData
 
 
 class PopularitySystem(System):
-    """The same for everyone: what is bought most."""
+    """Recommends the items with the most training interactions to everyone."""
 
     title: ClassVar[str] = "popularity"
     formula: ClassVar[str] = "score(i) = training interactions of i"
@@ -24,7 +24,12 @@ class PopularitySystem(System):
 
 
 class Popularity:
-    """Recommends by number of training interactions; equal counts in catalogue order."""
+    """Recommends by number of training interactions; equal counts are in catalogue order.
+
+    Attributes:
+        items: item ids, most popular first.
+        counts: training interactions of `items`.
+    """
 
     def __init__(self, items: list[str], counts: list[int]) -> None:
         """Keep items (most popular first) and their counts; `fit` makes both."""
@@ -58,12 +63,12 @@ class Popularity:
         """The k most popular items for each user.
 
         Args:
-            histories: one list of item ids a user; only their number matters here.
-            k: length of the lists; shorter only where the catalogue ends.
+            histories: one list of item ids per user; only the number of users matters here.
+            k: length of the lists; a list is shorter only if the catalogue has too few items.
             exclude: items that a user must not get, such as those already seen.
 
         Returns:
-            Item ids and scores (training counts), one list a user, best first.
+            Item ids and scores (training counts), one list per user, best first.
         """
         banned = exclude if exclude is not None else [()] * len(histories)
         lists = [self.first(k, set(items)) for items in banned]
@@ -75,7 +80,7 @@ class Popularity:
         """Log-probability of each item as the next one, add-one smoothed.
 
         Args:
-            histories: one list of item ids a user; only their number matters here.
+            histories: one list of item ids per user; only the number of users matters here.
             items: the catalogue, in the order of the columns.
 
         Returns:

@@ -1,7 +1,7 @@
-"""The one interface of collaborative systems: what they may learn from, how they are made, what they are asked.
+"""The interface of collaborative systems: their training data, their settings, and the model that ranks items.
 
-A system is one class. Its fields are its settings, its class attributes say what it is called and which files it
-has. `train` is its slow part, `fit` its fast one. What `fit` returns ranks items: a `Baseline`, such as a `Ranker`.
+A system is one class. Its fields are its settings, and its class attributes give its title and its files. `train` is
+the slow part and runs once. `fit` is the fast part and returns a `Baseline`, such as a `Ranker`, which ranks items.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from llmrec.data.examples import evaluation_examples, load_items, training_histo
 from llmrec.errors import UserError
 
 Ranked = tuple[list[list[str]], list[list[float]]]
-"""Item ids and scores, one list a user, best first."""
+"""Item ids and scores, one list per user, best first."""
 Scores = npt.NDArray[np.float32]
 _BLOCK = 1024
-"""Users that are scored at once."""
+"""Number of users that are scored at once."""
 
 
 class Baseline(Protocol):
-    """A fitted model of training interactions, and perhaps of the items' texts."""
+    """A fitted model that ranks items. It has learned from training interactions, and possibly from item texts."""
 
     def recommend(
         self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Sequence[str]] | None = None
     ) -> Ranked:
-        """The best k items for each history outside `exclude`, and their scores, best first."""
+        """Return the best k items outside `exclude` for each history, and their scores, best first."""
 
     def log_probs(self, histories: Sequence[Sequence[str]], items: Sequence[str]) -> Scores:
         """Log-probability of each item as each history's next one, float32 [U, items]."""
@@ -42,17 +42,17 @@ class Baseline(Protocol):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a collaborative system may learn from. Each part is read when it is first asked for.
+    """The data that a collaborative system can learn from. Each part is read on first use.
 
     Attributes:
-        run: the run folder, its stage data done.
+        run: a run folder with a finished data stage.
         name: the system's name in the recipe.
         items: ids of all items that may be recommended.
-        folder: where the files of trained systems are, `<name><ending>`; `train` writes its own there.
-        seed: the recipe's; 0 where a finished system is fitted.
-        load: gives another system of the run by its name, fitted.
-        encode_texts: gives vectors of the items' texts; None outside `train`.
-        chosen_histories: the training histories to count instead of all; None for all.
+        folder: folder of the trained systems' files, `<name><ending>`; `train` writes the system's own files there.
+        seed: the recipe's seed; 0 when a finished system is fitted.
+        load: returns another system of the run, fitted, by its name.
+        encode_texts: returns vectors of the items' texts; None outside `train`.
+        chosen_histories: the training histories to use; None uses all.
     """
 
     run: Path
@@ -66,7 +66,7 @@ class TrainingData:
 
     @cached_property
     def histories(self) -> pl.DataFrame:
-        """`user_id, items: list[str]`: each user's training items, oldest first."""
+        """Each user's training items, oldest first: `user_id, items: list[str]`."""
         return training_histories(self.run) if self.chosen_histories is None else self.chosen_histories
 
     @cached_property
@@ -76,49 +76,49 @@ class TrainingData:
 
     @property
     def text_vectors(self) -> npt.NDArray[np.float32]:
-        """Vectors of the texts of `item_table`'s items, float32 `[items, dim]`, by the recipe's `ids.encoder`.
+        """Vectors of the texts of `item_table`'s items, float32 `[items, dim]`, from the recipe's `ids.encoder`.
 
-        Only `train` has them; a system that uses them keeps them in a file, and names `ids.encoder` in `reads`.
+        Only `train` has them. A system that uses them must keep them in a file, and name `ids.encoder` in `reads`.
         """
         if self.encode_texts is None:
             raise ValueError("texts are encoded in train alone; read what train has kept")
         return self.encode_texts()
 
     def valid(self, users: int | None = None) -> pl.DataFrame:
-        """`user_id, history: list[str], target: str` of validation users, by which settings may be chosen.
+        """Validation users, on whom settings can be chosen: `user_id, history: list[str], target: str`.
 
         Args:
-            users: a sample of so many, seeded; None for all.
+            users: number of users, a seeded sample; None takes all.
         """
         return evaluation_examples(self.run, "valid", users=users, seed=self.seed)
 
     def file(self, ending: str) -> Path:
-        """A file of the system's own, such as `.safetensors`."""
+        """Return the path of the system's file with an ending such as `.safetensors`."""
         return self.folder / f"{self.name}{ending}"
 
 
 class System(SystemSettings, ABC):
-    """A collaborative system with its settings, which are the fields of the class."""
+    """A collaborative system. The fields of the class are its settings."""
 
     def train(self, data: TrainingData) -> dict[str, Any]:
-        """Do what takes longer than seconds, once, in the stage collaborative.
+        """Do the slow part of the training, once, in the stage collaborative.
 
-        Writes `data.file(ending)` for each ending in `files`.
+        It writes `data.file(ending)` for each ending in `files`.
 
         Args:
-            data: what it may learn from.
+            data: the training data.
 
         Returns:
-            What `collaborative/report.json` says of it, such as settings chosen on validation.
+            The system's entry in `collaborative/report.json`, such as settings chosen on validation.
         """
         return {}
 
     @abstractmethod
     def fit(self, data: TrainingData) -> Baseline:
-        """The system, ready to be asked. Takes seconds: whoever asks calls it anew.
+        """Return the fitted system. This takes only seconds, because each stage that needs the system calls it again.
 
         Args:
-            data: what it may learn from; `data.file(ending)` is what `train` wrote.
+            data: the training data; `data.file(ending)` is a file that `train` wrote.
 
         Raises:
             UserError: `train` has not run, or its files are broken.
@@ -126,10 +126,14 @@ class System(SystemSettings, ABC):
 
 
 class Ranker(ABC):
-    """A baseline that needs nothing but scores: the best k follow, and probabilities by a softmax.
+    """A baseline that is defined by its scores. Lists are the best k scores, and probabilities are their softmax.
 
     Args:
         items: ids of all items that may be recommended; their order breaks ties.
+
+    Attributes:
+        items: the ids.
+        position: item id → its index in `items`.
     """
 
     def __init__(self, items: Sequence[str]) -> None:
@@ -138,7 +142,7 @@ class Ranker(ABC):
 
     @abstractmethod
     def scores(self, histories: Sequence[Sequence[str]]) -> Scores:
-        """A score for each history and item, float [U, items] in the order of `items`, higher is better.
+        """Score each item for each history, float [U, items] in the order of `items`; higher is better.
 
         Args:
             histories: item ids of each user, oldest first; ids outside `items` may occur.
@@ -147,11 +151,11 @@ class Ranker(ABC):
     def recommend(
         self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Sequence[str]] | None = None
     ) -> Ranked:
-        """The k items of the highest scores for each history.
+        """Return the k items with the highest scores for each history.
 
         Args:
             histories: item ids of each user, oldest first.
-            k: length of the lists; shorter only where the catalogue ends.
+            k: length of the lists; a list is shorter only if the catalogue has too few items.
             exclude: items that a user must not get, such as those already seen.
         """
         items: list[list[str]] = []
@@ -172,7 +176,7 @@ class Ranker(ABC):
 
         Args:
             histories: item ids of each user, oldest first.
-            items: the catalogue, in the order of the columns; an item that is not among the ranker's has no chance.
+            items: the catalogue, in the order of the columns; an item that the ranker lacks has probability 0.
         """
         columns = np.array([self.position.get(item, -1) for item in items], np.int64)
         scores = np.where(columns >= 0, self._checked(histories)[:, columns], -np.inf)
@@ -181,10 +185,10 @@ class Ranker(ABC):
         return logs
 
     def _checked(self, histories: Sequence[Sequence[str]]) -> npt.NDArray[np.float64]:
-        """The scores as a copy of their own, finite or −inf.
+        """Return a checked copy of the scores; each is finite or −inf.
 
         Raises:
-            UserError: another shape, or scores that are NaN or +inf.
+            UserError: the scores have another shape, or contain NaN or +inf.
         """
         scores = checked_scores(
             self.scores(histories), (len(histories), len(self.items)), type(self).__name__
@@ -193,48 +197,50 @@ class Ranker(ABC):
 
 
 def checked_scores(scores: Any, shape: tuple[int, int], name: str) -> npt.NDArray[np.floating]:
-    """Scores as an array, if they are one.
+    """Convert scores to an array, and check it.
 
     Args:
-        scores: what a system returned.
-        shape: users and items.
-        name: of the system, for the message.
+        scores: the return value of a system.
+        shape: number of users, and of items.
+        name: the system, for the message.
 
     Raises:
-        UserError: no numbers, another shape, or numbers that are NaN or +inf.
+        UserError: the scores are not numbers, have another shape, or contain NaN or +inf.
     """
     try:
         values = np.asarray(scores, np.float64)
     except (TypeError, ValueError):
-        raise UserError(f"{name} returns no numbers but {type(scores).__name__}") from None
+        raise UserError(f"{name} returns {type(scores).__name__}, not numbers") from None
     if values.shape != shape:
         raise UserError(
             f"{name} returns scores of shape {list(values.shape)} for {shape[0]} users and {shape[1]} items; "
             f"return one number each, {list(shape)}"
         )
     if not (values < np.inf).all():
-        raise UserError(f"{name} returns scores that are NaN or +inf; return numbers, or -inf for no chance")
+        raise UserError(
+            f"{name} returns scores that are NaN or +inf; return numbers, or -inf for an item to exclude"
+        )
     return values
 
 
 def checked_lists(lists: Any, users: int, k: int, name: str) -> Ranked:
-    """What a baseline's `recommend` returned, if it is lists of items with scores.
+    """Check the return value of a baseline's `recommend`, and return it.
 
     Args:
-        lists: what it returned.
-        users: how many it was asked for.
-        k: longest list.
-        name: of the baseline, for the message.
+        lists: the return value.
+        users: number of users.
+        k: greatest length of a list.
+        name: the baseline, for the message.
 
     Raises:
-        UserError: anything but `(items, scores)`, a list of at most k ids and as many scores a user.
+        UserError: it is not `(items, scores)` with at most k ids, and as many scores, per user.
     """
-    wanted = f"return (items, scores), for each of {users} users at most {k} item ids and as many scores"
+    remedy = f"return (items, scores), for each of {users} users at most {k} item ids and as many scores"
     if not isinstance(lists, tuple) or len(lists) != 2:
-        raise UserError(f"{name}.recommend returns {type(lists).__name__}; {wanted}")
+        raise UserError(f"{name}.recommend returns {type(lists).__name__}; {remedy}")
     items, scores = ([list(row) for row in part] for part in lists)
     if len(items) != users or [len(row) for row in items] != [len(row) for row in scores]:
-        raise UserError(f"{name}.recommend returns {len(items)} lists and {len(scores)} of scores; {wanted}")
+        raise UserError(f"{name}.recommend returns {len(items)} lists and {len(scores)} of scores; {remedy}")
     if any(len(row) > k for row in items):
-        raise UserError(f"{name}.recommend returns a list longer than {k}; {wanted}")
+        raise UserError(f"{name}.recommend returns a list longer than {k}; {remedy}")
     return items, scores

@@ -1,4 +1,4 @@
-"""Collaborative systems by the names that recipes use: which files they have, and how a run's are loaded."""
+"""Collaborative systems by their names in recipes: their files, their training, and loading those of a run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ from llmrec.files import read_json
 from llmrec.plugins import PATTERN, is_import_path
 
 ITEM_VECTORS = "sasrec_ce"
-"""The model whose item vectors semantic IDs are made from."""
+"""The model whose item vectors are the default input of semantic IDs."""
 BASELINES = tuple(SYSTEMS.shipped)
 RECORD = ".json"
-"""Settings of a user's own system, and the sha256 of its code: so what reads it is redone when either changes."""
+"""Ending of the file with a user system's settings and the sha256 of its code.
+
+Stages that read the system run again when the file changes.
+"""
 
 
 def load_baseline(
@@ -33,18 +36,18 @@ def load_baseline(
     histories: pl.DataFrame | None = None,
     folder: Path | None = None,
 ) -> Baseline:
-    """A run's baseline: fitted on its training histories, or read where it was trained.
+    """Return a run's baseline: fitted on the training histories, or read if the stage collaborative trains it.
 
     Args:
-        run: a run folder, its stage data done; where the system has files, its stage collaborative too.
+        run: a run folder with a finished data stage and, for a system with files, collaborative stage.
         name: one of `BASELINES`, or the import path of a user's own system.
-        items: every item id that may be recommended. SASRec knows those of `data/items.parquet`.
-        histories: the training histories to count, `user_id, items`; None for all. A trained system has learned
-            from all of them.
-        folder: where its files are; None for those of the run.
+        items: every item id that may be recommended. SASRec always has the items of `data/items.parquet`.
+        histories: the training histories to use, `user_id, items`; None uses all. A trained system has learned from
+            all of them.
+        folder: folder of its files; None uses that of the run.
 
     Raises:
-        UserError: it is to be read, and is not trained, or a user's own system cannot be loaded.
+        UserError: the stage collaborative has not trained the system, or a user's own system cannot be loaded.
     """
     folder = run / layout.COLLABORATIVE if folder is None else folder
 
@@ -60,17 +63,17 @@ def load_baseline(
 
 
 def train_system(data: TrainingData, system: System) -> dict[str, object]:
-    """Train a system and write its files; a user's own gets a record of its settings and code too.
+    """Train a system, and check that it has written its files.
 
     Args:
-        data: what it learns from, and where its files go.
-        system: its settings.
+        data: the training data, and the folder of the files.
+        system: the system with its settings.
 
     Returns:
-        What the report says of it.
+        The system's entry in the report.
 
     Raises:
-        UserError: what it raises, or a system of the user's that leaves out a file or a report.
+        UserError: the system raised it, did not write a file, or returned no report.
     """
     report = system.train(data)
     if not isinstance(report, dict):
@@ -84,7 +87,7 @@ def train_system(data: TrainingData, system: System) -> dict[str, object]:
 
 
 def files_of(config: CollaborativeConfig, systems: Iterable[str]) -> list[str]:
-    """Files in the run folder that hold some systems and their parts; a system fitted when needed has none."""
+    """Files in the run folder that hold some systems and their parts; a system fitted on demand has no file."""
     files: list[str] = []
     for name in with_parts(config, systems):
         files += [layout.system_file(name, ending) for ending in endings(config, name)]
@@ -92,10 +95,10 @@ def files_of(config: CollaborativeConfig, systems: Iterable[str]) -> list[str]:
 
 
 def endings(config: CollaborativeConfig, name: str) -> tuple[str, ...]:
-    """Endings of a system's files.
+    """Return the endings of a system's files.
 
     Raises:
-        UserError: a user's own system whose endings are none.
+        UserError: the endings of a user's own system are invalid.
     """
     files = config.of(name).files
     if not is_import_path(name):
@@ -108,10 +111,10 @@ def endings(config: CollaborativeConfig, name: str) -> tuple[str, ...]:
 
 
 def with_parts(config: CollaborativeConfig, systems: Iterable[str]) -> list[str]:
-    """Some systems and all that they are made of, each once, parts first.
+    """Return systems and all their parts, each once, parts first.
 
     Raises:
-        UserError: a system that is made of itself.
+        UserError: a system is a part of itself.
     """
     ordered: dict[str, None] = {}
 
@@ -128,38 +131,38 @@ def with_parts(config: CollaborativeConfig, systems: Iterable[str]) -> list[str]
 
 
 def systems_in(files: Collection[str]) -> list[str]:
-    """Systems whose files in the run folder are among `files`, the shipped ones first."""
+    """Names of the systems whose files in the run folder are among `files`, the shipped ones first."""
     names = {file.removeprefix(f"{layout.COLLABORATIVE}/").removesuffix(RECORD) for file in files}
-    own = sorted(name for name in names if re.fullmatch(PATTERN, name))
+    paths = sorted(name for name in names if re.fullmatch(PATTERN, name))
     shipped = [
         name
         for name in SYSTEMS.shipped
         if not set(files).isdisjoint(layout.system_file(name, ending) for ending in system_class(name).files)
     ]
-    return [*shipped, *own]
+    return [*shipped, *paths]
 
 
 def item_vectors(run: Path, items: Sequence[str], name: str = ITEM_VECTORS) -> npt.NDArray[np.float32]:
-    """Item vectors of a run's SASRec, float32 `[items, dim]`; zeros for items never trained on.
+    """Item vectors of a run's SASRec, float32 `[items, dim]`; zeros for items without training interactions.
 
     Raises:
-        UserError: it is not trained.
+        UserError: the stage collaborative has not trained the model.
     """
     from llmrec.collaborative.sasrec.baseline import Sasrec
 
     model = Sasrec.load(run / layout.system_file(name, ".safetensors"))
     rows = dict(zip(model.items, model.vectors, strict=True))
-    none = np.zeros(model.config.dim, np.float32)
-    return np.stack([rows.get(item, none) for item in items])
+    zeros = np.zeros(model.config.dim, np.float32)
+    return np.stack([rows.get(item, zeros) for item in items])
 
 
 def _settings(data: TrainingData) -> System:
-    """A system with the settings that its files were made with.
+    """Return a system with the settings of its training.
 
-    A shipped system keeps what it needs in files of its own; those of a user's own stand in its record.
+    A shipped system stores its settings in its own files. Those of a user's own system are in its record.
 
     Raises:
-        UserError: a user's own system that the stage collaborative has not recorded.
+        UserError: the stage collaborative has no record of a user's own system.
     """
     settings = {}
     if is_import_path(data.name):

@@ -1,4 +1,4 @@
-"""Recipes: one strict YAML file per experiment, every stage in it.
+"""Recipes: one strict YAML file per experiment, which holds the settings of every stage.
 
 Unknown keys are errors that name the nearest known key, and all errors of a recipe are reported at once.
 """

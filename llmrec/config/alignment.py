@@ -12,7 +12,7 @@ from llmrec.config.training import TrainingConfig
 from llmrec.plugins import PATTERN, is_import_path, load_object
 
 Method = Literal["dpo", "grpo"]
-"""What `align` may name."""
+"""Methods that `align` can list."""
 Prompts = Literal["training_targets", "history_end"]
 NegativeSource = Literal["random", "popularity", "semantic", "trie", "beams", "judge"]
 TrlLoss = Literal[
@@ -31,12 +31,12 @@ TrlLoss = Literal[
     "discopop",
     "sigmoid_norm",
 ]
-"""Losses that TRL computes, of one rejected item each; with several, their mean."""
+"""Losses that TRL computes for one rejected item each. With several rejected items, the losses are averaged."""
 SMOOTHED = ("rosepo", "robust", "exo_pair", "aot", "aot_unpaired")
-"""Losses that know a label smoothing."""
+"""Losses that take label smoothing."""
 RewardName = Literal["hit", "rank", "levels", "ndcg", "semantic", "collaborative", "diversity"]
 TARGETLESS_REWARDS = ("collaborative", "diversity")
-"""Rewards that look at no target; one's own may."""
+"""Shipped rewards that need no target. A user's own reward may need one or not."""
 
 
 def _as_list(value: Any) -> Any:
@@ -44,21 +44,22 @@ def _as_list(value: Any) -> Any:
 
 
 class PairsConfig(Section):
-    """What a user chose, and items that stand for what they did not.
+    """Preference pairs: the item a user chose, and rejected items that the user did not choose.
 
     Attributes:
-        sources: where rejected items come from; of several, each pair draws one. `random` and `popularity`
-            (by training interactions) draw from the catalogue, `semantic` the nearest by the codebooks' vectors,
-            `trie` those that share the longest prefix with the chosen item, `beams` the model's own best
-            (SPRec's self-play, RosePO's self-hard). `judge` takes the chosen item from the beams too: the best
-            and worst in the eyes of a collaborative model (OneRec's iterative alignment).
-        negatives: rejected items a pair.
-        per_user: targets drawn of each user's training items; null takes all but the first.
-        users: a seeded sample of so many training users; null takes all.
-        width: beams of `beams` and `judge`.
-        judge: the collaborative model of `judge`.
-        prompts: `training_targets` asks before items that the user chose; `history_end` asks once a user, after the
-            last training item, where the next item is unknown (with the source `judge` alone).
+        sources: where rejected items come from. With several sources, each pair draws its source at random.
+            `random` and `popularity` (by training interactions) draw from the catalogue. `semantic` takes the items
+            nearest to the chosen one by their codebook vectors, `trie` the items that share the longest prefix with
+            it, and `beams` the model's own best items (SPRec's self-play, RosePO's self-hard). `judge` also takes
+            the chosen item from the beams: a collaborative model ranks them, the best becomes the chosen item and
+            the worst are rejected (OneRec's iterative alignment).
+        negatives: rejected items per pair.
+        per_user: number of targets drawn from each user's training items; null takes all but the first item.
+        users: number of training users, a seeded sample; null takes all.
+        width: beam width of the sources `beams` and `judge`.
+        judge: the collaborative model of the source `judge`.
+        prompts: `training_targets`: a prompt ends before an item that the user chose. `history_end`: one prompt per
+            user, after the last training item, where the next item is unknown (only with the source `judge`).
     """
 
     sources: Annotated[list[NegativeSource], Field(min_length=1), BeforeValidator(_as_list)] = ["random"]
@@ -70,15 +71,15 @@ class PairsConfig(Section):
     prompts: Prompts = "training_targets"
 
     @model_validator(mode="after")
-    def _judge_looks_ahead(self) -> PairsConfig:
+    def _history_end_needs_judge(self) -> PairsConfig:
         if self.prompts == "history_end" and self.sources != ["judge"]:
             raise ValueError("prompts: history_end has no target: it needs sources: judge")
         return self
 
     @model_validator(mode="after")
-    def _beams_give_enough(self) -> PairsConfig:
-        own = {"beams", "judge"} & set(self.sources)
-        if own and self.width <= self.negatives:
+    def _beams_suffice(self) -> PairsConfig:
+        uses_beams = bool({"beams", "judge"} & set(self.sources))
+        if uses_beams and self.width <= self.negatives:
             raise ValueError(
                 f"width={self.width} beams cannot give negatives={self.negatives} besides the chosen item"
             )
@@ -86,18 +87,20 @@ class PairsConfig(Section):
 
 
 class AlignmentConfig(TrainingConfig):
-    """What DPO and GRPO share. `batch` counts prompts per optimizer step; a prompt brings all its completions.
+    """Settings that DPO and GRPO share. `batch` counts prompts, each with all its completions.
 
-    Training starts from the run's SFT model: a copy of its adapter, or in the modes `full` and `sid_rows` a fresh
-    one of `lora`'s shape. The frozen SFT model is the reference.
+    Training starts from the run's SFT model: from a copy of its adapter or, in the modes `full` and `sid_rows`, from
+    a new adapter with the settings `lora`. The frozen SFT model is the reference.
 
     Attributes:
-        normalise: `allowed`: log-probabilities of the policy constrained to the catalogue, the one that is sampled
-            from; `vocabulary`: of the model's full vocabulary, by which lists are ranked.
-        beta: weight of the reference.
-        seed: of this training alone; null takes the recipe's. Several seeds share one SFT run so (`parent`).
-        eval_steps: steps between two looks at `valid_lists` validation users' lists; null: a tenth of all.
-        keep: whose weights are kept, the last or those best in NDCG@10 on validation lists.
+        normalise: how log-probabilities are normalised. `allowed`: over the tokens that the catalogue allows, as in
+            sampling. `vocabulary`: over the model's whole vocabulary, as in ranking.
+        beta: weight of the KL term that keeps the policy close to the reference model (DPO: β of its loss).
+        seed: seed of this training; null uses the recipe's seed. Several alignment seeds can share one SFT run
+            (`parent`).
+        valid_lists: number of validation users whose lists are decoded during training; null decodes none.
+        eval_steps: steps between two validations; null uses a tenth of all steps.
+        keep: which weights are kept: those of the last step, or those with the best NDCG@10 on the validation lists.
     """
 
     lr: Annotated[float, Field(gt=0)] = 1e-5
@@ -109,7 +112,7 @@ class AlignmentConfig(TrainingConfig):
     keep: Literal["last", "ndcg"] = "last"
 
     @model_validator(mode="after")
-    def _best_by_lists(self) -> AlignmentConfig:
+    def _ndcg_needs_lists(self) -> AlignmentConfig:
         if self.keep == "ndcg" and self.valid_lists is None:
             raise ValueError("keep: ndcg needs valid_lists, the number of users whose lists are decoded")
         if self.lora.dropout:
@@ -118,15 +121,16 @@ class AlignmentConfig(TrainingConfig):
 
 
 class DpoConfig(AlignmentConfig):
-    """Direct preference optimisation (Rafailov et al. 2023) and its kin.
+    """Direct preference optimisation (Rafailov et al. 2023) and its variants.
 
     Attributes:
         loss: `sdpo` (Chen et al. 2024, all rejected items at once), `rosepo` (label smoothing, Liao et al. 2024), or
             one of TRL's pairwise losses.
-        label_smoothing: RosePO's ε, and that of TRL's `robust`, `exo_pair`, `aot` and `aot_unpaired`.
-        sft_weight: weight of the chosen item's negative log-likelihood beside the loss.
-        rounds: SPRec's self-play: so many times, pairs are made with the model of the round before, which is then
-            the reference. `epochs` count a round.
+        beta: β of the loss.
+        label_smoothing: ε of RosePO, and of TRL's `robust`, `exo_pair`, `aot` and `aot_unpaired`.
+        sft_weight: weight of the chosen item's negative log-likelihood, which is added to the loss.
+        rounds: rounds of self-play (SPRec). Each round makes pairs with the model of the previous round, which is
+            then the reference model. `epochs` counts within a round.
     """
 
     loss: Literal["sdpo", "rosepo"] | TrlLoss = "sdpo"
@@ -136,7 +140,7 @@ class DpoConfig(AlignmentConfig):
     rounds: Positive = 1
 
     @model_validator(mode="after")
-    def _smooths_something(self) -> DpoConfig:
+    def _smoothing_fits_loss(self) -> DpoConfig:
         if self.label_smoothing and self.loss not in SMOOTHED:
             raise ValueError(
                 f"label_smoothing does nothing in loss: {self.loss}; it does in {', '.join(SMOOTHED)}"
@@ -147,44 +151,55 @@ class DpoConfig(AlignmentConfig):
 
 
 class RewardConfig(Section):
-    """One term of a rollout's reward: a shipped name, or `module:function` of your own code, which is run."""
+    """One term of a rollout's reward.
+
+    Attributes:
+        name: a shipped reward, or `module:function` of your own code, which llmrec then runs.
+        weight: factor of the term in the sum of all rewards.
+    """
 
     name: RewardName | Annotated[str, Field(pattern=PATTERN)]
     weight: float = 1.0
 
 
 class InjectConfig(Section):
-    """Puts the target in a group that missed it (`zero_variance: inject`).
+    """Settings of `zero_variance: inject`, which puts the target into a group that missed it.
 
-    `corrected` weighs it by the policy's own probability of it, as importance sampling from a target that was
-    certain to be drawn has it; without, it counts like a sample.
+    Attributes:
+        corrected: weigh the injected target by the policy's own probability of it: importance sampling from a
+            distribution that always draws the target. If false, the target counts like a sampled rollout.
     """
 
     corrected: bool = True
 
 
 class GrpoConfig(AlignmentConfig):
-    """Group-relative policy optimisation (Shao et al. 2024) and its kin, under the catalogue's trie.
+    """Group-relative policy optimisation (Shao et al. 2024) and its variants, under the catalogue's trie.
 
     Attributes:
-        generations: rollouts a prompt.
-        rollouts: `sampled`: independent draws from the constrained policy; `stochastic`: without replacement
-            (Kool et al. 2019); `beams`: the best (MiniOneRec), which is biased: docs/alignment.md.
-        engine: what draws them; `vllm` draws `sampled` ones.
-        rewards: summed by weight.
-        loss: `grpo`, `dr_grpo`, `dapo`, `bnpo` as in TRL; `gspo` with sequence-level ratios; `ecpo`, `gbpo`
-            (OneRec's early-clipped and bounded ratios).
+        generations: rollouts per prompt.
+        rollouts: `sampled`: independent draws from the constrained policy. `stochastic`: draws without replacement
+            (Kool et al. 2019). `beams`: the best items (MiniOneRec), which biases the gradient (docs/alignment.md).
+        engine: the engine that draws the rollouts; `vllm` supports only `rollouts: sampled`.
+        rewards: terms of the reward; the reward is their weighted sum.
+        loss: `grpo`, `dr_grpo`, `dapo` and `bnpo` as in TRL; `gspo` with sequence-level ratios; `ecpo` and `gbpo`
+            with OneRec's early-clipped and bounded ratios.
         iterations: optimizer passes over a batch of rollouts.
-        epsilon: clip range of the ratio, below; `epsilon_high`, above (null: the same).
-        delta: ECPO's δ; no other loss has one.
-        scale_rewards: divide advantages by the group's standard deviation; `dr_grpo` does not.
-        per_user: targets drawn of each user's training items; null takes all but the first.
-        users: a seeded sample of so many training users; null takes all.
-        zero_variance: what happens to a group whose rewards are all equal: `keep` leaves it, `inject` gives it its
-            target (how, `inject` says), `resample` draws it again, up to `tries` times.
-        judge: the collaborative model of the reward `collaborative`, and of your own that are marked `@needs_judge`.
-        prompts: as `pairs.prompts`; `history_end` is for rewards that look at no target:
-            `collaborative`, `diversity`, your own.
+        epsilon: the ratio is clipped below at 1 − `epsilon`.
+        epsilon_high: the ratio is clipped above at 1 + `epsilon_high`; null uses `epsilon`.
+        delta: δ of ECPO; the other losses ignore it.
+        scale_rewards: whether advantages are divided by the group's standard deviation; the loss `dr_grpo` never
+            divides.
+        per_user: number of targets drawn from each user's training items; null takes all but the first item.
+        users: number of training users, a seeded sample; null takes all.
+        zero_variance: what happens to a group whose rewards are all equal. `keep` leaves it, `inject` replaces a
+            rollout by the target (see `inject`), `resample` draws the group again, up to `tries` times.
+        inject: settings of `zero_variance: inject`.
+        tries: most times that `zero_variance: resample` draws a group again.
+        judge: the collaborative model of the reward `collaborative`, and of your own rewards that are marked
+            `@needs_judge`.
+        prompts: as `pairs.prompts`; `history_end` needs rewards without a target: `collaborative`, `diversity`, or
+            your own.
     """
 
     beta: Annotated[float, Field(ge=0)] = 1e-3
@@ -211,13 +226,13 @@ class GrpoConfig(AlignmentConfig):
     prompts: Prompts = "training_targets"
 
     @model_validator(mode="after")
-    def _nothing_to_hit_ahead(self) -> GrpoConfig:
-        looking = [
-            one.name for one in self.rewards if one.name not in TARGETLESS_REWARDS and ":" not in one.name
-        ]
-        if self.prompts == "history_end" and (looking or self.zero_variance == "inject"):
-            what = f"the reward {looking[0]} looks at it" if looking else "zero_variance: inject needs it"
-            raise ValueError(f"prompts: history_end has no target, but {what}")
+    def _history_end_has_no_target(self) -> GrpoConfig:
+        names = [reward.name for reward in self.rewards]
+        targeted = [name for name in names if name not in TARGETLESS_REWARDS and ":" not in name]
+        if self.prompts == "history_end" and targeted:
+            raise ValueError(f"prompts: history_end has no target, but the reward {targeted[0]} needs one")
+        if self.prompts == "history_end" and self.zero_variance == "inject":
+            raise ValueError("prompts: history_end has no target, but zero_variance: inject needs one")
         return self
 
     @model_validator(mode="after")
@@ -230,13 +245,13 @@ class GrpoConfig(AlignmentConfig):
 
     @property
     def needs_judge(self) -> bool:
-        """Whether a reward reads the collaborative model; a reward of one's own says so by `@needs_judge`.
+        """Whether a reward reads the collaborative model. A user's own reward declares it with `@needs_judge`.
 
         Raises:
-            UserError: a reward of one's own that cannot be imported.
+            UserError: a user's own reward cannot be imported.
         """
         names = [reward.name for reward in self.rewards]
-        own = [name for name in names if is_import_path(name)]
+        paths = [name for name in names if is_import_path(name)]
         return "collaborative" in names or any(
-            getattr(load_object(name, "function"), "needs_judge", False) for name in own
+            getattr(load_object(name, "function"), "needs_judge", False) for name in paths
         )

@@ -15,14 +15,16 @@ from llmrec.plugins import is_import_path
 
 
 class SystemSettings(Section):
-    """What every collaborative system tells the stages; its own settings are fields of its class.
+    """Settings of a collaborative system, and what the stages must know about it.
+
+    The fields of a subclass are the system's own settings.
 
     Attributes:
-        title: its name in the report.
-        formula: how it scores an item, in one line.
+        title: the system's name in the report.
+        formula: the score of an item, in one line.
         files: endings of the files `collaborative/<name><ending>` that `train` writes; empty for a system that is
             fitted whenever it is needed.
-        reads: dotted recipe keys outside its own settings that `train` depends on.
+        reads: dotted recipe keys outside the system's settings on which `train` depends.
     """
 
     title: ClassVar[str] = ""
@@ -32,51 +34,51 @@ class SystemSettings(Section):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of other systems that it is made of; they are trained before it."""
+        """Names of other systems that this one combines; they are trained before it."""
         return ()
 
     def training_flops(self, users: int, items: int, interactions: int) -> float:
-        """Floating-point operations of `train`, for the estimate; 0 where it takes seconds."""
+        """Floating-point operations of `train`, for the estimate; 0 if it takes only seconds."""
         return 0.0
 
 
 class CollaborativeConfig(Section):
-    """Settings by the name of the system; of a user's own system the name is its import path."""
+    """Settings of collaborative systems, by name. The name of a user's own system is its import path."""
 
     @classmethod
     def section_for(cls, value: Any) -> type[Section]:
-        """The section with a key for each system that has settings, and for each of the user's own in `value`."""
+        """Return the section with a key for each shipped system with settings, and each user system in `value`."""
         names = value if isinstance(value, Mapping) else ()
-        own = [name for name in names if isinstance(name, str) and is_import_path(name)]
+        paths = [name for name in names if isinstance(name, str) and is_import_path(name)]
         try:
-            return _section(tuple(sorted(own)))
+            return _section(tuple(sorted(paths)))
         except UserError:
             return _section(())
 
     def of(self, name: str) -> SystemSettings:
-        """Settings of a system, the defaults where the recipe has none.
+        """Return the settings of a system, with its defaults if the recipe has none.
 
         Raises:
-            UserError: no such system.
+            UserError: there is no such system.
         """
-        given = getattr(self, name, None)
-        return given if isinstance(given, SystemSettings) else system_class(name)()
+        settings = getattr(self, name, None)
+        return settings if isinstance(settings, SystemSettings) else system_class(name)()
 
 
 def system_class(name: str) -> type[SystemSettings]:
-    """The collaborative system of a name.
+    """Load the class of a collaborative system.
 
     Raises:
-        UserError: no such name, or a class of the user's that is no system.
+        UserError: there is no such system, or the user's class is not a system.
     """
     loaded: type[SystemSettings] = SYSTEMS.load(name)
     return loaded
 
 
 @cache
-def _section(own: tuple[str, ...]) -> type[CollaborativeConfig]:
-    """A section with the settings of all shipped systems, and of the user's own named ones."""
-    classes = {name: system_class(name) for name in (*SYSTEMS.shipped, *own)}
+def _section(paths: tuple[str, ...]) -> type[CollaborativeConfig]:
+    """Create the section with the settings of all shipped systems and of the user's systems at `paths`."""
+    classes = {name: system_class(name) for name in (*SYSTEMS.shipped, *paths)}
     fields: dict[str, Any] = {
         name: (settings, settings()) for name, settings in classes.items() if settings.model_fields
     }
@@ -89,29 +91,29 @@ def _read(value: Any, info: ValidationInfo) -> Any:
         return value
     if not isinstance(value, Mapping):
         raise located_error((), "expected settings by the name of a system", value)
-    own = [name for name in value if isinstance(name, str) and is_import_path(name)]
+    paths = [name for name in value if isinstance(name, str) and is_import_path(name)]
     missing = []
-    for name in own:
+    for name in paths:
         try:
             system_class(name)
         except UserError as error:
             if not may_lack_code(info):
                 raise located_error((name,), str(error), name) from None
             missing.append(name)
-    section = _section(tuple(sorted(set(own) - set(missing))))
+    section = _section(tuple(sorted(set(paths) - set(missing))))
     return section.model_validate({name: value[name] for name in value if name not in missing})
 
 
 def check_system(name: str, info: ValidationInfo, *others: str) -> str:
-    """A system's name, as a validator returns it.
+    """Validate the name of a collaborative system, and return it.
 
     Args:
-        name: what the recipe has.
-        info: of the validation.
-        others: names that would do as well, for the message.
+        name: the recipe's value.
+        info: pydantic's information on the validation.
+        others: further valid names, for the message.
 
     Raises:
-        ValidationError: no such system, or a class of the user's that is no system.
+        ValidationError: there is no such system, or the user's class is not a system.
     """
     if name not in SYSTEMS.shipped and not is_import_path(name):
         names = [*SYSTEMS.shipped, *others]
@@ -129,5 +131,6 @@ def _check_name(name: str, info: ValidationInfo) -> str:
 
 
 Collaborative = Annotated[SerializeAsAny[CollaborativeConfig], BeforeValidator(_read)]
+"""Type of the section: each system's settings are read by the class of the system."""
 CollaborativeSystem = Annotated[str, AfterValidator(_check_name)]
 """Name of a collaborative model: a shipped one, or `module:name` of your own class."""

@@ -11,7 +11,18 @@ from llmrec.config.section import Fraction, Positive, Section
 
 
 class Filters(Section):
-    """Which interactions are kept (k-core, ratings, time window, events)."""
+    """Filters of the interactions (k-core, ratings, time window, events).
+
+    Attributes:
+        min_user: least interactions of a user.
+        min_item: least interactions of an item.
+        min_rating: least rating; null keeps all.
+        window: the time from the first bound up to, and without, the second. A bound is a date (2014-07-01), epoch
+            seconds, or null for an open end; null keeps all.
+        events: kinds of events to keep; null keeps all.
+        deduplicate: which of a user's interactions with one item are kept: all (`none`), all but exact repeats
+            (`exact`), the `first`, or the `last`.
+    """
 
     min_user: Annotated[int, Field(ge=1)] = 1
     min_item: Annotated[int, Field(ge=1)] = 1
@@ -23,14 +34,20 @@ class Filters(Section):
     @field_validator("window", mode="before")
     @classmethod
     def _dates_as_text(cls, value: Any) -> Any:
-        """YAML reads 2014-07-01 as a date; the window takes its text."""
+        """Turn dates into text, because YAML reads 2014-07-01 as a date."""
         if not isinstance(value, (list, tuple)):
             return value
         return [bound.isoformat() if isinstance(bound, date) else bound for bound in value]
 
 
 class Split(Section):
-    """How users' interactions become train, valid and test (docs/contract.md, protocol)."""
+    """How users' interactions are split into train, valid and test (docs/contract.md, protocol).
+
+    Attributes:
+        kind: the protocol.
+        fractions: shares of valid and test in a `temporal` split.
+        fraction: share of users that are held out by `held_out_users`.
+    """
 
     kind: Literal["leave_one_out", "temporal", "held_out_users"] = "leave_one_out"
     fractions: tuple[Fraction, Fraction] = (0.1, 0.1)
@@ -38,7 +55,15 @@ class Split(Section):
 
 
 class DataConfig(Section):
-    """Which dataset card, and what to override in it."""
+    """The dataset's card, and overrides of its values.
+
+    Attributes:
+        card: a shipped card's name, or a path.
+        root: folder of the dataset's files; null uses the card's.
+        history: number of last items that a prompt shows.
+        filters: filters; null uses the card's.
+        split: split; null uses the card's.
+    """
 
     card: str
     root: str | None = None

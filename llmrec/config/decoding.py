@@ -13,9 +13,9 @@ from llmrec.errors import UserError
 from llmrec.plugins import is_import_path
 
 BEAMS = 20
-"""Beams, and items of a list, where nothing else is asked for."""
+"""Default beam width, and default list length."""
 ZERO_SHOT = "zero_shot"
-"""The baseline that is no collaborative model: the base as it was before training."""
+"""The untuned base as a baseline. It is the only baseline that is not a collaborative system."""
 
 
 def _check_baseline(name: str, info: ValidationInfo) -> str:
@@ -33,24 +33,53 @@ def _check_metric(name: str, info: ValidationInfo) -> str:
 
 
 Baseline = Annotated[str, AfterValidator(_check_baseline)]
+"""Name of a baseline: a collaborative system, or `zero_shot`."""
 MetricName = Annotated[str, AfterValidator(_check_metric)]
+"""Name of a metric: a shipped one, or `module:name` of your own."""
 
 
 class PriorConfig(Section):
-    """D3 (Bao et al. 2024): each step mixes in what a collaborative model expects under a prefix."""
+    """A collaborative prior, as in D3 (Bao et al. 2024).
+
+    Each step mixes the model's next-code distribution with the one that a collaborative model implies for the prefix.
+
+    Attributes:
+        system: the collaborative model.
+        model_weight: weight of the language model; the collaborative model has the rest.
+    """
 
     system: CollaborativeSystem = "item_knn"
     model_weight: Annotated[float, Field(ge=0, le=1)] = 0.7
 
 
 class MmrConfig(Section):
-    """Re-ranks all beams for diversity (Carbonell & Goldstein 1998); `trade_off` 1 leaves them as they are."""
+    """Re-ranks all beams for diversity (Carbonell & Goldstein 1998).
+
+    Attributes:
+        trade_off: weight of the score against the similarity to better items; 1 keeps the order.
+    """
 
     trade_off: Annotated[float, Field(ge=0, le=1)] = 0.7
 
 
 class DecodeConfig(Section):
-    """Constrained decoding of the top-K items under the catalogue's trie."""
+    """Constrained decoding of the top-K items under the catalogue's trie.
+
+    Attributes:
+        engine: `tree` (llmrec's own), `vllm`, or `generate` (Hugging Face's).
+        width: beam width; `auto` widens the beam until the list is certified as the exact top-K.
+        k: length of the lists; null uses `width` (20 if it is `auto`).
+        widest: largest beam width of `width: auto`.
+        normalise: whether scores are log-probabilities over the whole `vocabulary` or over the `allowed` tokens.
+        temperature: divisor of the logits of each level, one number a level; empty uses 1.
+        prior: a collaborative prior; null uses none.
+        mmr: re-ranking for diversity; null uses none.
+        users: number of users, a seeded sample; null takes all.
+        splits: splits that are decoded.
+        mask_seen: whether items of the history are left out of the lists.
+        memory_gb: memory bound of a batch, in GB; null uses what the device can spare.
+        device: a torch device, or `auto`.
+    """
 
     engine: Literal["tree", "vllm", "generate"] = "tree"
     width: Positive | Literal["auto"] = BEAMS
@@ -68,18 +97,22 @@ class DecodeConfig(Section):
 
     @property
     def list_length(self) -> int:
-        """Items a list: `k`, else as many as there are beams (20 where those widen by themselves)."""
+        """Length of a list: `k` or, if that is null, the beam width (20 for `width: auto`)."""
         if self.k is not None:
             return self.k
         return BEAMS if self.width == "auto" else self.width
 
     @model_validator(mode="after")
     def _beams_cover_k(self) -> DecodeConfig:
-        if self.engine != "tree":
-            own = {"width: auto": self.width == "auto", "normalise: allowed": self.normalise == "allowed"}
-            own |= {"temperature": bool(self.temperature), "prior": self.prior is not None}
-            for name in (name for name, asked in own.items() if asked):
-                raise ValueError(f"{name} needs engine: tree, not {self.engine}")
+        tree_settings = {
+            "width: auto": self.width == "auto",
+            "normalise: allowed": self.normalise == "allowed",
+            "temperature": bool(self.temperature),
+            "prior": self.prior is not None,
+        }
+        used = [name for name, is_used in tree_settings.items() if is_used]
+        if used and self.engine != "tree":
+            raise ValueError(f"{used[0]} needs engine: tree, not {self.engine}")
         if self.width == "auto":
             if self.widest < self.list_length:
                 raise ValueError(f"widest={self.widest} is below the lists' length {self.list_length}")
@@ -93,12 +126,12 @@ class EvalTask(Section):
 
     Attributes:
         task: a shipped name, or a path.
-        templates: their ids; null takes the held-out ones of the `language`, or all where none is held out.
+        templates: ids of templates; null takes the held-out ones of the `language`, or all if none is held out.
         language: `en`, `zh` or `all`.
-        split: whose targets are asked about; a task about items has none.
-        users: a seeded sample of so many (items, for a task about items); null takes all.
-        max_tokens: of an answer; null takes the longest answer in training, up to 256.
-        liked: ratings from here on count as liked.
+        split: the split whose targets the questions are about; ignored for a task about items.
+        users: number of users (of items, for a task about items), a seeded sample; null takes all.
+        max_tokens: most tokens of an answer; null uses the length of the longest answer in training, at most 256.
+        liked: least rating that counts as liked.
     """
 
     task: str
@@ -111,14 +144,31 @@ class EvalTask(Section):
 
 
 class ZeroShotConfig(Section):
-    """What the untuned base is asked with, where `baselines` name `zero_shot`: a template that speaks of titles."""
+    """The prompt of the untuned base, used when `baselines` names `zero_shot`; its template lists titles.
+
+    Attributes:
+        task: a shipped prompt file's name, or a path.
+        template: id of the template.
+    """
 
     task: str = "titles"
     template: str = "list"
 
 
 class EvalConfig(Section):
-    """Metrics, baselines, slices and tasks; `suite` names a file of eval/suites that gives the defaults."""
+    """Metrics, baselines, slices and tasks.
+
+    Attributes:
+        suite: a file of eval/suites, whose values are the defaults of this section; null uses none.
+        k: cutoffs of the metrics.
+        baselines: systems that models are compared to.
+        metrics: metrics of the lists: shipped ones, or `module:name` of your own.
+        zero_shot: the prompt of the baseline `zero_shot`.
+        tasks: prompt files whose answers are evaluated as text.
+        slices: columns by which users are grouped.
+        bootstrap: number of bootstrap resamples.
+        confidence: confidence level of the intervals.
+    """
 
     suite: str | None = "standard"
     k: list[Positive] = [1, 5, 10, 20]
@@ -139,11 +189,11 @@ class EvalConfig(Section):
 
     @field_validator("metrics")
     @classmethod
-    def _what_is_judged_by(cls, value: list[str]) -> list[str]:
+    def _has_main_metrics(cls, value: list[str]) -> list[str]:
         missing = [name for name in ("hr", "ndcg") if name not in value]
         if missing:
             raise ValueError(
-                f"needs {' and '.join(missing)}: verdicts, charts and comparisons rest on hr and ndcg"
+                f"needs {' and '.join(missing)}: verdicts, charts and comparisons use hr and ndcg"
             )
         if len(set(value)) != len(value):
             raise ValueError("names a metric twice")

@@ -1,4 +1,4 @@
-"""Recipe keys of earlier versions: the keys of today, and finished runs' recipes read under them."""
+"""Recipe keys of earlier versions, and the keys that replace them. A finished run's recipe is upgraded on reading."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class FormerKey:
     """A dotted key that has been renamed.
 
     Attributes:
-        old: the key as it was.
-        new: the key as it is.
-        values: old value → new value, where these have changed too.
+        old: the former key.
+        new: the present key.
+        values: former value → present value; empty if the values are unchanged.
     """
 
     old: str
@@ -22,7 +22,7 @@ class FormerKey:
     values: Mapping[Any, Any] = field(default_factory=dict)
 
     def message(self) -> str:
-        """What a recipe with the old key is told."""
+        """Return the error text for a recipe with the former key."""
         values = ", ".join(f"{str(old).lower()}: {new}" for old, new in self.values.items())
         return f"{self.old} is now {self.new}" + (f" ({values})" if values else "")
 
@@ -39,11 +39,11 @@ FORMER_KEYS = {
         FormerKey("dpo.sft", "dpo.sft_weight"),
     )
 }
-"""In the order in which `upgrade` renames them."""
+"""Former keys by name, in the order in which `upgrade` renames them."""
 
 
 def upgrade(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe of a finished run with its former keys renamed; a recipe of today comes back as it is."""
+    """Return a finished run's recipe with its former keys renamed. A recipe without former keys is unchanged."""
     recipe = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
     for key in FORMER_KEYS.values():
         section, name = _section(recipe, key.old)
@@ -55,7 +55,7 @@ def upgrade(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _section(recipe: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
-    """The mapping that holds a dotted key, and the key's last part; an empty mapping where there is none."""
+    """Return the mapping that holds a dotted key, and the key's last part; an empty mapping if there is none."""
     *path, name = key.split(".")
     section: Any = recipe
     for part in path:

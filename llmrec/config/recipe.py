@@ -1,4 +1,4 @@
-"""A whole recipe, and how it is read."""
+"""A whole recipe, and the functions that read it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,27 @@ from llmrec.yaml_files import apply_overrides, read_yaml
 
 
 class Recipe(Section):
-    """One experiment, all stages in it, every default resolved.
+    """One experiment with all its stages, every default resolved.
 
-    `align` names what `llmrec run` trains after SFT; `llmrec dpo` and `llmrec grpo` train theirs whatever it says.
+    Attributes:
+        name: name of the recipe; runs are named after it.
+        description: text for the reader.
+        seed: seed of all stages.
+        parent: a finished run whose stages are reused where their settings agree; null uses none.
+        data: the dataset.
+        collaborative: models of interactions alone.
+        ids: the semantic IDs.
+        base: the language model to tune.
+        prompts: the training mix.
+        sft: instruction tuning.
+        align: alignment methods that `llmrec run` trains after SFT. `llmrec dpo` and `llmrec grpo` train their
+            method in any case.
+        pairs: preference pairs of DPO.
+        dpo: direct preference optimisation.
+        grpo: group-relative policy optimisation.
+        decode: decoding of the lists.
+        eval: evaluation.
+        track: additional trackers of the training curves.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -59,8 +77,9 @@ class Recipe(Section):
     def _engine_takes_the_adapter(self) -> Recipe:
         methods: dict[str, SftConfig | AlignmentConfig]
         methods = {"sft": self.sft, "dpo": self.dpo, "grpo": self.grpo}
-        fresh = self.sft.mode in ("full", "sid_rows")
-        for name in [*(() if fresh else ("sft",)), *(self.align if fresh else ())]:
+        # Alignment continues SFT's adapter if there is one, whose settings then hold.
+        sft_has_adapter = self.sft.mode not in ("full", "sid_rows")
+        for name in ["sft"] if sft_has_adapter else self.align:
             if methods[name].lora.dora and self.decode.engine == "vllm":
                 raise ValueError(
                     f"decode.engine=vllm: vLLM takes no DoRA adapters ({name}.lora.dora); use decode.engine=tree"
@@ -68,19 +87,19 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _something_is_frozen(self) -> Recipe:
+    def _zero_shot_needs_trained_base(self) -> Recipe:
         if "zero_shot" in self.eval.baselines and self.base.model == "tiny":
             raise ValueError(
-                "eval.baselines: zero_shot asks the base as it was before training, "
-                "but base.model=tiny has random weights; leave it out, or take a trained base"
+                "eval.baselines: zero_shot evaluates the base before training, "
+                "but base.model=tiny has random weights; leave it out, or choose a trained base"
             )
         return self
 
     def value_at(self, key: str) -> Any:
-        """The value at a dotted key, as JSON data; used for stage keys."""
+        """Return the value at a dotted key, as JSON data. Stage keys are computed from it."""
         section, _, name = key.partition(".")
         if section == "collaborative" and is_import_path(name):
-            # The recipe need not name a user's own system there, and its import path may hold dots.
+            # A recipe can use a user's own system without its settings here, and an import path can contain dots.
             return self.collaborative.of(name).model_dump(mode="json")
         value: Any = self.model_dump(mode="json")
         for part in key.split("."):
@@ -92,27 +111,27 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     """Load a shipped recipe by name, or one by path, and apply `key=value` overrides.
 
     Raises:
-        UserError: naming every unknown key (with the nearest known one) and every bad value.
+        UserError: names every unknown key (with the nearest valid one) and every bad value.
     """
     path, tree = recipe_tree(name, overrides or [])
     return validate(Recipe, with_suite(tree), str(path))
 
 
 def load_run_recipe(run: Path) -> Recipe:
-    """The recipe that a run was made with; keys that have been renamed since are read under their new names.
+    """Load the recipe of a finished run. Keys that have been renamed since are read under their new names.
 
     Raises:
-        UserError: no recipe there, or one that this version cannot read.
+        UserError: the run has no recipe, or one that this version cannot read.
     """
     path = run / layout.RECIPE
     return validate(Recipe, upgrade(read_yaml(path)), str(path), finished=True)
 
 
 def recipe_tree(name: str, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
-    """A recipe's file, and its keys with overrides applied, not validated yet.
+    """Return a recipe's file, and its keys with overrides applied, before validation.
 
     Raises:
-        UserError: no such file, not YAML, or a malformed override.
+        UserError: the file does not exist or is not YAML, or an override is malformed.
     """
     path = assets.find("recipes", name)
     tree = {"name": path.stem} | read_yaml(path)
@@ -120,27 +139,27 @@ def recipe_tree(name: str, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
 
 
 def _switch_tokenizer(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Leave out the file's settings of one kind of tokenizer that the kind asked for by an override lacks."""
+    """Drop the settings that the new kind does not have, when an override changes the kind of tokenizer."""
     kinds = [text.partition("=")[2] for text in overrides if text.startswith("ids.quantizer.kind=")]
     ids = tree.get("ids")
     if not kinds or not isinstance(ids, dict):
         return tree
-    given = ids.get("quantizer")
-    if not isinstance(given, dict):
+    quantizer = ids.get("quantizer")
+    if not isinstance(quantizer, dict):
         return tree
     try:
         fields = tokenizer_class(kinds[-1]).model_fields
-    except UserError:  # told when the recipe is validated
+    except UserError:  # validation of the recipe reports it
         return tree
-    kept = {key: value for key, value in given.items() if key in fields}
+    kept = {key: value for key, value in quantizer.items() if key in fields}
     return tree | {"ids": ids | {"quantizer": kept}}
 
 
 def with_suite(tree: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's keys with the defaults of its `eval.suite` filled in.
+    """Return a recipe's keys with the defaults of its `eval.suite` filled in.
 
     Raises:
-        UserError: no such suite.
+        UserError: the suite does not exist.
     """
     section = tree.get("eval") or {}
     suite = section.get("suite", "standard") if isinstance(section, dict) else None

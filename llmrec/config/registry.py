@@ -1,4 +1,4 @@
-"""What can be added, and what there is: a line a tokenizer, collaborative system and metric (docs/extending.md)."""
+"""Registries of tokenizers, collaborative systems and metrics: one line for each (docs/extending.md)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SYSTEMS = Registry(
         "sasrec_ce": "llmrec.collaborative.sasrec.system:SasrecCe",
     },
 )
-"""Baselines of `eval.baselines`, teachers, priors and judges; a system stands behind those that it is made of."""
+"""Baselines of `eval.baselines`, teachers, priors and judges. A system is listed after the systems it combines."""
 
 METRICS = Registry(
     noun="metric",

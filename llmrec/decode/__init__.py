@@ -1,1 +1,1 @@
-"""Top-K items under the catalogue's trie: tree-beam engine, Hugging Face oracle, recommender."""
+"""Decoding under the catalogue's trie: tree-beam search, sampling, scoring, and a Hugging Face reference."""

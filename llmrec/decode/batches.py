@@ -1,4 +1,4 @@
-"""Many users at once: batches of like length that fit a memory budget, and lists widened until they are exact."""
+"""Decoding of many users in batches that fit a memory budget, and a wider search for lists without a certificate."""
 
 from __future__ import annotations
 
@@ -22,20 +22,34 @@ if TYPE_CHECKING:
 
 PriorFactory = Callable[[list[int]], CollaborativePrior]
 CPU_BUDGET_GB = 1.0
-"""Larger batches do not make a CPU faster."""
+"""Memory budget on a CPU, in GiB; larger batches do not make a CPU faster."""
 LOGIT_COPIES = 3
+"""Float32 copies of a beam's logits that exist at once."""
 
 
 @dataclass(frozen=True)
 class BatchCost:
-    """What a user takes in a batch, in bytes: `per_token` of the row (cache), `per_beam`, `per_query`."""
+    """Memory of one user in a batch, in bytes.
+
+    Attributes:
+        per_token: keys and values of one position of the user's row in the cache.
+        per_beam: logits of one beam.
+        per_query: activations of one position that passes through the model.
+    """
 
     per_token: int
     per_beam: int
     per_query: int
 
     def max_users(self, longest: int, width: int, beam_tokens: int, budget: int) -> int:
-        """How many users with prompts of at most `longest` tokens, and `beam_tokens` for beams, fit the budget."""
+        """Number of users that fit `budget` bytes.
+
+        Args:
+            longest: tokens of the longest prompt.
+            width: number of beams.
+            beam_tokens: cache positions of a user's beams, over all levels.
+            budget: bytes that the batch may take.
+        """
         row = longest + beam_tokens
         bytes_ = (
             row * self.per_token + max(longest, width) * self.per_query + width * (self.per_beam + 8 * row)
@@ -44,7 +58,7 @@ class BatchCost:
 
 
 def batch_cost(model: PreTrainedModel) -> BatchCost:
-    """Cost of a model's users, from its configuration."""
+    """Memory of one user, computed from the model's configuration."""
     config, size = model.config, model.dtype.itemsize
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return BatchCost(
@@ -55,14 +69,14 @@ def batch_cost(model: PreTrainedModel) -> BatchCost:
 
 
 def resolve_device(name: str) -> str:
-    """The device of `decode.device`: `auto` takes a GPU where there is one."""
+    """Device for a value of `decode.device`; `auto` is a GPU if the machine has one, else the CPU."""
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def memory_budget(device: torch.device, limit_gb: float | None = None) -> int:
-    """Bytes that a batch may take: `limit_gb`, or what the device can spare."""
+    """Bytes that a batch may take: `limit_gb` GiB; None takes a share of the device's free memory."""
     if limit_gb is not None:
         return int(limit_gb * 2**30)
     if device.type == "cuda":
@@ -71,11 +85,11 @@ def memory_budget(device: torch.device, limit_gb: float | None = None) -> int:
 
 
 def group_by_length(lengths: Sequence[int], users: Callable[[int], int]) -> list[list[int]]:
-    """Group prompts of like length.
+    """Group prompts of similar length.
 
     Args:
         lengths: prompt lengths.
-        users: how many prompts of at most a length a batch may hold.
+        users: function of a length; returns how many prompts of at most that length a batch may hold.
 
     Returns:
         Indices, longest prompts first.
@@ -107,13 +121,13 @@ def rank(
         k: items a list.
         width: beams.
         mask: allow- and deny-lists of the U users.
-        widest: search again, with up to so many beams, for users whose list is not proven exact. Only prefixes
-            that score at least as well as the list's last item are followed, so few users need that many.
-        memory_gb: bound on a batch; None for what the device can spare.
-        prior: makes the collaborative prior of some of the users, given their indices.
+        widest: number of beams of a second search for users whose list is not certified. The search follows only
+            prefixes that score at least as well as the last item of the list, so few users need all beams.
+        memory_gb: memory limit of a batch, in GiB; None takes a share of the device's free memory.
+        prior: function of user indices; returns the collaborative prior of these users.
 
     Returns:
-        TopK of k columns, rows as given.
+        TopK of k columns, with one row a prompt in the order of the prompts.
     """
     run = _Runner(engine, prompts, k, mask, memory_budget(engine.model.device, memory_gb), prior)
     run.search(list(range(len(prompts))), width)
@@ -123,7 +137,7 @@ def rank(
 
 
 class _Runner:
-    """Fills the lists of U users batch by batch."""
+    """Fills the lists of U users, batch by batch."""
 
     def __init__(
         self,
@@ -151,8 +165,9 @@ class _Runner:
             if self.prior is not None:
                 engine = replace(engine, scoring=replace(engine.scoring, prior=self.prior(group)))
             top = engine.search([self.prompts[i] for i in group], width, self.k, mask, floor)
-            found = top.items.shape[1]
-            self.items[group, :found], self.scores[group, :found] = top.items, top.scores
+            columns = top.items.shape[1]
+            self.items[group, :columns] = top.items
+            self.scores[group, :columns] = top.scores
             self.is_exact[group] = top.is_exact
 
     def _groups(self, users: list[int], width: int) -> Iterator[list[int]]:
@@ -161,8 +176,8 @@ class _Runner:
             [len(self.prompts[user]) for user in users],
             lambda longest: self.cost.max_users(longest, width, beam_tokens, self.budget),
         )
-        word = "decoding" if width == self.k else f"decoding, {width} beams"
-        with tqdm(total=len(users), desc=word, unit=" users", leave=False, disable=len(groups) < 2) as bar:
+        label = "decoding" if width == self.k else f"decoding, {width} beams"
+        with tqdm(total=len(users), desc=label, unit=" users", leave=False, disable=len(groups) < 2) as bar:
             for group in groups:
                 yield [users[i] for i in group]
                 bar.update(len(group))

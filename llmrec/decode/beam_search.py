@@ -1,14 +1,14 @@
-"""Tree-beam search: beams are branches of one token tree whose trunk, the prompt, is computed once.
+"""Tree-beam search: beams are branches of one token tree, and its trunk, the prompt, is computed once.
 
-Hugging Face `generate` copies the prompt's cache once a beam and reorders it every step. Here the beams
-of a level are query positions of the user's own row; a mask lets each see the prompt and its ancestors, so
-nothing is copied, and a level costs one forward of `width` tokens a user.
+Hugging Face `generate` copies the prompt's cache for each beam and reorders the cache at every step. Here the beams
+of a level are query positions in the user's own row. A mask lets each beam attend to the prompt and its ancestors.
+So nothing is copied, and a level costs one forward pass of `width` tokens a user.
 
-A textual ID shorter than the longest ends early. Its beam then waits behind those that still grow: it keeps its
-score, and no more of it passes the model.
+A textual ID may be shorter than the longest one. A finished beam keeps its score, moves behind the unfinished beams,
+and is no longer sent through the model.
 
-Each list comes with a certificate. A prefix's log-probability bounds that of every item under it, so a list
-is the true top-K once its last score is at least that of the best prefix that was dropped on the way.
+Each list comes with a certificate. The log-probability of a prefix is an upper bound on that of every item under it.
+So a list is the true top-K if its last score is at least that of the best prefix that the search dropped.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from llmrec.catalogue.item_trie import ItemTrie
 
 MARGIN = 1e-4
-"""By how much a list must beat what was dropped to be called exact: above float32's error of a score."""
+"""Least distance of a certified list's last score from the best dropped prefix; above float32's error of a score."""
 
 
 @dataclass(frozen=True)
 class TreeEngine:
-    """A model and its catalogue, searched for the best items.
+    """Searches a catalogue for the items that a model scores best.
 
     Attributes:
         model: a causal language model in eval mode (Llama or Qwen type, with or without adapter).
@@ -50,7 +50,7 @@ class TreeEngine:
         token_ids: int64 [codes of all levels], the model's id of each compact token, −1 for a pad, on the
             model's device.
         pad_id: any valid token id.
-        scoring: how a step down the trie is scored.
+        scoring: how the children of a prefix are scored.
     """
 
     model: PreTrainedModel
@@ -60,29 +60,29 @@ class TreeEngine:
     scoring: Scoring = PLAIN
 
     def beam_tokens(self, width: int) -> int:
-        """Tokens that a user's beams take in the model's cache, over all levels."""
-        if not self._padded:
+        """Number of cache positions that the beams of one user take, over all levels."""
+        if not self._has_pads:
             return width * (self.trie.length - 1)
-        return sum(min(width, prefixes) for prefixes in self._growing)
+        return sum(min(width, prefixes) for prefixes in self._unfinished_prefixes)
 
     def head(self) -> contextlib.AbstractContextManager[None]:
-        """Narrows the model's head to the catalogue's tokens where no other counts."""
+        """Context in which the LM head scores catalogue tokens only, if `normalise` is `allowed`."""
         if self.scoring.normalise == "vocabulary":
             return contextlib.nullcontext()
         return head_over_tokens(self.model, self.token_ids)
 
     def columns(self, token: torch.Tensor) -> torch.Tensor:
-        """Where the logits have compact tokens, int64 [...]; −1 for a pad."""
+        """Column of each compact token in the logits, int64 [...]; −1 for a pad."""
         ids = self.token_ids[token]
         return ids if self.scoring.normalise == "vocabulary" else torch.where(ids < 0, ids, token.long())
 
     @cached_property
-    def _padded(self) -> bool:
-        """Whether IDs may be shorter than the longest."""
+    def _has_pads(self) -> bool:
+        """Whether the catalogue has IDs shorter than the longest one."""
         return bool((self.token_ids < 0).any())
 
     @cached_property
-    def _growing(self) -> list[int]:
+    def _unfinished_prefixes(self) -> list[int]:
         """A bound on the prefixes of each depth but the first and last that pass the model."""
         base = self.trie.base
         tokens = [base.token[base.starts[d] : base.starts[d + 1]] for d in range(1, base.length)]
@@ -102,20 +102,20 @@ class TreeEngine:
 
         Args:
             prompts: U token-id lists.
-            width: beams.
-            k: items returned, at most `width`; None for as many.
+            width: number of beams.
+            k: items returned, at most `width`; None returns `width` items.
             mask: allow- and deny-lists of the U users.
-            floor: float32 [U], scores below which no list item can lie: prefixes below are left out, which
-                takes nothing from a certificate.
-            noise: draw a sample of items without replacement instead (stochastic beam search, Kool et al.
-                2019); lists are then in the order drawn.
+            floor: float32 [U], lower bound on the scores of a list's items. Prefixes below it are dropped; this does
+                not weaken the certificate.
+            noise: if set, samples items without replacement (stochastic beam search, Kool et al. 2019); a list is
+                then in the order of the draws.
 
         Raises:
-            UserError: an empty prompt, one longer than the model's context, or `noise` with scores that are not
-                those of the constrained policy, or with a floor.
+            UserError: an empty prompt, one longer than the model's context, or `noise` with a floor or with scores
+                other than those of the constrained policy.
         """
-        policy = self.scoring.normalise == "allowed" and self.scoring.prior is None
-        if noise is not None and not (policy and floor is None):
+        is_policy = self.scoring.normalise == "allowed" and self.scoring.prior is None
+        if noise is not None and not (is_policy and floor is None):
             raise UserError(
                 "stochastic beams sample from the constrained policy: normalise: allowed, no prior"
             )
@@ -128,10 +128,10 @@ class TreeEngine:
                 beams = self._step(depth, beams, logits, width, mask, floor)
                 if depth + 1 < self.trie.length:
                     beams, logits = self._advance(depth + 1, beams, state)
-        alive = beams.scores > -torch.inf
-        items = torch.where(alive, self.trie.item(beams.nodes), -1)
-        exact = None if noise is not None else _certify(beams, k)
-        return TopK(items[:, :k].cpu().numpy(), beams.scores[:, :k].cpu().numpy(), exact)
+        has_item = beams.scores > -torch.inf
+        items = torch.where(has_item, self.trie.item(beams.nodes), -1)
+        is_exact = None if noise is not None else _certify(beams, k)
+        return TopK(items[:, :k].cpu().numpy(), beams.scores[:, :k].cpu().numpy(), is_exact)
 
     def _step(
         self,
@@ -153,8 +153,8 @@ class TreeEngine:
         if floor is not None:
             order = order.masked_fill(order < floor.unsqueeze(1) - MARGIN, -torch.inf)
         best, index = _best(order, width + 1, mask, self.trie, child.flatten(1))
-        last = depth + 1 == self.trie.length
-        dropped = best[:, width] if best.shape[1] > width and not last else None
+        is_last = depth + 1 == self.trie.length
+        dropped = best[:, width] if best.shape[1] > width and not is_last else None
         keep = max(1, int((best[:, :width] > -torch.inf).sum(1).max()))
         best, index = best[:, :keep], index[:, :keep]
         scores = score.flatten(1).gather(1, index).masked_fill(best == -torch.inf, -torch.inf)
@@ -171,36 +171,49 @@ class TreeEngine:
     def _log_probs(
         self, depth: int, logits: torch.Tensor, child: torch.Tensor, token: torch.Tensor, legal: torch.Tensor
     ) -> torch.Tensor:
-        """Log-probability of each child, [U, B, F]: the first beams have logits, the others wait."""
-        growing = logits.shape[1]
-        waiting = torch.zeros_like(child[:, growing:], dtype=torch.float32)
-        waiting = waiting.masked_fill(~legal[:, growing:], -torch.inf)
-        if growing == 0:
-            return waiting
+        """Log-probability of each child, [U, B, F]; only the first beams have logits, the others are finished."""
+        unfinished = logits.shape[1]
+        pads = torch.zeros_like(child[:, unfinished:], dtype=torch.float32)
+        pads = pads.masked_fill(~legal[:, unfinished:], -torch.inf)
+        if unfinished == 0:
+            return pads
         steps = self.scoring.log_probs(
-            depth, logits, child[:, :growing], self.columns(token[:, :growing]), legal[:, :growing]
+            depth, logits, child[:, :unfinished], self.columns(token[:, :unfinished]), legal[:, :unfinished]
         )
-        return steps if growing == child.shape[1] else torch.cat([steps, waiting], dim=1)
+        return steps if unfinished == child.shape[1] else torch.cat([steps, pads], dim=1)
 
     def _advance(self, depth: int, beams: _Beams, state: TreeCache) -> tuple[_Beams, torch.Tensor]:
-        """Next-token logits float [U, G, V] of the beams that grow, at most G a user, which now come first."""
-        if not self._padded:
+        """Sort unfinished beams first; return the beams, and next-token logits float [U, G, V] of the first G beams.
+
+        G is the largest number of unfinished beams of a user.
+        """
+        if not self._has_pads:
             return beams, state.advance(self.token_ids[beams.tokens], beams.parents)
         _, token, legal = self.trie.expand(beams.nodes, depth)
-        ended = (legal & (self.token_ids[token] < 0)).any(-1) | (beams.scores == -torch.inf)
-        beams = beams.take(ended.byte().argsort(dim=1, stable=True))
-        growing = int((~ended).sum(1).max())
-        if growing == 0:
+        is_finished = (legal & (self.token_ids[token] < 0)).any(-1) | (beams.scores == -torch.inf)
+        beams = beams.take(is_finished.byte().argsort(dim=1, stable=True))
+        unfinished = int((~is_finished).sum(1).max())
+        if unfinished == 0:
             return beams, state.logits[:, :0]
-        tokens = self.token_ids[beams.tokens[:, :growing]].clamp(min=0)
-        # A beam that has ended may fill a column; its parent need not have had one.
-        parents = beams.parents[:, :growing].clamp(max=state.beam_mask.shape[1] - 1)
+        tokens = self.token_ids[beams.tokens[:, :unfinished]].clamp(min=0)
+        # A finished beam may fill up a column. Its parent may have had no column, so the index is clamped.
+        parents = beams.parents[:, :unfinished].clamp(max=state.beam_mask.shape[1] - 1)
         return beams, state.advance(tokens, parents)
 
 
 @dataclass(frozen=True)
 class _Beams:
-    """Beams of one level, [U, B] each; `bound` [U] is the best score of a prefix dropped so far."""
+    """Beams of one level; tensors [U, B] unless stated otherwise.
+
+    Attributes:
+        nodes: trie node of each beam.
+        tokens: compact token that leads to the node.
+        parents: index of the beam of the level before that each beam continues.
+        scores: log-probability of each prefix; −inf for no beam.
+        order: value that the beams are sorted by: the score, or with noise the perturbed log-probability.
+        bound: float32 [U], best score of a prefix that the search has dropped.
+        noise: generator of stochastic beam search, or None.
+    """
 
     nodes: torch.Tensor
     tokens: torch.Tensor
@@ -211,7 +224,7 @@ class _Beams:
     noise: torch.Generator | None
 
     def take(self, order: torch.Tensor) -> _Beams:
-        """The beams in another order, int64 [U, B]."""
+        """The beams in the order of these indices, int64 [U, B]."""
         names = ("nodes", "tokens", "parents", "scores", "order")
         return replace(self, **{name: getattr(self, name).gather(1, order) for name in names})
 
@@ -227,20 +240,20 @@ def _best(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The best `count` candidates that lead to an allowed item: (order, index), [U, ≤ count], descending.
 
-    A denied item closes at most one candidate, so with short deny-lists only the first few need a look.
+    A denied item excludes at most one candidate. So with short deny-lists only the first few candidates are checked.
     """
     if mask is None:
         return order.topk(min(count, order.shape[1]), dim=1)
-    look = order.shape[1] if mask.any_allow else min(order.shape[1], count + mask.lists.shape[1])
-    best, index = order.topk(look, dim=1)
+    checked = order.shape[1] if mask.any_allow else min(order.shape[1], count + mask.lists.shape[1])
+    best, index = order.topk(checked, dim=1)
     best = best.masked_fill(~mask.has_allowed_item(trie, nodes.gather(1, index)), -torch.inf)
-    best, place = best.topk(min(count, look), dim=1)
+    best, place = best.topk(min(count, checked), dim=1)
     return best, index.gather(1, place)
 
 
 def _certify(beams: _Beams, k: int) -> npt.NDArray[np.bool_]:
-    """Which lists provably hold the true top-k."""
+    """Whether each list is provably the true top-k, bool [U]."""
     last = beams.scores[:, k - 1] if beams.scores.shape[1] >= k else torch.full_like(beams.bound, -torch.inf)
-    nothing = beams.bound == -torch.inf
-    exact: npt.NDArray[np.bool_] = (nothing | (last >= beams.bound + MARGIN)).cpu().numpy()
-    return exact
+    none_dropped = beams.bound == -torch.inf
+    is_exact: npt.NDArray[np.bool_] = (none_dropped | (last >= beams.bound + MARGIN)).cpu().numpy()
+    return is_exact

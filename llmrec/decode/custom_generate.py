@@ -1,4 +1,4 @@
-"""The tree engine as `model.generate(custom_generate=…)`, for code that already speaks Hugging Face."""
+"""The tree engine as `model.generate(custom_generate=…)`, for code that already uses Hugging Face `generate`."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 
 def tree_generate(trie: ItemTrie, token_ids: torch.Tensor, scoring: Scoring = PLAIN) -> Callable[..., Any]:
-    """A decoding method for `generate`.
+    """Return a decoding method for `generate`.
 
         model.generate(input_ids, attention_mask=mask, num_beams=20, num_return_sequences=10,
                        max_new_tokens=trie.length, custom_generate=tree_generate(trie, token_ids))
 
-    It reads `num_beams`, `num_return_sequences`, `pad_token_id` and `return_dict_in_generate`; a semantic ID has
-    its own length, and length penalty and sampling have no part in it.
+    The method reads `num_beams`, `num_return_sequences`, `pad_token_id` and `return_dict_in_generate`. It ignores
+    length limits, length penalty and sampling settings, because the catalogue sets the length of a semantic ID.
 
     Args:
         trie: the catalogue, on the model's device.
         token_ids: int64 [codes of all levels], the model's id of each compact token, −1 for a pad, on the
             model's device.
-        scoring: how a step down the trie is scored.
+        scoring: how the children of a prefix are scored.
 
     Returns:
-        A callable that returns what beam search would: int64 [users × returned, prompt + L], or
-        `GenerateBeamDecoderOnlyOutput` with `sequences_scores`. A shorter (textual) ID is padded; where a user
-        has fewer items, the whole row is, and its score −inf.
+        A callable with the result type of beam search: int64 [users × returned, prompt + L], or
+        `GenerateBeamDecoderOnlyOutput` with `sequences_scores`. A shorter (textual) ID is padded. If a user has
+        too few items, the remaining rows consist of pads and have the score −inf.
     """
-    # One more row, reached by index −1: that of no item.
+    # The last row stands for "no item" and is reached by index −1.
     paths = torch.cat([item_paths(trie), torch.full((1, trie.length), -1)])
 
     def decode(
@@ -46,18 +46,20 @@ def tree_generate(trie: ItemTrie, token_ids: torch.Tensor, scoring: Scoring = PL
         generation_config: GenerationConfig,
         **inputs: Any,
     ) -> Any:
-        # `generate` has repeated each prompt once a beam by now.
+        # `generate` has already repeated each prompt for every beam.
         copies = max(generation_config.num_beams, generation_config.num_return_sequences)
-        rows, seen = input_ids[::copies], inputs["attention_mask"][::copies].bool()
-        prompts = [row[mask].tolist() for row, mask in zip(rows, seen, strict=True)]
+        rows = input_ids[::copies]
+        masks = inputs["attention_mask"][::copies].bool()
+        prompts = [row[mask].tolist() for row, mask in zip(rows, masks, strict=True)]
         pad = generation_config.pad_token_id or 0
         returned = generation_config.num_return_sequences
         engine = TreeEngine(model, trie, token_ids, pad, scoring)
         top = engine.search(prompts, generation_config.num_beams, returned)
         items = torch.full((len(prompts), returned), -1)
         scores = torch.full((len(prompts), returned), -torch.inf)
-        found = top.items.shape[1]
-        items[:, :found], scores[:, :found] = torch.from_numpy(top.items), torch.from_numpy(top.scores)
+        columns = top.items.shape[1]
+        items[:, :columns] = torch.from_numpy(top.items)
+        scores[:, :columns] = torch.from_numpy(top.scores)
         tokens = paths[items.flatten()]
         answers = torch.where(tokens >= 0, token_ids.cpu()[tokens.clamp(min=0)], pad)
         answers = answers.where(answers >= 0, pad).to(input_ids.device)
@@ -66,6 +68,7 @@ def tree_generate(trie: ItemTrie, token_ids: torch.Tensor, scoring: Scoring = PL
             return sequences
         from transformers.generation import GenerateBeamDecoderOnlyOutput
 
+        # transformers declares the legacy classes LongTensor and FloatTensor; its own code passes plain tensors.
         return GenerateBeamDecoderOnlyOutput(
             sequences=cast("torch.LongTensor", sequences),
             sequences_scores=cast("torch.FloatTensor", scores.flatten().to(input_ids.device)),

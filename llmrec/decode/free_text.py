@@ -1,12 +1,12 @@
-"""What a model says when nothing constrains it: greedy answers, how likely given ones are, where texts lie.
+"""Unconstrained generation: greedy answers, log-probabilities of given answers, and text embeddings.
 
-Prompts of like length share a batch, which holds a bounded number of tokens.
+Prompts of similar length share a batch. A batch has a bounded number of tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -39,19 +39,20 @@ def generate_greedy(
     Args:
         model: a causal language model in eval mode.
         prompts: U token-id lists.
-        max_tokens: tokens of the longest answer.
+        max_tokens: maximum number of tokens of an answer.
         end_ids: tokens that end an answer.
         pad_id: any valid token id.
-        batch_tokens: padded tokens that a batch may hold, answers included.
+        batch_tokens: maximum number of padded tokens of a batch, answers included.
 
     Returns:
-        For each prompt the tokens that follow it, the end token included where one came.
+        For each prompt, the generated tokens, up to and with the first end token.
 
     Raises:
-        UserError: an empty prompt, or one that leaves no room for an answer in the model's context.
+        UserError: an empty prompt, or a prompt that together with an answer exceeds the model's context.
     """
-    _check_room(model, prompts, max_tokens)
-    # Stated one by one: what is left out, `generate` takes from the model's own settings (Qwen's have penalties).
+    _check_context(model, prompts, max_tokens)
+    # All settings are stated, because `generate` takes missing ones from the model's own configuration (Qwen's has
+    # penalties).
     settings = GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -61,23 +62,21 @@ def generate_greedy(
         eos_token_id=list(end_ids),
         pad_token_id=pad_id,
     )
-    found: list[list[int]] = [[] for _ in prompts]
+    answers: list[list[int]] = [[] for _ in prompts]
     groups = group_by_length(
         [len(prompt) for prompt in prompts], lambda longest: max(1, batch_tokens // (longest + max_tokens))
     )
-    # Transformers types no `generate` of a plain PreTrainedModel.
-    generate = cast("Callable[..., torch.Tensor]", model.generate)
     with torch.inference_mode(), tqdm(total=len(prompts), desc="answering", unit=" rows", leave=False) as bar:
         for group in groups:
-            ids, mask = _padded([prompts[row] for row in group], pad_id, left=True)
-            answers = generate(
+            ids, mask = _pad_batch([prompts[row] for row in group], pad_id, left=True)
+            sequences = model.generate(  # type: ignore[operator]  # transformers loses the method's type in its base class
                 ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
             )
-            for row, tokens in zip(group, answers[:, ids.shape[1] :].tolist(), strict=True):
-                stop = next((at + 1 for at, token in enumerate(tokens) if token in end_ids), len(tokens))
-                found[row] = tokens[:stop]
+            for row, tokens in zip(group, sequences[:, ids.shape[1] :].tolist(), strict=True):
+                stop = next((i + 1 for i, token in enumerate(tokens) if token in end_ids), len(tokens))
+                answers[row] = tokens[:stop]
             bar.update(len(group))
-    return found
+    return answers
 
 
 def answer_log_probs(
@@ -86,62 +85,67 @@ def answer_log_probs(
     answers: Sequence[Sequence[Sequence[int]]],
     pad_id: int,
 ) -> list[Floats]:
-    """Log-probabilities of given answers, all of a prompt's in one pass.
+    """Log-probabilities of given answers; all answers of a prompt are computed in one pass.
 
     Args:
         model: a causal language model in eval mode.
         prompts: U token-id lists.
-        answers: for each prompt, n answers as token-id lists, none empty or the beginning of another.
+        answers: for each prompt, n answers as token-id lists; none is empty, and none is a prefix of another.
         pad_id: any valid token id.
 
     Returns:
-        For each prompt float32 [n]: the sum of the log-probabilities of each answer's tokens.
+        For each prompt, float32 [n]: for each answer, the sum of the log-probabilities of its tokens.
     """
     rows = []
-    for some in answers:
-        longest = max(map(len, some))
-        rows.append(np.array([[*answer, *[-1] * (longest - len(answer))] for answer in some], np.int64))
+    for prompt_answers in answers:
+        longest = max(map(len, prompt_answers))
+        padded = [[*answer, *[-1] * (longest - len(answer))] for answer in prompt_answers]
+        rows.append(np.array(padded, np.int64))
     return score_candidates.score(model, prompts, rows, pad_id=pad_id)
 
 
 def text_embeddings(
     model: PreTrainedModel, texts: Sequence[Sequence[int]], pad_id: int, batch_tokens: int = BATCH_TOKENS
 ) -> Floats:
-    """The hidden state of the last layer at each text's last token (BIGRec's embedding of a title).
+    """Hidden state of the last layer at each text's last token (BIGRec's embedding of a title).
 
     Args:
         model: a causal language model in eval mode.
         texts: n token-id lists, none empty.
         pad_id: any valid token id.
-        batch_tokens: padded tokens that a batch may hold.
+        batch_tokens: maximum number of padded tokens of a batch.
 
     Returns:
         float32 [n, hidden].
     """
-    found = np.empty((len(texts), model.config.hidden_size), np.float32)
+    embeddings = np.empty((len(texts), model.config.hidden_size), np.float32)
     groups = group_by_length([len(text) for text in texts], lambda longest: max(1, batch_tokens // longest))
     with torch.inference_mode():
         for group in groups:
-            ids, mask = _padded([texts[row] for row in group], pad_id, left=False)
+            ids, mask = _pad_batch([texts[row] for row in group], pad_id, left=False)
             hidden = model.get_decoder()(
                 input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
             ).last_hidden_state
             last = (mask.sum(1) - 1).to(model.device)
-            found[group] = hidden[torch.arange(len(group), device=model.device), last].float().cpu().numpy()
-    return found
+            embeddings[group] = (
+                hidden[torch.arange(len(group), device=model.device), last].float().cpu().numpy()
+            )
+    return embeddings
 
 
-def _padded(rows: Sequence[Sequence[int]], pad_id: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows as one batch: token ids and mask, int64 [n, longest]."""
+def _pad_batch(rows: Sequence[Sequence[int]], pad_id: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """One batch of rows: padded token ids and attention mask, int64 [n, longest]."""
     longest = max(map(len, rows))
-    ids, mask = torch.full((len(rows), longest), pad_id), torch.zeros((len(rows), longest), dtype=torch.long)
+    ids = torch.full((len(rows), longest), pad_id)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
     for index, row in enumerate(rows):
         place = slice(longest - len(row), longest) if left else slice(0, len(row))
-        ids[index, place], mask[index, place] = torch.tensor(row), 1
+        ids[index, place] = torch.tensor(row)
+        mask[index, place] = 1
     return ids, mask
 
 
-def _check_room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
+def _check_context(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
     check_prompts(model, prompts)
     context = getattr(model.config, "max_position_embeddings", None)
     longest = max(map(len, prompts))

@@ -1,7 +1,7 @@
-"""Grounding of generated titles: the items that are nearest to what a model wrote.
+"""Grounding of generated titles: the items whose titles are nearest to the generated text.
 
-Bao et al., A bi-step grounding paradigm for large language models in recommendation systems (BIGRec), 2023:
-the distance of embeddings finds the items, popularity or a collaborative model's scores correct it.
+Bao et al., A bi-step grounding paradigm for large language models in recommendation systems (BIGRec), 2023. Items are
+ranked by the distance of embeddings, corrected by popularity or by a collaborative model's scores.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 
-# Distances held at once; with the sorting keys made of them, 100 MB.
+# Distances in memory at once; with their sorting keys they take 100 MB.
 BLOCK = 1 << 22
 Floats = npt.NDArray[np.floating]
 
@@ -36,27 +36,27 @@ def ground(
     Args:
         generated_vectors: float [U, d], embeddings of what the model generated.
         item_vectors: float [items, d], embeddings of the titles, in trie order, by the same encoder.
-        k: length of the lists; at most `items` of it is there.
-        weights: float [items] (popularity) or [U, items] (collaborative scores), the larger the likelier; None for
-            D alone.
-        gamma: γ ≥ 0, how much the weights count; the paper chooses it on validation data.
+        k: length of the lists; a list has at most `items` entries.
+        weights: float [items] (popularity) or [U, items] (collaborative scores), larger for more likely items; None
+            ranks by D alone.
+        gamma: γ ≥ 0, strength of the weights; the paper chooses it on validation data.
         masked: for each user, items (trie order) that must not be returned.
 
     Returns:
-        TopK [U, min(k, items)], nearest first, equal ones in trie order; `scores` are the distances, negated.
+        TopK [U, min(k, items)], nearest first, equal distances in trie order; `scores` are the negated distances.
 
     Raises:
-        UserError: shapes that do not fit, no items, values that are not finite, k below 1 or γ below 0.
+        UserError: inconsistent shapes, no items, values that are not finite, k below 1 or γ below 0.
     """
     _check(generated_vectors, item_vectors, k, weights, gamma)
     users, items = len(generated_vectors), len(item_vectors)
     k = min(k, items)
-    found = TopK(np.full((users, k), -1, np.int64), np.full((users, k), -np.inf, np.float32))
+    top_k = TopK(np.full((users, k), -1, np.int64), np.full((users, k), -np.inf, np.float32))
     generated, catalogue = _tensor(generated_vectors), _tensor(item_vectors)
     block = max(1, BLOCK // items)
     for begin in range(0, users, block):
         rows = slice(begin, begin + block)
-        # Differences, not dot products: those would lose the small distances that decide.
+        # Dot products would lose the small distances that decide the ranking, so differences are used.
         distance = torch.cdist(generated[rows], catalogue, compute_mode="donot_use_mm_for_euclid_dist")
         distance = _normalised(distance)
         if weights is not None:
@@ -65,17 +65,17 @@ def ground(
         for row, hidden in enumerate([] if masked is None else masked[rows]):
             distance[row, list(hidden)] = torch.inf
         nearest, values = _nearest(distance, k)
-        alive = np.isfinite(values)
-        found.items[rows] = np.where(alive, nearest, -1)
-        found.scores[rows] = 0 - values  # not −0.0
-    return found
+        is_allowed = np.isfinite(values)
+        top_k.items[rows] = np.where(is_allowed, nearest, -1)
+        top_k.scores[rows] = 0 - values  # not −0.0
+    return top_k
 
 
 def _nearest(distance: torch.Tensor, k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """The k smallest of each row: columns and distances, [U, k].
+    """Columns and values of the k smallest distances of each row, [U, k].
 
-    Bits of floats that are not negative are ordered as integers: distance and column make one key, and
-    equal distances are found in the order of columns, on every machine.
+    The bits of non-negative floats, read as integers, have the same order as the floats. So distance and column form
+    one integer key, and equal distances come in the order of columns on every machine.
     """
     column = torch.arange(distance.shape[1])
     key = (distance.view(torch.int32).long() << 32) + column
@@ -85,7 +85,7 @@ def _nearest(distance: torch.Tensor, k: int) -> tuple[npt.NDArray[np.int64], npt
 
 
 def _normalised(values: torch.Tensor) -> torch.Tensor:
-    """Values from 0 to 1 along the last dimension; 0 where all are equal."""
+    """Min-max normalised values along the last dimension; 0 if all values are equal."""
     low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
     return (values - low) / torch.where(high > low, high - low, 1)
 
@@ -101,7 +101,7 @@ def _check(generated: Floats, items: Floats, k: int, weights: Floats | None, gam
             "encode both with the same encoder"
         )
     if len(items) == 0:
-        raise UserError("the catalogue is empty: no item to ground a title to")
+        raise UserError("the catalogue is empty, so there is no item for a title")
     if weights is not None and weights.shape not in {(len(items),), (len(generated), len(items))}:
         raise UserError(
             f"weights have shape {weights.shape}: give one an item, ({len(items)},), "

@@ -1,4 +1,4 @@
-"""The attention cache of a token tree: a user's prompt, then the beams of each level, in one preallocated row."""
+"""Attention cache of a token tree: one preallocated row a user, with the prompt and then the beams of each level."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ if TYPE_CHECKING:
     from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 
 MIN_SHARED = 8
+"""Least number of common leading tokens for which a separate pass is worth its cost."""
 
 
 class _RowLayer(DynamicLayer):
-    """Keys and values written in place: what is appended is never copied again.
+    """Cache layer that writes keys and values in place, so that later steps copy nothing.
 
     Args:
-        users: rows; a forward of a single row before them is shared by all.
-        capacity: tokens a row may hold.
+        users: number of rows. If the first forward pass has a single row, all rows share its keys and values.
+        capacity: maximum number of tokens of a row.
     """
 
     def __init__(self, users: int, capacity: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # transformers does not type it
-        self._users, self._capacity, self._length = users, capacity, 0
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers does not annotate it
+        self._users = users
+        self._capacity = capacity
+        self._length = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         def rows(like: torch.Tensor) -> torch.Tensor:
@@ -44,7 +47,8 @@ class _RowLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start, self._length = self._length, self._length + key_states.shape[2]
+        start = self._length
+        self._length += key_states.shape[2]
         self._all_keys[:, :, start : self._length] = key_states
         self._all_values[:, :, start : self._length] = value_states
         rows = len(key_states)
@@ -58,10 +62,16 @@ class _RowLayer(DynamicLayer):
 
 @dataclass
 class TreeCache:
-    """Prompts of U users and the beams that grow on them.
+    """Prompts of U users and their beams.
 
     Attributes:
+        model: the causal language model.
+        cache: keys and values of the prompts and of all beams so far.
         logits: float [U, 1, V], next-token logits after the prompts.
+        lengths: int64 [U], tokens of each prompt.
+        trunk: bool [U, P], whether a position of the prompt's part of the row holds a token and not a pad.
+        beam_mask: bool [U, B, T], whether each beam of the last level attends to each of the T beam tokens so far.
+        depth: number of levels of beams so far.
     """
 
     model: PreTrainedModel
@@ -73,20 +83,20 @@ class TreeCache:
     depth: int = 0
 
     def advance(self, tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
-        """Forward one token a beam.
+        """Run one more token of each beam through the model.
 
         Args:
             tokens: int64 [U, B], model token ids.
-            parents: int64 [U, B], the beam of the level before that each continues.
+            parents: int64 [U, B], index of the beam of the previous level that each beam continues.
 
         Returns:
             Next-token logits, float [U, B, V].
         """
         users, beams = tokens.shape
         device = tokens.device
-        own = torch.eye(beams, dtype=torch.bool, device=device).expand(users, -1, -1)
+        self_mask = torch.eye(beams, dtype=torch.bool, device=device).expand(users, -1, -1)
         ancestors = self.beam_mask.gather(1, parents.unsqueeze(-1).expand(-1, -1, self.beam_mask.shape[-1]))
-        self.beam_mask = torch.cat([ancestors, own], dim=-1)
+        self.beam_mask = torch.cat([ancestors, self_mask], dim=-1)
         visible = torch.cat([self.trunk.unsqueeze(1).expand(-1, beams, -1), self.beam_mask], dim=-1)
         mask = torch.zeros_like(visible, dtype=self.logits.dtype).masked_fill_(~visible, -torch.inf)
         out = self.model(
@@ -104,16 +114,16 @@ class TreeCache:
 def prefill(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], beam_tokens: int, pad_id: int
 ) -> TreeCache:
-    """Forward the prompts, left-padded; what they begin with in common is computed once.
+    """Run the left-padded prompts through the model. Their common prefix is computed once.
 
     Args:
         model: a causal language model with ordinary attention.
         prompts: U token-id lists.
-        beam_tokens: room for beams, over all levels.
+        beam_tokens: cache positions to reserve for beams, over all levels.
         pad_id: any valid token id.
 
     Raises:
-        UserError: an empty prompt, or attention that is not over the whole context.
+        UserError: an empty prompt, a prompt that fills the model's context, or attention within a window.
     """
     check_prompts(model, prompts)
     shared = _shared(prompts)
@@ -122,15 +132,16 @@ def prefill(
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) + shared :] = torch.tensor(prompt[shared:])
+    capacity = shared + width + beam_tokens
     layers: list[CacheLayerMixin | LinearAttentionCacheLayerMixin] = [
-        _RowLayer(len(prompts), shared + width + beam_tokens) for _ in range(model.config.num_hidden_layers)
+        _RowLayer(len(prompts), capacity) for _ in range(model.config.num_hidden_layers)
     ]
     cache = Cache(layers=layers)
     if shared:
-        lead = torch.tensor([list(prompts[0][:shared])], device=model.device)
-        model(input_ids=lead, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    real = torch.arange(width, device=model.device) >= (width - lengths + shared).unsqueeze(1)
-    trunk = torch.cat([real.new_ones((len(prompts), shared)), real], dim=1)
+        prefix = torch.tensor([list(prompts[0][:shared])], device=model.device)
+        model(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    is_token = torch.arange(width, device=model.device) >= (width - lengths + shared).unsqueeze(1)
+    trunk = torch.cat([is_token.new_ones((len(prompts), shared)), is_token], dim=1)
     out = model(
         input_ids=ids.to(model.device),
         attention_mask=trunk.long(),
@@ -144,26 +155,32 @@ def prefill(
 
 
 def _shared(prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens that all prompts begin with (each keeps one of its own); 0 where a pass for them does not pay."""
-    rows = [list(prompt) for prompt in prompts]
-    first, last = min(rows), max(rows)
-    limit = min(map(len, rows)) - 1
+    """Length of the prefix that all prompts share; each prompt keeps at least one token of its own.
+
+    0 if the prefix is too short to pay for a separate pass.
+    """
+    # The first and the last prompt in lexicographic order share exactly the prefix that all prompts share.
+    first = min(prompts, key=tuple)
+    last = max(prompts, key=tuple)
+    limit = min(len(prompt) for prompt in prompts) - 1
     pairs = zip(first[:limit], last[:limit], strict=True)
-    equal = next((at for at, (a, b) in enumerate(pairs) if a != b), limit)
+    equal = next((i for i, (a, b) in enumerate(pairs) if a != b), limit)
     return equal if len(prompts) > 1 and equal >= MIN_SHARED else 0
 
 
 def check_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
-    """Raise a UserError unless a token tree can stand on these prompts.
+    """Check that the model and the prompts support token trees.
 
     Raises:
-        UserError: an empty prompt, one that fills the model's context, or attention within a window.
+        UserError: an empty prompt, a prompt that fills the model's context, or attention within a window.
     """
     if not all(map(len, prompts)):
         raise UserError("a prompt is empty: nothing to decode from")
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        raise UserError(f"this model attends by {', '.join(sorted(kinds))}; token trees need full_attention")
+    attention_types = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    if attention_types != {"full_attention"}:
+        raise UserError(
+            f"this model attends by {', '.join(sorted(attention_types))}; token trees need full_attention"
+        )
     context = getattr(model.config, "max_position_embeddings", None)
     longest = max(map(len, prompts))
     if context is not None and longest >= context:

@@ -1,9 +1,12 @@
-"""The oracle: Hugging Face `generate` with a prefix function. Slow, and what the tree engine must equal."""
+"""Reference implementation: Hugging Face `generate` with a prefix function.
+
+It is slow; tests require the tree engine to return the same lists.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +17,6 @@ from llmrec.decode.top_k import TopK
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-    from transformers.generation import GenerateBeamDecoderOnlyOutput
 
 PrefixTable = dict[tuple[int, ...], list[int]]
 
@@ -35,7 +37,7 @@ def search(
         sids: int [items, L] in trie order.
         token_ids: for each level, token id of each code; −1 for a pad.
         prompts: U token-id lists.
-        width: beams, and items returned.
+        width: number of beams and of returned items.
         masked: for each user, items (trie order) that must not be returned.
         pad_id: any valid token id.
     """
@@ -43,7 +45,7 @@ def search(
     tokens = np.stack([ids[sids[:, level]] for level, ids in enumerate(token_ids)], axis=1)
     pads = tokens < 0
     end = None
-    if pads.any():  # all IDs end in the same marker; repeated, it stands in for the pads
+    if pads.any():  # All textual IDs end with the same marker; the marker is repeated in place of the pads.
         shorter = pads.any(axis=1).argmax()
         end = int(tokens[shorter, pads[shorter].argmax() - 1])
         tokens[pads] = end
@@ -55,11 +57,12 @@ def search(
         hidden = set(masked[row]) if masked else set()
         table = prefix_table(path for item, path in enumerate(paths) if item not in hidden)
         count = min(width, len(paths) - len(hidden))
-        answers, found = beam_search(model, table, [prompt], count, length, pad_id, end)
-        for rank, (path, score) in enumerate(zip(answers.tolist(), found.tolist(), strict=True)):
+        answers, answer_scores = beam_search(model, table, [prompt], count, length, pad_id, end)
+        for rank, (path, score) in enumerate(zip(answers.tolist(), answer_scores.tolist(), strict=True)):
             item = item_of.get(tuple(path))
             if item is not None and item not in hidden and score > -1e8:
-                items[row, rank], scores[row, rank] = item, score
+                items[row, rank] = item
+                scores[row, rank] = score
     return TopK(items, scores)
 
 
@@ -72,24 +75,24 @@ def beam_search(
     pad_id: int = 0,
     end: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hugging Face beam search for prompts of one length.
+    """Hugging Face beam search for prompts of equal length.
 
     Args:
         model: a causal language model in eval mode.
         table: which tokens may follow each prefix (`prefix_table`).
-        prompts: U token-id lists of one length.
-        width: beams, and sequences returned.
-        length: tokens of a sequence.
+        prompts: U token-id lists of equal length.
+        width: number of beams and of returned sequences.
+        length: number of tokens of a sequence.
         pad_id: any valid token id.
-        end: a token that ends a sequence: repeating it up to `length` costs nothing.
+        end: token that ends a sequence. It is repeated up to `length`; repetitions have log-probability 0.
 
     Returns:
         int64 [U · width, L] tokens and float32 [U · width] scores, best first for each user.
     """
     start = len(prompts[0])
     ids = torch.tensor(list(prompts), device=model.device)
-    # A configuration of our own: the model's may carry sampling settings that leak into beam search. With one
-    # beam `generate` turns greedy and returns no scores.
+    # The model's own configuration may contain sampling settings that change beam search, so it is not used. With one
+    # beam `generate` becomes greedy and returns no scores.
     settings = GenerationConfig(
         num_beams=max(2, width),
         num_return_sequences=width,
@@ -102,22 +105,19 @@ def beam_search(
         return_dict_in_generate=True,
         output_scores=True,
     )
-    # Transformers types no `generate` of a plain PreTrainedModel.
-    generate = cast("Callable[..., GenerateBeamDecoderOnlyOutput]", model.generate)
     with torch.inference_mode():
-        out = generate(
+        out = model.generate(  # type: ignore[operator]  # transformers loses the method's type in its base class
             ids,
             attention_mask=torch.ones_like(ids),
             generation_config=settings,
-            logits_processor=LogitsProcessorList([] if end is None else [_Ended(start, end)]),
+            logits_processor=LogitsProcessorList([] if end is None else [_RepeatEndToken(start, end)]),
             prefix_allowed_tokens_fn=lambda _, path: table.get(tuple(path[start:].tolist()), [pad_id]),
         )
-    assert out.sequences_scores is not None
     return out.sequences[:, start:], out.sequences_scores
 
 
-class _Ended(LogitsProcessor):
-    """Log-probability 0 for the end token where it stands already; no other may follow it."""
+class _RepeatEndToken(LogitsProcessor):
+    """After the end token, gives the end token log-probability 0 and forbids all other tokens."""
 
     def __init__(self, start: int, end: int) -> None:
         self._start, self._end = start, end
@@ -125,9 +125,9 @@ class _Ended(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if input_ids.shape[1] == self._start:
             return scores
-        ended = (input_ids[:, -1] == self._end).unsqueeze(1)
-        scores = scores.masked_fill(ended, -torch.inf)
-        scores[:, self._end] = scores[:, self._end].masked_fill(ended.squeeze(1), 0.0)
+        is_finished = (input_ids[:, -1] == self._end).unsqueeze(1)
+        scores = scores.masked_fill(is_finished, -torch.inf)
+        scores[:, self._end] = scores[:, self._end].masked_fill(is_finished.squeeze(1), 0.0)
         return scores
 
 

@@ -1,4 +1,4 @@
-"""Independent samples from the policy that the trie constrains."""
+"""Independent samples from the policy under the trie's constraint."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ def sample(
     mask: ItemMask | None = None,
     generator: torch.Generator | None = None,
 ) -> TopK:
-    """Draw items of each prompt with replacement, level by level, all samples as branches of the prompt's tree.
+    """Sample items for each prompt with replacement.
 
-    At every level a child of the prefix is drawn by its probability among the allowed ones.
+    All samples of a prompt are branches of its token tree. At each level, a child of the prefix is drawn with its
+    probability among the allowed children.
 
     Args:
-        engine: the model and its catalogue; of its scoring, the temperature counts.
+        engine: the model and its catalogue. Of `scoring`, only the temperature is used.
         prompts: U token-id lists.
-        count: samples a prompt.
+        count: number of samples a prompt.
         mask: allow- and deny-lists of the U prompts.
-        generator: on the model's device; None for torch's own.
+        generator: a generator on the model's device; None uses torch's global one.
 
     Returns:
-        Items int64 [U, count] in the order drawn, scores their log-probabilities under that policy.
+        TopK [U, count] in the order of the draws; `scores` are log-probabilities under the constrained policy.
 
     Raises:
-        UserError: an empty prompt, one longer than the model's context, or no item that a prompt may be given.
+        UserError: an empty prompt, one longer than the model's context, or a prompt without an allowed item.
     """
     engine = replace(engine, scoring=replace(engine.scoring, normalise="allowed", prior=None))
     with engine.head():
@@ -66,16 +67,14 @@ def _sample(
             legal = legal & mask.has_allowed_item(trie, child.flatten(1)).view_as(child)
         steps = engine.scoring.log_probs(depth, logits, child, engine.columns(token), legal)
         if not bool(legal.any(-1).all()):
-            raise UserError(
-                "a prompt has no item that it may be given: its deny-list holds the whole catalogue"
-            )
-        # The largest of log-probabilities with Gumbel noise is a draw by probability; float64 keeps the tail.
+            raise UserError("a prompt has no allowed item: its deny-list contains the whole catalogue")
+        # The argmax of log-probabilities with Gumbel noise is a sample. float64 keeps the tail of the noise.
         noise = torch.empty_like(steps, dtype=torch.float64).exponential_(generator=generator).log()
-        drawn = (steps.double() - noise).argmax(-1, keepdim=True)
-        nodes = child.gather(-1, drawn).squeeze(-1)
-        scores = scores + steps.gather(-1, drawn).squeeze(-1)
+        chosen = (steps.double() - noise).argmax(-1, keepdim=True)
+        nodes = child.gather(-1, chosen).squeeze(-1)
+        scores = scores + steps.gather(-1, chosen).squeeze(-1)
         if depth + 1 < trie.length:
-            tokens = engine.token_ids[token.gather(-1, drawn).squeeze(-1)].clamp(min=0)
+            tokens = engine.token_ids[token.gather(-1, chosen).squeeze(-1)].clamp(min=0)
             logits = state.advance(tokens, parents)
             parents = torch.arange(count, device=nodes.device).expand_as(nodes)
     return TopK(trie.item(nodes).cpu().numpy(), scores.cpu().numpy())

@@ -1,7 +1,7 @@
-"""Scores of given candidates: a user's prompt is the trunk of a token tree, they are its branches.
+"""Scores of given candidates: a user's prompt is the trunk of a token tree, and the candidates are its branches.
 
-A prefix that several candidates share is computed once, and the prompt is computed once for all of them. The
-last token of a semantic ID is only ever looked up in a distribution, so it is no input; pads behind it are neither.
+The prompt is computed once for all candidates, and a prefix that several candidates share is computed once. The last
+token of a semantic ID is only looked up in a distribution, so neither this token nor the pads after it are inputs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BATCH_TOKENS = 8192
-# Positions that go through the LM head at once: 256 rows of 152k logits are 150 MB.
+# Positions that pass through the LM head at once: 256 rows of 152k logits take 150 MB.
 HEAD_ROWS = 256
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -40,18 +40,18 @@ def score(
     Args:
         model: a causal language model in eval mode (Llama or Qwen type, with or without adapter).
         prompts: U token-id lists.
-        candidates: for each user, int [n, L]: the token ids of candidates' semantic IDs, −1 behind the end of a
-            shorter one (none is the beginning of another), in any order and repeated as one likes; n may be 0.
-        batch_tokens: padded tokens a batch may hold (more only where a prompt takes over half of it); a larger
-            tree is cut in several, each with the prompt.
+        candidates: for each user, int [n, L]: token ids of the candidates' semantic IDs, in any order, with −1 after
+            the end of a shorter ID. No ID is a prefix of another; candidates may repeat; n may be 0.
+        batch_tokens: maximum number of padded tokens of a batch; exceeded only if a prompt takes more than half of
+            it. A larger tree is split into several trees, each with the prompt.
         pad_id: any valid token id.
 
     Returns:
-        For each user, float32 [n]: the sum of the full-vocabulary log-probabilities of a candidate's tokens,
-        as beam search scores it.
+        For each user, float32 [n]: for each candidate, the sum of the full-vocabulary log-probabilities of its
+        tokens. This equals its score in beam search.
 
     Raises:
-        UserError: an empty prompt, candidates that are no token ids [n, L], or not one array a user.
+        UserError: an empty prompt, candidates that are not token ids [n, L], or not one array a prompt.
     """
     if len(prompts) != len(candidates):
         raise UserError(f"{len(prompts)} prompts but {len(candidates)} lists of candidates: give one each")
@@ -68,21 +68,21 @@ def score(
         pieces += _grow(user, prompt, unique, 0, batch_tokens)
     with torch.inference_mode():
         for group in _groups(pieces, batch_tokens):
-            for piece, found in zip(group, _sums(model, group, pad_id), strict=True):
-                scores[piece.user][piece.begin : piece.begin + len(found)] = found
+            for piece, sums in zip(group, _sums(model, group, pad_id), strict=True):
+                scores[piece.user][piece.begin : piece.begin + len(sums)] = sums
     return [values[inverse] for values, inverse in zip(scores, inverses, strict=True)]
 
 
 @dataclass(frozen=True)
 class _Branches:
-    """Candidates of a user on one tree.
+    """Candidates of a user in one tree.
 
     Attributes:
-        user: whose they are.
-        begin: index of the first among the user's distinct candidates.
+        user: index of the user.
+        begin: index of the first candidate among the user's distinct candidates.
         tree: the prompt, then the candidates' prefixes.
-        trunk: length of the prompt; from its last token on, every position is read.
-        at: int64 [n, L], the position at which a token's probability is read, counted from `trunk - 1`.
+        trunk: length of the prompt. Every position from its last token on is read.
+        positions: int64 [n, L], the position at which a token's probability is read, counted from `trunk - 1`.
         token: int64 [n, L]; −1 for a pad, whose probability is 1.
     """
 
@@ -90,43 +90,44 @@ class _Branches:
     begin: int
     tree: TokenTree
     trunk: int
-    at: Ints
+    positions: Ints
     token: Ints
 
 
 def _grow(
     user: int, prompt: Sequence[int], rows: npt.NDArray[np.integer], begin: int, limit: int
 ) -> Iterator[_Branches]:
-    """The tree of distinct, sorted candidates; of halves of them where it exceeds `limit` tokens.
+    """Build the tree of distinct, sorted candidates, or several trees if one would exceed `limit` tokens.
 
-    A prompt that nearly fills the limit still gets half of it for candidates: else it would be computed again
-    for each of them.
+    Half of the limit is always left to candidates. Otherwise a long prompt would be computed again for each of them.
     """
     count = len(rows)
     if count == 0:
         return
-    begins = np.ones(rows.shape, bool)  # where a row, read in order, leaves the prefixes of the row before it
+    begins = np.ones(
+        rows.shape, bool
+    )  # levels at which a row has left the prefix it shares with the row before
     begins[1:] = np.logical_or.accumulate(rows[1:] != rows[:-1], axis=1)
     begins = begins[:, :-1] & (rows[:, 1:] >= 0)
-    room = max(limit - len(prompt), limit // 2)
-    if np.count_nonzero(begins) > room and count > 1:
+    free_tokens = max(limit - len(prompt), limit // 2)
+    if np.count_nonzero(begins) > free_tokens and count > 1:
         middle = count // 2
         yield from _grow(user, prompt, rows[:middle], begin, limit)
         yield from _grow(user, prompt, rows[middle:], begin + middle, limit)
         return
-    # Row by row and level by level is depth-first order already.
+    # The order by row and then by level is depth-first order.
     row, level = begins.nonzero()
     depth = np.concatenate([np.arange(len(prompt)), len(prompt) + level]).astype(np.int32)
     ids = np.concatenate([np.asarray(prompt), rows[row, level]]).astype(np.int32)
     tree = unlabelled_tree(ids, depth)
     number = begins.cumsum().reshape(begins.shape)
-    own = np.maximum.accumulate(np.where(begins, number, 0), axis=0)
-    at = np.concatenate([np.zeros((count, 1), np.int64), own], axis=1)
-    yield _Branches(user, begin, tree, len(prompt), at, rows.astype(np.int64))
+    nodes = np.maximum.accumulate(np.where(begins, number, 0), axis=0)
+    positions = np.concatenate([np.zeros((count, 1), np.int64), nodes], axis=1)
+    yield _Branches(user, begin, tree, len(prompt), positions, rows.astype(np.int64))
 
 
 def _groups(pieces: Sequence[_Branches], batch_tokens: int) -> list[list[_Branches]]:
-    """Trees of like size together, largest first, so that a padded batch holds at most `batch_tokens`."""
+    """Group trees of similar size, largest first, so that a padded batch has at most `batch_tokens` tokens."""
     groups: list[list[_Branches]] = []
     for piece in sorted(pieces, key=lambda piece: -len(piece.tree)):
         if groups and (len(groups[-1]) + 1) * len(groups[-1][0].tree) <= batch_tokens:
@@ -147,31 +148,33 @@ def _sums(model: PreTrainedModel, group: Sequence[_Branches], pad_id: int) -> li
     hidden = outputs.last_hidden_state
     read = [hidden[row, piece.trunk - 1 : len(piece.tree)] for row, piece in enumerate(group)]
     offsets = np.cumsum([0, *map(len, read)])
-    at = np.concatenate([(piece.at + offset).ravel() for piece, offset in zip(group, offsets, strict=False)])
+    rows = np.concatenate(
+        [(piece.positions + offset).ravel() for piece, offset in zip(group, offsets, strict=False)]
+    )
     token = np.concatenate([piece.token.ravel() for piece in group])
-    found = _log_probs(model.get_output_embeddings(), torch.cat(read), at, token.clip(min=0))
-    found[token < 0] = 0
-    cuts = np.cumsum([piece.at.size for piece in group])[:-1]
-    parts = np.split(found, cuts)
-    return [part.reshape(piece.at.shape).sum(1) for part, piece in zip(parts, group, strict=True)]
+    log_probs = _log_probs(model.get_output_embeddings(), torch.cat(read), rows, token.clip(min=0))
+    log_probs[token < 0] = 0
+    cuts = np.cumsum([piece.positions.size for piece in group])[:-1]
+    parts = np.split(log_probs, cuts)
+    return [part.reshape(piece.positions.shape).sum(1) for part, piece in zip(parts, group, strict=True)]
 
 
-def _log_probs(head: torch.nn.Module, hidden: torch.Tensor, at: Ints, token: Ints) -> Floats:
-    """Log-probability of `token[i]` after `hidden[at[i]]`, a bounded number of positions at a time."""
-    where = torch.from_numpy(at).to(hidden.device)
-    what = torch.from_numpy(token).to(hidden.device)
-    out = torch.empty(len(at), device=hidden.device)
+def _log_probs(head: torch.nn.Module, hidden: torch.Tensor, rows: Ints, tokens: Ints) -> Floats:
+    """Log-probability of `tokens[i]` after `hidden[rows[i]]`, float32; a bounded number of positions at a time."""
+    row = torch.from_numpy(rows).to(hidden.device)
+    token = torch.from_numpy(tokens).to(hidden.device)
+    log_probs = torch.empty(len(rows), device=hidden.device)
     for begin in range(0, len(hidden), HEAD_ROWS):
         logits = head(hidden[begin : begin + HEAD_ROWS]).float()
-        here = ((where >= begin) & (where < begin + HEAD_ROWS)).nonzero().squeeze(1)
-        row = where[here] - begin
-        out[here] = logits[row, what[here]] - logits.logsumexp(-1)[row]
-    found: Floats = out.cpu().numpy()
-    return found
+        block = ((row >= begin) & (row < begin + HEAD_ROWS)).nonzero().squeeze(1)
+        block_row = row[block] - begin
+        log_probs[block] = logits[block_row, token[block]] - logits.logsumexp(-1)[block_row]
+    values: Floats = log_probs.cpu().numpy()
+    return values
 
 
 def _check(user: int, rows: npt.NDArray[np.integer], vocabulary: int) -> None:
-    """Raise a UserError unless candidates are rows of token ids."""
+    """Raise a UserError if candidates are not rows of token ids."""
     if len(rows) == 0:
         return
     if rows.ndim != 2 or rows.shape[1] == 0 or not np.issubdtype(rows.dtype, np.integer):

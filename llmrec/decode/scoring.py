@@ -1,4 +1,4 @@
-"""What a step down the trie costs: log-probabilities of a prefix's children."""
+"""Scores of one decoding step: log-probabilities of a prefix's children."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a child's log-probability follows from the model's logits.
+    """How the log-probability of a child is computed from the model's logits.
 
     Attributes:
-        normalise: `vocabulary`: log-probability among all tokens of the model (what Hugging Face beam search
-            computes); `allowed`: among the prefix's children, the constrained policy.
-        temperature: divides a level's logits, a number a level (TIGER, Rajput et al. 2023); empty: 1.
-        prior: D3's collaborative prior (Bao et al. 2024), None for the model alone.
-        model_weight: D3's share g of the model: g·log p_LLM + (1 − g)·log p_CF.
+        normalise: `vocabulary`: the softmax is over all tokens of the model, as in Hugging Face beam search;
+            `allowed`: it is over the children of the prefix (the constrained policy).
+        temperature: one divisor of the logits a level (TIGER, Rajput et al. 2023); empty divides by 1.
+        prior: D3's collaborative prior (Bao et al. 2024); None uses the model alone.
+        model_weight: D3's weight g of the model in g·log p_LLM + (1 − g)·log p_CF.
     """
 
     normalise: Literal["vocabulary", "allowed"] = "vocabulary"
@@ -36,17 +36,17 @@ class Scoring:
         token: torch.Tensor,
         legal: torch.Tensor,
     ) -> torch.Tensor:
-        """Log-probability of each child after its prefix; 0 for a pad, whatever the model says.
+        """Log-probability of each child after its prefix; 0 for a pad, whatever its logit is.
 
         Args:
             depth: depth of the prefixes.
             logits: float [U, B, V].
-            child: int64 [U, B, F], nodes below them.
-            token: int64 [U, B, F], model token ids that lead there; −1 for a pad, which is an only child.
-            legal: bool [U, B, F], which slots are children that may be taken.
+            child: int64 [U, B, F], child nodes of the prefixes.
+            token: int64 [U, B, F], column of `logits` for each child; −1 for a pad, which is an only child.
+            legal: bool [U, B, F], whether a slot is a child that may be taken.
 
         Returns:
-            float32 [U, B, F], −inf where not legal.
+            float32 [U, B, F], −inf for slots that are not legal.
         """
         if self.temperature:
             logits = logits.float() / self.temperature[depth]
@@ -66,20 +66,26 @@ class Scoring:
 
 
 PLAIN = Scoring()
+"""Scoring of ordinary beam search: full vocabulary, no temperature, no prior."""
 CACHED = 1 << 19
-"""Floats that a CPU's cache holds with ease."""
+"""Number of floats that fit a CPU's cache."""
 
 
 def log_normaliser(logits: torch.Tensor) -> torch.Tensor:
-    """Log of the softmax's denominator, float32 [...] of logits [..., V].
+    """Logarithm of the softmax's denominator, float32 [...] for logits [..., V].
 
-    A few rows at a time on a CPU: what is made on the way stays in its cache.
+    On a CPU it works on a few rows at a time, so that temporaries stay in the cache.
     """
     parts = [part.float().logsumexp(-1) for part in split_for_cache(logits.reshape(-1, logits.shape[-1]))]
     return torch.cat(parts).view(logits.shape[:-1])
 
 
 def split_for_cache(rows: torch.Tensor, width: int | None = None) -> tuple[torch.Tensor, ...]:
-    """Rows [R, …] in parts that a CPU's cache holds, each row taking `width` floats (its own where None)."""
+    """Split rows [R, …] into parts that fit a CPU's cache.
+
+    Args:
+        rows: tensor [R, …]. On a GPU it stays whole.
+        width: floats that the work on one row takes; None takes the length of a row.
+    """
     step = max(1, CACHED // (width or rows.shape[1])) if rows.device.type == "cpu" else max(1, len(rows))
     return rows.split(step)

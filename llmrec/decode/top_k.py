@@ -1,4 +1,4 @@
-"""The result of a search: ranked items, their scores, and which lists are certified."""
+"""Result of a search: ranked items, their scores, and whether each list is certified."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class TopK:
     """Ranked items of U users, best first.
 
     Attributes:
-        items: int64 [U, K], items in trie order; −1 where a user has fewer allowed items.
-        scores: float32 [U, K], sum of the SID tokens' log-probabilities; −inf there.
-        is_exact: bool [U], whether the list is provably the true top-K; None where no proof was sought.
+        items: int64 [U, K], item indices in trie order; −1 at the end of a list if a user has fewer allowed items.
+        scores: float32 [U, K], sum of the SID tokens' log-probabilities; −inf where `items` is −1.
+        is_exact: bool [U], whether the list is provably the true top-K; None if the search gives no certificate.
     """
 
     items: npt.NDArray[np.int64]

@@ -1,7 +1,8 @@
-"""What the stages of preference alignment compute: rows of a prompt and its completions, each prompt once.
+"""Cost of preference alignment: each row is one prompt with its completions.
 
-Weights are frozen and an adapter is trained: 4 FLOPs a parameter and token of the policy, 2 of the reference and of
-rollouts. Log-probabilities are taken at the completions' tokens alone, among the catalogue's tokens or all.
+Weights are frozen and an adapter is trained: 4 FLOPs per parameter and token of the policy, 2 of the reference and of
+rollouts. Log-probabilities are computed only at the completions' tokens, over the catalogue's tokens or over the
+whole vocabulary.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from llmrec.estimate.work import (
 )
 
 STAGES = ("pairs", "dpo", "grpo")
-LOGIT_BYTES = 2 * 4  # of a vocabulary entry at a token: the float32 logit and its gradient
+LOGIT_BYTES = 2 * 4  # per vocabulary entry and token: the float32 logit and its gradient
 
 
 def seconds(work: Workload, stage: str) -> float:
-    """Time of a stage of alignment beyond the start of its libraries."""
+    """Seconds of a stage of alignment, without the start of its libraries."""
     recipe = work.recipe
     if stage == "pairs":
         prompts = _prompts(work, recipe.pairs)
-        tokens = prompts * work.list_tokens(recipe.pairs.width) if _asks_the_model(work) else 0.0
+        tokens = prompts * work.list_tokens(recipe.pairs.width) if _needs_beams(work) else 0.0
         return prompts / ROWS_PER_SECOND + _time(work, 2 * tokens)
     if stage == "dpo":
         return _time(work, _dpo(work) + _validation(work, recipe.dpo))
@@ -37,7 +38,7 @@ def memory(work: Workload, stage: str) -> float:
     """Bytes of a stage's model: frozen weights, adapter and optimizer, one batch's activations and logits."""
     recipe = work.recipe
     if stage == "pairs":
-        return work.stored_bytes if _asks_the_model(work) else 0.0
+        return work.stored_bytes if _needs_beams(work) else 0.0
     settings: AlignmentConfig = recipe.dpo if stage == "dpo" else recipe.grpo
     completions = _completions(work, stage)
     row = work.list_tokens(0) + completions
@@ -52,22 +53,22 @@ def memory(work: Workload, stage: str) -> float:
 
 
 def _dpo(work: Workload) -> float:
-    """FLOPs a parameter of all of DPO's steps, policy and reference."""
+    """FLOPs per parameter of all steps of DPO, policy and reference."""
     dpo: DpoConfig = work.recipe.dpo
     pairs = _prompts(work, work.recipe.pairs)
     row = work.list_tokens(0) + _completions(work, "dpo")
-    flops = dpo.rounds * _seen(dpo, pairs) * row * (4 + 2)
+    flops = dpo.rounds * _trained_prompts(dpo, pairs) * row * (4 + 2)
     if dpo.rounds > 1:
         flops += (dpo.rounds - 1) * pairs * work.list_tokens(work.recipe.pairs.width) * 2
     return flops
 
 
 def _grpo(work: Workload) -> float:
-    """FLOPs a parameter of all of GRPO's steps: rollouts, policy, and the reference where it has a weight."""
+    """FLOPs per parameter of all steps of GRPO: rollouts, policy, and the reference if its weight is not 0."""
     grpo: GrpoConfig = work.recipe.grpo
     row = work.list_tokens(0) + _completions(work, "grpo")
-    seen = _seen(grpo, _prompts(work, grpo))
-    return seen * row * (2 + 4 * grpo.iterations + (2 if grpo.beta else 0))
+    prompts = _trained_prompts(grpo, _prompts(work, grpo))
+    return prompts * row * (2 + 4 * grpo.iterations + (2 if grpo.beta else 0))
 
 
 def _completions(work: Workload, stage: str) -> float:
@@ -77,26 +78,27 @@ def _completions(work: Workload, stage: str) -> float:
 
 
 def _prompts(work: Workload, section: PairsConfig | GrpoConfig) -> float:
-    """Prompts of an epoch: so many targets of so many users."""
-    mine = max(1.0, work.size.interactions / work.size.users - 3)
-    each = 1 if section.prompts == "history_end" else min(mine, section.per_user or mine)
-    return min(work.size.users, section.users or work.size.users) * each
+    """Prompts of an epoch: the targets per user times the users."""
+    targets = max(1.0, work.size.interactions / work.size.users - 3)
+    per_user = 1 if section.prompts == "history_end" else min(targets, section.per_user or targets)
+    return min(work.size.users, section.users or work.size.users) * per_user
 
 
-def _seen(settings: AlignmentConfig, prompts: float) -> float:
-    """Prompts of all steps: those of `max_steps`, else of the epochs."""
+def _trained_prompts(settings: AlignmentConfig, prompts: float) -> float:
+    """Prompts of all steps: those of `max_steps` or, if it is null, of the epochs."""
     if settings.max_steps is not None:
         return settings.max_steps * settings.batch * settings.accumulate
     return prompts * settings.epochs
 
 
 def _validation(work: Workload, settings: AlignmentConfig) -> float:
-    """FLOPs a parameter of the validation lists; `eval_steps` counts as the tenth that it is by default."""
+    """FLOPs per parameter of the validation lists, for the default `eval_steps`, a tenth of all steps."""
     users = min(work.size.users, settings.valid_lists or 0)
     return VALIDATIONS * users * work.list_tokens(work.recipe.decode.list_length) * 2
 
 
-def _asks_the_model(work: Workload) -> bool:
+def _needs_beams(work: Workload) -> bool:
+    """Whether making pairs runs beam search with the model."""
     return bool({"beams", "judge"} & set(work.recipe.pairs.sources))
 
 

@@ -1,4 +1,4 @@
-"""The machine: how fast it multiplies matrices, and measured figures as files that name it."""
+"""The machine: its matrix-multiplication rate, and files of measured figures that describe it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llmrec.files import write_json
 
 @cache
 def matmul_rate() -> float:
-    """FLOP/s of a matrix product, float32 on the CPU or bfloat16 on a GPU; takes a fraction of a second."""
+    """Measure the FLOP/s of a matrix product, float32 on the CPU or bfloat16 on a GPU, in a fraction of a second."""
     if shutil.which("nvidia-smi"):
         import torch
 
@@ -41,7 +41,7 @@ def _rate(product: Callable[[], object], side: int) -> float:
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """What the figures were measured on, and the versions of packages."""
+    """Describe the machine, and list the versions of llmrec and of `packages`."""
     about = {
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -57,7 +57,14 @@ def machine(*packages: str) -> dict[str, Any]:
 
 
 def write_figures(out: Path | None, command: str, figures: Any, *packages: str) -> None:
-    """Keep figures as JSON with their command, the machine and the versions."""
+    """Write figures as JSON, with their command, the machine and package versions.
+
+    Args:
+        out: the file; None writes nothing.
+        command: the command that measured the figures.
+        figures: JSON data.
+        packages: packages whose versions are listed.
+    """
     if out is not None:
         content = {"command": command, "machine": machine(*packages), "figures": figures}
         write_json(out, content)

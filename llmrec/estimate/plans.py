@@ -1,4 +1,4 @@
-"""The cost of a recipe's pending stages, added up and put into words."""
+"""The total cost of a recipe's pending stages, as numbers and as text."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from llmrec.files import read_json
 from llmrec.recommend.model_names import ALIGNED
 
 LIBRARIES_GB = 1.2
-BYTES_PER_INTERACTION = 200  # in tables
+BYTES_PER_INTERACTION = 200  # in memory, as tables
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Cost of the stages that are pending.
+    """Cost of the pending stages.
 
     Attributes:
-        seconds: time of each pending stage; None where the size of the data is not known yet.
-        memory_gb: peak, of the process or of its GPU.
-        disk_gb: written under the run folder, checkpoints included.
-        basis: what the figures rest on, for the reader.
+        seconds: seconds of each pending stage; None while the size of the data is unknown.
+        memory_gb: peak memory of the process or of its GPU, in GB.
+        disk_gb: disk space of the run folder, checkpoints included, in GB.
+        basis: sizes on which the figures are based, as text.
     """
 
     seconds: dict[str, float | None] = field(default_factory=dict)
@@ -39,35 +39,34 @@ class Plan:
     basis: str = ""
 
     def summary(self) -> str:
-        """One line: total time, memory, disk, and what they rest on."""
-        known = [seconds for seconds in self.seconds.values() if seconds is not None]
+        """Return one line with total time, memory, disk, and the basis of the figures."""
+        estimated = [seconds for seconds in self.seconds.values() if seconds is not None]
         if not self.seconds:
             return "everything is done"
-        if len(known) < len(self.seconds):
+        if len(estimated) < len(self.seconds):
             return f"cost unknown ({self.basis})"
         need = f"{format_gigabytes(self.memory_gb)} of memory, {format_gigabytes(self.disk_gb)} of disk"
-        return f"{format_duration(sum(known))}, {need} ({self.basis})"
+        return f"{format_duration(sum(estimated))}, {need} ({self.basis})"
 
     def shortages(self, run: Path) -> list[str]:
-        """Where the plan asks for more disk or memory than there is."""
+        """Return a message for each resource, disk or memory, of which the plan needs more than the machine has."""
         import psutil
 
-        place = next(path for path in (run, *run.absolute().parents) if path.exists())
-        disk, memory = shutil.disk_usage(place).free / 1e9, psutil.virtual_memory().total / 1e9
-        short = []
+        folder = next(path for path in (run, *run.absolute().parents) if path.exists())
+        disk = shutil.disk_usage(folder).free / 1e9
+        memory = psutil.virtual_memory().total / 1e9
+        messages = []
         if self.disk_gb > disk:
-            short.append(
-                f"needs about {format_gigabytes(self.disk_gb)} of disk; {format_gigabytes(disk)} are free at {place}"
-            )
+            need, free = format_gigabytes(self.disk_gb), format_gigabytes(disk)
+            messages.append(f"needs about {need} of disk; {free} are free at {folder}")
         if self.memory_gb > memory:
-            short.append(
-                f"needs about {format_gigabytes(self.memory_gb)} of memory; there are {format_gigabytes(memory)}"
-            )
-        return short
+            need, total = format_gigabytes(self.memory_gb), format_gigabytes(memory)
+            messages.append(f"needs about {need} of memory; there are {total}")
+        return messages
 
 
 def format_duration(seconds: float | None) -> str:
-    """Seconds as people say them: `8 s`, `about 12 min`, `about 3.5 h`; None is `unknown`."""
+    """Format seconds for the reader: `8 s`, `about 12 min`, `about 3.5 h`; None is `unknown`."""
     if seconds is None:
         return "unknown"
     if seconds < 90:
@@ -79,15 +78,20 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_gigabytes(value: float) -> str:
-    """A size in decimal gigabytes as people say it: `1.4 GB`, `60 MB`."""
+    """Format a size in decimal gigabytes for the reader: `1.4 GB`, `60 MB`."""
     return f"{value:.1f} GB" if value >= 0.95 else f"{max(10, 10 * round(value * 100))} MB"
 
 
 def plan(recipe: Recipe, run: Path, stages: Sequence[Stage]) -> Plan:
     """Estimate the cost of running some stages of a recipe.
 
+    Args:
+        recipe: the recipe.
+        run: the run folder; finished stages give exact sizes.
+        stages: the stages to run.
+
     Raises:
-        UserError: what is wrong with the recipe's card or prompts.
+        UserError: the recipe's card or a prompt file is invalid.
     """
     if not stages:
         return Plan()
@@ -113,7 +117,9 @@ def plan(recipe: Recipe, run: Path, stages: Sequence[Stage]) -> Plan:
         f"{parameters:,.3g} M parameters, {trained:,.2g} M of them trained, {tokens:,.2g} M training tokens, "
         f"{matmul_rate() / 1e9:,.0f} GFLOP/s measured; downloads not counted"
     )
-    seconds = {stage.name: stage.start_seconds + _seconds(work, stage.name) for stage in stages}
+    seconds: dict[str, float | None] = {
+        stage.name: stage.start_seconds + _seconds(work, stage.name) for stage in stages
+    }
     return Plan(seconds, memory_gb(work, list(seconds)), work.disk_gb(), basis)
 
 
@@ -122,13 +128,17 @@ def _seconds(work: Workload, stage: str) -> float:
 
 
 def memory_gb(work: Workload, stages: Sequence[str]) -> float:
-    """Peak memory of some stages: libraries, tables, and the hungriest stage's model."""
-    most = max(alignment.memory(work, s) if s in alignment.STAGES else work.memory(s) for s in stages)
-    return LIBRARIES_GB + (most + BYTES_PER_INTERACTION * work.size.interactions) / 1e9
+    """Peak memory of some stages in GB: libraries, tables, and the model of the stage that needs most."""
+    peak = max(_memory(work, stage) for stage in stages)
+    return LIBRARIES_GB + (peak + BYTES_PER_INTERACTION * work.size.interactions) / 1e9
+
+
+def _memory(work: Workload, stage: str) -> float:
+    return alignment.memory(work, stage) if stage in alignment.STAGES else work.memory(stage)
 
 
 def dataset_size(card: Card, run: Path) -> Size | None:
-    """Size of the data: from the finished data stage, else as the card states it, else None."""
+    """Return the size of the data: from the finished data stage, else from the card, else None."""
     report = run / layout.DATA_REPORT
     if report.is_file():
         counts = read_json(report)["counts"]

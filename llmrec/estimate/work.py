@@ -1,4 +1,4 @@
-"""Token and weight counts of a recipe on a dataset, and what its stages compute with them."""
+"""Token and weight counts of a recipe on a dataset, and the cost of its stages."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmrec.config import ALL_LINEAR, LoraSettings, Recipe
-from llmrec.data.card import EVENT_FIELDS, Card
+from llmrec.data.card import EVENT_FIELDS, Card, Source
 from llmrec.estimate.machine import matmul_rate
 from llmrec.models.shape import model_shape
 from llmrec.text.mix import load_training_mix
 from llmrec.text.prompts import Fields, Segment, Template, render, slots, split_trunk
-from llmrec.text.tasks import Source, Task
+from llmrec.text.tasks import Source as RowSource
+from llmrec.text.tasks import Task
 from llmrec.token_tree import MAX_ATTENTION_PAIRS
 
-REACHED = 0.35  # of the measured rate, by training and decoding of small models
-ENCODER_PARAMETERS = 10.6e6  # all-MiniLM-L6-v2, embeddings apart
+REACHED = 0.35  # share of the measured rate that training and decoding of small models reach
+ENCODER_PARAMETERS = 10.6e6  # all-MiniLM-L6-v2 without its embeddings
 ENCODED_TOKENS = 32  # of one item's text
 CHARACTERS_PER_TOKEN = 4
 FIELD_TOKENS = 12  # a title, a category path
@@ -27,17 +28,17 @@ CHAT_TOKENS = 12
 ROWS_PER_SECOND = 1e6  # of the data stage
 LISTS_PER_SECOND = 1500  # evaluated, bootstrap included
 ANSWER_TOKENS = 40  # generated for one question
-ASKED_TOKENS = 300  # of one question and its reference
-VALIDATIONS, STEPS_BETWEEN = 10, 25  # at most so many during a training, at least so many steps apart
+QUESTION_TOKENS = 300  # of one question and its reference
+VALIDATIONS, STEPS_BETWEEN = 10, 25  # most validations of a training, and least steps between two
 TYPICAL_LEVELS = 3
 TYPICAL_CODES = 256
-LISTS_BYTES = 1e9  # of a batch of lists on a CPU, at most (llmrec.decode.batches)
+LISTS_BYTES = 1e9  # most bytes of a batch of lists on a CPU (llmrec.decode.batches)
 BYTES_PER_TRAINED = 16  # weight, gradient and Adam's two moments, in float32
 BYTES_OF_4_BITS = {
     True: 0.52,
     False: 0.57,
 }  # a weight with its share of the scales; by sft.qlora.double_quant
-TEACHER_SCORES_PER_SECOND = 3e7  # chances of items that a SASRec gives and the trie sums, on one core
+TEACHER_SCORES_PER_SECOND = 3e7  # item probabilities that SASRec computes and the trie sums, on one core
 SLOWER_4_BITS = 1.3  # than float32, measured on a CPU
 
 
@@ -51,11 +52,20 @@ class Size:
 
 
 def card_fields(card: Card) -> Fields:
-    """What a template may ask of a card's data, if each column it names holds anything."""
-    told = [table for table in (card, *card.sources) if table.interactions is not None]
-    items = {name for t in told if t.items for name in (*t.items.columns, *t.items.flags)}
-    users = {name for t in told if t.users for name in (*t.users.columns, *t.users.flags)}
-    events = {name for t in told if t.interactions for name in t.interactions.columns}
+    """Return the fields that templates can use with a card, if every column that it names holds data."""
+    tables: list[Card | Source] = [card, *card.sources]
+    items: set[str] = set()
+    users: set[str] = set()
+    events: set[str] = set()
+    for table in tables:
+        # A source that does not describe its interactions is described by the card.
+        if table.interactions is None:
+            continue
+        events.update(table.interactions.columns)
+        if table.items:
+            items.update(table.items.columns, table.items.flags)
+        if table.users:
+            users.update(table.users.columns, table.users.flags)
     return Fields(
         frozenset({"sid", "title"} | items - {"item"}),
         frozenset(users - {"user"}),
@@ -64,14 +74,27 @@ def card_fields(card: Card) -> Fields:
 
 
 class Workload:
-    """Token counts of a recipe on a dataset, and what they cost.
+    """Token counts of a recipe on a dataset, and the time, memory and disk that they cost.
 
     Args:
         recipe: the resolved recipe.
-        card: its dataset's card.
-        size: of that data.
-        aligned: alignment methods that are done, besides those the recipe names.
+        card: the dataset's card.
+        size: size of the dataset.
+        aligned: finished alignment methods, in addition to those that the recipe lists.
         systems: collaborative models to train.
+
+    Attributes:
+        recipe: the recipe.
+        size: size of the dataset.
+        systems: collaborative models to train.
+        models: number of language models that are decoded.
+        splits: splits that are decoded.
+        shape: shape of the base model.
+        history: mean number of items in a prompt's history.
+        sid_tokens: tokens of a semantic ID.
+        fields: fields that templates can use.
+        mix: the training mix.
+        decode_template: the template of decoding's prompts.
     """
 
     def __init__(
@@ -80,17 +103,17 @@ class Workload:
         self.recipe, self.size = recipe, size
         self.systems = systems
         self.models = 1 + len({*recipe.align, *aligned})
-        # Aligned models are judged on validation.
+        # The gate compares aligned models on validation.
         self.splits = {*recipe.decode.splits, *(["valid"] if self.models > 1 else [])}
         self.shape = model_shape(recipe.base)
         self.history = min(recipe.data.history, size.interactions / size.users)
         self.sid_tokens = getattr(recipe.ids.quantizer, "levels", TYPICAL_LEVELS) + 1
         self.fields = card_fields(card)
         self.mix = load_training_mix(recipe.prompts, self.fields, tell=lambda line: None)
-        self.asks = self.mix[0].templates[0]
+        self.decode_template = self.mix[0].templates[0]
 
     def training_tokens(self) -> float:
-        """Tokens that SFT computes in all: its epochs, or `max_steps` of them."""
+        """Tokens of the whole SFT: of its epochs, or of `max_steps` if that ends earlier."""
         sft = self.recipe.sft
         trees, tokens = self._epochs(math.ceil(sft.epochs))
         epochs = sft.epochs
@@ -99,7 +122,7 @@ class Workload:
         return tokens * epochs
 
     def _epochs(self, count: int) -> tuple[float, float]:
-        """Trees and tokens of an epoch, the mean of the first `count`."""
+        """Trees and tokens of an epoch, averaged over the first `count` epochs."""
         trees = tokens = 0.0
         for mixed in self.mix:
             weight = sum(mixed.config.weight_in(epoch) for epoch in range(count)) / count
@@ -108,44 +131,46 @@ class Workload:
                 targets = self.targets() if mixed.task.source == "next_item" else 1
                 trees += times * (1 if template.tree else targets)
                 tokens += times * targets * self.tokens_per_target(mixed.task, template)
-            for template, plain in zip(mixed.templates, mixed.is_next_item, strict=True):
-                made_up = plain * weight / len(mixed.templates) * self._users * self._synthetic_items
-                tokens += made_up * self.tokens_per_target(mixed.task, template)
+            synthetic = weight / len(mixed.templates) * self._users * self._synthetic_items
+            for template, is_next_item in zip(mixed.templates, mixed.is_next_item, strict=True):
+                if is_next_item:
+                    tokens += synthetic * self.tokens_per_target(mixed.task, template)
         return max(trees, 1.0), tokens
 
-    def _rows(self, source: Source) -> float:
+    def _rows(self, source: RowSource) -> float:
         """Rows of a source: windows of users, items, or training interactions."""
         users = self._users
-        mine = max(1.0, self.size.interactions / self.size.users - 2)
+        items_per_user = max(1.0, self.size.interactions / self.size.users - 2)
         return {
-            "next_item": users * max(1.0, (mine - 1) / self.recipe.data.history),
+            "next_item": users * max(1.0, (items_per_user - 1) / self.recipe.data.history),
             "item": self.size.items,
-            "interaction": users * mine,
+            "interaction": users * items_per_user,
         }[source]
 
     @property
     def _users(self) -> int:
-        """Users that SFT learns from."""
+        """Number of users that SFT trains on."""
         return min(self.size.users, self.recipe.sft.users or self.size.users)
 
     @property
     def _synthetic_items(self) -> int:
-        """Items that a teacher adds to what each user chose."""
+        """Number of items that the teacher draws after each user's last training item."""
         distillation = self.recipe.sft.distillation
         return 0 if distillation is None else distillation.synthetic_items
 
     def teacher_seconds(self) -> float:
-        """Of asking the teacher for every target, and for every made-up item once more."""
+        """Seconds of the teacher: once for every target, twice for every synthetic item."""
         if self.recipe.sft.distillation is None:
             return 0.0
-        plain = sum(mixed.config.weight_in(0) for mixed in self.mix if any(mixed.is_next_item))
-        asked = plain * (self._rows("next_item") * self.targets() + self._users * 2 * self._synthetic_items)
-        return self.recipe.sft.epochs * asked * self.size.items / TEACHER_SCORES_PER_SECOND
+        weight = sum(mixed.config.weight_in(0) for mixed in self.mix if any(mixed.is_next_item))
+        targets = self._rows("next_item") * self.targets() + self._users * 2 * self._synthetic_items
+        scores = self.recipe.sft.epochs * weight * targets * self.size.items
+        return scores / TEACHER_SCORES_PER_SECOND
 
     def targets(self) -> float:
-        """Targets of a window."""
-        mine = max(1.0, self.size.interactions / self.size.users - 3)
-        return min(mine, self.recipe.data.history)
+        """Mean number of targets of a window."""
+        targets_per_user = max(1.0, self.size.interactions / self.size.users - 3)
+        return min(targets_per_user, self.recipe.data.history)
 
     def validation_tokens(self) -> float:
         """Tokens of all evaluations during training."""
@@ -154,17 +179,17 @@ class Workload:
         return times * min(self.size.users, sft.valid_users) * self.list_tokens(1)
 
     def list_tokens(self, width: int) -> float:
-        """Tokens of one user's list: the prompt, and so many beams."""
-        return sum(self.prompt_tokens(self.mix[0].task, self.asks)) + width * self.sid_tokens
+        """Tokens of one user's list: the prompt, and `width` beams."""
+        return sum(self.prompt_tokens(self.mix[0].task, self.decode_template)) + width * self.sid_tokens
 
     def tokens_per_target(self, task: Task, template: Template) -> float:
-        """Mean tokens of one target; a tree shares the history between targets."""
+        """Mean tokens per target; the targets of a tree share the history."""
         trunk, tail = self.prompt_tokens(task, template)
         answer = self._count(
             render(template.answer, task.answer_scope(round(self.history) or 1), self.fields)
         )
         if template.tree and not tail:
-            answer = 0  # the trunk's next item; at most the end token is a branch
+            answer = 0  # the answer is the trunk's next item, so a branch has at most the end token
         history = trunk
         if task.source == "next_item":
             history = trunk / self.history if template.tree else trunk / 2
@@ -186,12 +211,12 @@ class Workload:
     def _count(self, segments: list[Segment]) -> float:
         tokens = sum(len(s) for s in segments if isinstance(s, str)) / CHARACTERS_PER_TOKEN
         for slot in slots(segments):
-            known = {"sid": self.sid_tokens} | SHORT_FIELDS | LONG_FIELDS
-            tokens += SHORT_TOKENS if slot.role == "user" else known.get(slot.name, FIELD_TOKENS)
+            lengths = {"sid": self.sid_tokens} | SHORT_FIELDS | LONG_FIELDS
+            tokens += SHORT_TOKENS if slot.role == "user" else lengths.get(slot.name, FIELD_TOKENS)
         return tokens
 
     def seconds(self, stage: str) -> float:
-        """Time of a stage beyond the start of its libraries."""
+        """Seconds of a stage, without the start of its libraries."""
         recipe, size = self.recipe, self.size
         users = min(size.users, recipe.decode.users or size.users)
         lists = users * len(recipe.decode.splits)
@@ -199,7 +224,8 @@ class Workload:
             return size.interactions / ROWS_PER_SECOND
         if stage == "eval":
             return lists * (self.models + len(recipe.eval.baselines)) / LISTS_PER_SECOND
-        flops, besides = 0.0, 0.0
+        flops = 0.0
+        teacher = 0.0
         if stage == "collaborative":
             counts = (size.users, size.items, size.interactions)
             flops = sum(recipe.collaborative.of(name).training_flops(*counts) for name in self.systems)
@@ -210,7 +236,7 @@ class Workload:
             flops = (
                 self.training_tokens() * per_token + self.validation_tokens() * 2
             ) * self.shape.parameters
-            besides = self.teacher_seconds()
+            teacher = self.teacher_seconds()
         elif stage == "decode":
             lists = users * len(self.splits) * self.models
             flops = lists * self.list_tokens(recipe.decode.list_length) * 2 * self.shape.parameters
@@ -218,9 +244,9 @@ class Workload:
             titles = (self.history + recipe.decode.list_length) * FIELD_TOKENS
             flops = lists * titles * 2 * self.shape.parameters
         elif stage == "tasks":
-            asked = sum(min(size.users, entry.users or size.users) for entry in recipe.eval.tasks)
-            flops = asked * (2 * ASKED_TOKENS + ANSWER_TOKENS) * 2 * self.shape.parameters
-        return flops / (matmul_rate() * REACHED) + besides
+            questions = sum(min(size.users, entry.users or size.users) for entry in recipe.eval.tasks)
+            flops = questions * (2 * QUESTION_TOKENS + ANSWER_TOKENS) * 2 * self.shape.parameters
+        return flops / (matmul_rate() * REACHED) + teacher
 
     def trained_parameters(self) -> float:
         """Weights that `sft.mode` trains."""
@@ -241,7 +267,7 @@ class Workload:
         return share * shape.layers * (lora.rank * pairs + magnitudes)
 
     def code_count(self) -> int:
-        """Codes of all levels; `auto` takes at most 256 a level."""
+        """Number of codes of all levels; `auto` uses at most 256 per level."""
         codes = getattr(self.recipe.ids.quantizer, "codes", None)
         return (self.sid_tokens - 1) * (codes if isinstance(codes, int) else TYPICAL_CODES)
 
@@ -257,19 +283,25 @@ class Workload:
 
     @property
     def frozen_bytes(self) -> float:
-        """Bytes of the base's weights where they are trained no more; in `qlora`, 4 bits each."""
+        """Bytes of the frozen base weights; 4 bits per weight in `qlora`."""
         if self.recipe.sft.mode != "qlora":
             return self.stored_bytes
         four_bits = BYTES_OF_4_BITS[self.recipe.sft.qlora.double_quant]
         return self.stored_bytes - self.shape.linear_parameters * (self.bytes_per_weight - four_bits)
 
     def activations(self, rows: float, tokens: float, checkpointing: bool) -> float:
-        """Bytes that a training step keeps of so many rows of so many tokens."""
+        """Bytes of the activations of a training step.
+
+        Args:
+            rows: rows of the batch.
+            tokens: tokens per row.
+            checkpointing: whether activations are recomputed in the backward pass.
+        """
         kept = 2 * self.shape.layers + 34 if checkpointing else 34 * self.shape.layers
         return rows * tokens * self.shape.hidden * kept * self.bytes_per_weight / 2
 
     def memory(self, stage: str) -> float:
-        """Bytes of a stage's model: its weights; in training also the optimizer and one batch's activations."""
+        """Bytes of a stage's model: its weights and, in training, the optimizer and the activations of one batch."""
         if stage in ("decode", "zero_shot", "tasks"):
             return self.stored_bytes
         if stage != "sft":
@@ -279,17 +311,17 @@ class Workload:
         window = max(self._longest(mixed.task, t) for mixed in self.mix for t in mixed.templates)
         rows = min(sft.batch, max(1.0, MAX_ATTENTION_PAIRS / window**2))
         activations = self.activations(rows, window, sft.gradient_checkpointing)
-        # The base is loaded whole before its layers are made small.
+        # The base is loaded at full precision before it is quantized.
         training = frozen + BYTES_PER_TRAINED * self.trained_parameters() + activations
         return max(self.stored_bytes, training + self.list_bytes(sft.valid_lists))
 
     def list_bytes(self, users: int | None) -> float:
-        """Bytes of decoding so many users' lists on a CPU, where batches are made as large as `LISTS_BYTES`."""
+        """Bytes of decoding the lists of `users` on a CPU, where a batch grows up to `LISTS_BYTES`."""
         per_token = 18 * self.shape.hidden * self.bytes_per_weight
         return min(LISTS_BYTES, (users or 0) * self.list_tokens(0) * per_token)
 
     def disk_gb(self) -> float:
-        """Disk of a run: base, one trainer checkpoint (and, for QLoRA, the layers' own weights), lists, tables."""
+        """Disk of a run in GB: base, one trainer checkpoint (for QLoRA with the layers' weights), lists, tables."""
         recipe = self.recipe
         checkpoint = 12 * self.trained_parameters()
         if recipe.sft.mode == "qlora":

@@ -1,1 +1,1 @@
-"""Evaluation of finished lists: metrics, slices, intervals, tables and the report page."""
+"""Evaluation of finished lists: metrics, slices, intervals, the gate, and comparisons of runs."""

@@ -1,4 +1,4 @@
-"""Runs side by side: means over seeds, and differences with intervals over seeds and users."""
+"""Comparison of runs: means over seeds, and differences with intervals over seeds and users."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from llmrec.yaml_files import read_yaml
 
 _UNRELATED = ("name", "description", "seed", "parent", "track")
 _SEEDED = ("dpo", "grpo")
-"""Sections with a seed of their own."""
+"""Sections that have their own seed."""
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One system of one group of runs, the runs of a group differing by seed alone.
+    """One system of one group of runs. The runs of a group differ only by their seeds.
 
     Attributes:
         runs: names of the runs.
-        system: such as `sft`.
+        system: name of the system, such as `sft`.
         values: mean over the runs, per metric.
         deviations: standard deviation over the runs (n − 1), per metric; empty for a single run.
         differences: per metric the difference to the reference and the ends of its interval, over the users that
             all runs share; empty for the reference itself, and without the metrics of all lists at once.
-        users: how many users that difference rests on.
+        users: number of users behind the differences.
     """
 
     runs: tuple[str, ...]
@@ -51,15 +51,15 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side.
+    """A comparison of runs.
 
     Attributes:
         split: `valid` or `test`.
-        metrics: those compared.
-        against: the system that each group's others are compared to; None where each is compared to the first
-            group's same system.
-        rows: a group and a system each.
-        cautions: what makes figures incomparable, in words.
+        metrics: names of the compared metrics.
+        against: the system to which the other systems of the same group are compared; None compares each system to
+            the same system of the first group.
+        rows: one row for each group and system.
+        cautions: sentences on differences in protocol that make figures incomparable.
     """
 
     split: str
@@ -69,7 +69,7 @@ class Comparison:
     cautions: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The comparison as JSON data; of a difference, its value and the ends of its interval."""
+        """Return the comparison as JSON data; a difference is its value and the ends of its interval."""
         return asdict(self)
 
 
@@ -79,32 +79,32 @@ def compare(
     metrics: Sequence[str] | None = None,
     against: str | None = None,
 ) -> Comparison:
-    """Compare finished runs on the users they share; runs that differ only by seed become one row.
+    """Compare finished runs on the users they share. Runs that differ only by seeds become one row.
 
-    A row of several seeds has intervals over seeds and users: each resample draws both anew. A single run's are
-    over users alone.
+    A row of several seeds has intervals over seeds and users: each resample draws both anew. A single run has
+    intervals over users alone.
 
     Args:
         runs: run folders.
-        split: `valid` or `test`; by default test, or the first run's first split where it was not evaluated.
+        split: `valid` or `test`; by default test, or the first run's first split if test was not evaluated.
         metrics: names such as `ndcg@10`; by default HR and NDCG at 10, or at the largest cutoff of all runs.
-        against: compare each system to this one of the same run, instead of to the first group's same system.
+        against: compare each system to this one of the same run, instead of to the same system of the first group.
 
     Raises:
-        UserError: a run that is not evaluated on the split, or lacks a metric or the system.
+        UserError: a run is not evaluated on the split, or lacks a metric or the system.
     """
     split = split or _default_split(runs[0])
-    evaluated = [_read(run, split) for run in runs]
+    evaluated = [_read(folder, split) for folder in runs]
     names = tuple(metrics or _common_metrics(evaluated))
-    for one in evaluated:
-        missing = [name for name in names if not _is_metric_of(one, name)]
+    for run in evaluated:
+        missing = [name for name in names if not _is_metric_of(run, name)]
         if missing:
             raise UserError(
-                f"run {one.name}: has no {missing[0]}; its eval.k is {one.protocol['k']}, "
-                f"its eval.metrics are {', '.join(one.protocol['formulas'])}"
+                f"run {run.name}: has no {missing[0]}; its eval.k is {run.protocol['k']}, "
+                f"its eval.metrics are {', '.join(run.protocol['formulas'])}"
             )
-        if against is not None and against not in one.systems:
-            raise UserError(f"run {one.name}: has no system {against!r}; there are: {', '.join(one.systems)}")
+        if against is not None and against not in run.systems:
+            raise UserError(f"run {run.name}: has no system {against!r}; there are: {', '.join(run.systems)}")
     groups = _group_seeds(evaluated)
     rows = []
     for group in groups:
@@ -114,7 +114,7 @@ def compare(
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Lay a comparison out as a table: means (± deviation over seeds) and paired differences."""
+    """Format a comparison as a table: means (± standard deviation over seeds) and paired differences."""
     reference = f"{comparison.against} of the same run" if comparison.against else "the first run"
     table = Table(title=f"{comparison.split} split; Δ against {reference}, paired over users")
     table.add_column("run")
@@ -126,8 +126,8 @@ def comparison_table(comparison: Comparison) -> Table:
         label = row.runs[0] if len(row.runs) == 1 else f"{row.runs[0]} … ({len(row.runs)} seeds)"
         cells = []
         for name in comparison.metrics:
-            spread = f" ± {row.deviations[name]:.4f}" if row.deviations else ""
-            cells.append(f"{row.values[name]:.4f}{spread}")
+            deviation = f" ± {row.deviations[name]:.4f}" if row.deviations else ""
+            cells.append(f"{row.values[name]:.4f}{deviation}")
             cells.append(_signed(*row.differences[name]) if name in row.differences else "")
         table.add_row(label, row.system, *cells)
     table.caption = "\n".join(comparison.cautions) or None
@@ -136,6 +136,17 @@ def comparison_table(comparison: Comparison) -> Table:
 
 @dataclass(frozen=True)
 class _Evaluated:
+    """One evaluated run, on one split.
+
+    Attributes:
+        name: name of the run.
+        seeds: seeds of the recipe and of its sections, which a group's runs may differ in.
+        setting: the rest of the recipe as JSON text, which a group's runs share.
+        protocol: the protocol of `eval/metrics.json`.
+        systems: metrics per system.
+        users: rows of `eval/per_user.parquet`.
+    """
+
     name: str
     seeds: tuple[int | None, ...]
     setting: str
@@ -175,7 +186,7 @@ def _default_split(run: Path) -> str:
 
 
 def _common_metrics(evaluated: Sequence[_Evaluated]) -> list[str]:
-    shared = set.intersection(*(set(one.protocol["k"]) for one in evaluated))
+    shared = set.intersection(*(set(run.protocol["k"]) for run in evaluated))
     if not shared:
         raise UserError("compare: the runs share no cutoff; evaluate them with one eval.k")
     k = 10 if 10 in shared else max(shared)
@@ -183,57 +194,57 @@ def _common_metrics(evaluated: Sequence[_Evaluated]) -> list[str]:
 
 
 def _group_seeds(evaluated: Sequence[_Evaluated]) -> list[list[_Evaluated]]:
-    """Put runs together whose recipes differ by seeds alone, in the order given."""
+    """Group runs whose recipes differ only by seeds; the order of the runs is kept."""
     groups: list[list[_Evaluated]] = []
-    for one in evaluated:
+    for run in evaluated:
         for group in groups:
-            if group[0].setting == one.setting and all(other.seeds != one.seeds for other in group):
-                group.append(one)
+            if group[0].setting == run.setting and all(other.seeds != run.seeds for other in group):
+                group.append(run)
                 break
         else:
-            groups.append([one])
+            groups.append([run])
     return groups
 
 
 def _row(
     group: list[_Evaluated], first: list[_Evaluated], system: str, names: tuple[str, ...], against: str | None
 ) -> ComparisonRow:
-    having = [one for one in group if system in one.systems]
-    values = {name: [one.systems[system][name] for one in having] for name in names}
-    deviations = {name: stdev(found) for name, found in values.items()} if len(having) > 1 else {}
+    runs = [run for run in group if system in run.systems]
+    values = {name: [run.systems[system][name] for run in runs] for name in names}
+    deviations = {name: stdev(numbers) for name, numbers in values.items()} if len(runs) > 1 else {}
     differences: dict[str, tuple[float, float, float]] = {}
     users = 0
-    # A metric of all lists at once has no values of users, and so no paired difference.
-    paired = tuple(name for name in names if all(name in run.users.columns for run in (*having, *first)))
+    # A metric of all lists at once has no values per user, and so no paired difference.
+    paired = tuple(name for name in names if all(name in run.users.columns for run in (*runs, *first)))
     if against is not None:
         if system != against:
-            differences, users = _differences(having, system, having, against, paired)
-    elif group is not first and _same_items(group[0], first[0]):
-        reference = [one for one in first if system in one.systems]
-        differences, users = _differences(having, system, reference, system, paired)
-    means = {name: fmean(found) for name, found in values.items()}
-    return ComparisonRow(tuple(one.name for one in having), system, means, deviations, differences, users)
+            differences, users = _differences(runs, system, runs, against, paired)
+    elif group is not first and _same_catalogue(group[0], first[0]):
+        others = [run for run in first if system in run.systems]
+        differences, users = _differences(runs, system, others, system, paired)
+    means = {name: fmean(numbers) for name, numbers in values.items()}
+    return ComparisonRow(tuple(run.name for run in runs), system, means, deviations, differences, users)
 
 
 def _is_metric_of(run: _Evaluated, name: str) -> bool:
     return all(isinstance(system.get(name), float) for system in run.systems.values())
 
 
-def _same_items(one: _Evaluated, other: _Evaluated) -> bool:
-    """Whether ids of the two runs can mean the same users and items."""
-    return bool(one.protocol["catalogue"] == other.protocol["catalogue"])
+def _same_catalogue(run: _Evaluated, other: _Evaluated) -> bool:
+    """Whether the two catalogues have the same size; otherwise ids of the runs cannot mean the same items."""
+    return bool(run.protocol["catalogue"] == other.protocol["catalogue"])
 
 
 def _differences(
     runs: list[_Evaluated], system: str, others: list[_Evaluated], reference: str, names: tuple[str, ...]
 ) -> tuple[dict[str, tuple[float, float, float]], int]:
-    """Differences of a system's mean over `runs` to a reference's over `others`, and over how many users.
+    """Differences of a system's mean over `runs` to a reference's mean over `others`, and the number of users.
 
-    Where `others` are the same runs, each is subtracted from its own.
+    If `others` is `runs`, the difference is taken within each run.
     """
     if not others or not names:
         return {}, 0
-    cells = _shared([(one, system) for one in runs] + [(one, reference) for one in others], names)
+    cells = _shared([(run, system) for run in runs] + [(run, reference) for run in others], names)
     left, right = cells[:, : len(runs)], cells[:, len(runs) :]
     if not len(cells):
         return {}, 0
@@ -245,20 +256,20 @@ def _differences(
         samples = bootstrap_seeds(left, *settings) - bootstrap_seeds(right, *settings, stream=1)
     gaps = left.mean(axis=(0, 1)) - right.mean(axis=(0, 1))
     ends = percentile_interval(samples, protocol["confidence"])
-    found = {
+    differences = {
         name: (float(gap), float(low), float(high))
         for name, gap, (low, high) in zip(names, gaps, ends, strict=True)
     }
-    return found, len(cells)
+    return differences, len(cells)
 
 
 def _shared(systems: Sequence[tuple[_Evaluated, str]], names: tuple[str, ...]) -> NDArray[np.float64]:
-    """Metrics of the users that all systems have with the same target, float64 `[users, systems, metrics]`."""
+    """Metrics of the users who have the same target in all systems, float64 `[users, systems, metrics]`."""
     frames = [
-        one.users.filter(pl.col("system") == system).select(
+        run.users.filter(pl.col("system") == system).select(
             "user_id", "target", *(pl.col(name).alias(f"{name}/{i}") for name in names)
         )
-        for i, (one, system) in enumerate(systems)
+        for i, (run, system) in enumerate(systems)
     ]
     shared = frames[0]
     for frame in frames[1:]:
@@ -268,16 +279,15 @@ def _shared(systems: Sequence[tuple[_Evaluated, str]], names: tuple[str, ...]) -
 
 
 def _cautions(evaluated: Sequence[_Evaluated]) -> list[str]:
-    """Differences in protocol that make figures incomparable, in words."""
+    """Describe differences in protocol that make figures incomparable."""
     first = evaluated[0]
-    found = []
-    for one in evaluated[1:]:
+    cautions = []
+    for run in evaluated[1:]:
         for key in ("split", "catalogue", "mask_seen", "users"):
-            if one.protocol[key] != first.protocol[key]:
-                found.append(
-                    f"{one.name}: {key} is {one.protocol[key]}, in {first.name} {first.protocol[key]}"
-                )
-    return found
+            value, reference = run.protocol[key], first.protocol[key]
+            if value != reference:
+                cautions.append(f"{run.name}: {key} is {value}, in {first.name} {reference}")
+    return cautions
 
 
 def _signed(gap: float, low: float, high: float) -> str:

@@ -1,4 +1,4 @@
-"""Every system's lists against the held-out targets: `eval/metrics.json` and the files beside it."""
+"""Compare every system's lists with the held-out targets, and write `eval/metrics.json` and the other eval files."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from llmrec.recommend.model_names import ALIGNED, SFT, ZERO_SHOT
 def evaluate(context: StageContext) -> None:
     """Evaluate the run's models and baselines on the splits that were decoded.
 
-    Writes `decode/<baseline>-<split>.parquet`, `eval/metrics.json`, `eval/per_user.parquet`; where the recipe
-    has tasks, `eval/tasks.json`; and where the run has aligned models, `eval/gate.json`.
+    Writes `decode/<baseline>-<split>.parquet`, `eval/metrics.json` and `eval/per_user.parquet`. A recipe with tasks
+    adds `eval/tasks.json`, and a run with aligned models adds `eval/gate.json`.
 
     Raises:
-        UserError: a split without targets, or malformed lists.
+        UserError: a split has no targets, or lists are malformed.
     """
     recipe = context.recipe
     catalogue = load_items(context.run)["item_id"].cast(pl.String)
@@ -47,11 +47,11 @@ def evaluate(context: StageContext) -> None:
     metrics = load_metrics(recipe.eval.metrics)
     popularity = catalogue.to_frame("item_id").join(counts, on="item_id", how="left", maintain_order="left")
     traffic = popularity["item_frequency"].fill_null(0).to_numpy()
-    found: dict[str, Any] = {"protocol": _protocol(context, len(catalogue), metrics)}
+    report: dict[str, Any] = {"protocol": _protocol(context, len(catalogue), metrics)}
     per_user: list[pl.DataFrame] = []
     for split in recipe.decode.splits:
         examples = _examples(context, split, counts)
-        found["protocol"]["repeat_targets"][split] = _repeats(examples)
+        report["protocol"]["repeat_targets"][split] = _repeats(examples)
         lists = {name: read_lists(path) for name, path in _model_files(context, split).items()}
         for name in recipe.eval.baselines:
             lists[name] = _baseline(context, name, split, models.get(name), examples)
@@ -60,23 +60,23 @@ def evaluate(context: StageContext) -> None:
             name: RecommendedLists(frame.join(examples, on="user_id", how="semi"), catalogue, traffic)
             for name, frame in lists.items()
         }
-        _add_split(found, split, users, shown, examples, recipe, metrics)
+        _add_split(report, split, users, shown, examples, recipe, metrics)
         per_user += [
             frame.select(pl.lit(split).alias("split"), pl.lit(name).alias("system"), pl.all())
             for name, frame in users.items()
         ]
-    write_json(context.work / layout.METRICS, found)
+    write_json(context.work / layout.METRICS, report)
     if recipe.eval.tasks:
         write_json(context.work / layout.TASK_METRICS, task_metrics(context.run, recipe))
-    judged = gate(context)
-    if judged is not None:
-        write_json(context.work / layout.GATE, judged)
+    verdict = gate(context)
+    if verdict is not None:
+        write_json(context.work / layout.GATE, verdict)
     with atomic_write(context.work / layout.PER_USER) as partial:
         pl.concat(per_user).write_parquet(partial)
 
 
 def _examples(context: StageContext, split: str, counts: pl.DataFrame) -> pl.DataFrame:
-    """Evaluation examples of a split with the columns that slices are cut by."""
+    """Evaluation examples of a split, with the columns by which slices group users."""
     recipe = context.recipe
     examples = evaluation_examples(context.run, split, users=recipe.decode.users, seed=recipe.seed)
     if examples.is_empty():
@@ -96,7 +96,10 @@ def _model_files(context: StageContext, split: str) -> dict[str, Path]:
 def _baseline(
     context: StageContext, name: str, split: str, model: Baseline | None, examples: pl.DataFrame
 ) -> pl.DataFrame:
-    """A baseline's lists, kept as any model's are; those of the untuned base (no `model`) are there already."""
+    """Return a baseline's lists, and write them like a model's.
+
+    Lists of the untuned base (`model` None) exist already and are copied.
+    """
     recipe, k = context.recipe, max(context.recipe.eval.k)
     if model is None:
         frame = read_lists(context.run / layout.zero_shot_lists(split)).filter(pl.col("rank") <= k)
@@ -110,7 +113,7 @@ def _baseline(
 def _per_user(
     lists: pl.DataFrame, examples: pl.DataFrame, recipe: Recipe, metrics: Sequence[Metric]
 ) -> pl.DataFrame:
-    """One row a user: `user_id, target, rank`, the metrics, and the values that slices are cut by."""
+    """One row per user: `user_id, target, rank`, the metrics, and the values by which slices group users."""
     cutoffs = recipe.eval.k
     ranks = target_ranks(lists, examples, max(cutoffs))
     scored = score_ranks(ranks, cutoffs, rank_metrics(metrics))
@@ -118,7 +121,7 @@ def _per_user(
 
 
 def _add_split(
-    found: dict[str, Any],
+    report: dict[str, Any],
     split: str,
     users: dict[str, pl.DataFrame],
     lists: dict[str, RecommendedLists],
@@ -126,7 +129,7 @@ def _add_split(
     recipe: Recipe,
     metrics: Sequence[Metric],
 ) -> None:
-    """Fill in a split's metrics, its differences model − baseline and aligned model − SFT, and its slices."""
+    """Add a split to `report`: its systems, the differences model − baseline and aligned model − SFT, its slices."""
     cutoffs, mask_seen = recipe.eval.k, recipe.decode.mask_seen
     names = metric_names(cutoffs, rank_metrics(metrics))
     settings = (recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
@@ -138,12 +141,12 @@ def _add_split(
             shown.frame, examples, shown.catalogue.to_list(), max(cutoffs), mask_seen
         )
         systems[name]["intervals"] = systems[name].pop("intervals")
-    found[split] = systems
+    report[split] = systems
     models = [name for name in users if not is_baseline(name)]
     pairs: list[tuple[str, str]] = [(model, base) for model in models for base in recipe.eval.baselines]
     pairs += [(model, SFT) for model in models if model in ALIGNED and SFT in models]
-    found.setdefault("differences", {})[split] = differences(users, pairs, names, *settings)
-    cuts = found.setdefault("slices", {})[split] = {}
+    report.setdefault("differences", {})[split] = differences(users, pairs, names, *settings)
+    cuts = report.setdefault("slices", {})[split] = {}
     for name in recipe.eval.slices:
         labels, order = slice_labels(examples[name])
         cuts[name] = {
@@ -153,18 +156,18 @@ def _add_split(
 
 
 def _about(recipe: Recipe, name: str) -> dict[str, str]:
-    """What a baseline is called, and how it scores an item."""
+    """Return a baseline's title, and the formula of its scores."""
     system = recipe.collaborative.of(name)
     return {"title": system.title or name, "formula": system.formula}
 
 
 def _repeats(examples: pl.DataFrame) -> float:
-    """Share of targets that the user's history already holds; out of reach where seen items are masked."""
+    """Share of targets that occur in the user's history; they cannot be hit when seen items are masked."""
     return rounded(examples.select(pl.col("history").list.contains(pl.col("target")).mean()).item())
 
 
 def _protocol(context: StageContext, items: int, metrics: Sequence[Metric]) -> dict[str, Any]:
-    """What the figures mean; the share of repeat targets is filled in split by split."""
+    """The settings behind the figures; `evaluate` adds each split's share of repeat targets."""
     recipe = context.recipe
     return {
         "split": read_json(context.run / layout.DATA_REPORT)["split"],

@@ -1,4 +1,4 @@
-"""The gate: whether an aligned model beats the SFT model on validation users, and so answers in its place."""
+"""The gate: an aligned model replaces the SFT model if it is better on validation users."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ BETTER, WORSE, NEITHER = "better", "worse", "no difference"
 
 
 def gate(context: StageContext) -> dict[str, Any] | None:
-    """Judge a run's aligned models by their validation lists; None where it has no such lists.
+    """Compare a run's aligned models with SFT by their validation lists.
 
     Returns:
         `{split, users, bootstrap, confidence, metric, winner, models: {model: {metric: {difference, interval,
-        verdict}, "adapter": sha256}}}`: `metric` is the one that decides, `adapter` the weights that were judged.
+        verdict}, "adapter": sha256}}}`: `metric` is the deciding one, `adapter` the hash of the compared weights.
+        None if the run lacks validation lists of SFT or of any aligned model.
     """
     run, recipe = context.run, context.recipe
     systems = model_systems(run, SPLIT)
@@ -39,14 +40,18 @@ def gate(context: StageContext) -> dict[str, Any] | None:
     for system in (SFT, *aligned):
         lists = read_lists(run / layout.lists(system, SPLIT))
         users[system] = score_ranks(target_ranks(lists, examples, max(cutoffs)), cutoffs)
-    found = compare_with_sft(users, metrics, recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
+    verdicts = compare_with_sft(users, metrics, recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
     for model in aligned:
-        found["models"][model]["adapter"] = adapter_sha256(run, model)
-    return found
+        verdicts["models"][model]["adapter"] = adapter_sha256(run, model)
+    return verdicts
 
 
 def gate_metrics(length: int) -> list[str]:
-    """Metrics of the gate for lists of a length: NDCG@10, which decides, and HR@50 or what the lists allow."""
+    """Return the gate's metrics: NDCG@10, which decides, and HR@50; shorter lists lower the cutoffs.
+
+    Args:
+        length: length of the lists.
+    """
     k = min(10, length)
     return [f"ndcg@{k}", f"hr@{50 if length >= 50 else k}"]
 
@@ -61,51 +66,51 @@ def compare_with_sft(
     """Compare models to `sft` user by user.
 
     Args:
-        users: per system, `sft` among them, a frame with the columns `metrics`, the same users in one order.
+        users: per system, including `sft`, a frame with the columns `metrics`; all have the same users in one order.
         metrics: columns to compare; the first decides.
-        resamples: bootstrap resamples.
-        seed: of the resamples.
-        confidence: of the intervals.
+        resamples: number of bootstrap resamples.
+        seed: seed of the resamples.
+        confidence: confidence level of the intervals.
 
     Returns:
-        What `gate` writes, without the adapters' hashes. The winner is, of the models that are better in the
-        first metric, the one with the largest difference; else `sft`.
+        The result of `gate` without the adapters' hashes. The winner is the model with the largest difference among
+        those that are better in the first metric, or `sft` if none is better.
     """
     models = [system for system in users if system != SFT]
     gaps = differences(users, [(model, SFT) for model in models], metrics, resamples, seed, confidence)
-    judged: dict[str, dict[str, Any]] = {
-        model: {name: _judged(gaps[model][SFT], name) for name in metrics} for model in models
+    verdicts: dict[str, dict[str, Any]] = {
+        model: {name: _verdict(gaps[model][SFT], name) for name in metrics} for model in models
     }
-    better = [model for model in models if judged[model][metrics[0]]["verdict"] == BETTER]
+    better = [model for model in models if verdicts[model][metrics[0]]["verdict"] == BETTER]
     return {
         "split": SPLIT,
         "users": len(users[SFT]),
         "bootstrap": resamples,
         "confidence": confidence,
         "metric": metrics[0],
-        "winner": max(better, key=lambda model: judged[model][metrics[0]]["difference"], default=SFT),
-        "models": judged,
+        "winner": max(better, key=lambda model: verdicts[model][metrics[0]]["difference"], default=SFT),
+        "models": verdicts,
     }
 
 
-def _judged(gap: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _verdict(gap: Mapping[str, Any], name: str) -> dict[str, Any]:
     low, high = gap["intervals"][name]
     verdict = BETTER if low > 0 else WORSE if high < 0 else NEITHER
     return {"difference": gap[name], "interval": [low, high], "verdict": verdict}
 
 
-def sentences(found: Mapping[str, Any]) -> list[str]:
-    """A gate in words: a sentence a model, with its interval, the last of which names the winner."""
+def sentences(verdicts: Mapping[str, Any]) -> list[str]:
+    """Describe the result of `gate`: one sentence for each model with its interval; the last names the winner."""
     lines = []
-    for model, judged in found["models"].items():
-        name = found["metric"]
-        gap = judged[name]
+    name = verdicts["metric"]
+    for model, metrics in verdicts["models"].items():
+        gap = metrics[name]
         low, high = gap["interval"]
         lines.append(
-            f"{model} against {SFT} on validation, {found['users']:,} users: {name.upper()} "
+            f"{model} against {SFT} on validation, {verdicts['users']:,} users: {name.upper()} "
             f"{gap['difference']:+.4f} [{low:+.4f}, {high:+.4f}], {gap['verdict']}"
         )
-    winner = found["winner"]
-    verb = "goes on recommending" if winner == SFT else "now recommends"
+    winner = verdicts["winner"]
+    verb = "still recommends" if winner == SFT else "now recommends"
     lines[-1] += f"; the run {verb} with {winner}"
     return lines

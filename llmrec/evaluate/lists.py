@@ -1,4 +1,4 @@
-"""The lists under evaluation: those of models, read; those of baselines, made."""
+"""Lists under evaluation: read those of models, compute those of baselines."""
 
 from __future__ import annotations
 
@@ -17,41 +17,43 @@ SCHEMA = pl.Schema({"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String
 
 
 def is_baseline(system: str) -> bool:
-    """Whether models are measured against a system, and it is none of them."""
+    """Whether a system is a baseline, not one of the run's models."""
     return system in SYSTEMS.shipped or system == ZERO_SHOT or is_import_path(system)
 
 
 def baseline_lists(
     model: Baseline, examples: pl.DataFrame, history: int, k: int, mask_seen: bool
 ) -> pl.DataFrame:
-    """Lists of a baseline for evaluation examples.
+    """Compute a baseline's lists for evaluation examples.
 
     Args:
-        model: fitted on training interactions.
+        model: a model fitted on training interactions.
         examples: `user_id, history: list[str], target`.
-        history: the model scores from the last so many items, as the language model does.
+        history: number of last items that the model reads, as many as the language model does.
         k: length of the lists.
-        mask_seen: leave out all of the history.
+        mask_seen: whether all items of the history are left out.
 
     Returns:
         `user_id, rank, item_id, score`, in the order of `examples`.
 
     Raises:
-        UserError: a baseline of the user's that returns anything else.
+        UserError: a user's own baseline returns something else.
     """
-    whole = examples["history"].to_list()
-    lists = model.recommend([items[-history:] for items in whole], k, whole if mask_seen else None)
-    items, scores = checked_lists(lists, len(whole), k, type(model).__name__)
+    histories = examples["history"].to_list()
+    inputs = [items[-history:] for items in histories]
+    lists = model.recommend(inputs, k, histories if mask_seen else None)
+    items, scores = checked_lists(lists, len(histories), k, type(model).__name__)
     frame = pl.DataFrame({"user_id": examples["user_id"].cast(pl.String), "item_id": items, "score": scores})
     ranked = frame.with_columns(rank=pl.int_ranges(1, pl.col("item_id").list.len() + 1, dtype=pl.Int32))
     return ranked.explode("rank", "item_id", "score", empty_as_null=False).select(*SCHEMA).cast(SCHEMA)
 
 
 def read_lists(path: Path) -> pl.DataFrame:
-    """Read one system's lists, checked: `user_id, rank, item_id, score`.
+    """Read and check one system's lists: `user_id, rank, item_id, score`.
 
     Raises:
-        UserError: unreadable, a column missing or empty, or ranks that are not 1, 2, 3 … for each user.
+        UserError: the file cannot be read, a column is missing or has empty cells, or the ranks of a user are not
+            1, 2, 3 ….
     """
     try:
         frame = pl.read_parquet(path)
@@ -73,7 +75,7 @@ def read_lists(path: Path) -> pl.DataFrame:
 
 
 def model_systems(run: Path, split: str) -> list[str]:
-    """Systems of a run, baselines aside, that have lists for a split, sorted."""
+    """Return the models of a run (no baselines) that have lists for a split, sorted."""
     names = (path.stem.removesuffix(f"-{split}") for path in (run / "decode").glob(f"*-{split}.parquet"))
     return sorted(name for name in names if not is_baseline(name))
 
@@ -81,29 +83,37 @@ def model_systems(run: Path, split: str) -> list[str]:
 def count_invalid(
     lists: pl.DataFrame, examples: pl.DataFrame, catalogue: Sequence[str], depth: int, mask_seen: bool
 ) -> int:
-    """Positions among the first `depth` that hold nothing a user can be recommended.
+    """Count positions among the first `depth` without a valid recommendation.
 
-    Counted are ids outside the catalogue, repeats within a list, seen items where these are masked, and
-    positions left empty although the user has allowed items for them.
+    A position is invalid if it holds an id outside the catalogue, a repeated item, or a seen item when seen items are
+    masked. It is also invalid if it is empty although there are allowed items left for the user.
+
+    Args:
+        lists: `user_id, rank` (from 1)`, item_id`.
+        examples: `user_id, history: list[str]`.
+        catalogue: all item ids.
+        depth: number of positions that count.
+        mask_seen: whether seen items are masked.
     """
-    known = pl.DataFrame({"item_id": catalogue}, schema={"item_id": pl.String})
+    items = pl.DataFrame({"item_id": catalogue}, schema={"item_id": pl.String})
     users = examples.select("user_id", item_id=pl.col("history").list.unique())
-    seen = users.explode("item_id", empty_as_null=False).join(known, on="item_id", how="semi")
+    seen = users.explode("item_id", empty_as_null=False).join(items, on="item_id", how="semi")
     if not mask_seen:
         seen = seen.clear()
     shown = lists.filter(pl.col("rank") <= depth).join(examples, on="user_id", how="semi")
     valid = (
         shown.unique(["user_id", "item_id"])
-        .join(known, on="item_id", how="semi")
+        .join(items, on="item_id", how="semi")
         .join(seen, on=["user_id", "item_id"], how="anti")
     )
-    room = (
+    allowed = (len(catalogue) - pl.col("seen").fill_null(0)).clip(upper_bound=depth)
+    possible = (
         examples.select("user_id")
         .join(seen.group_by("user_id").len("seen"), on="user_id", how="left")
-        .select("user_id", room=(len(catalogue) - pl.col("seen").fill_null(0)).clip(upper_bound=depth))
+        .select("user_id", possible=allowed)
     )
     listed = shown.group_by("user_id").len("listed")
-    empty = room.join(listed, on="user_id", how="left").select(
-        (pl.col("room") - pl.col("listed").fill_null(0).cast(pl.Int64)).clip(lower_bound=0).sum()
+    empty = possible.join(listed, on="user_id", how="left").select(
+        (pl.col("possible") - pl.col("listed").fill_null(0).cast(pl.Int64)).clip(lower_bound=0).sum()
     )
     return len(shown) - len(valid) + int(empty.item())

@@ -1,4 +1,4 @@
-"""From per-user values to what a report states: means, intervals, differences, slices."""
+"""Summaries of per-user values: means, intervals, differences, slices."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def summarise(users: Users, metrics: Sequence[str], resamples: int, seed: int, c
     """Means of every system with bootstrap intervals over users.
 
     Args:
-        users: per system a frame with the columns `metrics`, one row a user, the same users in one order.
+        users: per system a frame with the columns `metrics`, one row per user, the same users in one order.
         metrics: columns to average.
-        resamples: bootstrap resamples.
-        seed: of the resamples.
-        confidence: of the intervals.
+        resamples: number of bootstrap resamples.
+        seed: seed of the resamples.
+        confidence: confidence level of the intervals.
 
     Returns:
         `{system: {metric: mean, …, "users": n, "intervals": {metric: [low, high]}}}`, rounded to 6 places.
@@ -51,51 +51,51 @@ def differences(
         users: as for `summarise`.
         pairs: `(system, reference)`; the difference is system − reference.
         metrics: columns to compare.
-        resamples: bootstrap resamples.
-        seed: of the resamples.
-        confidence: of the intervals.
+        resamples: number of bootstrap resamples.
+        seed: seed of the resamples.
+        confidence: confidence level of the intervals.
 
     Returns:
         `{system: {reference: {metric: difference, …, "intervals": {metric: [low, high]}}}}`.
     """
     samples = _samples(users, metrics, resamples, seed)
-    found: dict[str, Any] = {}
+    gaps: dict[str, Any] = {}
     for system, reference in pairs:
-        gaps = users[system].select(pl.col(name) - users[reference][name] for name in metrics)
-        found.setdefault(system, {})[reference] = _means(gaps, metrics) | {
+        per_user = users[system].select(pl.col(name) - users[reference][name] for name in metrics)
+        gaps.setdefault(system, {})[reference] = _means(per_user, metrics) | {
             "intervals": _intervals(samples[system] - samples[reference], metrics, confidence)
         }
-    return found
+    return gaps
 
 
 def slice_labels(values: pl.Series) -> tuple[pl.Series, list[str]]:
-    """Cut whole numbers into at most four groups of about equal size.
+    """Divide whole numbers into at most four groups of about equal size.
 
     Args:
         values: `int [users]`.
 
     Returns:
-        Each user's label, such as `5–8` (the least and greatest value of its group), and the labels in order.
+        Each user's label, such as `5–8` (the least and greatest value of the group), and the labels in order.
     """
     numbers = values.to_numpy()
     edges = np.unique(np.quantile(numbers, [0.25, 0.5, 0.75], method="lower"))
     groups = np.searchsorted(edges, numbers)
     labels = {}
     for group in np.unique(groups):
-        inside = numbers[groups == group]
-        low, high = int(inside.min()), int(inside.max())
+        members = numbers[groups == group]
+        low, high = int(members.min()), int(members.max())
         labels[group] = str(low) if low == high else f"{low}–{high}"
     return pl.Series(values.name, [labels[group] for group in groups]), list(labels.values())
 
 
 def order_systems(systems: Iterable[str]) -> list[str]:
-    """Systems in the order they are shown in: the run's models in the order they are trained, others, baselines."""
+    """Sort systems for display: the run's models in the order of their training, other models, then baselines."""
     trained = {name: place for place, name in enumerate(ADAPTERS)}
     return sorted(systems, key=lambda name: (is_baseline(name), trained.get(name, len(trained)), name))
 
 
 def rounded(value: Any) -> float:
-    """A float at 6 places, negative zero made plain."""
+    """Round a value to 6 places; negative zero becomes zero."""
     return round(float(value), 6) + 0.0
 
 
@@ -117,7 +117,12 @@ def _intervals(samples: np.ndarray, metrics: Sequence[str], confidence: float) -
 
 
 def systems_of(metrics: dict[str, Any], split: str, where: str) -> dict[str, Any]:
-    """Systems of one split of `eval/metrics.json`, of which `where` says whose it is.
+    """Return the systems of one split of `eval/metrics.json`.
+
+    Args:
+        metrics: content of the file.
+        split: `valid` or `test`.
+        where: name of the run, for the error message.
 
     Raises:
         UserError: the split was not evaluated.

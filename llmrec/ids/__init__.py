@@ -1,1 +1,1 @@
-"""Semantic IDs: item text or vectors to short sequences of codes, unique per item."""
+"""Semantic IDs: short sequences of codes, made from item text or vectors and unique for each item."""

@@ -1,4 +1,4 @@
-"""Makes semantic IDs unique: by one more level, or by moving items that share a path to free ones."""
+"""Collision rules, which make semantic IDs unique: one more level, or moves from shared paths to free paths."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SINKHORN_EPSILON, SINKHORN_ITERATIONS = 0.003, 50
 def resolve_collisions(
     tokenizer_output: Codes, rule: Rule, vectors: NDArray[np.float32] | None
 ) -> tuple[NDArray[np.int32], list[int]]:
-    """Unique semantic IDs from code paths that several items may share.
+    """Make semantic IDs unique, from code paths that several items may share.
 
     Args:
-        tokenizer_output: what a tokenizer gave.
-        rule: `extra_level` numbers the items of a path; `next_best` moves all but one of them to the nearest
-            free path; `sinkhorn` first spreads them over the last level (LC-Rec), then does the same. Where
-            the paths are too few, both give way to `extra_level`, with a notice.
-        vectors: item vectors `[items, dim]`; `extra_level` needs none.
+        tokenizer_output: code paths and frozen quantizer of a tokenizer.
+        rule: `extra_level` numbers the items of a path. `next_best` moves all but one item of a path to the nearest
+            free path. `sinkhorn` first spreads the items over the last level (LC-Rec), then applies `next_best`. If
+            there are too few paths, both are replaced by `extra_level`, with a notice.
+        vectors: item vectors `[items, dim]`; not needed for `extra_level`.
 
     Returns:
-        Semantic IDs, int32 `[items, levels]`, and the codes of each level.
+        Semantic IDs, int32 `[items, levels]`, and the number of codes of each level.
     """
     if tokenizer_output.unique:
         return tokenizer_output.codes, tokenizer_output.sizes
@@ -47,7 +47,7 @@ def resolve_collisions(
             return moved, tokenizer_output.sizes
         print(
             f"ids.collisions: {rule} finds no free path for {len(codes)} items with {tokenizer_output.sizes} codes; "
-            "one more level tells them apart",
+            "one more level separates them",
             file=sys.stderr,
         )
     extra = extra_level(tokenizer_output.codes)
@@ -57,7 +57,7 @@ def resolve_collisions(
 def extra_level(codes: NDArray[np.int32]) -> NDArray[np.int32]:
     """Codes of the extra level, int32 `[items]` (Rajput et al. 2023, TIGER).
 
-    The items on one code path get 0, 1, … in catalogue order, so an item alone on its path gets 0.
+    The items of one code path get 0, 1, … in catalogue order. An item alone on its path gets 0.
 
     Args:
         codes: int32 `[items, levels]`.
@@ -70,9 +70,8 @@ def spread_by_sinkhorn(
 ) -> NDArray[np.int32]:
     """Spread the items of each shared path over the codes of the last level (Zheng et al. 2024, LC-Rec).
 
-    Each group of items on one path is assigned anew by Sinkhorn-Knopp over their distances to the last level's
-    codes, in rounds, because a group may move onto paths that others hold. What still collides after 20
-    rounds is left.
+    Sinkhorn-Knopp assigns the items of each shared path anew, by their distances to the last level's codes. A group
+    may move to paths that other items have, so this is repeated for up to 20 rounds. Remaining collisions stay.
 
     Args:
         codes: int32 `[items, levels]`.
@@ -99,8 +98,8 @@ def next_best(
 ) -> NDArray[np.int32] | None:
     """Move all but the first item of every path to the cheapest free path, int32 `[items, levels]`.
 
-    An item stays under as much of its prefix as has room: the last level's codes are tried from the cheapest
-    on, then the last two levels' together, and so on.
+    An item keeps the longest prefix of its path under which a path is free: the codes of the last level are tried
+    first, in order of cost, then the codes of the last two levels, and so on.
 
     Args:
         codes: int32 `[items, levels]`.
@@ -108,7 +107,7 @@ def next_best(
         codec: the frozen quantizer.
 
     Returns:
-        The new paths, or None where there are fewer than items.
+        The new paths, or None if there are fewer paths than items.
     """
     if len(codes) > math.prod(codec.sizes):
         return None
@@ -127,48 +126,49 @@ def next_best(
 def free_path(
     point: NDArray[np.float32], path: NDArray[np.int32], codec: Codec, taken: set[tuple[int, ...]]
 ) -> list[int] | None:
-    """The cheapest free path that keeps as long a prefix of `path` as there is room under; None without room.
+    """The cheapest free path that keeps the longest possible prefix of `path`; None if no path is free.
 
     Args:
         point: float32 `[1, d]`, the item's vector, projected by the quantizer.
-        path: int32 `[levels]`, the item's own path.
+        path: int32 `[levels]`, the path that the quantizer gives the item.
         codec: the frozen quantizer.
         taken: paths in use.
     """
     for kept in range(codec.levels - 1, -1, -1):
-        found = _cheapest_below(point, path[None, :kept], codec, taken)
-        if found is not None:
-            return found
+        free = _cheapest_below(point, path[None, :kept], codec, taken)
+        if free is not None:
+            return free
     return None
 
 
 def _cheapest_below(
     point: NDArray[np.float32], prefix: NDArray[np.int32], codec: Codec, taken: set[tuple[int, ...]]
 ) -> list[int] | None:
-    """The first free path under a prefix, its next code taken from the cheapest on; None where all is full."""
+    """The first free path under a prefix, trying codes in order of cost; None if no path is free."""
     costs = codec.costs(point, prefix)[0]
     for code in np.argsort(costs, kind="stable").tolist():
         if not np.isfinite(costs[code]):
             break
         longer = np.column_stack([prefix, np.array([[code]], np.int32)])
         if longer.shape[1] < codec.levels:
-            found = _cheapest_below(point, longer, codec, taken)
-            if found is not None:
-                return found
+            free = _cheapest_below(point, longer, codec, taken)
+            if free is not None:
+                return free
         elif tuple(longer[0].tolist()) not in taken:
-            return longer[0].tolist()
+            path: list[int] = longer[0].tolist()
+            return path
     return None
 
 
 def count_collisions(codes: NDArray[np.int32]) -> dict[str, float]:
-    """How many items share their code path with another.
+    """Count the items that share their code path with another item.
 
     Args:
         codes: int32 `[items, levels]`.
 
     Returns:
-        `items` on shared paths, `sids` that are shared, items on the `largest`, `rate` = items / all items,
-        and `surplus` = all items minus distinct paths.
+        `items`: items on shared paths; `sids`: number of shared paths; `largest`: items on the most crowded one;
+        `rate`: `items` / all items; `surplus`: all items minus distinct paths.
     """
     _, sizes = np.unique(codes, axis=0, return_counts=True)
     shared = sizes[sizes > 1]

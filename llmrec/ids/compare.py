@@ -1,4 +1,4 @@
-"""Several tokenizers on the same items and the same vectors, side by side; nothing is written to a run."""
+"""Comparison of tokenizers on the same items and vectors; nothing is written to the run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from llmrec.plugins import is_import_path
 
 
 def parse_kinds(text: str) -> list[str]:
-    """The kinds of a list such as `rq_kmeans,random`, each once.
+    """Parse a list of kinds such as `rq_kmeans,random`.
 
     Raises:
-        UserError: none, one twice, or one that there is not; names the nearest.
+        UserError: an empty list, a repeated kind, a textual kind, or an unknown kind; names the most similar kind.
     """
     kinds = [kind for part in text.split(",") if (kind := part.strip())]
     for kind in kinds:
@@ -40,7 +40,7 @@ def parse_kinds(text: str) -> list[str]:
 
 
 def needs_collaborative(recipe: Recipe, kinds: Iterable[str]) -> bool:
-    """Whether the vectors of the collaborative model are used, as an input or by one of the kinds."""
+    """Whether the collaborative model's vectors are used, as an input or by one of the kinds."""
     classes = [tokenizer_class(kind) for kind in kinds]
     return any(kind.reads_item_vectors for kind in classes) or (
         any(kind.reads_vectors for kind in classes) and "collaborative" in recipe.ids.inputs
@@ -48,43 +48,44 @@ def needs_collaborative(recipe: Recipe, kinds: Iterable[str]) -> bool:
 
 
 def recipe_for(recipe: Recipe, kind: str) -> Recipe:
-    """The recipe with another tokenizer of default settings, but as many levels and codes.
+    """The recipe with another tokenizer, which has default settings except for levels and codes.
 
-    A kind that has codebooks takes both over, one with a single codebook its codes; what is named levels elsewhere
-    (the depth of a category path) is something else. The recipe's own kind stays as it is.
+    A kind with codebooks takes over levels and codes; a kind with a single codebook takes over the codes. Other kinds
+    take over neither, because their `levels` has another meaning (for example the depth of a category path). The
+    recipe's own kind keeps its settings.
 
     Raises:
-        UserError: a kind that has no default for all it needs, or for which the levels or codes do not do.
+        UserError: a kind with a required setting, or a kind that does not accept these levels or codes.
     """
-    own = recipe.ids.quantizer
-    if own.kind == kind:
+    current = recipe.ids.quantizer
+    if current.kind == kind:
         return recipe
     tree = recipe.model_dump(mode="json")
     tree["ids"]["quantizer"] = {"kind": kind}
-    fresh = validate(Recipe, tree, f"kind {kind}").ids.quantizer
-    if hasattr(own, "codes") and hasattr(fresh, "codes"):
-        shared = set(type(own).model_fields) & set(type(fresh).model_fields) & {"levels", "codes"}
-        tree["ids"]["quantizer"] |= {key: getattr(own, key) for key in sorted(shared)}
+    other = validate(Recipe, tree, f"kind {kind}").ids.quantizer
+    if hasattr(current, "codes") and hasattr(other, "codes"):
+        shared = set(type(current).model_fields) & set(type(other).model_fields) & {"levels", "codes"}
+        tree["ids"]["quantizer"] |= {key: getattr(current, key) for key in sorted(shared)}
     return validate(Recipe, tree, f"kind {kind}")
 
 
 def compare(signals: RunSignals, recipe: Recipe, kinds: list[str]) -> list[dict[str, Any]]:
-    """Make semantic IDs of each kind, and judge them.
+    """Make semantic IDs of each kind, and measure their quality.
 
-    The item vectors, and what else the kinds learn from, are made before the clock starts. Where one kind uses
-    the vectors, the IDs of all are judged by them.
+    The item vectors and all other data that the kinds learn from are computed before the time is measured. If one
+    kind uses the vectors, the neighbour recall of all kinds is measured with them.
 
     Args:
-        signals: what a run gives to learn from.
-        recipe: its `ids` section holds for every kind, its quantizer as in `recipe_for`.
-        kinds: such as `rq_kmeans`.
+        signals: the run's data for tokenizers.
+        recipe: its `ids` section applies to every kind, with the quantizer of `recipe_for`.
+        kinds: kinds such as `rq_kmeans`.
 
     Returns:
-        For each kind, `kind, seconds` (fit, collision rule and figures) and the keys of `ids/report.json`; or
-        `kind, error` where it cannot be made, in one line.
+        For each kind, `kind`, `seconds` (fit, collision rule and figures) and the keys of `ids/report.json`; or
+        `kind` and `error`, one line, if it cannot be made.
     """
-    quantized = any(tokenizer_class(kind).reads_vectors for kind in kinds)
-    vectors = signals.vectors if quantized else None
+    has_quantizer = any(tokenizer_class(kind).reads_vectors for kind in kinds)
+    vectors = signals.vectors if has_quantizer else None
     if needs_collaborative(recipe, kinds):
         _ = signals.collaborative
     _ = signals.histories, signals.traffic
@@ -92,20 +93,20 @@ def compare(signals: RunSignals, recipe: Recipe, kinds: list[str]) -> list[dict[
     for kind in tqdm(kinds, desc="tokenizers", unit="kind"):
         start = time.perf_counter()
         try:
-            made = make_semantic_ids(signals, recipe_for(recipe, kind))
+            semantic_ids = make_semantic_ids(signals, recipe_for(recipe, kind))
         except UserError as error:
             rows.append({"kind": kind, "error": str(error)})
             continue
         seconds = round(time.perf_counter() - start, 2)
-        report = dict(made.report)
+        report = dict(semantic_ids.report)
         if report["neighbours"] is None and vectors is not None:
-            report["neighbours"] = neighbour_recall(made.sids, vectors)
+            report["neighbours"] = neighbour_recall(semantic_ids.sids, vectors)
         rows.append({"kind": kind, "seconds": seconds} | report)
     return rows
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """What `compare` returned, a line a kind; what a kind has no figure for is a dash."""
+    """Table of the result of `compare`, one line a kind; a dash marks a missing figure."""
     view = Table(title="semantic IDs by tokenizer")
     view.add_column("kind")
     view.add_column("codes a level")
@@ -145,6 +146,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _shape(sizes: list[int]) -> str:
-    """Codes of each level, equal neighbours together: `3×256 25`."""
+    """Codes of each level, with equal neighbours grouped: `3×256 25`."""
     runs = [(size, len(list(same))) for size, same in groupby(sizes)]
     return " ".join(f"{count}×{size}" if count > 1 else f"{size}" for size, count in runs)

@@ -1,4 +1,4 @@
-"""Diagnosis of semantic IDs: how full, how unique, how true to vectors, categories and neighbours they are."""
+"""Quality of semantic IDs: code use, collisions, reconstruction error, category purity, neighbour recall."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llmrec.ids.tokenizer import Codec, Codes
 from llmrec.ids.tokens import level_letter
 
 NEIGHBOURS, SAMPLE = 10, 1000
-# Rows at a time, which bounds the memory that a large catalogue takes.
+# Rows of one step; this bounds the memory for a large catalogue.
 _QUERIES, _ROWS = 32, 65_536
 
 
@@ -29,16 +29,16 @@ def diagnose(
     traffic: NDArray[np.int64],
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The figures of `ids/report.json`, defined in the functions below; null where there is nothing to judge by.
+    """Figures of `ids/report.json`, defined in the functions below; None if the data for a figure is missing.
 
     Args:
         sids: int32 `[items, levels]`, unique.
         sizes: codes of each level.
-        tokenizer_output: code paths as the tokenizer gave them, before the collision rule.
+        tokenizer_output: the tokenizer's code paths before the collision rule, and its frozen quantizer.
         vectors: float32 `[items, dim]`, or None.
-        categories: each item's categories from the widest on, or None.
+        categories: each item's categories, broadest first, or None.
         traffic: training interactions of each item, int64 `[items]`.
-        seed: of the shuffle and the sample.
+        seed: seed of the shuffle and the sample.
     """
     error = None
     if tokenizer_output.codec is not None and vectors is not None:
@@ -57,17 +57,17 @@ def diagnose(
 
 
 def describe_levels(sids: NDArray[np.int32], sizes: list[int]) -> list[dict[str, Any]]:
-    """How evenly each level's codes are used, and how far the prefixes that end there part the catalogue.
+    """How evenly the codes of each level are used, and how finely the prefixes up to it divide the catalogue.
 
     Args:
         sids: int32 `[items, levels]`.
         sizes: codes of each level.
 
     Returns:
-        For each level: `name`; `codes` there are, `used` by an item, `use` = used / codes; `entropy` =
-        −Σ p log2 p over the shares p of items with each code, in bits, `max_entropy` = log2 codes,
-        `perplexity` = 2^entropy, as many equally used codes as would be as uneven; and of the prefixes up to
-        and with this level, `prefixes.distinct` and the items under the `largest`.
+        For each level: `name`; `codes`: their number; `used`: codes with at least one item; `use` = used / codes;
+        `entropy` = −Σ p log2 p over the shares p of items with each code, in bits; `max_entropy` = log2 codes;
+        `perplexity` = 2^entropy, the number of equally used codes with this entropy; and for prefixes up to and with
+        this level, `prefixes.distinct`: their number, and `prefixes.largest`: items under the most common one.
     """
     levels = []
     for level, (size, group) in enumerate(zip(sizes, number_prefixes(sids), strict=True)):
@@ -91,14 +91,14 @@ def describe_levels(sids: NDArray[np.int32], sizes: list[int]) -> list[dict[str,
 
 
 def shared_traffic(codes: NDArray[np.int32], traffic: NDArray[np.int64]) -> float | None:
-    """Share of the training interactions that fall on items whose code path another item has too.
+    """Share of the training interactions whose item shares its code path with another item.
 
     Args:
         codes: int32 `[items, levels]`.
         traffic: training interactions of each item, int64 `[items]`.
 
     Returns:
-        Between 0 and 1; None without any interaction.
+        A share between 0 and 1; None if there are no interactions.
     """
     path = number_prefixes(codes)[-1]
     shared = np.bincount(path)[path] > 1
@@ -107,15 +107,15 @@ def shared_traffic(codes: NDArray[np.int32], traffic: NDArray[np.int64]) -> floa
 
 
 def variance_left(codec: Codec, codes: NDArray[np.int32], vectors: NDArray[np.float32]) -> list[float]:
-    """Σ‖x − x̂‖² / Σ‖x − x̄‖² for each number of levels from 1 on: the share of the variance that is left.
+    """Share of the variance that is left after 1, 2, … levels: Σ‖x − x̂‖² / Σ‖x − x̄‖².
 
-    Above 1 where the codec's vectors are worse than the mean, as those of a codec trained to tell items
-    apart rather than to rebuild them may be. 0 where all vectors are the same.
+    It is above 1 if the reconstructions are worse than the mean. This can happen for a codec that was trained with a
+    contrastive loss. It is 0 if all vectors are equal.
 
     Args:
         codec: the frozen quantizer.
         codes: int32 `[items, levels]`.
-        vectors: float32 `[items, dim]`, the mean of which is x̄.
+        vectors: float32 `[items, dim]`, with mean x̄.
     """
     mean = mean_vector(vectors)
     left, total = np.zeros(codes.shape[1]), 0.0
@@ -131,44 +131,43 @@ def variance_left(codec: Codec, codes: NDArray[np.int32], vectors: NDArray[np.fl
 def prefix_purity(
     sids: NDArray[np.int32], categories: list[list[str]], seed: int = 0
 ) -> dict[str, Any] | None:
-    """How far items under one prefix are of one category.
+    """Whether items under one prefix belong to one category.
 
-    Purity of a level: the items that have the most frequent category of their prefix group, as a share of all
-    items; groups are the items with the same codes up to and with this level. Small groups are pure by
-    themselves, so `chance` gives the same for items shuffled over the groups. Items without a category at the
-    depth compared are left out.
+    Purity of a level: share of items that have the most frequent category of their group. A group consists of the
+    items with the same codes up to and with this level. Small groups are pure by chance, so `chance` gives the same
+    figure for items shuffled over the groups. Items without a category at the compared depth are left out.
 
     Args:
         sids: int32 `[items, levels]`.
-        categories: each item's categories, from the widest on.
-        seed: of the shuffle.
+        categories: each item's categories, broadest first.
+        seed: seed of the shuffle.
 
     Returns:
-        `depth`, from 1, of the categories compared (`category_depth`); `categories` and `items` there are;
-        `purity` and `chance`, a number a level. None where no item has a category.
+        `depth`: depth of the compared categories, from 1 (`category_depth`); `categories` and `items`: their numbers
+        at this depth; `purity` and `chance`: one number a level. None if no item has a category.
     """
     depth = category_depth(categories)
     if depth is None:
         return None
-    known = np.flatnonzero([len(row) >= depth for row in categories])
-    names = [categories[item][depth - 1] for item in known.tolist()]
+    labelled = np.flatnonzero([len(row) >= depth for row in categories])
+    names = [categories[item][depth - 1] for item in labelled.tolist()]
     labels = np.unique(names, return_inverse=True)[1].reshape(-1)
     shuffled = np.random.default_rng(seed).permutation(labels)
-    groups = number_prefixes(sids[known])
+    groups = number_prefixes(sids[labelled])
     return {
         "depth": depth,
         "categories": int(labels.max()) + 1,
-        "items": len(known),
+        "items": len(labelled),
         "purity": [_purity(group, labels) for group in groups],
         "chance": [_purity(group, shuffled) for group in groups],
     }
 
 
 def category_depth(categories: list[list[str]]) -> int | None:
-    """The first depth, from 1, at which no category holds more than half of the items that have one there.
+    """The first depth, from 1, at which no category has more than half of the items with a category there.
 
-    Shops put everything under one first category, which tells nothing. Where every depth has such a
-    category, the depth at which it is smallest; None where no item has a category.
+    Shops often put all items under one first category, which carries no information. If every depth has such a
+    category, the depth at which it is smallest is returned. None if no item has a category.
     """
     shares = []
     for depth in range(max(map(len, categories), default=0)):
@@ -182,21 +181,21 @@ def category_depth(categories: list[list[str]]) -> int | None:
 def neighbour_recall(
     sids: NDArray[np.int32], vectors: NDArray[np.float32], seed: int = 0
 ) -> dict[str, Any] | None:
-    """How many of an item's 10 nearest items by cosine are among the 10 that share the longest prefix with it.
+    """Share of an item's 10 nearest items by cosine that are among the 10 items with the longest shared prefix.
 
-    Over a seeded sample of at most 1000 items. Items that share equally long prefixes are in random order:
-    the figure is the expectation over such orders, for an item with k neighbours
-    (|N ∩ longer| + |N ∩ tied| · places / |tied|) / k, where `longer` share a longer prefix than the one that
-    the k-th place falls on, `tied` share just that, and `places` = k − |longer|.
+    The mean is over a seeded sample of at most 1000 items. Items with equally long shared prefixes are in random
+    order, and the figure is the expectation over such orders. For an item with the k nearest items N it is
+    (|N ∩ longer| + |N ∩ tied| · places / |tied|) / k. Here `tied` are the items whose shared prefix is as long as
+    that of the k-th item, `longer` those with a longer one, and `places` = k − |longer|.
 
     Args:
         sids: int32 `[items, levels]`.
         vectors: float32 `[items, dim]`.
-        seed: of the sample.
+        seed: seed of the sample.
 
     Returns:
-        `k` (10, or one less than there are items); `sample`, the items asked; `recall`; and `chance`, the
-        recall of unrelated IDs, k / (items − 1). None for a single item.
+        `k`: 10, or the number of items minus 1 if that is less; `sample`: number of sampled items; `recall`;
+        `chance`: recall of unrelated IDs, k / (items − 1). None for a single item.
     """
     items = len(sids)
     k = min(NEIGHBOURS, items - 1)
@@ -206,13 +205,13 @@ def neighbour_recall(
     norms = np.maximum(np.sqrt(np.einsum("id,id->i", vectors, vectors)), np.float32(1e-12))
     recalls = []
     for start in range(0, len(sample), _QUERIES):
-        asked = sample[start : start + _QUERIES]
-        own = (np.arange(len(asked)), asked)
-        cosine = vectors[asked] @ vectors.T / norms
-        cosine[own] = -np.inf
+        queries = sample[start : start + _QUERIES]
+        itself = (np.arange(len(queries)), queries)
+        cosine = vectors[queries] @ vectors.T / norms
+        cosine[itself] = -np.inf
         nearest = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
-        shared = _shared_levels(sids, asked)
-        shared[own] = -1
+        shared = _shared_levels(sids, queries)
+        shared[itself] = -1
         recalls += [_expected_recall(*row, k) for row in zip(shared, nearest, strict=True)]
     return {"k": k, "sample": len(sample), "recall": float(np.mean(recalls)), "chance": k / (items - 1)}
 
@@ -224,18 +223,18 @@ def _expected_recall(shared: NDArray[np.int8], nearest: NDArray[np.int64], k: in
     return float(hits / k)
 
 
-def _shared_levels(sids: NDArray[np.int32], asked: NDArray[np.int64]) -> NDArray[np.int8]:
-    """Length of the prefix that each item asked shares with every item, int8 `[asked, items]`."""
-    alike = np.ones((len(asked), len(sids)), bool)
-    length = np.zeros(alike.shape, np.int8)
+def _shared_levels(sids: NDArray[np.int32], queries: NDArray[np.int64]) -> NDArray[np.int8]:
+    """Length of the prefix that each query item shares with every item, int8 `[queries, items]`."""
+    is_shared = np.ones((len(queries), len(sids)), bool)
+    length = np.zeros(is_shared.shape, np.int8)
     for level in range(sids.shape[1]):
-        alike &= sids[asked, level][:, None] == sids[:, level]
-        length += alike
+        is_shared &= sids[queries, level][:, None] == sids[:, level]
+        length += is_shared
     return length
 
 
 def _purity(group: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
-    """Share of items with their group's most frequent label."""
+    """Share of items that have the most frequent label of their group."""
     pairs, counts = np.unique(np.column_stack([group, labels]), axis=0, return_counts=True)
     largest = np.zeros(int(group.max()) + 1, np.int64)
     np.maximum.at(largest, pairs[:, 0], counts)

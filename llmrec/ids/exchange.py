@@ -1,6 +1,6 @@
-"""The JSON files of LC-Rec, LETTER and MiniOneRec: `*.index.json`, `*.item.json` and `*.inter.json`.
+"""Exchange of data in the JSON files of LC-Rec, LETTER and MiniOneRec.
 
-name.index.json  {"12": ["<a_3>", "<b_41>", "<c_7>"], …}      an item's tokens, a letter a level
+name.index.json  {"12": ["<a_3>", "<b_41>", "<c_7>"], …}      an item's tokens, one letter a level
 name.item.json   {"12": {"title": …, "description": …, "brand": …, "categories": "One,Two"}, …}
 name.inter.json  {"7": [12, 3, 40], …}                        a user's items, oldest first
 """
@@ -33,25 +33,25 @@ _TOKEN = re.compile(r"<([a-z])_([0-9]{1,7})>")
 
 
 def read_index(path: Path, items: list[str]) -> Codes:
-    """Ready semantic IDs from an index file; nothing in the file is trusted.
+    """Read finished semantic IDs from an index file, and check its content.
 
     Args:
         path: a `*.index.json`.
         items: the catalogue's item ids; other items of the file are ignored.
 
     Returns:
-        Code paths in the catalogue's order; `unique` where no two items share one. A level has as many codes as
-        the highest number in it says.
+        Code paths in the catalogue's order; `unique` if no two items share a path. The size of a level is its highest
+        code plus 1.
 
     Raises:
-        UserError: no such file, not such a mapping, an item without an index, paths of unequal length, or
-            anything but `<a_0>`-like tokens, `a` on the first level, `b` on the second, ….
+        UserError: no such file, a file of another form, an item without an index, paths of unequal length, or tokens
+            that are not like `<a_0>`, with `a` on the first level, `b` on the second, ….
     """
     index = _read_mapping(path)
-    lacking = [item for item in items if item not in index]
-    if lacking:
+    missing = [item for item in items if item not in index]
+    if missing:
         raise UserError(
-            f"{path}: no index for {len(lacking)} of {len(items)} items, such as {_shown(lacking[0])}; "
+            f"{path}: no index for {len(missing)} of {len(items)} items, such as {_preview(missing[0])}; "
             "its keys must be the data's item ids"
         )
     width = len(index[items[0]]) if isinstance(index[items[0]], list) else 0
@@ -73,18 +73,18 @@ def write_index(items: list[str], sids: NDArray[np.int32], path: Path) -> None:
 
 
 def export(run: Path, folder: Path, name: str) -> list[Path]:
-    """Write a run's semantic IDs, items and histories in these files; items keep their ids.
+    """Write a run's semantic IDs, items and histories as these files; items keep their ids.
 
-    A history holds all of a user's items: in those projects the last is the test target, the last but one the
+    A history contains all items of a user. Those projects use the last one as test target and the one before it as
     validation target, as in a `leave_one_out` split.
 
     Args:
         run: a run folder with `data/` and `ids/`.
-        folder: where to write; made if missing.
-        name: what the files' names begin with.
+        folder: destination; created if missing.
+        name: prefix of the files' names.
 
     Returns:
-        The files written.
+        The paths of the files.
 
     Raises:
         UserError: the run has no semantic IDs.
@@ -99,26 +99,26 @@ def export(run: Path, folder: Path, name: str) -> list[Path]:
 
 
 def to_tables(folder: Path, dest: Path) -> Path:
-    """Turn a folder of these files into a dataset: `interactions.csv`, `items.jsonl` and a card that names them.
+    """Convert a folder of these files into a dataset: `interactions.csv`, `items.jsonl` and a card that names them.
 
     Args:
-        folder: holds one `*.inter.json`, and an `*.item.json` of the same name where titles are known.
-        dest: folder to write; made if missing.
+        folder: contains one `*.inter.json`, and optionally an `*.item.json` of the same name with titles.
+        dest: destination; created if missing.
 
     Returns:
-        The card.
+        The path of the card.
 
     Raises:
-        UserError: none or several `*.inter.json`, a file that is not as above, or a card already at `dest`.
+        UserError: no or several `*.inter.json`, a file of another form, or a card already at `dest`.
     """
-    found = sorted(folder.glob("*.inter.json"))
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
+    logs = sorted(folder.glob("*.inter.json"))
+    if len(logs) != 1:
+        names = ", ".join(path.name for path in logs) or "none"
         raise UserError(f"{folder}: one *.inter.json is needed ({names} found)")
     card = dest / "card.yaml"
     if card.exists():
         raise UserError(f"{card}: exists already; name another folder, or remove it")
-    name = found[0].name.removesuffix(".inter.json")
+    name = logs[0].name.removesuffix(".inter.json")
     tree: dict[str, Any] = {
         "name": re.sub(r"[^A-Za-z0-9._-]+", "-", name),
         "interactions": {
@@ -127,7 +127,7 @@ def to_tables(folder: Path, dest: Path) -> Path:
         },
         "split": {"kind": "leave_one_out"},
     }
-    log = _log(found[0])
+    log = _log(logs[0])
     items = _items(folder / f"{name}.item.json")
     dest.mkdir(parents=True, exist_ok=True)
     with atomic_write(dest / "interactions.csv") as partial:
@@ -145,10 +145,10 @@ def to_tables(folder: Path, dest: Path) -> Path:
 def _path(tokens: Any, width: int, item: str, path: Path) -> list[int]:
     """The codes of one item's tokens, checked."""
     if not isinstance(tokens, list) or not 0 < len(tokens) <= len(LEVELS):
-        raise UserError(f"{path}: item {_shown(item)}: a list of 1 to {len(LEVELS)} tokens is needed")
+        raise UserError(f"{path}: item {_preview(item)}: a list of 1 to {len(LEVELS)} tokens is needed")
     if len(tokens) != width:
         raise UserError(
-            f"{path}: item {_shown(item)} has {len(tokens)} tokens, the first item {width}; "
+            f"{path}: item {_preview(item)} has {len(tokens)} tokens, the first item {width}; "
             "all need the same number"
         )
     codes = []
@@ -156,7 +156,7 @@ def _path(tokens: Any, width: int, item: str, path: Path) -> list[int]:
         match = _TOKEN.fullmatch(token) if isinstance(token, str) else None
         if match is None or match[1] != letter or int(match[2]) >= MAX_CODES:
             raise UserError(
-                f"{path}: item {_shown(item)}: {_shown(token)} is no token such as <{letter}_0>, "
+                f"{path}: item {_preview(item)}: {_preview(token)} is no token such as <{letter}_0>, "
                 f"its number below {MAX_CODES}"
             )
         codes.append(int(match[2]))
@@ -164,7 +164,7 @@ def _path(tokens: Any, width: int, item: str, path: Path) -> list[int]:
 
 
 def _features(row: dict[str, Any]) -> dict[str, str]:
-    """What those projects read of an item; texts it lacks are empty, as they expect every key."""
+    """An item's texts and categories for those projects; a missing text is empty, because they expect every key."""
     texts = {key: str(row.get(key) or "") for key in TEXTS}
     return texts | {"categories": ",".join(str(name) for name in row.get("categories") or [])}
 
@@ -175,9 +175,9 @@ def _log(path: Path) -> pl.DataFrame:
     items: list[str] = []
     positions: list[int] = []
     for user, history in _read_mapping(path).items():
-        whole = isinstance(history, list) and all(type(item) in (int, str) for item in history)
-        if not whole:
-            raise UserError(f"{path}: user {_shown(user)}: a list of item ids is needed")
+        is_history = isinstance(history, list) and all(type(item) in (int, str) for item in history)
+        if not is_history:
+            raise UserError(f"{path}: user {_preview(user)}: a list of item ids is needed")
         users += [_text(user)] * len(history)
         items += map(_text, history)
         positions += range(len(history))
@@ -185,27 +185,27 @@ def _log(path: Path) -> pl.DataFrame:
 
 
 def _items(path: Path) -> pl.DataFrame | None:
-    """Items `item_id, title` and what else an `*.item.json` tells; None where there is no such file."""
+    """Items of an `*.item.json`: `item_id`, `title` and the fields with values; None if there is no such file."""
     if not path.is_file():
         return None
     rows = []
-    for item, about in _read_mapping(path).items():
-        if not isinstance(about, dict):
-            raise UserError(f"{path}: item {_shown(item)}: an object with a title is needed")
-        texts = {key: _text(about.get(key) or "").strip() or None for key in TEXTS}
-        names = about.get("categories") or []
+    for item, entry in _read_mapping(path).items():
+        if not isinstance(entry, dict):
+            raise UserError(f"{path}: item {_preview(item)}: an object with a title is needed")
+        texts = {key: _text(entry.get(key) or "").strip() or None for key in TEXTS}
+        names = entry.get("categories") or []
         names = names.split(",") if isinstance(names, str) else names if isinstance(names, list) else []
         named = [text for name in names if (text := _text(name).strip())]
         rows.append({"item_id": _text(item)} | texts | {"categories": named})
     schema = {"item_id": pl.String} | dict.fromkeys(TEXTS, pl.String) | {"categories": pl.List(pl.String)}
     frame = pl.DataFrame(rows, schema=schema)
-    told = [name for name in ("description", "brand") if frame[name].null_count() < len(frame)]
-    told += ["categories"] if frame["categories"].list.len().sum() else []
-    return frame.select("item_id", pl.col("title").fill_null(pl.col("item_id")), *told)
+    fields = [name for name in ("description", "brand") if frame[name].null_count() < len(frame)]
+    fields += ["categories"] if frame["categories"].list.len().sum() else []
+    return frame.select("item_id", pl.col("title").fill_null(pl.col("item_id")), *fields)
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    """A JSON object from a file that anybody may have written."""
+    """Read a JSON object from an untrusted file."""
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -221,19 +221,19 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"key {_shown(twice)} is written twice")
-    return found
+        raise ValueError(f"key {_preview(twice)} is written twice")
+    return mapping
 
 
 def _text(value: Any) -> str:
-    """A value as text that UTF-8 can hold: JSON may spell halves of surrogate pairs."""
+    """A value as text that can be encoded in UTF-8; JSON may contain halves of surrogate pairs."""
     return str(value).encode("utf-8", "replace").decode("utf-8")
 
 
-def _shown(value: Any) -> str:
+def _preview(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -1,4 +1,4 @@
-"""Reads what the ids stage wrote."""
+"""Readers of the files that the ids stage writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def load_sids(run: Path) -> tuple[list[str], NDArray[np.int32]]:
     """Item ids and their semantic IDs, int32 `[items, levels]`, in the order of `data/items.parquet`.
 
     Raises:
-        UserError: the run has no semantic IDs, or textual ones.
+        UserError: the run has no semantic IDs, or has textual IDs.
     """
     path = _existing(run / layout.SIDS)
     table = pl.read_parquet(path)
@@ -29,7 +29,7 @@ def load_sids(run: Path) -> tuple[list[str], NDArray[np.int32]]:
 
 
 def load_texts(run: Path) -> tuple[list[str], list[str]] | None:
-    """Item ids and their textual IDs, in the order of `data/items.parquet`; None where IDs are codes.
+    """Item ids and their textual IDs, in the order of `data/items.parquet`; None if the IDs are codes.
 
     Raises:
         UserError: the run has no semantic IDs.
@@ -41,10 +41,10 @@ def load_texts(run: Path) -> tuple[list[str], list[str]] | None:
 
 
 def load_sizes(run: Path) -> list[int]:
-    """Codes of each level, the extra level's last.
+    """Number of codes of each level, with the extra level last.
 
     Raises:
-        UserError: the run has no report on its semantic IDs, or a broken one.
+        UserError: the run has no valid `ids/report.json`.
     """
     path = _existing(run / layout.IDS_REPORT)
     report = read_json(path)
@@ -55,7 +55,7 @@ def load_sizes(run: Path) -> list[int]:
 
 
 def load_codebooks(run: Path) -> list[NDArray[np.float32]] | None:
-    """Centroids of each level, float32 `[codes, dim]`, the extra level's last; None where IDs have none."""
+    """Centroids of each level, float32 `[codes, dim]`, with the extra level last; None if IDs have no codebooks."""
     from safetensors.numpy import load_file
 
     path = run / "ids" / "codebooks.safetensors"
@@ -66,14 +66,14 @@ def load_codebooks(run: Path) -> list[NDArray[np.float32]] | None:
 
 
 def code_vectors(run: Path, sids: NDArray[np.integer]) -> NDArray[np.float32] | None:
-    """Items as their codebooks see them: the sum of their codes' centroids.
+    """Reconstruct item vectors from the codebooks: the sum of the centroids of an item's codes.
 
     Args:
         run: the run folder.
         sids: int `[items, levels]`, in any order.
 
     Returns:
-        float32 `[items, dim]`, or None where IDs have no codebooks.
+        float32 `[items, dim]`, or None if the IDs have no codebooks.
     """
     codebooks = load_codebooks(run)
     if codebooks is None:
@@ -83,7 +83,7 @@ def code_vectors(run: Path, sids: NDArray[np.integer]) -> NDArray[np.float32] | 
 
 
 def sort_in_trie_order(items: list[str], sids: NDArray[np.int32]) -> tuple[list[str], NDArray[np.int32]]:
-    """Items and semantic IDs `[items, levels]` sorted lexicographically by semantic ID."""
+    """Sort items and semantic IDs, int32 `[items, levels]`, lexicographically by semantic ID."""
     order = np.lexsort(sids.T[::-1])
     return [items[row] for row in order], sids[order]
 

@@ -1,4 +1,4 @@
-"""Semantic IDs from a tokenizer's code paths: unique, measured, ready to be written."""
+"""Semantic IDs of a recipe: a tokenizer's code paths made unique, with a report on their quality."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from llmrec.ids.tokenizer import Codes
 
 @dataclass(frozen=True)
 class SemanticIds:
-    """Semantic IDs and what they were made from.
+    """Semantic IDs and their sources.
 
     Attributes:
-        tokenizer_output: code paths as the tokenizer gave them, and its frozen quantizer.
+        tokenizer_output: the tokenizer's code paths before the collision rule, and its frozen quantizer.
         sids: int32 `[items, levels]`, unique.
         sizes: codes of each level.
-        vectors: float32 `[items, dim]`; None for a tokenizer that needs none.
-        report: the content of `ids/report.json`.
+        vectors: float32 `[items, dim]`; None for a tokenizer without a quantizer.
+        report: content of `ids/report.json`.
     """
 
     tokenizer_output: Codes
@@ -36,10 +36,10 @@ class SemanticIds:
 
 
 def make_semantic_ids(signals: RunSignals, recipe: Recipe) -> SemanticIds:
-    """Fit the tokenizer that a recipe names, make its paths unique, and say how good they are.
+    """Fit the recipe's tokenizer, resolve collisions, and measure the quality of the semantic IDs.
 
     Raises:
-        UserError: what the data lacks for it.
+        UserError: the data lacks something that the tokenizer needs.
     """
     tokenizer_output = tokenizer.fit(signals, recipe)
     vectors = signals.vectors if tokenizer_output.codec is not None else None
@@ -55,7 +55,7 @@ def make_semantic_ids(signals: RunSignals, recipe: Recipe) -> SemanticIds:
 
 
 def collision_rule(recipe: Recipe) -> Rule:
-    """The rule asked for; `auto` is `sinkhorn` for LC-Rec, as published, and one more level for all others."""
+    """The recipe's collision rule; `auto` is the rule of the tokenizer's kind."""
     if recipe.ids.collisions != "auto":
         return recipe.ids.collisions
     return recipe.ids.quantizer.collision_rule

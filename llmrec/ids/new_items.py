@@ -1,4 +1,4 @@
-"""Semantic IDs for items that come after training, from the frozen quantizer."""
+"""Semantic IDs of items that are added after training, from the frozen quantizer."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ DISTANCES, FUSION = "distances.npy", "fusion.safetensors"
 def new_item_vectors(
     run: Path, recipe: Recipe, items: pl.DataFrame, files: dict[str, Path], order: str
 ) -> NDArray[np.float32]:
-    """Vectors of new items, made as those of the training items were: float32 `[items, dim]`.
+    """Vectors of new items, made in the same way as those of the training items: float32 `[items, dim]`.
 
     Args:
         run: the run folder.
-        recipe: its recipe.
+        recipe: the run's recipe.
         items: `item_id, title`, and further fields.
-        files: input (`vectors`, `images`) → the file of the new items' own.
-        order: the file that the items came from, for messages.
+        files: input (`vectors`, `images`) → file with the new items' vectors.
+        order: name of the file that lists the items, for messages.
 
     Raises:
-        UserError: a file of an input that the run has not, or an item for which no input gives a vector.
+        UserError: a file for an input that the run does not use, or an item without a vector in any input.
     """
     inputs, names = recipe.ids.inputs, items["item_id"].to_list()
     unused = next((name for name in files if name not in inputs), None)
@@ -51,78 +51,79 @@ def new_item_vectors(
     if not parts:
         raise UserError(
             f"this run's IDs were made from {', '.join(inputs)}: give the new items' (--vectors, --images); "
-            "collaborative vectors there are none of before training"
+            "new items have no collaborative vectors before training"
         )
     fusion = _load_fusion(run)
     if fusion is None:
         return next(iter(parts.values()))
-    for name, length in fusion.dims.items():
-        parts.setdefault(name, np.full((len(items), length), np.nan, np.float32))
-    return fusion.apply(parts, {name: np.isnan(part).all(axis=1) for name, part in parts.items()})
+    for part, length in fusion.dims.items():
+        parts.setdefault(part, np.full((len(items), length), np.nan, np.float32))
+    missing = {part: np.asarray(np.isnan(vectors).all(axis=1)) for part, vectors in parts.items()}
+    return fusion.apply(parts, missing)
 
 
 def assign_ids(
     codec: Codec, vectors: NDArray[np.float32], taken: NDArray[np.int32], sizes: Sequence[int]
 ) -> NDArray[np.int32]:
-    """Semantic IDs of new items, unique among themselves and all that were ever given.
+    """Semantic IDs of new items, distinct from each other and from all earlier IDs.
 
-    The frozen quantizer gives the path. On it, items take the next codes of the extra level; where that has no
-    more codes (or there is no such level and the path is taken), an item goes to the cheapest path with room,
-    as long a prefix of its own kept as can be. Only codes that the model has tokens for are given.
+    The frozen quantizer gives the path, and items take the next free codes of the extra level. If that level is full
+    (or absent and the path is taken), an item moves to the cheapest free path that keeps the longest prefix of its
+    own. Only codes with tokens in the model are used.
 
     Args:
         codec: the frozen quantizer.
         vectors: float32 `[n, dim]`.
-        taken: int32 `[m, levels]`, semantic IDs that were given before, those of retired items included.
-        sizes: codes of each level that the model has tokens for, the extra level's last.
+        taken: int32 `[m, levels]`, semantic IDs that are in use, including those of retired items.
+        sizes: number of codes of each level that have tokens in the model, with the extra level last.
 
     Returns:
         int32 `[n, levels]`.
 
     Raises:
-        UserError: vectors of another length, levels that are not the quantizer's, or no room.
+        UserError: vectors of another length, other levels than the quantizer's, or no free path.
     """
     _check(codec, vectors, taken, sizes)
     levels = codec.levels
-    room = sizes[-1] if len(sizes) > levels else 1
+    capacity = sizes[-1] if len(sizes) > levels else 1
     paths = codec.encode(vectors)
-    known = np.concatenate([taken[:, :levels], paths])
-    number = number_prefixes(known)[-1]
-    before, here = number[: len(taken)], number[len(taken) :]
-    following = np.zeros(number.max() + 1, np.int64)
-    np.maximum.at(following, before, taken[:, levels] + 1 if len(sizes) > levels else 1)
-    slots = following[here] + rank_within(here)
-    moved = np.flatnonzero(slots >= room)
+    all_paths = np.concatenate([taken[:, :levels], paths])
+    number = number_prefixes(all_paths)[-1]
+    old, new = number[: len(taken)], number[len(taken) :]
+    next_slot = np.zeros(number.max() + 1, np.int64)
+    np.maximum.at(next_slot, old, taken[:, levels] + 1 if len(sizes) > levels else 1)
+    slots = next_slot[new] + rank_within(new)
+    moved = np.flatnonzero(slots >= capacity)
     if len(moved):
-        following = np.minimum(following + np.bincount(here, minlength=len(following)), room)
+        next_slot = np.minimum(next_slot + np.bincount(new, minlength=len(next_slot)), capacity)
         _, first = np.unique(number, return_index=True)
-        free = dict(zip(map(tuple, known[first].tolist()), following.tolist(), strict=True))
-        paths[moved], slots[moved] = _elsewhere(codec, vectors[moved], paths[moved], free, room)
+        free = dict(zip(map(tuple, all_paths[first].tolist()), next_slot.tolist(), strict=True))
+        paths[moved], slots[moved] = _move_to_free_paths(codec, vectors[moved], paths[moved], free, capacity)
     return np.column_stack([paths, slots]).astype(np.int32)[:, : len(sizes)]
 
 
 def distances(codec: Codec, vectors: NDArray[np.float32], sids: NDArray[np.int32]) -> NDArray[np.float32]:
-    """How far vectors lie from what their codes stand for: Euclidean, float32 `[n]`."""
-    found = [
+    """Euclidean distance of each vector from the reconstruction of its codes, float32 `[n]`."""
+    parts = [
         np.linalg.norm(vectors[rows] - codec.reconstruct(sids[rows, : codec.levels]), axis=1)
         for rows in chunks(len(vectors))
     ]
-    return np.concatenate(found).astype(np.float32)
+    return np.concatenate(parts).astype(np.float32)
 
 
 def save_distances(folder: Path, codec: Codec, vectors: NDArray[np.float32], sids: NDArray[np.int32]) -> None:
-    """Keep the percentiles 0 … 100 of the training items' distances, which new items are compared with."""
+    """Write percentiles 0 … 100 of the training items' distances, for comparison with new items."""
     scale = np.percentile(distances(codec, vectors, sids), np.arange(101)).astype(np.float32)
     np.save(folder / DISTANCES, scale, allow_pickle=False)
 
 
-def percentiles(run: Path, found: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """Which share of the training items lies nearer to the codebooks, in %, float32 `[n]`; None where not kept."""
+def percentiles(run: Path, distances: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Share of the training items with a smaller distance, in %, float32 `[n]`; None without `distances.npy`."""
     path = run / "ids" / DISTANCES
     if not path.is_file():
         return None
     scale = np.load(path, allow_pickle=False)
-    return np.interp(found, scale, np.arange(len(scale), dtype=np.float32)).astype(np.float32)
+    return np.interp(distances, scale, np.arange(len(scale), dtype=np.float32)).astype(np.float32)
 
 
 def _load_fusion(run: Path) -> Fusion | None:
@@ -140,7 +141,7 @@ def _check(
         raise UserError(f"the new items' vectors have {vectors.shape[1]} numbers, the run's have {dim}")
     if list(sizes[: codec.levels]) != list(codec.sizes) or len(sizes) - codec.levels not in (0, 1):
         raise UserError(
-            f"the model knows {list(sizes)} codes a level, the quantizer gives {list(codec.sizes)}; "
+            f"the model has tokens for {list(sizes)} codes a level, the quantizer has {list(codec.sizes)}; "
             "run the stage sft again"
         )
     left = math.prod(sizes) - len(taken)
@@ -148,26 +149,31 @@ def _check(
         raise UserError(f"{len(vectors)} new items, but only {left} semantic IDs are free; train again")
 
 
-def _elsewhere(
+def _move_to_free_paths(
     codec: Codec,
     vectors: NDArray[np.float32],
     paths: NDArray[np.int32],
     free: dict[tuple[int, ...], int],
-    room: int,
+    capacity: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Paths and slots of items whose own path is full; `free` holds each known path's next slot."""
-    full = {path for path, slot in free.items() if slot >= room}
-    found, slots = np.empty_like(paths), np.empty(len(paths), np.int64)
+    """Paths and slots of items whose own path is full.
+
+    `free` maps each path in use to its next free slot, and is changed in place.
+    """
+    full = {path for path, slot in free.items() if slot >= capacity}
+    new_paths = np.empty_like(paths)
+    slots = np.empty(len(paths), np.int64)
     points = codec.project(vectors)
-    for item, own in enumerate(paths):
-        free_one = free_path(points[item : item + 1], own, codec, full)
-        if free_one is None:
+    for item, full_path in enumerate(paths):
+        cheapest = free_path(points[item : item + 1], full_path, codec, full)
+        if cheapest is None:
             raise UserError(
                 f"items: every path of {codec.sizes} codes is taken; train with more levels or codes"
             )
-        path = tuple(free_one)
-        found[item], slots[item] = path, free.get(path, 0)
+        path = tuple(cheapest)
+        new_paths[item] = path
+        slots[item] = free.get(path, 0)
         free[path] = int(slots[item]) + 1
-        if free[path] >= room:
+        if free[path] >= capacity:
             full.add(path)
-    return found, slots
+    return new_paths, slots

@@ -1,8 +1,9 @@
-"""The one interface of all item tokenizers: what they may learn from, and what they give.
+"""The interface of all item tokenizers: the data they learn from, and their output.
 
-A tokenizer is one class: its fields are its settings, its class attributes say what it needs, its `fit` makes the
-codes. Those that learn from vectors stand in `llmrec.ids.quantizers`, those of interactions and categories in
-`llmrec.ids.indexers`, those that give texts in `llmrec.ids.textual`; `llmrec.config.registry` names them all.
+A tokenizer is one class. Its fields are its settings, its class attributes declare its inputs, and its method `fit`
+makes the codes. Tokenizers that learn from vectors are in `llmrec.ids.quantizers`, those that learn from interactions
+or categories in `llmrec.ids.indexers`, and those that make texts in `llmrec.ids.textual`. `llmrec.config.registry`
+lists all of them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MAX_AUTO_CODES = 256
 
 
 class Signals(Protocol):
-    """What a tokenizer may learn from. Each is made when it is first asked for; items are rows of `items`."""
+    """Data that a tokenizer may learn from. Each property is computed at its first use; items are rows of `items`."""
 
     @property
     def items(self) -> pl.DataFrame:
@@ -46,10 +47,10 @@ class Signals(Protocol):
 
 
 class Codec(ABC):
-    """A frozen quantizer: gives codes to vectors it has never seen, level by level.
+    """A frozen quantizer, which gives codes to any vectors, level by level.
 
     Attributes:
-        sizes: codes of each level.
+        sizes: number of codes of each level.
     """
 
     sizes: list[int]
@@ -57,12 +58,12 @@ class Codec(ABC):
     """Name of the class in `ids/codec.safetensors`."""
 
     def project(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Vectors `[n, dim]` in the space where codes are chosen, float32 `[n, d]`: as they are, unless encoded."""
+        """Map vectors `[n, dim]` into the space in which codes are chosen, float32 `[n, d]`; by default unchanged."""
         return vectors
 
     @abstractmethod
     def costs(self, points: NDArray[np.float32], prefix: NDArray[np.int32]) -> NDArray[np.float32]:
-        """What each code of the next level costs, float32 `[n, codes]`: squared distance, or its like.
+        """Cost of each code of the next level, float32 `[n, codes]`: a squared distance or a similar measure.
 
         Args:
             points: float32 `[n, d]`, projected vectors.
@@ -71,16 +72,16 @@ class Codec(ABC):
 
     @abstractmethod
     def reconstruct(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Vectors `[n, dim]` that the first `codes.shape[1]` levels stand for; with none, the mean vector."""
+        """Vectors `[n, dim]` reconstructed from the first `codes.shape[1]` levels; the mean vector for no level."""
 
     @abstractmethod
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Everything `from_tensors` needs to make the same codec again."""
+        """All tensors that `from_tensors` needs to create an equal codec."""
 
     @classmethod
     @abstractmethod
     def from_tensors(cls, tensors: dict[str, NDArray[Any]]) -> Codec:
-        """The codec that `tensors` described."""
+        """Create the codec from the result of `tensors`."""
 
     @property
     def levels(self) -> int:
@@ -89,11 +90,11 @@ class Codec(ABC):
 
     @property
     def level_centroids(self) -> list[NDArray[np.float32]]:
-        """What each code of the first levels stands for, `[codes, dim]`; none where it depends on the others."""
+        """Centroid of each code of the levels at which it does not depend on other codes, float32 `[codes, dim]`."""
         return []
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
-        """The cheapest code of each level in turn, int32 `[n, levels]`."""
+        """The cheapest code of each level, one level after the other, int32 `[n, levels]`."""
         points, codes = self.project(vectors), np.empty((len(vectors), 0), np.int32)
         for _ in self.sizes:
             cheapest = self.costs(points, codes).argmin(axis=1).astype(np.int32)
@@ -103,13 +104,13 @@ class Codec(ABC):
 
 @dataclass(frozen=True)
 class Codes:
-    """What a tokenizer gives.
+    """Output of a tokenizer.
 
     Attributes:
         codes: int32 `[items, levels]`; several items may share a path.
-        sizes: codes of each level.
-        codec: the frozen quantizer; None for indexers, which have no vectors to compare.
-        unique: paths are unique by construction, and need no collision rule.
+        sizes: number of codes of each level.
+        codec: the frozen quantizer; None for indexers, which do not use vectors.
+        unique: whether the paths are unique by construction, so that no collision rule is needed.
     """
 
     codes: NDArray[np.int32]
@@ -119,63 +120,63 @@ class Codes:
 
 
 class AnyTokenizer(TokenizerSettings, ABC):
-    """A tokenizer with its settings, which are the fields of the class; frozen, so `fit` changes nothing in it."""
+    """A tokenizer, whose fields are its settings; instances are frozen, so `fit` does not change them."""
 
     @abstractmethod
     def fit(self, signals: Any, seed: int) -> Codes | list[str]:
         """An ID for each item.
 
         Args:
-            signals: what it may learn from.
-            seed: the recipe's.
+            signals: data to learn from (`Signals`).
+            seed: the recipe's seed.
         """
 
 
 class Tokenizer(AnyTokenizer):
-    """Gives each item a path of codes."""
+    """A tokenizer that gives each item a path of codes."""
 
     @abstractmethod
     def fit(self, signals: Any, seed: int) -> Codes:
         """Code paths of all items, in the order of `signals.items`.
 
         Args:
-            signals: what it may learn from (`Signals`).
-            seed: the recipe's; the same seed gives the same codes.
+            signals: data to learn from (`Signals`).
+            seed: the recipe's seed; equal seeds give equal codes.
 
         Raises:
-            UserError: what the data lacks for it.
+            UserError: the data lacks something that the tokenizer needs.
         """
 
 
 class TextTokenizer(AnyTokenizer):
-    """Gives each item a short text, which the base model spells in its own tokens."""
+    """A tokenizer that gives each item a short text, spelt in the base model's own tokens."""
 
     @abstractmethod
     def fit(self, signals: Any, seed: int) -> list[str]:
         """`[items]` distinct texts, in the order of `signals.items`.
 
         Args:
-            signals: what it may learn from (`Signals`).
-            seed: the recipe's.
+            signals: data to learn from (`Signals`).
+            seed: the recipe's seed.
         """
 
 
 class CodebookTokenizer(Tokenizer):
-    """Has `levels` codes a path; `codes: auto` fits the catalogue, at most 256 a level."""
+    """A tokenizer with `levels` codes a path; `codes: auto` depends on the catalogue's size, at most 256 a level."""
 
     levels: Levels = 3
     codes: NumberOfCodes = "auto"
 
 
 class KmeansTokenizer(CodebookTokenizer):
-    """Learns codebooks of item vectors by k-means."""
+    """A tokenizer that learns codebooks of item vectors by k-means."""
 
     reads_vectors: ClassVar[bool] = True
     iterations: Positive = 25
 
 
 class AutoencoderTokenizer(CodebookTokenizer):
-    """An MLP autoencoder of item vectors with residual codebooks between its halves."""
+    """An MLP autoencoder of item vectors, with residual codebooks between encoder and decoder."""
 
     reads_vectors: ClassVar[bool] = True
     hidden: list[Positive] = [512, 256, 128]
@@ -190,41 +191,41 @@ def fit(signals: Signals, recipe: Recipe) -> Codes:
     """Fit the tokenizer that a recipe names.
 
     Raises:
-        UserError: what the data lacks for it, a tokenizer of texts, or a tokenizer of the user's that returns
-            anything but one path of codes an item.
+        UserError: the data lacks something that the tokenizer needs, the tokenizer makes texts, or a user's own
+            tokenizer does not return one path of codes an item.
     """
     tokenizer = recipe.ids.quantizer
     if not isinstance(tokenizer, Tokenizer):
-        raise UserError(f"ids.quantizer.kind: {tokenizer.kind} is not there, or gives texts and no codes")
+        raise UserError(f"ids.quantizer.kind: {tokenizer.kind} is unknown, or makes texts instead of codes")
     codes = tokenizer.fit(signals, recipe.seed)
     check_codes(codes, len(signals.items), tokenizer.kind)
     return codes
 
 
 def fit_texts(signals: Signals, recipe: Recipe) -> list[str]:
-    """The textual IDs that a recipe names, `[items]` distinct texts.
+    """Fit the textual tokenizer that a recipe names; return `[items]` distinct texts.
 
     Raises:
-        UserError: a tokenizer of the user's that returns anything else.
+        UserError: a user's own tokenizer does not return distinct texts, one an item.
     """
     tokenizer = recipe.ids.quantizer
     assert isinstance(tokenizer, TextTokenizer)
     texts = tokenizer.fit(signals, recipe.seed)
     where, items = f"ids.quantizer.kind: {tokenizer.kind} returns", len(signals.items)
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise UserError(f"{where} no list of texts that hold something; return one text an item")
+        raise UserError(f"{where} something else than a list of non-empty texts; return one text an item")
     if len(texts) != items or len(set(texts)) != items:
         raise UserError(f"{where} {len(set(texts))} different texts for {items} items; return one an item")
     return texts
 
 
 def check_codes(codes: object, items: int, kind: str) -> None:
-    """Raise a UserError unless a tokenizer has given each item a path within its sizes.
+    """Raise a UserError if a tokenizer did not give each item a path within the levels' sizes.
 
     Args:
-        codes: what `fit` returned.
+        codes: the result of `fit`.
         items: number of items.
-        kind: names the tokenizer in the message.
+        kind: kind of the tokenizer, for the message.
     """
     where = f"ids.quantizer.kind: {kind} returns"
     if not isinstance(codes, Codes):
@@ -245,16 +246,16 @@ def check_codes(codes: object, items: int, kind: str) -> None:
 def auto_codes(items: int) -> int:
     """Codes a level for a catalogue: the power of two nearest to 2·√items, between 2 and 256.
 
-    A code of the first level then serves about √items/2 items, so that what the model learns about one item
-    carries over to others: 256 codes from about 8,200 items, 64 for 1,682 items, 16 for 100.
+    About √items/2 items then share a code of the first level, so that the model can generalise from one item to
+    others. There are 256 codes from about 8,200 items, 64 for 1,682 items, and 16 for 100 items.
     """
     nearest = 2 ** round(math.log2(2 * math.sqrt(max(items, 1))))
     return min(max(nearest, 2), MAX_AUTO_CODES)
 
 
-def number_of_codes(asked: int | Literal["auto"], items: int) -> int:
-    """Codes a level: as asked, or by the catalogue's size; never more than there are items."""
-    codes = auto_codes(items) if asked == "auto" else asked
+def number_of_codes(setting: int | Literal["auto"], items: int) -> int:
+    """Codes a level: the setting, or for `auto` a number from the catalogue's size; at most the number of items."""
+    codes = auto_codes(items) if setting == "auto" else setting
     if codes > items:
         print(f"ids.quantizer.codes: {codes} codes for {items} items; using {items}", file=sys.stderr)
     return min(codes, items)

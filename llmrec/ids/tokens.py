@@ -1,4 +1,4 @@
-"""How codes are spelt as tokens: `<a_0>` … `<b_0>` …, a letter a level."""
+"""Spelling of codes as tokens: `<a_0>` … `<b_0>` …, one letter a level."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from string import ascii_lowercase
 
 
 def level_letter(level: int) -> str:
-    """Letter of a level: `a` for 0, `b` for 1, …"""
+    """Letter of a level: `a` for level 0, `b` for level 1, …"""
     return ascii_lowercase[level]
 
 

@@ -1,4 +1,4 @@
-"""How widely a system's lists spread over the catalogue."""
+"""Coverage and concentration of recommendations over the catalogue."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def gini(shown: np.ndarray) -> float:
         shown: `int64 [items]`, how often each item is shown (`RecommendedLists.exposure`).
 
     Returns:
-        0 (all items shown equally often, or none shown at all) to 1 (one item takes every position).
+        A value from 0 (all items are shown equally often, or none at all) to 1 (one item has every position).
     """
     items, total = len(shown), shown.sum()
     if total == 0 or items == 1:

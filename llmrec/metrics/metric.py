@@ -1,4 +1,4 @@
-"""The one interface of metrics of ranked lists: of a target's rank, user by user, or of all lists at once."""
+"""The interface of metrics of ranked lists. A metric is a function of each target's rank, or of all lists at once."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class RecommendedLists:
     popularity: npt.NDArray[np.int64]
 
     def exposure(self, k: int) -> npt.NDArray[np.int64]:
-        """How many of the first k positions of all lists each item of the catalogue takes, int64 `[items]`."""
+        """Count, for each item, the lists that have it among their first k positions, int64 `[items]`."""
         return exposure(self.frame, k, self.catalogue)
 
 
 def exposure(lists: pl.DataFrame, k: int, catalogue: pl.Series) -> npt.NDArray[np.int64]:
-    """How many of the first k positions of all lists each catalogue item takes.
+    """Count, for each catalogue item, the lists that have it among their first k positions.
 
     Args:
         lists: `user_id, rank` (from 1)`, item_id`; ids outside the catalogue are ignored.
@@ -58,13 +58,14 @@ def exposure(lists: pl.DataFrame, k: int, catalogue: pl.Series) -> npt.NDArray[n
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """One metric, a value at each cutoff k of `eval.k`; give a `RankMetric` or a `ListMetric`.
+    """One metric, with a value at each cutoff k of `eval.k`. Create a `RankMetric` or a `ListMetric`.
 
     Attributes:
         name: prefix of its column, as in `hr@10`.
-        title: what to call it in prose.
+        title: its name in prose.
         formula: plain text.
-        source: where it was introduced.
+        source: the publication that introduced it.
+        value: the function that computes it.
     """
 
     name: str
@@ -80,20 +81,24 @@ class Metric(ABC):
 
 @dataclass(frozen=True)
 class RankMetric(Metric):
-    """A mean over users of a function of the rank of the user's target; it has bootstrap intervals.
+    """A metric that is the mean over users of a function of the target's rank; it has bootstrap intervals.
 
     Attributes:
-        value: `(ranks, k) -> values`: int64 `[n]` ranks from 1 to k, to float `[n]`. A target that is not within the
-            first k positions is worth 0.
+        value: `(ranks, k) -> values`, from int64 `[n]` (ranks from 1 to k) to float `[n]`. The value of a target
+            outside the first k positions is 0.
     """
 
     value: Callable[[Ranks, int], npt.ArrayLike]
 
     def at(self, depth: int, k: int) -> Values:
-        """Its value for a target at each rank of a list, float64 `[depth]`; 0 beyond k.
+        """Compute the metric for a target at each rank of a list, float64 `[depth]`; 0 beyond k.
+
+        Args:
+            depth: length of the lists.
+            k: cutoff.
 
         Raises:
-            UserError: anything but a finite number a rank.
+            UserError: the function does not return one finite number per rank.
         """
         values = np.zeros(depth)
         values[:k] = _numbers(self, self.value(np.arange(1, k + 1), k), (k,))
@@ -102,28 +107,28 @@ class RankMetric(Metric):
 
 @dataclass(frozen=True)
 class ListMetric(Metric):
-    """One number for all lists of a system, such as how much of the catalogue they show; it has no interval.
+    """A metric that is one number for all lists of a system, such as coverage; it has no interval.
 
     Attributes:
-        value: `(lists, k) -> number`, of the first k positions of `RecommendedLists`.
+        value: `(lists, k) -> number`, from the first k positions of `RecommendedLists`.
     """
 
     value: Callable[[RecommendedLists, int], float]
 
     def of(self, lists: RecommendedLists, k: int) -> float:
-        """Its value for a system's lists.
+        """Compute the metric for a system's lists.
 
         Raises:
-            UserError: anything but a finite number.
+            UserError: the function does not return a finite number.
         """
         return float(_numbers(self, self.value(lists, k), ()))
 
 
 def load_metrics(names: Sequence[str]) -> list[RankMetric | ListMetric]:
-    """The metrics that `eval.metrics` names, in its order.
+    """Load the metrics of `eval.metrics`, in its order.
 
     Raises:
-        UserError: no such metric, a user's own that is none, or two of one name.
+        UserError: a metric does not exist, a user's object is not a metric, or two metrics have one name.
     """
     metrics = []
     for name in names:
@@ -143,28 +148,28 @@ def load_metrics(names: Sequence[str]) -> list[RankMetric | ListMetric]:
 
 
 def metric_title(name: str) -> str:
-    """What to call a metric of a finished run in prose; a user's own goes by its name."""
+    """Return the title of a finished run's metric; of a user's own metric, its name."""
     return str(METRICS.load(name).title) if name in METRICS.shipped else name
 
 
 def rank_metrics(metrics: Sequence[Metric]) -> list[RankMetric]:
-    """Those of some metrics that are functions of the target's rank."""
+    """Return the metrics that are functions of the target's rank."""
     return [metric for metric in metrics if isinstance(metric, RankMetric)]
 
 
 def list_metrics(metrics: Sequence[Metric]) -> list[ListMetric]:
-    """Those of some metrics that are functions of all lists."""
+    """Return the metrics that are functions of all lists."""
     return [metric for metric in metrics if isinstance(metric, ListMetric)]
 
 
 def _numbers(metric: Metric, values: Any, shape: tuple[int, ...]) -> Values:
-    wanted = f"return {'one number a rank' if shape else 'one number'}"
+    remedy = f"return {'one number a rank' if shape else 'one number'}"
     try:
         numbers = np.asarray(values, np.float64)
     except (TypeError, ValueError):
-        raise UserError(f"metric {metric.name} returns {type(values).__name__}; {wanted}") from None
+        raise UserError(f"metric {metric.name} returns {type(values).__name__}; {remedy}") from None
     if numbers.shape != shape:
-        raise UserError(f"metric {metric.name} returns shape {list(numbers.shape)}; {wanted}, {list(shape)}")
+        raise UserError(f"metric {metric.name} returns shape {list(numbers.shape)}; {remedy}, {list(shape)}")
     if not np.isfinite(numbers).all():
-        raise UserError(f"metric {metric.name} returns numbers that are not finite; {wanted}")
+        raise UserError(f"metric {metric.name} returns numbers that are not finite; {remedy}")
     return numbers

@@ -1,7 +1,7 @@
-"""Ranking metrics of one list and one target a user, over the full catalogue, valued by ir-measures.
+"""Ranking metrics of one list and one target per user, over the full catalogue, computed by ir-measures.
 
-With a single relevant item every measure is a function of the rank of that item alone. So each measure is
-evaluated once per possible rank, and users look their values up: exact, whatever their number.
+With a single relevant item, every measure depends only on the rank of that item. So ir-measures evaluates each
+measure once per possible rank, and each user's value is looked up in that table. The values are exact.
 """
 
 from __future__ import annotations
@@ -16,18 +16,27 @@ from llmrec.metrics.metric import RankMetric, Ranks, Values
 
 
 def ir_values(measure: str, ranks: Ranks, k: int) -> Values:
-    """What a measure of ir-measures at a cutoff gives for a target at each of some ranks, float64 `[n]`."""
+    """Compute a measure of ir-measures for a target at each of some ranks.
+
+    Args:
+        measure: name in ir-measures, such as `nDCG`.
+        ranks: int64 `[n]`, from 1 to k.
+        k: cutoff.
+
+    Returns:
+        float64 `[n]`.
+    """
     return _ir_values(measure, k)[ranks - 1]
 
 
 @cache
 def _ir_values(measure: str, k: int) -> Values:
-    """A measure's value at each rank from 1 to k."""
+    """Compute a measure at each rank from 1 to k, float64 `[k]`."""
     import ir_measures
 
     positions = range(1, k + 1)
-    # A query per rank of the target, a document per position. ir-measures sorts by score and breaks ties
-    # its own way, so scores must be strictly decreasing: minus the position.
+    # One query per rank of the target, one document per position. ir-measures sorts by score and breaks ties
+    # in its own way, so scores must strictly decrease: they are minus the position.
     judgements = {str(rank): {str(rank): 1} for rank in positions}
     run = {str(rank): {str(position): float(-position) for position in positions} for rank in positions}
     values = np.zeros(k)
@@ -70,29 +79,29 @@ MEASURES = (HIT_RATE, NDCG, MRR, RECALL)
 
 
 def metric_names(cutoffs: Sequence[int], metrics: Sequence[RankMetric] = MEASURES) -> list[str]:
-    """Column names of some measures at the given cutoffs, such as `hr@10`, measure by measure."""
+    """Return column names such as `hr@10`: all cutoffs of the first measure, then those of the next."""
     return [f"{metric.name}@{k}" for metric in metrics for k in cutoffs]
 
 
 def target_ranks(lists: pl.DataFrame, targets: pl.DataFrame, depth: int) -> pl.DataFrame:
-    """Position of every user's target in the user's list.
+    """Find the position of every user's target in the user's list.
 
     Args:
         lists: `user_id, rank` (from 1)`, item_id`.
-        targets: `user_id, target`, one row a user; users without a list are misses.
+        targets: `user_id, target`, one row per user; users without a list are misses.
         depth: only the first `depth` positions count.
 
     Returns:
         `user_id, target, rank: i64`, in the order of `targets`; rank is null for a miss. A target listed
         twice counts at its better rank.
     """
-    listed = (
+    hits = (
         lists.filter(pl.col("rank") <= depth)
         .join(targets.select("user_id", item_id="target"), on=["user_id", "item_id"])
         .group_by("user_id")
         .agg(pl.col("rank").min().cast(pl.Int64))
     )
-    return targets.select("user_id", "target").join(listed, on="user_id", how="left", maintain_order="left")
+    return targets.select("user_id", "target").join(hits, on="user_id", how="left", maintain_order="left")
 
 
 def score_ranks(
@@ -106,7 +115,7 @@ def score_ranks(
         metrics: the measures.
 
     Returns:
-        `ranks` with one `f64` column for each of `metric_names(cutoffs, metrics)`; a miss scores 0.
+        `ranks` with one `f64` column for each of `metric_names(cutoffs, metrics)`; the value of a miss is 0.
     """
     names = metric_names(cutoffs, metrics)
     table = values_by_rank(cutoffs, metrics)
@@ -116,7 +125,7 @@ def score_ranks(
 
 
 def values_by_rank(cutoffs: Sequence[int], metrics: Sequence[RankMetric] = MEASURES) -> pl.DataFrame:
-    """Value of each measure for a target at each rank of a list as long as the largest cutoff.
+    """Compute each measure for a target at each rank, for lists as long as the largest cutoff.
 
     Returns:
         `rank: i64` from 1 to `max(cutoffs)` and one `f64` column for each of `metric_names(cutoffs, metrics)`.

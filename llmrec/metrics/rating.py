@@ -1,4 +1,4 @@
-"""Metrics of answers that are numbers, or one of two: errors, and how well scores tell liked from not liked."""
+"""Metrics of answers that are numbers or one of two choices: errors, and how well scores separate liked items."""
 
 from __future__ import annotations
 
@@ -53,25 +53,25 @@ MEASURES = (
 
 
 def parse_number(answer: str, low: float = -np.inf, high: float = np.inf) -> float | None:
-    """The first number in an answer; None where there is none, or one that is not on the scale.
+    """Read the first number of an answer; None if there is no number, or if it is outside the scale.
 
     Args:
-        answer: what was said, as `4`, `4.0` or `4 points`.
+        answer: the answer, such as `4`, `4.0` or `4 points`.
         low: least value of the scale.
         high: greatest value of the scale.
     """
-    found = _NUMBER.search(answer)
-    value = float(found[0]) if found else np.nan
+    match = _NUMBER.search(answer)
+    value = float(match[0]) if match else np.nan
     return value if low <= value <= high else None
 
 
 def mae(errors: Floats, weights: NDArray[np.integer] | None = None) -> float:
-    """Mean absolute error of `errors` `[answers]` (Herlocker et al. 2004), answers counted `weights` times."""
+    """Mean absolute error of `errors` `[answers]` (Herlocker et al. 2004); each answer counts `weights` times."""
     return float(np.average(np.abs(errors), weights=weights))
 
 
 def rmse(errors: Floats, weights: NDArray[np.integer] | None = None) -> float:
-    """Root mean squared error of `errors` `[answers]` (Netflix Prize), answers counted `weights` times."""
+    """Root mean squared error of `errors` `[answers]` (Netflix Prize); each answer counts `weights` times."""
     return float(np.sqrt(np.average(np.square(errors), weights=weights)))
 
 
@@ -79,12 +79,12 @@ def auc(scores: Floats, liked: NDArray[np.bool_], weights: NDArray[np.integer] |
     """Area under the ROC curve (Hanley & McNeil 1982), by scikit-learn; equal scores count half.
 
     Args:
-        scores: `[answers]`, the higher the likelier liked.
-        liked: `[answers]`.
-        weights: `[answers]`, how often each answer counts; None for once.
+        scores: `[answers]`; a higher score predicts that the user liked the item.
+        liked: `[answers]`, whether the user did.
+        weights: `[answers]`, how often each answer counts; None counts each once.
 
     Returns:
-        None where all answers that count are liked, or none is.
+        The area; None if all counted answers are liked, or none is.
     """
     from sklearn.metrics import roc_auc_score
 

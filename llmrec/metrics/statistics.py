@@ -1,8 +1,8 @@
 """Bootstrap intervals over users, single and paired.
 
-Users are the sampling unit: one resample draws as many users as there are, with replacement, and averages
-their values. Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (percentile interval);
-Sakai, Evaluating evaluation metrics based on the bootstrap, SIGIR 2006 (its use for paired differences).
+Users are the sampling unit: one resample of n users draws n of them with replacement and averages their values.
+Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (percentile interval); Sakai, Evaluating
+evaluation metrics based on the bootstrap, SIGIR 2006 (its use for paired differences).
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ _CHUNK_CELLS = 1 << 23
 
 
 def bootstrap_means(values: ArrayLike, resamples: int, seed: int) -> NDArray[np.float64]:
-    """Means of resampled users.
+    """Means over resampled users.
 
-    All columns share each resample, so that the difference of two columns of the result is the paired
+    All columns share each resample. The difference of two columns of the result is therefore the paired
     bootstrap distribution of the difference of their means.
 
     Args:
         values: `float [users, columns]`.
-        resamples: how many times the users are drawn anew.
-        seed: of the draws; the same seed and number of users give the same draws.
+        resamples: number of resamples.
+        seed: seed of the draws; the same seed and number of users give the same draws.
 
     Returns:
         `float64 [resamples, columns]`.
 
     Raises:
-        ValueError: no users.
+        ValueError: there are no users.
     """
     matrix = np.asarray(values, dtype=np.float64)
     users = len(matrix)
@@ -49,12 +49,15 @@ def bootstrap_means(values: ArrayLike, resamples: int, seed: int) -> NDArray[np.
 
 
 def bootstrap_counts(users: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """How often each resample draws each user, for figures that are no means: int64 `[users]` a resample.
+    """Count how often each resample draws each user, for figures that are not means.
 
     Args:
-        users: how many there are; as many are drawn.
-        resamples: how many times.
-        seed: of the draws, which are those of `bootstrap_means`.
+        users: number of users; a resample draws as many.
+        resamples: number of resamples.
+        seed: seed of the draws, which equal those of `bootstrap_means`.
+
+    Yields:
+        int64 `[users]` for each resample.
     """
     generator = np.random.default_rng(seed)
     for _ in range(resamples):
@@ -64,26 +67,27 @@ def bootstrap_counts(users: int, resamples: int, seed: int) -> Iterator[NDArray[
 def bootstrap_seeds(values: ArrayLike, resamples: int, seed: int, stream: int = 0) -> NDArray[np.float64]:
     """Means over resampled users and resampled seeds (training runs), each drawn with replacement.
 
-    With one seed these are `bootstrap_means`. With few, intervals come out somewhat narrow: of n seeds, the spread
-    between them counts (n − 1) / n.
+    With one seed the result equals `bootstrap_means`. With few seeds, intervals are somewhat too narrow: the variance
+    between n seeds counts (n − 1) / n.
 
     Args:
         values: `float [users, seeds, columns]`.
-        resamples: how many times both are drawn anew.
-        seed: of the draws; users are drawn as by `bootstrap_means`.
-        stream: another number draws other seeds, for a second, independent set of runs of the same users.
+        resamples: number of resamples.
+        seed: seed of the draws; users are drawn as in `bootstrap_means`.
+        stream: another number draws other seeds, for a second, independent set of runs on the same users.
 
     Returns:
         `float64 [resamples, columns]`.
 
     Raises:
-        ValueError: no users.
+        ValueError: there are no users.
     """
     cube = np.asarray(values, dtype=np.float64)
     users, seeds, columns = cube.shape
     means = bootstrap_means(cube.reshape(users, seeds * columns), resamples, seed)
-    drawn = np.random.default_rng([seed, stream, seeds]).integers(seeds, size=(resamples, seeds, 1))
-    return np.take_along_axis(means.reshape(resamples, seeds, columns), drawn, axis=1).mean(axis=1)
+    draws = np.random.default_rng([seed, stream, seeds]).integers(seeds, size=(resamples, seeds, 1))
+    sampled = np.take_along_axis(means.reshape(resamples, seeds, columns), draws, axis=1)
+    return np.asarray(sampled.mean(axis=1), np.float64)
 
 
 def percentile_interval(means: NDArray[np.float64], confidence: float) -> NDArray[np.float64]:
@@ -91,10 +95,10 @@ def percentile_interval(means: NDArray[np.float64], confidence: float) -> NDArra
 
     Args:
         means: `float64 [resamples, columns]`, from `bootstrap_means`.
-        confidence: such as 0.95.
+        confidence: confidence level, such as 0.95.
 
     Returns:
         `float64 [columns, 2]`: lower and upper end.
     """
     tail = (1 - confidence) / 2
-    return np.quantile(means, [tail, 1 - tail], axis=0).T
+    return np.asarray(np.quantile(means, [tail, 1 - tail], axis=0).T, np.float64)

@@ -1,13 +1,12 @@
-"""Metrics of what a model says: texts against references, by the libraries that define the published figures.
+"""Metrics of generated text against references, computed by the libraries that define the published figures.
 
-Every metric is a function of rows and their weights, so that a bootstrap over users is a matter of counting how
-often a user was drawn.
+Every metric is a function of rows and their weights. A bootstrap over users therefore only changes the weights.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 ROUGE = ("rouge1", "rouge2", "rougeL")
 DEPTH = 10
-"""How many nearest items a grounded title is looked for among."""
+"""Number of nearest titles among which the reference title is searched."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,9 @@ class AnswerMeasure:
 
     Attributes:
         name: its key in `eval/tasks.json`.
-        title: what to call it in prose.
+        title: its name in prose.
         formula: plain text.
-        source: where it was introduced, and what computes it.
+        source: the publication that introduced it, and the library that computes it.
     """
 
     name: str
@@ -103,16 +102,17 @@ class _Tokenizer(Protocol):
 
 
 class _ChineseWords:
-    """Words as BLEU's `zh` cuts them, for ROUGE: rouge-score's own tokenizer drops all that is not ASCII."""
+    """Tokenizer of Chinese for ROUGE: that of BLEU's `zh`, because rouge-score's drops all that is not ASCII."""
 
     def __init__(self) -> None:
         from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
 
-        self._cut = TokenizerZh()
+        tokenizer: Callable[[str], str] = TokenizerZh()
+        self._separate_words = tokenizer
 
     def tokenize(self, text: str) -> list[str]:
-        """The words of a text, in lower case; every Chinese character is one."""
-        return str(self._cut(text.lower())).split()
+        """Return the words of a text, in lower case; every Chinese character is one word."""
+        return self._separate_words(text.lower()).split()
 
 
 @cache
@@ -132,20 +132,20 @@ def _rouge(language: str) -> Any:
 
 
 def bleu_counts(answers: Sequence[str], references: Sequence[str], language: str = "en") -> NDArray[np.int64]:
-    """What corpus BLEU adds up over answers.
+    """Count the n-grams and words of each answer, which corpus BLEU sums over answers.
 
     Args:
-        answers: what was said.
-        references: one for each.
-        language: `zh` cuts Chinese text into characters.
+        answers: generated texts.
+        references: one reference for each answer.
+        language: `zh` splits Chinese text into characters.
 
     Returns:
         int64 `[answers, 10]`: matching n-grams and n-grams for n = 1 … 4, words of the answer, of the reference.
     """
     rows = []
     for answer, reference in zip(answers, references, strict=True):
-        found = _bleu(language).sentence_score(answer, [reference])
-        rows.append([*found.counts, *found.totals, found.sys_len, found.ref_len])
+        score = _bleu(language).sentence_score(answer, [reference])
+        rows.append([*score.counts, *score.totals, score.sys_len, score.ref_len])
     return np.array(rows, np.int64).reshape(-1, 10)
 
 
@@ -154,7 +154,7 @@ def corpus_bleu(counts: NDArray[np.int64], weights: NDArray[np.integer] | None =
 
     Args:
         counts: from `bleu_counts`.
-        weights: whole numbers `[answers]`, how often each answer counts; None for once.
+        weights: whole numbers `[answers]`, how often each answer counts; None counts each once.
     """
     from sacrebleu.metrics import BLEU
 
@@ -171,8 +171,8 @@ def rouge(answers: Sequence[str], references: Sequence[str], language: str = "en
     """
     rows = []
     for answer, reference in zip(answers, references, strict=True):
-        found = _rouge(language).score(reference, answer)
-        rows.append([found[name].fmeasure for name in ROUGE])
+        scores = _rouge(language).score(reference, answer)
+        rows.append([scores[name].fmeasure for name in ROUGE])
     return np.array(rows, np.float64).reshape(-1, len(ROUGE))
 
 
@@ -181,11 +181,11 @@ def perplexity(log_probs: Floats, tokens: NDArray[np.integer], weights: NDArray[
 
     Args:
         log_probs: `[answers]`, the sum over each reference answer's tokens, natural logarithm.
-        tokens: `[answers]`, how many they are.
-        weights: `[answers]`, how often each answer counts; None for once.
+        tokens: `[answers]`, the number of these tokens.
+        weights: `[answers]`, how often each answer counts; None counts each once.
 
     Returns:
-        1 or above; infinity where it is beyond a float.
+        At least 1; infinity if the value exceeds the range of a float.
     """
     loss = -np.average(log_probs, weights=weights) / np.average(tokens, weights=weights)
     try:
@@ -195,7 +195,7 @@ def perplexity(log_probs: Floats, tokens: NDArray[np.integer], weights: NDArray[
 
 
 def exact_match(answers: Sequence[str], references: Sequence[str]) -> Floats:
-    """1 for an answer that is its reference, but for space around them; else 0. float64 `[answers]`."""
+    """Exact match of each answer, float64 `[answers]`: 1 if it equals its reference up to outer spaces, else 0."""
     pairs = zip(answers, references, strict=True)
     return np.array([answer.strip() == reference.strip() for answer, reference in pairs], np.float64)
 
@@ -204,10 +204,11 @@ def grounding(ranks: Sequence[int | None]) -> Floats:
     """Grounding accuracy, HR and MRR of each answer (Bao et al. 2023).
 
     Args:
-        ranks: position, from 1, of the reference title among the nearest to the answer; None beyond `DEPTH`.
+        ranks: position, from 1, of the reference title among the titles nearest to the answer; None if it is not
+            among the first `DEPTH`.
 
     Returns:
         float64 `[answers, 3]`: accuracy@1, HR@10, MRR@10.
     """
-    found = np.array([math.inf if rank is None or rank > DEPTH else rank for rank in ranks], np.float64)
-    return np.stack([found == 1, np.isfinite(found), 1 / found], axis=1).astype(np.float64)
+    places = np.array([math.inf if rank is None or rank > DEPTH else rank for rank in ranks], np.float64)
+    return np.stack([places == 1, np.isfinite(places), 1 / places], axis=1).astype(np.float64)

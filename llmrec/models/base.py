@@ -88,7 +88,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
         show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers does not type it
+    return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token=PAD, eos_token=END, clean_up_tokenization_spaces=False
     )
 
@@ -124,7 +124,7 @@ def build_tiny(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = Qwen3ForCausalLM(config)  # type: ignore[no-untyped-call]  # nor this
+        model: PreTrainedModel = Qwen3ForCausalLM(config)
         return _to_dtype(model, dtype)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from llmrec.errors import UserError
 from llmrec.ids.tokens import sid_token
@@ -63,7 +63,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: the checkpoint cannot be loaded: {str(error).splitlines()[0]}") from None
-    return cast("PreTrainedTokenizerFast", tokenizer)
+    return cast("PreTrainedTokenizerFast", tokenizer)  # the only kind that llmrec saves
 
 
 def load_checkpoint(
@@ -96,9 +96,10 @@ def load_checkpoint(
         raise UserError(f"{folder}: the checkpoint cannot be loaded: {str(error).splitlines()[0]}") from None
     _check_vocabulary(vocabulary, tokenizer, len(embedding_weight(model)), folder)
     if adapter is not None:
-        model = cast("PreTrainedModel", load_adapter(model, adapter))  # PEFT passes on what the base offers
-    model.to(device)  # type: ignore[arg-type]  # transformers wraps Module.to, which mypy takes for a function
-    return Checkpoint(model.eval(), tokenizer, vocabulary)
+        # A PeftModel hands all that it lacks on to the model that it wraps.
+        model = cast("PreTrainedModel", load_adapter(model, adapter))
+    on_device: Any = model.to  # its decorator hides the signature from mypy
+    return Checkpoint(on_device(device).eval(), tokenizer, vocabulary)
 
 
 def _check_vocabulary(

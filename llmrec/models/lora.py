@@ -80,7 +80,7 @@ def _wrapped(model: PreTrainedModel, vocabulary: SidVocabulary | None, **setting
 def _matrix_names(model: PreTrainedModel) -> list[str]:
     """Return the names of the input embedding and, if it is a separate matrix, of the LM head."""
     embedding = model.get_input_embeddings()
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers does not type it
+    head = model.get_output_embeddings()
     holders = [embedding] if head.weight is embedding.weight else [embedding, head]
     return [name for name, module in model.named_modules() if any(module is holder for holder in holders)]
 
@@ -89,7 +89,7 @@ def linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Linear]:
     """Return name → linear layer, without the LM head."""
     import torch
 
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers does not type it
+    head = model.get_output_embeddings()
     return {
         name: module
         for name, module in model.named_modules()

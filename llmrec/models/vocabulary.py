@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,7 +173,7 @@ def add_textual_ids(
     fresh = ITEM_END not in tokenizer.get_vocab()
     if fresh:
         tokenizer.add_tokens([AddedToken(ITEM_END, normalized=False, special=False)])
-    end = cast("int", tokenizer.convert_tokens_to_ids(ITEM_END))
+    end = tokenizer.get_vocab()[ITEM_END]
     vocabulary, codes = codes_by_position(distinct_token_lists(TextEncoder(tokenizer), texts), end)
     if fresh:
         hidden = embedding_weight(model).shape[1]
@@ -229,14 +229,18 @@ def distinct_token_lists(encode: TextEncoder, texts: list[str]) -> list[list[int
 def embedding_weight(model: PreTrainedModel) -> torch.Tensor:
     """The input embedding `[vocabulary, hidden]`."""
     # Transformers types the module as any; those of all causal language models have such a weight.
-    return cast("torch.nn.Embedding", model.get_input_embeddings()).weight
+    return _weight(model.get_input_embeddings())
 
 
 def embedding_matrices(model: PreTrainedModel) -> list[torch.Tensor]:
     """Return the input embedding `[vocabulary, hidden]` and, if it is a separate matrix, that of the LM head."""
-    get_head: Callable[[], torch.nn.Linear] = model.get_output_embeddings
-    embedding, head = embedding_weight(model), get_head().weight
+    embedding, head = embedding_weight(model), _weight(model.get_output_embeddings())
     return [embedding] if embedding is head else [embedding, head]
+
+
+def _weight(module: Any) -> torch.nn.Parameter:
+    weight: torch.nn.Parameter = module.weight
+    return weight
 
 
 def _initialise_rows(

@@ -8,6 +8,7 @@ whole title, which favours short ones; that is what a frozen model's likelihood 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -65,8 +66,8 @@ class ZeroShotRecommender:
         trie = Trie.build(sids, vocabulary.codes).to(device)
         token_ids = torch.from_numpy(vocabulary.compact_ids).to(device)
         pad = int(tokenizer.pad_token_id)
-        model.to(device)  # type: ignore[arg-type]  # transformers wraps Module.to, which mypy takes for a function
-        self.engine = TreeEngine(model.eval(), trie, token_ids, pad)
+        on_device: Any = model.to  # its decorator hides the signature from mypy
+        self.engine = TreeEngine(on_device(device).eval(), trie, token_ids, pad)
 
     def encode_prompts(self, histories: list[list[str]]) -> list[list[int]]:
         """Token ids of the prompts for histories of item ids, oldest first."""

@@ -23,8 +23,8 @@ VERSIONS = ("llmrec", "torch", "transformers", "trl", "peft")
 MODES = {
     "full": "every weight tuned",
     "lora": "LoRA, and the rows of the semantic-ID tokens",
-    "qlora": "LoRA trained on 4-bit (NF4) weights, and the rows of the semantic-ID tokens; it stands here on the "
-    "full-precision weights, as do the figures below",
+    "qlora": "LoRA trained on 4-bit (NF4) weights, and the rows of the semantic-ID tokens; the adapter is applied "
+    "to the full-precision weights here and in the figures below",
     "sid_rows": "the rows of the semantic-ID tokens alone",
 }
 
@@ -32,15 +32,15 @@ MODES = {
 def render(
     run: Path, recipe: Recipe, shown: dict[str, Any], adapters: Sequence[str], model: str, repo: str | None
 ) -> str:
-    """The card, as Markdown with the front matter that hubs read.
+    """Return the card as Markdown, with the front matter that hubs read.
 
     Args:
-        run: the run folder; what is not there yet (metrics, say) is said to be missing.
-        recipe: its recipe.
-        shown: the recipe as it is printed.
+        run: the run folder; the card states which parts are missing, such as metrics.
+        recipe: the run's recipe.
+        shown: the recipe as YAML data, as the card prints it.
         adapters: names of the adapters in the export.
-        model: the one to use, or `base`.
-        repo: where it is pushed to; None for nowhere.
+        model: the model to use: one of `adapters`, or `base`.
+        repo: repository of the export on a hub; None if it is not pushed.
     """
     base = str(shown["base"]["model"])
     parts = [
@@ -61,7 +61,7 @@ def render(
 
 
 def base_licence(base: BaseConfig) -> str:
-    """Licence of the base: as its README or GGUF file states it, else that it is not known here."""
+    """Return the licence of the base that its README or GGUF file states, or a text that it is unknown."""
     if base.model == "tiny":
         return "none needed: built from random weights"
     path = Path(base.model).expanduser()
@@ -74,10 +74,9 @@ def base_licence(base: BaseConfig) -> str:
         return _gguf_licence(path)
     readme = path / "README.md"
     if readme.is_file():
-        stated = _stated(readme.read_text("utf-8"))
-        return stated or UNKNOWN
-    known_by = "" if path.exists() else f"; see https://huggingface.co/{base.model}"
-    return UNKNOWN + known_by
+        return _stated_licence(readme.read_text("utf-8")) or UNKNOWN
+    link = "" if path.exists() else f"; see https://huggingface.co/{base.model}"
+    return UNKNOWN + link
 
 
 def _gguf_licence(path: Path) -> str:
@@ -87,8 +86,8 @@ def _gguf_licence(path: Path) -> str:
     return UNKNOWN if entry is None else str(entry.contents())
 
 
-def _stated(readme: str) -> str | None:
-    """The licence in a README's front matter."""
+def _stated_licence(readme: str) -> str | None:
+    """Return the licence in a README's front matter, or None."""
     if not readme.startswith("---\n"):
         return None
     try:
@@ -99,16 +98,16 @@ def _stated(readme: str) -> str | None:
 
 
 def _front_matter(recipe: Recipe, base: str, adapters: Sequence[str]) -> str:
-    """Metadata of the hub; the licence is `other`, as data and base both have a say."""
-    about: dict[str, Any] = {
+    """Metadata for hubs. The licence is `other`, because both the data's and the base's licence apply."""
+    metadata: dict[str, Any] = {
         "license": "other",
         "library_name": "peft" if adapters else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["recommendation", "semantic-ids", "llmrec"],
     }
     if "/" in base and not assets.is_pypi(base):
-        about["base_model"] = base
-    return "---\n" + yaml.safe_dump(about, sort_keys=False) + "---\n\n"
+        metadata["base_model"] = base
+    return "---\n" + yaml.safe_dump(metadata, sort_keys=False) + "---\n\n"
 
 
 def _files(adapters: Sequence[str], recipe: Recipe) -> str:
@@ -121,7 +120,7 @@ def _files(adapters: Sequence[str], recipe: Recipe) -> str:
 
 
 def _chosen(run: Path, adapters: Sequence[str], model: str) -> str:
-    """Where there are several models, which one answers, and how those aligned to preferences did on validation."""
+    """If there are aligned models, name the model that recommends, and describe the gate's verdicts."""
     if not set(adapters) & set(ALIGNED):
         return ""
     lines = [f"Used unless another is named: `{model}`."]
@@ -139,8 +138,8 @@ def _use(adapters: Sequence[str], model: str, repo: str | None) -> str:
         "llmrec serve FOLDER                         # vLLM's OpenAI server, and /v1/recommend",
         "```",
         "",
-        "Titles are item ids here: the texts of the items are not part of this model. Put the run's "
-        "`data/items.parquet` into `data/` to see them.",
+        "Titles are item ids here, because the texts of the items are not part of this model. To see titles, put the "
+        "run's `data/items.parquet` into `data/`.",
         "",
         "```python",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -157,7 +156,7 @@ def _use(adapters: Sequence[str], model: str, repo: str | None) -> str:
 
 
 def _metrics(run: Path) -> str:
-    """A table a split: each system's HR and NDCG with their bootstrap intervals."""
+    """One table per split: each system's HR and NDCG with bootstrap intervals."""
     path = run / layout.METRICS
     if not path.is_file():
         return "This run was not evaluated."
@@ -187,11 +186,11 @@ def _cell(values: dict[str, Any], name: str) -> str:
 
 
 def _data(run: Path, recipe: Recipe) -> str:
-    about = _card(recipe)
+    card = _card(recipe)
     report = run / layout.DATA_REPORT
     counts = read_json(report)["counts"] if report.is_file() else {}
     sizes = ", ".join(f"{counts[key]:,} {key}" for key in ("users", "items", "interactions") if key in counts)
-    lines = [f"{about['name']}: {about['description']}".rstrip(": "), about["homepage"]]
+    lines = [f"{card['name']}: {card['description']}".rstrip(": "), card["homepage"]]
     lines.append(f"Used here: {sizes}." if sizes else "")
     lines.append(
         "Item ids and their semantic IDs are part of the model; interactions and item texts are not."
@@ -200,7 +199,7 @@ def _data(run: Path, recipe: Recipe) -> str:
 
 
 def _card(recipe: Recipe) -> dict[str, str]:
-    """What the dataset's card says of itself; a card that is gone leaves its name."""
+    """Return the description in the dataset's card; of a missing card, only the name."""
     try:
         card = load_card(recipe.data.card)
     except UserError:
@@ -221,5 +220,5 @@ def _card(recipe: Recipe) -> dict[str, str]:
 def _versions(run: Path) -> str:
     manifest = read_manifest(run, "sft") or {}
     versions = manifest.get("versions", {})
-    known = ", ".join(f"{name} {versions[name]}" for name in VERSIONS if name in versions)
-    return f"Trained with {known}; seed {manifest['seed']}." if known else ""
+    packages = ", ".join(f"{name} {versions[name]}" for name in VERSIONS if name in versions)
+    return f"Trained with {packages}; seed {manifest['seed']}." if packages else ""

@@ -1,4 +1,4 @@
-"""The report stage: one offline page that shows how well a run recommends, made from its files alone."""
+"""The report: one offline page that shows how well a run recommends, made only from the run's files."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ SLICES = {
     "history_length": "length of the history, in items",
     "item_frequency": "training interactions of the target",
 }
-# Colours of the page's style sheet that stand for a category; what has none of its own is grey.
+# Colours in the page's style sheet for categories of the code tree; all other categories are grey.
 TREE_STYLES, OTHER_STYLE = ("s0", "s1", "s3", "s4", "s5"), "s2"
 LISTS = "valid_ndcg@10"
-"""The validation lists' figure in `sft/metrics.jsonl`."""
+"""Metric of the validation lists in `sft/metrics.jsonl`."""
 
 
 def render(run: Path, stages: Sequence[str]) -> str:
-    """The page, as HTML.
+    """Return the page as HTML.
 
     Args:
-        run: a run folder with `recipe.yaml`, `data/` and `eval/`; what else is missing is said in a sentence.
+        run: a run folder with `recipe.yaml`, `data/` and `eval/`; a sentence states each other part that is missing.
         stages: names of the stages whose manifests are shown, in order.
 
     Raises:
@@ -91,7 +91,7 @@ def render(run: Path, stages: Sequence[str]) -> str:
         aligned=alignment(run),
         shown=titles[shown] if shown else None,
         cards=draw_users(run, shown, split, protocol) if shown else [],
-        said=answers_shown(run),
+        answers=answers_shown(run),
         measures=[
             {"title": metric_title(name), "formula": formula}
             for name, formula in protocol["formulas"].items()
@@ -100,12 +100,12 @@ def render(run: Path, stages: Sequence[str]) -> str:
             {"title": titles[name], "formula": baseline["formula"]}
             for name, baseline in protocol.get("baselines", {}).items()
         ],
-        manifests={name: found for name in stages if (found := read_manifest(run, name))},
+        manifests={name: manifest for name in stages if (manifest := read_manifest(run, name))},
     )
 
 
 def _titles(systems: Sequence[str], protocol: dict[str, Any]) -> dict[str, str]:
-    """What to call each system; a run of an earlier version does not name its baselines, which were all shipped."""
+    """Return the title of each system; runs of earlier versions do not name their baselines."""
     named = {name: baseline["title"] for name, baseline in protocol.get("baselines", {}).items()}
     shipped = {name: SYSTEMS.load(name).title for name in systems if name in SYSTEMS.shipped}
     return {name: (TITLES | shipped | named).get(name, name) for name in systems}
@@ -114,8 +114,8 @@ def _titles(systems: Sequence[str], protocol: dict[str, Any]) -> dict[str, str]:
 def _verdict(
     metrics: dict[str, Any], split: str, model: str, metric: str, titles: dict[str, str]
 ) -> dict[str, Any]:
-    """How a model stands against each baseline, in words and figures."""
-    own = metrics[split][model]
+    """Compare a model with each baseline, as a sentence and as figures."""
+    values = metrics[split][model]
     against = []
     for baseline, gap in metrics["differences"][split].get(model, {}).items():
         low, high = gap["intervals"][metric]
@@ -125,23 +125,23 @@ def _verdict(
             {
                 "title": titles[baseline],
                 "word": word,
-                "ratio": own[metric] / other if other else None,
+                "ratio": values[metric] / other if other else None,
                 "gap": gap[metric],
                 "interval": [low, high],
             }
         )
-    clauses = [f"{one['word']} {one['title']}" for one in against]
+    clauses = [f"{baseline['word']} {baseline['title']}" for baseline in against]
     title = titles[model]
     sentence = f"The {title} {_joined(clauses)}" if clauses else f"The {title} has no baseline"
-    return {"model": model, "title": title, "sentence": sentence, "against": against, "own": own}
+    return {"model": model, "title": title, "sentence": sentence, "against": against}
 
 
 def _rows(metrics: dict[str, Any], protocol: dict[str, Any], main: str, k: int) -> dict[str, Any]:
-    """Per split, the main one first, the metric table's rows: a value and an interval a system."""
+    """Rows of the metric table per split, the main split first; a row has a value and an interval per system."""
     with_intervals = next(iter(metrics[main].values()))["intervals"]
     ranking = [name for name in protocol["formulas"] if f"{name}@{k}" in with_intervals]
     of_lists = [name for name in protocol["formulas"] if name not in ranking]
-    # With one target a user, recall is the hit rate again.
+    # With one target per user, recall equals the hit rate.
     names = [f"{name}@{cut}" for name in ranking if name != "recall" for cut in protocol["k"]]
     splits = sorted(protocol["splits"], key=lambda split: split != main)
     return {
@@ -152,15 +152,21 @@ def _rows(metrics: dict[str, Any], protocol: dict[str, Any], main: str, k: int) 
 
 
 def _row(values: dict[str, Any], name: str, first: bool) -> dict[str, Any]:
-    """One line of the metric table; `first` begins a group. The best ranking value is marked."""
-    best = max(one[name] for one in values.values())
+    """One row of the metric table. The best value of a ranking measure is marked.
+
+    Args:
+        values: metrics per system.
+        name: the metric.
+        first: whether the row begins a group.
+    """
+    best = max(metrics[name] for metrics in values.values())
     cells = {}
-    for system, one in values.items():
-        ends = one["intervals"].get(name)
+    for system, metrics in values.items():
+        ends = metrics["intervals"].get(name)
         cells[system] = {
-            "value": one[name],
+            "value": metrics[name],
             "ends": ends,
-            "best": ends is not None and one[name] == best > 0,
+            "best": ends is not None and metrics[name] == best > 0,
         }
     measure, _, cutoff = name.partition("@")
     title = measure.upper() if any(cell["ends"] for cell in cells.values()) else measure.capitalize()
@@ -197,7 +203,7 @@ def _slice_charts(slices: dict[str, Any], titles: dict[str, str], metric: str) -
 
 
 def _loss_curve(run: Path) -> dict[str, Any] | None:
-    """Loss, and NDCG@10 of the validation lists, by epoch; None where the run logged no loss."""
+    """Charts of the loss, and of the NDCG@10 of validation lists, by epoch; None if the run logged no loss."""
     path = run / layout.training_log("sft")
     if not path.is_file():
         return None
@@ -218,7 +224,7 @@ def _loss_curve(run: Path) -> dict[str, Any] | None:
 
 
 def _codes(run: Path) -> dict[str, Any] | None:
-    """The diagnosis of the semantic IDs and its pictures, or None where the run has none."""
+    """The diagnosis of the semantic IDs with its charts; None if the run has none."""
     report, path = _optional_json(run / layout.IDS_REPORT), run / layout.SIDS
     if report is None or not path.is_file():
         return None
@@ -242,7 +248,7 @@ def _codes(run: Path) -> dict[str, Any] | None:
 
 
 def _texts(run: Path) -> int:
-    """How many items have textual IDs."""
+    """Number of items with textual IDs."""
     path = run / layout.SIDS
     table = pl.read_parquet(path) if path.is_file() else pl.DataFrame()
     return len(table) if "text" in table.columns else 0
@@ -251,17 +257,17 @@ def _texts(run: Path) -> int:
 def _category_groups(
     run: Path, items: pl.Series, purity: dict[str, Any] | None
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """Each item's group, a number, and the groups' names: the five largest categories, then all others.
+    """Return each item's group number, and the groups' names: the five largest categories, then all others.
 
-    One group without a name where the items have no categories.
+    Items without categories form one group without a name.
     """
     table = load_items(run)
     if not purity or "categories" not in table.columns:
         return np.zeros(len(items), np.int64), []
     at_depth = pl.col("categories").list.get(purity["depth"] - 1, null_on_oob=True).cast(pl.String)
-    known = table.select(pl.col("item_id").cast(pl.String), category=at_depth)
-    asked = pl.DataFrame({"item_id": items.cast(pl.String)})
-    category = asked.join(known, on="item_id", how="left", maintain_order="left")["category"]
+    categories = table.select(pl.col("item_id").cast(pl.String), category=at_depth)
+    rows = pl.DataFrame({"item_id": items.cast(pl.String)})
+    category = rows.join(categories, on="item_id", how="left", maintain_order="left")["category"]
     counts = pl.DataFrame({"category": category.drop_nulls()}).group_by("category").len()
     largest = counts.sort(["len", "category"], descending=[True, False])["category"].to_list()[
         : len(TREE_STYLES)
@@ -272,7 +278,7 @@ def _category_groups(
 
 
 def _level_columns(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """The columns of the level table: a heading, and a cell a level; those without any figure are left out."""
+    """Columns of the level table: a heading, and one cell per level. Columns without figures are left out."""
     levels = report["levels"]
     purity = report.get("purity") or {"purity": [], "chance": []}
     pure = [f"{p:.2f} ({c:.2f})" for p, c in zip(purity["purity"], purity["chance"], strict=True)]
@@ -303,7 +309,7 @@ def _signed(value: float) -> str:
 
 
 def _span(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Format seconds for the reader."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: drawn by hand, coloured by the page's style sheet, so they follow light and dark."""
+"""Charts as inline SVG. The page's style sheet colours them, so they follow light and dark mode."""
 
 from __future__ import annotations
 
@@ -15,13 +15,21 @@ from llmrec.ids.tokens import level_letter
 
 WIDTH, HEIGHT = 460.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 8.0, 12.0, 40.0
-# The code tree is drawn in columns: what is thinner than a few of them runs together.
+# The code tree is drawn in columns of one unit. Cells narrower than TREE_WIDE columns are not separated.
 TREE_COLUMNS, TREE_ROW, TREE_LEFT, TREE_WIDE = 1200, 56.0, 14.0, 4
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: its value, the ends of its interval, and the CSS class that colours it."""
+    """One bar.
+
+    Attributes:
+        name: name of the system, for the tooltip.
+        value: height of the bar.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        style: CSS class that colours the bar.
+    """
 
     name: str
     value: float
@@ -55,10 +63,10 @@ class _Canvas:
 
 
 def grouped_bars(groups: Mapping[str, Sequence[Bar]], label: str, notes: Sequence[str] = ()) -> Markup:
-    """Groups of bars with interval whiskers.
+    """Draw groups of bars with interval whiskers.
 
     Args:
-        groups: label of each group and its bars.
+        groups: bars per group; the key is the group's label.
         label: what the chart shows, for screen readers.
         notes: a second line under each group's label, such as its number of users.
     """
@@ -66,13 +74,13 @@ def grouped_bars(groups: Mapping[str, Sequence[Bar]], label: str, notes: Sequenc
     ticks = axis_ticks(0.0, max((bar.high for bars in groups.values() for bar in bars), default=0.0))
     scale = (HEIGHT - TOP - BOTTOM) / ticks[-1]
     _horizontal_grid(canvas, [(tick, HEIGHT - BOTTOM - tick * scale) for tick in ticks])
-    room = (WIDTH - LEFT - RIGHT) / len(groups)
+    group_width = (WIDTH - LEFT - RIGHT) / len(groups)
     for position, (name, bars) in enumerate(groups.items()):
-        start = LEFT + position * room + room * 0.12
-        step = room * 0.76 / len(bars)
+        start = LEFT + position * group_width + group_width * 0.12
+        step = group_width * 0.76 / len(bars)
         for index, bar in enumerate(bars):
             _bar(canvas, bar, start + index * step, step, scale)
-        middle = LEFT + (position + 0.5) * room
+        middle = LEFT + (position + 0.5) * group_width
         canvas.add("text", name, x=middle, y=HEIGHT - BOTTOM + 16, text_anchor="middle", class_="label")
         if notes:
             canvas.add(
@@ -82,40 +90,46 @@ def grouped_bars(groups: Mapping[str, Sequence[Bar]], label: str, notes: Sequenc
 
 
 def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], label: str, unit: str) -> Markup:
-    """Lines over a common horizontal axis; the class of line number i is `line<i>`.
+    """Draw lines over a common horizontal axis; the CSS class of line number i is `line<i>`.
 
     Args:
-        lines: name and points `(x, y)` of each line, at least one point in all.
+        lines: points `(x, y)` per line; the key is the line's name. There is at least one point.
         label: what the chart shows, for screen readers.
         unit: name of the horizontal axis.
     """
     canvas = _Canvas(label)
     points = [point for line in lines.values() for point in line]
-    across = axis_ticks(0.0, max(x for x, _ in points))
-    up = axis_ticks(min(y for _, y in points), max(y for _, y in points))
+    x_ticks = axis_ticks(0.0, max(x for x, _ in points))
+    y_ticks = axis_ticks(min(y for _, y in points), max(y for _, y in points))
+    x_scale = (WIDTH - LEFT - RIGHT) / (x_ticks[-1] - x_ticks[0])
+    y_scale = (HEIGHT - TOP - BOTTOM) / (y_ticks[-1] - y_ticks[0])
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        right = LEFT + (x - across[0]) / (across[-1] - across[0]) * (WIDTH - LEFT - RIGHT)
-        return right, HEIGHT - BOTTOM - (y - up[0]) / (up[-1] - up[0]) * (HEIGHT - TOP - BOTTOM)
+    def to_canvas(x: float, y: float) -> tuple[float, float]:
+        return LEFT + (x - x_ticks[0]) * x_scale, HEIGHT - BOTTOM - (y - y_ticks[0]) * y_scale
 
-    _horizontal_grid(canvas, [(tick, place(0, tick)[1]) for tick in up])
-    for tick in across:
-        x = place(tick, up[0])[0]
+    _horizontal_grid(canvas, [(tick, to_canvas(0, tick)[1]) for tick in y_ticks])
+    for tick in x_ticks:
+        x = to_canvas(tick, y_ticks[0])[0]
         canvas.add("text", f"{tick:g}", x=x, y=HEIGHT - BOTTOM + 16, text_anchor="middle", class_="tick")
     canvas.add("text", unit, x=(LEFT + WIDTH) / 2, y=HEIGHT - 6, text_anchor="middle", class_="label")
     for index, (name, line) in enumerate(lines.items()):
-        placed = [place(x, y) for x, y in line]
-        path = " ".join(f"{x:.2f},{y:.2f}" for x, y in placed)
+        corners = [to_canvas(x, y) for x, y in line]
+        path = " ".join(f"{x:.2f},{y:.2f}" for x, y in corners)
         canvas.add("polyline", points=path, class_=f"line line{index}", tip=name)
         if len(line) <= 60:
-            for (x, y), (at, value) in zip(placed, line, strict=True):
-                tip = f"{name}, {unit} {at:g}: {value:.4f}"
+            for (x, y), (position, value) in zip(corners, line, strict=True):
+                tip = f"{name}, {unit} {position:g}: {value:.4f}"
                 canvas.add("circle", cx=x, cy=y, r=2.5, class_=f"dot line{index}", tip=tip)
     return canvas.render()
 
 
 def usage_chart(counts: Sequence[int], label: str) -> Markup:
-    """Items per code, codes sorted by use, with a dashed line where equal use would be."""
+    """Draw the items per code, codes sorted by use, with a dashed line at equal use.
+
+    Args:
+        counts: items of each code.
+        label: what the chart shows, for screen readers.
+    """
     width, height = 220.0, 84.0
     canvas = _Canvas(label, width, height)
     ordered = sorted(counts, reverse=True)
@@ -137,28 +151,28 @@ def code_tree(
     styles: Sequence[str],
     label: str,
 ) -> Markup:
-    """The first three levels of semantic IDs as an icicle: a row a level, a cell a prefix, as wide as its items.
+    """Draw the first three levels of semantic IDs as an icicle: one row per level, one cell per prefix.
 
-    A cell has the colour of its items' most frequent group, paler (`p1`, `p0`) where that is less than 80 % or
-    50 % of them. Cells side by side stand under one prefix, ordered by group and size; those too thin to tell
-    apart run together.
+    A cell's width is the number of its items. Its colour is that of its most frequent group, paler (`p1`, `p0`) if
+    the group has less than 80 % or 50 % of the items. The cells under one prefix are next to each other, ordered by
+    group and size. Cells too narrow to distinguish are merged.
 
     Args:
         sids: int32 `[items, levels]`.
         groups: each item's group, int64 `[items]`.
-        names: of the groups; empty says that there is one, which is not named.
+        names: names of the groups; empty if there is one group without a name.
         styles: CSS class of each group.
         label: what the chart shows, for screen readers.
     """
     levels = min(3, sids.shape[1])
     canvas = _Canvas(label, TREE_LEFT + TREE_COLUMNS, levels * TREE_ROW)
     cells = [_Cells.of(sids[:, : level + 1], groups, len(styles)) for level in range(levels)]
-    order = np.lexsort([found.rank[found.of_item] for found in reversed(cells)])
+    order = np.lexsort([row.rank[row.of_item] for row in reversed(cells)])
     shown = order[((np.arange(TREE_COLUMNS) + 0.5) / TREE_COLUMNS * len(sids)).astype(np.int64)]
-    for level, found in enumerate(cells):
-        letter, y = level_letter(level), level * TREE_ROW
-        canvas.add("text", letter, x=0, y=y + TREE_ROW / 2 + 4, class_="label")
-        for style, path in _tree_row(found, found.of_item[shown], styles, y).items():
+    for level, row in enumerate(cells):
+        y = level * TREE_ROW
+        canvas.add("text", level_letter(level), x=0, y=y + TREE_ROW / 2 + 4, class_="label")
+        for style, path in _tree_row(row, row.of_item[shown], styles, y).items():
             canvas.add("path", d=path, class_=f"cell {style}")
     _tree_tips(canvas, sids, cells[0], shown, names)
     return canvas.render()
@@ -166,7 +180,15 @@ def code_tree(
 
 @dataclass(frozen=True)
 class _Cells:
-    """The prefixes of one length: `of_item` names each item's; the rest is by prefix."""
+    """The cells of one row: all prefixes of one length.
+
+    Attributes:
+        of_item: int64 `[items]`, the cell of each item.
+        size: int64 `[cells]`, number of items.
+        group: int64 `[cells]`, the most frequent group.
+        share: float64 `[cells]`, share of that group.
+        rank: int64 `[cells]`, position in the order by group and size.
+    """
 
     of_item: NDArray[np.int64]
     size: NDArray[np.int64]
@@ -189,7 +211,7 @@ class _Cells:
 
 
 def _tree_row(cells: _Cells, columns: NDArray[np.int64], styles: Sequence[str], y: float) -> dict[str, str]:
-    """For each style, the outline of one row's runs of columns that look the same."""
+    """For each style, the SVG path of one row's rectangles: runs of columns with the same look."""
     wide = cells.size[columns] / cells.size.sum() * TREE_COLUMNS >= TREE_WIDE
     look = [cells.style(cell, styles) for cell in columns.tolist()]
     changes = [
@@ -209,7 +231,7 @@ def _tree_row(cells: _Cells, columns: NDArray[np.int64], styles: Sequence[str], 
 def _tree_tips(
     canvas: _Canvas, sids: NDArray[np.int32], cells: _Cells, shown: NDArray[np.int64], names: Sequence[str]
 ) -> None:
-    """Say what the cells of the first level are, where they are wide enough to point at."""
+    """Add tooltips to the cells of the first level that are wide enough to point at."""
     columns = cells.of_item[shown]
     starts = np.flatnonzero(np.r_[True, columns[1:] != columns[:-1]])
     for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(columns)], strict=True):
@@ -225,7 +247,7 @@ def _tree_tips(
 
 
 def axis_ticks(low: float, high: float) -> list[float]:
-    """Round values, at most seven, whose first and last enclose `low` and `high`."""
+    """Return at most seven round values; the first is at most `low`, the last is at least `high`."""
     span = high - low
     if span <= 0:
         span = abs(high) or 1.0

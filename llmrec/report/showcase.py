@@ -1,4 +1,4 @@
-"""Ten users as people would see them: what they chose, what they are recommended, what they chose next."""
+"""Ten example users: their history, their recommendations, and the held-out target."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ LONGEST_TITLE = 110
 def draw_users(
     run: Path, system: str, split: str, protocol: dict[str, Any], users: int = 10, shown: int = 8, k: int = 10
 ) -> list[dict[str, Any]]:
-    """Draw evaluated users at random, by the protocol's seed, and put titles to their items.
+    """Draw evaluated users at random with the protocol's seed, and look up the titles of their items.
 
     Args:
         run: the run folder.
-        system: whose lists to show.
+        system: the system whose lists are shown.
         split: `valid` or `test`.
-        protocol: of `eval/metrics.json`.
-        users: how many to draw.
-        shown: how many items of the end of each history to show.
-        k: how many items of each list to show.
+        protocol: the protocol of `eval/metrics.json`.
+        users: number of users to draw.
+        shown: number of last history items to show.
+        k: number of list items to show.
 
     Returns:
-        Per user `user, earlier` (history items left out)`, history, target, items` (title and whether it is
-        the target) and `hit` (rank of the target within the list, or None).
+        Per user `user`, `earlier` (number of history items that are not shown), `history`, `target`, `items` (title,
+        and whether it is the target) and `hit` (rank of the target in the list, or None).
     """
     examples = evaluation_examples(run, split, protocol["users"], protocol["seed"])
-    drawn = np.random.default_rng(protocol["seed"]).choice(len(examples), min(users, len(examples)), False)
-    chosen = examples[np.sort(drawn)].cast({"user_id": pl.String})
+    count = min(users, len(examples))
+    rows = np.random.default_rng(protocol["seed"]).choice(len(examples), count, replace=False)
+    sample = examples[np.sort(rows)].cast({"user_id": pl.String})
     lists = read_lists(run / layout.lists(system, split)).filter(pl.col("rank") <= k)
-    tops = lists.join(chosen, on="user_id", how="semi").sort("user_id", "rank")
-    top_of = dict(tops.group_by("user_id").agg("item_id").iter_rows())
+    ranked = lists.join(sample, on="user_id", how="semi").sort("user_id", "rank")
+    list_of = dict(ranked.group_by("user_id").agg("item_id").iter_rows())
     names = titles(run)
     cards = []
-    for user, history, target in chosen.select("user_id", "history", "target").iter_rows():
-        listed = top_of.get(user, [])
+    for user, history, target in sample.select("user_id", "history", "target").iter_rows():
+        listed = list_of.get(user, [])
         cards.append(
             {
                 "user": user,
@@ -57,7 +58,7 @@ def draw_users(
 
 
 def titles(run: Path) -> dict[str, str]:
-    """Title of every item, cut to a line or two."""
+    """Return the title of every item, shortened to at most `LONGEST_TITLE` characters."""
     frame = load_items(run).select(pl.col("item_id").cast(pl.String), "title")
     return {item: _shortened(title or item) for item, title in frame.iter_rows()}
 

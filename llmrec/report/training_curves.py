@@ -1,4 +1,4 @@
-"""What the report shows of preference alignment: curves of each training, and the gate's verdict."""
+"""The report's section on preference alignment: curves of each training, and the gate's verdict."""
 
 from __future__ import annotations
 
@@ -29,48 +29,48 @@ CURVES = {
     "legal": "Share of rollouts that are items",
     "clipped": "Share of clipped ratios",
 }
-"""What a log line may hold, in the order it is drawn, and its title; validation figures, `valid_…`, come after."""
+"""Values of a log line → their titles, in the order of the charts; validation metrics (`valid_…`) follow."""
 FORMER = {"silent": "zero_variance_drawn", "zero_signal": "zero_variance"}
-"""Names that logs of earlier versions have for the same figures."""
+"""Former name → present name of values, for the logs of earlier versions."""
 VALID, TERM = "valid_", "reward_"
-"""How validation figures begin, and terms of a reward."""
-SPREAD = "reward_std"
+"""Prefix of validation metrics, and prefix of the terms of a reward."""
+REWARD_DEVIATION = "reward_std"
 
 
 def alignment(run: Path) -> dict[str, Any] | None:
-    """Charts of each aligned model's training, and the gate in sentences; None where the run has neither."""
-    trainings = [found for method in ALIGNED if (found := _training(run, method)) is not None]
-    judged = read_json(run / layout.GATE) if (run / layout.GATE).is_file() else None
-    if not trainings and judged is None:
+    """Return charts of each alignment training, and the gate's sentences; None if the run has neither."""
+    trainings = [training for method in ALIGNED if (training := _training(run, method)) is not None]
+    verdicts = read_json(run / layout.GATE) if (run / layout.GATE).is_file() else None
+    if not trainings and verdicts is None:
         return None
-    return {"trainings": trainings, "sentences": gate.sentences(judged) if judged else []}
+    return {"trainings": trainings, "sentences": gate.sentences(verdicts) if verdicts else []}
 
 
 def shown_model(run: Path, models: Sequence[str]) -> str | None:
-    """Whose lists stand for a run's: the gate's winner, else SFT, else the first of `models`."""
+    """Return the model whose lists the report shows: the gate's winner, else SFT, else the first of `models`."""
     winner = read_json(run / layout.GATE)["winner"] if (run / layout.GATE).is_file() else SFT
     return winner if winner in models else next(iter(models), None)
 
 
 def _training(run: Path, method: str) -> dict[str, Any] | None:
-    """A chart for each figure that `metrics.jsonl` of a method holds; None where it logged nothing."""
+    """Draw a chart of each value in a method's training log; None if the log has no values."""
     path = run / layout.training_log(method)
     if not path.is_file():
         return None
     logged = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
     lines = [{FORMER.get(key, key): value for key, value in line.items()} for line in logged]
     charts = [(title, _points(lines, key)) for key, title in CURVES.items()]
-    known = {key for line in lines for key in line}
-    for key in sorted(key for key in known if key.startswith(TERM) and key != SPREAD):
+    keys = sorted({key for line in lines for key in line})
+    for key in [key for key in keys if key.startswith(TERM) and key != REWARD_DEVIATION]:
         charts.append((f"Reward: {key.removeprefix(TERM)}", _points(lines, key)))
-    for key in sorted(key for key in known if key.startswith(VALID)):
+    for key in [key for key in keys if key.startswith(VALID)]:
         charts.append((f"{key.removeprefix(VALID).upper()} of validation lists", _points(lines, key)))
-    drawn = [
+    figures = [
         {"title": title, "svg": line_chart({title: points}, f"{title} by step, {method}", "step")}
         for title, points in charts
         if points
     ]
-    return {"method": method, "steps": lines[-1]["step"], "charts": drawn} if drawn else None
+    return {"method": method, "steps": lines[-1]["step"], "charts": figures} if figures else None
 
 
 def _points(lines: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 def baseline_files(recipe: Recipe) -> list[str]:
     """Return the files of the collaborative stage with the baselines' models."""
     from llmrec.collaborative.systems import files_of
+    from llmrec.recommend.model_names import ZERO_SHOT
 
-    return files_of(recipe.collaborative, recipe.eval.baselines)
+    systems = [name for name in recipe.eval.baselines if name != ZERO_SHOT]
+    return files_of(recipe.collaborative, systems)
 
 
 def zero_shot_files(recipe: Recipe) -> list[str]:

@@ -1,1 +1,1 @@
-"""Training stages, thin on TRL's trainers."""
+"""Training on top of TRL's trainers."""

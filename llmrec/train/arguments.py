@@ -1,4 +1,4 @@
-"""What the settings of all of TRL's trainers have in common."""
+"""Trainer arguments that all trainings share."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ import torch
 from llmrec.config import TrainingConfig
 
 LOG_POINTS, POINTS = 50, 10
-"""Log lines, and saves and validations, of a whole training."""
+"""Number of log lines in a whole training, and number of saves and of validations."""
 
 
-def default_interval(steps: int, least: int) -> int:
-    """Steps between two saves or validations, where the recipe names none: at least `least`, below which they would
-    cost more than the training between them.
+def default_interval(steps: int, min_steps: int) -> int:
+    """Default number of steps between two saves or validations: a tenth of the training, but at least `min_steps`.
+
+    More frequent saves would cost more than the training between them.
     """
-    return max(math.ceil(steps / POINTS), min(steps, least))
+    return max(math.ceil(steps / POINTS), min(steps, min_steps))
 
 
 def training_arguments(
     section: TrainingConfig, checkpoints: Path, steps: int, seed: int, report_to: Sequence[str]
 ) -> dict[str, Any]:
-    """A section of the recipe as arguments of `transformers.TrainingArguments`; an epoch is the whole training.
+    """Translate a recipe section into arguments of `transformers.TrainingArguments`.
+
+    All epochs of the recipe form one epoch of the trainer.
 
     Args:
-        section: of the recipe.
+        section: the recipe's section.
         checkpoints: folder of the trainer's checkpoints.
-        steps: optimizer steps in all.
-        seed: of the training.
+        steps: optimizer steps of the whole training.
+        seed: seed of the training.
         report_to: trackers.
     """
     return {

@@ -1,4 +1,4 @@
-"""A stage's function in several processes of this machine, as `torchrun` would start it."""
+"""Run a stage's function in several processes of this machine, as `torchrun` would."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from llmrec.errors import UserError
 from llmrec.files import atomic_write
 
 StageFunction = Callable[[StageContext], Any]
-MISTAKE = "mistake-{}.txt"
-"""In a stage's scratch, what a process has to say to the user."""
+ERROR_FILE = "mistake-{}.txt"
+"""File in the stage's scratch folder that holds the error message of one process."""
 LOGGERS = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
-"""Of torch, those that tell how a process died."""
+"""Loggers of torch that report how a process died."""
 
 
 def run_in_processes(function: StageFunction, context: StageContext) -> Any:
     """Call a stage's function in `context.workers.count` processes with torch.distributed's variables set.
 
     Args:
-        function: of a module's top level, called with a context in every process.
-        context: the stage's; must be picklable.
+        function: a function at a module's top level; every process calls it with the context.
+        context: the stage's context; it must be picklable.
 
     Returns:
-        What the function returned in the first process.
+        The function's result in the first process.
 
     Raises:
-        UserError: what the function raised in any of them, or a process that died.
+        UserError: the function raised it in a process, or a process died.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -48,25 +48,26 @@ def run_in_processes(function: StageFunction, context: StageContext) -> Any:
         max_restarts=0,
         start_method="spawn",
     )
-    for said in _mistakes(context):
-        said.unlink()
-    with _threads(context.workers.count), _quiet(lambda: bool(_mistakes(context))):
+    for file in _error_files(context):
+        file.unlink()
+    with _thread_limit(context.workers.count), _mute_explained_deaths(context):
         try:
-            return elastic_launch(settings, _work)(function, replace(context, notes={}))[0]
+            return elastic_launch(settings, _run_in_process)(function, replace(context, notes={}))[0]
         except ChildFailedError as error:
-            if told := _mistakes(context):
-                raise UserError(told[0].read_text("utf-8")) from error
+            if files := _error_files(context):
+                raise UserError(files[0].read_text("utf-8")) from error
             rank, failure = next(iter(error.failures.items()))
             raise UserError(
-                f"process {rank} of {context.workers.count} died ({failure.exitcode}); the same command goes on"
+                f"process {rank} of {context.workers.count} died ({failure.exitcode}); "
+                "run the same command again to resume"
             ) from error
 
 
 def run_on_main_process(work: Callable[[], object]) -> None:
-    """Do something in the first of several processes, while the others wait; without others, just do it.
+    """Run `work` in the main process while the other processes wait. With one process, just run it.
 
     Raises:
-        UserError: what `work` raised, in every process.
+        UserError: `work` raised it; every process raises the same error.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         work()
@@ -75,55 +76,55 @@ def run_on_main_process(work: Callable[[], object]) -> None:
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())
-    failed: list[UserError | None] = [None]
+    errors: list[UserError | None] = [None]
     if state.is_main_process:
         try:
             work()
         except UserError as error:
-            failed[0] = error
-    # A group of its own, because this may take longer than a step of the training ever should.
-    patient = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
-    torch.distributed.broadcast_object_list(failed, group=patient)
-    if failed[0] is not None:
-        raise failed[0]
+            errors[0] = error
+    # A separate process group with a long timeout: `work` may take longer than any training step.
+    group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
+    torch.distributed.broadcast_object_list(errors, group=group)
+    if errors[0] is not None:
+        raise errors[0]
 
 
-def _work(function: StageFunction, context: StageContext) -> Any:
-    """What each process runs. One that meets a user's mistake ends, so that the others do not wait for it."""
+def _run_in_process(function: StageFunction, context: StageContext) -> Any:
+    """Run the function in one process. A process that raises UserError exits, so that the others stop waiting."""
     try:
         return function(context)
     except UserError as error:
-        said = context.scratch / MISTAKE.format(os.environ["RANK"])
-        with atomic_write(said) as partial:
+        file = context.scratch / ERROR_FILE.format(os.environ["RANK"])
+        with atomic_write(file) as partial:
             partial.write_text(str(error), "utf-8")
         raise SystemExit(1) from None
 
 
-def _mistakes(context: StageContext) -> list[Path]:
-    """What processes have had to say to the user, the first one's first."""
-    return sorted(context.scratch.glob(MISTAKE.format("*")))
+def _error_files(context: StageContext) -> list[Path]:
+    """Return the error files that processes have written, sorted by name."""
+    return sorted(context.scratch.glob(ERROR_FILE.format("*")))
 
 
 @contextlib.contextmanager
-def _quiet(known: Callable[[], bool]) -> Iterator[None]:
-    """Keep torch from logging a death whose cause is known: a traceback would hide what the user is told to do."""
+def _mute_explained_deaths(context: StageContext) -> Iterator[None]:
+    """Mute torch's log of a dead process that left an error file: a traceback would hide the user's message."""
 
-    def tells_more(record: logging.LogRecord) -> bool:
-        return not known()
+    def is_unexplained(record: logging.LogRecord) -> bool:
+        return not _error_files(context)
 
     loggers = [logging.getLogger(name) for name in LOGGERS]
     for logger in loggers:
-        logger.addFilter(tells_more)
+        logger.addFilter(is_unexplained)
     try:
         yield
     finally:
         for logger in loggers:
-            logger.removeFilter(tells_more)
+            logger.removeFilter(is_unexplained)
 
 
 @contextlib.contextmanager
-def _threads(processes: int) -> Iterator[None]:
-    """Share the cores out among the processes, unless the user has."""
+def _thread_limit(processes: int) -> Iterator[None]:
+    """Divide the CPU cores among the processes, unless the user has set OMP_NUM_THREADS."""
     if "OMP_NUM_THREADS" in os.environ:
         yield
         return

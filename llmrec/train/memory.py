@@ -1,4 +1,4 @@
-"""A training that runs out of memory says which knob helps."""
+"""Out-of-memory errors of a training that name the settings which reduce its memory."""
 
 from __future__ import annotations
 
@@ -11,42 +11,51 @@ from llmrec.artifacts import Workers
 from llmrec.config import SftConfig, TrainingConfig
 from llmrec.errors import UserError
 
-FULL_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "not enough memory")
+"""Parts of the error messages by which torch reports full memory."""
 
 
 def memory_remedies(stage: str, settings: TrainingConfig) -> list[str]:
-    """What a user can turn at any training.
+    """List the settings that reduce the memory of any training.
 
     Args:
-        stage: whose section of the recipe `settings` is.
-        settings: of the training.
+        stage: the recipe's section, such as `sft`.
+        settings: its settings.
     """
-    found = [
-        f"a smaller {stage}.batch (it is {settings.batch}) with {stage}.accumulate raised by as much",
-    ]
-    return found + ([] if settings.gradient_checkpointing else [f"{stage}.gradient_checkpointing=true"])
+    remedies = [f"a smaller {stage}.batch (it is {settings.batch}) with {stage}.accumulate raised by as much"]
+    if not settings.gradient_checkpointing:
+        remedies.append(f"{stage}.gradient_checkpointing=true")
+    return remedies
 
 
 def sft_memory_remedies(sft: SftConfig, history: int, workers: Workers) -> list[str]:
-    """What a user can turn at an SFT.
+    """List the settings that reduce the memory of SFT.
 
     Args:
-        sft: its settings.
+        sft: the recipe's section.
         history: `data.history`.
         workers: processes that train together.
     """
-    found = memory_remedies("sft", sft)
-    plain = sft.mode != "qlora" and not workers.sharded
-    found += ["--shard"] if plain and workers.count > 1 else []
-    found += ["sft.mode=qlora"] if plain and sft.mode != "sid_rows" else []
-    found += [f"a data.history below {history}"]
-    # A sharded model's lists are decoded with whole weights.
-    return found + (["sft.valid_lists=null"] if workers.sharded and sft.valid_lists is not None else [])
+    remedies = memory_remedies("sft", sft)
+    has_whole_base = sft.mode != "qlora" and not workers.sharded
+    if has_whole_base and workers.count > 1:
+        remedies.append("--shard")
+    if has_whole_base and sft.mode != "sid_rows":
+        remedies.append("sft.mode=qlora")
+    remedies.append(f"a data.history below {history}")
+    # Decoding validation lists gathers the whole weights of a sharded model in each process.
+    if workers.sharded and sft.valid_lists is not None:
+        remedies.append("sft.valid_lists=null")
+    return remedies
 
 
 @contextlib.contextmanager
-def explain_out_of_memory(stage: str, helpful: Sequence[str]) -> Iterator[None]:
-    """Turn an error of full memory into one that names knobs.
+def explain_out_of_memory(stage: str, remedies: Sequence[str]) -> Iterator[None]:
+    """Turn an out-of-memory error into a UserError that suggests settings which need less memory.
+
+    Args:
+        stage: the stage, for the message.
+        remedies: settings to suggest.
 
     Raises:
         UserError: memory ran out.
@@ -54,7 +63,8 @@ def explain_out_of_memory(stage: str, helpful: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        full = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not full and not any(words in str(error) for words in FULL_WORDS):
+        is_full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        is_full = is_full or any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
+        if not is_full:
             raise
-        raise UserError(f"{stage}: out of memory; try {', or '.join(helpful)}") from error
+        raise UserError(f"{stage}: out of memory; try {', or '.join(remedies)}") from error

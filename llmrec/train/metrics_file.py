@@ -1,4 +1,4 @@
-"""The training log that is always written, and the checkpoint a killed training goes on from."""
+"""The training log, which is always written, and the checkpoint from which a killed training resumes."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ NAMES = {
     "eval_loss": "valid_loss",
     "eval_ndcg@10": "valid_ndcg@10",
 }
-"""What the trainer calls the values of every training, and what the log calls them."""
+"""Names of the trainer's values that every training logs → their names in the log."""
 
 
 class ProgressBar(ProgressCallback):
-    """The trainer's progress bar without its printed lines: the values are in `sft/metrics.jsonl`."""
+    """The trainer's progress bar without printed lines, because the values are in `metrics.jsonl`."""
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
         """Print nothing."""
 
 
 class MetricsFile(TrainerCallback):
-    """Appends one JSON line per log step: `step, epoch`, and any of `NAMES`' values.
+    """Appends one JSON line per log step: `step`, `epoch`, and the values that `NAMES` lists.
 
-    Stops the training where the loss is no longer a number. Of several processes, the first one writes.
+    It stops the training when the loss is no longer a finite number. Only the main process writes.
 
     Args:
         path: the file.
-        epochs: the recipe's epochs, all of which are one to the trainer.
-        stage: whose training it is.
-        names: values beyond `NAMES`, as the trainer and as the log calls them.
+        epochs: number of epochs in the recipe; the trainer counts them all as one epoch.
+        stage: the stage, for error messages.
+        names: further values: the trainer's name → the log's name.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class MetricsFile(TrainerCallback):
         self._names = NAMES | dict(names or {})
 
     def rewind(self, checkpoint: Path | None) -> None:
-        """Drop lines logged after a checkpoint (all of them without one): they will be logged again."""
+        """Drop the lines after a checkpoint, or all lines if there is none, because they will be logged again."""
         last = _step(checkpoint) if checkpoint else -1
         lines = self._path.read_text("utf-8").splitlines() if self._path.is_file() and last >= 0 else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= last]
@@ -73,8 +73,8 @@ class MetricsFile(TrainerCallback):
         Raises:
             UserError: the loss is not finite.
         """
-        found = {self._names[key]: value for key, value in (logs or {}).items() if key in self._names}
-        values = {name: float(value) for name, value in found.items() if value is not None}
+        logged = {self._names[key]: value for key, value in (logs or {}).items() if key in self._names}
+        values = {name: float(value) for name, value in logged.items() if value is not None}
         if not values:
             return
         for name in ("loss", "valid_loss"):
@@ -88,7 +88,7 @@ class MetricsFile(TrainerCallback):
         self.write(state, values)
 
     def write(self, state: TrainerState, values: Mapping[str, float]) -> None:
-        """Append a line for the step that a training has come to."""
+        """Append a line with the values of the training's current step."""
         epoch = round((state.epoch or 0.0) * self._epochs, 4)
         line: dict[str, float] = {"step": state.global_step, "epoch": epoch, **values}
         with self._path.open("a", encoding="utf-8") as file:
@@ -96,9 +96,12 @@ class MetricsFile(TrainerCallback):
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The latest whole checkpoint of a trainer's output folder; its state file is written last."""
-    whole = [p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
-    return max(whole, key=_step, default=None)
+    """Return the latest complete checkpoint of a trainer's output folder, or None.
+
+    A checkpoint is complete if it has a state file, which the trainer writes last.
+    """
+    complete = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(complete, key=_step, default=None)
 
 
 def _step(checkpoint: Path) -> int:

@@ -1,12 +1,14 @@
-"""Weights, gradients and optimizer states in parts, one a process: FSDP2 (Zhao et al., PyTorch FSDP, VLDB 2023).
+"""Sharded training: each process holds a part of weights, gradients and optimizer states (FSDP2).
 
-accelerate and Trainer do the work. What is here: which modules share a part, also where a model's head is its
-embedding and PEFT stands between the two; processes on a CPU; and whole weights, for a while or at the end.
+accelerate and Trainer do the sharding. This module adds three things: which modules share an FSDP group, also when
+the head is tied to the embedding under PEFT; sharding on CPUs; and gathering whole weights, for a while or at the
+end. Zhao et al., PyTorch FSDP: experiences on scaling fully sharded data parallel, VLDB 2023.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,18 +26,20 @@ from llmrec.errors import UserError
 ARGUMENTS: dict[str, Any] = {
     "fsdp": True,
     "fsdp_config": {"version": 2, "auto_wrap_policy": "NO_WRAP"},
-    # Gradients that wait for the last pass of a step are whole ones in every process.
+    # Without it, gradients that accumulate until the last batch of a step are unsharded in every process.
     "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
     "torch_compile": False,
 }
-"""Trainer's, for a model that `shard` will have cut up, and compiled, before accelerate sees it."""
+"""Trainer arguments for a model that `shard` has sharded and compiled before accelerate receives it."""
 
 
 def allow_cpu_sharding(trainer: Trainer) -> None:
-    """Have a trainer's accelerator shard where there is no GPU; accelerate itself asks for one, torch does not.
+    """Let a trainer's accelerator shard on a machine without a GPU.
+
+    accelerate requires a GPU for FSDP; torch does not.
 
     Args:
-        trainer: its accelerator is new.
+        trainer: a trainer whose accelerator has not been used.
     """
     state = trainer.accelerator.state
     if not trainer.args.fsdp or state.distributed_type != DistributedType.MULTI_CPU:
@@ -47,37 +51,37 @@ def allow_cpu_sharding(trainer: Trainer) -> None:
 
 
 def shard(model: torch.nn.Module, compiled: bool = False) -> None:
-    """Cut a model's parameters up among the processes: each layer's apart, the rest together.
+    """Shard a model's parameters among the processes: one FSDP group per layer, and one for the rest.
 
-    The rest is the embedding, the head and the last norm. One group for them, because a tied head shares its matrix
+    The rest is the embedding, the head and the last norm. They form one group, because a tied head shares its matrix
     with the embedding. PEFT hides that from accelerate, which would put the two into different groups.
 
     Args:
-        model: a causal language model, PEFT's wrappers on it or not; changed in place.
-        compiled: whether its layers are to be compiled.
+        model: a causal language model, with or without PEFT's wrappers; changed in place.
+        compiled: whether to compile its layers.
 
     Raises:
-        UserError: a parameter too small for so many processes.
+        UserError: a parameter is too small for the number of processes.
     """
     for layer in _layers(model):
         if compiled:
             layer.compile()
-        fully_shard(layer, shard_placement_fn=_cut)
-    fully_shard(model, shard_placement_fn=_cut)
+        fully_shard(layer, shard_placement_fn=_placement)
+    fully_shard(model, shard_placement_fn=_placement)
     model.register_state_dict_post_hook(_drop_tied_names)
 
 
 @contextlib.contextmanager
 def unsharded(model: torch.nn.Module) -> Iterator[None]:
-    """Keep all weights of a sharded model in each process, so that each may call it as often as it likes.
+    """Hold all weights of a sharded model in each process, so that each process can call it any number of times.
 
     Args:
-        model: sharded by `shard`, or not at all: nothing happens then.
+        model: a model sharded by `shard`. For an unsharded model nothing happens.
     """
-    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    layers = parts[1:]  # behind the model itself
-    for part in parts:
-        part.unshard()
+    groups = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    layers = groups[1:]  # the first group is the model itself
+    for group in groups:
+        group.unshard()
     for layer in layers:
         layer.set_reshard_after_forward(False, recurse=False)
     try:
@@ -85,39 +89,47 @@ def unsharded(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.set_reshard_after_forward(True, recurse=False)
-        for part in parts:
-            part.reshard()
+        for group in groups:
+            group.reshard()
 
 
 def gather_weights(trainer: Trainer) -> dict[str, Any] | None:
-    """The whole weights of a trainer's sharded model, on the CPU: in the first process; None in the others."""
+    """Gather the whole weights of a trainer's sharded model on the CPU of the main process.
+
+    Returns:
+        The state dict in the main process, None in the others.
+    """
     state: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model)
     return state if trainer.is_world_process_zero() else None
 
 
 def load_gathered_weights(model: torch.nn.Module, weights: Mapping[str, Any]) -> None:
-    """Give an unsharded model of the same make what `gather_weights` returned.
+    """Load the weights that `gather_weights` returned into an unsharded model of the same architecture.
 
     Raises:
-        KeyError: weights that the model has and `weights` has not, or the other way round.
+        KeyError: the model has weights that `weights` lacks, or the reverse.
     """
-    wanted = model.state_dict()
-    _drop_tied_names(model, wanted)
-    if wanted.keys() != weights.keys():
-        raise KeyError(f"weights of another model: {sorted(wanted.keys() ^ weights.keys())[:3]} …")
+    state = model.state_dict()
+    _drop_tied_names(model, state)
+    if state.keys() != weights.keys():
+        raise KeyError(f"weights of another model: {sorted(state.keys() ^ weights.keys())[:3]} …")
     model.load_state_dict(weights, strict=False)
 
 
 def check_same_sharding(checkpoint: Path | None, sharded: bool) -> None:
-    """Refuse a checkpoint of the other kind.
+    """Refuse to resume a sharded training from an unsharded checkpoint, or the reverse.
+
+    Args:
+        checkpoint: the trainer's checkpoint; None if the training starts.
+        sharded: whether this training is sharded.
 
     Raises:
-        UserError: a sharded training wrote it and this is none, or the other way round.
+        UserError: the checkpoint is of the other kind.
     """
     if checkpoint is None or sharded == (checkpoint / f"{FSDP_MODEL_NAME}.bin").is_file():
         return
     raise UserError(
-        f"sft: the training that stopped at {checkpoint.name} was {'not ' if sharded else ''}sharded; go on "
+        f"sft: the training that stopped at {checkpoint.name} was {'not ' if sharded else ''}sharded; resume it "
         f"{'without' if sharded else 'with'} --shard, or delete {checkpoint.parent} to start again"
     )
 
@@ -127,14 +139,21 @@ def _layers(model: torch.nn.Module) -> list[torch.nn.Module]:
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
-def _cut(parameter: torch.nn.Parameter) -> Shard | None:
-    """Where a parameter is cut up: along its first dimension, unless that would leave a process without a part.
+def _placement(parameter: torch.nn.Parameter) -> Shard | None:
+    """Choose the dimension along which a parameter is sharded: the first, unless that leaves a process without rows.
 
-    accelerate tells parameters apart by the address of their part, and empty parts have none.
+    accelerate identifies a parameter by the address of its shard; an empty shard has no address.
+
+    Returns:
+        None for the first dimension, which is torch's default.
+
+    Raises:
+        UserError: no dimension gives every process a shard.
     """
     processes = torch.distributed.get_world_size()
     rows = parameter.shape[0]
-    if -(-rows // -(-rows // processes)) == processes:
+    rows_per_process = math.ceil(rows / processes)
+    if math.ceil(rows / rows_per_process) == processes:
         return None
     for dim, size in enumerate(parameter.shape):
         if size % processes == 0:
@@ -145,15 +164,17 @@ def _cut(parameter: torch.nn.Parameter) -> Shard | None:
 
 
 def _drop_tied_names(model: torch.nn.Module, state: dict[str, Any], prefix: str = "", *_: Any) -> None:
-    """Leave out what stands in a state dict under a second name: torch's loading of whole weights chokes on it.
+    """Drop duplicate (tied) keys from a state dict, because torch cannot load whole weights with duplicates.
 
-    PEFT names the trained rows of a tied head twice.
+    PEFT stores the trained rows of a tied head under two names.
 
     Args:
-        model: whose state it is; its modules are known by their first names.
-        state: of it, or of a model that holds it.
-        prefix: of its names there.
+        model: the model; `named_modules` lists each of its modules once, under the first name.
+        state: state dict of the model, or of a model that contains it; changed in place.
+        prefix: prefix of the model's keys in `state`.
     """
-    first = {(prefix + name).removesuffix(".") for name, _ in model.named_modules()}
-    for name in [name for name in state if name.startswith(prefix) and name.rpartition(".")[0] not in first]:
-        del state[name]
+    first_names = {(prefix + name).removesuffix(".") for name, _ in model.named_modules()}
+    keys = [key for key in state if key.startswith(prefix)]
+    for key in keys:
+        if key.rpartition(".")[0] not in first_names:
+            del state[key]

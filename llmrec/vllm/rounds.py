@@ -1,11 +1,10 @@
-"""Beam search over a trie as rounds of questions, for an engine that only answers requests.
+"""Beam search over a trie as rounds of requests, for an engine that only answers requests.
 
-No I/O here: a driver sends the questions of a level wherever it likes, hands the answers back, and asks for the
-next level's. The lists are those of the tree engine. A textual ID that has ended is asked nothing more.
+This module does no I/O. A driver sends the requests of a level to an engine, passes the responses back, and fetches
+the requests of the next level. The lists equal those of the tree engine. A finished textual ID needs no requests.
 
-A question goes on from its best answer to the end of an ID, since a running request decodes a token for a fraction of
-what a new request costs. A beam that was foreseen in this way is not asked about again: in a trained model about
-half of them.
+Each request decodes greedily to the end of an ID, because another token of a running request costs far less than a
+new request. Steps that later levels need are thereby prefetched: in a trained model about half of them.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 from llmrec.ids.paths import rank_within
 
-_ENDED = {-1: 0.0}
-"""What follows a beam that only a pad may follow."""
+_PAD_ONLY = {-1: 0.0}
+"""Step of a finished beam, which only a pad may follow."""
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class StepRequest:
-    """What follows a prompt and a prefix?
+    """A request for the best next tokens after a prompt and a prefix.
 
     Attributes:
         tokens: token ids of the prompt and of the prefix.
-        extra_args: the request's `extra_args`, which hold it to the catalogue.
-        count: how many of the best legal next tokens are wanted at each step.
-        steps: for how many tokens, each following the best before it.
+        extra_args: the request's `extra_args`, which name the catalogue and the lists.
+        count: number of best legal next tokens to return at each step.
+        steps: number of tokens to decode greedily.
     """
 
     tokens: list[int]
@@ -49,11 +48,11 @@ class StepRequest:
 
 
 class StepResponse(NamedTuple):
-    """What an engine says to a question.
+    """An engine's response to a request.
 
     Attributes:
-        tokens: the best tokens, one after the other, `steps` of them.
-        steps: for each, token id → log-probability of what might have stood there.
+        tokens: the greedily decoded tokens.
+        steps: for each decoded token, the best tokens at its position: token id → log-probability.
     """
 
     tokens: Sequence[int]
@@ -64,13 +63,13 @@ class BeamSearchRounds:
     """Exact beam search for U users, length penalty 0.
 
     Args:
-        name: the registered catalogue's.
+        name: name of the registered catalogue.
         prompts: U token-id lists.
-        width: beams, and items returned.
+        width: number of beams and of returned items.
         mask: allow- and deny-lists of the U users.
 
     Raises:
-        UserError: an empty prompt, or no catalogue of that name.
+        UserError: an empty prompt, or an unknown catalogue.
     """
 
     def __init__(
@@ -88,16 +87,17 @@ class BeamSearchRounds:
         self._tokens = np.zeros((len(users), 0), np.int64)
         self._scores = np.zeros(len(users), np.float32)
         self._pending = np.arange(len(users))
-        self._heard: list[_Children] = []
+        self._children: list[_Children] = []
         self._prefetched: dict[tuple[int, ...], Mapping[int, float]] = {}
 
     def requests(self) -> list[StepRequest]:
-        """This level's questions, at most one a beam; none once the search is over."""
-        trie, asked = self._catalogue.trie, self._pending
+        """Requests of this level, at most one a beam; an empty list when the search is complete."""
+        trie = self._catalogue.trie
+        beams = self._pending
         if self._depth == trie.length:
             return []
         count = min(self._width, max(trie.fanout[self._depth :]))
-        spans = [torch.stack(span, -1).tolist() for span in trie.spans(torch.from_numpy(self._nodes[asked]))]
+        spans = [torch.stack(span, -1).tolist() for span in trie.spans(torch.from_numpy(self._nodes[beams]))]
         return [
             StepRequest(
                 [*self._prompts[user], *prefix],
@@ -107,96 +107,106 @@ class BeamSearchRounds:
                 trie.length - self._depth,
             )
             for beam, (user, prefix) in enumerate(
-                zip(self._users[asked].tolist(), self._tokens[asked].tolist(), strict=True)
+                zip(self._users[beams].tolist(), self._tokens[beams].tolist(), strict=True)
             )
         ]
 
-    def update(self, answers: Sequence[StepResponse]) -> None:
-        """Keep the best children of all beams, `width` a user; equal scores in the order of the beams.
+    def update(self, responses: Sequence[StepResponse]) -> None:
+        """Keep the best children of all beams, `width` a user; equal scores stay in the order of the beams.
 
         Args:
-            answers: one for each question of this level; tokens that lead to no item are passed over.
+            responses: one for each request of this level; tokens that lead to no item are skipped.
         """
-        for beam, answer in zip(self._pending.tolist(), answers, strict=True):
-            for length, step in enumerate(answer.steps[1:], 1):
-                self._prefetched[*self._prefix(beam), *answer.tokens[:length]] = step
-        self._hear(self._pending, [answer.steps[0] for answer in answers])
-        self._grow()
+        for beam, response in zip(self._pending.tolist(), responses, strict=True):
+            for length, step in enumerate(response.steps[1:], 1):
+                self._prefetched[*self._prefix(beam), *response.tokens[:length]] = step
+        self._add_children(self._pending, [response.steps[0] for response in responses])
+        self._finish_level()
         while len(self._users) and not len(self._pending) and self._depth < self._catalogue.length:
-            self._grow()
+            self._finish_level()
 
     def _prefix(self, beam: int) -> tuple[int, ...]:
         """A beam's user and tokens."""
         return (int(self._users[beam]), *self._tokens[beam].tolist())
 
-    def _hear(self, beams: Ints, steps: Sequence[Mapping[int, float]]) -> None:
-        """Note what follows some beams."""
-        self._heard.append(self._read(beams, steps))
+    def _add_children(self, beams: Ints, steps: Sequence[Mapping[int, float]]) -> None:
+        """Add the children of these beams, one step a beam."""
+        self._children.append(self._read(beams, steps))
 
-    def _grow(self) -> None:
-        """Keep the best children: the beams of the next level."""
-        beams, nodes, tokens, scores = map(np.concatenate, zip(*self._heard, strict=True))
+    def _finish_level(self) -> None:
+        """Keep the best children as the beams of the next level."""
+        beams, nodes, tokens, scores = map(np.concatenate, zip(*self._children, strict=True))
         order = np.lexsort((nodes, beams, -scores, self._users[beams]))
         kept = order[rank_within(self._users[beams][order]) < self._width]
         self._users, self._nodes, self._scores = self._users[beams][kept], nodes[kept], scores[kept]
         self._tokens = np.concatenate([self._tokens[beams[kept]], tokens[kept, None]], axis=1)
         self._depth += 1
         if self._depth < self._catalogue.length:
-            self._begin()
+            self._begin_level()
 
-    def _begin(self) -> None:
-        """Hear the beams that have ended or were foreseen; the others are to be asked."""
-        growing = self._growing()
+    def _begin_level(self) -> None:
+        """Add children of finished and prefetched beams; the remaining beams become requests."""
+        is_unfinished = self._is_unfinished()
         steps = [
-            self._prefetched.get(self._prefix(beam)) if grows else _ENDED
-            for beam, grows in enumerate(growing.tolist())
+            self._prefetched.get(self._prefix(beam)) if grows else _PAD_ONLY
+            for beam, grows in enumerate(is_unfinished.tolist())
         ]
-        known = np.array([step is not None for step in steps], bool)
-        self._pending, self._heard = np.flatnonzero(~known), []
-        self._hear(np.flatnonzero(known), [step for step in steps if step is not None])
+        has_step = np.array([step is not None for step in steps], bool)
+        self._pending = np.flatnonzero(~has_step)
+        self._children = []
+        self._add_children(np.flatnonzero(has_step), [step for step in steps if step is not None])
 
     def top(self) -> TopK:
-        """The lists, once there are no more questions: items and scores [U, width]."""
+        """The lists [U, width] of a complete search."""
         shape = (len(self._prompts), self._width)
         items, scores = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
         rank = rank_within(self._users)
-        found = self._catalogue.trie.item(torch.from_numpy(self._nodes)).numpy()
-        items[self._users, rank], scores[self._users, rank] = found, self._scores
+        items[self._users, rank] = self._catalogue.trie.item(torch.from_numpy(self._nodes)).numpy()
+        scores[self._users, rank] = self._scores
         return TopK(items, scores)
 
-    def _growing(self) -> npt.NDArray[np.bool_]:
-        """Which beams something other than a pad may follow."""
+    def _is_unfinished(self) -> npt.NDArray[np.bool_]:
+        """Whether a token other than a pad may follow each beam."""
         ids = self._catalogue.token_ids
         _, compact, legal = self._catalogue.trie.expand(torch.from_numpy(self._nodes), self._depth)
-        growing: npt.NDArray[np.bool_] = (legal & (ids[compact] >= 0)).any(1).numpy()
-        return growing
+        is_unfinished: npt.NDArray[np.bool_] = (legal & (ids[compact] >= 0)).any(1).numpy()
+        return is_unfinished
 
     def _read(self, beams: Ints, steps: Sequence[Mapping[int, float]]) -> _Children:
-        """What follows some beams as arrays, without tokens that lead to no item."""
+        """Children of these beams as arrays, without tokens that lead to no item."""
         row = np.repeat(np.arange(len(beams)), [len(step) for step in steps])
         total = len(row)
         tokens = np.fromiter((token for step in steps for token in step), np.int64, total)
-        log_probs = np.fromiter((one for step in steps for one in step.values()), np.float32, total)
+        log_probs = np.fromiter((value for step in steps for value in step.values()), np.float32, total)
         nodes = torch.from_numpy(self._nodes[beams])
         child, compact, legal = self._catalogue.trie.expand(nodes, self._depth)
         ids = self._catalogue.token_ids
-        stride = int(max(ids.max(), tokens.max(initial=0))) + 2  # from the pad's −1 on
+        stride = int(max(ids.max(), tokens.max(initial=0))) + 2  # a pad is −1
         keys = (torch.arange(len(child)).unsqueeze(1) * stride + ids[compact])[legal].numpy()
         order = np.argsort(keys)
-        wanted = row * stride + tokens
-        place = np.searchsorted(keys, wanted, sorter=order).clip(max=len(keys) - 1)
-        known = (keys[order[place]] == wanted) & (log_probs > -np.inf) if len(keys) else np.zeros(total, bool)
-        found = beams[row[known]]
+        step_keys = row * stride + tokens
+        place = np.searchsorted(keys, step_keys, sorter=order).clip(max=len(keys) - 1)
+        is_child = np.zeros(total, bool)
+        if len(keys):
+            is_child = (keys[order[place]] == step_keys) & (log_probs > -np.inf)
+        parents = beams[row[is_child]]
         return _Children(
-            found,
-            child[legal].numpy()[order[place[known]]],
-            tokens[known],
-            self._scores[found] + log_probs[known],
+            parents,
+            child[legal].numpy()[order[place[is_child]]],
+            tokens[is_child],
+            self._scores[parents] + log_probs[is_child],
         )
 
 
 class _Children(NamedTuple):
-    """Children of beams: their beam, node, token id and score, an array each."""
+    """Children of beams, as arrays [n].
+
+    Attributes:
+        beams: index of the parent beam.
+        nodes: trie node.
+        tokens: token id.
+        scores: log-probability of the child's prefix.
+    """
 
     beams: Ints
     nodes: Ints
@@ -205,7 +215,7 @@ class _Children(NamedTuple):
 
 
 class _PrefixLists:
-    """Allow- and deny-lists, cut down to what lies under a prefix: the rest cannot matter there."""
+    """Allow- and deny-lists, restricted to the items under a prefix; other items do not matter there."""
 
     def __init__(self, mask: ItemMask | None, catalogue: Catalogue) -> None:
         self._names, self._count = catalogue.items, catalogue.count
@@ -214,13 +224,13 @@ class _PrefixLists:
         self._allow = [] if mask is None else mask.is_allow_list.flatten().tolist()
 
     def has_items(self, user: int) -> bool:
-        """Whether a user may be given any item."""
+        """Whether any item is allowed for a user."""
         if not self._rows:
             return True
         return len(self._rows[user]) > 0 if self._allow[user] else len(self._rows[user]) < self._count
 
     def keys(self, user: int, spans: Sequence[Sequence[int]]) -> dict[str, list[str]]:
-        """The keys of a request whose prefix holds these ranges of items."""
+        """List keys of a request whose prefix covers these ranges of items."""
         if not self._rows:
             return {}
         row = self._rows[user]

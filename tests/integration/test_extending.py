@@ -1,8 +1,8 @@
 """docs/extending.md: every example is taken from the page and run, as a reader would."""
 
 import re
+import runpy
 import shlex
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -11,14 +11,19 @@ import shop as small_shop
 
 from llmrec import pipeline
 from llmrec.artifacts import stage_key
-from llmrec.cli import main
 from llmrec.config import load_recipe, load_run_recipe
 from llmrec.files import read_json
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
 BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.M | re.S)
 # What keeps the models of a command as small as the shop's.
-SMALL = {"grpo": [*small_shop.LORA, *(word for word in small_shop.ALIGNED if word.startswith("grpo."))]}
+SMALL = {
+    "grpo": [
+        "parent=lora",
+        *small_shop.LORA,
+        *(word for word in small_shop.ALIGNED if word.startswith("grpo.")),
+    ]
+}
 
 
 def sections():
@@ -28,7 +33,7 @@ def sections():
 
 
 @pytest.fixture(scope="module")
-def reader(shop, tmp_path_factory):
+def reader(shop):
     """A folder like a reader's: the shop's recipe and its finished run `shop`, and the page's files."""
     folder, done = shop
     assert done.returncode == 0, done.stderr
@@ -39,33 +44,26 @@ def reader(shop, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def there(reader, monkeypatch):
-    """Stands in the reader's folder, whose modules are imported anew."""
-    monkeypatch.chdir(reader)
-    monkeypatch.setenv("LLMREC_RUNS", "runs")
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
-    yield reader
-    for name in set(sys.modules) - before:
-        if (reader / f"{name}.py").is_file():
-            del sys.modules[name]
-
-
 def commands(title):
     """The command lines of a section's examples, as lists of words."""
     text = "".join(text for language, note, text in sections()[title] if language == "sh" and not note)
     return [shlex.split(line) for line in text.splitlines()]
 
 
-def run_examples(title):
+def run_examples(folder, title):
+    """Run a section's commands; return what they printed."""
+    printed = ""
     for words in commands(title):
         if words[0] == "python":
-            exec(compile(Path(words[1]).read_text(), words[1], "exec"), {"__name__": "__main__"})
+            with small_shop.inside(folder):
+                runpy.run_path(words[1], run_name="__main__")
             continue
-        asked = SMALL.get(words[1], [])
         names = {word.partition("=")[0] for word in words}
-        assert main(words[1:] + [word for word in asked if word.partition("=")[0] not in names]) == 0, words
+        small = [word for word in SMALL.get(words[1], []) if word.partition("=")[0] not in names]
+        done = small_shop.run(folder, *words[1:], *small)
+        assert done.returncode == 0, (words, done.stderr)
+        printed += done.stdout
+    return printed
 
 
 def test_a_section_for_each_thing_that_can_be_added():
@@ -74,35 +72,34 @@ def test_a_section_for_each_thing_that_can_be_added():
     ]
 
 
-def test_a_dataset(there):
-    run_examples("A dataset")
-    assert read_json(there / "runs/my-shop/data/report.json")["counts"]["items"] == 4
+def test_a_dataset(reader):
+    run_examples(reader, "A dataset")
+    assert read_json(reader / "runs/my-shop/data/report.json")["counts"]["items"] == 4
 
 
-def test_a_task(there, capsys):
-    run_examples("A task")
-    assert "Bought so far:" in capsys.readouterr().out
+def test_a_task(reader):
+    assert "Bought so far:" in run_examples(reader, "A task")
 
 
-def test_a_tokenizer(there, capsys):
-    run_examples("A tokenizer")
-    report = read_json(there / "runs/letters/ids/report.json")
+def test_a_tokenizer(reader):
+    printed = run_examples(reader, "A tokenizer")
+    report = read_json(reader / "runs/letters/ids/report.json")
     assert report["quantizer"] == {"kind": "letters:Letters", "levels": 2}
     assert [level["codes"] for level in report["levels"][:2]] == [27, 27]
-    sids = pl.read_parquet(there / "runs/letters/ids/sids.parquet")["sid"]
+    sids = pl.read_parquet(reader / "runs/letters/ids/sids.parquet")["sid"]
     assert sids.n_unique() == small_shop.ITEMS
-    assert "letters:Letters" in capsys.readouterr().out
+    assert "letters:Letters" in printed
 
 
-def test_a_reward(there):
-    run_examples("A reward")
-    log = (there / "runs/rewarded/grpo/metrics.jsonl").read_text()
+def test_a_reward(reader, lora):
+    run_examples(reader, "A reward")
+    log = (reader / "runs/rewarded/grpo/metrics.jsonl").read_text()
     assert "my_rewards:short_id" in log and "my_rewards:agreed" in log
 
 
-def test_a_baseline(there):
-    run_examples("A baseline")
-    run = there / "runs/against"
+def test_a_baseline(reader):
+    run_examples(reader, "A baseline")
+    run = reader / "runs/against"
     metrics = read_json(run / "eval/metrics.json")
     assert {"sft", "popularity", "next_item:NextItem", "next_item:TunedNextItem"} == set(metrics["test"])
     assert metrics["test"]["next_item:NextItem"]["invalid"] == 0
@@ -123,31 +120,32 @@ def test_a_baseline(there):
         "pairs={sources: judge, judge: NAME}",
     ],
 )
-def test_a_baseline_of_ones_own_teaches_and_decodes_and_judges(there, setting):
+def test_a_baseline_of_ones_own_teaches_and_decodes_and_judges(reader, setting):
     words = [setting.replace("NAME", "next_item:TunedNextItem"), "parent=shop", "sft.max_steps=2"]
     stage = re.match("[a-z]+", setting)[0]
-    assert main([stage, "recipe.yaml", *words, "pairs.width=6", f"run=as-{stage}"]) == 0
-    inputs = read_json(there / f"runs/as-{stage}/{stage}/manifest.json")["inputs"]
+    done = small_shop.run(reader, stage, "recipe.yaml", *words, "pairs.width=6", f"run=as-{stage}")
+    assert done.returncode == 0, done.stderr
+    inputs = read_json(reader / f"runs/as-{stage}/{stage}/manifest.json")["inputs"]
     assert "collaborative/next_item:TunedNextItem.chosen.json" in inputs
 
 
-def test_a_metric(there, capsys):
-    run_examples("A metric")
-    metrics = read_json(there / "runs/measured/eval/metrics.json")
+def test_a_metric(reader):
+    printed = run_examples(reader, "A metric")
+    metrics = read_json(reader / "runs/measured/eval/metrics.json")
     values = metrics["test"]["sft"]
     assert set(metrics["protocol"]["formulas"]) == {"hr", "ndcg", "rbp", "novelty"}
     assert 0 <= values["rbp@3"] <= 0.2 and "rbp@3" in values["intervals"]
     assert values["novelty@3"] > 0 and "mrr@3" not in values
-    users = pl.read_parquet(there / "runs/measured/eval/per_user.parquet")
+    users = pl.read_parquet(reader / "runs/measured/eval/per_user.parquet")
     hits = users.filter(pl.col("rank") == 2)["rbp@3"].to_list()
     assert hits and hits == pytest.approx([0.16] * len(hits))
-    assert "RBP@3" in (there / "runs/measured/eval/report.html").read_text()
-    assert "NOVELTY@3" in capsys.readouterr().out
+    assert "RBP@3" in (reader / "runs/measured/eval/report.html").read_text()
+    assert "NOVELTY@3" in printed
 
 
-def test_a_base_architecture(there):
-    run_examples("A base architecture")
-    assert read_json(there / "runs/llama/base/config.json")["model_type"] == "llama"
+def test_a_base_architecture(reader):
+    run_examples(reader, "A base architecture")
+    assert read_json(reader / "runs/llama/base/config.json")["model_type"] == "llama"
 
 
 @pytest.mark.parametrize(
@@ -159,32 +157,30 @@ def test_a_base_architecture(there):
         ("grpo", "my_rewards", ['grpo.rewards=[{name: "my_rewards:agreed"}]']),
     ],
 )
-def test_a_stage_is_done_anew_when_ones_own_file_changes(there, stage, module, words):
-    recipe = load_recipe("recipe.yaml", words)
-    asked = next(other for other in pipeline.for_recipe(recipe) if other.name == stage)
-    before = stage_key(asked, recipe, there / "runs/shop")
-    path = there / f"{module}.py"
+def test_a_stage_is_done_anew_when_ones_own_file_changes(reader, stage, module, words):
+    path = reader / f"{module}.py"
     text = path.read_text()
-    path.write_text(text + "\n# edited\n")
-    try:
-        assert stage_key(asked, recipe, there / "runs/shop") != before
-    finally:
+    with small_shop.inside(reader):
+        recipe = load_recipe("recipe.yaml", words)
+        asked = next(other for other in pipeline.for_recipe(recipe) if other.name == stage)
+        before = stage_key(asked, recipe, reader / "runs/shop")
+        path.write_text(text + "\n# edited\n")
+        edited = stage_key(asked, recipe, reader / "runs/shop")
         path.write_text(text)
-    assert stage_key(asked, recipe, there / "runs/shop") == before
+        assert stage_key(asked, recipe, reader / "runs/shop") == before != edited
 
 
-def test_a_finished_run_is_read_with_and_without_the_code(there, tmp_path, monkeypatch):
+def test_a_finished_run_is_read_with_and_without_the_code(reader, tmp_path):
     words = ["ids.quantizer={kind: letters:Letters}", 'eval.metrics=[hr, ndcg, "my_metrics:NOVELTY"]']
     words += ['collaborative={"next_item:NextItem": {decay: 0.3}}', 'eval.baselines=["next_item:NextItem"]']
-    assert main(["report", "recipe.yaml", *words, "run=own", "parent=shop"]) == 0
-    run = there / "runs/own"
-    assert type(load_run_recipe(run).ids.quantizer).__name__ == "Letters"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(there)])
-    for module in ("letters", "my_metrics", "next_item"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
+    done = small_shop.run(reader, "report", "recipe.yaml", *words, "run=own", "parent=shop")
+    assert done.returncode == 0, done.stderr
+    run = reader / "runs/own"
+    with small_shop.inside(reader):
+        assert type(load_run_recipe(run).ids.quantizer).__name__ == "Letters"
     user = pl.read_parquet(run / "eval/per_user.parquet")["user_id"][0]
-    assert main(["recommend", str(run), "--user", user, "-k", "2"]) == 0
+    elsewhere = small_shop.run(tmp_path, "recommend", str(run), "--user", user, "-k", "2")
+    assert elsewhere.returncode == 0, elsewhere.stderr
     assert load_run_recipe(run).ids.quantizer.levels == 3
 
 
@@ -295,10 +291,10 @@ TWICE = RankMetric(name="hr", value=lambda ranks, k: ranks, **about)
         ("validate", 'grpo.rewards=[{name: "my_rewards:short"}]', "no function 'short' there"),
     ],
 )
-def test_code_that_does_not_do_ends_with_a_line(there, capsys, command, setting, message):
+def test_code_that_does_not_do_ends_with_a_line(reader, command, setting, message):
     for name, text in BROKEN.items():
-        (there / f"broken_{name}.py").write_text(text)
+        (reader / f"broken_{name}.py").write_text(text)
     words = [] if command == "validate" else ["run=broken", "parent=shop"]
-    assert main([command, "recipe.yaml", setting, *words]) == 2
-    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("llmrec:")]
-    assert len(error) == 1 and re.search(message, error[0]), error
+    done = small_shop.run(reader, command, "recipe.yaml", setting, *words)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("llmrec:")]
+    assert done.returncode == 2 and len(lines) == 1 and re.search(message, lines[0]), done.stderr

@@ -58,7 +58,7 @@ def test_a_file_of_an_unpacked_wheel_is_found_without_fetching(wheel_folder):
 
 @pytest.mark.parametrize("path", ["../../secret", "thing/../../../secret", "absent"])
 def test_a_registry_path_stays_inside_its_wheel(wheel_folder, path):
-    with pytest.raises(UserError, match="the wheel holds no"):
+    with pytest.raises(UserError, match="the wheel has no"):
         assets.from_pypi(f"pypi:thing==1.0/{path}")
 
 

@@ -98,12 +98,12 @@ def test_rounds_equal_a_plain_beam_search_under_any_lists(tmp_path_factory, sids
     for user, prompt in enumerate(prompts):
         allowed = range(len(sids)) if allow[user] is None else allow[user]
         expected = plain_beam_search(prompt, item_tokens, set(allowed) - set(deny[user]), width)
-        found = [
+        ranked = [
             (item, score) for item, score in zip(top.items[user], top.scores[user], strict=True) if item >= 0
         ]
-        assert [item for item, _ in found] == [item for item, _ in expected]
-        np.testing.assert_allclose([s for _, s in found], [s for _, s in expected], atol=1e-6)
-        assert (top.scores[user][len(found) :] == -np.inf).all()
+        assert [item for item, _ in ranked] == [item for item, _ in expected]
+        np.testing.assert_allclose([s for _, s in ranked], [s for _, s in expected], atol=1e-6)
+        assert (top.scores[user][len(ranked) :] == -np.inf).all()
 
 
 def test_a_question_below_the_root_names_only_the_items_under_its_prefix(tmp_path):
@@ -112,13 +112,13 @@ def test_a_question_below_the_root_names_only_the_items_under_its_prefix(tmp_pat
     rounds = BeamSearchRounds(name, [[1]], 4, build_item_mask(find_catalogue(name).trie, None, [[0, 2]]))
     (root,) = rounds.requests()
     assert root.extra_args == {"llmrec_catalogue": name, "llmrec_depth": 0, "llmrec_deny": ["i0", "i2"]}
-    said = answered(root, item_tokens)
-    rounds.update([said])
+    response = answered(root, item_tokens)
+    rounds.update([response])
     (other,) = rounds.requests()
     below = {
         tuple(tokens[:1].tolist()): item for item, tokens in zip(("i0", "i2"), item_tokens[::2], strict=True)
     }
-    assert other.tokens[1:] != said.tokens[:1]
+    assert other.tokens[1:] != response.tokens[:1]
     assert other.extra_args["llmrec_deny"] == [below[tuple(other.tokens[1:])]]
 
 
@@ -128,9 +128,9 @@ def test_a_beam_is_heard_once_asked_or_foreseen(tmp_path_factory, sids, width):
     rounds, heard = BeamSearchRounds(name, [[7, 8]], width), set()
     while questions := rounds.requests():
         answers = [answered(question, item_tokens) for question in questions]
-        for question, said in zip(questions, answers, strict=True):
+        for question, response in zip(questions, answers, strict=True):
             prefix = tuple(question.tokens[2:])
-            new = {(*prefix, *said.tokens[:length]) for length in range(question.steps)}
+            new = {(*prefix, *response.tokens[:length]) for length in range(question.steps)}
             assert len(prefix) + question.steps == item_tokens.shape[1] and new.isdisjoint(heard)
             heard |= new
         rounds.update(answers)

@@ -1,4 +1,4 @@
-"""SASRec as a baseline: a causal transformer over items names what comes after a history.
+"""SASRec as a baseline: a causal transformer over items that predicts the next item of a history.
 
 Kang & McAuley, Self-attentive sequential recommendation, ICDM 2018.
 """
@@ -27,12 +27,20 @@ from llmrec.metrics.ranking import score_ranks
 
 METADATA = "sasrec"
 CUTOFF = 10
-"""Of the NDCG that training is stopped by."""
+"""Cutoff of the NDCG that stops the training."""
 _BLOCK = 128
 
 
 class Sasrec:
-    """A trained SASRec and the items it knows; a history without any of them gets what is popular."""
+    """A trained SASRec. A history without any item of the model gets the most popular items.
+
+    Attributes:
+        model: the network, in eval mode.
+        config: its settings.
+        items: item ids, in the order of the network's rows.
+        counts: training interactions of `items`, int64 `[items]`.
+        popularity: the popularity model of the same interactions.
+    """
 
     def __init__(
         self, model: SasrecModel, config: SasrecSettings, items: Sequence[str], counts: npt.NDArray[np.int64]
@@ -60,8 +68,8 @@ class Sasrec:
             catalogue: every item id that may be recommended.
             loss: `bce` (one sampled negative a position) or `ce` (over the whole catalogue).
             config: the recipe's settings.
-            seed: of all that is drawn.
-            valid: `history: list[str], target: str`; None, or no row, trains `config.patience` epochs.
+            seed: seed of all random draws.
+            valid: `history: list[str], target: str`; None or an empty frame trains `config.patience` epochs.
 
         Returns:
             The best epoch's model, and the log of its training.
@@ -74,16 +82,16 @@ class Sasrec:
             assert valid is not None
             return cls(model, config, catalogue, counts)._ndcg(valid)
 
-        checked = None if valid is None or valid.is_empty() else validate
-        model, log = train(rows, len(catalogue), loss, config, seed, checked)
+        has_valid = valid is not None and not valid.is_empty()
+        model, log = train(rows, len(catalogue), loss, config, seed, validate if has_valid else None)
         return cls(model, config, catalogue, counts), log
 
     @classmethod
     def load(cls, path: Path) -> Sasrec:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            UserError: no such file, or not one of ours.
+            UserError: the file does not exist, or `save` did not write it.
         """
         try:
             with safe_open(path, "pt") as file:
@@ -101,7 +109,7 @@ class Sasrec:
 
     def save(self, path: Path) -> None:
         """Write weights, settings, item ids and counts as one safetensors file."""
-        # A single key: safetensors writes several in any order, and equal models should be equal files.
+        # A single key, because safetensors writes several keys in any order, and equal models should be equal files.
         about = json.dumps({"config": self.config.model_dump(mode="json"), "items": self.items})
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}
         save_file(tensors | {"counts": torch.from_numpy(self.counts)}, path, metadata={METADATA: about})
@@ -116,17 +124,17 @@ class Sasrec:
     def recommend(
         self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Sequence[str]] | None = None
     ) -> Ranked:
-        """The k likeliest next items of each history.
+        """The k most likely next items of each history.
 
         Args:
-            histories: item ids of each user, oldest first; unknown ids are ignored, the last
+            histories: item ids of each user, oldest first. Ids that the model lacks are ignored; the last
                 `config.history` of the others count.
-            k: length of the lists; shorter only where the catalogue ends.
+            k: length of the lists; a list is shorter only if the catalogue has too few items.
             exclude: items that a user must not get, such as those already seen.
 
         Returns:
-            Item ids and scores (products of history and item embedding), one list a user, best first; the
-            most popular items, with their counts, where a history holds no known item.
+            Item ids and scores (products of history and item embedding), one list per user, best first. A history
+            without any item of the model gets the most popular items, with their counts as scores.
         """
         banned = exclude if exclude is not None else [()] * len(histories)
         items: list[list[str]] = [[] for _ in histories]
@@ -135,8 +143,9 @@ class Sasrec:
             self._mask(logits, [banned[user] for user in users])
             top = logits.topk(min(k, len(self.items)), dim=1)
             for user, values, indices in zip(users, top.values.tolist(), top.indices.tolist(), strict=True):
-                found = [(self.items[i], v) for i, v in zip(indices, values, strict=True) if v > -torch.inf]
-                items[user], scores[user] = [item for item, _ in found], [value for _, value in found]
+                allowed = [(i, score) for i, score in zip(indices, values, strict=True) if score > -torch.inf]
+                items[user] = [self.items[i] for i, _ in allowed]
+                scores[user] = [score for _, score in allowed]
         for user, history in enumerate(histories):
             if not self._rows(history):
                 popular = self.popularity.recommend([history], k, [banned[user]])
@@ -147,37 +156,40 @@ class Sasrec:
         """Log-probability of each item as the next one: the softmax over `items`.
 
         Args:
-            histories: item ids of each user, oldest first; unknown ids are ignored. A history without a
-                known item gets popularity's, as `recommend` does.
-            items: the catalogue, in the order of the columns; an item the model does not know has no chance.
+            histories: item ids of each user, oldest first; ids that the model lacks are ignored. A history without
+                any item of the model gets the log-probabilities of popularity.
+            items: the catalogue, in the order of the columns; an item that the model lacks has probability 0.
 
         Returns:
             float32 [U, items].
         """
         rows = np.array([self._position.get(item, -1) for item in items], np.int64)
-        known = rows >= 0
-        columns = torch.from_numpy(rows[known])
-        found = np.full((len(histories), len(items)), -np.inf, np.float32)
-        without = np.ones(len(histories), bool)
+        in_model = rows >= 0
+        columns = torch.from_numpy(rows[in_model])
+        log_probs = np.full((len(histories), len(items)), -np.inf, np.float32)
+        is_empty = np.ones(len(histories), bool)
         for users, logits in self._logits(histories):
-            without[users] = False
-            chance = logits[:, columns].log_softmax(1).numpy()
-            if known.all():  # rows are copied many times faster than cells
-                found[users] = chance
+            is_empty[users] = False
+            values = logits[:, columns].log_softmax(1).numpy()
+            if in_model.all():  # rows are copied many times faster than cells
+                log_probs[users] = values
             else:
-                found[np.ix_(np.array(users), known)] = chance
-        if without.any():
-            popular = self.popularity.log_probs([()], [self.items[row] for row in rows[known]])[0]
-            found[np.ix_(without, known)] = popular
-        return found
+                log_probs[np.ix_(np.array(users), in_model)] = values
+        if is_empty.any():
+            popular = self.popularity.log_probs([()], [self.items[row] for row in rows[in_model]])[0]
+            log_probs[np.ix_(is_empty, in_model)] = popular
+        return log_probs
 
     def _rows(self, items: Sequence[str]) -> list[int]:
-        """Rows of the items that are known."""
+        """Rows of those items that the model has."""
         return [self._position[item] for item in items if item in self._position]
 
     @torch.no_grad()
     def _logits(self, histories: Sequence[Sequence[str]]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Users whose history holds a known item, like lengths together, and their scores, float32 [users, items]."""
+        """Yield blocks of users with the scores of all items, float32 [users, items].
+
+        Histories of similar length form a block. Users whose history has no item of the model are skipped.
+        """
         rows = {user: self._rows(history)[-self.config.history :] for user, history in enumerate(histories)}
         users = sorted((user for user, row in rows.items() if row), key=lambda user: len(rows[user]))
         table = self.model.items.weight
@@ -189,21 +201,22 @@ class Sasrec:
             yield block, (last @ table.T).cpu()
 
     def _ndcg(self, examples: pl.DataFrame) -> float:
-        """Mean NDCG@10 of the targets, seen items masked; a target already seen is a miss."""
+        """Mean NDCG@10 of the targets, with seen items masked; a target already seen is a miss."""
         histories, targets = examples["history"].to_list(), examples["target"].to_list()
         ranks = [0] * len(examples)
         for users, logits in self._logits(histories):
-            own = torch.tensor([[self._position[targets[user]]] for user in users])
+            columns = torch.tensor([[self._position[targets[user]]] for user in users])
             self._mask(logits, [histories[user] for user in users])
-            wanted = logits.gather(1, own)
-            places = (logits >= wanted).sum(1) * wanted[:, 0].isfinite()
+            target_scores = logits.gather(1, columns)
+            places = (logits >= target_scores).sum(1) * target_scores[:, 0].isfinite()
             for user, rank in zip(users, places.tolist(), strict=True):
                 ranks[user] = rank
         scored = score_ranks(pl.DataFrame({"rank": ranks}, schema={"rank": pl.Int64}), [CUTOFF])
+        # polars types the mean of any series; that of a float column is a float.
         return float(scored[f"ndcg@{CUTOFF}"].mean())  # type: ignore[arg-type]
 
     def _mask(self, logits: torch.Tensor, lists: Sequence[Sequence[str]]) -> None:
-        """Take from each row of `logits [U, items]` the items of its list."""
+        """Set the logits of each row's list of items to −∞, in `logits [U, items]`."""
         rows = [self._rows(items) for items in lists]
         users = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(row) for row in rows]))
         logits[users, torch.tensor([i for row in rows for i in row], dtype=torch.int64)] = -torch.inf

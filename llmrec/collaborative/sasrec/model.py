@@ -16,14 +16,14 @@ from llmrec.collaborative.sasrec.settings import SasrecSettings
 
 INITIAL_DEVIATION = 0.02
 TILE = 1 << 20
-"""Scores that the cross-entropy holds at once: 4 MB, which stays in a core's cache."""
+"""Number of scores that the cross-entropy holds at once: 4 MB, which fits in a core's cache."""
 
 
 class SasrecModel(nn.Module):
-    """A causal transformer over item embeddings, which are its output layer too.
+    """A causal transformer over item embeddings, which are also its output layer.
 
-    Rows are padded behind their last item: under the causal mask no item sees the padding. Positions are
-    counted from the end of the row, so that the position asked for the next item is the same for every user.
+    Rows are padded after their last item, so under the causal mask no item attends to padding. Positions are
+    counted from the end of the row. The position that predicts the next item is therefore the same for every user.
     """
 
     def __init__(self, items: int, config: SasrecSettings) -> None:
@@ -37,11 +37,11 @@ class SasrecModel(nn.Module):
         self.apply(_initialise)
 
     def forward(self, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """What each position expects next.
+        """Compute the hidden state of each position, which predicts the next item.
 
         Args:
-            items: int64 [B, T], oldest first, any item behind the end; T is at most `history`.
-            lengths: int64 [B], items of each row.
+            items: int64 [B, T], oldest first, padded with any item; T is at most `history`.
+            lengths: int64 [B], number of items in each row.
 
         Returns:
             float32 [B, T, dim]; the score of an item is the product with its embedding.
@@ -56,7 +56,7 @@ class SasrecModel(nn.Module):
 
 
 class _Block(nn.Module):
-    """Self-attention and a feed-forward layer, each normed before and added to what came in."""
+    """Self-attention and a feed-forward layer, each with a norm before it and a residual connection."""
 
     def __init__(self, config: SasrecSettings) -> None:
         super().__init__()
@@ -96,10 +96,10 @@ def bce_loss(
     Args:
         hidden: float [P, dim].
         table: float [items, dim], the item embeddings.
-        targets: int64 [P], the items that came next.
-        negatives: int64 [P], items that did not.
+        targets: int64 [P], the next items.
+        negatives: int64 [P], sampled items that are not the next one.
     """
-    # Not table[targets]: threads add up the gradient of an item met twice in any order.
+    # With table[targets], threads would sum the gradients of an item that occurs twice in any order.
     positive = (hidden * functional.embedding(targets, table)).sum(-1)
     negative = (hidden * functional.embedding(negatives, table)).sum(-1)
     return -(functional.logsigmoid(positive) + functional.logsigmoid(-negative)).mean()
@@ -111,16 +111,16 @@ def ce_loss(hidden: torch.Tensor, table: torch.Tensor, targets: torch.Tensor) ->
     Args:
         hidden: float [P, dim].
         table: float [items, dim], the item embeddings.
-        targets: int64 [P], the items that came next.
+        targets: int64 [P], the next items.
     """
     loss: torch.Tensor = _TiledCrossEntropy.apply(hidden, table, targets)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _TiledCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of `hidden @ table.T`, the gradients taken along tile by tile.
+    """Mean cross-entropy of `hidden @ table.T`, with the gradients computed tile by tile in the forward pass.
 
-    The scores [P, items] never exist as a whole: half the time of `cross_entropy`, and memory that does not
+    The scores [P, items] never exist as a whole. This takes half the time of `cross_entropy`, and its memory does not
     grow with the batch.
     """
 
@@ -132,15 +132,15 @@ class _TiledCrossEntropy(torch.autograd.Function):
         total = hidden.new_zeros(())
         for start in range(0, len(hidden), rows):
             tile = slice(start, start + rows)
-            wanted = targets[tile, None]
-            scores = torch.mm(hidden[tile], table.T, out=space[: len(wanted)])
+            columns = targets[tile, None]
+            scores = torch.mm(hidden[tile], table.T, out=space[: len(columns)])
             highest = scores.amax(1, keepdim=True)
-            total -= (scores.gather(1, wanted) - highest).sum()
-            chances = scores.sub_(highest).exp_()
-            mass = chances.sum(1, keepdim=True)
-            total += mass.log().sum()
-            # The gradient by the scores: what the softmax gives, less the target.
-            errors = chances.div_(mass).scatter_add_(1, wanted, -torch.ones_like(mass))
+            total -= (scores.gather(1, columns) - highest).sum()
+            exponentials = scores.sub_(highest).exp_()
+            sums = exponentials.sum(1, keepdim=True)
+            total += sums.log().sum()
+            # Gradient with respect to the scores: softmax probabilities minus the one-hot target.
+            errors = exponentials.div_(sums).scatter_add_(1, columns, -torch.ones_like(sums))
             by_hidden[tile] = errors @ table
             by_table.addmm_(errors.T, hidden[tile])
         ctx.save_for_backward(by_hidden / len(hidden), by_table / len(hidden))

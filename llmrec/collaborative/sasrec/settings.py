@@ -1,4 +1,4 @@
-"""SASRec's settings: its shape, and how it is trained."""
+"""Settings of SASRec: its shape and its training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,20 @@ from llmrec.config import Positive, SystemSettings
 
 
 class SasrecSettings(SystemSettings):
-    """SASRec (Kang & McAuley 2018): its shape, and how it is trained; `batch` counts targets."""
+    """SASRec (Kang & McAuley 2018): its shape and its training.
+
+    Attributes:
+        dim: width of the item vectors and of the layers.
+        layers: number of transformer blocks.
+        heads: attention heads per block.
+        history: number of last items that the model reads.
+        dropout: dropout rate in training.
+        lr: learning rate.
+        batch: targets per optimizer step.
+        epochs: most epochs.
+        patience: training stops after this many epochs without a better validation NDCG@10.
+        valid_users: number of validation users, a seeded sample.
+    """
 
     dim: Positive = 64
     layers: Positive = 2

@@ -1,4 +1,4 @@
-"""SASRec as two collaborative systems, one a loss."""
+"""SASRec as two collaborative systems, one for each loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SasrecSystem(SasrecSettings, System):
 
     Attributes:
         loss: `bce` (one sampled negative a position) or `ce` (over the whole catalogue).
-        typical_epochs: about how many epochs validation allows, for the estimate.
+        typical_epochs: typical number of epochs until validation stops the training, for the estimate.
     """
 
     formula: ClassVar[str] = "score(i) = h · e_i, h the transformer's output at the history's last item"
@@ -27,10 +27,10 @@ class SasrecSystem(SasrecSettings, System):
     typical_epochs: ClassVar[int]
 
     def train(self, data: TrainingData) -> dict[str, Any]:
-        """Train, and write the best epoch's weights.
+        """Train, and write the weights of the best epoch.
 
         Returns:
-            Number of validation users, and the log of the training.
+            The number of validation users, and the log of the training.
         """
         from llmrec.collaborative.sasrec.baseline import Sasrec
         from llmrec.files import atomic_write
@@ -42,17 +42,17 @@ class SasrecSystem(SasrecSettings, System):
         return {"valid_users": len(valid)} | log
 
     def fit(self, data: TrainingData) -> Baseline:
-        """The trained model; it knows the items of `data/items.parquet`.
+        """Load the trained model, which has the items of `data/items.parquet`.
 
         Raises:
-            UserError: it is not trained.
+            UserError: the stage collaborative has not trained it.
         """
         from llmrec.collaborative.sasrec.baseline import Sasrec
 
         return Sasrec.load(data.file(WEIGHTS))
 
     def training_flops(self, users: int, items: int, interactions: int) -> float:
-        """Of its blocks, and of the items that each target is scored against."""
+        """FLOPs of the blocks, and of the scores of the items that each target is compared to."""
         scored = items if self.loss == "ce" else 2
         per_target = 6 * self.dim * (scored + 6 * self.dim * self.layers)
         targets = max(interactions - 3 * users, 0)
@@ -60,7 +60,10 @@ class SasrecSystem(SasrecSettings, System):
 
 
 class SasrecBce(SasrecSystem):
-    """Defaults for binary cross-entropy: one negative a position learns slowly, and wants more room to learn in."""
+    """Defaults for binary cross-entropy.
+
+    One negative a position learns slowly, so the model is larger and more strongly regularised.
+    """
 
     title: ClassVar[str] = "SASRec (BCE)"
     loss: ClassVar[Literal["bce", "ce"]] = "bce"
@@ -71,7 +74,7 @@ class SasrecBce(SasrecSystem):
 
 
 class SasrecCe(SasrecSystem):
-    """Defaults for cross-entropy over the catalogue: best after some ten epochs on Amazon Beauty."""
+    """Defaults for cross-entropy over the catalogue, which is best after about ten epochs on Amazon Beauty."""
 
     title: ClassVar[str] = "SASRec (CE)"
     loss: ClassVar[Literal["bce", "ce"]] = "ce"

@@ -18,13 +18,18 @@ from llmrec.collaborative.sasrec.settings import SasrecSettings
 Loss = Literal["bce", "ce"]
 Ints = npt.NDArray[np.int64]
 TRIES = 20
-"""How often a negative is drawn again for a user who has it."""
-_POOL = 6400  # windows that are sorted by length together
+"""Most times that a negative is drawn again because the user has the item."""
+_POOL = 6400  # number of windows that are sorted by length together
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a user's history: all of `items [n + 1]` but the last are inputs, but the first targets."""
+    """A window of a user's history.
+
+    Attributes:
+        user: index of the user.
+        items: int64 [n + 1], oldest first. The first n are inputs and the last n are targets.
+    """
 
     user: int
     items: Ints
@@ -33,7 +38,7 @@ class Window:
 def cut_windows(histories: Sequence[Ints], history: int) -> list[Window]:
     """Cut histories, from their ends, into windows of at most `history` targets.
 
-    Every item but a history's first is a target once.
+    Every item is a target once, except the first of each history.
     """
     return [
         Window(user, items[max(0, end - history) : end + 1])
@@ -43,7 +48,7 @@ def cut_windows(histories: Sequence[Ints], history: int) -> list[Window]:
 
 
 def batches(windows: Sequence[Window], size: int, generator: np.random.Generator) -> Iterator[list[Window]]:
-    """All windows once, in random batches of about `size` targets; windows of a batch are about equally long."""
+    """Yield all windows once, in random batches of about `size` targets. A batch has windows of similar length."""
     order = generator.permutation(len(windows))
     for start in range(0, len(order), _POOL):
         pool = order[start : start + _POOL]
@@ -56,7 +61,7 @@ def batches(windows: Sequence[Window], size: int, generator: np.random.Generator
 
 
 def pad(rows: Sequence[Ints]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows as int64 [B, T], 0 behind their ends, and their lengths, int64 [B]."""
+    """Pad rows with 0: return int64 [B, T], and the lengths of the rows, int64 [B]."""
     lengths = np.array([len(row) for row in rows])
     padded = np.zeros((len(rows), int(lengths.max())), np.int64)
     padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)
@@ -64,28 +69,27 @@ def pad(rows: Sequence[Ints]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class NegativeSampler:
-    """Draws, for each target, an item that the user's training history lacks."""
+    """Draws an item for each target that is not in the user's training history."""
 
     def __init__(self, histories: Sequence[Ints], items: int) -> None:
-        """Note which user has which of the `items` items."""
+        """Store the items of each user; item indices are below `items`."""
         pairs = [user * items + history for user, history in enumerate(histories)]
         self._pairs = np.unique(np.concatenate([np.empty(0, np.int64), *pairs]))
         self._items = items
 
     def draw(self, users: Ints, generator: np.random.Generator) -> Ints:
-        """One item for each of `users`, int64 [P]; any item where a user has (nearly) all of them."""
-        drawn = generator.integers(0, self._items, len(users))
+        """Draw one item for each of `users`, int64 [P]; any item for a user who has (nearly) all of them."""
+        negatives = generator.integers(0, self._items, len(users))
         for _ in range(TRIES):
-            had = np.flatnonzero(self._had(users * self._items + drawn))
-            if not len(had):
+            rejected = np.flatnonzero(self._in_history(users * self._items + negatives))
+            if not len(rejected):
                 break
-            drawn[had] = generator.integers(0, self._items, len(had))
-        return drawn
+            negatives[rejected] = generator.integers(0, self._items, len(rejected))
+        return negatives
 
-    def _had(self, pairs: Ints) -> npt.NDArray[np.bool_]:
-        place = np.searchsorted(self._pairs, pairs).clip(max=len(self._pairs) - 1)
-        found: npt.NDArray[np.bool_] = self._pairs[place] == pairs
-        return found
+    def _in_history(self, pairs: Ints) -> npt.NDArray[np.bool_]:
+        places = np.searchsorted(self._pairs, pairs).clip(max=len(self._pairs) - 1)
+        return np.asarray(self._pairs[places] == pairs, bool)
 
 
 def train(
@@ -98,18 +102,18 @@ def train(
 ) -> tuple[SasrecModel, dict[str, Any]]:
     """Train until validation has not improved for `config.patience` epochs, and keep the best epoch.
 
-    Equal arguments give equal weights on one machine's CPU; torch's global generator is left as it was.
+    Equal arguments give equal weights on one machine's CPU. The state of torch's global generator is restored.
 
     Args:
         histories: training histories as item indices, oldest first.
         items: size of the catalogue.
         loss: `bce` or `ce`.
         config: the recipe's settings.
-        seed: of weights, dropout, order and negatives.
-        validate: gives a model's validation NDCG@10; without it, `config.patience` epochs are trained.
+        seed: seed of weights, dropout, order and negatives.
+        validate: returns a model's validation NDCG@10; without it, the model trains for `config.patience` epochs.
 
     Returns:
-        The model, and `epochs`, `best_epoch`, and a value an epoch of `loss` and `ndcg@10`.
+        The model, and a log: `epochs`, `best_epoch`, and per epoch a value of `loss` and of `ndcg@10`.
     """
     epochs = config.epochs if validate else min(config.epochs, config.patience)
     log: dict[str, Any] = {"epochs": 0, "best_epoch": epochs, "loss": [], "ndcg@10": []}
@@ -135,7 +139,7 @@ def train(
 
 
 class _Trainer:
-    """A model, its optimizer, and what it learns from."""
+    """A model with its optimizer and its training data."""
 
     def __init__(
         self, histories: Sequence[Ints], items: int, loss: Loss, config: SasrecSettings, seed: int
@@ -150,13 +154,13 @@ class _Trainer:
         self.optimizer = torch.optim.Adam(self.model.parameters(), config.lr, betas=(0.9, 0.98))
 
     def epoch(self) -> float:
-        """One pass over all windows; the mean loss of a target."""
+        """Train on all windows once, and return the mean loss per target."""
         self.model.train()
         total, count = 0.0, 0
         for batch in batches(self.windows, self.batch, self.generator):
             loss, targets = self._loss(batch)
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
             total, count = total + loss.item() * targets, count + targets
         return total / max(count, 1)
@@ -165,8 +169,8 @@ class _Trainer:
         """Mean loss of a batch's targets, and their number."""
         inputs, lengths = pad([window.items[:-1] for window in batch])
         targets = torch.from_numpy(np.concatenate([window.items[1:] for window in batch])).to(self.device)
-        real = torch.arange(inputs.shape[1]) < lengths[:, None]
-        hidden = self.model(inputs.to(self.device), lengths.to(self.device))[real.to(self.device)]
+        is_item = torch.arange(inputs.shape[1]) < lengths[:, None]
+        hidden = self.model(inputs.to(self.device), lengths.to(self.device))[is_item.to(self.device)]
         table = self.model.items.weight
         if self.loss == "ce":
             return ce_loss(hidden, table, targets), len(targets)

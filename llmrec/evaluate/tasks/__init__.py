@@ -1,1 +1,1 @@
-"""Questions to the tuned model, its answers, and their metrics."""
+"""Evaluation tasks: questions, the tuned model's answers, and their metrics."""

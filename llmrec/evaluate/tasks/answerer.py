@@ -1,4 +1,4 @@
-"""Answers of the run's model to the questions of `eval.tasks`, without any constraint."""
+"""The answers of the run's model to the questions of `eval.tasks`, generated without constraint."""
 
 from __future__ import annotations
 
@@ -40,7 +40,12 @@ SCHEMA = pl.Schema(
 
 
 def training_encoder(folder: Path, recommender: Recommender) -> PromptEncoder:
-    """The encoder that training used: unlike decoding's, it knows users and events."""
+    """Return the prompt encoder of training. Unlike decoding's encoder, it has the fields of users and events.
+
+    Args:
+        folder: the run folder.
+        recommender: the run's model and catalogue.
+    """
     from llmrec.data.examples import event_fields, load_users
     from llmrec.text.encode import PromptEncoder
     from llmrec.text.prompts import row_texts
@@ -59,7 +64,7 @@ def training_encoder(folder: Path, recommender: Recommender) -> PromptEncoder:
 
 
 def describe_questions(questions: TemplateQuestions) -> dict[str, Any]:
-    """What scoring has to know of a template's answers."""
+    """Describe a template's questions, as `tasks/report.json` keeps them for scoring."""
     return {
         "split": questions.split,
         "task": questions.task.id,
@@ -74,7 +79,11 @@ def describe_questions(questions: TemplateQuestions) -> dict[str, Any]:
 
 
 class Answerer:
-    """A run's model, as one that is asked."""
+    """Generates a run's answers to questions.
+
+    Args:
+        recommender: the run's model and catalogue.
+    """
 
     def __init__(self, recommender: Recommender) -> None:
         from llmrec.text.tokens import TextEncoder
@@ -85,79 +94,90 @@ class Answerer:
         self._end = int(self._checkpoint.tokenizer.eos_token_id)
 
     def answer(self, questions: TemplateQuestions) -> pl.DataFrame:
-        """One row a question: the answer, the reference, and what only the model can tell of them."""
+        """Answer the questions of one template.
+
+        Returns:
+            `SCHEMA`, one row per question: the answer, the reference, and the log-probabilities and scores that need
+            the model.
+        """
         from llmrec.decode import free_text
 
         model, rows, kind = self._checkpoint.model, questions.rows, questions.kind
         marker = self._checkpoint.vocabulary.end if kind == "sid" else None
         ends = [self._end] if marker is None else [self._end, marker]
         prompts = [row.prompt for row in rows]
-        said = free_text.generate_greedy(model, prompts, questions.max_tokens, ends, self._pad)
-        likely = free_text.answer_log_probs(model, prompts, [[row.reference] for row in rows], self._pad)
-        plain = [self._plain(tokens) for tokens in said]
-        texts = [str(self._checkpoint.tokenizer.decode(tokens)) for tokens in plain]
-        ended = [bool(set(tokens[-1:]) & set(ends)) for tokens in said]
+        answers = free_text.generate_greedy(model, prompts, questions.max_tokens, ends, self._pad)
+        log_probs = free_text.answer_log_probs(model, prompts, [[row.reference] for row in rows], self._pad)
+        contents = [self._without_end(tokens) for tokens in answers]
+        texts = [str(self._checkpoint.tokenizer.decode(tokens)) for tokens in contents]
+        has_end = [bool(set(tokens[-1:]) & set(ends)) for tokens in answers]
         columns = {
             "user_id": [row.user for row in rows],
             "item_id": [row.item for row in rows],
             "answer": texts,
-            "reference": [self._checkpoint.tokenizer.decode(self._plain(row.reference)) for row in rows],
-            "log_prob": [float(scores[0]) for scores in likely],
+            "reference": [
+                self._checkpoint.tokenizer.decode(self._without_end(row.reference)) for row in rows
+            ],
+            "log_prob": [float(values[0]) for values in log_probs],
             "tokens": [len(row.reference) for row in rows],
             "score": self._scores(questions, prompts),
-            "legal": self._legal(plain) if kind == "sid" else [None] * len(rows),
-            "rank": self._grounded(texts, questions) if kind == "title" else [None] * len(rows),
-            "cut": [questions.template.end and not whole for whole in ended],
+            "legal": self._are_legal(contents) if kind == "sid" else [None] * len(rows),
+            "rank": self._grounded_ranks(texts, questions) if kind == "title" else [None] * len(rows),
+            "cut": [questions.template.end and not ended for ended in has_end],
         }
         key = {"split": questions.split, "task": questions.task.id, "template": questions.template.id}
         return pl.DataFrame({name: [value] * len(rows) for name, value in key.items()} | columns, SCHEMA)
 
-    def _plain(self, tokens: list[int]) -> list[int]:
-        """An answer without its end token."""
+    def _without_end(self, tokens: list[int]) -> list[int]:
+        """Return an answer without its end token."""
         return tokens[:-1] if tokens[-1:] == [self._end] else tokens
 
     def _scores(self, questions: TemplateQuestions, prompts: list[list[int]]) -> Sequence[float | None]:
-        """The expected rating, or log p(first) − log p(second) of two choices; None for other answers."""
+        """Return the expected ratings, or log p(first) − log p(second) of two choices; None for other answers."""
         from llmrec.decode import free_text
 
         options = questions.options
         if not options or not questions.template.end or (questions.kind == "choice" and len(options) != 2):
             return [None] * len(prompts)
         ids = [[*self._text(option), self._end] for option in options]
-        found = free_text.answer_log_probs(self._checkpoint.model, prompts, [ids] * len(prompts), self._pad)
+        log_probs = free_text.answer_log_probs(
+            self._checkpoint.model, prompts, [ids] * len(prompts), self._pad
+        )
         if questions.kind == "choice":
-            return [float(scores[0] - scores[1]) for scores in found]
+            return [float(scores[0] - scores[1]) for scores in log_probs]
         values = [float(option) for option in options]
-        return [expected(scores, values) for scores in found]
+        return [expected(scores, values) for scores in log_probs]
 
-    def _legal(self, said: list[list[int]]) -> list[bool]:
-        """Whether answers are some item's semantic ID."""
-        known = {tuple(tokens) for tokens in self._run.catalogue.item_tokens().values()}
-        return [tuple(tokens) in known for tokens in said]
+    def _are_legal(self, answers: list[list[int]]) -> list[bool]:
+        """Whether each answer is the semantic ID of an item."""
+        legal = {tuple(tokens) for tokens in self._run.catalogue.item_tokens().values()}
+        return [tuple(tokens) in legal for tokens in answers]
 
-    def _grounded(self, said: list[str], questions: TemplateQuestions) -> list[int | None]:
-        """Position of the right title among those nearest to each answer; None beyond, and for no answer."""
+    def _grounded_ranks(self, answers: list[str], questions: TemplateQuestions) -> list[int | None]:
+        """Rank of the reference title among the `DEPTH` titles nearest to each answer; None if it is not there.
+
+        An empty answer has no rank.
+        """
         from llmrec.decode import free_text
         from llmrec.decode.grounding import ground
 
         titles, vectors = self._titles
-        place = {title: index for index, title in enumerate(titles)}
-        there = [row for row, text in enumerate(said) if text.strip()]
-        ranks: list[int | None] = [None] * len(said)
-        if not there:
+        index = {title: number for number, title in enumerate(titles)}
+        rows = [row for row, answer in enumerate(answers) if answer.strip()]
+        ranks: list[int | None] = [None] * len(answers)
+        if not rows:
             return ranks
-        ids = [self._text(said[row].strip()) for row in there]
-        nearest = ground(
-            free_text.text_embeddings(self._checkpoint.model, ids, self._pad), vectors, DEPTH
-        ).items.tolist()
-        for row, near in zip(there, nearest, strict=True):
-            right = place[self._run.texts[questions.rows[row].item]["title"]]
-            ranks[row] = near.index(right) + 1 if right in near else None
+        ids = [self._text(answers[row].strip()) for row in rows]
+        embeddings = free_text.text_embeddings(self._checkpoint.model, ids, self._pad)
+        nearest = ground(embeddings, vectors, DEPTH).items.tolist()
+        for row, neighbours in zip(rows, nearest, strict=True):
+            reference = index[self._run.texts[questions.rows[row].item]["title"]]
+            ranks[row] = neighbours.index(reference) + 1 if reference in neighbours else None
         return ranks
 
     @cached_property
     def _titles(self) -> tuple[list[str], NDArray[np.float32]]:
-        """The catalogue's different titles and where they lie, float32 `[titles, hidden]`."""
+        """The catalogue's distinct titles and their embeddings, float32 `[titles, hidden]`."""
         from llmrec.decode import free_text
 
         texts = (self._run.texts[item].get("title") for item in self._run.catalogue.items)

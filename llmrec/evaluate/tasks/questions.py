@@ -1,4 +1,4 @@
-"""Questions about held-out targets: what a prompt file asks on a run's data, and what would be the right answer."""
+"""Questions about held-out targets: prompts of a task file on a run's data, and their reference answers."""
 
 from __future__ import annotations
 
@@ -23,16 +23,28 @@ from llmrec.text.tasks import Task, load_task
 
 Kind = Literal["number", "choice", "sid", "title", "text"]
 NUMBERS = ("rating", "price")
+FIELD_KINDS: dict[str, Kind] = {"sid": "sid", "title": "title"}
+"""Field of the target → kind of an answer that consists of this field; other fields are text."""
 ITEMS = "items"
-"""Stands for a split where a task is about items: all of them are trained on, none is held out."""
+"""Split name of tasks about items: all items are trained on, none is held out."""
 MOST_TOKENS = 256
+"""Most tokens of an answer, unless the recipe sets another number."""
 MOST_OPTIONS = 20
+"""Most values of a rating for which every value is scored."""
 TRAINING_ANSWERS = 1000
+"""Number of training answers that are measured for the length of the longest."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question: whose, about which item, and as tokens the prompt and the right answer (end token included)."""
+    """One question.
+
+    Attributes:
+        user: the user; None for a question about an item alone.
+        item: the item that the question is about.
+        prompt: token ids of the prompt.
+        reference: token ids of the reference answer, end token included.
+    """
 
     user: str | None
     item: str
@@ -42,18 +54,18 @@ class Question:
 
 @dataclass(frozen=True)
 class TemplateQuestions:
-    """What one template asks.
+    """The questions of one template.
 
     Attributes:
         task: the prompt file.
         template: the wording.
         split: `valid` or `test`, or `items`.
-        kind: of the answer.
-        options: all answers there can be, as text: of a choice, in the order of the target's position; of a
-            rating, the values of the training interactions, ascending. Empty where they are not a few.
+        kind: kind of the answers.
+        options: all possible answers, as text. For a choice, they are in the order of the target's position; for a
+            rating, they are the values of the training interactions, ascending. Empty if there are too many.
         rows: the questions.
-        left_out: how many lack a field, by the field.
-        max_tokens: tokens of the longest answer that is waited for.
+        left_out: number of samples without a needed field, by field.
+        max_tokens: most tokens of an answer.
     """
 
     task: Task
@@ -69,37 +81,46 @@ class TemplateQuestions:
 def resolve_eval_task(
     entry: EvalTask, fields: Fields, tell: Callable[[str], None] = print_notice
 ) -> MixedTask | None:
-    """A task of `eval.tasks` with its templates; None, told in a line, where the data lacks what they all need.
+    """Load a task of `eval.tasks` and select its templates.
+
+    Args:
+        entry: the recipe's entry.
+        fields: fields that the data provides.
+        tell: prints a notice.
+
+    Returns:
+        None, after a notice, if the data lacks fields that all templates need.
 
     Raises:
-        UserError: a task or template that does not exist or names an unknown field.
+        UserError: the task or a template does not exist, or names an unknown field.
     """
     names = entry.templates
     if names is None:
-        mine = [t for t in load_task(entry.task, fields).templates if entry.language in (t.language, "all")]
-        held_out = [template.id for template in mine if template.split == "unseen"]
-        names = held_out or [template.id for template in mine]
+        templates = load_task(entry.task, fields).templates
+        templates = [template for template in templates if entry.language in (template.language, "all")]
+        held_out = [template.id for template in templates if template.split == "unseen"]
+        names = held_out or [template.id for template in templates]
     config = TaskConfig(task=entry.task, templates=names, language=entry.language)
     return select_task(config, fields, lambda line: tell(line.replace("prompts:", "eval.tasks:", 1)))
 
 
 class EvalQuestions:
-    """Makes questions of a run's data.
+    """Makes questions from a run's data.
 
     Args:
         run: the run folder.
-        encoder: of the run's model; knows its users and events.
-        seed: of samples and candidates.
+        encoder: the prompt encoder of training, with the fields of users and events.
+        seed: seed of samples and candidates.
     """
 
     def __init__(self, run: Path, encoder: PromptEncoder, seed: int) -> None:
         self._run, self._encoder, self._seed = run, encoder, seed
 
     def for_task(self, entry: EvalTask, mixed: MixedTask) -> Iterator[TemplateQuestions]:
-        """The questions of a task, template by template.
+        """Yield the questions of a task, template by template.
 
         Raises:
-            UserError: nobody can be asked.
+            UserError: a template has no questions.
         """
         task = mixed.task
         cases = self._cases(entry, mixed)
@@ -116,9 +137,9 @@ class EvalQuestions:
             if not rows:
                 lacking = ", ".join(left_out) or "targets"
                 raise UserError(f"eval.tasks: {task.id}, template {template.id}: all samples lack {lacking}")
-            most = entry.max_tokens or self._longest(mixed, template, rows, kind)
+            max_tokens = entry.max_tokens or self._longest_answer(mixed, template, rows, kind)
             split = ITEMS if task.source == "item" else entry.split
-            yield TemplateQuestions(task, template, split, kind, options, rows, left_out, most)
+            yield TemplateQuestions(task, template, split, kind, options, rows, left_out, max_tokens)
 
     def _sample(self, template: Template, case: PromptContext, left_out: Counter[str]) -> Sample | None:
         try:
@@ -128,18 +149,18 @@ class EvalQuestions:
             return None
 
     def _cases(self, entry: EvalTask, mixed: MixedTask) -> list[PromptContext]:
-        """What the samples are about: items, or held-out targets with the history before them."""
+        """Return the contexts of the questions: items, or held-out targets with the history before them."""
         if mixed.task.source == "item":
             items = self._encoder.items
-            drawn = np.random.default_rng(self._seed).permutation(len(items))[: entry.users]
-            return [PromptContext([items[row]]) for row in sorted(drawn.tolist())]
+            rows = np.random.default_rng(self._seed).permutation(len(items))[: entry.users]
+            return [PromptContext([items[row]]) for row in sorted(rows.tolist())]
         events = sorted(mixed.events)
         examples = evaluation_examples(self._run, entry.split, entry.users, self._seed, events)
         negatives = CandidateSampler(self._encoder.items, self._seed)
         cases = []
         for row in examples.iter_rows(named=True):
-            said = {name: row[name] for name in events}
-            case = PromptContext([*row["history"], row["target"]], row["user_id"], said)
+            values = {name: row[name] for name in events}
+            case = PromptContext([*row["history"], row["target"]], row["user_id"], values)
             if mixed.task.candidates is not None:
                 case = case.with_candidates(
                     negatives.sample(row["target"], mixed.task.candidates, row["history"])
@@ -148,27 +169,31 @@ class EvalQuestions:
         return cases
 
     def _options(self, task: Task, template: Template, kind: Kind) -> list[str]:
-        """All answers there can be, where they are few and end in a token, so that they can be scored."""
+        """Return all possible answers if they can be scored: they must be few and end in a token."""
         if kind == "choice":
             return choices(task, template, self._encoder.fields)
         if kind != "number" or answer_fields(task, template, self._encoder.fields)[0].name != "rating":
             return []
-        told = training_histories(self._run, ["rating"])["rating"].explode().drop_nulls().unique().to_list()
-        return sorted(told, key=float) if template.end and len(told) <= MOST_OPTIONS else []
+        histories = training_histories(self._run, ["rating"])
+        ratings = histories["rating"].explode().drop_nulls().unique().to_list()
+        return sorted(ratings, key=float) if template.end and len(ratings) <= MOST_OPTIONS else []
 
-    def _longest(self, mixed: MixedTask, template: Template, rows: Sequence[Question], kind: Kind) -> int:
-        """Tokens of the longest answer in (a sample of) the training data, at most `MOST_TOKENS`.
+    def _longest_answer(
+        self, mixed: MixedTask, template: Template, rows: Sequence[Question], kind: Kind
+    ) -> int:
+        """Tokens of the longest answer in a sample of the training data, at most `MOST_TOKENS`.
 
-        An ID or a choice can be no longer than the references, and no interaction teaches what an item is called.
+        For IDs, choices and tasks about items, the references give the bound: their answers do not occur in
+        interactions.
         """
         lengths = [len(row.reference) for row in rows]
         if kind not in ("sid", "choice") and mixed.task.source != "item":
-            lengths = [
-                len(sample.ids) - sample.answer for sample in self._trained(mixed, template)
-            ] or lengths
+            samples = self._training_samples(mixed, template)
+            lengths = [len(sample.ids) - sample.answer for sample in samples] or lengths
         return min(max(lengths), MOST_TOKENS)
 
-    def _trained(self, mixed: MixedTask, template: Template) -> Iterator[Sample]:
+    def _training_samples(self, mixed: MixedTask, template: Template) -> Iterator[Sample]:
+        """Yield training samples of a template, for up to `TRAINING_ANSWERS` users."""
         events = sorted(mixed.events)
         histories = training_histories(self._run, events).filter(pl.col("items").list.len() > 1)
         for row in histories.sample(min(TRAINING_ANSWERS, len(histories)), seed=self._seed).iter_rows(
@@ -183,25 +208,25 @@ class EvalQuestions:
 
 
 def kind_of(task: Task, template: Template, fields: Fields) -> Kind:
-    """What kind of answer a template asks for: one field of the target, one of a few fixed texts, or any text."""
+    """Return the kind of a template's answers: one field of the target, one of a few fixed texts, or any text."""
     segments = render(template.answer, task.answer_scope(1), fields)
-    said = slots(segments)
-    if not said:
+    named = slots(segments)
+    if not named:
         return "choice"
-    if len(segments) > 1 or said[0].role != "target":
+    if len(segments) > 1 or named[0].role != "target":
         return "text"
-    if said[0].name in NUMBERS:
+    if named[0].name in NUMBERS:
         return "number"
-    return {"sid": "sid", "title": "title"}.get(said[0].name, "text")  # type: ignore[return-value]
+    return FIELD_KINDS.get(named[0].name, "text")
 
 
 def answer_fields(task: Task, template: Template, fields: Fields) -> list[Slot]:
-    """The fields that a template's answer names."""
+    """Return the fields that a template's answer names."""
     return slots(render(template.answer, task.answer_scope(1), fields))
 
 
 def choices(task: Task, template: Template, fields: Fields) -> list[str]:
-    """The different answers of a choice, in the order of the target's position among the candidates."""
-    positions = range(task.candidates or 1)
-    rendered = (render(template.answer, task.answer_scope(1, None, at), fields) for at in positions)
-    return list(dict.fromkeys("".join(map(str, segments)) for segments in rendered))
+    """Return the distinct answers of a choice, in the order of the target's position among the candidates."""
+    scopes = (task.answer_scope(1, None, position) for position in range(task.candidates or 1))
+    answers = ("".join(map(str, render(template.answer, scope, fields))) for scope in scopes)
+    return list(dict.fromkeys(answers))

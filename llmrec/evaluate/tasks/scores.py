@@ -1,4 +1,4 @@
-"""Answers to figures: `tasks/answers.parquet` scored by the kind of answer, with intervals over users."""
+"""Compute metrics of `tasks/answers.parquet` by the kind of answer, with intervals over users."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ from llmrec.metrics import rating, text
 from llmrec.metrics.statistics import bootstrap_counts, percentile_interval
 
 FORMULAS = {measure.name: measure.formula for measure in (*text.MEASURES, *rating.MEASURES)} | {
-    "unparsable": "share of answers that cannot be read as what was asked for: no number on the scale of the "
-    "training ratings, none of the choices, no item's semantic ID, nothing at all",
+    "unparsable": "share of answers that cannot be read as the kind that the question asks for: no number on the "
+    "scale of the training ratings, none of the choices, no item's semantic ID, or an empty answer",
     "cut": "share of answers that had not ended at max_tokens",
 }
 SHOWN, LONGEST_SHOWN = 5, 300
+"""Number of answers in the report per template, and most characters of each."""
 _TITLES = {measure.name: measure.title for measure in (*text.MEASURES, *rating.MEASURES)} | {
     "unparsable": "Unparsable",
     "cut": "Cut off",
 }
 Weights = NDArray[np.int64]
 WeightedMetrics = dict[str, Callable[[Weights], float | None]]
-"""Metric → its value, given how often each row counts; None where the rows do not define it."""
+"""Metric name → function of the rows' weights; it returns None when the weighted rows leave the metric undefined."""
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Answers to one template.
+    """Answers to the questions of one template.
 
     Attributes:
-        about: what was asked, from `tasks/report.json`.
+        about: the template's entry of `tasks/report.json`.
         frame: its rows of `tasks/answers.parquet`.
     """
 
@@ -55,14 +56,14 @@ class _Rows:
 
 
 def task_metrics(run: Path, recipe: Recipe) -> dict[str, Any]:
-    """The content of `eval/tasks.json`.
+    """Compute the content of `eval/tasks.json`.
 
     Args:
         run: a run folder with a finished tasks stage.
-        recipe: gives the bootstrap's settings.
+        recipe: the recipe, for the settings of the bootstrap.
     """
     report, answers = read_json(run / layout.TASKS_REPORT), pl.read_parquet(run / layout.ANSWERS)
-    found: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "protocol": {
             "decoding": "greedy, unconstrained",
             "seed": recipe.seed,
@@ -73,53 +74,65 @@ def task_metrics(run: Path, recipe: Recipe) -> dict[str, Any]:
         }
     }
     for about in report["asked"]:
-        mine = [pl.col(name) == about[name] for name in ("split", "task", "template")]
-        tasks = found.setdefault(about["split"], {}).setdefault(about["task"], {})
-        tasks[about["template"]] = _score(_Rows(about, answers.filter(*mine)), recipe)
-    return found
+        is_row = [pl.col(name) == about[name] for name in ("split", "task", "template")]
+        tasks = metrics.setdefault(about["split"], {}).setdefault(about["task"], {})
+        tasks[about["template"]] = _score(_Rows(about, answers.filter(*is_row)), recipe)
+    return metrics
 
 
 def answers_shown(run: Path) -> dict[str, Any] | None:
-    """The report's page on answers: figures of each template and some answers; None where nothing was asked."""
+    """Collect the report's section on answers: metrics of each template and sample answers.
+
+    Returns:
+        `{"templates", "off", "measures"}`, for the page's template; None if the run has no task metrics.
+    """
     if not (run / layout.TASK_METRICS).is_file():
         return None
     metrics, answers = read_json(run / layout.TASK_METRICS), pl.read_parquet(run / layout.ANSWERS)
     protocol = metrics.pop("protocol")
-    asked = []
+    templates = []
     for split, tasks in metrics.items():
-        for task, template, values in (
-            (t, name, one) for t, own in tasks.items() for name, one in own.items()
-        ):
-            key = {"split": split, "task": task, "template": template}
-            mine = answers.filter(*(pl.col(name) == value for name, value in key.items()))
-            drawn = mine.sample(min(SHOWN, len(mine)), seed=protocol["seed"]).select("answer", "reference")
-            rows = [
-                {"title": _TITLES[name], "value": value, "ends": values["intervals"].get(name)}
-                for name, value in values.items()
-                if name in _TITLES
-            ]
-            cut = [tuple(said[:LONGEST_SHOWN] for said in row) for row in drawn.iter_rows()]
-            asked.append(key | values | {"rows": rows, "examples": cut})
-    used = {name for one in asked for name in one}
-    measures = [m for m in (*text.MEASURES, *rating.MEASURES) if m.name in used]
-    return {"asked": asked, "off": protocol["off"], "measures": measures}
+        for task, values_of in tasks.items():
+            for template, values in values_of.items():
+                key = {"split": split, "task": task, "template": template}
+                examples = _sample_answers(answers, key, protocol["seed"])
+                templates.append(key | values | {"rows": _table_rows(values), "examples": examples})
+    used = {name for entry in templates for name in entry}
+    measures = [measure for measure in (*text.MEASURES, *rating.MEASURES) if measure.name in used]
+    return {"templates": templates, "off": protocol["off"], "measures": measures}
+
+
+def _table_rows(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a template's table: title, value and interval of each metric."""
+    return [
+        {"title": _TITLES[name], "value": value, "ends": values["intervals"].get(name)}
+        for name, value in values.items()
+        if name in _TITLES
+    ]
+
+
+def _sample_answers(answers: pl.DataFrame, key: dict[str, str], seed: int) -> list[tuple[str, ...]]:
+    """Draw up to `SHOWN` answers of a template, each with its reference, shortened."""
+    rows = answers.filter(*(pl.col(name) == value for name, value in key.items()))
+    sample = rows.sample(min(SHOWN, len(rows)), seed=seed).select("answer", "reference")
+    return [tuple(value[:LONGEST_SHOWN] for value in row) for row in sample.iter_rows()]
 
 
 def _score(rows: _Rows, recipe: Recipe) -> dict[str, Any]:
     """Metrics of one template's answers, then counts and intervals."""
     measures = answer_metrics(rows.about, rows.frame)
-    own, count = recipe.eval, len(rows.frame)
-    unit, units = _units(rows.frame)
-    everything = np.ones(count, np.int64)
-    values = {name: _finite(measure(everything)) for name, measure in measures.items()}
+    settings, count = recipe.eval, len(rows.frame)
+    unit_of_row, units = _units(rows.frame)
+    weights = np.ones(count, np.int64)
+    values = {name: _finite(measure(weights)) for name, measure in measures.items()}
     samples: dict[str, list[float]] = {name: [] for name in measures}
-    for counts in bootstrap_counts(units, own.bootstrap, recipe.seed):
+    for counts in bootstrap_counts(units, settings.bootstrap, recipe.seed):
         for name, measure in measures.items():
-            value = measure(counts[unit])
+            value = measure(counts[unit_of_row])
             if value is not None and math.isfinite(value):
                 samples[name].append(value)
-    kept = {name: np.array(drawn)[:, None] for name, drawn in samples.items() if drawn}
-    ends = {name: percentile_interval(means, own.confidence)[0] for name, means in kept.items()}
+    columns = {name: np.array(numbers)[:, None] for name, numbers in samples.items() if numbers}
+    ends = {name: percentile_interval(column, settings.confidence)[0] for name, column in columns.items()}
     about = {name: value for name, value in rows.about.items() if name not in ("split", "task", "template")}
     return (
         values
@@ -130,63 +143,66 @@ def _score(rows: _Rows, recipe: Recipe) -> dict[str, Any]:
 
 
 def answer_metrics(about: dict[str, Any], frame: pl.DataFrame) -> WeightedMetrics:
-    """The metrics of answers, by their kind.
+    """Return the metrics of a template's answers: those of their kind, and those of every kind.
 
     Args:
         about: an entry of `asked` in `tasks/report.json`.
         frame: its rows of `tasks/answers.parquet`.
     """
     rows = _Rows(about, frame)
-    own, unparsable = _KINDS[about["kind"]](rows)
+    kind_metrics, unparsable = _KINDS[about["kind"]](rows)
     tokens = frame["tokens"].to_numpy()
-    always: WeightedMetrics = {
+    common: WeightedMetrics = {
         "perplexity": lambda weights: text.perplexity(rows.numbers("log_prob"), tokens, weights),
         "unparsable": partial(_mean, np.asarray(unparsable, np.float64)),
         "cut": partial(_mean, rows.numbers("cut")),
     }
-    return own | always
+    return kind_metrics | common
 
 
 KindMetrics = tuple[WeightedMetrics, Sequence[bool]]
-"""Metrics of a kind, and which answers cannot be read."""
+"""Metrics of a kind of answer, and for each answer whether it cannot be parsed."""
 
 
 def _number(rows: _Rows) -> KindMetrics:
     options = [float(option) for option in rows.about["options"]]
     scale = (min(options), max(options)) if options else (-np.inf, np.inf)
-    right = np.array([float(reference) for reference in rows.texts("reference")])
-    said = [rating.parse_number(answer, *scale) for answer in rows.texts("answer")]
-    known = np.array([value is not None for value in said])
-    errors = np.array([np.nan if value is None else value for value in said]) - right
+    references = np.array([float(reference) for reference in rows.texts("reference")])
+    numbers = [rating.parse_number(answer, *scale) for answer in rows.texts("answer")]
+    is_parsed = np.array([number is not None for number in numbers])
+    errors = np.array([np.nan if number is None else number for number in numbers]) - references
     measures: WeightedMetrics = {
-        name: partial(_over, known, errors, measure)
+        name: partial(_over_parsed, is_parsed, errors, measure)
         for name, measure in (("mae", rating.mae), ("rmse", rating.rmse))
     }
     if options and rows.frame["score"].null_count() == 0:
         scores = rows.numbers("score")
-        off, liked = scores - right, right >= rows.about["liked"]
+        expected_errors = scores - references
+        is_liked = references >= rows.about["liked"]
         measures |= {
-            "expected_mae": partial(rating.mae, off),
-            "expected_rmse": partial(rating.rmse, off),
-            "auc": partial(rating.auc, scores, liked),
+            "expected_mae": partial(rating.mae, expected_errors),
+            "expected_rmse": partial(rating.rmse, expected_errors),
+            "auc": partial(rating.auc, scores, is_liked),
         }
-    return measures, (~known).tolist()
+    return measures, (~is_parsed).tolist()
 
 
 def _choice(rows: _Rows) -> KindMetrics:
     options = [_folded(option) for option in rows.about["options"]]
-    said, right = map(_folded, rows.texts("answer")), map(_folded, rows.texts("reference"))
-    pairs = list(zip(said, right, strict=True))
-    measures: WeightedMetrics = {"accuracy": partial(_mean, np.array([a == b for a, b in pairs], np.float64))}
+    answers = [_folded(answer) for answer in rows.texts("answer")]
+    references = [_folded(reference) for reference in rows.texts("reference")]
+    is_right = [answer == reference for answer, reference in zip(answers, references, strict=True)]
+    measures: WeightedMetrics = {"accuracy": partial(_mean, np.array(is_right, np.float64))}
     if rows.frame["score"].null_count() == 0:
-        first = np.array([b == options[0] for _, b in pairs])
-        measures["auc"] = partial(rating.auc, rows.numbers("score"), first)
-    return measures, [answer not in options for answer, _ in pairs]
+        is_first = np.array([reference == options[0] for reference in references])
+        measures["auc"] = partial(rating.auc, rows.numbers("score"), is_first)
+    return measures, [answer not in options for answer in answers]
 
 
 def _sid(rows: _Rows) -> KindMetrics:
-    legal = rows.frame["legal"].to_list()
-    return _exact(rows) | {"legal": partial(_mean, np.array(legal, np.float64))}, [not one for one in legal]
+    are_legal = rows.frame["legal"].to_list()
+    share: WeightedMetrics = {"legal": partial(_mean, np.array(are_legal, np.float64))}
+    return _exact(rows) | share, [not is_legal for is_legal in are_legal]
 
 
 def _title(rows: _Rows) -> KindMetrics:
@@ -195,7 +211,7 @@ def _title(rows: _Rows) -> KindMetrics:
     grounded: WeightedMetrics = {
         name: partial(_mean, column) for name, column in zip(names, columns, strict=True)
     }
-    return _exact(rows) | grounded, _empty(rows)
+    return _exact(rows) | grounded, _are_empty(rows)
 
 
 def _text(rows: _Rows) -> KindMetrics:
@@ -206,7 +222,7 @@ def _text(rows: _Rows) -> KindMetrics:
     overlap: WeightedMetrics = {
         name: partial(_mean, column) for name, column in zip(text.ROUGE, columns, strict=True)
     }
-    return {"bleu": partial(text.corpus_bleu, counts)} | overlap | _exact(rows), _empty(rows)
+    return {"bleu": partial(text.corpus_bleu, counts)} | overlap | _exact(rows), _are_empty(rows)
 
 
 _KINDS: dict[str, Callable[[_Rows], KindMetrics]] = {
@@ -222,12 +238,12 @@ def _exact(rows: _Rows) -> WeightedMetrics:
     return {"exact": partial(_mean, text.exact_match(rows.texts("answer"), rows.texts("reference")))}
 
 
-def _empty(rows: _Rows) -> list[bool]:
+def _are_empty(rows: _Rows) -> list[bool]:
     return [not answer.strip() for answer in rows.texts("answer")]
 
 
 def _folded(answer: str) -> str:
-    """A choice as it is compared: `Yes.` is `yes`."""
+    """Normalise a choice for comparison: `Yes.` becomes `yes`."""
     return answer.strip().rstrip(".!。").casefold()
 
 
@@ -235,19 +251,22 @@ def _mean(values: NDArray[np.float64], weights: Weights) -> float:
     return float(np.average(values, weights=weights))
 
 
-def _over(
-    known: NDArray[np.bool_],
+def _over_parsed(
+    is_parsed: NDArray[np.bool_],
     errors: NDArray[np.float64],
     measure: Callable[[NDArray[np.float64], Weights], float],
     weights: Weights,
 ) -> float | None:
-    """A measure over the answers that can be read; None where there is none among those that count."""
-    counted = weights[known]
-    return measure(errors[known], counted) if counted.any() else None
+    """Apply a measure to the answers that can be parsed; None if all of them have weight 0."""
+    counted = weights[is_parsed]
+    return measure(errors[is_parsed], counted) if counted.any() else None
 
 
 def _units(frame: pl.DataFrame) -> tuple[NDArray[np.int64], int]:
-    """Which unit of the bootstrap each row belongs to, a user or, where there is none, an item; and their number."""
+    """Return the bootstrap unit of each row, int64 `[rows]`, and the number of units.
+
+    A unit is a user or, for questions about items alone, an item.
+    """
     names = frame["user_id"].fill_null(frame["item_id"])
     numbers = names.rank("dense").cast(pl.Int64).to_numpy() - 1
     return numbers, int(numbers.max()) + 1

@@ -1,1 +1,1 @@
-"""Frozen quantizers: codes for vectors, and vectors for codes."""
+"""Frozen quantizers, which map vectors to codes and codes to vectors."""

@@ -1,4 +1,4 @@
-"""The autoencoder with residual codebooks that RQ-VAE, LC-Rec, LETTER and CoST share, and how it is trained."""
+"""The autoencoder with residual codebooks that RQ-VAE, LC-Rec, LETTER and CoST share, and its training."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from llmrec.ids.codecs.residual import ResidualCodec
 from llmrec.ids.tokenizer import AutoencoderTokenizer, Codec, Codes, Signals, number_of_codes
 
 WARM_UP = 10
-"""Epochs without codebooks, which then start by k-means from latents that already mean something."""
+"""Epochs without quantization. Afterwards k-means of the latents initialises the codebooks."""
 WINDOW, LEAST_CHANGE = 20, 1e-3
-"""The plateau: in the last `WINDOW` epochs the least loss fell by less than this share."""
+"""Training stops if the least loss of the last `WINDOW` epochs is lower by less than this share."""
 FEWEST_STEPS = 8
-"""Batches an epoch at least; a small catalogue gets smaller ones."""
+"""Least number of batches an epoch; a small catalogue gets smaller batches."""
 KMEANS_ITERATIONS = 20
 WEIGHT_DECAY, GAIN_SAMPLE = 1e-4, 16_384
 CHUNK = 2048
-"""Rows that the frozen networks take at a time, small enough for the cache."""
+"""Rows that the frozen networks process at once; small enough for the CPU's cache."""
 Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What residual quantization makes of a batch of latents.
+    """Result of residual quantization of a batch of latents.
 
     Attributes:
         codes: int64 `[n, levels]`.
-        total: sum of the codes' vectors `[n, latent]`; in the backward pass the latents themselves.
-        loss: the codebook and commitment terms, summed over the levels.
+        total: sum of the codes' vectors `[n, latent]`; its gradient passes straight to the latents.
+        loss: sum of the codebook and commitment terms of all levels.
     """
 
     codes: Tensor
@@ -50,11 +50,11 @@ class Quantized:
 class RqAutoencoder(nn.Module):
     """MLP encoder, residual codebooks, MLP decoder (Rajput et al. 2023, TIGER).
 
-    Kinds differ in `assign_codes`, `reconstruction_loss` and `extra_loss`.
+    Tokenizers differ in `assign_codes`, `reconstruction_loss` and `extra_loss`.
 
     Args:
-        dim: of the item vectors.
-        codes: codes of each level.
+        dim: dimension of the item vectors.
+        codes: number of codes of each level.
         config: sizes and weights.
     """
 
@@ -66,14 +66,14 @@ class RqAutoencoder(nn.Module):
         self.codebooks = nn.ParameterList(books)
         self.beta = config.beta
         self.half_precision = False
-        """Whether the networks compute in bfloat16; codebooks and losses never do."""
+        """Whether the networks compute in bfloat16. Codebooks and losses are always float32."""
 
     def loss(self, inputs: Tensor, rows: Tensor) -> tuple[Tensor, Quantized]:
-        """The training loss of a batch.
+        """The training loss of a batch, and its quantized latents.
 
         Args:
             inputs: standardised vectors `[n, dim]`.
-            rows: which items they are, int64 `[n]`.
+            rows: the items' rows, int64 `[n]`.
         """
         with self._autocast(inputs):
             latents = self.encoder(inputs)
@@ -84,7 +84,7 @@ class RqAutoencoder(nn.Module):
         return loss + self.extra_loss(quantized, rows), quantized
 
     def warm_up_loss(self, inputs: Tensor) -> Tensor:
-        """The loss of the autoencoder without its codebooks."""
+        """The loss of the autoencoder without codebooks."""
         with self._autocast(inputs):
             outputs = self.decoder(self.encoder(inputs))
         return self.reconstruction_loss(outputs.float(), inputs)
@@ -92,11 +92,12 @@ class RqAutoencoder(nn.Module):
     def quantize(self, latents: Tensor) -> Quantized:
         """Codes, straight-through sum and loss of latents `[n, latent]`.
 
-        TIGER's Σ_l ‖sg[r_l] − e_l‖² + β‖r_l − sg[e_l]‖², with r_{l+1} = r_l − sg[e_l]: every level pulls on the
-        encoder and only on its own codebook. Squared norms are means over the latent dimensions, as in
-        `reconstruction_loss`, so that the terms' weights do not depend on sizes.
+        The loss is TIGER's Σ_l ‖sg[r_l] − e_l‖² + β‖r_l − sg[e_l]‖², with r_{l+1} = r_l − sg[e_l]. So the term of a
+        level has gradients for the encoder and for its own codebook only. Squared norms are means over the latent
+        dimensions, as in `reconstruction_loss`, so that the weights of the terms do not depend on sizes.
         """
-        residual, loss, codes = latents, latents.new_zeros(()), []
+        residual, loss = latents, latents.new_zeros(())
+        codes = []
         for level, book in enumerate(self.codebooks):
             chosen = self.assign_codes(level, distances(residual.detach(), book.detach()))
             vectors = functional.embedding(chosen, book)
@@ -107,38 +108,38 @@ class RqAutoencoder(nn.Module):
         return Quantized(torch.stack(codes, dim=1), latents - residual.detach(), loss)
 
     def assign_codes(self, level: int, costs: Tensor) -> Tensor:
-        """Codes int64 `[n]` for squared distances `[n, codes]`: the nearest."""
+        """Codes int64 `[n]` for squared distances `[n, codes]`; by default the nearest ones."""
         return costs.argmin(dim=1)
 
     def reconstruction_loss(self, outputs: Tensor, inputs: Tensor) -> Tensor:
-        """How far the decoder's outputs `[n, dim]` are from the inputs: the mean squared error."""
+        """Loss between the decoder's outputs and its inputs, both `[n, dim]`; by default the mean squared error."""
         return functional.mse_loss(outputs, inputs)
 
     def extra_loss(self, quantized: Quantized, rows: Tensor) -> Tensor | float:
-        """Terms beyond rebuilding and quantization."""
+        """Further terms of the loss; by default 0."""
         return 0.0
 
     def start_epoch(self, epoch: int) -> None:
-        """What is done before an epoch, counted from where the codebooks start."""
+        """Hook before an epoch; epochs are counted from the end of the warm-up."""
 
     def _autocast(self, inputs: Tensor) -> torch.autocast:
         return torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.half_precision)
 
 
 def distances(points: Tensor, book: Tensor) -> Tensor:
-    """Squared Euclidean distances `[n, codes]`, up to rounding."""
+    """Squared Euclidean distances `[n, codes]`; rounding may make them slightly negative."""
     squares = points.square().sum(1, keepdim=True) + book.square().sum(1)
     return torch.addmm(squares, points, book.T, alpha=-2)
 
 
 def fit_autoencoder(make: Callable, signals: Signals, config: AutoencoderTokenizer, seed: int) -> Codes:
-    """Train an autoencoder on the item vectors, and quantize them with it.
+    """Train an autoencoder on the item vectors, and quantize the vectors with it.
 
     Args:
-        make: gives the `RqAutoencoder` for dimensions, codes a level and `config`.
-        signals: item vectors.
-        config: the kind's settings.
-        seed: of weights, batches and revived codes; the same seed gives the same codes on one machine.
+        make: function of the dimension, the number of codes a level and `config`; returns the `RqAutoencoder`.
+        signals: provides the item vectors.
+        config: the tokenizer's settings.
+        seed: seed of weights, batches and revived codes. On one machine, equal seeds give equal codes.
     """
     vectors = np.require(signals.vectors, np.float32, ["C", "W"])
     size = number_of_codes(config.codes, len(vectors))
@@ -153,14 +154,14 @@ def fit_autoencoder(make: Callable, signals: Signals, config: AutoencoderTokeniz
 
 @dataclass(frozen=True)
 class Standardised:
-    """Item vectors with mean 0 and, over all dimensions, mean square 1.
+    """Item vectors with mean 0 and a mean square of 1 over all dimensions.
 
-    One factor serves all dimensions, so that what is near stays near; the loss then starts at about 1.
+    All dimensions have the same factor, so that neighbours stay neighbours. The loss then starts at about 1.
 
     Attributes:
-        vectors: as given, float32 `[n, dim]`.
+        vectors: vectors before standardisation, float32 `[n, dim]`.
         mean: float32 `[dim]`.
-        scale: what differences from the mean are divided by; 0 where the vectors are all the same.
+        scale: divisor of the differences from the mean; 0 if all vectors are equal.
     """
 
     vectors: NDArray[np.float32]
@@ -169,11 +170,11 @@ class Standardised:
 
     @classmethod
     def of(cls, vectors: NDArray[np.float32]) -> Standardised:
-        """Measured on the vectors themselves."""
+        """Standardise vectors by their own mean and scale."""
         mean = vectors.mean(axis=0, dtype=np.float64)
-        spread = float(np.sqrt(vectors.var(axis=0, dtype=np.float64).mean()))
-        alike = spread <= max(1e-6 * np.abs(mean).max(), 1e-30)
-        return cls(vectors, mean.astype(np.float32), 0.0 if alike else spread)
+        scale = float(np.sqrt(vectors.var(axis=0, dtype=np.float64).mean()))
+        is_constant = scale <= max(1e-6 * np.abs(mean).max(), 1e-30)
+        return cls(vectors, mean.astype(np.float32), 0.0 if is_constant else scale)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -184,13 +185,16 @@ class Standardised:
 
 
 def train(model: RqAutoencoder, items: Standardised, config: AutoencoderTokenizer, seed: int) -> list[float]:
-    """Train to the plateau, by AdamW, reviving unused codes; returns each epoch's mean loss after the warm-up.
+    """Train by AdamW until the loss no longer falls; unused codes are revived after each epoch.
 
     Args:
-        model: trained in place; it ends on the CPU.
-        items: what to learn.
-        config: learning rate, batch size, most epochs.
-        seed: of batches and revived codes.
+        model: trained in place; it is on the CPU afterwards.
+        items: the training data.
+        config: learning rate, batch size, maximum number of epochs.
+        seed: seed of batches and revived codes.
+
+    Returns:
+        Mean loss of each epoch after the warm-up.
 
     Raises:
         UserError: training diverges.
@@ -235,9 +239,9 @@ def train(model: RqAutoencoder, items: Standardised, config: AutoencoderTokenize
 
 
 def has_converged(losses: Sequence[float]) -> bool:
-    """Whether the least loss of the last `WINDOW` epochs is not below that before by `LEAST_CHANGE` of it.
+    """Whether the least loss of the last `WINDOW` epochs is at most `LEAST_CHANGE` of it below the least loss before.
 
-    Epochs before the highest loss do not count: while the codebooks catch up with the latents, it may rise.
+    Epochs before the highest loss are ignored, since the loss may rise while the codebooks adapt to the latents.
     """
     since = losses[int(np.argmax(losses)) :] if losses else losses
     earlier, latest = since[:-WINDOW], since[-WINDOW:]
@@ -246,15 +250,16 @@ def has_converged(losses: Sequence[float]) -> bool:
 
 @torch.no_grad()
 def start_codebooks(model: RqAutoencoder, items: Standardised, seed: int) -> None:
-    """Set the codebooks, level after level, to k-means centroids of what is left of all items' latents.
+    """Initialise the codebooks, level by level, with k-means centroids of the residuals of all items' latents.
 
-    The latents first get a mean square of 1, so that the RQ loss has its share of the whole whatever the
-    warm-up made of them; the encoder's last and the decoder's first layer take the factor.
+    First the latents are scaled to a mean square of 1, so that the weight of the RQ loss does not depend on the
+    warm-up. The last layer of the encoder and the first layer of the decoder absorb the factor.
     """
     device = model.codebooks[0].device
     latents = torch.cat([model.encoder(items[rows].to(device)) for rows in chunks(len(items))])
     size = latents.square().mean().sqrt().clamp(min=1e-6)
     last, first = model.encoder[-1], model.decoder[0]
+    assert isinstance(last, nn.Linear) and isinstance(first, nn.Linear)
     last.weight.div_(size)
     last.bias.div_(size)
     first.weight.mul_(size)
@@ -269,24 +274,24 @@ def start_codebooks(model: RqAutoencoder, items: Standardised, seed: int) -> Non
 def revive_unused_codes(
     model: RqAutoencoder, used: Tensor, inputs: Tensor, generator: torch.Generator
 ) -> None:
-    """Move each code without items to what is left, at its level, of a random input.
+    """Move each unused code to the residual of a random input at its level.
 
     Args:
-        model: its codebooks are changed in place.
-        used: items of each code `[levels, codes]`.
+        model: the autoencoder; its codebooks are changed in place.
+        used: number of items of each code, `[levels, codes]`.
         inputs: standardised vectors `[n, dim]`.
         generator: draws the inputs.
     """
     residual = model.encoder(inputs)
     for book, items in zip(model.codebooks, used, strict=True):
-        dead = (items == 0).nonzero()[:, 0]
-        drawn = torch.randint(len(residual), (len(dead),), generator=generator)
-        book[dead] = residual[drawn.to(residual.device)]
+        unused = (items == 0).nonzero()[:, 0]
+        rows = torch.randint(len(residual), (len(unused),), generator=generator)
+        book[unused] = residual[rows.to(residual.device)]
         residual = residual - book[distances(residual, book).argmin(dim=1)]
 
 
 def freeze(model: RqAutoencoder, items: Standardised) -> AutoencoderCodec:
-    """The trained model as a codec, the gains of its reconstructions fitted to (a sample of) the items."""
+    """The trained model as a codec; the gains of its reconstructions are fitted to a sample of the items."""
     gains = np.ones(len(model.codebooks) + 1, np.float32)
     tensors = {"mean": items.mean, "spread": np.array([items.scale]), "gains": gains}
     for name, weights in model.state_dict().items():
@@ -294,22 +299,22 @@ def freeze(model: RqAutoencoder, items: Standardised) -> AutoencoderCodec:
             tensors[name] = weights.numpy().copy()
     codec = AutoencoderCodec(tensors)
     sample = items.vectors[:: max(1, len(items) // GAIN_SAMPLE)]
-    codes, wanted = codec.encode(sample), sample - items.mean
+    codes, centred = codec.encode(sample), sample - items.mean
     for level in range(1, len(gains)):
-        given = codec.reconstruct(codes[:, :level]) - items.mean
-        power = np.square(given, dtype=np.float64).sum()
-        gains[level] = (wanted * given).sum(dtype=np.float64) / power if power else 0
+        outputs = codec.reconstruct(codes[:, :level]) - items.mean
+        power = np.square(outputs, dtype=np.float64).sum()
+        gains[level] = (centred * outputs).sum(dtype=np.float64) / power if power else 0
     return codec
 
 
 class AutoencoderCodec(Codec):
-    """A trained autoencoder: an encoder before residual codebooks, a decoder behind them.
+    """A trained autoencoder: an encoder, residual codebooks, and a decoder.
 
     Args:
-        tensors: `mean` of the vectors `[dim]`; `spread` `[1]`, their root mean square difference from it, 0 where
-            they are all the same; `codebooks.0`, … `[codes, latent]`; `encoder.0.weight` `[out, in]`,
-            `encoder.0.bias` `[out]`, … and likewise `decoder.…`, with ReLU between; `gains` `[levels + 1]`, the
-            least-squares factors of the decoder's output: a cosine loss leaves its length open.
+        tensors: `mean` of the vectors `[dim]`; `spread` `[1]`, their root mean square difference from the mean, 0 if
+            all vectors are equal; `codebooks.0`, … `[codes, latent]`; `encoder.0.weight` `[out, in]`,
+            `encoder.0.bias` `[out]`, …, and the same for `decoder`, with ReLU between the layers; `gains`
+            `[levels + 1]`, least-squares factors of the output, whose length a cosine loss leaves open.
     """
 
     form = "autoencoder"
@@ -322,7 +327,7 @@ class AutoencoderCodec(Codec):
         self.sizes = self.residual.sizes
 
     def project(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the encoder makes of vectors `[n, dim]`: float32 `[n, latent]`."""
+        """Latents of vectors `[n, dim]`, float32 `[n, latent]`."""
         factor = np.float32(1 / self.scale if self.scale else 0)
         return np.concatenate(
             [_forward((rows - self.mean) * factor, self.encoder) for rows in _chunks(vectors)]
@@ -333,7 +338,7 @@ class AutoencoderCodec(Codec):
         return self.residual.costs(points, prefix)
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
-        """The cheapest code of each level in turn, int32 `[n, levels]`; the encoder runs once."""
+        """The cheapest code of each level, one level after the other, int32 `[n, levels]`; the encoder runs once."""
         return np.concatenate([self.residual.encode(self.project(rows)) for rows in _chunks(vectors)])
 
     def reconstruct(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -346,7 +351,7 @@ class AutoencoderCodec(Codec):
         return rebuilt
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """What the codec was made from."""
+        """The tensors of the constructor."""
         return self.named
 
     @classmethod
@@ -382,7 +387,7 @@ def _chunks(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 def _batches(items: int, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """A random order of the items, cut into parts as equal as can be: none is so small that its loss is noise."""
+    """A random order of the items, divided into batches of similar size, so that no batch is too small."""
     steps = max(-(-items // batch), min(FEWEST_STEPS, items // 32), 1)
     return torch.randperm(items, generator=generator).chunk(steps)
 

@@ -1,4 +1,4 @@
-"""Assignment of points to clusters of given sizes at the least cost."""
+"""Assignment of points to clusters of fixed sizes, at the least total cost."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from numpy.typing import NDArray
 from llmrec.ids.codecs.kmeans import chunks
 
 TIE = 1e-6
-"""Costs this close, as a share of the largest, count as equal."""
+"""Costs that differ by at most this share of the largest cost count as equal."""
 CROWDED = 0.05
-"""With a larger share of the points in clusters already full, prices are first brought near their end."""
+"""If more than this share of the points must move, prices of a softened problem are computed first."""
 SOFTNESS = (1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64)
+"""Temperatures of the softened problems, as shares of the costs' standard deviation."""
 STEPS = 5
+"""Price updates at each temperature."""
 
 
 def even_sizes(assigned: NDArray[np.int32], clusters: int) -> NDArray[np.int64]:
-    """Sizes `[clusters]` that differ by at most one and sum to the points; the clusters larger now get the rest."""
+    """Sizes `[clusters]` that differ by at most one and sum to the number of points.
+
+    The clusters that are largest in `assigned` get the larger size.
+    """
     least, rest = divmod(len(assigned), clusters)
     largest = np.argsort(-np.bincount(assigned, minlength=clusters), kind="stable")
     sizes = np.full(clusters, least)
@@ -29,40 +34,42 @@ def assign_to_sizes(
 ) -> NDArray[np.int32]:
     """The assignment of least total cost that fills every cluster exactly (up to ties and rounding).
 
-    A transport problem, solved by successive shortest paths (Ahuja, Magnanti & Orlin 1993, section 9.7). Every
-    point starts in the cluster of least cost + price. While a cluster has too many, one unit moves along the
-    shortest path to a cluster with room: each step passes on the point that loses least by it, and prices change
-    so that every point stays where cost + price is least, which is what makes the end optimal.
+    This is a transport problem, solved by successive shortest paths (Ahuja, Magnanti & Orlin 1993, section 9.7).
+    Every point starts in the cluster of least cost + price. While a cluster has too many points, one unit moves along
+    the shortest path to a cluster with free places. Each step of the path passes on the point with the smallest loss.
+    The prices change so that every point stays in the cluster of least cost + price; this makes the result optimal.
 
-    The more units must move, the longer it takes: where many must, prices of a softened problem come first.
+    The time grows with the number of units that must move. If many must move, prices of a softened problem are
+    computed first.
 
     Args:
         costs: `[n, clusters]`, finite.
-        sizes: points of each cluster, `[clusters]`, with sum n.
-        prices: `[clusters]`, any to start from: those of a like problem save most of the work. Changed in place.
+        sizes: number of points of each cluster, `[clusters]`, with sum n.
+        prices: initial prices `[clusters]`, changed in place. Any values are valid; prices of a similar problem save
+            most of the work.
 
     Returns:
         Each point's cluster, int32 `[n]`.
     """
     assigned = _cheapest(costs, sizes, prices)
-    room = sizes - np.bincount(assigned, minlength=len(sizes))
-    if np.maximum(-room, 0).sum() > CROWDED * len(costs):
+    places = sizes - np.bincount(assigned, minlength=len(sizes))
+    if np.maximum(-places, 0).sum() > CROWDED * len(costs):
         prices[:] = _softened_prices(costs, sizes)
         assigned = _cheapest(costs, sizes, prices)
-        room = sizes - np.bincount(assigned, minlength=len(sizes))
+        places = sizes - np.bincount(assigned, minlength=len(sizes))
     exchange = _Exchange(costs, assigned)
-    for full in np.flatnonzero(room < 0):
-        for _ in range(-room[full]):
-            path = _shortest_path(exchange.losses, prices, full, room > 0)
+    for full in np.flatnonzero(places < 0):
+        for _ in range(-places[full]):
+            path = _shortest_path(exchange.losses, prices, full, places > 0)
             exchange.move_along(path)
-            room[path[-1]] -= 1
+            places[path[-1]] -= 1
     return assigned
 
 
 def _cheapest(
     costs: NDArray[np.float32], sizes: NDArray[np.int64], prices: NDArray[np.float64]
 ) -> NDArray[np.int32]:
-    """Each point's cluster of least cost + price, int32 `[n]`; of several, one that has room left."""
+    """Cluster of least cost + price of each point, int32 `[n]`; among ties, a cluster with free places."""
     tolerance = TIE * float(np.abs(costs).max(initial=0))
     assigned = np.empty(len(costs), np.int32)
     tied: list[tuple[int, NDArray[np.int64]]] = []
@@ -72,36 +79,43 @@ def _cheapest(
         equal = priced <= priced.min(axis=1, keepdims=True) + tolerance
         several = np.flatnonzero(equal.sum(axis=1) > 1)
         tied += [(rows.start + row, np.flatnonzero(equal[row])) for row in several]
-    room = sizes - np.bincount(assigned, minlength=len(sizes))
+    places = sizes - np.bincount(assigned, minlength=len(sizes))
     for point, choices in tied:
-        if room[assigned[point]] < 0 and room[choices].max() > 0:
-            room[assigned[point]] += 1
-            assigned[point] = choices[room[choices].argmax()]
-            room[assigned[point]] -= 1
+        if places[assigned[point]] < 0 and places[choices].max() > 0:
+            places[assigned[point]] += 1
+            assigned[point] = choices[places[choices].argmax()]
+            places[assigned[point]] -= 1
     return assigned
 
 
 def _softened_prices(costs: NDArray[np.float32], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Prices `[clusters]` that nearly fill the clusters when points choose by softmax (Cuturi 2013), ever harder."""
+    """Prices `[clusters]` with which the clusters are nearly full if points choose by softmax (Cuturi 2013).
+
+    The temperature of the softmax falls step by step.
+    """
     prices = np.zeros(len(sizes))
-    spread = float(costs.std())
-    for softness in [spread * share for share in SOFTNESS if spread > 0 for _ in range(STEPS)]:
-        drawn = np.zeros(len(sizes))
+    deviation = float(costs.std())
+    for softness in [deviation * share for share in SOFTNESS if deviation > 0 for _ in range(STEPS)]:
+        expected = np.zeros(len(sizes))
         for rows in chunks(len(costs)):
             scores = (costs[rows] + prices.astype(np.float32)) * np.float32(-1 / softness)
             scores -= scores.max(axis=1, keepdims=True)
             np.exp(scores, out=scores)
-            drawn += (scores / scores.sum(axis=1, keepdims=True)).sum(axis=0)
-        prices += softness * np.log(np.maximum(drawn, TIE) / sizes)
+            expected += (scores / scores.sum(axis=1, keepdims=True)).sum(axis=0)
+        prices += softness * np.log(np.maximum(expected, TIE) / sizes)
     return prices
 
 
 class _Exchange:
-    """What it costs a cluster to pass a point on to another.
+    """Costs of moving a point from one cluster to another.
 
     Attributes:
-        losses: `[clusters, clusters]`, the least by which a point of the row's cluster is dearer in the column's.
-        points: `[clusters, clusters]`, that point.
+        costs: `[n, clusters]`.
+        assigned: cluster of each point, int32 `[n]`; changed in place.
+        kinds: number of each distinct row of costs, `[n]`; points of one kind are interchangeable.
+        losses: `[clusters, clusters]`, the smallest increase in cost if a point of the row's cluster moves to the
+            column's cluster.
+        points: `[clusters, clusters]`, the point with this increase.
     """
 
     def __init__(self, costs: NDArray[np.float32], assigned: NDArray[np.int32]) -> None:
@@ -115,7 +129,7 @@ class _Exchange:
             self._refresh(cluster)
 
     def move_along(self, path: list[int]) -> None:
-        """Each cluster of the path passes a point on to the next."""
+        """Move one point from each cluster of the path to the next cluster."""
         self.assigned[self.points[path[:-1], path[1:]]] = path[1:]
         for cluster in path:
             self._refresh(cluster)
@@ -126,19 +140,19 @@ class _Exchange:
         if len(members) == 0:
             self.losses[cluster] = np.inf
             return
-        dearer = self.costs[members].astype(np.float64)
-        dearer -= dearer[:, [cluster]]
-        least = dearer.argmin(axis=0)
-        self.losses[cluster] = dearer[least, np.arange(len(least))]
+        increase = self.costs[members].astype(np.float64)
+        increase -= increase[:, [cluster]]
+        least = increase.argmin(axis=0)
+        self.losses[cluster] = increase[least, np.arange(len(least))]
         self.points[cluster] = members[least]
 
 
 def _shortest_path(
     losses: NDArray[np.float64], prices: NDArray[np.float64], start: int, ends: NDArray[np.bool_]
 ) -> list[int]:
-    """Clusters from `start` to the nearest of `ends` (Dijkstra, lengths made non-negative by the prices).
+    """Clusters from `start` to the nearest of `ends`, by Dijkstra's algorithm.
 
-    Prices change by the lengths found, in place.
+    The prices make the lengths non-negative. They are changed in place by the lengths of the paths.
     """
     lengths = np.full(len(prices), np.inf)
     lengths[start] = 0

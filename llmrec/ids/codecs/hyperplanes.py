@@ -12,13 +12,13 @@ from llmrec.ids.tokenizer import Codec
 
 
 class HyperplaneCodec(Codec):
-    """Signs of projections (Charikar 2002), `bits` of them a level, the first one the highest bit of the code.
+    """Signs of projections (Charikar 2002): `bits` signs a level, the first of which is the highest bit of the code.
 
     Args:
-        mean: float32 `[dim]`, which all hyperplanes pass through.
+        mean: float32 `[dim]`; all hyperplanes pass through it.
         planes: unit normals, float32 `[levels, bits, dim]`.
-        codebooks: float32 `[2^bits, dim]` a level: the mean of what the levels before it leave of the fitted
-            items with that code; zeros for a code without items. Only `reconstruct` uses them.
+        codebooks: float32 `[2^bits, dim]` a level: for each code, the mean residual of the fitted items with this
+            code; zeros for a code without items. Only `reconstruct` uses them.
     """
 
     form = "hyperplanes"
@@ -33,14 +33,14 @@ class HyperplaneCodec(Codec):
         self.sizes = [2 ** planes.shape[1]] * len(planes)
 
     def costs(self, vectors: NDArray[np.float32], prefix: NDArray[np.int32]) -> NDArray[np.float32]:
-        """How far the vector lies from the wrong sides, summed over differing bits; float32 `[n, codes]`."""
+        """Sum of the distances to the hyperplanes whose bits of the code are wrong; float32 `[n, codes]`."""
         level = prefix.shape[1]
         ones = (np.arange(self.sizes[level])[:, None] & self._weights() > 0).astype(np.float32)
-        found = np.empty((len(vectors), self.sizes[level]), np.float32)
+        costs = np.empty((len(vectors), self.sizes[level]), np.float32)
         for rows in chunks(len(vectors)):
             heights = (vectors[rows] - self.mean) @ self.planes[level].T
-            found[rows] = np.maximum(heights, 0) @ (1 - ones.T) + np.maximum(-heights, 0) @ ones.T
-        return found
+            costs[rows] = np.maximum(heights, 0) @ (1 - ones.T) + np.maximum(-heights, 0) @ ones.T
+        return costs
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
         """The signs of the projections, int32 `[n, levels]`."""
@@ -52,7 +52,7 @@ class HyperplaneCodec(Codec):
         return codes
 
     def reconstruct(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
-        """The mean and the codes' mean residuals, summed; float32 `[n, dim]`."""
+        """Sum of the mean and of the codes' mean residuals, float32 `[n, dim]`."""
         total = np.tile(self.mean, (len(codes), 1))
         for level in range(codes.shape[1]):
             total += self.codebooks[level][codes[:, level]]

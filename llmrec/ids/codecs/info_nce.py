@@ -10,7 +10,9 @@ from torch.nn import functional
 def info_nce(anchors: Tensor, positives: Tensor) -> Tensor:
     """In-batch InfoNCE (van den Oord et al. 2018): −mean log softmax of each anchor's product with its positive.
 
-    Both are `[n, d]`; an anchor's negatives are the other rows of `positives`.
+    Args:
+        anchors: `[n, d]`.
+        positives: `[n, d]`; row i is the positive of anchor i, and the other rows are its negatives.
     """
     targets = torch.arange(len(anchors), device=anchors.device)
     return functional.cross_entropy(anchors @ positives.T, targets)

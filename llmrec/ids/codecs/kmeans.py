@@ -1,4 +1,4 @@
-"""Lloyd's k-means and nearest centroids, by faiss."""
+"""Lloyd's k-means and search for nearest centroids, by faiss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def kmeans(
         seed: seed of the initial centroids.
 
     Returns:
-        Centroids, float32 `[clusters, dim]`, and each point's nearest one, int32 `[n]`.
+        Centroids, float32 `[clusters, dim]`, and the nearest centroid of each point, int32 `[n]`.
     """
     centroids = learn_centroids(
         points[training_rows(len(points), clusters, seed)], clusters, iterations, seed
@@ -37,28 +37,31 @@ def learn_centroids(
     """Centroids of points, float32 `[clusters, dim]`; arguments as in `kmeans`."""
     import faiss
 
-    found = faiss.Kmeans(points.shape[1], clusters, niter=iterations, seed=seed, min_points_per_centroid=1)
-    found.train(np.ascontiguousarray(points))
-    return np.array(found.centroids, dtype=np.float32)
+    quantizer = faiss.Kmeans(
+        points.shape[1], clusters, niter=iterations, seed=seed, min_points_per_centroid=1
+    )
+    quantizer.train(np.ascontiguousarray(points))
+    return np.array(quantizer.centroids, dtype=np.float32)
 
 
 def training_rows(items: int, clusters: int, seed: int) -> NDArray[np.int32] | slice:
-    """Rows to learn centroids from: all, or 256 a centroid, drawn as faiss draws them when given more.
+    """Rows for learning centroids: all, or a sample of 256 rows a centroid, drawn as in faiss.
 
-    Drawing them here instead lets a caller make only those rows.
+    The sample is drawn here so that a caller can compute these rows only.
     """
     import faiss
 
-    wanted = ROWS_PER_CENTROID * clusters
-    if items <= wanted:
+    count = ROWS_PER_CENTROID * clusters
+    if items <= count:
         return slice(None)
     order = np.empty(items, np.int32)
-    faiss.rand_perm(faiss.swig_ptr(order), items, seed)
-    return order[:wanted]
+    # faiss generates the name when it is imported, so its stubs lack it.
+    faiss.rand_perm(faiss.swig_ptr(order), items, seed)  # type: ignore[attr-defined]
+    return order[:count]
 
 
 def nearest(points: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int32]:
-    """The nearest centroid of each point, int32 `[n]`; the first of several.
+    """The nearest centroid of each point, int32 `[n]`; among ties, the first.
 
     Args:
         points: float32 `[n, dim]`.
@@ -68,12 +71,12 @@ def nearest(points: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDAr
 
     index = faiss.IndexFlatL2(centroids.shape[1])
     index.add(np.ascontiguousarray(centroids))
-    found = np.empty(len(points), np.int32)
+    labels = np.empty(len(points), np.int32)
     for rows in chunks(len(points)):
-        found[rows] = index.search(np.ascontiguousarray(points[rows]), 1)[1][:, 0]
-    return found
+        labels[rows] = index.search(np.ascontiguousarray(points[rows]), 1)[1][:, 0]
+    return labels
 
 
 def chunks(items: int) -> Iterator[slice]:
-    """Consecutive rows, few enough for their temporaries to be small beside the vectors."""
+    """Slices of consecutive rows, so short that their temporaries are small compared with the vectors."""
     return (slice(start, min(start + CHUNK, items)) for start in range(0, items, CHUNK))

@@ -1,4 +1,4 @@
-"""Product codebooks: each level codes a part of the vector's dimensions, on its own."""
+"""Product codebooks: each level encodes its own part of the vector's dimensions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from llmrec.ids.tokenizer import Codec
 
 
 class ProductCodec(Codec):
-    """A centroid a subspace, side by side (Jégou et al. 2011), after a rotation or none.
+    """Concatenated centroids, one a subspace (Jégou et al. 2011), optionally after a rotation.
 
     Args:
-        codebooks: float32 `[codes, part]` a level; `part` times the levels is the dimension, padded with zero
-            columns where it is no multiple.
-        mean: float32 `[dim]`, what levels not yet known are taken to be.
-        rotation: orthogonal, float32 `[padded, padded]`; a padded vector x is coded as `rotation @ x`.
+        codebooks: float32 `[codes, part]` a level. `part` times the number of levels is the dimension, after padding
+            with zero columns to a multiple.
+        mean: float32 `[dim]`, used for the levels without a code.
+        rotation: orthogonal matrix, float32 `[padded, padded]`; the code of a padded vector x is that of `rotation @
+            x`. None does not rotate.
     """
 
     form = "product"
@@ -36,13 +37,13 @@ class ProductCodec(Codec):
         self.mean, self.rotation = mean, rotation
 
     def costs(self, vectors: NDArray[np.float32], prefix: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Squared distances in the next level's subspace, float32 `[n, codes]`; the prefix is no matter."""
+        """Squared distances in the subspace of the next level, float32 `[n, codes]`; the prefix has no influence."""
         level = prefix.shape[1]
-        found = np.empty((len(vectors), self.sizes[level]), np.float32)
+        costs = np.empty((len(vectors), self.sizes[level]), np.float32)
         for rows in chunks(len(vectors)):
             parts = split_parts(vectors[rows], self.levels, self.rotation)
-            found[rows] = squared_distances(parts[level], self.codebooks[level])
-        return found
+            costs[rows] = squared_distances(parts[level], self.codebooks[level])
+        return costs
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
         """The nearest centroid in each subspace, int32 `[n, levels]`."""
@@ -54,17 +55,17 @@ class ProductCodec(Codec):
         return codes
 
     def reconstruct(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
-        """The codes' centroids side by side, the mean in the subspaces that are left; float32 `[n, dim]`."""
+        """Concatenated centroids of the codes, with the mean in the remaining subspaces; float32 `[n, dim]`."""
         parts = split_parts(self.mean[None], self.levels, self.rotation)
-        whole = [np.tile(part, (len(codes), 1)) for part in parts]
+        subspaces = [np.tile(part, (len(codes), 1)) for part in parts]
         for level in range(codes.shape[1]):
-            whole[level] = self.codebooks[level][codes[:, level]]
-        joined = np.concatenate(whole, axis=1)
-        back = joined if self.rotation is None else joined @ self.rotation
-        return np.ascontiguousarray(back[:, : len(self.mean)])
+            subspaces[level] = self.codebooks[level][codes[:, level]]
+        joined = np.concatenate(subspaces, axis=1)
+        vectors = joined if self.rotation is None else joined @ self.rotation
+        return np.ascontiguousarray(vectors[:, : len(self.mean)])
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
-        """The mean, the codebooks `level_0`, `level_1`, …, and the rotation where there is one."""
+        """The mean, the codebooks `level_0`, `level_1`, …, and the rotation if there is one."""
         rotation = {} if self.rotation is None else {"rotation": self.rotation}
         books = {f"level_{level}": book for level, book in enumerate(self.codebooks)}
         return {"mean": self.mean} | books | rotation
@@ -80,14 +81,14 @@ class ProductCodec(Codec):
 def split_parts(
     vectors: NDArray[np.float32], levels: int, rotation: NDArray[np.float32] | None
 ) -> list[NDArray[np.float32]]:
-    """Vectors `[n, dim]`, padded and rotated, as equal parts `[n, part]`, one a level."""
+    """Pad and rotate vectors `[n, dim]`, and divide them into equal parts `[n, part]`, one a level."""
     padded = pad(vectors, levels)
-    turned = padded if rotation is None else padded @ rotation.T
-    return [np.ascontiguousarray(part) for part in np.split(turned, levels, axis=1)]
+    rotated = padded if rotation is None else padded @ rotation.T
+    return [np.ascontiguousarray(part) for part in np.split(rotated, levels, axis=1)]
 
 
 def pad(vectors: NDArray[np.float32], levels: int) -> NDArray[np.float32]:
-    """Vectors with zero columns added until their dimension is a multiple of the levels."""
+    """Append zero columns to vectors until their dimension is a multiple of the number of levels."""
     missing = -vectors.shape[1] % levels
     return np.pad(vectors, ((0, 0), (0, missing))) if missing else vectors
 
@@ -95,9 +96,10 @@ def pad(vectors: NDArray[np.float32], levels: int) -> NDArray[np.float32]:
 def learn_parts(
     parts: list[NDArray[np.float32]], size: int, iterations: int, seed: int
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.int32]]:
-    """k-means in each subspace: codebooks `[size, part]`, and the items' codes, int32 `[n, levels]`."""
-    found = [
+    """Run k-means in each subspace; return codebooks `[size, part]` and the items' codes, int32 `[n, levels]`."""
+    results = [
         kmeans(part, size, iterations, seed + level)
         for level, part in enumerate(tqdm(parts, desc="product quantization", unit="level"))
     ]
-    return [centroids for centroids, _ in found], np.stack([assigned for _, assigned in found], axis=1)
+    codes = np.stack([assigned for _, assigned in results], axis=1)
+    return [centroids for centroids, _ in results], codes

@@ -1,4 +1,4 @@
-"""Residual codebooks: each level's codes stand for centroids of what the levels before it left over."""
+"""Residual codebooks: the codes of a level stand for centroids of the residuals of the levels before it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from llmrec.ids.tokenizer import Codec
 
 
 class ResidualCodec(Codec):
-    """Sums of centroids, one a level (Chen et al. 2010).
+    """Sums of centroids, one centroid a level (Chen et al. 2010).
 
     Args:
         codebooks: float32 `[codes, dim]` a level.
-        mean: what no code at all stands for, float32 `[dim]`; zeros unless given. The first level's centroids
-            are whole vectors: the mean is not part of the sum.
+        mean: reconstruction from zero levels, float32 `[dim]`; zeros by default. It is not part of the sum, since the
+            centroids of the first level are means of vectors that are not centred.
     """
 
     form = "residual"
@@ -32,10 +32,10 @@ class ResidualCodec(Codec):
     def costs(self, vectors: NDArray[np.float32], prefix: NDArray[np.int32]) -> NDArray[np.float32]:
         """Squared distances of the residuals to the next level's centroids, float32 `[n, codes]`."""
         book = self.codebooks[prefix.shape[1]]
-        found = np.empty((len(vectors), len(book)), np.float32)
+        costs = np.empty((len(vectors), len(book)), np.float32)
         for rows in chunks(len(vectors)):
-            found[rows] = squared_distances(self.residuals(vectors[rows], prefix[rows]), book)
-        return found
+            costs[rows] = squared_distances(self.residuals(vectors[rows], prefix[rows]), book)
+        return costs
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
         """The nearest centroid of each level's residual, int32 `[n, levels]`."""
@@ -49,7 +49,7 @@ class ResidualCodec(Codec):
         return codes
 
     def residuals(self, vectors: NDArray[np.float32], prefix: NDArray[np.int32]) -> NDArray[np.float32]:
-        """What the first levels' centroids leave of vectors: float32 `[n, dim]`, a copy."""
+        """Vectors minus the centroids of the first levels, float32 `[n, dim]`; a copy."""
         left = np.array(vectors, np.float32, order="C")
         for level in range(prefix.shape[1]):
             left -= self.codebooks[level][prefix[:, level]]
@@ -80,12 +80,12 @@ class ResidualCodec(Codec):
 
 
 def mean_vector(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean of vectors, float32 `[dim]`, summed in float64: of constant vectors, exactly their value."""
+    """Mean of vectors, float32 `[dim]`, summed in float64, so that the mean of equal vectors is exact."""
     return vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 def code_means(vectors: NDArray[np.float32], codes: NDArray[np.int32], size: int) -> NDArray[np.float32]:
-    """Mean vector of the items with each code, float32 `[size, dim]`; zeros for a code without items.
+    """Mean vector of the items of each code, float32 `[size, dim]`; zeros for a code without items.
 
     Args:
         vectors: float32 `[n, dim]`.

@@ -1,4 +1,4 @@
-"""Entropic optimal transport: spreads items evenly over codes at a small cost."""
+"""Entropic optimal transport: an even assignment of items to codes at a small cost."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ TINY = 1e-300
 
 
 def sinkhorn(costs: NDArray[np.float32], epsilon: float, iterations: int) -> NDArray[np.float32]:
-    """The transport plan of least cost and most entropy between items and codes (Sinkhorn-Knopp; Cuturi 2013).
+    """Entropy-regularised transport plan between items and codes (Sinkhorn-Knopp; Cuturi 2013).
 
-    Solves min_P <P, C> − ε·H(P) with uniform marginals: each of the n rows sums to 1/n, each of the k columns
-    to 1/k. The columns' sums are exact, the rows' as near as the iterations bring them. C is the costs mapped
-    linearly onto [-1, 1], as LC-Rec does (Zheng et al. 2024), so that ε does not depend on their
-    scale. The plan's largest entry in a row is the item's code; `even_codes` takes it.
+    It solves min_P <P, C> − ε·H(P) with uniform marginals: each of the n rows sums to 1/n, each of the k columns to
+    1/k. The column sums are exact; the row sums are as close as the iterations bring them. C is the linear map of the
+    costs to [-1, 1], as in LC-Rec (Zheng et al. 2024), so that ε does not depend on their scale. The code of an item
+    is the largest entry of its row (`even_codes`).
 
-    The scaling vectors are kept as logarithms and the kernel is rebuilt from them every few iterations
-    (Schmitzer 2019, "Stabilized sparse scaling algorithms"): a small ε underflows nowhere.
+    The scaling vectors are kept as logarithms, and the kernel is computed from them again every few iterations
+    (Schmitzer 2019, "Stabilized sparse scaling algorithms"). So a small ε does not underflow.
 
     Args:
-        costs: `[n, k]`; infinite where an item must not go. A row with no finite cost is spread over all codes.
-        epsilon: weight of the entropy; the smaller, the closer to a hard assignment.
-        iterations: updates of rows and columns.
+        costs: `[n, k]`; infinite for a forbidden code. An item whose costs are all infinite is spread over all codes.
+        epsilon: ε, weight of the entropy; a smaller weight gives a harder assignment.
+        iterations: number of updates of rows and columns.
 
     Returns:
         The plan, float32 `[n, k]`.
@@ -53,7 +53,7 @@ def even_codes(costs: NDArray[np.float32], epsilon: float, iterations: int) -> N
 
 
 def _log_kernel(costs: NDArray[np.float32], epsilon: float) -> NDArray[np.float64]:
-    """−C/ε for the costs mapped onto [-1, 1], −∞ where they are infinite."""
+    """−C/ε for the costs mapped to [-1, 1]; −∞ for infinite costs."""
     costs = costs.astype(np.float64)
     finite = np.isfinite(costs)
     costs[~finite.any(axis=1)] = 0
@@ -64,7 +64,7 @@ def _log_kernel(costs: NDArray[np.float32], epsilon: float) -> NDArray[np.float6
 
 
 def _log_sum(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """log Σ exp along an axis, kept as an axis; 0 for a line of −∞, which has no share to scale."""
+    """log Σ exp along an axis, which is kept; 0 for a line of −∞, which cannot be scaled."""
     top = values.max(axis=axis, keepdims=True)
     top = np.where(np.isfinite(top), top, 0)
     total = np.exp(values - top).sum(axis=axis, keepdims=True)

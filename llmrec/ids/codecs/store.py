@@ -1,4 +1,4 @@
-"""What a tokenizer leaves in a run's `ids/`: the frozen quantizer, and where each code lies among the items."""
+"""Files of a tokenizer in a run's `ids/`: the frozen quantizer, and the centroid of each code."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ FORMS = {
     "tree": "tree:TreeCodec",
     "hyperplanes": "hyperplanes:HyperplaneCodec",
 }
-"""Where each form of codec lives, as module:class of `llmrec.ids.codecs`."""
+"""Form of a codec → its class, as module:class in `llmrec.ids.codecs`."""
 
 
 def save_codec(folder: Path, codec: Codec) -> None:
-    """Write `codec.safetensors`: the quantizer's tensors, and its form."""
+    """Write `codec.safetensors`: the quantizer's tensors and its form."""
     save_file(codec.tensors(), folder / CODEC, metadata={"form": codec.form})
 
 
@@ -34,7 +34,7 @@ def load_codec(run: Path) -> Codec:
     """The frozen quantizer of a run.
 
     Raises:
-        UserError: the run's IDs have none (they come from an indexer), or the file is broken.
+        UserError: the run's IDs come from an indexer and have no quantizer, or the file is broken.
     """
     path = run / "ids" / CODEC
     if not path.is_file():
@@ -49,22 +49,23 @@ def load_codec(run: Path) -> Codec:
     if form not in FORMS:
         raise UserError(f"{path}: no quantizer of form {form!r}; known: {', '.join(FORMS)}")
     module, _, name = FORMS[form].partition(":")
-    return getattr(importlib.import_module(f"llmrec.ids.codecs.{module}"), name).from_tensors(tensors)
+    codec: Codec = getattr(importlib.import_module(f"llmrec.ids.codecs.{module}"), name).from_tensors(tensors)
+    return codec
 
 
 def code_centroids(
     tokenizer_output: Codes, sids: NDArray[np.int32], sizes: list[int], vectors: NDArray[np.float32]
 ) -> list[NDArray[np.float32]]:
-    """Where the codes of each level lie, float32 `[codes, dim]`: the rows of new tokens start from these.
+    """Centroids of the codes of each level, float32 `[codes, dim]`; they initialise the rows of new tokens.
 
-    The codec's centroids, where a code of it means the same under every prefix; else, and for an extra level, the
-    mean of what the items with a code have left over: their vectors minus what the levels before reconstruct.
-    Codes without items stay at zero.
+    If a code has the same centroid under every prefix, this is the codec's centroid. Otherwise, and for an extra
+    level, it is the mean residual of the items with the code: their vectors minus the reconstruction from the levels
+    before. Codes without items have zeros.
     """
     assert tokenizer_output.codec is not None
     books = list(tokenizer_output.codec.level_centroids)
     for level, size in list(enumerate(sizes))[len(books) :]:
-        known = min(level, tokenizer_output.codec.levels)
-        left = vectors - tokenizer_output.codec.reconstruct(sids[:, :known])
-        books.append(code_means(left, sids[:, level], size))
+        depth = min(level, tokenizer_output.codec.levels)
+        residuals = vectors - tokenizer_output.codec.reconstruct(sids[:, :depth])
+        books.append(code_means(residuals, sids[:, level], size))
     return books

@@ -1,1 +1,1 @@
-"""Tokenizers that need no vectors, a module a kind."""
+"""Tokenizers that need no vectors, one module a kind."""

@@ -1,4 +1,4 @@
-"""What indexers share: paths of uneven depth made equal, and the room that a code space has."""
+"""Shared by the indexers: paths of equal length, and the number of levels for a catalogue."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from llmrec.ids.tokenizer import Codes
 
 
 def padded(paths: NDArray[np.int32]) -> Codes:
-    """Paths of equal length from paths that end early.
+    """Pad paths of different length to equal length.
 
-    On a level where some path has ended, code 0 says so and the others count from 1; on a level that every
-    path reaches, codes count from 0. So whether a path goes on is read from its own codes.
+    At a level where a path has ended, code 0 marks the end and other codes count from 1. At a level that every path
+    reaches, codes count from 0. So the codes of a path tell where it ends.
 
     Args:
-        paths: int32 `[items, levels]`, -1 from where a path ends.
+        paths: int32 `[items, levels]`, -1 after the end of a path.
     """
     codes = paths + (paths.min(axis=0) < 0)
     return Codes(codes.astype(np.int32), [int(size) for size in codes.max(axis=0) + 1])
 
 
-def number_of_levels(items: int, codes: int, asked: int) -> int:
-    """Levels as asked, or as many more as it takes to have a path for each item, with a notice.
+def number_of_levels(items: int, codes: int, setting: int) -> int:
+    """The setting, or the least number of levels with a path for each item, with a notice.
 
     Args:
         items: number of items.
-        codes: codes of each level, 2 or more unless there is but one item.
-        asked: levels asked for.
+        codes: number of codes of each level; at least 2, unless there is only one item.
+        setting: number of levels in the recipe.
     """
-    levels = asked
+    levels = setting
     while codes**levels < items:
         levels += 1
-    if levels > asked:
+    if levels > setting:
         print(
-            f"ids.quantizer.levels: {asked} level(s) of {codes} codes are {codes**asked} paths, too few for {items} "
-            f"items; using {levels} levels",
+            f"ids.quantizer.levels: {setting} level(s) of {codes} codes are {codes**setting} paths, too few for "
+            f"{items} items; using {levels} levels",
             file=sys.stderr,
         )
     return levels

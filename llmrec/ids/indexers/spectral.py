@@ -1,7 +1,7 @@
-"""Recursive spectral clustering of the graph of items that users had in common.
+"""Recursive spectral clustering of the co-occurrence graph of items.
 
-The graph's adjacency is WᵀW without its diagonal, W the weighted user × item matrix; it is never formed, so
-that memory and time follow the interactions and not the pairs of items.
+The graph's adjacency is WᵀW without its diagonal, where W is the weighted user × item matrix. The product is never
+computed, so that memory and time grow with the interactions and not with the pairs of items.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from scipy import sparse
 from tqdm import tqdm
 
 _REGULARISATION = 0.1
-"""Weight of each item's edges to the whole catalogue, in mean degrees (Amini et al. 2013): they join what is
-disconnected. On Beauty, 1 leaves hundreds of items in one cluster of the third level, 0.1 thirty to fifty."""
+"""Weight of each item's edges to the whole catalogue, in mean degrees (Amini et al. 2013); they connect separate
+parts. On Beauty, 1 leaves hundreds of items in one cluster of the third level, 0.1 leaves thirty to fifty."""
 _DENSE = 512
-"""Below this many items a full eigendecomposition is as fast."""
+"""Up to this number of items a full eigendecomposition is as fast."""
 _TOLERANCE = 1e-3
-"""Relative accuracy of eigenvalues; clusters are as good as at full accuracy, in a fraction of the time."""
+"""Relative accuracy of eigenvalues; clusters are as good as with full accuracy, in a fraction of the time."""
 _ITERATIONS = 25
 _STARTS = 5
 
@@ -27,9 +27,9 @@ _STARTS = 5
 def user_rows(histories: Sequence[NDArray[np.int64]], items: int) -> sparse.csc_array:
     """The matrix W `[users with at least two items, items]`.
 
-    A user of n items adds 1/(n - 1) to each of their pairs, so that an item's degree is its number of users,
-    and a user of hundreds of items does not outweigh the others. (Hua et al. add 1; next items of
-    the validation split are then harder to tell, on Beauty and MovieLens-100K alike.)
+    A user of n items adds 1/(n - 1) to each pair of these items. So an item's degree is its number of users, and a
+    user of hundreds of items does not outweigh the others. (Hua et al. add 1. Next items of the validation split are
+    then harder to predict, on Beauty and on MovieLens-100K.)
 
     Args:
         histories: each user's items.
@@ -38,25 +38,28 @@ def user_rows(histories: Sequence[NDArray[np.int64]], items: int) -> sparse.csc_
     lengths = [len(history) for history in histories]
     columns = np.concatenate([np.empty(0, np.int64), *histories])
     rows = np.repeat(np.arange(len(lengths)), lengths)
-    had = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(lengths), items))
-    had.sum_duplicates()
-    distinct = np.diff(had.indptr)
-    had.data = np.repeat(1 / np.sqrt(np.maximum(distinct - 1, 1)), distinct)
-    return _with_pairs(had)
+    weights = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(lengths), items))
+    weights.sum_duplicates()
+    distinct = np.diff(weights.indptr)
+    weights.data = np.repeat(1 / np.sqrt(np.maximum(distinct - 1, 1)), distinct)
+    return _with_pairs(weights)
 
 
 def cluster_tree(users: sparse.csc_array, clusters: int, leaf: int, seed: int) -> NDArray[np.int32]:
-    """Split the catalogue, then each part, until it is small; int32 `[items, levels]`, -1 from where a path ends.
+    """Split the catalogue, and then each part, until the parts are small.
 
-    A part of at most `leaf` items is left whole. There are as many levels as even splits would need; the
-    last level's parts may be larger than `leaf` where the splits before it were uneven. A part's
-    clusters are numbered by their interactions, the most visited first, so that a code means alike in each.
+    A part of at most `leaf` items is not split. The number of levels is that of even splits, so after uneven splits
+    the parts of the last level may be larger than `leaf`. The clusters of a part are numbered by their interactions,
+    the most frequent first, so that a code has a similar meaning in each part.
 
     Args:
         users: the matrix W.
-        clusters: parts that a part is split into.
-        leaf: items of a part that is not split.
+        clusters: number of clusters that a part is split into.
+        leaf: largest number of items of a part that is not split.
         seed: seed of k-means and of the eigensolver.
+
+    Returns:
+        Paths, int32 `[items, levels]`, -1 after the end of a path.
     """
     items = users.shape[1]
     levels = 1
@@ -68,8 +71,8 @@ def cluster_tree(users: sparse.csc_array, clusters: int, leaf: int, seed: int) -
     for level in tqdm(range(levels), desc="spectral clusters", unit="level"):
         smaller = []
         for members, rows in parts:
-            found = _split(rows, min(clusters, len(members)), seed)
-            labels = _most_visited_first(found, popularity[members])
+            labels = _split(rows, min(clusters, len(members)), seed)
+            labels = _most_frequent_first(labels, popularity[members])
             paths[members, level] = labels
             for label in range(labels.max() + 1):
                 chosen = np.flatnonzero(labels == label)
@@ -80,7 +83,7 @@ def cluster_tree(users: sparse.csc_array, clusters: int, leaf: int, seed: int) -
 
 
 def _with_pairs(rows: sparse.csr_array) -> sparse.csc_array:
-    """The rows of users who have two items here."""
+    """Rows of the users with at least two items in these columns."""
     return sparse.csc_array(rows[np.diff(rows.indptr) > 1])
 
 
@@ -94,9 +97,9 @@ def _diagonal(users: sparse.csc_array) -> NDArray[np.float64]:
 
 
 def _split(users: sparse.csc_array, clusters: int, seed: int) -> NDArray[np.int32]:
-    """A label for each item: k-means of the rows of the leading eigenvectors, at unit length (Ng et al. 2001).
+    """Label of each item: k-means of the normalised rows of the leading eigenvectors (Ng et al. 2001).
 
-    Items that the graph cannot tell apart are cut evenly, in catalogue order.
+    Items that the graph does not distinguish are divided evenly, in catalogue order.
     """
     items = users.shape[1]
     if users.nnz:
@@ -109,13 +112,13 @@ def _split(users: sparse.csc_array, clusters: int, seed: int) -> NDArray[np.int3
 
 
 def _kmeans(points: NDArray[np.float32], clusters: int, seed: int) -> NDArray[np.int32]:
-    """Each point's cluster in the best of several k-means, started by k-means++.
+    """Cluster of each point in the best of several runs of k-means, initialised by k-means++.
 
-    Clear clusters lie at right angles here (Ng et al. 2001), where one random start often joins two of them.
+    Clear clusters are orthogonal here (Ng et al. 2001), and a single random start often merges two of them.
     """
     import faiss
 
-    found = faiss.Kmeans(
+    kmeans = faiss.Kmeans(
         points.shape[1],
         clusters,
         niter=_ITERATIONS,
@@ -124,8 +127,8 @@ def _kmeans(points: NDArray[np.float32], clusters: int, seed: int) -> NDArray[np
         min_points_per_centroid=1,
         init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
     )
-    found.train(points)
-    labels: NDArray[np.int32] = found.index.search(points, 1)[1][:, 0].astype(np.int32)
+    kmeans.train(points)
+    labels: NDArray[np.int32] = kmeans.index.search(points, 1)[1][:, 0].astype(np.int32)
     return labels
 
 
@@ -155,8 +158,8 @@ def _eigenvectors(users: sparse.csc_array, count: int, seed: int) -> NDArray[np.
     return vectors
 
 
-def _most_visited_first(labels: NDArray[np.int32], popularity: NDArray[np.float64]) -> NDArray[np.int32]:
-    """The labels in use, numbered from 0 by the summed popularity of their items, largest first."""
+def _most_frequent_first(labels: NDArray[np.int32], popularity: NDArray[np.float64]) -> NDArray[np.int32]:
+    """Renumber the labels in use from 0, in descending order of the summed popularity of their items."""
     used = np.unique(labels, return_inverse=True)[1]
     order = np.argsort(-np.bincount(used, popularity).round(6), kind="stable")
     return np.argsort(order).astype(np.int32)[used]

@@ -1,4 +1,4 @@
-"""Several vectors of an item made into one: side by side, or mapped into a common space."""
+"""Fusion of several vectors of an item into one: concatenated, or mapped into a common space."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ Parts = Mapping[str, Vectors]
 Missing = Mapping[str, NDArray[np.bool_]]
 
 SAMPLE = 20_000
-"""Items that the maps are fitted on, at most; drawn by the seed where there are more."""
+"""Maximum number of items on which the maps are fitted; a seeded sample if there are more."""
 RIDGES = np.logspace(-6, 0, 7)
-"""Penalties tried, times the number of items."""
+"""Candidate penalties; they are multiplied by the number of items."""
 FLAT = 1e-12
-"""Share of the mean square below which a variance is rounding: the vectors are all alike."""
+"""Variance up to this share of the mean square is rounding error: the vectors are equal."""
 
 
 class Fusion(ABC):
-    """How the inputs of a run become one vector an item, fitted once and kept for items that come later.
+    """Maps the inputs of a run to one vector an item. It is fitted once, and applied to later items too.
 
     Attributes:
+        kind: name of the fusion in its tensors.
         dims: input → length of its vectors, in the order of the inputs.
     """
 
@@ -38,17 +39,17 @@ class Fusion(ABC):
 
     @staticmethod
     def fit(parts: Parts, missing: Missing, config: FusionConfig, seed: int) -> Fusion:
-        """Fit a fusion; a single input is passed on as it is.
+        """Fit a fusion. A single input is not changed by its fusion.
 
         Args:
-            parts: input → float32 `[items, d]`, finite except in rows that are missing.
-            missing: input → bool `[items]`, the items it has no vector for.
+            parts: input → float32 `[items, d]`, finite except in missing rows.
+            missing: input → bool `[items]`, whether an item has no vector.
             config: the recipe's `ids.fusion`.
-            seed: seed of the sample, where there are more than `SAMPLE` items.
+            seed: seed of the sample, used if there are more than `SAMPLE` items.
 
         Raises:
-            UserError: an input without any vector, inputs that are all constant, or, for `aligned`, no item with
-                two of them.
+            UserError: an input without any vector, inputs that are all constant, or for `aligned` no item with two
+                inputs.
         """
         dims = {name: part.shape[1] for name, part in parts.items()}
         if len(parts) == 1:
@@ -64,11 +65,11 @@ class Fusion(ABC):
         return _Concat.of(dims, views)
 
     def apply(self, parts: Parts, missing: Missing) -> Vectors:
-        """One vector an item, float32 `[items, dim]`, finite; a notice says what stood in for missing ones.
+        """One vector an item, float32 `[items, dim]`, finite; a notice reports replacements of missing vectors.
 
         Args:
-            parts: the inputs that it was fitted to, of any items.
-            missing: input → bool `[items]`, the items it has no vector for.
+            parts: vectors of the inputs of the fit, for any items.
+            missing: input → bool `[items]`, whether an item has no vector.
 
         Raises:
             UserError: vectors of another length, or an item without any vector.
@@ -82,20 +83,24 @@ class Fusion(ABC):
         return self._fuse(parts, {name: ~missing[name] for name in self.dims})
 
     def tensors(self) -> dict[str, NDArray[np.generic]]:
-        """Everything `from_tensors` needs to make the same fusion again."""
-        found: dict[str, NDArray[np.generic]] = {
+        """All tensors that `from_tensors` needs to create an equal fusion."""
+        lengths: dict[str, NDArray[np.generic]] = {
             f"{self.kind}/{place}/{name}/dim": np.array([length])
             for place, (name, length) in enumerate(self.dims.items())
         }
-        return found | self._arrays()
+        return lengths | self._arrays()
 
     @staticmethod
     def from_tensors(tensors: Mapping[str, NDArray[np.generic]]) -> Fusion:
-        """The fusion that `tensors` described."""
+        """Create the fusion from the result of `tensors`."""
         heads = sorted(key.split("/") for key in tensors if key.endswith("/dim"))
         dims = {name: int(tensors["/".join([kind, place, name, end])][0]) for kind, place, name, end in heads}
-        kind = {"single": _Single, "concat": _Concat, "aligned": _Aligned}[heads[0][0]]
-        return kind.read(dims, tensors)
+        kinds: dict[str, type[_Single | _Concat | _Aligned]] = {
+            "single": _Single,
+            "concat": _Concat,
+            "aligned": _Aligned,
+        }
+        return kinds[heads[0][0]].read(dims, tensors)
 
     @abstractmethod
     def _fuse(self, parts: Parts, present: Missing) -> Vectors: ...
@@ -106,7 +111,15 @@ class Fusion(ABC):
 
 @dataclass(frozen=True)
 class _View:
-    """One input of the fitted items: centred, zero where it is missing, of total variance `weight`."""
+    """One input of the fitted items.
+
+    Attributes:
+        vectors: float64 `[items, d]`, centred, scaled to a total variance of `weight`; zeros for missing rows.
+        present: bool `[items]`, whether an item has a vector.
+        mean: float32 `[d]`, the mean before centring.
+        scale: factor of the centred vectors.
+        weight: weight of the input.
+    """
 
     vectors: Floats
     present: NDArray[np.bool_]
@@ -118,30 +131,34 @@ class _View:
 def _views(
     parts: Parts, missing: Missing, rows: NDArray[np.int64], weights: dict[str, float]
 ) -> dict[str, _View]:
-    """The inputs that tell items apart; a notice names the others."""
+    """The inputs whose vectors differ between items; a notice names the others."""
     views = {}
     for name, part in parts.items():
         present = ~missing[name][rows]
         if not present.any():
             raise UserError(f"ids.inputs: no item has a vector of {name}; leave it out of inputs")
-        known = part[present].astype(np.float64)
-        mean = known.mean(axis=0)
-        variance = np.square(known - mean).sum(axis=1).mean()
-        if variance <= FLAT * np.square(known).sum(axis=1).mean():
-            print(f"ids.inputs: the vectors of {name} are all alike; left out", file=sys.stderr)
+        values = part[present].astype(np.float64)
+        mean = values.mean(axis=0)
+        variance = np.square(values - mean).sum(axis=1).mean()
+        if variance <= FLAT * np.square(values).sum(axis=1).mean():
+            print(f"ids.inputs: the vectors of {name} are all equal; left out", file=sys.stderr)
             continue
         scale = float(np.sqrt(weights[name] / variance))
         vectors = np.zeros(part.shape)
-        vectors[present] = (known - mean) * scale
+        vectors[present] = (values - mean) * scale
         views[name] = _View(vectors, present, mean.astype(np.float32), scale, weights[name])
     if not views:
-        raise UserError(f"ids.inputs: the vectors of {', '.join(parts)} are all alike: give others")
+        raise UserError(f"ids.inputs: the vectors of {', '.join(parts)} are all equal: use other inputs")
     return views
 
 
 @dataclass(frozen=True)
 class _Single(Fusion):
-    """The only input, as it is."""
+    """The only input, unchanged.
+
+    Attributes:
+        dims: the input → length of its vectors.
+    """
 
     dims: dict[str, int]
     kind = "single"
@@ -159,13 +176,14 @@ class _Single(Fusion):
 
 @dataclass(frozen=True)
 class _Concat(Fusion):
-    """The inputs side by side, each centred and of total variance equal to its weight.
+    """Concatenated inputs, each centred and scaled to a total variance equal to its weight.
 
-    A missing vector is predicted from each input that the item has, by ridge regression (Hoerl and Kennard
-    1970; its penalty by leave-one-out) on the items that have both, and the predictions are averaged; without
-    any, the mean stands in.
+    A missing vector is the average of predictions from the item's other inputs. Each prediction is a ridge regression
+    (Hoerl and Kennard 1970; penalty by leave-one-out) on the items that have both inputs. If there is no prediction,
+    the mean replaces the vector.
 
     Attributes:
+        dims: input → length of its vectors.
         means: input → float32 `[d]`.
         scales: input → float32 `[1]`.
         predictors: (from, to) → float32 `[d from, d to]`, between centred and scaled vectors.
@@ -192,27 +210,28 @@ class _Concat(Fusion):
         return cls(dims, means, scales, predictors)
 
     def _fuse(self, parts: Parts, present: Missing) -> Vectors:
-        given = {
+        scaled = {
             name: np.where(present[name][:, None], (parts[name] - mean) * self.scales[name], np.float32(0))
             for name, mean in self.means.items()
         }
-        lost = np.flatnonzero(~np.any([present[name] for name in self.dims], axis=0))
-        if len(lost):
-            raise _no_vector(self.dims, lost)
-        return np.hstack([self._filled(name, given, present) for name in self.means])
+        without = np.flatnonzero(~np.any([present[name] for name in self.dims], axis=0))
+        if len(without):
+            raise _no_vector(self.dims, without)
+        return np.hstack([self._filled(name, scaled, present) for name in self.means])
 
-    def _filled(self, name: str, given: dict[str, Vectors], present: Missing) -> Vectors:
-        """An input with its missing rows predicted."""
+    def _filled(self, name: str, scaled: dict[str, Vectors], present: Missing) -> Vectors:
+        """An input with predictions in its missing rows."""
         rows = np.flatnonzero(~present[name])
         if not len(rows):
-            return given[name]
-        total, votes = np.zeros((len(rows), self.dims[name]), np.float32), np.zeros(len(rows), np.int64)
+            return scaled[name]
+        total = np.zeros((len(rows), self.dims[name]), np.float32)
+        votes = np.zeros(len(rows), np.int64)
         for (source, target), weights in self.predictors.items():
             if target == name:
-                known = present[source][rows]
-                total[known] += given[source][rows[known]] @ weights
-                votes += known
-        filled = given[name].copy()
+                has_source = present[source][rows]
+                total[has_source] += scaled[source][rows[has_source]] @ weights
+                votes += has_source
+        filled = scaled[name].copy()
         filled[rows] = total / np.maximum(votes, 1)[:, None]
         predicted = int((votes > 0).sum())
         print(
@@ -223,33 +242,37 @@ class _Concat(Fusion):
         return filled
 
     def _arrays(self) -> dict[str, NDArray[np.generic]]:
-        found: dict[str, NDArray[np.generic]] = {}
+        arrays: dict[str, NDArray[np.generic]] = {}
         for name in self.means:
-            found |= {f"concat/mean/{name}": self.means[name], f"concat/scale/{name}": self.scales[name]}
-        return found | {f"concat/ridge/{a}/{b}": weights for (a, b), weights in self.predictors.items()}
+            arrays |= {f"concat/mean/{name}": self.means[name], f"concat/scale/{name}": self.scales[name]}
+        return arrays | {f"concat/ridge/{a}/{b}": weights for (a, b), weights in self.predictors.items()}
 
     @classmethod
     def read(cls, dims: dict[str, int], tensors: Mapping[str, NDArray[np.generic]]) -> _Concat:
-        means, scales, predictors = {}, {}, {}
+        means: dict[str, Vectors] = {}
+        scales: dict[str, Vectors] = {}
+        predictors: dict[tuple[str, str], Vectors] = {}
         for source in dims:
             if f"concat/mean/{source}" in tensors:
-                means[source] = tensors[f"concat/mean/{source}"]
-                scales[source] = tensors[f"concat/scale/{source}"]
+                means[source] = _vectors(tensors, f"concat/mean/{source}")
+                scales[source] = _vectors(tensors, f"concat/scale/{source}")
             for target in dims:
                 if f"concat/ridge/{source}/{target}" in tensors:
-                    predictors[source, target] = tensors[f"concat/ridge/{source}/{target}"]
-        return cls(dims, means, scales, predictors)  # type: ignore[arg-type]
+                    predictors[source, target] = _vectors(tensors, f"concat/ridge/{source}/{target}")
+        return cls(dims, means, scales, predictors)
 
 
 @dataclass(frozen=True)
 class _Aligned(Fusion):
-    """A common space by generalised canonical correlation; an item is the mean of what its inputs say.
+    """Maps the inputs into a common space by generalised canonical correlation.
 
-    MAXVAR (Kettenring 1971), which for two inputs is canonical correlation analysis (Hotelling 1936); inputs
-    that an item lacks count nothing (van de Velden and Takane 2012). Covariances are shrunk (Ledoit and Wolf
-    2004), so that fewer items than dimensions do not make everything correlate.
+    An item's vector is the weighted mean of its mapped inputs. The method is MAXVAR (Kettenring 1971), which for two
+    inputs is canonical correlation analysis (Hotelling 1936). Inputs that an item lacks have weight 0 (van de Velden
+    and Takane 2012). Covariances are shrunk (Ledoit and Wolf 2004), because otherwise all inputs would correlate
+    perfectly if there are fewer items than dimensions.
 
     Attributes:
+        dims: input → length of its vectors.
         means: input → float32 `[d]`.
         maps: input → float32 `[d, dim]`.
         weights: input → float32 `[1]`.
@@ -272,8 +295,8 @@ class _Aligned(Fusion):
             dims,
             {name: view.mean for name, view in views.items()},
             {
-                name: np.ascontiguousarray(view.scale * found, dtype=np.float32)
-                for (name, view), found in zip(views.items(), maps, strict=True)
+                name: np.ascontiguousarray(view.scale * projection, dtype=np.float32)
+                for (name, view), projection in zip(views.items(), maps, strict=True)
             },
             {name: np.array([view.weight], np.float32) for name, view in views.items()},
         )
@@ -281,9 +304,9 @@ class _Aligned(Fusion):
     def _fuse(self, parts: Parts, present: Missing) -> Vectors:
         shares = {name: weight * present[name] for name, weight in self.weights.items()}
         total = np.sum(list(shares.values()), axis=0)
-        lost = np.flatnonzero(total == 0)
-        if len(lost):
-            raise _no_vector(self.maps, lost)
+        without = np.flatnonzero(total == 0)
+        if len(without):
+            raise _no_vector(self.maps, without)
         mean = np.zeros((len(total), next(iter(self.maps.values())).shape[1]), np.float32)
         for name, projection in self.maps.items():
             rows = present[name]
@@ -298,16 +321,25 @@ class _Aligned(Fusion):
         return mean
 
     def _arrays(self) -> dict[str, NDArray[np.generic]]:
-        named = {"mean": self.means, "map": self.maps, "weight": self.weights}
-        return {f"aligned/{what}/{name}": of[name] for what, of in named.items() for name in of}
+        fields = {"mean": self.means, "map": self.maps, "weight": self.weights}
+        return {
+            f"aligned/{field}/{name}": array
+            for field, arrays in fields.items()
+            for name, array in arrays.items()
+        }
 
     @classmethod
     def read(cls, dims: dict[str, int], tensors: Mapping[str, NDArray[np.generic]]) -> _Aligned:
         used = [name for name in dims if f"aligned/map/{name}" in tensors]
-        named = [
-            {name: tensors[f"aligned/{what}/{name}"] for name in used} for what in ("mean", "map", "weight")
-        ]
-        return cls(dims, *named)  # type: ignore[arg-type]
+        means, maps, weights = (
+            {name: _vectors(tensors, f"aligned/{field}/{name}") for name in used}
+            for field in ("mean", "map", "weight")
+        )
+        return cls(dims, means, maps, weights)
+
+
+def _vectors(tensors: Mapping[str, NDArray[np.generic]], name: str) -> Vectors:
+    return tensors[name].astype(np.float32, copy=False)
 
 
 def _no_vector(names: Mapping[str, object], rows: NDArray[np.int64]) -> UserError:
@@ -318,31 +350,32 @@ def _no_vector(names: Mapping[str, object], rows: NDArray[np.int64]) -> UserErro
 
 
 def _ridge(source: Floats, target: Floats) -> Vectors:
-    """Weights `[d source, d target]` of a ridge regression without intercept (both are centred)."""
+    """Weights `[d source, d target]` of a ridge regression without intercept, since both sides are centred."""
     from sklearn.linear_model import RidgeCV
 
-    found = RidgeCV(alphas=RIDGES * len(source), fit_intercept=False).fit(source, target)
-    return np.ascontiguousarray(np.atleast_2d(found.coef_).T, dtype=np.float32)
+    model = RidgeCV(alphas=RIDGES * len(source), fit_intercept=False).fit(source, target)
+    return np.ascontiguousarray(np.atleast_2d(model.coef_).T, dtype=np.float32)
 
 
 def _maxvar(views: Sequence[_View], dim: int) -> list[Floats]:
-    """Maps `[d, dim]` of centred views into the common space whose columns G they explain best.
+    """Maps `[d, dim]` of centred views into the common space with columns G that the views explain best.
 
-    G maximises Σ wₘ ‖K^(−½) Pₘ G‖² over orthonormal columns, Pₘ the (shrunk) projection onto view m and K the
-    items' summed weights; with thin factors Pₘ = LₘLₘᵀ that is an eigenproblem of the views' dimensions.
+    G maximises Σ wₘ ‖K^(−½) Pₘ G‖² over orthonormal columns, where Pₘ is the (shrunk) projection onto view m and K
+    are the items' summed weights. With thin factors Pₘ = LₘLₘᵀ this is an eigenproblem whose size is the sum of the
+    views' dimensions.
     """
     counts = np.sum([view.weight * view.present for view in views], axis=0)
-    known = np.where(counts > 0, 1 / np.sqrt(np.maximum(counts, np.finfo(float).tiny)), 0)[:, None]
+    inverse_root = np.where(counts > 0, 1 / np.sqrt(np.maximum(counts, np.finfo(float).tiny)), 0)[:, None]
     moments = [_second_moment(view) for view in views]
     factors = []
     for view, moment in zip(views, moments, strict=True):
         values, axes = np.linalg.eigh(moment)
-        factors.append(np.sqrt(view.weight) * known * (view.vectors @ (axes / np.sqrt(values))))
+        factors.append(np.sqrt(view.weight) * inverse_root * (view.vectors @ (axes / np.sqrt(values))))
     stacked = np.hstack(factors)
     values, axes = np.linalg.eigh(stacked.T @ stacked)
-    most = min(dim, len(stacked) - 1, *(len(moment) for moment in moments))
-    best = np.argsort(-values, kind="stable")[: max(1, most)]
-    common = known * (stacked @ (axes[:, best] / np.sqrt(np.maximum(values[best], FLAT))))
+    rank = min(dim, len(stacked) - 1, *(len(moment) for moment in moments))
+    best = np.argsort(-values, kind="stable")[: max(1, rank)]
+    common = inverse_root * (stacked @ (axes[:, best] / np.sqrt(np.maximum(values[best], FLAT))))
     common *= np.sqrt(counts.sum())
     return [
         np.linalg.solve(moment, view.vectors.T @ common) for view, moment in zip(views, moments, strict=True)
@@ -350,11 +383,11 @@ def _maxvar(views: Sequence[_View], dim: int) -> list[Floats]:
 
 
 def _second_moment(view: _View) -> Floats:
-    """XᵀX of a view's items, shrunk towards a multiple of the identity; positive definite."""
+    """XᵀX of a view's items, shrunk towards a multiple of the identity, so that it is positive definite."""
     from sklearn.covariance import ledoit_wolf_shrinkage
 
-    known = view.vectors[view.present]
-    moment = known.T @ known
+    vectors = view.vectors[view.present]
+    moment = vectors.T @ vectors
     level = np.trace(moment) / len(moment)
-    shrinkage = max(float(ledoit_wolf_shrinkage(known, assume_centered=True)), 1e-6)
+    shrinkage = max(float(ledoit_wolf_shrinkage(vectors, assume_centered=True)), 1e-6)
     return (1 - shrinkage) * moment + shrinkage * level * np.eye(len(moment))

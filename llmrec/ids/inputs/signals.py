@@ -1,4 +1,4 @@
-"""What a run folder gives a tokenizer to learn from."""
+"""Data of a run folder from which a tokenizer learns."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ from llmrec.ids.inputs.vectors import encode, read_vectors
 
 
 class RunSignals:
-    """The signals of a run (`llmrec.ids.tokenizer.Signals`), each made when it is first asked for.
+    """The signals of a run (`llmrec.ids.tokenizer.Signals`); each is computed at its first use.
 
     Args:
-        run: the run folder, its stages data and collaborative done.
+        run: the run folder, with finished stages data and collaborative.
         recipe: the resolved recipe.
+
+    Attributes:
+        items: the item table, `item_id: str, title: str`, … (docs/contract.md).
 
     Raises:
         UserError: no items.
@@ -34,7 +37,7 @@ class RunSignals:
         self.run, self.recipe = run, recipe
         self.items = load_items(run).with_columns(pl.col("item_id").cast(pl.String))
         if self.items.is_empty():
-            raise UserError(f"{run / 'data' / 'items.parquet'}: holds no item")
+            raise UserError(f"{run / 'data' / 'items.parquet'}: contains no item")
 
     @property
     def names(self) -> list[str]:
@@ -43,16 +46,16 @@ class RunSignals:
 
     @cached_property
     def inputs(self) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.bool_]]]:
-        """Each input's vectors `[items, d]`, and which items `[items]` it has none for."""
-        parts, missing = {}, {}
-        alone = len(self.recipe.ids.inputs) == 1
+        """Input → its vectors `[items, d]`, and input → bool `[items]`, whether an item has no vector."""
+        parts: dict[str, NDArray[np.float32]] = {}
+        missing: dict[str, NDArray[np.bool_]] = {}
         for name in self.recipe.ids.inputs:
-            parts[name], missing[name] = self._input(name, alone)
+            parts[name], missing[name] = self._input(name)
         return parts, missing
 
     @cached_property
     def fusion(self) -> Fusion:
-        """How the inputs become one vector."""
+        """The fusion of the inputs into one vector an item."""
         return Fusion.fit(*self.inputs, self.recipe.ids.fusion, self.recipe.seed)
 
     @cached_property
@@ -70,8 +73,8 @@ class RunSignals:
         """Each user's training items, oldest first, as rows of `items`."""
         rows = pl.DataFrame({"item_id": self.names}).with_row_index("row")
         flat = training_histories(self.run).select("items").with_row_index("user").explode("items")
-        known = flat.join(rows, left_on="items", right_on="item_id", how="left", maintain_order="left")
-        users = known.group_by("user", maintain_order=True).agg(pl.col("row").cast(pl.Int64))
+        numbered = flat.join(rows, left_on="items", right_on="item_id", how="left", maintain_order="left")
+        users = numbered.group_by("user", maintain_order=True).agg(pl.col("row").cast(pl.Int64))
         return [row.to_numpy() for row in users["row"]]
 
     @cached_property
@@ -82,28 +85,30 @@ class RunSignals:
 
     @cached_property
     def categories(self) -> list[list[str]] | None:
-        """Each item's categories, or None where the item table has none."""
+        """Categories of each item, or None if the item table has no such column."""
         if "categories" not in self.items.columns:
             return None
         return [[str(name) for name in row or []] for row in self.items["categories"].to_list()]
 
     def source(self) -> dict[str, Any]:
-        """Where the vectors came from, for the report."""
+        """Sources of the vectors, for the report."""
         ids = self.recipe.ids
-        about: dict[str, Any] = {"inputs": ids.inputs}
+        source: dict[str, Any] = {"inputs": ids.inputs}
         if "text" in ids.inputs:
-            about |= ids.encoder.model_dump(mode="json")
-        about |= {name: getattr(ids, name) for name in ("vectors", "images") if name in ids.inputs}
-        return about | {"dim": int(self.vectors.shape[1])}
+            source |= ids.encoder.model_dump(mode="json")
+        source |= {name: getattr(ids, name) for name in ("vectors", "images") if name in ids.inputs}
+        return source | {"dim": int(self.vectors.shape[1])}
 
-    def _input(self, name: str, alone: bool) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _input(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Vectors of one input, and whether an item has none. Only one of several inputs may lack vectors."""
         ids = self.recipe.ids
         if name == "text":
             return encode(item_texts(self.items, ids.encoder.fields), ids.encoder), self._none()
         if name == "collaborative":
-            return self.collaborative, ~self.collaborative.any(axis=1)
-        vectors = read_vectors(Path(getattr(ids, name)).expanduser(), self.names, partial=not alone)
-        return np.nan_to_num(vectors), np.isnan(vectors).any(axis=1)
+            return self.collaborative, ~np.asarray(self.collaborative.any(axis=1))
+        is_only_input = len(ids.inputs) == 1
+        vectors = read_vectors(Path(getattr(ids, name)).expanduser(), self.names, partial=not is_only_input)
+        return np.nan_to_num(vectors), np.asarray(np.isnan(vectors).any(axis=1))
 
     def _none(self) -> NDArray[np.bool_]:
         return np.zeros(len(self.items), bool)

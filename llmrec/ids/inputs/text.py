@@ -1,4 +1,4 @@
-"""One line of text per item, for the sentence encoder."""
+"""One line of text an item, for the sentence encoder."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from llmrec.errors import UserError
 
 
 def item_texts(items: pl.DataFrame, fields: list[str]) -> list[str]:
-    """Join an item's fields, as `Title. Brand. Category, Category`; its id where it has no text at all.
+    """Join an item's fields, as `Title. Brand. Category, Category`; an item without text gets its id.
 
     Args:
         items: the item table, with `item_id`.
-        fields: columns to join, in order; columns that the table lacks, nulls and blanks are skipped, and
-            entries that a list repeats are named once.
+        fields: columns to join, in order. Missing columns, nulls and blanks are skipped. Repeated entries of a list
+            appear once.
 
     Raises:
         UserError: the table has none of the fields.
     """
-    known = [field for field in fields if field in items.columns]
-    if not known:
+    present = [field for field in fields if field in items.columns]
+    if not present:
         columns = ", ".join(items.columns)
         raise UserError(
             f"ids.encoder.fields: none of {', '.join(fields)} is in data/items.parquet ({columns})"
         )
     texts = []
-    for item, *values in items.select("item_id", *known).iter_rows():
+    for item, *values in items.select("item_id", *present).iter_rows():
         parts = [part for part in map(_as_text, values) if part]
         texts.append(". ".join(parts) or str(item))
     return texts

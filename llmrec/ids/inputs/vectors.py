@@ -1,4 +1,4 @@
-"""Item vectors: encoded from text, or read from the user's own file."""
+"""Item vectors: encoded from text, or read from the user's file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmrec import assets
 from llmrec.config import EncoderConfig
 from llmrec.errors import UserError
 
-# Far above any encoder's longest token; keeps a title of megabytes from being tokenized whole.
+# Far above the longest token of any encoder. This limit prevents the tokenization of texts of megabytes.
 CHARACTERS_PER_TOKEN = 40
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
@@ -21,8 +21,8 @@ def encode(texts: list[str], config: EncoderConfig) -> NDArray[np.float32]:
     """Encode texts with a sentence-transformers model, in batches sorted by length.
 
     Args:
-        texts: one text an item; clipped to `config.max_tokens` tokens.
-        config: the encoder (Reimers and Gurevych 2019), a hub id, a folder, or a folder in a registry wheel.
+        texts: one text an item; cut to `config.max_tokens` tokens.
+        config: the encoder (Reimers and Gurevych 2019): a hub id, a folder, or a folder in a registry wheel.
 
     Returns:
         Vectors, float32 `[items, dim]`.
@@ -52,30 +52,31 @@ def encode(texts: list[str], config: EncoderConfig) -> NDArray[np.float32]:
 def read_vectors(
     path: Path, items: list[str], partial: bool = False, order: str = "data/items.parquet"
 ) -> NDArray[np.float32]:
-    """Read the user's own vectors of the items.
+    """Read item vectors from the user's file.
 
     Args:
-        path: `.npy`, rows in the order of the items; or `.parquet` with a column `item_id` and one column of
-            number lists, in any order; those of other items are ignored.
+        path: `.npy` with rows in the order of the items; or `.parquet` with a column `item_id` and one column of
+            lists of numbers, in any order. Rows of other items are ignored.
         items: item ids.
-        partial: items may have no vector: a row of NaN alone, or no row in the Parquet file.
-        order: the file whose order the items are in, for messages.
+        partial: whether items may lack a vector: a row of NaN only, or no row in the Parquet file.
+        order: name of the file that defines the order of the items, for messages.
 
     Returns:
         Vectors, float32 `[items, dim]`; NaN for an item without one.
 
     Raises:
-        UserError: missing file, other format, wrong shape, missing or repeated items, values not finite.
+        UserError: a missing file, another format, a wrong shape, missing or repeated items, or values that are not
+            finite.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file of item vectors")
     if path.suffix == ".npy":
-        vectors = _read_npy(path, items, order)
+        raw = _read_npy(path, items, order)
     elif path.suffix == ".parquet":
-        vectors = _read_parquet(path, items, partial)
+        raw = _read_parquet(path, items, partial)
     else:
         raise UserError(f"{path}: item vectors come as .npy or .parquet")
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    vectors: NDArray[np.float32] = np.ascontiguousarray(raw, np.float32)
     bad = ~np.isfinite(vectors).all(axis=1)
     if partial:
         bad &= ~np.isnan(vectors).all(axis=1)
@@ -131,12 +132,12 @@ def _read_parquet(path: Path, items: list[str], partial: bool) -> NDArray[np.gen
     ids = table["item_id"].cast(pl.String)
     if ids.is_duplicated().any():
         raise UserError(f"{path}: item {ids.filter(ids.is_duplicated())[0]!r} has several rows")
-    given = table[lists[0]].is_not_null()
-    row_of = {item: row for row, item in enumerate(ids) if given[row]}
+    has_list = table[lists[0]].is_not_null()
+    row_of = {item: row for row, item in enumerate(ids) if has_list[row]}
     present = np.array([item in row_of for item in items], bool)
     if not present.any() or not (partial or present.all()):
-        lost = items[int((~present).argmax())]
-        raise UserError(f"{path}: lacks {int((~present).sum())} items, the first {lost!r}")
+        first = items[int((~present).argmax())]
+        raise UserError(f"{path}: lacks {int((~present).sum())} items, the first {first!r}")
     rows = [row_of[item] for item in items if item in row_of]
     column = table[lists[0]].cast(pl.List(inner)).gather(rows)
     lengths = column.list.len()

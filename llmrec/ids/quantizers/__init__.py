@@ -1,1 +1,1 @@
-"""Tokenizers of item vectors, a module a kind."""
+"""Tokenizers that learn from item vectors, one module a kind."""

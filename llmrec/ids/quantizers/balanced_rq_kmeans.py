@@ -1,4 +1,4 @@
-"""Residual k-means with clusters of equal size: every code of a level is used by as many items, ±1."""
+"""Residual k-means with clusters of equal size: all codes of a level have equally many items, ±1."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from llmrec.ids.tokenizer import Codes, KmeansTokenizer, Signals, number_of_code
 
 
 class BalancedRqKmeansTokenizer(KmeansTokenizer):
-    """Residual k-means with clusters of equal size, ±1."""
+    """Residual k-means with clusters of equal size (±1)."""
 
     def fit(self, signals: Signals, seed: int) -> Codes:
         """Balanced residual k-means (of items: Deng et al. 2025, OneRec; Kong et al. 2025, MiniOneRec).
 
-        The codes are the balanced ones; an item seen later gets the nearest centroids, whatever the clusters' sizes.
+        The codes come from the balanced assignment. A new item gets the nearest centroids, whatever their clusters'
+        sizes.
         """
         vectors = np.asarray(signals.vectors, dtype=np.float32)
         size = number_of_codes(self.codes, len(vectors))
@@ -39,15 +40,15 @@ def balanced_kmeans(
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Constrained k-means (Bradley, Bennett & Demiriz 2000) with sizes ⌊n/k⌋ and ⌈n/k⌉.
 
-    Starts from plain k-means, whose larger clusters get the larger sizes. Then assignment at the least total
-    cost for these sizes and new means alternate until the assignment stays, so that the error never grows.
-    Centroids are learnt from at most 256 points a cluster; the last assignment is of all points, and needs
-    memory for their distances to all centroids.
+    It starts from plain k-means; the larger of its clusters get the larger sizes. Then two steps alternate until the
+    assignment no longer changes: the assignment of least total cost for these sizes, and new means. So the error
+    never increases. Centroids are learnt from at most 256 points a cluster. The last assignment is of all points, and
+    needs memory for their distances to all centroids.
 
     Args:
         points: float32 `[n, dim]`, finite.
         clusters: number of clusters, at most n.
-        iterations: at most so many, of plain k-means and then of the balanced one.
+        iterations: maximum number of iterations, first of plain and then of balanced k-means.
         seed: seed of the initial centroids.
 
     Returns:
@@ -71,7 +72,7 @@ def balanced_kmeans(
 
 
 def _means(points: NDArray[np.float32], assigned: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Means of clusters none of which is empty, float32 `[clusters, dim]`."""
+    """Means of non-empty clusters, float32 `[clusters, dim]`."""
     sizes = np.bincount(assigned)
     starts = np.cumsum(sizes) - sizes
     ordered = points[np.argsort(assigned, kind="stable")]

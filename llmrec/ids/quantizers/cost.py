@@ -1,4 +1,4 @@
-"""CoST: the autoencoder learns to tell items apart instead of rebuilding them."""
+"""CoST: an autoencoder with a contrastive loss instead of a reconstruction loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmrec.ids.tokenizer import AutoencoderTokenizer, Codes, Signals
 
 
 class CostTokenizer(AutoencoderTokenizer):
-    """CoST (Zhu et al. 2024): RQ-VAE trained to tell items apart instead of rebuilding them."""
+    """CoST (Zhu et al. 2024): RQ-VAE with a contrastive loss instead of a reconstruction loss."""
 
     batch: Positive = 1024
     temperature: Rate = 0.1
@@ -35,6 +35,6 @@ class Cost(RqAutoencoder):
         self.temperature = config.temperature
 
     def reconstruction_loss(self, outputs: Tensor, inputs: Tensor) -> Tensor:
-        """InfoNCE of each output `[n, dim]` with its own input, over cosines divided by the temperature."""
+        """InfoNCE of each output `[n, dim]` with its input; the logits are cosines divided by the temperature."""
         outputs, inputs = functional.normalize(outputs), functional.normalize(inputs)
         return info_nce(outputs / self.temperature, inputs)

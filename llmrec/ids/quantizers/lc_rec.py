@@ -1,4 +1,4 @@
-"""LC-Rec's RQ-VAE: its last level is spread evenly over the items while it learns."""
+"""LC-Rec's RQ-VAE: during training, the codes of its last level get equal shares of the items."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmrec.ids.tokenizer import AutoencoderTokenizer, Codes, Signals
 
 
 class LcRecTokenizer(AutoencoderTokenizer):
-    """RQ-VAE of LC-Rec (Zheng et al. 2024): larger, its last level spread evenly by Sinkhorn-Knopp."""
+    """RQ-VAE of LC-Rec (Zheng et al. 2024): a larger one, whose last level Sinkhorn-Knopp assigns evenly."""
 
     collision_rule: ClassVar[CollisionRule] = "sinkhorn"
     hidden: list[Positive] = [2048, 1024, 512, 256, 128, 64]
@@ -27,8 +27,7 @@ class LcRecTokenizer(AutoencoderTokenizer):
         """RQ-VAE with uniform semantic mapping (Zheng et al. 2024, "Adapting large language models by integrating
         collaborative semantics for recommendation").
 
-        The codes given are the nearest ones; items that still share a path are the business of the collision rule
-        `sinkhorn`, as published.
+        The codes are the nearest ones. The collision rule `sinkhorn` separates items that share a path, as published.
         """
         return fit_autoencoder(LcRec, signals, self, seed)
 
@@ -36,8 +35,8 @@ class LcRecTokenizer(AutoencoderTokenizer):
 class LcRec(RqAutoencoder):
     """Residual autoencoder whose last level assigns a batch by optimal transport.
 
-    In place of the nearest code, min_P Σ_ij P_ij ‖r_i − e_j‖² where every item and every code has an equal share,
-    by Sinkhorn-Knopp.
+    It solves min_P Σ_ij P_ij ‖r_i − e_j‖² by Sinkhorn-Knopp, where every item and every code has an equal share. The
+    other levels take the nearest code.
     """
 
     def __init__(self, dim: int, codes: int, config: LcRecTokenizer) -> None:
@@ -45,7 +44,7 @@ class LcRec(RqAutoencoder):
         self.epsilon, self.iterations = config.epsilon, config.iterations
 
     def assign_codes(self, level: int, costs: Tensor) -> Tensor:
-        """Codes int64 `[n]`: the nearest, but on the last level each code gets an equal share of the batch."""
+        """Codes int64 `[n]`: the nearest ones; on the last level each code gets an equal share of the batch."""
         if level < len(self.codebooks) - 1:
             return super().assign_codes(level, costs)
         even = even_codes(costs.cpu().numpy(), self.epsilon, self.iterations)

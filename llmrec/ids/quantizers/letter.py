@@ -1,4 +1,4 @@
-"""LETTER: codes that also know who buys what, drawn from codebooks that stay diverse."""
+"""LETTER: semantic IDs aligned with collaborative vectors, with a diversity loss on the codebooks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from llmrec.ids.quantizers.balanced_rq_kmeans import balanced_kmeans
 from llmrec.ids.tokenizer import AutoencoderTokenizer, Codes, Signals
 
 CLUSTER_EVERY = 10
-"""Epochs for which the clusters of the codes are kept."""
+"""Number of epochs after which the codes are clustered again."""
 KMEANS_ITERATIONS = 10
 
 
 class LetterTokenizer(AutoencoderTokenizer):
-    """LETTER (Wang et al. 2024): RQ-VAE that also learns from a collaborative model, codes kept diverse."""
+    """LETTER (Wang et al. 2024): RQ-VAE that also learns from a collaborative model, with diverse codes."""
 
     reads_item_vectors: ClassVar[bool] = True
     alpha: Weight = 0.01
@@ -53,12 +53,14 @@ class Letter(RqAutoencoder):
     """Residual autoencoder aligned with collaborative vectors.
 
     Args:
-        dim: of the item vectors.
-        codes: codes of each level.
+        dim: dimension of the item vectors.
+        codes: number of codes of each level.
         config: sizes and weights.
-        collaborative: float32 `[items, d]`; a row of zeros is an item of which nothing is known.
-        seed: of the clusters and of the codes drawn from them.
+        collaborative: float32 `[items, d]`; a row of zeros is an item without interactions.
+        seed: seed of the clusters and of the codes drawn from them.
     """
+
+    collaborative: Tensor
 
     def __init__(
         self, dim: int, codes: int, config: LetterTokenizer, collaborative: NDArray[np.float32], seed: int
@@ -72,35 +74,36 @@ class Letter(RqAutoencoder):
         self.groups: list[Tensor] = []
 
     def extra_loss(self, quantized: Quantized, rows: Tensor) -> Tensor:
-        """α·L_CF + β·Σ_l L_div."""
+        """Return α·L_CF + β·Σ_l L_div."""
         loss = self.alpha * self.alignment(quantized.total, self.collaborative[rows])
         for level, codes in enumerate(quantized.codes.T):
             loss = loss + self.weight * self.diversity(level, codes)
         return loss
 
     def alignment(self, total: Tensor, collaborative: Tensor) -> Tensor:
-        """In-batch InfoNCE of the quantized latents with the projected collaborative vectors: L_CF.
+        """L_CF: in-batch InfoNCE of the quantized latents with the projected collaborative vectors.
 
-        −mean log exp(<ẑ_i, P h_i>) / Σ_j exp(<ẑ_i, P h_j>); P, learnt, maps any d onto the latent size.
+        It is −mean log exp(<ẑ_i, P h_i>) / Σ_j exp(<ẑ_i, P h_j>); the learnt matrix P maps dimension d to the latent
+        size.
 
         Args:
             total: quantized latents `[n, latent]`.
-            collaborative: `[n, d]`; items with zeros only are left out.
+            collaborative: collaborative vectors `[n, d]`; items whose vector is zero are left out.
         """
-        known = collaborative.any(dim=1)
-        if not known.any():
+        has_vector = collaborative.any(dim=1)
+        if not has_vector.any():
             return total.new_zeros(())
-        return info_nce(total[known], self.projection(collaborative[known]))
+        return info_nce(total[has_vector], self.projection(collaborative[has_vector]))
 
     def diversity(self, level: int, codes: Tensor) -> Tensor:
-        """Draws codes of a cluster together, and apart from all others: L_div.
+        """L_div: pulls codes of a cluster together, and pushes them away from all other codes.
 
-        −mean log exp(<e_i, e_+>) / Σ_{j≠i} exp(<e_i, e_j>), e_+ a random other code of the cluster of e_i; a code
-        alone in its cluster has none and is left out.
+        It is −mean log exp(<e_i, e_+>) / Σ_{j≠i} exp(<e_i, e_j>), where e_+ is a random other code of the cluster of
+        e_i. A code alone in its cluster is left out.
 
         Args:
-            level: whose codebook.
-            codes: int64 `[n]`.
+            level: level of the codebook.
+            codes: the items' codes at this level, int64 `[n]`.
         """
         book = self.codebooks[level]
         other = self.companions(level, codes)
@@ -108,25 +111,25 @@ class Letter(RqAutoencoder):
         if not len(codes):
             return book.new_zeros(())
         products = functional.embedding(codes, book) @ book.T
-        own = functional.one_hot(codes, len(book)).bool()
-        return functional.cross_entropy(products.masked_fill(own, -torch.inf), other)
+        is_itself = functional.one_hot(codes, len(book)).bool()
+        return functional.cross_entropy(products.masked_fill(is_itself, -torch.inf), other)
 
     def companions(self, level: int, codes: Tensor) -> Tensor:
-        """A random other code of each code's cluster, int64 `[n]`; -1 where there is none."""
+        """A random other code of each code's cluster, int64 `[n]`; -1 for a code alone in its cluster."""
         group = self.groups[level]
-        together = (group == group[:, None]).fill_diagonal_(False).float().to(codes.device)
-        alone = ~together.any(dim=1)
-        together[alone] = 1
-        drawn = torch.multinomial(together[codes].cpu(), 1, generator=self.generator)[:, 0].to(codes.device)
-        return drawn.masked_fill(alone[codes], -1)
+        weights = (group == group[:, None]).fill_diagonal_(False).float().to(codes.device)
+        is_alone = ~weights.any(dim=1)
+        weights[is_alone] = 1
+        others = torch.multinomial(weights[codes].cpu(), 1, generator=self.generator)[:, 0].to(codes.device)
+        return others.masked_fill(is_alone[codes], -1)
 
     def start_epoch(self, epoch: int) -> None:
-        """Cluster the codes of each level anew, every few epochs, by constrained k-means."""
+        """Cluster the codes of each level by constrained k-means, once every `CLUSTER_EVERY` epochs."""
         if epoch % CLUSTER_EVERY == 0:
             self.groups = [self._clusters(book.detach().cpu().numpy()) for book in self.codebooks]
 
     def _clusters(self, book: NDArray[np.float32]) -> Tensor:
-        """Each code's cluster, int64 `[codes]`; sizes differ by at most one."""
+        """Cluster of each code, int64 `[codes]`; the clusters' sizes differ by at most one."""
         clusters = min(self.clusters, len(book))
         _, assigned = balanced_kmeans(book, clusters, KMEANS_ITERATIONS, self.seed)
         return torch.from_numpy(assigned).long()

@@ -1,4 +1,4 @@
-"""Optimized product quantization: a rotation is learnt first, then the parts' codebooks."""
+"""Optimized product quantization: first a rotation is learnt, then a codebook for each part."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class OpqTokenizer(KmeansTokenizer):
 def learn_rotation(
     vectors: NDArray[np.float32], levels: int, size: int, seed: int
 ) -> NDArray[np.float32] | None:
-    """The rotation under which product quantization loses least (Ge et al. 2013), by faiss.
+    """The rotation with the smallest error of product quantization (Ge et al. 2013), learnt by faiss.
 
-    Their non-parametric solution: faiss alternates, 50 times and on at most 65,536 vectors, between codebooks
-    and the rotation that fits them best. Its codebooks hold a power of two codes: the rotation is learnt with
+    This is their non-parametric solution: faiss alternates 50 times, on at most 65,536 vectors, between codebooks and
+    the rotation that fits them best. faiss needs a power of two as number of codes, so the rotation is learnt with
     the largest one up to `size`.
 
     Args:
-        vectors: float32 `[n, dim]`, `dim` a multiple of the levels.
+        vectors: float32 `[n, dim]`; `dim` is a multiple of `levels`.
         levels: number of parts.
-        size: codes a part, at most n.
-        seed: seed of the codebooks; the first rotation is faiss's own fixed one.
+        size: number of codes a part, at most n.
+        seed: seed of the codebooks; the initial rotation is a fixed one of faiss.
 
     Returns:
-        Orthogonal, float32 `[dim, dim]`; None, with a notice, for vectors that give none.
+        An orthogonal matrix, float32 `[dim, dim]`; None, with a notice, if faiss finds none for these vectors.
     """
     bits = size.bit_length() - 1
     rotation = _train(vectors, levels, bits, seed) if bits else None
@@ -57,7 +57,7 @@ def _is_orthogonal(matrix: NDArray[np.float32]) -> bool:
 
 
 def _train(vectors: NDArray[np.float32], levels: int, bits: int, seed: int) -> NDArray[np.float32]:
-    """What faiss makes of the vectors, orthogonal or not: `[dim, dim]`, with 2^bits codes a part."""
+    """Matrix `[dim, dim]` that faiss learns with 2^bits codes a part, float32; it may not be orthogonal."""
     import faiss
 
     dim = vectors.shape[1]
@@ -65,7 +65,9 @@ def _train(vectors: NDArray[np.float32], levels: int, bits: int, seed: int) -> N
     codebooks.cp.seed, codebooks.cp.min_points_per_centroid = seed, 1
     learner = faiss.OPQMatrix(dim, levels, dim)
     learner.pq = codebooks
-    # faiss writes past a buffer when n < dim (its issue 2637); copies of all vectors weigh the same.
+    # faiss writes past a buffer if n < dim (facebookresearch/faiss#2637). Equally many copies of each vector give
+    # more rows and the same solution.
     copies = -(-dim // len(vectors))
     learner.train(np.ascontiguousarray(np.tile(vectors, (copies, 1))))
-    return faiss.vector_to_array(learner.A).reshape(dim, dim).astype(np.float32)
+    matrix: NDArray[np.float32] = faiss.vector_to_array(learner.A).reshape(dim, dim).astype(np.float32)
+    return matrix

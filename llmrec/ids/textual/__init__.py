@@ -1,4 +1,4 @@
-"""Textual IDs: a short text of its own for each item, which the base model spells in its own tokens."""
+"""Textual IDs: a distinct short text for each item, spelt in the base model's own tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import polars as pl
 
 
 def values(items: pl.DataFrame, column: str) -> list[list[str]]:
-    """Texts of a column of strings or of lists of strings, `[items]` lists; empty ones where the table lacks it."""
+    """Texts of a column of strings or of lists of strings: one list an item, empty if the column is missing."""
     if column not in items.columns:
         return [[] for _ in range(len(items))]
     rows = (value if isinstance(value, list) else [value] for value in items[column].to_list())
@@ -20,43 +20,43 @@ def values(items: pl.DataFrame, column: str) -> list[list[str]]:
 def shortest_distinct(
     words: Sequence[Sequence[str]], starts: Sequence[int], most: int, names: Sequence[str]
 ) -> list[str]:
-    """Texts of an item's first words, longer only where another item's would be the same.
+    """Distinct texts, each made of an item's first words; a text has more words only if it would not be distinct.
 
-    Items that share a text each take their next word, all at once, until no two are the same or there are no
-    more words to take; those left get a number. Texts that differ in upper and lower case alone count as the
-    same, since a tokenizer may fold case. `most` bounds the longest ID, which all decoding must reach for.
+    All items that share a text take their next word, until all texts are distinct or the items have no more words.
+    The remaining items get a number. Texts that differ only in case count as equal, since a tokenizer may fold case.
+    `most` limits the longest ID, on which the number of decoding steps depends.
 
     Args:
-        words: for each item, its words in the order in which they are taken.
-        starts: for each item, how many to begin with; at least one is taken.
-        most: words an item may take.
-        names: item ids, the text of items without words.
+        words: for each item, its words in the order of use.
+        starts: for each item, the initial number of words; at least one is taken.
+        most: maximum number of words of a text.
+        names: item ids, used as texts of items without words.
     """
-    empty = sum(not own for own in words)
+    empty = sum(not item_words for item_words in words)
     if empty:
-        print(f"ids: {empty} items have no words; their item ids stand in for them", file=sys.stderr)
-    chosen = [own[:most] or [name] for own, name in zip(words, names, strict=True)]
-    taken = [min(max(1, start), len(own)) for own, start in zip(chosen, starts, strict=True)]
-    texts = [" ".join(own[:count]) for own, count in zip(chosen, taken, strict=True)]
+        print(f"ids: {empty} items have no words; their item ids are used instead", file=sys.stderr)
+    chosen = [item_words[:most] or [name] for item_words, name in zip(words, names, strict=True)]
+    counts = [min(max(1, start), len(row)) for row, start in zip(chosen, starts, strict=True)]
+    texts = [" ".join(row[:count]) for row, count in zip(chosen, counts, strict=True)]
     while True:
         uses = Counter(map(str.casefold, texts))
-        growing = [
+        ambiguous = [
             row
             for row, text in enumerate(texts)
-            if uses[text.casefold()] > 1 and taken[row] < len(chosen[row])
+            if uses[text.casefold()] > 1 and counts[row] < len(chosen[row])
         ]
-        if not growing:
+        if not ambiguous:
             return _numbered(texts)
-        for row in growing:
-            taken[row] += 1
-            texts[row] = " ".join(chosen[row][: taken[row]])
+        for row in ambiguous:
+            counts[row] += 1
+            texts[row] = " ".join(chosen[row][: counts[row]])
 
 
 def _numbered(texts: list[str]) -> list[str]:
-    """Texts with a number behind all but the first of those that are the same."""
+    """Make texts distinct by appending a number to all but the first of equal texts."""
     taken = {text.casefold() for text in texts}
     last: dict[str, int] = {}
-    found = []
+    distinct = []
     for text in texts:
         key, name = text.casefold(), text
         if key in last:
@@ -66,5 +66,5 @@ def _numbered(texts: list[str]) -> list[str]:
             taken.add(name.casefold())
         else:
             last[key] = 1
-        found.append(name)
-    return found
+        distinct.append(name)
+    return distinct

@@ -1,8 +1,8 @@
 """A few keywords as an item's ID, after IDGenRec (Tan et al., Towards LLM-RecSys alignment with textual ID
 learning, SIGIR 2024).
 
-There a language model learns to write an item's keywords together with the recommender. This is the untrained
-variant: tf-idf (Spärck Jones 1972) chooses them.
+In the paper, a language model is trained with the recommender to write an item's keywords. This is the untrained
+variant: tf-idf (Spärck Jones 1972) chooses the keywords.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ _WORD = re.compile(r"\w+(?:['’.&-]\w+)*")
 
 
 class KeywordsTokenizer(TextTokenizer):
-    """A few of the words that tell the item apart, chosen by tf-idf (after IDGenRec, without its training)."""
+    """A few distinctive words of the item, chosen by tf-idf (after IDGenRec, without its training)."""
 
     words: Positive = 4
 
     def fit(self, signals: Signals, seed: int) -> list[str]:
-        """The words that tell each item apart, most telling first, `[items]` distinct texts.
+        """The most distinctive words of each item, in descending order of weight; `[items]` distinct texts.
 
-        Weighed are the words of title and categories, then, for items that need more, those of the description:
-        there a slip of the pen would be the rarest word of all. Where two texts are the same they take more words,
-        up to twice as many, then a number. An item without any word goes by its item id.
+        Words of the title and categories are weighted first. Words of the description follow for items that need
+        more, because a typing error there would get the largest weight. If two texts are equal, they take more words,
+        up to twice as many, and then a number. The text of an item without words is its item id.
 
         Args:
-            signals: gives the item table.
-            seed: not used: nothing is drawn.
+            signals: provides the item table.
+            seed: not used, since nothing is random.
         """
         items = signals.items
         names = [
@@ -42,23 +42,23 @@ class KeywordsTokenizer(TextTokenizer):
         described = [" ".join(text) for text in values(items, "description")]
         rows = []
         for first, second in zip(ranked(names), ranked(described), strict=True):
-            known = {word.casefold() for word in first}
-            rows.append(first + [word for word in second if word.casefold() not in known])
+            used = {word.casefold() for word in first}
+            rows.append(first + [word for word in second if word.casefold() not in used])
         starts = [self.words] * len(rows)
         return shortest_distinct(rows, starts, 2 * self.words, items["item_id"].to_list())
 
 
 def ranked(texts: list[str]) -> list[list[str]]:
-    """Each text's different words by tf · ln(N / df), largest first, equal ones as they stand in the text.
+    """Distinct words of each text in descending order of tf · ln(N / df); equal weights keep the order of the text.
 
-    Words are told apart without regard to case, and written as they first stand there.
+    Words that differ only in case count as equal, and are written as at their first occurrence.
     """
     spelt: list[dict[str, str]] = []
     counts: list[Counter[str]] = []
     for text in texts:
-        found = _WORD.findall(text)
-        spelt.append({word.casefold(): word for word in reversed(found)})
-        counts.append(Counter(word.casefold() for word in found))
+        words = _WORD.findall(text)
+        spelt.append({word.casefold(): word for word in reversed(words)})
+        counts.append(Counter(word.casefold() for word in words))
     uses = Counter(word for count in counts for word in count)
     idf = {word: math.log(len(texts) / use) for word, use in uses.items()}
     return [

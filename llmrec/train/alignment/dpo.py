@@ -115,7 +115,7 @@ def encode_pairs(run: TrainedRun, pairs: pl.DataFrame) -> dict[str, list[list[in
 def _pairs_of_round(recipe: Recipe, initial: InitialPolicy, number: int) -> pl.DataFrame:
     """Pairs made with the model as the rounds before have left it."""
     run = initial.run
-    # PEFT's wrapper passes on what a search asks of the base.
+    # A PeftModel hands all that it lacks on to the model that it wraps.
     beams = beam_searcher(run, cast("PreTrainedModel", initial.model), initial.pad_id)
     seed = recipe.seed + number
     return make_pairs(recipe.pairs, run.folder, run.catalogue, seed, recipe.data.history, beams)[0]

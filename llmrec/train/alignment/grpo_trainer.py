@@ -50,7 +50,8 @@ class TreeGRPOTrainer(ResumesFromAdapter, GRPOTrainer):
         self._drawn: ScoredGroups | None = None
         self._rows: list[int] = []
         self._inputs: dict[str, Any] | None = None
-        super().__init__(reward_funcs=[self._reads(reward.name) for reward in settings.rewards], **kwargs)
+        rewards: list[Any] = [self._reads(reward.name) for reward in settings.rewards]
+        super().__init__(reward_funcs=rewards, **kwargs)
         self._spelt = without_pads(scorer.catalogue.tokens.tolist())
 
     def _reads(self, name: str) -> Callable[..., list[float | None]]:
@@ -58,8 +59,7 @@ class TreeGRPOTrainer(ResumesFromAdapter, GRPOTrainer):
 
         def read(**_: Any) -> list[float | None]:
             assert self._drawn is not None
-            values: list[float | None] = [*self._drawn.terms[name].reshape(-1).tolist()]
-            return values
+            return list(self._drawn.terms[name].reshape(-1).tolist())
 
         read.__name__ = name
         return read
@@ -130,7 +130,7 @@ class TreeGRPOTrainer(ResumesFromAdapter, GRPOTrainer):
         # A copy: TRL hands out the same batch again on the next pass, with what was drawn from it then.
         inputs = dict(inputs)
         self._inputs, self._rows = inputs, inputs["task"].tolist()
-        loss: torch.Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]  # TRL's
+        loss: torch.Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]  # TRL's has no types
         return loss
 
     def _get_per_token_logps_and_entropies(

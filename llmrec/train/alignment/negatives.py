@@ -79,8 +79,7 @@ class RejectedItemSampler:
         """
         if source == "judge":
             return self._judge(targets, rng)
-        # The recipe refuses any other source where targets are unknown.
-        chosen, count = [item for item in targets.chosen if item is not None], self.config.negatives
+        chosen, count = targets.known_targets(), self.config.negatives
         if source == "beams":
             # SPRec, Gao et al. 2025; RosePO, Liao et al. 2024
             best = self._ask(targets.histories, targets.items)

@@ -39,6 +39,17 @@ class Targets:
         pairs = zip(self.items, self.positions, strict=True)
         return [items[at] if at < len(items) else None for items, at in pairs]
 
+    def known_targets(self) -> list[str]:
+        """The targets, of which none is unknown.
+
+        Raises:
+            ValueError: some are unknown (`prompts: history_end`).
+        """
+        targets = [target for target in self.chosen if target is not None]
+        if len(targets) < len(self):
+            raise ValueError("prompts at the end of a history have no target")
+        return targets
+
     @property
     def histories(self) -> list[list[str]]:
         """What the model is asked with: the last `max_history` items before each target, oldest first."""

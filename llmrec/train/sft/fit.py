@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
 from transformers.trainer_utils import align_special_tokens
@@ -95,8 +95,8 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | PeftMo
 def _trained(ctx: StageContext, trainer: TreeTrainer) -> PreTrainedModel | PeftModel | None:
     """What a training leaves, in the first process."""
     if not ctx.workers.sharded:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        return model.eval() if trainer.is_world_process_zero() else None
+        trained: Any = trainer.accelerator.unwrap_model(trainer.model)
+        return trained.eval() if trainer.is_world_process_zero() else None
     weights = sharding.gather_weights(trainer)
     if weights is None:
         return None
@@ -104,7 +104,8 @@ def _trained(ctx: StageContext, trainer: TreeTrainer) -> PreTrainedModel | PeftM
     align_special_tokens(anew.model, anew.tokenizer)  # as the trainer has done with its own
     model = modes.wrap(anew.model, ctx.recipe.sft, anew.catalogue.vocabulary, ctx.scratch)
     sharding.load_gathered_weights(model, weights)
-    return model.eval()
+    whole: Any = model
+    return whole.eval()
 
 
 def sft_arguments(
