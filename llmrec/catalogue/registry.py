@@ -25,13 +25,13 @@ def register_catalogue(base: Path) -> str:
         The name: its run's (a merged checkpoint's own), with a number where another folder has that one.
     """
     folder = base.resolve()
-    known = _registry()
+    folders = _registry()
     stem = (folder.parent.name if folder.name == "base" else folder.name) or "catalogue"
     name, number = stem, 1
-    while known.get(name, str(folder)) != str(folder):
+    while folders.get(name, str(folder)) != str(folder):
         number += 1
         name = f"{stem}-{number}"
-    os.environ[VARIABLE] = json.dumps(known | {name: str(folder)})
+    os.environ[VARIABLE] = json.dumps(folders | {name: str(folder)})
     return name
 
 
@@ -41,11 +41,11 @@ def find_catalogue(name: str) -> Catalogue:
     Raises:
         UserError: no catalogue of that name, or one that cannot be read.
     """
-    known = _registry()
-    if name not in known:
-        there = ", ".join(sorted(known)) or "none"
-        raise UserError(f"no catalogue named {name[:60]!r} is registered (there are: {there})")
-    return _load(known[name])
+    folders = _registry()
+    if name not in folders:
+        names = ", ".join(sorted(folders)) or "none"
+        raise UserError(f"no catalogue named {name[:60]!r} is registered (there are: {names})")
+    return _load(folders[name])
 
 
 def reload_catalogue(name: str) -> Catalogue:
@@ -62,9 +62,9 @@ def _load(folder: str) -> Catalogue:
 def _registry() -> dict[str, str]:
     text = os.environ.get(VARIABLE) or "{}"
     try:
-        known = json.loads(text)
+        folders = json.loads(text)
     except ValueError:
-        known = None
-    if not isinstance(known, dict) or not all(isinstance(folder, str) for folder in known.values()):
+        folders = None
+    if not isinstance(folders, dict) or not all(isinstance(folder, str) for folder in folders.values()):
         raise UserError(f"{VARIABLE}: expected a JSON object of name → folder, found {text[:80]!r}")
-    return known
+    return folders

@@ -226,13 +226,13 @@ def distinct_token_lists(encode: TextEncoder, texts: list[str]) -> list[list[int
     return found
 
 
-def embedding_weight(model: PreTrainedModel) -> torch.nn.Parameter:
+def embedding_weight(model: PreTrainedModel) -> torch.Tensor:
     """The input embedding `[vocabulary, hidden]`."""
     # Transformers types the module as any; those of all causal language models have such a weight.
     return _weight(model.get_input_embeddings())
 
 
-def embedding_matrices(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+def embedding_matrices(model: PreTrainedModel) -> list[torch.Tensor]:
     """Return the input embedding `[vocabulary, hidden]` and, if it is a separate matrix, that of the LM head."""
     embedding, head = embedding_weight(model), _weight(model.get_output_embeddings())
     return [embedding] if embedding is head else [embedding, head]

@@ -122,10 +122,10 @@ class Recommender:
         """
         settings = DecodeConfig(width=max(k, BEAMS), k=k, mask_seen=mask_seen)
         top = self.rank([history], settings, None if allow is None else [allow], [deny])
-        found = zip(top.items[0].tolist(), top.scores[0].tolist(), strict=True)
+        scored = zip(top.items[0].tolist(), top.scores[0].tolist(), strict=True)
         return [
             Recommendation(self.items[index], self.run.title(index), score)
-            for index, score in found
+            for index, score in scored
             if index >= 0
         ]
 
@@ -188,8 +188,8 @@ class Recommender:
         catalogue = self.run.catalogue
         rows = [catalogue.tokens_of(row, "candidates").numpy() for row in items]
         checkpoint = self.checkpoint
-        found = score_candidates.score(checkpoint.model, prompts, rows, pad_id=checkpoint.pad_id)
-        return [row.tolist() for row in found]
+        scores = score_candidates.score(checkpoint.model, prompts, rows, pad_id=checkpoint.pad_id)
+        return [row.tolist() for row in scores]
 
     @cached_property
     def _trie(self) -> ItemTrie:

@@ -92,11 +92,11 @@ class TrainedRun:
     @cached_property
     def adapters(self) -> dict[str, Path]:
         """Folder name → folder, of all adapters there whose stage is done."""
-        found = {stage: self.folder / stage for stage in ADAPTERS}
+        folders = {stage: self.folder / stage for stage in ADAPTERS}
         proof = WEIGHTS if self._exported else "manifest.json"
         return {
             stage: path
-            for stage, path in found.items()
+            for stage, path in folders.items()
             if (path / WEIGHTS).is_file() and (path / proof).is_file()
         }
 

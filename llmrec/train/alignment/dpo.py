@@ -28,6 +28,7 @@ from llmrec.train.alignment.setup import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from llmrec.config import Recipe
     from llmrec.recommend.trained_run import TrainedRun
 
 METRIC_NAMES = {
@@ -55,8 +56,8 @@ def align_by_pairs(ctx: StageContext) -> None:
         scratch.mkdir(exist_ok=True)
         if not (scratch / "done").is_file():
             if number:
-                pairs = _pairs_of_round(ctx, initial, number)
-            _train_round(ctx, initial, pairs, number, scratch)
+                pairs = _pairs_of_round(ctx.recipe, initial, number)
+            _train_round(ctx.recipe, initial, pairs, number, scratch)
             (scratch / "done").touch()
         load_adapter_weights(initial.model, scratch / "adapter")
         steps += _publish_log(scratch, ctx.work / layout.training_log("dpo"), steps, number * settings.epochs)
@@ -65,9 +66,9 @@ def align_by_pairs(ctx: StageContext) -> None:
 
 
 def _train_round(
-    ctx: StageContext, initial: InitialPolicy, pairs: pl.DataFrame, number: int, scratch: Path
+    recipe: Recipe, initial: InitialPolicy, pairs: pl.DataFrame, number: int, scratch: Path
 ) -> None:
-    settings = ctx.recipe.dpo
+    settings = recipe.dpo
     rows = encode_pairs(initial.run, pairs)
     seed = initial.seed + number
     order = order_prompts([len(prompt) for prompt in rows["prompt"]], settings, seed)
@@ -81,7 +82,7 @@ def _train_round(
         scorer=initial.scorer(settings),
         model=initial.model,
         args=DPOConfig(
-            **alignment_arguments(ctx, settings, steps, seed, scratch),
+            **alignment_arguments(settings, steps, seed, scratch, recipe.track.report_to),
             per_device_train_batch_size=settings.batch,
             loss_type=[UNUSED if ours else settings.loss],
             label_smoothing=0.0 if ours else settings.label_smoothing,
@@ -91,7 +92,8 @@ def _train_round(
         data_collator=PairCollator(initial.pad_id),
         processing_class=initial.run.tokenizer,
     )
-    train(ctx, "dpo", settings, trainer, initial, METRIC_NAMES, scratch)
+    lists = initial.validation_lists(settings.valid_lists, recipe.seed, recipe.decode.mask_seen)
+    train("dpo", settings, trainer, initial.model, lists, METRIC_NAMES, scratch)
 
 
 def encode_pairs(run: TrainedRun, pairs: pl.DataFrame) -> dict[str, list[list[int]] | list[list[list[int]]]]:
@@ -110,14 +112,13 @@ def encode_pairs(run: TrainedRun, pairs: pl.DataFrame) -> dict[str, list[list[in
     }
 
 
-def _pairs_of_round(ctx: StageContext, initial: InitialPolicy, number: int) -> pl.DataFrame:
+def _pairs_of_round(recipe: Recipe, initial: InitialPolicy, number: int) -> pl.DataFrame:
     """Pairs made with the model as the rounds before have left it."""
-    recipe = ctx.recipe
+    run = initial.run
     # A PeftModel hands all that it lacks on to the model that it wraps.
-    model = cast("PreTrainedModel", initial.model)
-    beams = beam_searcher(initial.run, model, initial.pad_id)
+    beams = beam_searcher(run, cast("PreTrainedModel", initial.model), initial.pad_id)
     seed = recipe.seed + number
-    return make_pairs(recipe.pairs, ctx.run, initial.run.catalogue, seed, recipe.data.history, beams)[0]
+    return make_pairs(recipe.pairs, run.folder, run.catalogue, seed, recipe.data.history, beams)[0]
 
 
 def _publish_log(scratch: Path, log: Path, steps: int, epochs: float) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft import PeftModel
@@ -18,6 +18,9 @@ from llmrec.config import DpoConfig
 from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees, LogProbs
 from llmrec.train.alignment.losses import rosepo, sdpo
 from llmrec.train.alignment.setup import ResumesFromAdapter, check_policy_is_reference
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 REFERENCE = "ref"
 """The frozen copy of the adapter that TRL makes of the one it is given."""
@@ -60,8 +63,8 @@ class TreeDPOTrainer(ResumesFromAdapter, DPOTrainer):
         return dataset
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
-        return SequentialSampler(dataset)
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        return SequentialSampler(cast("Sized", dataset))
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
         trees = CompletionTrees.from_batch(inputs)
@@ -81,15 +84,15 @@ class TreeDPOTrainer(ResumesFromAdapter, DPOTrainer):
 
     def _reference(self, trees: CompletionTrees) -> LogProbs:
         """What the frozen SFT model says."""
+        checkpointing = cast("dict[str, Any] | None", self.args.gradient_checkpointing_kwargs)
         unwrapped: PeftModel = self.accelerator.unwrap_model(self.model)
-        checkpointing: Any = self.args.gradient_checkpointing_kwargs
         with (
             torch.no_grad(),
-            disable_gradient_checkpointing(self.model, checkpointing),
+            disable_gradient_checkpointing(cast("PreTrainedModel", self.policy), checkpointing),
             use_adapter(unwrapped, adapter_name=REFERENCE),
             self.accelerator.autocast(),
         ):
-            return self._scorer.log_probs(self.model, trees)
+            return self._scorer.log_probs(self.policy, trees)
 
     def _own_loss(self, policy: PairLogProbs, reference: PairLogProbs) -> torch.Tensor:
         """S-DPO or RosePO, and the figures that TRL logs with its own losses."""
@@ -107,7 +110,7 @@ class TreeDPOTrainer(ResumesFromAdapter, DPOTrainer):
             "rewards/accuracies": (margins > 0).float(),
             "entropy": policy.entropy,
         }
-        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics = self._metrics["train" if self.policy.training else "eval"]
         for name, value in figures.items():
             metrics[name].append(self.accelerator.gather_for_metrics(value).mean().item())
         return loss.mean()
@@ -137,7 +140,9 @@ class TreeDPOTrainer(ResumesFromAdapter, DPOTrainer):
             is_top1=answers.is_greedy,
         )
         self.precompute_ref_logps = True
-        return super()._compute_loss(lambda **_: outputs, inputs, return_outputs=False)  # type: ignore[no-untyped-call]  # TRL's has no types
+        return super()._compute_loss(  # type: ignore[no-untyped-call]  # TRL does not type it
+            lambda **_: outputs, inputs, return_outputs=False
+        )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
@@ -11,6 +12,7 @@ from trl import GRPOConfig
 
 from llmrec.artifacts import StageContext
 from llmrec.collaborative.systems import load_baseline
+from llmrec.config import GrpoConfig, Recipe
 from llmrec.errors import UserError
 from llmrec.ids.load import code_vectors
 from llmrec.text.mix import print_notice
@@ -51,23 +53,26 @@ def align_by_rewards(ctx: StageContext) -> None:
     for reward in settings.rewards:
         load_reward(reward.name)
     initial = load_initial_policy(ctx, settings)
-    tasks = make_rollout_tasks(ctx, initial)
+    tasks = make_rollout_tasks(ctx.recipe, initial)
     passes = settings.iterations
     batches = settings.max_steps and -(-settings.max_steps // passes)
     drawn = settings.model_copy(update={"max_steps": batches})
     order = order_prompts([len(prompt) for prompt in tasks.prompts], drawn, initial.seed)
     steps = settings.max_steps or len(order) // (settings.batch * settings.accumulate) * passes
-    common = alignment_arguments(ctx, settings, steps, initial.seed, ctx.scratch)
+    common = alignment_arguments(settings, steps, initial.seed, ctx.scratch, ctx.recipe.track.report_to)
     # A training can only go on between two batches of rollouts.
     common["save_steps"] = -(-common["save_steps"] // passes) * passes
-    names = METRIC_NAMES | {f"rewards/{one.name}/mean": f"reward_{one.name}" for one in settings.rewards}
-    sampler = _make_sampler(ctx, initial)
+    names = METRIC_NAMES | {
+        f"rewards/{reward.name}/mean": f"reward_{reward.name}" for reward in settings.rewards
+    }
+    lists = initial.validation_lists(settings.valid_lists, ctx.recipe.seed, ctx.recipe.decode.mask_seen)
+    sampler = _make_sampler(settings, initial, ctx.scratch)
     trainer = TreeGRPOTrainer(
         settings=settings,
         tasks=tasks,
         sampler=sampler,
         scorer=initial.scorer(settings),
-        context=_reward_context(ctx, initial),
+        context=_reward_context(settings, initial),
         model=initial.model,
         args=GRPOConfig(
             **common,
@@ -84,13 +89,13 @@ def align_by_rewards(ctx: StageContext) -> None:
         processing_class=initial.run.tokenizer,
     )
     with contextlib.closing(sampler):
-        train(ctx, "grpo", settings, trainer, initial, names, ctx.scratch)
+        train("grpo", settings, trainer, initial.model, lists, names, ctx.scratch)
     shutil.copytree(ctx.scratch / "adapter", ctx.work / "grpo", dirs_exist_ok=True)
     shutil.copy(ctx.scratch / "metrics.jsonl", ctx.work / "grpo")
     ctx.notes.update(prompts=len(tasks.prompts), steps=steps, seed=initial.seed)
 
 
-def make_rollout_tasks(ctx: StageContext, initial: InitialPolicy) -> RolloutTasks:
+def make_rollout_tasks(recipe: Recipe, initial: InitialPolicy) -> RolloutTasks:
     """Prompts from training users, and the targets that they chose.
 
     Targets that the history holds already are left out where decoding masks what is seen: no rollout can hit them.
@@ -98,10 +103,10 @@ def make_rollout_tasks(ctx: StageContext, initial: InitialPolicy) -> RolloutTask
     Raises:
         UserError: no user has two training items.
     """
-    recipe, run = ctx.recipe, initial.run
+    run = initial.run
     settings, index = recipe.grpo, run.catalogue.index
     targets, _ = draw_targets(
-        ctx.run,
+        run.folder,
         recipe.data.history,
         settings.per_user,
         settings.users,
@@ -126,20 +131,19 @@ def make_rollout_tasks(ctx: StageContext, initial: InitialPolicy) -> RolloutTask
     )
 
 
-def _make_sampler(ctx: StageContext, initial: InitialPolicy) -> RolloutSampler:
-    settings = ctx.recipe.grpo
+def _make_sampler(settings: GrpoConfig, initial: InitialPolicy, scratch: Path) -> RolloutSampler:
     if settings.engine == "vllm":
-        return VllmSampler(initial.run.base, ctx.scratch)
+        return VllmSampler(initial.run.base, scratch)
     return TreeSampler(initial.run.catalogue, initial.pad_id, settings.rollouts)
 
 
-def _reward_context(ctx: StageContext, initial: InitialPolicy) -> RewardContext:
-    settings, catalogue = ctx.recipe.grpo, initial.run.catalogue
+def _reward_context(settings: GrpoConfig, initial: InitialPolicy) -> RewardContext:
+    folder, catalogue = initial.run.folder, initial.run.catalogue
     judge: Judge | None = None
     if settings.needs_judge:
-        model = load_baseline(ctx.run, settings.judge, catalogue.items)
+        model = load_baseline(folder, settings.judge, catalogue.items)
 
         def judge(histories: list[list[str]]) -> np.ndarray:
             return model.log_probs(histories, catalogue.items)
 
-    return RewardContext(catalogue, code_vectors(ctx.run, catalogue.sids), judge)
+    return RewardContext(catalogue, code_vectors(folder, catalogue.sids), judge)

@@ -90,7 +90,7 @@ class TreeGRPOTrainer(ResumesFromAdapter, GRPOTrainer):
             "legal": ((items >= 0) & (items < len(self._reward_context.items))).mean(),
             "distinct": np.mean([len(np.unique(row)) for row in items]) / items.shape[1],
         }
-        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics = self._metrics["train" if self.policy.training else "eval"]
         for name, value in figures.items():
             metrics[name].append(float(value))
 
@@ -148,7 +148,7 @@ class TreeGRPOTrainer(ResumesFromAdapter, GRPOTrainer):
             places.setdefault(row, []).append(place)
         ids = input_ids[:, -logits_to_keep:].tolist()
         lengths = attention_mask[:, -logits_to_keep:].sum(1).tolist()
-        spelt = [one[:length] for one, length in zip(ids, lengths, strict=True)]
+        spelt = [row[:length] for row, length in zip(ids, lengths, strict=True)]
         rows, size = list(places), self._settings.batch
         parts = [
             self._log_probs(
@@ -175,10 +175,10 @@ class TreeGRPOTrainer(ResumesFromAdapter, GRPOTrainer):
 
     def _set_old(self, inputs: dict[str, Any], tokens: torch.Tensor) -> None:
         """Set the log-probabilities that the ratio is taken to, as the loss has them."""
-        known = inputs.get("old_per_token_logps")
-        if "ref_per_token_logps" in inputs and known is None and self.state.global_step == 0:
+        old_log_probs = inputs.get("old_per_token_logps")
+        if "ref_per_token_logps" in inputs and old_log_probs is None and self.state.global_step == 0:
             check_policy_is_reference(tokens, inputs["ref_per_token_logps"])
-        old = tokens if known is None else known
+        old = tokens if old_log_probs is None else old_log_probs
         advantages = inputs["advantages"].unsqueeze(1)
         settings = self._settings
         if settings.loss == "ecpo":

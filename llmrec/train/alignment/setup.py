@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
 
 from llmrec.artifacts import StageContext
 from llmrec.config import AlignmentConfig
@@ -29,8 +29,10 @@ from llmrec.train.validation import NDCG_CUTOFF, ValidationLists
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
+CHECKPOINTS = "checkpoints"
+"""Folder of a training's checkpoints, in its scratch folder."""
 MIN_INTERVAL = 5
 """Between two saves or looks at validation lists."""
 LISTS = 50
@@ -57,6 +59,33 @@ class InitialPolicy:
     def pad_id(self) -> int:
         """The padding token."""
         return int(self.run.tokenizer.pad_token_id)
+
+    def validation_lists(self, users: int | None, seed: int, mask_seen: bool) -> ValidationLists | None:
+        """Draw validation users whose lists a training decodes.
+
+        Args:
+            users: how many are drawn; None for none.
+            seed: seed of the draw.
+            mask_seen: whether items of the history are left out of the lists.
+
+        Returns:
+            The users; None where none are wanted, or the run has no validation users.
+        """
+        if users is None:
+            return None
+        run = self.run
+        lists = ValidationLists.draw(
+            run.folder,
+            users,
+            seed,
+            mask_seen,
+            encoder=run.encoder,
+            template=run.template,
+            catalogue=run.catalogue,
+            pad_id=self.pad_id,
+            k=min(LISTS, len(run.catalogue.items)),
+        )
+        return lists if lists.prompts else None
 
     def scorer(self, settings: AlignmentConfig) -> CompletionScorer:
         """How its log-probabilities are normalised."""
@@ -98,10 +127,18 @@ def order_prompts(lengths: Sequence[int], settings: AlignmentConfig, seed: int) 
 
 
 def alignment_arguments(
-    ctx: StageContext, settings: AlignmentConfig, steps: int, seed: int, scratch: Path
+    settings: AlignmentConfig, steps: int, seed: int, scratch: Path, report_to: Sequence[str]
 ) -> dict[str, Any]:
-    """What TRL's settings of both trainers have in common."""
-    return training_arguments(settings, scratch / "checkpoints", steps, seed, ctx.recipe.track.report_to) | {
+    """Return what TRL's settings of both trainers have in common.
+
+    Args:
+        settings: the recipe's section `dpo` or `grpo`.
+        steps: optimizer steps of the training.
+        seed: seed of the training.
+        scratch: folder of the training; its checkpoints go to `checkpoints/` there.
+        report_to: trackers, as transformers names them.
+    """
+    return training_arguments(settings, scratch / CHECKPOINTS, steps, seed, report_to) | {
         "beta": settings.beta,
         "eval_strategy": "no",
         "save_steps": settings.save_steps or default_interval(steps, MIN_INTERVAL),
@@ -109,26 +146,26 @@ def alignment_arguments(
 
 
 def train(
-    ctx: StageContext,
     name: str,
     settings: AlignmentConfig,
     trainer: Trainer,
-    initial: InitialPolicy,
+    policy: PeftModel,
+    lists: ValidationLists | None,
     names: Mapping[str, str],
     scratch: Path,
 ) -> None:
-    """Train to the end, or on from the last checkpoint, under watch; then write the adapter.
+    """Train to the end, or on from the last checkpoint, then write the adapter.
 
     Writes `adapter/` and `metrics.jsonl` to `scratch`.
 
     Args:
-        ctx: the stage's context.
         name: the stage.
-        settings: its settings.
-        trainer: DPO's or GRPO's.
-        initial: what it trains.
+        settings: the recipe's section of that name.
+        trainer: the trainer of DPO or GRPO.
+        policy: the model that it trains.
+        lists: validation users whose lists are decoded before, during and after training; None for none.
         names: values of the trainer that the log keeps, and what it calls them.
-        scratch: of this training (one of the rounds).
+        scratch: folder of this training (one of the rounds).
 
     Raises:
         UserError: a loss that is no number, or no memory left.
@@ -138,32 +175,35 @@ def train(
     for noisy in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noisy)
     trainer.add_callback(ProgressBar())
-    watch = _validation_callback(ctx, settings, initial, metrics, trainer.args.max_steps, scratch)
-    if watch is not None:
-        trainer.add_callback(watch)
-    resume = last_checkpoint(scratch / "checkpoints")
+    best = scratch / "best" if lists is not None and settings.keep == "ndcg" else None
+    if lists is not None:
+        every = settings.eval_steps or default_interval(trainer.args.max_steps, MIN_INTERVAL)
+        trainer.add_callback(ValidationCallback(lists, every, metrics, best))
+    resume = last_checkpoint(scratch / CHECKPOINTS)
     metrics.rewind(resume)
     with explain_out_of_memory(name, memory_remedies(name, settings)):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    if watch is not None and watch.best is not None:
+    if best is not None:
         (scratch / "adapter").mkdir(exist_ok=True)
-        for file in watch.best.glob("adapter_*"):
+        for file in best.glob("adapter_*"):
             file.replace(scratch / "adapter" / file.name)
     else:
-        save_adapter(initial.model, scratch / "adapter")
+        save_adapter(policy, scratch / "adapter")
 
 
-class ResumesFromAdapter:
-    """A Trainer that goes on from a checkpoint of two adapters, the trained one and the frozen reference.
+class ResumesFromAdapter(Trainer):
+    """A Trainer that resumes from a checkpoint of two adapters, the trained one and the frozen reference.
 
     Transformers' own would find the reference's folder there, and load that one alone.
     """
 
-    model: Any
-    """The policy, a PeftModel; TRL's trainers say less of it."""
+    @property
+    def policy(self) -> PeftModel:
+        """The model that is trained."""
+        return cast("PeftModel", self.model)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_adapter_weights(self.model, Path(resume_from_checkpoint))
+        load_adapter_weights(self.policy, Path(resume_from_checkpoint))
 
 
 def check_policy_is_reference(policy: torch.Tensor, reference: torch.Tensor) -> None:
@@ -171,34 +211,6 @@ def check_policy_is_reference(policy: torch.Tensor, reference: torch.Tensor) -> 
     apart = float((policy - reference).abs().max())
     if not apart <= SAME:
         raise AssertionError(f"policy and reference are {apart:.2e} nats apart before the first step")
-
-
-def _validation_callback(
-    ctx: StageContext,
-    settings: AlignmentConfig,
-    initial: InitialPolicy,
-    metrics: MetricsFile,
-    steps: int,
-    scratch: Path,
-) -> ValidationCallback | None:
-    if settings.valid_lists is None:
-        return None
-    run = initial.run
-    lists = ValidationLists.draw(
-        ctx.run,
-        settings.valid_lists,
-        ctx.recipe.seed,
-        ctx.recipe.decode.mask_seen,
-        encoder=run.encoder,
-        template=run.template,
-        catalogue=run.catalogue,
-        pad_id=initial.pad_id,
-        k=min(LISTS, len(run.catalogue.items)),
-    )
-    if not lists.prompts:
-        return None
-    every = settings.eval_steps or default_interval(steps, MIN_INTERVAL)
-    return ValidationCallback(lists, every, metrics, scratch / "best" if settings.keep == "ndcg" else None)
 
 
 class ValidationCallback(TrainerCallback):
@@ -230,14 +242,14 @@ class ValidationCallback(TrainerCallback):
 
     def _look(self, state: TrainerState, model: Any) -> None:
         users = len(self._lists.prompts)
-        found = {f"valid_{name}": total / users for name, total in self._lists.metric_sums(model).items()}
-        self._metrics.write(state, found)
+        figures = {f"valid_{name}": total / users for name, total in self._lists.metric_sums(model).items()}
+        self._metrics.write(state, figures)
         if self.best is None:
             return
         score = self.best / "score.json"
-        value, step = found[f"valid_ndcg@{NDCG_CUTOFF}"], state.global_step
-        known = read_json(score) if score.is_file() else None
-        # A training that goes on from a checkpoint sees some steps again.
-        if known is None or known["step"] > step or value > known["value"]:
+        value, step = figures[f"valid_ndcg@{NDCG_CUTOFF}"], state.global_step
+        before = read_json(score) if score.is_file() else None
+        # A training that resumes from a checkpoint sees some steps again.
+        if before is None or before["step"] > step or value > before["value"]:
             save_adapter(model, self.best)
             write_json(score, {"step": step, "value": value})

@@ -30,6 +30,7 @@ from llmrec.train.sft.trainer import TreeTrainer
 from llmrec.train.validation import ValidationLists
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
     from llmrec.train.sft.prepare import Prepared
@@ -40,7 +41,7 @@ MIN_INTERVAL = 25
 """Between two saves or validations."""
 
 
-def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, Epochs]:
+def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | PeftModel | None, Epochs]:
     """Train a prepared base as the recipe's `sft` says; `scratch` holds what a killed training goes on from.
 
     Returns:
@@ -91,7 +92,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | None, 
         return _trained(ctx, trainer), epochs
 
 
-def _trained(ctx: StageContext, trainer: TreeTrainer) -> PreTrainedModel | None:
+def _trained(ctx: StageContext, trainer: TreeTrainer) -> PreTrainedModel | PeftModel | None:
     """What a training leaves, in the first process."""
     if not ctx.workers.sharded:
         trained: Any = trainer.accelerator.unwrap_model(trainer.model)

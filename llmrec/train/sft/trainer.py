@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Any
 
 import torch
 from datasets import Dataset
 from torch.nn.functional import cross_entropy, log_softmax, nll_loss
+from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
@@ -45,7 +46,7 @@ class TreeTrainer(SFTTrainer):
         super().__init__(train_dataset=epochs.rows, **kwargs)
         self._epochs, self._lists, self._teacher = epochs, validation_lists, teacher
         if self.is_fsdp_enabled:
-            sharding.shard(cast("torch.nn.Module", self.model), compiled)
+            sharding.shard(self._trained_model, compiled)
 
     def create_accelerator_and_postprocess(self) -> None:
         """Trainer's, which shards on CPUs as well."""
@@ -65,15 +66,30 @@ class TreeTrainer(SFTTrainer):
             return self.accelerator.autocast()
         return super().autocast_smart_context_manager(cache_enabled)
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+    @property
+    def _trained_model(self) -> torch.nn.Module:
+        """The model that is trained; a Trainer may be built without one, this one is not."""
+        assert self.model is not None
+        return self.model
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
         """Trainer's loop, and the NDCG@10 of the validation lists, each process decoding its part."""
-        output = super().evaluation_loop(*args, **kwargs | {"metric_key_prefix": metric_key_prefix})
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
         if self._lists is not None and output.metrics is not None:
             process = self.accelerator
-            part = self._lists.part(process.process_index, process.num_processes)
+            users = self._lists.part(process.process_index, process.num_processes)
             judged = f"ndcg@{NDCG_CUTOFF}"
-            with sharding.unsharded(cast("torch.nn.Module", self.model)), process.autocast():
-                total = part.metric_sums(process.unwrap_model(self.model))[judged]
+            with sharding.unsharded(self._trained_model), process.autocast():
+                total = users.metric_sums(process.unwrap_model(self.model))[judged]
             total = process.reduce(torch.tensor(total, device=process.device), "sum").item()
             output.metrics[f"{metric_key_prefix}_{judged}"] = total / len(self._lists.prompts)
         return output
@@ -86,15 +102,26 @@ class TreeTrainer(SFTTrainer):
     ) -> torch.Tensor:
         """Trainer's step on each piece of a batch; their gradients add up to the batch's."""
         if num_items_in_batch is None:  # the loss is then a mean, and those of pieces do not add up
-            return super().training_step(model, inputs)  # type: ignore[no-untyped-call]
+            return self._piece_step(model, inputs)
         *others, last = self._pad_to_same_count(split_batch(inputs))
         total = torch.zeros((), device=self.args.device)
         # Gradients that wait to be exchanged are whole ones, for which a sharded training may have no room.
         waiting = nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model)
         with waiting:
             for piece in others:
-                total += super().training_step(model, piece, num_items_in_batch)  # type: ignore[no-untyped-call]
-        return total + super().training_step(model, last, num_items_in_batch)  # type: ignore[no-untyped-call]
+                total += self._piece_step(model, piece, num_items_in_batch)
+        return total + self._piece_step(model, last, num_items_in_batch)
+
+    def _piece_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(  # type: ignore[no-untyped-call]  # TRL does not type it
+            model, inputs, num_items_in_batch
+        )
+        return loss
 
     def _pad_to_same_count(self, parts: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
         """A batch's pieces, and where weights are sharded as many as any process has: all call the model together."""
