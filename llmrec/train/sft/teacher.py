@@ -4,6 +4,10 @@ Knowledge distillation (Hinton et al., Distilling the knowledge in a neural netw
 at each code of an answer the teacher's chances of the items still reachable, summed under each next code, stand
 beside the one code that came next. Behind a user's last training item, where no label is known, the teacher goes on
 by itself; its samples are learned as sequences are in Kim & Rush, Sequence-level knowledge distillation, EMNLP 2016.
+
+A teacher that counts would know a training answer from the counts that this answer is part of. Its word on what a
+user has chosen therefore comes from counts without that user's fold (cross-fitting; stacking after Wolpert, Stacked
+generalization, 1992). Behind the last training item nothing is to be known, and everybody counts.
 """
 
 from __future__ import annotations
@@ -14,9 +18,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from llmrec.catalogue.prefix_mass import CollaborativePrior
+from llmrec.text.target_tree import BRANCH
 from llmrec.token_tree import IGNORE
 
 if TYPE_CHECKING:
@@ -25,6 +31,10 @@ if TYPE_CHECKING:
 
 CHANCES = 1 << 21
 """Chances of items that are held at once."""
+KEPT = 1 << 28
+"""Chances of codes that are kept from one epoch to the next: 1 GB."""
+LEAST = -50.0
+"""Log-probability of an item without any chance, where one has to be drawn."""
 STREAM = 1
 """Sets the draws of made-up items apart from the others that a seed and an epoch start."""
 
@@ -54,11 +64,29 @@ class Teacher:
         model: gives the chance of each item to be next.
         catalogue: its trie on the CPU.
         weight: share of the teacher's word in the loss, where the user's choice is known.
+        folds: the same model fitted without one fold of users each, asked about what these have chosen; a user's
+            fold is `owner` modulo their number. Empty: `model` is asked about all.
+        temperature: log-probabilities are divided by it.
+        mask_seen: items of a history have no chance.
     """
 
     model: Baseline
     catalogue: Catalogue
     weight: float
+    folds: Sequence[Baseline] = ()
+    temperature: float = 1.0
+    mask_seen: bool = False
+
+    def scores(self, model: Baseline, histories: Sequence[Sequence[str]]) -> npt.NDArray[np.float32]:
+        """Logits of the next item that a model has for each history, float32 [U, items], in trie order."""
+        found = model.log_probs(histories, self.catalogue.items)
+        if self.temperature != 1:
+            found = found / np.float32(self.temperature)
+        if self.mask_seen:
+            numbers = self.catalogue.index
+            for row, history in zip(found, histories, strict=True):
+                row[[numbers[item] for item in history]] = -np.inf
+        return found
 
     def losses(
         self, log_probs: torch.Tensor, losses: torch.Tensor, batch: Mapping[str, torch.Tensor]
@@ -87,50 +115,163 @@ class Teacher:
         Args:
             batch: as for `losses`.
         """
-        labels, history_length, window_items, observed = (
+        labels, after, window, known = (
             batch[name].cpu() for name in ("shift_labels", "history_length", "window_items", "observed")
         )
         learned = labels != IGNORE
-        labels, history_length, row = labels[learned], history_length[learned], learned.nonzero()[:, 0]
-        asks = (history_length > 0) & (history_length < (window_items >= 0).sum(1)[row])
+        labels, after, row = labels[learned], after[learned], learned.nonzero()[:, 0]
+        place, after = after // BRANCH, after % BRANCH
+        asks = (after > 0) & (after < (window >= 0).sum(1)[row])
         if not asks.any():
             return []
-        answer = window_items[row, history_length.where(asks, 0)]
+        answers = self._answers(batch)
+        answer = answers[row, after.where(asks, 0), place.where(asks, 0)]
         level = torch.full_like(labels, -1)
         for depth, codes in enumerate(self._spelling.T):
             level[asks & (labels == codes[answer])] = depth
         at = (level >= 0).nonzero()[:, 0]
         if not len(at):
             return []
-        asked, question = torch.unique(torch.stack([row[at], history_length[at]]), dim=1, return_inverse=True)
-        real = history_length[at] < observed[row[at]]
+        of_each = torch.stack([row[at], after[at], place[at]])
+        asked, question = torch.unique(of_each, dim=1, return_inverse=True)
+        real = (after[at] < known[row[at]]) & (place[at] == 0)
         words = []
-        for depth, (tokens, chances) in enumerate(self._level_distributions(window_items, *asked)):
+        for depth, (tokens, chances) in enumerate(self._level_distributions(batch, answers, *asked)):
             mine = level[at] == depth
             which = question[mine]
             words.append(TeacherDistribution(at[mine], tokens[which], chances[which], real[mine]))
         return words
 
+    def _answers(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Items that a batch's answers name, int64 [B, W, 1 + branches]: the window's own, and those beside them."""
+        window, branches = batch["window_items"].cpu(), batch["branches"].cpu()
+        width = max(1, window.shape[1] - 1)
+        # Rows of different lengths are padded behind their end, so a row's count is the batch's.
+        known = (batch["observed"].cpu().clamp(max=window.shape[1]) - 1).clamp(min=0)
+        filled = (branches >= 0).sum(1)
+        count = int((filled // known.clamp(min=1)).max()) if branches.shape[1] else 0
+        beside = branches.new_zeros(len(window), 1 + width, count)
+        for one in filled.nonzero()[:, 0].tolist() if count else ():
+            rows = branches[one, : filled[one]].view(-1, count)
+            beside[one, 1 : 1 + len(rows)] = rows
+        own = window[:, :, None] if window.shape[1] > 1 else window.new_zeros(len(window), 2, 1)
+        return torch.cat([own, beside[:, : own.shape[1]]], dim=2)
+
     def _level_distributions(
-        self, window_items: torch.Tensor, row: torch.Tensor, history_length: torch.Tensor
+        self,
+        batch: Mapping[str, torch.Tensor],
+        answers: torch.Tensor,
+        row: torch.Tensor,
+        after: torch.Tensor,
+        place: torch.Tensor,
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """For each level the tokens [q, F] that may follow an answer's codes so far, and their chances [q, F]."""
-        trie, items = self.catalogue.trie, self.catalogue.items
+        """For each level the tokens [q, F] that may follow an answer's codes so far, and their chances [q, F].
+
+        Args:
+            batch: as for `losses`.
+            answers: of `_answers`.
+            row: int64 [q], which window.
+            after: int64 [q], how many of its items are the history.
+            place: int64 [q], which answer there: 0 the window's own, else that of a branch.
+        """
+        window, known, owner = (batch[name].cpu() for name in ("window_items", "observed", "owner"))
+        trie = self.catalogue.trie
+        nodes = self._nodes[answers[row, after, place]]
+        levels = []
+        for depth in range(trie.length):
+            _, token, _ = trie.expand(nodes[:, depth, None], depth)
+            tokens = self.catalogue.token_ids[token[:, 0].long()]
+            levels.append((tokens, torch.zeros(tokens.shape)))
+        real = after < known[row]
+        for one in row[real].unique().tolist():
+            mine = real & (row == one)
+            size = min(int(known[one]), int((window[one] >= 0).sum()))
+            said = self._of_choices(int(owner[one]), window[one, :size], answers[one, 1:size])
+            for (_, chances), found in zip(levels, said, strict=True):
+                chances[mine] = found[after[mine] - 1, place[mine]]
+        left = (~real).nonzero()[:, 0]
+        for some in left.split(max(1, CHANCES // trie.items)) if len(left) else ():
+            scores = self._asked(self.model, window[row[some]], after[some])
+            parts = self._under(scores, answers[row[some], after[some], place[some], None])
+            for (_, chances), part in zip(levels, parts, strict=True):
+                chances[some] = part[:, 0]
+        return levels
+
+    def beside(self, owner: int, window: npt.NDArray[np.int32], count: int, seed: int) -> torch.Tensor:
+        """Items drawn from the chances at each position of a window [n], other than the one chosen there.
+
+        Returns:
+            int64 [n − 1, count], none twice in a row; the likeliest where fewer have a chance.
+        """
+        items = torch.from_numpy(window.astype(np.int64))
+        key = (owner, items.numpy().tobytes(), count)
+        if key in self._drawn:
+            return self._drawn[key]
+        rng = np.random.default_rng((seed, owner, len(window), int(items[0]), STREAM))
+        drawn, said = [], []
+        for after in torch.arange(1, len(items)).split(max(1, CHANCES // self.catalogue.trie.items)):
+            scores = self._asked(self._without(owner), items.expand(len(after), -1), after)
+            noise = torch.from_numpy(rng.gumbel(size=scores.shape).astype(np.float32))
+            tilted = scores.log_softmax(1).clamp(min=LEAST) + noise
+            tilted[torch.arange(len(after)), items[after]] = -torch.inf
+            drawn.append(tilted.topk(count, dim=1).indices)
+            said.append(self._under(scores, torch.cat([items[after][:, None], drawn[-1]], dim=1)))
+        self._drawn[key] = torch.cat(drawn)
+        self._keep(owner, items, [torch.cat(level) for level in zip(*said, strict=True)])
+        return self._drawn[key]
+
+    def _of_choices(self, owner: int, window: torch.Tensor, answers: torch.Tensor) -> list[torch.Tensor]:
+        """Chances [n − 1, A, F] at each level for all `answers` [n − 1, A] in a window [n] that its user has chosen.
+
+        They are the same in every epoch, so they are kept. They are asked for together, whatever else is in a batch:
+        sums of floats depend on what is computed together, and a resumed training should end as any other.
+        """
+        found = self._memory.get((owner, window.numpy().tobytes(), answers.shape[1]))
+        if found is not None:
+            return found
+        said = []
+        for after in torch.arange(1, len(window)).split(max(1, CHANCES // self.catalogue.trie.items)):
+            scores = self._asked(self._without(owner), window.expand(len(after), -1), after)
+            said.append(self._under(scores, answers[after - 1]))
+        return self._keep(owner, window, [torch.cat(level) for level in zip(*said, strict=True)])
+
+    def _keep(self, owner: int, window: torch.Tensor, said: list[torch.Tensor]) -> list[torch.Tensor]:
+        if (len(self._memory) + 1) * sum(level.numel() for level in said) <= KEPT:
+            self._memory[owner, window.numpy().tobytes(), said[0].shape[1]] = said
+        return said
+
+    def _without(self, owner: int) -> Baseline:
+        """The model that has not counted a user's choices."""
+        return self.folds[owner % len(self.folds)] if self.folds else self.model
+
+    def _asked(self, model: Baseline, windows: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        """Scores [q, items] of what comes after the first `after [q]` items of `windows [q, W]`."""
+        items = self.catalogue.items
         histories = [
-            [items[item] for item in window_items[who, :count].tolist()]
-            for who, count in zip(row.tolist(), history_length.tolist(), strict=True)
+            [items[item] for item in window[:count]]
+            for window, count in zip(windows.tolist(), after.tolist(), strict=True)
         ]
-        nodes = self._nodes[window_items[row, history_length]]
-        parts: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in range(trie.length)]
-        several = max(1, CHANCES // trie.items)
-        for start in range(0, len(histories), several):
-            some = slice(start, start + several)
-            prior = CollaborativePrior(trie, self.model.log_probs(histories[some], items))
-            for depth, part in enumerate(parts):
-                child, token, legal = trie.expand(nodes[some, depth, None], depth)
-                chances = prior.log_prob(child, legal).exp()
-                part.append((self.catalogue.token_ids[token[:, 0].long()], chances[:, 0]))
-        return [(torch.cat([a for a, _ in part]), torch.cat([b for _, b in part])) for part in parts]
+        return torch.from_numpy(self.scores(model, histories))
+
+    def _under(self, scores: torch.Tensor, answers: torch.Tensor) -> list[torch.Tensor]:
+        """Chances [q, A, F] at each level along the codes of `answers` [q, A], under `scores` [q, items]."""
+        trie = self.catalogue.trie
+        prior, nodes = CollaborativePrior(trie, scores), self._nodes[answers]
+        levels = []
+        for depth in range(trie.length):
+            child, _, legal = trie.expand(nodes[..., depth], depth)
+            levels.append(prior.log_prob(child, legal).exp())
+        return levels
+
+    @cached_property
+    def _memory(self) -> dict[tuple[int, bytes, int], list[torch.Tensor]]:
+        """What was said to windows of choices."""
+        return {}
+
+    @cached_property
+    def _drawn(self) -> dict[tuple[int, bytes, int], torch.Tensor]:
+        """What was drawn beside windows of choices."""
+        return {}
 
     @cached_property
     def _spelling(self) -> torch.Tensor:
@@ -172,7 +313,7 @@ class SyntheticContinuations:
         for start in range(0, len(whole), several):
             some = whole[start : start + several]
             for _ in range(self.count):
-                chance = np.exp(self.teacher.model.log_probs(some, names).astype(np.float64))
+                chance = np.exp(self.teacher.scores(self.teacher.model, some).astype(np.float64))
                 for row, history in zip(chance, some, strict=True):
                     row[[numbers[item] for item in history]] = 0
                 below = chance.cumsum(1)
@@ -181,3 +322,24 @@ class SyntheticContinuations:
                 for history, item in zip(some, drawn.tolist(), strict=True):
                     history += names[item : item + 1]
         return [row[len(history) :] for row, history in zip(whole, histories, strict=True)]
+
+
+@dataclass(frozen=True)
+class Branching:
+    """Items beside those that users have chosen, as the teacher would have them: branches of the same trunk.
+
+    Attributes:
+        teacher: who draws.
+        count: how many at each position.
+        seed: of the draws; they are the same in every epoch.
+    """
+
+    teacher: Teacher
+    count: int
+    seed: int
+
+    def __call__(self, owner: int, window: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Numbers of the items [n − 1, count] beside those of a window [n], as `samples.Branch` has it."""
+        drawn = self.teacher.beside(owner, window, self.count, self.seed)
+        found: npt.NDArray[np.int32] = drawn.numpy().astype(np.int32)
+        return found
