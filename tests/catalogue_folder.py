@@ -44,14 +44,14 @@ def registered(folder, sids, codes=4):
     return registry.register_catalogue(folder / "base"), tokens
 
 
-def answer(question, follow):
-    """What an engine says: `follow(question)` gives token → log-probability, and the best is gone on from."""
-    said = StepResponse([], [])
-    for _ in range(question.steps):
-        said.steps.append(follow(question))
-        said.tokens.append(max(said.steps[-1], key=said.steps[-1].get))
-        deeper = {"llmrec_depth": question.extra_args["llmrec_depth"] + 1}
-        question = replace(
-            question, tokens=[*question.tokens, said.tokens[-1]], extra_args=question.extra_args | deeper
+def answer(request, follow):
+    """An engine's response: `follow(request)` gives token → log-probability, and decoding is greedy."""
+    response = StepResponse([], [])
+    for _ in range(request.steps):
+        response.steps.append(follow(request))
+        response.tokens.append(max(response.steps[-1], key=response.steps[-1].get))
+        deeper = {"llmrec_depth": request.extra_args["llmrec_depth"] + 1}
+        request = replace(
+            request, tokens=[*request.tokens, response.tokens[-1]], extra_args=request.extra_args | deeper
         )
-    return said
+    return response

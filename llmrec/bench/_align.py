@@ -190,11 +190,8 @@ def grpo(subject: Subject, system: str, generations: int, normalise: Normalise =
         num_generations=generations,
         max_completion_length=subject.catalogue.length,
     )
-    shared: dict[str, Any] = {
-        "model": subject.copy(system),
-        "args": args,
-        "processing_class": subject.tokenizer,
-    }
+    tokenizer = subject.tokenizer
+    shared: dict[str, Any] = {"model": subject.copy(system), "args": args, "processing_class": tokenizer}
     trainer: GRPOTrainer
     if system == TREES:
         trainer = TreeGRPOTrainer(

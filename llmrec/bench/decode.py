@@ -194,7 +194,7 @@ def _compare(subject: _Subject, width: int, repeats: int) -> dict[str, Any]:
 
 
 def _trie_seconds(trie: ItemTrie, users: int, width: int, repeats: int) -> float:
-    """Median time of the trie's steps of one search."""
+    """Median seconds of the trie's steps in one search."""
 
     def steps() -> None:
         nodes = torch.zeros((users, 1), dtype=torch.long, device=trie.device)

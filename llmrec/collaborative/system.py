@@ -210,14 +210,16 @@ def checked_scores(scores: Any, shape: tuple[int, int], name: str) -> npt.NDArra
     try:
         values = np.asarray(scores, np.float64)
     except (TypeError, ValueError):
-        raise UserError(f"{name} returns no numbers but {type(scores).__name__}") from None
+        raise UserError(f"{name} returns {type(scores).__name__}, not numbers") from None
     if values.shape != shape:
         raise UserError(
             f"{name} returns scores of shape {list(values.shape)} for {shape[0]} users and {shape[1]} items; "
             f"return one number each, {list(shape)}"
         )
     if not (values < np.inf).all():
-        raise UserError(f"{name} returns scores that are NaN or +inf; return numbers, or -inf for no chance")
+        raise UserError(
+            f"{name} returns scores that are NaN or +inf; return numbers, or -inf for an item to exclude"
+        )
     return values
 
 

@@ -245,13 +245,13 @@ class GrpoConfig(AlignmentConfig):
 
     @property
     def needs_judge(self) -> bool:
-        """Whether a reward reads the collaborative model; a reward of one's own says so by `@needs_judge`.
+        """Whether a reward reads the collaborative model. A user's own reward declares it with `@needs_judge`.
 
         Raises:
-            UserError: a reward of one's own that cannot be imported.
+            UserError: a user's own reward cannot be imported.
         """
         names = [reward.name for reward in self.rewards]
-        own = [name for name in names if is_import_path(name)]
+        paths = [name for name in names if is_import_path(name)]
         return "collaborative" in names or any(
-            getattr(load_object(name, "function"), "needs_judge", False) for name in own
+            getattr(load_object(name, "function"), "needs_judge", False) for name in paths
         )

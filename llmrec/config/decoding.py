@@ -15,7 +15,7 @@ from llmrec.plugins import is_import_path
 BEAMS = 20
 """Default beam width, and default list length."""
 ZERO_SHOT = "zero_shot"
-"""The baseline that is no collaborative model: the base as it was before training."""
+"""The untuned base as a baseline. It is the only baseline that is not a collaborative system."""
 
 
 def _check_baseline(name: str, info: ValidationInfo) -> str:
@@ -33,7 +33,9 @@ def _check_metric(name: str, info: ValidationInfo) -> str:
 
 
 Baseline = Annotated[str, AfterValidator(_check_baseline)]
+"""Name of a baseline: a collaborative system, or `zero_shot`."""
 MetricName = Annotated[str, AfterValidator(_check_metric)]
+"""Name of a metric: a shipped one, or `module:name` of your own."""
 
 
 class PriorConfig(Section):
@@ -191,7 +193,7 @@ class EvalConfig(Section):
         missing = [name for name in ("hr", "ndcg") if name not in value]
         if missing:
             raise ValueError(
-                f"needs {' and '.join(missing)}: verdicts, charts and comparisons rest on hr and ndcg"
+                f"needs {' and '.join(missing)}: verdicts, charts and comparisons use hr and ndcg"
             )
         if len(set(value)) != len(value):
             raise ValueError("names a metric twice")

@@ -90,8 +90,8 @@ class Recipe(Section):
     def _zero_shot_needs_trained_base(self) -> Recipe:
         if "zero_shot" in self.eval.baselines and self.base.model == "tiny":
             raise ValueError(
-                "eval.baselines: zero_shot asks the base as it was before training, "
-                "but base.model=tiny has random weights; leave it out, or take a trained base"
+                "eval.baselines: zero_shot evaluates the base before training, "
+                "but base.model=tiny has random weights; leave it out, or choose a trained base"
             )
         return self
 
@@ -99,7 +99,7 @@ class Recipe(Section):
         """Return the value at a dotted key, as JSON data. Stage keys are computed from it."""
         section, _, name = key.partition(".")
         if section == "collaborative" and is_import_path(name):
-            # The recipe need not name a user's own system there, and its import path may hold dots.
+            # A recipe can use a user's own system without its settings here, and an import path can contain dots.
             return self.collaborative.of(name).model_dump(mode="json")
         value: Any = self.model_dump(mode="json")
         for part in key.split("."):
@@ -144,14 +144,14 @@ def _switch_tokenizer(tree: dict[str, Any], overrides: list[str]) -> dict[str, A
     ids = tree.get("ids")
     if not kinds or not isinstance(ids, dict):
         return tree
-    given = ids.get("quantizer")
-    if not isinstance(given, dict):
+    quantizer = ids.get("quantizer")
+    if not isinstance(quantizer, dict):
         return tree
     try:
         fields = tokenizer_class(kinds[-1]).model_fields
-    except UserError:  # told when the recipe is validated
+    except UserError:  # validation of the recipe reports it
         return tree
-    kept = {key: value for key, value in given.items() if key in fields}
+    kept = {key: value for key, value in quantizer.items() if key in fields}
     return tree | {"ids": ids | {"quantizer": kept}}
 
 

@@ -83,7 +83,7 @@ class TreeEngine:
 
     @cached_property
     def _unfinished_prefixes(self) -> list[int]:
-        """A bound on the prefixes of each depth but the first and last that pass the model."""
+        """Upper bound on the unfinished prefixes of each depth from 1 to L − 1."""
         base = self.trie.base
         tokens = [base.token[base.starts[d] : base.starts[d + 1]] for d in range(1, base.length)]
         return [int((self.token_ids[part.long()] >= 0).sum()) + self.trie.added for part in tokens]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def tree_generate(trie: ItemTrie, token_ids: torch.Tensor, scoring: Scoring = PLAIN) -> Callable[..., Any]:
-    """A decoding method for `generate`.
+    """Return a decoding method for `generate`.
 
         model.generate(input_ids, attention_mask=mask, num_beams=20, num_return_sequences=10,
                        max_new_tokens=trie.length, custom_generate=tree_generate(trie, token_ids))

@@ -68,7 +68,7 @@ def generate_greedy(
     )
     with torch.inference_mode(), tqdm(total=len(prompts), desc="answering", unit=" rows", leave=False) as bar:
         for group in groups:
-            ids, mask = _pad_batch([prompts[row] for row in group], pad_id, left=True)
+            ids, mask = _pad_batch([prompts[row] for row in group], pad_id, on_left=True)
             sequences = model.generate(  # type: ignore[operator]  # transformers loses the method's type in its base class
                 ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
             )
@@ -122,7 +122,7 @@ def text_embeddings(
     groups = group_by_length([len(text) for text in texts], lambda longest: max(1, batch_tokens // longest))
     with torch.inference_mode():
         for group in groups:
-            ids, mask = _pad_batch([texts[row] for row in group], pad_id, left=False)
+            ids, mask = _pad_batch([texts[row] for row in group], pad_id, on_left=False)
             hidden = model.get_decoder()(
                 input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
             ).last_hidden_state
@@ -133,13 +133,15 @@ def text_embeddings(
     return embeddings
 
 
-def _pad_batch(rows: Sequence[Sequence[int]], pad_id: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """One batch of rows: padded token ids and attention mask, int64 [n, longest]."""
+def _pad_batch(
+    rows: Sequence[Sequence[int]], pad_id: int, on_left: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One batch of rows: token ids and attention mask, int64 [n, longest]; pads are on the left or on the right."""
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), pad_id)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
     for index, row in enumerate(rows):
-        place = slice(longest - len(row), longest) if left else slice(0, len(row))
+        place = slice(longest - len(row), longest) if on_left else slice(0, len(row))
         ids[index, place] = torch.tensor(row)
         mask[index, place] = 1
     return ids, mask

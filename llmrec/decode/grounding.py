@@ -101,7 +101,7 @@ def _check(generated: Floats, items: Floats, k: int, weights: Floats | None, gam
             "encode both with the same encoder"
         )
     if len(items) == 0:
-        raise UserError("the catalogue is empty: no item to ground a title to")
+        raise UserError("the catalogue is empty, so there is no item for a title")
     if weights is not None and weights.shape not in {(len(items),), (len(generated), len(items))}:
         raise UserError(
             f"weights have shape {weights.shape}: give one an item, ({len(items)},), "

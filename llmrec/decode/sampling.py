@@ -67,9 +67,7 @@ def _sample(
             legal = legal & mask.has_allowed_item(trie, child.flatten(1)).view_as(child)
         steps = engine.scoring.log_probs(depth, logits, child, engine.columns(token), legal)
         if not bool(legal.any(-1).all()):
-            raise UserError(
-                "a prompt has no item that it may be given: its deny-list holds the whole catalogue"
-            )
+            raise UserError("a prompt has no allowed item: its deny-list contains the whole catalogue")
         # The argmax of log-probabilities with Gumbel noise is a sample. float64 keeps the tail of the noise.
         noise = torch.empty_like(steps, dtype=torch.float64).exponential_(generator=generator).log()
         chosen = (steps.double() - noise).argmax(-1, keepdim=True)

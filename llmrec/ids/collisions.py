@@ -47,7 +47,7 @@ def resolve_collisions(
             return moved, tokenizer_output.sizes
         print(
             f"ids.collisions: {rule} finds no free path for {len(codes)} items with {tokenizer_output.sizes} codes; "
-            "one more level tells them apart",
+            "one more level separates them",
             file=sys.stderr,
         )
     extra = extra_level(tokenizer_output.codes)

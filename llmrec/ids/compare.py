@@ -40,7 +40,7 @@ def parse_kinds(text: str) -> list[str]:
 
 
 def needs_collaborative(recipe: Recipe, kinds: Iterable[str]) -> bool:
-    """Whether the vectors of the collaborative model are used, as an input or by one of the kinds."""
+    """Whether the collaborative model's vectors are used, as an input or by one of the kinds."""
     classes = [tokenizer_class(kind) for kind in kinds]
     return any(kind.reads_item_vectors for kind in classes) or (
         any(kind.reads_vectors for kind in classes) and "collaborative" in recipe.ids.inputs
@@ -84,8 +84,8 @@ def compare(signals: RunSignals, recipe: Recipe, kinds: list[str]) -> list[dict[
         For each kind, `kind`, `seconds` (fit, collision rule and figures) and the keys of `ids/report.json`; or
         `kind` and `error`, one line, if it cannot be made.
     """
-    quantized = any(tokenizer_class(kind).reads_vectors for kind in kinds)
-    vectors = signals.vectors if quantized else None
+    has_quantizer = any(tokenizer_class(kind).reads_vectors for kind in kinds)
+    vectors = signals.vectors if has_quantizer else None
     if needs_collaborative(recipe, kinds):
         _ = signals.collaborative
     _ = signals.histories, signals.traffic

@@ -118,14 +118,14 @@ def variance_left(codec: Codec, codes: NDArray[np.int32], vectors: NDArray[np.fl
         vectors: float32 `[items, dim]`, with mean x̄.
     """
     mean = mean_vector(vectors)
-    left, total = np.zeros(codes.shape[1]), 0.0
+    errors, total = np.zeros(codes.shape[1]), 0.0
     for start in range(0, len(vectors), _ROWS):
         rows = vectors[start : start + _ROWS]
         total += float(np.square(rows - mean).sum(dtype=np.float64))
         for level in range(codes.shape[1]):
             rebuilt = codec.reconstruct(codes[start : start + _ROWS, : level + 1])
-            left[level] += float(np.square(rows - rebuilt).sum(dtype=np.float64))
-    return [float(value / total) if total > 0 else 0.0 for value in left]
+            errors[level] += float(np.square(rows - rebuilt).sum(dtype=np.float64))
+    return [float(value / total) if total > 0 else 0.0 for value in errors]
 
 
 def prefix_purity(

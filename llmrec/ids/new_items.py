@@ -141,12 +141,12 @@ def _check(
         raise UserError(f"the new items' vectors have {vectors.shape[1]} numbers, the run's have {dim}")
     if list(sizes[: codec.levels]) != list(codec.sizes) or len(sizes) - codec.levels not in (0, 1):
         raise UserError(
-            f"the model knows {list(sizes)} codes a level, the quantizer gives {list(codec.sizes)}; "
+            f"the model has tokens for {list(sizes)} codes a level, the quantizer has {list(codec.sizes)}; "
             "run the stage sft again"
         )
-    left = math.prod(sizes) - len(taken)
-    if len(vectors) > left:
-        raise UserError(f"{len(vectors)} new items, but only {left} semantic IDs are free; train again")
+    free = math.prod(sizes) - len(taken)
+    if len(vectors) > free:
+        raise UserError(f"{len(vectors)} new items, but only {free} semantic IDs are free; train again")
 
 
 def _move_to_free_paths(

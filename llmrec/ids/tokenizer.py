@@ -1,8 +1,9 @@
 """The interface of all item tokenizers: the data they learn from, and their output.
 
-A tokenizer is one class: its fields are its settings, its class attributes say what it needs, its `fit` makes the
-codes. Those that learn from vectors stand in `llmrec.ids.quantizers`, those of interactions and categories in
-`llmrec.ids.indexers`, those that give texts in `llmrec.ids.textual`; `llmrec.config.registry` names them all.
+A tokenizer is one class. Its fields are its settings, its class attributes declare its inputs, and its method `fit`
+makes the codes. Tokenizers that learn from vectors are in `llmrec.ids.quantizers`, those that learn from interactions
+or categories in `llmrec.ids.indexers`, and those that make texts in `llmrec.ids.textual`. `llmrec.config.registry`
+lists all of them.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Codec(ABC):
         return []
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
-        """The cheapest code of each level in turn, int32 `[n, levels]`."""
+        """The cheapest code of each level, one level after the other, int32 `[n, levels]`."""
         points, codes = self.project(vectors), np.empty((len(vectors), 0), np.int32)
         for _ in self.sizes:
             cheapest = self.costs(points, codes).argmin(axis=1).astype(np.int32)
@@ -119,63 +120,63 @@ class Codes:
 
 
 class AnyTokenizer(TokenizerSettings, ABC):
-    """A tokenizer with its settings, which are the fields of the class; frozen, so `fit` changes nothing in it."""
+    """A tokenizer, whose fields are its settings; instances are frozen, so `fit` does not change them."""
 
     @abstractmethod
     def fit(self, signals: Any, seed: int) -> Codes | list[str]:
         """An ID for each item.
 
         Args:
-            signals: what it may learn from.
-            seed: the recipe's.
+            signals: data to learn from (`Signals`).
+            seed: the recipe's seed.
         """
 
 
 class Tokenizer(AnyTokenizer):
-    """Gives each item a path of codes."""
+    """A tokenizer that gives each item a path of codes."""
 
     @abstractmethod
     def fit(self, signals: Any, seed: int) -> Codes:
         """Code paths of all items, in the order of `signals.items`.
 
         Args:
-            signals: what it may learn from (`Signals`).
-            seed: the recipe's; the same seed gives the same codes.
+            signals: data to learn from (`Signals`).
+            seed: the recipe's seed; equal seeds give equal codes.
 
         Raises:
-            UserError: what the data lacks for it.
+            UserError: the data lacks something that the tokenizer needs.
         """
 
 
 class TextTokenizer(AnyTokenizer):
-    """Gives each item a short text, which the base model spells in its own tokens."""
+    """A tokenizer that gives each item a short text, spelt in the base model's own tokens."""
 
     @abstractmethod
     def fit(self, signals: Any, seed: int) -> list[str]:
         """`[items]` distinct texts, in the order of `signals.items`.
 
         Args:
-            signals: what it may learn from (`Signals`).
-            seed: the recipe's.
+            signals: data to learn from (`Signals`).
+            seed: the recipe's seed.
         """
 
 
 class CodebookTokenizer(Tokenizer):
-    """Has `levels` codes a path; `codes: auto` fits the catalogue, at most 256 a level."""
+    """A tokenizer with `levels` codes a path; `codes: auto` depends on the catalogue's size, at most 256 a level."""
 
     levels: Levels = 3
     codes: NumberOfCodes = "auto"
 
 
 class KmeansTokenizer(CodebookTokenizer):
-    """Learns codebooks of item vectors by k-means."""
+    """A tokenizer that learns codebooks of item vectors by k-means."""
 
     reads_vectors: ClassVar[bool] = True
     iterations: Positive = 25
 
 
 class AutoencoderTokenizer(CodebookTokenizer):
-    """An MLP autoencoder of item vectors with residual codebooks between its halves."""
+    """An MLP autoencoder of item vectors, with residual codebooks between encoder and decoder."""
 
     reads_vectors: ClassVar[bool] = True
     hidden: list[Positive] = [512, 256, 128]
@@ -190,41 +191,41 @@ def fit(signals: Signals, recipe: Recipe) -> Codes:
     """Fit the tokenizer that a recipe names.
 
     Raises:
-        UserError: what the data lacks for it, a tokenizer of texts, or a tokenizer of the user's that returns
-            anything but one path of codes an item.
+        UserError: the data lacks something that the tokenizer needs, the tokenizer makes texts, or a user's own
+            tokenizer does not return one path of codes an item.
     """
     tokenizer = recipe.ids.quantizer
     if not isinstance(tokenizer, Tokenizer):
-        raise UserError(f"ids.quantizer.kind: {tokenizer.kind} is not there, or gives texts and no codes")
+        raise UserError(f"ids.quantizer.kind: {tokenizer.kind} is unknown, or makes texts instead of codes")
     codes = tokenizer.fit(signals, recipe.seed)
     check_codes(codes, len(signals.items), tokenizer.kind)
     return codes
 
 
 def fit_texts(signals: Signals, recipe: Recipe) -> list[str]:
-    """The textual IDs that a recipe names, `[items]` distinct texts.
+    """Fit the textual tokenizer that a recipe names; return `[items]` distinct texts.
 
     Raises:
-        UserError: a tokenizer of the user's that returns anything else.
+        UserError: a user's own tokenizer does not return distinct texts, one an item.
     """
     tokenizer = recipe.ids.quantizer
     assert isinstance(tokenizer, TextTokenizer)
     texts = tokenizer.fit(signals, recipe.seed)
     where, items = f"ids.quantizer.kind: {tokenizer.kind} returns", len(signals.items)
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise UserError(f"{where} no list of texts that hold something; return one text an item")
+        raise UserError(f"{where} something else than a list of non-empty texts; return one text an item")
     if len(texts) != items or len(set(texts)) != items:
         raise UserError(f"{where} {len(set(texts))} different texts for {items} items; return one an item")
     return texts
 
 
 def check_codes(codes: object, items: int, kind: str) -> None:
-    """Raise a UserError unless a tokenizer has given each item a path within its sizes.
+    """Raise a UserError if a tokenizer did not give each item a path within the levels' sizes.
 
     Args:
-        codes: what `fit` returned.
+        codes: the result of `fit`.
         items: number of items.
-        kind: names the tokenizer in the message.
+        kind: kind of the tokenizer, for the message.
     """
     where = f"ids.quantizer.kind: {kind} returns"
     if not isinstance(codes, Codes):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,6 @@ from llmrec.catalogue.item_trie import ItemTrie
 from llmrec.catalogue.registry import find_catalogue
 from llmrec.decode.scoring import log_normaliser
 from llmrec.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 PREFIX = "llmrec_"
 KEYS = ("llmrec_catalogue", "llmrec_depth", "llmrec_allow", "llmrec_deny")
@@ -113,7 +110,7 @@ class RowLists:
     stride: int
 
     def has_allowed_item(self, trie: ItemTrie, nodes: torch.Tensor) -> torch.Tensor:
-        """Whether prefixes, int64 [R, N], lead to an allowed item: bool [R, N]."""
+        """Whether nodes, int64 [R, N], lead to an allowed item: bool [R, N]."""
         row = torch.arange(len(nodes), device=nodes.device).unsqueeze(1) * self.stride
         listed = torch.zeros_like(nodes)
         for low, high in trie.spans(nodes):

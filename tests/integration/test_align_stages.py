@@ -40,9 +40,9 @@ def test_the_log_says_how_it_went(aligned, stage):
     log = log_of(aligned[0], stage)
     watched = [line["step"] for line in log if "valid_ndcg@10" in line]
     assert watched[0] == 0 and watched[-1] == 4
-    own = {"dpo": {"margin", "accuracy", "entropy"}, "grpo": {"reward", "hits", "zero_variance", "kl"}}
+    values = {"dpo": {"margin", "accuracy", "entropy"}, "grpo": {"reward", "hits", "zero_variance", "kl"}}
     steps = [line for line in log if "loss" in line]
-    assert [line["step"] for line in steps] == [1, 2, 3, 4] and own[stage] <= steps[0].keys()
+    assert [line["step"] for line in steps] == [1, 2, 3, 4] and values[stage] <= steps[0].keys()
     if stage == "grpo":
         assert steps[0]["kl"] == pytest.approx(0, abs=1e-6)
 
@@ -50,7 +50,7 @@ def test_the_log_says_how_it_went(aligned, stage):
 @pytest.mark.parametrize("stage", ["dpo", "grpo"])
 def test_a_killed_alignment_goes_on_and_ends_the_same(shop, aligned, stage):
     folder, _ = shop
-    settings = [one for one in small_shop.ALIGNED if not one.startswith("align=")]
+    settings = [setting for setting in small_shop.ALIGNED if not setting.startswith("align=")]
     command = ["run", "recipe.yaml", f"run=killed-{stage}", "parent=lora", *settings, "--until", stage]
     run = folder / "runs" / f"killed-{stage}"
     process = small_shop.start(folder, *command)
@@ -59,7 +59,7 @@ def test_a_killed_alignment_goes_on_and_ends_the_same(shop, aligned, stage):
     assert not (run / stage).exists()
     done = small_shop.run(folder, *command)
     assert done.returncode == 0, done.stderr
-    ends, whole = (load_file(one / stage / WEIGHTS) for one in (run, aligned[0]))
+    ends, whole = (load_file(path / stage / WEIGHTS) for path in (run, aligned[0]))
     for name in whole:
         np.testing.assert_allclose(ends[name], whole[name], atol=1e-6, err_msg=name)
     assert [line["step"] for line in log_of(run, stage)] == [
@@ -113,7 +113,7 @@ def test_rounds_of_self_play_make_pairs_anew(shop, aligned):
 @pytest.mark.parametrize("mode", ["full", "qlora"])
 def test_every_mode_of_sft_can_be_aligned(shop, mode):
     folder, _ = shop
-    settings = [one for one in small_shop.ALIGNED if not one.startswith(("sft.mode", "align"))]
+    settings = [setting for setting in small_shop.ALIGNED if not setting.startswith(("sft.mode", "align"))]
     command = ["run", "recipe.yaml", f"run=dpo-{mode}", "parent=shop", f"sft.mode={mode}", *settings]
     done = small_shop.run(folder, *command, "dpo.valid_lists=null", "--until", "dpo")
     assert done.returncode == 0, done.stderr

@@ -67,8 +67,8 @@ def make_run(folder, recipe, shift=0):
         lists = []
         for row, (user, history, target) in enumerate(evaluation_examples(folder, split).iter_rows()):
             others = [item for item in ITEMS if item not in history and item != target]
-            own = [*others[:shift], target, *others[shift:]] if row % 2 == 0 else others
-            lists += [(user, rank, item, -float(rank)) for rank, item in enumerate(own[:5], 1)]
+            ranking = [*others[:shift], target, *others[shift:]] if row % 2 == 0 else others
+            lists += [(user, rank, item, -float(rank)) for rank, item in enumerate(ranking[:5], 1)]
         frame = pl.DataFrame(lists, schema=SCHEMA, orient="row")
         frame.write_parquet(folder / f"decode/sft-{split}.parquet")
     return folder
@@ -94,11 +94,11 @@ def evaluated(tmp_path):
 def test_figures_of_a_known_model(evaluated):
     metrics = read_json(evaluated / "eval/metrics.json")
     for split in ("valid", "test"):
-        own = metrics[split]["sft"]
-        assert own["users"] == 40
-        assert own["invalid"] == 0
-        assert {own[f"{name}@{k}"] for name in ("hr", "ndcg", "mrr", "recall") for k in (1, 5)} == {0.5}
-        low, high = own["intervals"]["hr@5"]
+        sft = metrics[split]["sft"]
+        assert sft["users"] == 40
+        assert sft["invalid"] == 0
+        assert {sft[f"{name}@{k}"] for name in ("hr", "ndcg", "mrr", "recall") for k in (1, 5)} == {0.5}
+        low, high = sft["intervals"]["hr@5"]
         assert low < 0.5 < high
         gap = metrics["differences"][split]["sft"]["popularity"]
         assert gap["hr@5"] == pytest.approx(0.5 - metrics[split]["popularity"]["hr@5"], abs=1e-6)
@@ -139,10 +139,10 @@ def test_users_without_a_list_are_misses_and_their_places_invalid(tmp_path):
     lists = pl.read_parquet(path)
     lists.filter(pl.col("user_id") != "u0").write_parquet(path)
     run_stage_function(eval_stage, recipe, run)
-    own = read_json(run / "eval/metrics.json")["test"]["sft"]
-    assert own["users"] == 40
-    assert own["hr@5"] == 19 / 40
-    assert own["invalid"] == 5
+    sft = read_json(run / "eval/metrics.json")["test"]["sft"]
+    assert sft["users"] == 40
+    assert sft["hr@5"] == 19 / 40
+    assert sft["invalid"] == 5
 
 
 class Links(HTMLParser):
@@ -230,8 +230,8 @@ def test_tables_of_one_run_and_of_several(tmp_path, evaluated):
         run = make_run(tmp_path / name, recipe, shift)
         run_stage_function(eval_stage, recipe, run)
         runs.append(run)
-    found = compare(runs, metrics=["mrr@5"])
-    rows = {(row.runs, row.system): row for row in found.rows}
+    comparison = compare(runs, metrics=["mrr@5"])
+    rows = {(row.runs, row.system): row for row in comparison.rows}
     seeds = rows[("tiny", "one"), "sft"]
     assert seeds.values["mrr@5"] == pytest.approx((0.5 + 0.25) / 2)
     assert seeds.deviations["mrr@5"] == pytest.approx(np.std([0.5, 0.25], ddof=1))
@@ -241,7 +241,7 @@ def test_tables_of_one_run_and_of_several(tmp_path, evaluated):
     assert gap == pytest.approx(0.5 / 3 - 0.375, abs=1e-6)
     assert low < gap < high < 0
     assert other.users == 40
-    assert "± 0.1768" in printed(comparison_table(found))
+    assert "± 0.1768" in printed(comparison_table(comparison))
     within = compare(runs[:2], metrics=["mrr@5"], against="popularity")
     (row,) = (row for row in within.rows if row.system == "sft")
     gap, low, high = row.differences["mrr@5"]

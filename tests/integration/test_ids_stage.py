@@ -43,8 +43,8 @@ def run_stage(root, name="run", **ids):
 
 def test_ids_are_unique_and_in_catalogue_order(catalogue):
     root, items = catalogue
-    found, sids = load.load_sids(run_stage(root))
-    assert found == items
+    item_ids, sids = load.load_sids(run_stage(root))
+    assert item_ids == items
     assert sids.shape == (120, 4) and len(np.unique(sids, axis=0)) == 120
     assert sids[:, 3].max() >= 2  # items come in threes
 
@@ -154,8 +154,8 @@ def test_an_index_made_elsewhere_comes_back_the_same(catalogue):
 def test_textual_ids_are_distinct_texts(catalogue):
     root, items = catalogue
     run = run_stage(root, quantizer={"kind": "title", "words": 1})
-    found, texts = load.load_texts(run)
-    assert found == items and len(set(texts)) == 120
+    item_ids, texts = load.load_texts(run)
+    assert item_ids == items and len(set(texts)) == 120
     assert read_json(run / "ids/report.json")["words"]["most"] >= 1
 
 

@@ -68,15 +68,15 @@ def read(folder, name, run="shop"):
 
 def test_every_task_is_answered_and_scored_by_its_kind(asked):
     folder, done = asked
-    found = read(folder, "eval/tasks.json")
-    own = {
+    metrics_file = read(folder, "eval/tasks.json")
+    values_of = {
         (split, task, template): values
-        for split, tasks in found.items()
+        for split, tasks in metrics_file.items()
         if split != "protocol"
         for task, templates in tasks.items()
         for template, values in templates.items()
     }
-    kinds = {key: values["kind"] for key, values in own.items()}
+    kinds = {key: values["kind"] for key, values in values_of.items()}
     assert kinds == {
         ("test", "rating", "unrated"): "number",
         ("test", "rating", "held_out"): "number",
@@ -86,7 +86,7 @@ def test_every_task_is_answered_and_scored_by_its_kind(asked):
         ("items", "item_to_sid", "held_out"): "sid",
         ("valid", "sequential", "sids"): "sid",
     }
-    assert found["protocol"]["off"] == ["users"]
+    assert metrics_file["protocol"]["off"] == ["users"]
     assert "eval.tasks: task 'users' is switched off" in done.stderr
     metrics = {
         "number": {"expected_mae", "expected_rmse", "auc"},
@@ -95,16 +95,16 @@ def test_every_task_is_answered_and_scored_by_its_kind(asked):
         "choice": {"accuracy", "auc"},
         "sid": {"exact", "legal"},
     }
-    for values in own.values():
+    for values in values_of.values():
         expected = metrics[values["kind"]] | {"perplexity", "unparsable", "cut"}
         assert expected <= set(values["intervals"])
         for name in expected:
             low, high = values["intervals"][name]
             assert low <= values[name] <= high or values[name] == pytest.approx(low, abs=0.2)
         assert values["perplexity"] >= 1
-        assert set(values) & set(found["protocol"]["formulas"]) >= expected
-    assert own["test", "titles", "held_out"]["max_tokens"] == 3
-    assert own["items", "item_to_sid", "held_out"]["users"] is None
+        assert set(values) & set(metrics_file["protocol"]["formulas"]) >= expected
+    assert values_of["test", "titles", "held_out"]["max_tokens"] == 3
+    assert values_of["items", "item_to_sid", "held_out"]["users"] is None
 
 
 def test_what_users_left_unsaid_is_left_out_and_counted(asked):
@@ -112,8 +112,8 @@ def test_what_users_left_unsaid_is_left_out_and_counted(asked):
     tasks = read(folder, "eval/tasks.json")["test"]
     rated = tasks["rating"]["unrated"]
     assert rated["answers"] + rated["left_out"]["rating"] == 40 and rated["left_out"]["rating"] > 0
-    told = tasks["explanation"]["why"]
-    assert told["answers"] + told["left_out"]["review"] == 30
+    explanations = tasks["explanation"]["why"]
+    assert explanations["answers"] + explanations["left_out"]["review"] == 30
     answers = pl.read_parquet(folder / "runs/shop/tasks/answers.parquet")
     assert len(answers.filter(pl.col("template") == "unrated")) == rated["answers"] == rated["users"]
 
@@ -125,10 +125,10 @@ def test_unparsable_answers_are_counted_and_the_rest_is_scored(asked):
     answers = pl.read_parquet(folder / "runs/shop/tasks/answers.parquet").filter(pl.col("task") == "rating")
     for template, values in tasks.items():
         rows = answers.filter(pl.col("template") == template)
-        said = rows["answer"].str.extract(r"(\d+)").cast(pl.Float64)
-        said = pl.select(pl.when((said >= 1) & (said <= 5)).then(said)).to_series()
-        assert values["unparsable"] == pytest.approx(said.null_count() / len(rows), abs=1e-6)
-        off = (said - rows["reference"].cast(pl.Float64)).drop_nulls()
+        numbers = rows["answer"].str.extract(r"(\d+)").cast(pl.Float64)
+        numbers = pl.select(pl.when((numbers >= 1) & (numbers <= 5)).then(numbers)).to_series()
+        assert values["unparsable"] == pytest.approx(numbers.null_count() / len(rows), abs=1e-6)
+        off = (numbers - rows["reference"].cast(pl.Float64)).drop_nulls()
         expected = off.abs().mean() if len(off) else None
         assert values["mae"] == (None if expected is None else pytest.approx(expected, abs=1e-6))
     assert tasks["unrated"]["unparsable"] < 0.5
@@ -168,12 +168,12 @@ def test_the_untuned_base_ranks_titles_by_their_likelihood(asked):
     model = AutoModelForCausalLM.from_pretrained(folder / "frozen").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / "frozen")
     lists = pl.read_parquet(run / "decode/zero_shot-test.parquet")
-    own = {f"i{n}": f"Thing {n}" for n in range(small_shop.ITEMS)}
+    titles = {f"i{n}": f"Thing {n}" for n in range(small_shop.ITEMS)}
     for user, history, _target in evaluation_examples(run, "test").sample(8, seed=0).iter_rows():
-        said = "; ".join(own[item] for item in history[-6:])
+        said = "; ".join(titles[item] for item in history[-6:])
         question = f"The user enjoyed, oldest first: {said}. Give the title of what comes next.\n"
-        scores = {item: score(model, tokenizer, question, title) for item, title in own.items()}
-        best = sorted((item for item in own if item not in history), key=lambda item: -scores[item])
+        scores = {item: score(model, tokenizer, question, title) for item, title in titles.items()}
+        best = sorted((item for item in titles if item not in history), key=lambda item: -scores[item])
         listed = lists.filter(pl.col("user_id") == user).sort("rank")
         assert listed["item_id"].to_list() == best[:3]  # as many as the largest eval.k
         np.testing.assert_allclose(listed["score"], [scores[item] for item in best[:3]], atol=1e-3)
@@ -224,7 +224,7 @@ def skipped(capsys):
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["run", "base.model=tiny", BASELINES], "base.model=tiny has random weights"),
         (["zero_shot", "base.model=tiny"], "base.model=tiny has random weights"),
@@ -243,20 +243,20 @@ def skipped(capsys):
         (["validate", "eval.tasks=[{task: rating, templates: [nothing]}]"], "no template 'nothing'"),
     ],
 )
-def test_mistakes_are_one_line(asked, here, capsys, args, told):
+def test_mistakes_are_one_line(asked, here, capsys, args, message):
     command, *overrides = args
     run = [] if command == "validate" else ["run=mistake", "parent=shop"]
     assert main([command, *RUN[1:], *run, *overrides]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("llmrec: ")]
-    assert told in line
+    assert message in line
 
 
 def test_examples_say_what_was_said_of_history_and_target(asked):
     examples = evaluation_examples(asked[0] / "runs/shop", "test", events=["rating"])
-    told = 0
+    missing = 0
     for _user, history, target, ratings in examples.iter_rows():
-        given = [str(1 + int(item[1:]) % 5) for item in [*history, target]]
-        assert len(ratings) == len(given)
-        assert all(rating in (None, own) for rating, own in zip(ratings, given, strict=True))
-        told += ratings.count(None)
-    assert 0 < told < 8 * small_shop.USERS / 4
+        expected = [str(1 + int(item[1:]) % 5) for item in [*history, target]]
+        assert len(ratings) == len(expected)
+        assert all(rating in (None, value) for rating, value in zip(ratings, expected, strict=True))
+        missing += ratings.count(None)
+    assert 0 < missing < 8 * small_shop.USERS / 4

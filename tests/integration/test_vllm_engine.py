@@ -92,10 +92,10 @@ def test_lists_equal_the_tree_engines_for_every_adapter(lora, engine, served, ad
     expected = tree.search(prompts, WIDTH, mask=mask)
     top = engine.rank(prompts, WIDTH, mask, adapters[system])
     assert top.items.tolist() == expected.items.tolist()
-    found = expected.items >= 0
-    assert found.sum() > 24 * 10
-    np.testing.assert_allclose(top.scores[found], expected.scores[found], atol=1e-4)
-    assert (top.scores[~found] == -np.inf).all()
+    has_item = expected.items >= 0
+    assert has_item.sum() > 24 * 10
+    np.testing.assert_allclose(top.scores[has_item], expected.scores[has_item], atol=1e-4)
+    assert (top.scores[~has_item] == -np.inf).all()
 
 
 def test_the_adapters_answer_differently(engine, served, adapters):
@@ -237,12 +237,12 @@ def test_an_adapter_takes_the_place_of_another(engine, served, lora, second, tmp
     prompts, catalogue = prompts_of(served)[:4], served.catalogue
     engine.replace_adapter(second, third)
     try:
-        found = engine.rank(prompts, 5, None, third)
+        top = engine.rank(prompts, 5, None, third)
         with pytest.raises(UserError, match="not among the adapters"):
             engine.rank(prompts, 5, None, second)
     finally:
         engine.replace_adapter(third, second)
     model = load_checkpoint(lora / "base", third).model
     expected = TreeEngine(model, catalogue.trie, catalogue.token_ids).search(prompts, 5)
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
-    assert np.abs(found.scores - engine.rank(prompts, 5, None, second).scores).max() > 1e-3
+    np.testing.assert_allclose(top.scores, expected.scores, atol=1e-4)
+    assert np.abs(top.scores - engine.rank(prompts, 5, None, second).scores).max() > 1e-3

@@ -41,9 +41,9 @@ def test_bleu_equals_sacrebleus_corpus_score(rows, language):
 
 def test_rouge_of_a_sentence_by_hand():
     """Answer of 4 words, reference of 5: 3 words shared, 1 of 3 and 4 pairs, subsequence of 3."""
-    (found,) = text.rouge(["red nail big polish"], ["A red nail polish set"])
+    (scores,) = text.rouge(["red nail big polish"], ["A red nail polish set"])
     f1 = 2 * (3 / 4) * (3 / 5) / (3 / 4 + 3 / 5)
-    assert found == pytest.approx([f1, 2 * (1 / 3) * (1 / 4) / (1 / 3 + 1 / 4), f1])
+    assert scores == pytest.approx([f1, 2 * (1 / 3) * (1 / 4) / (1 / 3 + 1 / 4), f1])
 
 
 def test_rouge_sees_chinese():
@@ -55,9 +55,9 @@ def test_rouge_sees_chinese():
 def test_what_holds_of_all_texts(rows):
     answers, references = zip(*rows, strict=True)
     for language in ("en", "zh"):
-        found = text.rouge(answers, references, language)
-        assert ((found >= 0) & (found <= 1)).all()
-        np.testing.assert_allclose(found, text.rouge(references, answers, language))
+        scores = text.rouge(answers, references, language)
+        assert ((scores >= 0) & (scores <= 1)).all()
+        np.testing.assert_allclose(scores, text.rouge(references, answers, language))
     assert text.exact_match([f" {answer}\n" for answer in answers], answers).all()
 
 
@@ -73,8 +73,8 @@ def test_perplexity_of_equally_likely_tokens_is_their_number():
 
 
 def test_grounding_by_hand():
-    found = text.grounding([1, 4, 10, 11, None])
-    assert found.T.tolist() == [[1, 0, 0, 0, 0], [1, 1, 1, 0, 0], [1, 0.25, 0.1, 0, 0]]
+    scores = text.grounding([1, 4, 10, 11, None])
+    assert scores.T.tolist() == [[1, 0, 0, 0, 0], [1, 1, 1, 0, 0], [1, 0.25, 0.1, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -96,15 +96,15 @@ def test_errors_by_hand():
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans(), st.integers(0, 3)), min_size=1, max_size=20))
 def test_auc_equals_counting_pairs(rows):
     scores, liked, weights = (np.array(column) for column in zip(*rows, strict=True))
-    found = rating.auc(scores.astype(float), liked, weights)
+    area = rating.auc(scores.astype(float), liked, weights)
     won = total = 0.0
     for score, weight in zip(scores[liked], weights[liked], strict=True):
         for other, other_weight in zip(scores[~liked], weights[~liked], strict=True):
             total += weight * other_weight
             won += weight * other_weight * (1 if score > other else 0.5 if score == other else 0)
-    assert (found is None) == (total == 0)
-    if found is not None:
-        assert found == pytest.approx(won / total)
+    assert (area is None) == (total == 0)
+    if area is not None:
+        assert area == pytest.approx(won / total)
 
 
 def test_an_expected_rating_is_normalised_over_the_scale():

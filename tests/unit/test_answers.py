@@ -34,8 +34,8 @@ def logits_after(model, ids):
 @pytest.mark.parametrize("batch_tokens", [1, 30, 8192])
 def test_greedy_answers_take_the_likeliest_token_each_time(model, batch_tokens):
     ends = [7, 11]
-    found = free_text.generate_greedy(model, PROMPTS, 6, ends, pad_id=0, batch_tokens=batch_tokens)
-    for prompt, answer in zip(PROMPTS, found, strict=True):
+    answers = free_text.generate_greedy(model, PROMPTS, 6, ends, pad_id=0, batch_tokens=batch_tokens)
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
         ids = list(prompt)
         while len(ids) < len(prompt) + 6 and not (len(ids) > len(prompt) and ids[-1] in ends):
             ids.append(int(logits_after(model, ids)[-1].argmax()))
@@ -54,8 +54,8 @@ def test_the_models_own_settings_do_not_change_an_answer(model):
 
 def test_log_probs_of_given_answers(model):
     given = [[[1, 2], [3]], [[4, 5, 6]], [[2]], [[8, 1], [9, 9, 9], [8, 2]]]
-    found = free_text.answer_log_probs(model, PROMPTS, given, pad_id=0)
-    for prompt, some, scores in zip(PROMPTS, given, found, strict=True):
+    log_probs = free_text.answer_log_probs(model, PROMPTS, given, pad_id=0)
+    for prompt, some, scores in zip(PROMPTS, given, log_probs, strict=True):
         for answer, score in zip(some, scores, strict=True):
             steps = logits_after(model, prompt + answer).log_softmax(-1)
             expected = sum(steps[len(prompt) - 1 + n, token].item() for n, token in enumerate(answer))
@@ -64,8 +64,8 @@ def test_log_probs_of_given_answers(model):
 
 @pytest.mark.parametrize("batch_tokens", [1, 8192])
 def test_a_text_lies_where_its_last_token_is(model, batch_tokens):
-    found = free_text.text_embeddings(model, PROMPTS, pad_id=0, batch_tokens=batch_tokens)
-    for prompt, vector in zip(PROMPTS, found, strict=True):
+    embeddings = free_text.text_embeddings(model, PROMPTS, pad_id=0, batch_tokens=batch_tokens)
+    for prompt, vector in zip(PROMPTS, embeddings, strict=True):
         with torch.inference_mode():
             alone = model.get_decoder()(torch.tensor([prompt])).last_hidden_state[0, -1]
         np.testing.assert_allclose(vector, alone.numpy(), atol=1e-4)
@@ -92,9 +92,9 @@ def test_an_answer_that_does_not_fit_the_context_is_refused(model):
     ],
 )
 def test_the_kind_of_an_answer_is_read_off_its_template(task, template, kind):
-    found = load_task(task, FIELDS)
-    wording = next(one for one in found.templates if template in (one.id, None))
-    assert kind_of(found, wording, FIELDS) == kind
+    task_file = load_task(task, FIELDS)
+    wording = next(one for one in task_file.templates if template in (one.id, None))
+    assert kind_of(task_file, wording, FIELDS) == kind
 
 
 def test_choices_are_in_the_order_of_the_targets_position():
@@ -109,16 +109,16 @@ def test_choices_are_in_the_order_of_the_targets_position():
 
 def test_held_out_wordings_are_asked_unless_others_are_named():
     def names(**entry):
-        told = []
-        mixed = resolve_eval_task(EvalTask(task="rating", **entry), FIELDS, told.append)
-        return [template.id for template in mixed.templates], told
+        notices = []
+        mixed = resolve_eval_task(EvalTask(task="rating", **entry), FIELDS, notices.append)
+        return [template.id for template in mixed.templates], notices
 
     assert names() == (["held_out"], [])
     assert names(templates=["titles"]) == (["titles"], [])
     assert names(language="zh") == (["after_history_zh", "titles_zh"], [])
-    told = []
-    assert resolve_eval_task(EvalTask(task="rating"), Fields(), told.append) is None
-    assert told == ["eval.tasks: task 'rating' is switched off: this data has no rating"]
+    notices = []
+    assert resolve_eval_task(EvalTask(task="rating"), Fields(), notices.append) is None
+    assert notices == ["eval.tasks: task 'rating' is switched off: this data has no rating"]
 
 
 def scored(about, **columns):
@@ -142,23 +142,23 @@ def test_ratings_off_the_scale_are_unparsable_and_expectations_need_no_parsing()
         reference=["4", "4", "1", "2"],
         score=[4.0, 3.0, 3.0, 2.0],
     )
-    found = measure([1, 1, 1, 1])
-    assert found["mae"] == 1.5 and found["rmse"] == pytest.approx(np.sqrt(5 / 2))
-    assert found["unparsable"] == 0.5
-    assert found["expected_mae"] == 0.75 and found["expected_rmse"] == pytest.approx(np.sqrt(5 / 4))
-    assert found["auc"] == pytest.approx(3.5 / 4)
+    metrics = measure([1, 1, 1, 1])
+    assert metrics["mae"] == 1.5 and metrics["rmse"] == pytest.approx(np.sqrt(5 / 2))
+    assert metrics["unparsable"] == 0.5
+    assert metrics["expected_mae"] == 0.75 and metrics["expected_rmse"] == pytest.approx(np.sqrt(5 / 4))
+    assert metrics["auc"] == pytest.approx(3.5 / 4)
     only_unread = measure([0, 0, 2, 1])
     assert only_unread["mae"] is None and only_unread["auc"] is None and only_unread["unparsable"] == 1
 
 
 def test_choices_are_compared_without_case_and_stop():
-    found = scored(
+    metrics = scored(
         {"kind": "choice", "options": ["Yes", "No"]},
         answer=["yes.", "No", "Perhaps"],
         reference=["Yes", "Yes", "No"],
         score=[0.5, -0.1, 0.0],
     )([1, 1, 1])
-    assert found == {"accuracy": pytest.approx(1 / 3), "auc": 0.5, "unparsable": pytest.approx(1 / 3)}
+    assert metrics == {"accuracy": pytest.approx(1 / 3), "auc": 0.5, "unparsable": pytest.approx(1 / 3)}
 
 
 def test_ids_titles_and_texts_that_are_nothing_are_unparsable():

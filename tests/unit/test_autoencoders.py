@@ -80,10 +80,10 @@ TWO_LEVELS = ([[0.0, 0.0], [2.0, 0.0]], [[0.0, 0.0], [-0.5, 0.0]])
 
 def test_the_quantization_loss_is_as_by_hand():
     # The first level leaves 1.4 − 2 = −.6, the second −.6 + .5 = −.1; squares are means over two dimensions.
-    found = toy(books=TWO_LEVELS).quantize(torch.tensor([[1.4, 0.0]]))
-    assert found.codes.tolist() == [[1, 1]]
-    torch.testing.assert_close(found.total, torch.tensor([[1.5, 0.0]]))
-    assert found.loss.item() == pytest.approx(1.25 * (0.36 + 0.01) / 2)
+    quantized = toy(books=TWO_LEVELS).quantize(torch.tensor([[1.4, 0.0]]))
+    assert quantized.codes.tolist() == [[1, 1]]
+    torch.testing.assert_close(quantized.total, torch.tensor([[1.5, 0.0]]))
+    assert quantized.loss.item() == pytest.approx(1.25 * (0.36 + 0.01) / 2)
 
 
 def test_gradients_pass_straight_through_the_codes():
@@ -124,26 +124,32 @@ def test_cost_contrasts_cosines_divided_by_the_temperature():
 BOOK = [[1.0, 0.0], [0.8, 0.4], [0.0, 1.0], [-1.0, -1.0]]
 
 
-def letter_toy(known, **weights):
+def letter_toy(vectors, **weights):
     model = toy(
-        letter.Letter, letter.LetterTokenizer(kind="letter", **weights), [BOOK], collaborative=known, seed=0
+        letter.Letter,
+        letter.LetterTokenizer(kind="letter", **weights),
+        [BOOK],
+        collaborative=vectors,
+        seed=0,
     )
     model.groups = [torch.tensor([0, 0, 1, 2])]
     return model
 
 
 def test_letters_whole_loss_is_as_by_hand():
-    known = np.array([[1.0, 2.0, 0.0], [0.0, 0.0, 0.0], [0.5, 0.0, -1.0], [9.0, 9.0, 9.0]], np.float32)
-    model = letter_toy(known, alpha=0.3, diversity=0.7)
+    collaborative = np.array(
+        [[1.0, 2.0, 0.0], [0.0, 0.0, 0.0], [0.5, 0.0, -1.0], [9.0, 9.0, 9.0]], np.float32
+    )
+    model = letter_toy(collaborative, alpha=0.3, diversity=0.7)
     inputs, rows = torch.tensor([[1.1, 0.0], [0.1, 0.9], [0.8, 0.5]]), torch.tensor([0, 1, 2])
     codes = [0, 2, 1]
-    loss, found = model.loss(inputs, rows)
-    assert found.codes[:, 0].tolist() == codes
+    loss, quantized_batch = model.loss(inputs, rows)
+    assert quantized_batch.codes[:, 0].tolist() == codes
 
     book, items = np.array(BOOK), inputs.numpy()
     rebuilt = book[codes]
     expected = ((items - rebuilt) ** 2).mean() * (1 + 1.25)
-    targets = known @ model.projection.weight.detach().numpy().T
+    targets = collaborative @ model.projection.weight.detach().numpy().T
     aligned = 0.0
     for item in (0, 2):  # item 1 has no collaborative vector: neither anchor nor negative
         odds = {other: math.exp(rebuilt[item] @ targets[other]) for other in (0, 2)}
@@ -253,22 +259,22 @@ def test_codebooks_start_from_what_is_left_of_the_latents():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_level_lowers_the_error_and_no_code_book_collapses(kind):
-    found, vectors = fitted(kind), clustered(ITEMS)
-    assert found.codes.shape == (ITEMS, 3) and found.codes.dtype == np.int32 and found.sizes == [8, 8, 8]
+    output, vectors = fitted(kind), clustered(ITEMS)
+    assert output.codes.shape == (ITEMS, 3) and output.codes.dtype == np.int32 and output.sizes == [8, 8, 8]
     errors = [
-        np.square(vectors - found.codec.reconstruct(found.codes[:, :level])).mean() for level in range(4)
+        np.square(vectors - output.codec.reconstruct(output.codes[:, :level])).mean() for level in range(4)
     ]
     assert errors[0] == pytest.approx(vectors.var(axis=0).mean(), rel=1e-4)
     assert all(after < before for before, after in pairwise(errors))
     assert errors[3] < 0.5 * errors[0]
-    assert len(np.unique(found.codes[:, 0])) == 8
+    assert len(np.unique(output.codes[:, 0])) == 8
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_seed_decides(kind):
     vectors, state = clustered(120), torch.get_rng_state()
     first, again, other = (fit(kind, vectors, seed, epochs=6) for seed in (1, 1, 2))
-    one, two = (save(found.codec.tensors()) for found in (first, again))
+    one, two = (save(output.codec.tensors()) for output in (first, again))
     assert one == two and np.array_equal(first.codes, again.codes)
     assert (first.codes != other.codes).any()
     assert torch.equal(torch.get_rng_state(), state)
@@ -288,31 +294,31 @@ def test_the_seed_decides(kind):
 )
 def test_poor_vectors_give_finite_codes(kind, vectors):
     vectors = vectors.astype(np.float32)
-    found = fit(kind, vectors, epochs=4)
-    assert found.sizes == [min(8, len(vectors))] * 3
-    assert ((found.codes >= 0) & (found.codes < found.sizes[0])).all()
-    assert np.isfinite(found.codec.reconstruct(found.codes)).all()
-    assert all(np.isfinite(tensor).all() for tensor in found.codec.tensors().values())
+    output = fit(kind, vectors, epochs=4)
+    assert output.sizes == [min(8, len(vectors))] * 3
+    assert ((output.codes >= 0) & (output.codes < output.sizes[0])).all()
+    assert np.isfinite(output.codec.reconstruct(output.codes)).all()
+    assert all(np.isfinite(tensor).all() for tensor in output.codec.tensors().values())
 
 
 # --- the codec ----------------------------------------------------------------------------------------------
 
 
 def test_the_codec_survives_a_file():
-    found = fitted("rqvae")
-    again = AutoencoderCodec.from_tensors(load(save(found.codec.tensors())))
+    output = fitted("rqvae")
+    again = AutoencoderCodec.from_tensors(load(save(output.codec.tensors())))
     unseen = clustered(40) + 0.05
-    np.testing.assert_array_equal(again.encode(unseen), found.codec.encode(unseen))
-    np.testing.assert_array_equal(again.reconstruct(found.codes), found.codec.reconstruct(found.codes))
-    assert again.sizes == found.sizes and again.levels == 3
+    np.testing.assert_array_equal(again.encode(unseen), output.codec.encode(unseen))
+    np.testing.assert_array_equal(again.reconstruct(output.codes), output.codec.reconstruct(output.codes))
+    assert again.sizes == output.sizes and again.levels == 3
 
 
 def test_the_cheapest_codes_are_the_codes():
-    found, vectors = fitted("rqvae"), clustered(ITEMS)
+    output, vectors = fitted("rqvae"), clustered(ITEMS)
     for level in range(3):
-        costs = found.codec.costs(found.codec.project(vectors), found.codes[:, :level])
+        costs = output.codec.costs(output.codec.project(vectors), output.codes[:, :level])
         assert costs.shape == (ITEMS, 8) and costs.dtype == np.float32
-        np.testing.assert_array_equal(costs.argmin(axis=1), found.codes[:, level])
+        np.testing.assert_array_equal(costs.argmin(axis=1), output.codes[:, level])
 
 
 def test_the_codec_computes_what_the_model_does():
@@ -322,13 +328,15 @@ def test_the_codec_computes_what_the_model_does():
     codec = autoencoder.freeze(model, items)
     with torch.no_grad():
         latents = model.encoder(items[torch.arange(ITEMS)])
-        found = model.quantize(latents)
-        outputs = model.decoder(found.total).numpy()
+        quantized = model.quantize(latents)
+        outputs = model.decoder(quantized.total).numpy()
     np.testing.assert_allclose(codec.project(items.vectors), latents.numpy(), atol=1e-5)
-    np.testing.assert_array_equal(codec.encode(items.vectors), found.codes.numpy())
+    np.testing.assert_array_equal(codec.encode(items.vectors), quantized.codes.numpy())
     gain = (outputs * items[torch.arange(ITEMS)].numpy()).sum() / np.square(outputs).sum()
     expected = items.mean + gain * items.scale * outputs
-    np.testing.assert_allclose(codec.reconstruct(found.codes.numpy().astype(np.int32)), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        codec.reconstruct(quantized.codes.numpy().astype(np.int32)), expected, atol=1e-4
+    )
 
 
 def test_no_level_stands_for_the_mean_and_no_item_for_nothing():

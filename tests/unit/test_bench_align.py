@@ -14,11 +14,11 @@ TINY = {"layers": 2, "hidden": 32, "vocabulary": 2000, "prompt": 20, "items": 30
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory):
     out = tmp_path_factory.mktemp("bench") / "align.json"
-    found = align.run(**TINY, rejected=[3, 1], against=list(align.PEERS), repeats=1, out=out)
+    figures = align.run(**TINY, rejected=[3, 1], against=list(align.PEERS), repeats=1, out=out)
     written = json.loads(out.read_text())
-    assert written["figures"] == found and written["command"] == "llmrec bench align"
+    assert written["figures"] == figures and written["command"] == "llmrec bench align"
     assert written["machine"]["versions"]["trl"]
-    return {one["part"]: one for one in found}
+    return {one["part"]: one for one in figures}
 
 
 def test_every_part_has_finite_ratios_to_every_peer(figures):

@@ -44,9 +44,9 @@ def one_by_one(model, prompt, rows):
 @pytest.mark.parametrize("batch_tokens", [8192, 70, 1])
 def test_scores_equal_those_of_single_candidates(model, prompts, candidates, batch_tokens):
     scores = score(model, prompts, candidates, batch_tokens)
-    for prompt, rows, found in zip(prompts, candidates, scores, strict=True):
-        assert found.dtype == np.float32 and found.shape == (len(rows),)
-        np.testing.assert_allclose(found, one_by_one(model, prompt, rows), atol=1e-4)
+    for prompt, rows, user_scores in zip(prompts, candidates, scores, strict=True):
+        assert user_scores.dtype == np.float32 and user_scores.shape == (len(rows),)
+        np.testing.assert_allclose(user_scores, one_by_one(model, prompt, rows), atol=1e-4)
 
 
 def test_a_repeated_candidate_has_one_score(model, prompts, candidates):
@@ -79,7 +79,9 @@ def test_no_batch_is_larger_than_allowed(model, prompts, candidates):
 
 def test_nothing_to_score_is_nothing(model):
     assert score(model, [], []) == []
-    assert [found.tolist() for found in score(model, [[1], [2]], [[], np.zeros((0, 3), int)])] == [[], []]
+    assert [
+        user_scores.tolist() for user_scores in score(model, [[1], [2]], [[], np.zeros((0, 3), int)])
+    ] == [[], []]
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,9 @@ def test_item_knn_equals_dense_cosine(train, history, mask):
 
 def test_item_knn_keeps_only_the_nearest_neighbours():
     train = training([["a", "b"], ["a", "b"], ["a", "c"]])
-    one = ItemKNN.fit(train, CATALOGUE, neighbours=1)
-    assert one.similarity.nnz == 3
-    items, scores = one.recommend([["a"]], k=2, exclude=[["a"]])
+    model = ItemKNN.fit(train, CATALOGUE, neighbours=1)
+    assert model.similarity.nnz == 3
+    items, scores = model.recommend([["a"]], k=2, exclude=[["a"]])
     assert items == [["b", "c"]]
     assert scores[0][0] > 0 == scores[0][1]
 

@@ -78,12 +78,12 @@ def test_exponents_are_numbers(text):
 
 def test_overrides_replace_values_of_any_kind_and_leave_the_source_alone():
     tree = {"sft": {"lr": 1, "epochs": 2}, "eval": {"k": [1]}}
-    found = apply_overrides(tree, ["sft.lr=1e-4", "eval.k=[5, 10]", "data.card=x", "parent=", "a.b.c=true"])
-    assert found["sft"] == {"lr": 1e-4, "epochs": 2}
-    assert found["eval"] == {"k": [5, 10]}
-    assert found["data"] == {"card": "x"}
-    assert found["parent"] is None
-    assert found["a"] == {"b": {"c": True}}
+    merged = apply_overrides(tree, ["sft.lr=1e-4", "eval.k=[5, 10]", "data.card=x", "parent=", "a.b.c=true"])
+    assert merged["sft"] == {"lr": 1e-4, "epochs": 2}
+    assert merged["eval"] == {"k": [5, 10]}
+    assert merged["data"] == {"card": "x"}
+    assert merged["parent"] is None
+    assert merged["a"] == {"b": {"c": True}}
     assert tree == {"sft": {"lr": 1, "epochs": 2}, "eval": {"k": [1]}}
 
 
@@ -161,7 +161,7 @@ def test_another_kind_keeps_the_settings_it_shares():
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("ids.quantizer.kind=rqvea", "ids.quantizer.kind: no 'rqvea' (did you mean 'rqvae'?)"),
         ("ids.quantizer.iteration=4", "unknown key 'ids.quantizer.iteration' (did you mean 'iterations'?)"),
@@ -169,7 +169,7 @@ def test_another_kind_keeps_the_settings_it_shares():
         ("ids.fusion.weights=[1, 2]", "fusion.weights needs a number for each of text"),
     ],
 )
-def test_errors_in_the_ids_section_name_key_and_remedy(override, told):
+def test_errors_in_the_ids_section_name_key_and_remedy(override, message):
     with pytest.raises(UserError) as error:
         load_recipe("beauty-tiny", [override])
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)

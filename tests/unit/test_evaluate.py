@@ -109,10 +109,10 @@ def test_differences_are_paired_and_rounded():
     users = {"sft": pl.DataFrame({"m": values + 0.1234567}), "popularity": pl.DataFrame({"m": values})}
     gap = differences(users, [("sft", "popularity")], ["m"], 200, 0, 0.95)["sft"]["popularity"]
     assert gap == {"m": 0.123457, "intervals": {"m": [0.123457, 0.123457]}}
-    own = summarise(users, ["m"], 200, 0, 0.95)["sft"]
-    low, high = own["intervals"]["m"]
-    assert low < own["m"] < high
-    assert own["users"] == 200
+    summary = summarise(users, ["m"], 200, 0, 0.95)["sft"]
+    low, high = summary["intervals"]["m"]
+    assert low < summary["m"] < high
+    assert summary["users"] == 200
 
 
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=60))

@@ -24,14 +24,14 @@ def written(folder, content, name="x.index.json"):
 
 
 def test_codes_come_in_the_catalogue_s_order(tmp_path):
-    found = exchange.read_index(written(tmp_path, GOOD), ["1", "0"])
-    np.testing.assert_array_equal(found.codes, [[0, 2], [3, 0]])
-    assert found.sizes == [4, 3] and found.unique and found.codes.dtype == np.int32
+    codes = exchange.read_index(written(tmp_path, GOOD), ["1", "0"])
+    np.testing.assert_array_equal(codes.codes, [[0, 2], [3, 0]])
+    assert codes.sizes == [4, 3] and codes.unique and codes.codes.dtype == np.int32
 
 
 def test_shared_paths_are_left_to_the_collision_rule(tmp_path):
-    found = exchange.read_index(written(tmp_path, {"0": ["<a_1>"], "1": ["<a_1>"]}), ["0", "1"])
-    assert not found.unique and found.sizes == [2]
+    codes = exchange.read_index(written(tmp_path, {"0": ["<a_1>"], "1": ["<a_1>"]}), ["0", "1"])
+    assert not codes.unique and codes.sizes == [2]
 
 
 @pytest.mark.parametrize(

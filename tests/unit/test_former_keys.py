@@ -10,9 +10,9 @@ from llmrec.errors import UserError
 
 @pytest.mark.parametrize("key", FORMER_KEYS.values(), ids=FORMER_KEYS)
 def test_a_recipe_with_a_former_key_is_told_the_new_one(key):
-    given = {"sft.distil": "{teacher: item_knn}"}.get(key.old, next(iter(key.values), 1))
+    value = {"sft.distil": "{teacher: item_knn}"}.get(key.old, next(iter(key.values), 1))
     with pytest.raises(UserError, match=rf"{key.old} is now {key.new}"):
-        load_recipe("quickstart", [f"{key.old}={str(given).lower()}"])
+        load_recipe("quickstart", [f"{key.old}={str(value).lower()}"])
 
 
 def test_a_finished_runs_recipe_is_read_under_the_new_keys(tmp_path):

@@ -90,8 +90,8 @@ def test_a_common_space_is_that_of_canonical_correlation():
     expected = np.linalg.svd(first.T @ second)[1][:4]
     both = having(parts)
     alone = [fusion.apply(parts, both | {name: np.ones(4000, bool)}) for name in ("images", "text")]
-    found = [np.corrcoef(alone[0][:, i], alone[1][:, i])[0, 1] for i in range(4)]
-    np.testing.assert_allclose(found, expected, atol=0.01)
+    correlations = [np.corrcoef(alone[0][:, i], alone[1][:, i])[0, 1] for i in range(4)]
+    np.testing.assert_allclose(correlations, expected, atol=0.01)
 
 
 def test_an_item_that_lacks_an_input_is_aligned_with_what_it_would_have_been():
@@ -135,7 +135,7 @@ def test_a_saved_fusion_gives_later_items_the_same_vectors(config):
 def test_an_input_that_tells_nothing_apart_is_left_out(config, capsys):
     parts = views() | {"vectors": np.full((ITEMS, 5), 0.1, np.float32)}
     fused = fit_apply(parts, having(parts), config)
-    assert "the vectors of vectors are all alike; left out" in capsys.readouterr().err
+    assert "the vectors of vectors are all equal; left out" in capsys.readouterr().err
     np.testing.assert_array_equal(fused, fit_apply(views(), having(views()), config))
 
 
@@ -163,7 +163,7 @@ ALL = slice(None)
         (views(), {"text": [4, 7], "images": [4, 9]}, ALIGNED, "1 items have no vector of text or images"),
         (views(), {"images": ALL}, CONCAT, "no item has a vector of images"),
         (views(), {"text": slice(9), "images": slice(9, None)}, ALIGNED, "nothing aligns them"),
-        ({"text": np.ones((9, 3)), "images": np.zeros((9, 2))}, {}, CONCAT, "text, images are all alike"),
+        ({"text": np.ones((9, 3)), "images": np.zeros((9, 2))}, {}, CONCAT, "text, images are all equal"),
     ],
 )
 def test_inputs_that_cannot_be_fused(parts, missing, config, message):

@@ -36,14 +36,14 @@ def judged(**gains):
     ],
 )
 def test_a_verdict_is_where_the_interval_lies(gain, difference, verdict):
-    found = judged(dpo=gain)
-    one = found["models"]["dpo"]["ndcg@10"]
-    low, high = one["interval"]
-    assert one["difference"] == pytest.approx(difference) and low <= one["difference"] <= high
-    assert one["verdict"] == verdict
-    assert found["winner"] == ("dpo" if verdict == "better" else "sft")
-    assert found["models"]["dpo"]["hr@50"]["verdict"] == "no difference"
-    assert (found["users"], found["split"], found["metric"]) == (4, "valid", "ndcg@10")
+    verdicts = judged(dpo=gain)
+    gap = verdicts["models"]["dpo"]["ndcg@10"]
+    low, high = gap["interval"]
+    assert gap["difference"] == pytest.approx(difference) and low <= gap["difference"] <= high
+    assert gap["verdict"] == verdict
+    assert verdicts["winner"] == ("dpo" if verdict == "better" else "sft")
+    assert verdicts["models"]["dpo"]["hr@50"]["verdict"] == "no difference"
+    assert (verdicts["users"], verdicts["split"], verdicts["metric"]) == (4, "valid", "ndcg@10")
 
 
 def test_of_two_better_models_the_larger_difference_wins():
@@ -81,10 +81,10 @@ def test_the_winner_answers_while_it_is_the_one_that_was_judged(tmp_path):
     assert default_model(tmp_path) == "sft"
     (tmp_path / "eval").mkdir()
     for adapter, winner, expected in (("new", "dpo", "dpo"), ("old", "dpo", "sft"), ("new", "sft", "sft")):
-        found = {"winner": winner, "models": {"dpo": {"adapter": adapter}}}
-        (tmp_path / "eval/gate.json").write_text(json.dumps(found))
+        verdicts = {"winner": winner, "models": {"dpo": {"adapter": adapter}}}
+        (tmp_path / "eval/gate.json").write_text(json.dumps(verdicts))
         assert default_model(tmp_path) == expected
-    (tmp_path / "eval/gate.json").write_text(json.dumps(found | {"winner": "dpo"}))
+    (tmp_path / "eval/gate.json").write_text(json.dumps(verdicts | {"winner": "dpo"}))
     (tmp_path / "dpo/manifest.json").unlink()  # half-written
     assert default_model(tmp_path) == "sft"
     shutil.rmtree(tmp_path / "sft")
@@ -152,9 +152,9 @@ def test_the_report_draws_what_a_training_logged(tmp_path):
         {"step": 2, "valid_hr@50": 0.2, "reward": 0.6},
     ]
     (tmp_path / "grpo/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (found,) = alignment(tmp_path)["trainings"]
-    assert (found["method"], found["steps"]) == ("grpo", 2)
-    assert [chart["title"] for chart in found["charts"]] == [
+    (training,) = alignment(tmp_path)["trainings"]
+    assert (training["method"], training["steps"]) == ("grpo", 2)
+    assert [chart["title"] for chart in training["charts"]] == [
         "Reward of a rollout",
         "HR@50 of validation lists",
     ]

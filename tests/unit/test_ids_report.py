@@ -56,17 +56,17 @@ def test_variance_of_equal_vectors_is_nothing_left():
 
 def test_purity_counts_the_most_frequent_category_of_each_prefix():
     sids = rows([0, 0], [0, 1], [0, 2], [1, 0], [1, 1])
-    found = diagnosis.prefix_purity(sids, [["x"], ["x"], ["y"], ["y"], []])
-    assert (found["depth"], found["categories"], found["items"]) == (1, 2, 4)
-    assert found["purity"] == [0.75, 1]
-    assert found["chance"][1] == 1
+    purity = diagnosis.prefix_purity(sids, [["x"], ["x"], ["y"], ["y"], []])
+    assert (purity["depth"], purity["categories"], purity["items"]) == (1, 2, 4)
+    assert purity["purity"] == [0.75, 1]
+    assert purity["chance"][1] == 1
 
 
 def test_purity_of_unrelated_groups_is_that_of_chance():
     rng = np.random.default_rng(0)
     sids = rng.integers(0, 8, (4000, 1)).astype(np.int32)
-    found = diagnosis.prefix_purity(sids, [[name] for name in rng.choice(list("abcd"), 4000)])
-    assert found["purity"][0] == pytest.approx(found["chance"][0], abs=0.02)
+    purity = diagnosis.prefix_purity(sids, [[name] for name in rng.choice(list("abcd"), 4000)])
+    assert purity["purity"][0] == pytest.approx(purity["chance"][0], abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_neighbours_that_share_their_prefix_are_all_recalled():
 
 def test_ids_that_share_nothing_recall_by_chance():
     vectors = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
-    found = diagnosis.neighbour_recall(np.arange(40, dtype=np.int32)[:, None], vectors)
-    assert found["recall"] == pytest.approx(found["chance"])
+    recall = diagnosis.neighbour_recall(np.arange(40, dtype=np.int32)[:, None], vectors)
+    assert recall["recall"] == pytest.approx(recall["chance"])
 
 
 small_ids = arrays.arrays(
@@ -110,7 +110,7 @@ small_ids = arrays.arrays(
 def test_recall_is_the_mean_over_random_orders_of_ties(sids, seed):
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(len(sids), 5)).astype(np.float32)
-    found = diagnosis.neighbour_recall(sids, vectors, seed)
+    recall = diagnosis.neighbour_recall(sids, vectors, seed)
     k, expected = min(10, len(sids) - 1), []
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     for item in range(len(sids)):
@@ -122,7 +122,7 @@ def test_recall_is_the_mean_over_random_orders_of_ties(sids, seed):
         longer = [other for other in others if shared[other] > kth]
         sure = len(nearest & set(longer))
         expected.append((sure + len(nearest & set(tied)) * (k - len(longer)) / len(tied)) / k)
-    assert found["recall"] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert recall["recall"] == pytest.approx(np.mean(expected), abs=1e-6)
 
 
 def test_a_single_item_has_no_neighbours():

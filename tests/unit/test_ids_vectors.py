@@ -36,9 +36,9 @@ def test_texts_need_one_known_field():
 
 def test_npy_rows_are_in_catalogue_order(tmp_path):
     np.save(tmp_path / "v.npy", VECTORS)
-    found = read_vectors(tmp_path / "v.npy", ITEMS)
-    np.testing.assert_array_equal(found, VECTORS)
-    assert found.dtype == np.float32
+    vectors = read_vectors(tmp_path / "v.npy", ITEMS)
+    np.testing.assert_array_equal(vectors, VECTORS)
+    assert vectors.dtype == np.float32
 
 
 @pytest.mark.parametrize("kind", [pl.List(pl.Float64), pl.Array(pl.Float32, 2), pl.List(pl.Int32)])
@@ -150,12 +150,12 @@ def encoder(tmp_path):
 def test_encoding_keeps_the_order_and_clips_long_texts(encoder):
     texts = ["red rose", "blue nail polish red", "red", "red rose " * 100_000]
     config = EncoderConfig(model=encoder, batch=2, max_tokens=6)
-    found = encode(texts, config)
+    vectors = encode(texts, config)
     alone = np.concatenate([encode([text], config) for text in texts])
-    assert found.shape == (4, 16) and found.dtype == np.float32
-    np.testing.assert_allclose(found, alone, atol=1e-6)
-    np.testing.assert_allclose(found[3], encode(["red rose " * 3], config)[0], atol=1e-6)
-    assert np.abs(found[0] - found[1]).max() > 1e-3
+    assert vectors.shape == (4, 16) and vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, alone, atol=1e-6)
+    np.testing.assert_allclose(vectors[3], encode(["red rose " * 3], config)[0], atol=1e-6)
+    assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
 
 
 def test_a_folder_that_is_no_encoder(tmp_path):

@@ -52,9 +52,9 @@ def test_paths_are_equally_long_within_their_sizes_and_unique_where_claimed(kind
     rng = np.random.default_rng(0)
     histories = [rng.integers(0, items, rng.integers(0, 12)) for _ in range(100)]
     categories = [["Root", *(["a", "b"] * 3)[: n % 7]] for n in range(items)]
-    found = fit(kind, signals(items, [*histories, [0, 1]], categories))
-    assert_well_formed(found, items)
-    assert found.unique == (kind in UNIQUE)
+    output = fit(kind, signals(items, [*histories, [0, 1]], categories))
+    assert_well_formed(output, items)
+    assert output.unique == (kind in UNIQUE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -72,11 +72,11 @@ def test_one_item_without_interactions_gets_a_path(kind):
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 60), st.integers(2, 9), st.integers(1, 8), st.sampled_from(["random", "sequential"]))
 def test_a_catalogue_gets_distinct_paths_of_as_many_levels_as_it_takes(items, codes, levels, kind):
-    found = fit(kind, signals(items), codes=codes, levels=levels)
-    assert_well_formed(found, items)
-    assert found.unique and len(found.sizes) >= levels
+    output = fit(kind, signals(items), codes=codes, levels=levels)
+    assert_well_formed(output, items)
+    assert output.unique and len(output.sizes) >= levels
     if min(codes, items) ** levels >= items:
-        assert len(found.sizes) == levels
+        assert len(output.sizes) == levels
 
 
 def test_random_paths_use_every_code_and_depend_on_the_seed():
@@ -86,29 +86,29 @@ def test_random_paths_use_every_code_and_depend_on_the_seed():
 
 
 def test_random_paths_fill_a_code_space_beyond_64_bits():
-    found = fit("random", signals(70_000), codes=65536, levels=8)
-    assert_well_formed(found, 70_000)
-    assert (found.codes.max(axis=0) > 60_000).all()
+    output = fit("random", signals(70_000), codes=65536, levels=8)
+    assert_well_formed(output, 70_000)
+    assert (output.codes.max(axis=0) > 60_000).all()
 
 
 def test_sequential_paths_follow_the_histories_and_then_the_catalogue():
-    found = fit("sequential", signals(8, [[5, 2, 5], [2, 7], [0]]), codes=2, levels=3)
-    numbers = found.codes @ [4, 2, 1]
+    output = fit("sequential", signals(8, [[5, 2, 5], [2, 7], [0]]), codes=2, levels=3)
+    numbers = output.codes @ [4, 2, 1]
     assert np.argsort(numbers).tolist() == [5, 2, 7, 0, 1, 3, 4, 6]
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 80), st.integers(2, 9))
 def test_sequential_first_codes_serve_equally_many_items(items, codes):
-    found = fit("sequential", signals(items, [range(items)]), codes=codes, levels=8)
-    used = np.bincount(found.codes[:, 0], minlength=min(codes, items))
+    output = fit("sequential", signals(items, [range(items)]), codes=codes, levels=8)
+    used = np.bincount(output.codes[:, 0], minlength=min(codes, items))
     assert used.max() - used.min() <= 1
-    assert (np.diff(found.codes[:, 0]) >= 0).all()
+    assert (np.diff(output.codes[:, 0]) >= 0).all()
 
 
 def test_sequential_without_interactions_numbers_the_catalogue_and_says_so(capsys):
-    found = fit("sequential", signals(5), codes=5, levels=1)
-    assert found.codes[:, 0].tolist() == [0, 1, 2, 3, 4]
+    output = fit("sequential", signals(5), codes=5, levels=1)
+    assert output.codes[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert "no training interactions" in capsys.readouterr().err
 
 
@@ -116,8 +116,8 @@ def test_sequential_without_interactions_numbers_the_catalogue_and_says_so(capsy
 def test_collaborative_codes_find_planted_communities(size):
     groups = 4
     histories = communities(groups, size, users=20 * size)
-    found = fit("collaborative", signals(groups * size, histories), clusters=groups, leaf=size)
-    first = found.codes[:, 0].reshape(size, groups)  # item n is of group n % groups
+    output = fit("collaborative", signals(groups * size, histories), clusters=groups, leaf=size)
+    first = output.codes[:, 0].reshape(size, groups)  # item n is of group n % groups
     assert (first == first[0]).all() and len(set(first[0])) == groups
 
 
@@ -130,11 +130,12 @@ def test_collaborative_codes_find_communities_within_communities():
         reach = inner * size if rng.random() < 0.3 else size
         start = group * inner * size + (0 if reach > size else rng.integers(inner) * size)
         histories.append(start + rng.choice(reach, 4, replace=False))
-    found = fit("collaborative", signals(outer * inner * size, histories), clusters=3, leaf=size)
-    assert found.sizes == [3, 3]
+    output = fit("collaborative", signals(outer * inner * size, histories), clusters=3, leaf=size)
+    assert output.sizes == [3, 3]
     for level, width in enumerate((inner * size, size)):
         paths = [
-            set(map(tuple, part[:, : level + 1])) for part in np.split(found.codes, len(found.codes) // width)
+            set(map(tuple, part[:, : level + 1]))
+            for part in np.split(output.codes, len(output.codes) // width)
         ]
         assert all(len(path) == 1 for path in paths)
         assert len(set.union(*paths)) == len(paths)
@@ -142,27 +143,27 @@ def test_collaborative_codes_find_communities_within_communities():
 
 def test_a_clusters_first_code_is_that_of_its_most_visited_part():
     busy, quiet = [[0, 1, 2, 3]] * 9, [[4, 5, 6, 7]] * 2
-    found = fit("collaborative", signals(8, [*quiet, *busy]), clusters=2, leaf=4)
-    assert found.codes[:, 0].tolist() == [0] * 4 + [1] * 4
+    output = fit("collaborative", signals(8, [*quiet, *busy]), clusters=2, leaf=4)
+    assert output.codes[:, 0].tolist() == [0] * 4 + [1] * 4
 
 
 def test_parts_that_end_early_go_on_with_code_0():
     """Thirty items that all users have, and four that two users share."""
     rng = np.random.default_rng(0)
     histories = [rng.choice(30, 6, replace=False) for _ in range(200)] + [[30, 31, 32, 33]] * 2
-    found = fit("collaborative", signals(34, histories), clusters=2, leaf=4)
-    small = found.codes[30:]
+    output = fit("collaborative", signals(34, histories), clusters=2, leaf=4)
+    small = output.codes[30:]
     assert (small == small[0]).all() and small[0, 0] == 1
-    assert (small[:, 1:] == 0).all() and (found.codes[:30, 1] > 0).all()
-    assert_well_formed(found, 34)
+    assert (small[:, 1:] == 0).all() and (output.codes[:30, 1] > 0).all()
+    assert_well_formed(output, 34)
 
 
 def test_items_without_cooccurrence_stand_together_and_are_counted(capsys):
-    found = fit("collaborative", signals(36, [[0, 1, 2, 3, 4, 5]] * 9 + [[7]]), clusters=2, leaf=6)
-    assert_well_formed(found, 36)
+    output = fit("collaborative", signals(36, [[0, 1, 2, 3, 4, 5]] * 9 + [[7]]), clusters=2, leaf=6)
+    assert_well_formed(output, 36)
     assert "30 of 36 items share no user with another" in capsys.readouterr().err
-    assert not set(found.codes[:6, 0]) & set(found.codes[6:, 0])
-    assert count_collisions(found.codes)["largest"] <= 12  # the graph tells nothing, so they are cut evenly
+    assert not set(output.codes[:6, 0]) & set(output.codes[6:, 0])
+    assert count_collisions(output.codes)["largest"] <= 12  # the graph tells nothing, so they are cut evenly
 
 
 def test_the_order_within_a_history_and_repeats_do_not_matter():
@@ -184,8 +185,8 @@ def test_the_order_within_a_history_and_repeats_do_not_matter():
 )
 def test_any_graph_gives_well_formed_collaborative_paths(given_, clusters, leaf):
     items, histories = given_
-    found = fit("collaborative", signals(items, [*histories, [0, 1]]), clusters=clusters, leaf=leaf)
-    assert_well_formed(found, items)
+    output = fit("collaborative", signals(items, [*histories, [0, 1]]), clusters=clusters, leaf=leaf)
+    assert_well_formed(output, items)
 
 
 @pytest.mark.parametrize("kind", ["collaborative", "hybrid"])
@@ -210,9 +211,9 @@ def test_category_paths_are_padded_numbered_by_name_and_without_their_common_roo
         ["All", "Hair", "Face"],
         ["All", "Skin", "Arms", "Oil"],
     ]
-    found = fit("category", signals(4, [], paths), levels=2)
-    assert found.codes.tolist() == [[1, 2], [0, 0], [0, 2], [1, 1]]
-    assert found.sizes == [2, 3]
+    output = fit("category", signals(4, [], paths), levels=2)
+    assert output.codes.tolist() == [[1, 2], [0, 0], [0, 2], [1, 1]]
+    assert output.sizes == [2, 3]
 
 
 @pytest.mark.filterwarnings("error")
@@ -226,26 +227,26 @@ def test_items_share_a_category_path_just_where_their_first_names_agree(categori
         with pytest.raises(UserError, match="no item has a category"):
             fit("category", data, levels=levels)
         return
-    found = fit("category", data, levels=levels)
-    assert_well_formed(found, len(categories))
+    output = fit("category", data, levels=levels)
+    assert_well_formed(output, len(categories))
     root = 0
     while all(len(path) > root and path[root] == named[0][root] for path in named):
         root += 1
     clipped = [tuple(path[root : root + levels]) for path in kept]
-    for one, path in zip(found.codes.tolist(), clipped, strict=True):
-        for other, its_path in zip(found.codes.tolist(), clipped, strict=True):
+    for one, path in zip(output.codes.tolist(), clipped, strict=True):
+        for other, its_path in zip(output.codes.tolist(), clipped, strict=True):
             assert (one == other) == (path == its_path)
 
 
 def test_items_without_category_are_counted(capsys):
-    found = fit("category", signals(4, [], [["Hair", "Dry"], ["Hair", "Oily"], [], None]))
-    assert found.codes.tolist() == [[1], [2], [0], [0]]
+    output = fit("category", signals(4, [], [["Hair", "Dry"], ["Hair", "Oily"], [], None]))
+    assert output.codes.tolist() == [[1], [2], [0], [0]]
     assert "2 of 4 items have no category" in capsys.readouterr().err
 
 
 def test_one_category_for_all_is_said(capsys):
     assert fit("category", signals(2, [], [["Hair"], ["Hair"]])).codes.tolist() == [[0], [0]]
-    assert "tell no items apart" in capsys.readouterr().err
+    assert "do not distinguish any items" in capsys.readouterr().err
 
 
 def test_numbers_and_very_long_names_are_names():

@@ -11,9 +11,9 @@ from llmrec.train.memory import explain_out_of_memory, memory_remedies, sft_memo
 
 def test_only_knobs_that_help_are_named():
     settings = SftConfig(batch=24)
-    found = sft_memory_remedies(settings, 50, Workers(2))
-    assert "sft.batch (it is 24)" in found[0]
-    assert found[1:] == [
+    remedies = sft_memory_remedies(settings, 50, Workers(2))
+    assert "sft.batch (it is 24)" in remedies[0]
+    assert remedies[1:] == [
         "sft.gradient_checkpointing=true",
         "--shard",
         "sft.mode=qlora",
@@ -21,10 +21,13 @@ def test_only_knobs_that_help_are_named():
     ]
     assert len(memory_remedies("dpo", SftConfig(gradient_checkpointing=True))) == 1
     alone = sft_memory_remedies(settings, 50, SINGLE_PROCESS)
-    assert alone == [knob for knob in found if knob != "--shard"]
+    assert alone == [knob for knob in remedies if knob != "--shard"]
     sharded = sft_memory_remedies(SftConfig(batch=24, valid_lists=9), 50, Workers(2, sharded=True))
-    assert sharded[1:] == [found[1], found[-1], "sft.valid_lists=null"]
-    assert sft_memory_remedies(SftConfig(batch=24, mode="qlora"), 50, Workers(2)) == [*found[:2], found[-1]]
+    assert sharded[1:] == [remedies[1], remedies[-1], "sft.valid_lists=null"]
+    assert sft_memory_remedies(SftConfig(batch=24, mode="qlora"), 50, Workers(2)) == [
+        *remedies[:2],
+        remedies[-1],
+    ]
     assert "sft.mode=qlora" not in sft_memory_remedies(SftConfig(mode="sid_rows"), 50, SINGLE_PROCESS)
 
 

@@ -113,8 +113,8 @@ def test_statistics_refuse_what_has_no_answer():
 
 def test_seeds_are_resampled_beside_users():
     users = np.random.default_rng(6).normal(0, 1, size=(400, 1))
-    one = bootstrap_seeds(users[:, None], 500, 0)
-    np.testing.assert_allclose(one, bootstrap_means(users, 500, 0))
+    means = bootstrap_seeds(users[:, None], 500, 0)
+    np.testing.assert_allclose(means, bootstrap_means(users, 500, 0))
     shifts = np.array([-0.3, 0.0, 0.3])
     many = bootstrap_seeds(users[:, None] + shifts[None, :, None], 4000, 0)
     assert many.mean() == pytest.approx(users.mean(), abs=0.02)

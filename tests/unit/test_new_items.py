@@ -55,15 +55,15 @@ NONE = np.zeros((0, 3), np.int32)
 
 def test_a_new_item_gets_the_path_that_the_quantizer_gives_and_the_next_code():
     taken = np.array([[1, 2, 0], [1, 2, 1], [3, 0, 0]], np.int32)
-    found = assign_ids(Grid(), at(12, 30, 12, 1), taken, [4, 4, 4])
-    assert found.tolist() == [[1, 2, 2], [3, 0, 1], [1, 2, 3], [0, 1, 0]]
-    assert found.dtype == np.int32
+    sids = assign_ids(Grid(), at(12, 30, 12, 1), taken, [4, 4, 4])
+    assert sids.tolist() == [[1, 2, 2], [3, 0, 1], [1, 2, 3], [0, 1, 0]]
+    assert sids.dtype == np.int32
 
 
 def test_an_item_whose_path_is_full_goes_to_the_next_best_code_of_the_level_before():
     taken = np.array([[1, 2, 0], [1, 2, 1], [1, 1, 0]], np.int32)
-    found = assign_ids(Grid(), at(12.1, 12.1, 12.4, 11.8), taken, [4, 4, 2])
-    assert found.tolist() == [[1, 3, 0], [1, 3, 1], [1, 1, 1], [1, 0, 0]]
+    sids = assign_ids(Grid(), at(12.1, 12.1, 12.4, 11.8), taken, [4, 4, 2])
+    assert sids.tolist() == [[1, 3, 0], [1, 3, 1], [1, 1, 1], [1, 0, 0]]
 
 
 def test_an_item_leaves_its_prefix_only_when_that_is_full():
@@ -107,9 +107,9 @@ def test_distances_are_told_as_percentiles_of_the_training_items(tmp_path):
     codes = np.zeros((101, 3), np.int32)
     assert percentiles(tmp_path, np.zeros(1, np.float32)) is None
     save_distances(tmp_path / "ids", Grid(), train, codes)
-    found = distances(Grid(), at(0, 0.1, 0.4, 9), codes[:4])
-    np.testing.assert_allclose(found, np.array([0, 0.1, 0.4, 9]) / np.sqrt(DIM), rtol=1e-5)
-    np.testing.assert_allclose(percentiles(tmp_path, found), [0, 25, 100, 100], atol=1e-3)
+    away = distances(Grid(), at(0, 0.1, 0.4, 9), codes[:4])
+    np.testing.assert_allclose(away, np.array([0, 0.1, 0.4, 9]) / np.sqrt(DIM), rtol=1e-5)
+    np.testing.assert_allclose(percentiles(tmp_path, away), [0, 25, 100, 100], atol=1e-3)
 
 
 def table(**sids):
@@ -138,8 +138,8 @@ def base(tmp_path):
 @pytest.fixture
 def changed(base):
     """The catalogue of a run with items added, and some of both kinds retired."""
-    known = Catalogue.load(base).items
-    write_changes(base.parent, known, Changes(table(**ADDED), ["i1", "gone"]))
+    items = Catalogue.load(base).items
+    write_changes(base.parent, items, Changes(table(**ADDED), ["i1", "gone"]))
     return Catalogue.load(base)
 
 
@@ -200,8 +200,10 @@ ITEMS = pl.DataFrame({"item_id": ["n1", "n2"], "title": ["One", "Two"]})
 def test_new_items_need_the_inputs_that_the_ids_were_made_from(tmp_path):
     own = recipe(tmp_path, vectors="v.npy")
     np.save(tmp_path / "new.npy", at(1, 2))
-    found = new_items.new_item_vectors(tmp_path, own, ITEMS, {"vectors": tmp_path / "new.npy"}, "new.jsonl")
-    np.testing.assert_array_equal(found, at(1, 2))
+    item_vectors = new_items.new_item_vectors(
+        tmp_path, own, ITEMS, {"vectors": tmp_path / "new.npy"}, "new.jsonl"
+    )
+    np.testing.assert_array_equal(item_vectors, at(1, 2))
     with pytest.raises(UserError, match="made from vectors: give the new items'"):
         new_items.new_item_vectors(tmp_path, own, ITEMS, {}, "new.jsonl")
     with pytest.raises(UserError, match="--images: this run's IDs were made from vectors, not from images"):
@@ -223,8 +225,10 @@ def test_inputs_that_new_items_lack_are_filled_as_in_training(tmp_path, capsys):
     (tmp_path / "ids").mkdir()
     save_file(fusion.tensors(), tmp_path / "ids" / "fusion.safetensors")
     np.save(tmp_path / "new.npy", parts["vectors"][:2])
-    found = new_items.new_item_vectors(tmp_path, fused, ITEMS, {"vectors": tmp_path / "new.npy"}, "new.jsonl")
-    np.testing.assert_allclose(found, fusion.apply(parts, none)[:2], atol=1e-2)
+    item_vectors = new_items.new_item_vectors(
+        tmp_path, fused, ITEMS, {"vectors": tmp_path / "new.npy"}, "new.jsonl"
+    )
+    np.testing.assert_allclose(item_vectors, fusion.apply(parts, none)[:2], atol=1e-2)
     assert "2 of 2 items have no vector of images: 2 predicted" in capsys.readouterr().err
 
 

@@ -38,11 +38,11 @@ def epochs(tmp_path):
 
 
 def test_epochs_come_back_as_they_were_made(epochs):
-    made = {epoch: [tree(3 + epoch, 7), tree(9, epoch)] for epoch in range(3)}
-    written = epochs(made.__getitem__, 2.5, True)
+    trees = {epoch: [tree(3 + epoch, 7), tree(9, epoch)] for epoch in range(3)}
+    written = epochs(trees.__getitem__, 2.5, True)
     assert written.bounds == [(0, 2), (2, 4), (4, 6)] and written.tree_count == 5
     for epoch, (start, end) in enumerate(written.bounds):
-        for row, expected in zip(range(start, end), made[epoch], strict=True):
+        for row, expected in zip(range(start, end), trees[epoch], strict=True):
             for name in ("input_ids", "depth", "end", "labels", "history_length"):
                 assert written.rows[row][name].tolist() == getattr(expected.tree, name).tolist()
             assert written.rows[row]["window_items"].tolist() == expected.window_items.tolist()

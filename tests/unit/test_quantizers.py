@@ -48,19 +48,19 @@ def quantize(kind: str, vectors: np.ndarray, codes: int | str = 8, levels: int =
     return tokenizer.fit(Given(vectors), validate(Recipe, tree, "test"))
 
 
-def errors(found: Codes, vectors: np.ndarray) -> list[float]:
+def errors(output: Codes, vectors: np.ndarray) -> list[float]:
     """The mean squared error with no level known, with one, …"""
     return [
-        float(np.square(vectors - found.codec.reconstruct(found.codes[:, :level])).sum(axis=1).mean())
-        for level in range(found.codec.levels + 1)
+        float(np.square(vectors - output.codec.reconstruct(output.codes[:, :level])).sum(axis=1).mean())
+        for level in range(output.codec.levels + 1)
     ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_level_explains_more(kind):
     vectors = clustered(300) + 3
-    found = quantize(kind, vectors)
-    left = errors(found, vectors)
+    output = quantize(kind, vectors)
+    left = errors(output, vectors)
     assert all(after <= before + 1e-6 for before, after in pairwise(left))
     assert left[-1] < 0.9 * left[0]
 
@@ -74,26 +74,26 @@ def test_no_code_stands_for_the_mean(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_codes_have_their_shape_and_range(kind):
-    found = quantize(kind, clustered(300))
-    assert found.codes.shape == (300, 1 if kind == "vq" else 3) and found.codes.dtype == np.int32
-    assert found.sizes == found.codec.sizes == [8] * found.codec.levels
-    assert found.codes.min() >= 0 and (found.codes.max(axis=0) < found.sizes).all()
+    output = quantize(kind, clustered(300))
+    assert output.codes.shape == (300, 1 if kind == "vq" else 3) and output.codes.dtype == np.int32
+    assert output.sizes == output.codec.sizes == [8] * output.codec.levels
+    assert output.codes.min() >= 0 and (output.codes.max(axis=0) < output.sizes).all()
 
 
 @pytest.mark.parametrize("kind", NEAREST)
 def test_the_codec_gives_fitted_items_their_codes(kind):
     vectors = clustered(300)
-    found = quantize(kind, vectors)
-    np.testing.assert_array_equal(found.codec.encode(vectors), found.codes)
+    output = quantize(kind, vectors)
+    np.testing.assert_array_equal(output.codec.encode(vectors), output.codes)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_cheapest_code_of_each_level_is_the_encoded_one(kind):
-    found = quantize(kind, clustered(300))
+    output = quantize(kind, clustered(300))
     fresh = clustered(340)[300:]
-    codes = found.codec.encode(fresh)
-    for level, size in enumerate(found.sizes):
-        costs = found.codec.costs(fresh, codes[:, :level])
+    codes = output.codec.encode(fresh)
+    for level, size in enumerate(output.sizes):
+        costs = output.codec.costs(fresh, codes[:, :level])
         assert costs.shape == (40, size) and costs.dtype == np.float32 and costs.min() >= 0
         np.testing.assert_array_equal(costs.argmin(axis=1), codes[:, level])
 
@@ -137,19 +137,19 @@ AWKWARD = {
 @pytest.mark.parametrize("name", AWKWARD)
 def test_awkward_vectors_give_finite_codecs_and_codes_in_range(kind, name):
     vectors = AWKWARD[name].astype(np.float32)
-    found = quantize(kind, vectors)
-    assert all(np.isfinite(array).all() for array in found.codec.tensors().values())
-    for codes in (found.codes, found.codec.encode(vectors)):
-        assert codes.min() >= 0 and (codes.max(axis=0) < found.sizes).all()
-        assert np.isfinite(found.codec.reconstruct(codes)).all()
-    assert found.sizes[0] <= len(vectors)
+    output = quantize(kind, vectors)
+    assert all(np.isfinite(array).all() for array in output.codec.tensors().values())
+    for codes in (output.codes, output.codec.encode(vectors)):
+        assert codes.min() >= 0 and (codes.max(axis=0) < output.sizes).all()
+        assert np.isfinite(output.codec.reconstruct(codes)).all()
+    assert output.sizes[0] <= len(vectors)
 
 
 @pytest.mark.parametrize("kind", NEAREST)
 def test_duplicates_share_their_path(kind):
-    found = quantize(kind, AWKWARD["duplicates"].astype(np.float32))
-    assert len(np.unique(found.codes, axis=0)) <= 4
-    assert len(np.unique(found.codes[::4], axis=0)) == 1
+    output = quantize(kind, AWKWARD["duplicates"].astype(np.float32))
+    assert len(np.unique(output.codes, axis=0)) <= 4
+    assert len(np.unique(output.codes[::4], axis=0)) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,9 +165,9 @@ def test_auto_codes_follow_the_catalogue(items, codes):
 
 def test_centroids_and_residuals_add_up_to_the_vectors():
     vectors = clustered(300)
-    found = quantize("rq_kmeans", vectors)
-    left = found.codec.residuals(vectors, found.codes)
-    np.testing.assert_allclose(found.codec.reconstruct(found.codes) + left, vectors, atol=1e-5)
+    output = quantize("rq_kmeans", vectors)
+    left = output.codec.residuals(vectors, output.codes)
+    np.testing.assert_allclose(output.codec.reconstruct(output.codes) + left, vectors, atol=1e-5)
 
 
 @pytest.mark.parametrize("items", [300, 3000])
@@ -175,13 +175,13 @@ def test_residual_kmeans_is_that_of_faiss_level_by_level(items):
     import faiss
 
     left = clustered(items)
-    found = quantize("rq_kmeans", left)
+    output = quantize("rq_kmeans", left)
     for level in range(3):
         plain = faiss.Kmeans(16, 8, niter=25, seed=1 + level, min_points_per_centroid=1)
         plain.train(left)
         nearest = plain.index.search(left, 1)[1][:, 0]
-        assert found.codec.codebooks[level].tobytes() == np.array(plain.centroids).tobytes()
-        np.testing.assert_array_equal(found.codes[:, level], nearest)
+        assert output.codec.codebooks[level].tobytes() == np.array(plain.centroids).tobytes()
+        np.testing.assert_array_equal(output.codes[:, level], nearest)
         left = left - plain.centroids[nearest]
 
 
@@ -202,16 +202,16 @@ def test_residual_costs_are_squared_distances_of_what_is_left():
 
 @pytest.mark.parametrize(("items", "codes"), [(300, 8), (301, 8), (307, 8), (40, 40), (1100, 4)])
 def test_balanced_clusters_differ_by_at_most_one_on_every_level(items, codes):
-    found = quantize("balanced_rq_kmeans", clustered(items, clusters=3), codes=codes)
-    for column in found.codes.T:
+    output = quantize("balanced_rq_kmeans", clustered(items, clusters=3), codes=codes)
+    for column in output.codes.T:
         sizes = np.bincount(column, minlength=codes)
         assert set(sizes) <= {items // codes, -(-items // codes)}
 
 
 @pytest.mark.parametrize("name", AWKWARD)
 def test_balanced_clusters_of_awkward_vectors_are_balanced_too(name):
-    found = quantize("balanced_rq_kmeans", AWKWARD[name].astype(np.float32))
-    for column, codes in zip(found.codes.T, found.sizes, strict=True):
+    output = quantize("balanced_rq_kmeans", AWKWARD[name].astype(np.float32))
+    for column, codes in zip(output.codes.T, output.sizes, strict=True):
         assert np.ptp(np.bincount(column, minlength=codes)) <= 1
 
 
@@ -232,15 +232,15 @@ def test_balanced_assignment_costs_what_the_best_one_does(clusters, more, seed, 
 def test_product_parts_may_need_padding():
     vectors = clustered(200, dim=7)
     for kind in ("pq", "opq"):
-        found = quantize(kind, vectors)
-        assert found.codec.reconstruct(found.codes).shape == (200, 7)
-        assert [book.shape for book in found.codec.codebooks] == [(8, 3)] * 3
+        output = quantize(kind, vectors)
+        assert output.codec.reconstruct(output.codes).shape == (200, 7)
+        assert [book.shape for book in output.codec.codebooks] == [(8, 3)] * 3
 
 
 def test_more_product_parts_than_dimensions_leave_the_rest_at_one_value():
-    found = quantize("pq", clustered(50, dim=2), levels=4)
-    assert errors(found, clustered(50, dim=2))[2:] == pytest.approx(
-        [errors(found, clustered(50, dim=2))[2]] * 3
+    output = quantize("pq", clustered(50, dim=2), levels=4)
+    assert errors(output, clustered(50, dim=2))[2:] == pytest.approx(
+        [errors(output, clustered(50, dim=2))[2]] * 3
     )
 
 
@@ -271,10 +271,10 @@ def test_a_code_absent_below_a_node_costs_infinitely_much():
 
 def test_hierarchical_items_share_a_code_only_within_their_cluster():
     vectors = clustered(300)
-    found = quantize("hierarchical", vectors, codes="auto", levels=2)
-    assert found.sizes == [32, 32]
-    for code in np.unique(found.codes[:, 0]):
-        below = np.unique(found.codes[found.codes[:, 0] == code, 1])
+    output = quantize("hierarchical", vectors, codes="auto", levels=2)
+    assert output.sizes == [32, 32]
+    for code in np.unique(output.codes[:, 0]):
+        below = np.unique(output.codes[output.codes[:, 0] == code, 1])
         np.testing.assert_array_equal(below, np.arange(len(below)))
 
 

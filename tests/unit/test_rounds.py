@@ -30,32 +30,32 @@ def log_probs(tokens):
     return torch.from_numpy(noise).log_softmax(0).float().numpy()
 
 
-def following(question, item_tokens):
+def following(request, item_tokens):
     """What an engine gives back for a token: the best legal ones, and some that are not legal."""
     names = [f"i{item}" for item in range(len(item_tokens))]
-    allowed = question.extra_args.get("llmrec_allow", names)
-    depth = question.extra_args["llmrec_depth"]
-    prefix = question.tokens[len(question.tokens) - depth :]
+    allowed = request.extra_args.get("llmrec_allow", names)
+    depth = request.extra_args["llmrec_depth"]
+    prefix = request.tokens[len(request.tokens) - depth :]
     legal = {
         int(tokens[depth])
         for name, tokens in zip(names, item_tokens, strict=True)
         if name in allowed
-        and name not in question.extra_args.get("llmrec_deny", [])
+        and name not in request.extra_args.get("llmrec_deny", [])
         and tokens[:depth].tolist() == prefix
     }
     assert legal, "a beam without an allowed item was kept"
-    row = log_probs(question.tokens)
-    best = sorted(legal, key=lambda token: -row[token])[: question.count]
+    row = log_probs(request.tokens)
+    best = sorted(legal, key=lambda token: -row[token])[: request.count]
     return {0: -np.inf} | {token: float(row[token]) for token in best}
 
 
-def answered(question, item_tokens):
-    return answer(question, lambda asked: following(asked, item_tokens))
+def answered(request, item_tokens):
+    return answer(request, lambda step: following(step, item_tokens))
 
 
 def run(rounds, item_tokens):
-    while questions := rounds.requests():
-        rounds.update([answered(question, item_tokens) for question in questions])
+    while requests := rounds.requests():
+        rounds.update([answered(request, item_tokens) for request in requests])
     return rounds.top()
 
 
@@ -98,45 +98,45 @@ def test_rounds_equal_a_plain_beam_search_under_any_lists(tmp_path_factory, sids
     for user, prompt in enumerate(prompts):
         allowed = range(len(sids)) if allow[user] is None else allow[user]
         expected = plain_beam_search(prompt, item_tokens, set(allowed) - set(deny[user]), width)
-        found = [
+        ranked = [
             (item, score) for item, score in zip(top.items[user], top.scores[user], strict=True) if item >= 0
         ]
-        assert [item for item, _ in found] == [item for item, _ in expected]
-        np.testing.assert_allclose([s for _, s in found], [s for _, s in expected], atol=1e-6)
-        assert (top.scores[user][len(found) :] == -np.inf).all()
+        assert [item for item, _ in ranked] == [item for item, _ in expected]
+        np.testing.assert_allclose([s for _, s in ranked], [s for _, s in expected], atol=1e-6)
+        assert (top.scores[user][len(ranked) :] == -np.inf).all()
 
 
-def test_a_question_below_the_root_names_only_the_items_under_its_prefix(tmp_path):
+def test_a_request_below_the_root_lists_only_the_items_under_its_prefix(tmp_path):
     sids = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int32)
     name, item_tokens = registered(tmp_path, sids)
     rounds = BeamSearchRounds(name, [[1]], 4, build_item_mask(find_catalogue(name).trie, None, [[0, 2]]))
     (root,) = rounds.requests()
     assert root.extra_args == {"llmrec_catalogue": name, "llmrec_depth": 0, "llmrec_deny": ["i0", "i2"]}
-    said = answered(root, item_tokens)
-    rounds.update([said])
+    response = answered(root, item_tokens)
+    rounds.update([response])
     (other,) = rounds.requests()
     below = {
         tuple(tokens[:1].tolist()): item for item, tokens in zip(("i0", "i2"), item_tokens[::2], strict=True)
     }
-    assert other.tokens[1:] != said.tokens[:1]
+    assert other.tokens[1:] != response.tokens[:1]
     assert other.extra_args["llmrec_deny"] == [below[tuple(other.tokens[1:])]]
 
 
 @given(sid_tables(), st.integers(1, 8))
-def test_a_beam_is_heard_once_asked_or_foreseen(tmp_path_factory, sids, width):
+def test_each_step_of_a_beam_is_requested_or_prefetched_once(tmp_path_factory, sids, width):
     name, item_tokens = registered(tmp_path_factory.mktemp("catalogue"), sids)
-    rounds, heard = BeamSearchRounds(name, [[7, 8]], width), set()
-    while questions := rounds.requests():
-        answers = [answered(question, item_tokens) for question in questions]
-        for question, said in zip(questions, answers, strict=True):
-            prefix = tuple(question.tokens[2:])
-            new = {(*prefix, *said.tokens[:length]) for length in range(question.steps)}
-            assert len(prefix) + question.steps == item_tokens.shape[1] and new.isdisjoint(heard)
-            heard |= new
+    rounds, steps = BeamSearchRounds(name, [[7, 8]], width), set()
+    while requests := rounds.requests():
+        answers = [answered(request, item_tokens) for request in requests]
+        for request, response in zip(requests, answers, strict=True):
+            prefix = tuple(request.tokens[2:])
+            new = {(*prefix, *response.tokens[:length]) for length in range(request.steps)}
+            assert len(prefix) + request.steps == item_tokens.shape[1] and new.isdisjoint(steps)
+            steps |= new
         rounds.update(answers)
     for depth in range(item_tokens.shape[1]):
         beams = plain_beams([7, 8], item_tokens, range(len(sids)), width, depth)
-        assert {prefix for prefix, _ in beams} <= heard
+        assert {prefix for prefix, _ in beams} <= steps
 
 
 def test_equal_scores_keep_the_order_of_beams_and_tokens(tmp_path):
@@ -144,21 +144,21 @@ def test_equal_scores_keep_the_order_of_beams_and_tokens(tmp_path):
     name, item_tokens = registered(tmp_path, sids)
     rounds = BeamSearchRounds(name, [[1]], 4)
 
-    def equal(question):
-        legal = {int(token) for token in item_tokens[:, question.extra_args["llmrec_depth"]]}
+    def equal(request):
+        legal = {int(token) for token in item_tokens[:, request.extra_args["llmrec_depth"]]}
         return dict.fromkeys(sorted(legal), -1.0)
 
-    while questions := rounds.requests():
-        rounds.update([answer(question, equal) for question in questions])
+    while requests := rounds.requests():
+        rounds.update([answer(request, equal) for request in requests])
     assert rounds.top().items.tolist() == [[0, 1, 2, 3]]
 
 
-def test_a_user_who_may_be_given_nothing_is_asked_nothing(tmp_path):
+def test_a_user_without_allowed_items_needs_no_request(tmp_path):
     name, item_tokens = registered(tmp_path, np.array([[0], [1]], np.int32))
     rounds = BeamSearchRounds(
         name, [[1], [2]], 2, build_item_mask(find_catalogue(name).trie, None, [[0, 1], [0]])
     )
-    assert [question.tokens for question in rounds.requests()] == [[2]]
+    assert [request.tokens for request in rounds.requests()] == [[2]]
     assert run(rounds, item_tokens).items.tolist() == [[-1, -1], [1, -1]]
 
 
@@ -188,12 +188,12 @@ def test_a_changed_catalogue_is_searched_as_one_built_anew(tmp_path, deny):
     numbered = [f"i{item}" for item in range(len(names))]
     places = dict(zip(names, numbered, strict=True))
 
-    while questions := rounds.requests():
+    while requests := rounds.requests():
         asked = []
-        for question in questions:
-            denied = [places[item] for item in question.extra_args.get("llmrec_deny", [])] + ["i1"]
+        for request in requests:
+            denied = [places[item] for item in request.extra_args.get("llmrec_deny", [])] + ["i1"]
             asked.append(
-                answered(replace(question, extra_args=question.extra_args | {"llmrec_deny": denied}), tokens)
+                answered(replace(request, extra_args=request.extra_args | {"llmrec_deny": denied}), tokens)
             )
         rounds.update(asked)
     top = rounds.top()

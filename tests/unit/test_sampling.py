@@ -30,10 +30,10 @@ def test_items_come_as_often_as_the_policy_says(kind, denied):
         allowed = [item for item in range(len(SIDS)) if item not in hidden]
         paths = [CATALOGUE.tokens[item].tolist() for item in allowed]
         own = build_item_mask(TRIE, None, [hidden])
-        found = CompletionScorer("allowed", CATALOGUE).log_probs(
+        log_probs = CompletionScorer("allowed", CATALOGUE).log_probs(
             model, CompletionTrees.build([PROMPTS[row]], [paths], 0), own
         )
-        chance = dict(zip(allowed, found.total.exp().tolist(), strict=True))
+        chance = dict(zip(allowed, log_probs.total.exp().tolist(), strict=True))
         times = np.bincount(drawn.items[row], minlength=len(SIDS))
         assert not times[hidden].any()
         for item in allowed:

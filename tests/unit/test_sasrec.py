@@ -110,19 +110,19 @@ def test_windows_have_every_item_but_the_first_as_a_target_once(lengths, history
 
 def test_an_epoch_has_every_window_once():
     windows = cut_windows([np.arange(2 + user % 5) for user in range(100)], 6)
-    found = list(batches(windows, 20, np.random.default_rng(0)))
-    assert sorted(window.user for batch in found for window in batch) == list(range(100))
-    targets = [sum(len(window.items) - 1 for window in batch) for batch in found]
-    assert len(found) == 15 and max(targets) < 20 + 5
+    batch_list = list(batches(windows, 20, np.random.default_rng(0)))
+    assert sorted(window.user for batch in batch_list for window in batch) == list(range(100))
+    targets = [sum(len(window.items) - 1 for window in batch) for batch in batch_list]
+    assert len(batch_list) == 15 and max(targets) < 20 + 5
 
 
 def test_negatives_are_items_that_the_user_lacks():
     histories = [np.array([0, 1, 2]), np.array([3, 3, 4]), np.arange(6)]
     users = np.repeat([0, 1, 2], 200)
-    drawn = NegativeSampler(histories, 6).draw(users, np.random.default_rng(0))
-    assert set(drawn[users == 0]) == {3, 4, 5}
-    assert set(drawn[users == 1]) == {0, 1, 2, 5}
-    assert set(drawn[users == 2]) <= set(range(6))
+    negatives = NegativeSampler(histories, 6).draw(users, np.random.default_rng(0))
+    assert set(negatives[users == 0]) == {3, 4, 5}
+    assert set(negatives[users == 1]) == {0, 1, 2, 5}
+    assert set(negatives[users == 2]) <= set(range(6))
 
 
 def test_it_learns_who_follows_whom(trained):
@@ -145,19 +145,19 @@ def test_seen_items_are_left_out_and_lists_are_sorted(trained):
 def test_log_probs_sum_to_one_and_rank_as_the_lists_do(trained):
     model, _ = trained
     order = ITEMS[::-1]
-    found = model.log_probs([["i3", "i4"], []], order)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, atol=1e-5)
+    log_probs = model.log_probs([["i3", "i4"], []], order)
+    assert log_probs.dtype == np.float32
+    np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1, atol=1e-5)
     ranked, _ = model.recommend([["i3", "i4"]], 12)
-    assert [order[i] for i in np.argsort(-found[0], kind="stable")] == ranked[0]
+    assert [order[i] for i in np.argsort(-log_probs[0], kind="stable")] == ranked[0]
 
 
 def test_items_unknown_to_the_model_are_ignored_in_a_history_and_have_no_chance(trained):
     model, _ = trained
     assert model.recommend([["new", "i3", "i4"]], 3) == model.recommend([["i3", "i4"]], 3)
-    found = model.log_probs([["i3"]], ["new", *ITEMS])
-    assert found[0, 0] == -np.inf
-    np.testing.assert_allclose(np.exp(found).sum(), 1, atol=1e-5)
+    log_probs = model.log_probs([["i3"]], ["new", *ITEMS])
+    assert log_probs[0, 0] == -np.inf
+    np.testing.assert_allclose(np.exp(log_probs).sum(), 1, atol=1e-5)
 
 
 def test_a_history_without_known_items_gets_what_is_popular():

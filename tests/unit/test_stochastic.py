@@ -39,11 +39,11 @@ def sample(width, draws, seed):
 def probabilities():
     """Every leaf's probability, found by taking all of them as beams."""
     items, log_probs, _ = sample(len(SIDS), 1, 0)
-    found = torch.zeros(len(SIDS), dtype=torch.float64)
-    found[items[0]] = log_probs[0].exp()
+    probabilities = torch.zeros(len(SIDS), dtype=torch.float64)
+    probabilities[items[0]] = log_probs[0].exp()
     assert sorted(items[0].tolist()) == list(range(len(SIDS)))
-    assert found.sum().item() == pytest.approx(1)
-    return found.numpy()
+    assert probabilities.sum().item() == pytest.approx(1)
+    return probabilities.numpy()
 
 
 def test_the_largest_child_is_as_large_as_its_parent():
@@ -59,13 +59,13 @@ def test_the_largest_child_is_as_large_as_its_parent():
 def test_the_stable_form_equals_the_plain_one():
     phi = torch.zeros(30, 2, 5, dtype=torch.float64).log_softmax(-1)
     parents = torch.linspace(-2, 2, 60).view(30, 2)
-    found = perturb(parents, phi, torch.Generator().manual_seed(2))
+    perturbed = perturb(parents, phi, torch.Generator().manual_seed(2))
     noise = torch.empty_like(phi).exponential_(generator=torch.Generator().manual_seed(2))
     drawn = phi - noise.log()
     largest = drawn.max(-1, keepdim=True).values
     bound = parents.double().unsqueeze(-1)
     plain = -((-bound).exp() - (-largest).exp() + (-drawn).exp()).log()
-    torch.testing.assert_close(found, plain, rtol=0, atol=1e-9)
+    torch.testing.assert_close(perturbed, plain, rtol=0, atol=1e-9)
 
 
 def test_the_first_of_a_sample_follows_the_probabilities(probabilities):
@@ -93,6 +93,6 @@ def test_a_seed_decides_the_sample():
 def test_what_is_not_legal_stays_minus_infinity():
     inf = torch.inf
     phi = torch.tensor([[[-0.3, -inf, -1.3], [-inf, -inf, -inf], [-1.0, -2.0, -inf]]])
-    found = perturb(torch.tensor([[0.0, -1.0, -inf]]), phi, torch.Generator().manual_seed(7))
+    perturbed = perturb(torch.tensor([[0.0, -1.0, -inf]]), phi, torch.Generator().manual_seed(7))
     open_slots = torch.tensor([[[True, False, True], [False] * 3, [False] * 3]])
-    assert torch.isfinite(found[open_slots]).all() and torch.isneginf(found[~open_slots]).all()
+    assert torch.isfinite(perturbed[open_slots]).all() and torch.isneginf(perturbed[~open_slots]).all()

@@ -239,9 +239,11 @@ def test_exact_lists_are_those_of_beam_search_that_ends_at_the_marker(model, she
     item_of = {tuple(row): item for item, row in enumerate(shelf.spelt)}
     table = reference.prefix_table(item_of)
     for prompt, items, scores in zip(prompts, top.items.tolist(), top.scores, strict=True):
-        answers, found = ended_by_the_marker(model, table, prompt, len(shelf.spelt), shelf.trie.length)
+        answers, answer_scores = ended_by_the_marker(
+            model, table, prompt, len(shelf.spelt), shelf.trie.length
+        )
         assert [item_of[tuple(row)] for row in answers] == items
-        np.testing.assert_allclose(found, scores, atol=1e-4)
+        np.testing.assert_allclose(answer_scores, scores, atol=1e-4)
 
 
 def ended_by_the_marker(model, table, prompt, width, length):
@@ -280,8 +282,8 @@ def test_every_items_score_is_the_sum_of_its_own_tokens(model, shelf, prompts):
 @pytest.mark.parametrize("batch_tokens", [8192, 40])
 def test_candidates_are_scored_alike(model, shelf, prompts, batch_tokens):
     rows = shelf.catalogue.tokens.numpy()
-    found = score_candidates.score(model, prompts, [rows[::-1]] * len(prompts), batch_tokens)
-    for prompt, scores in zip(prompts, found, strict=True):
+    all_scores = score_candidates.score(model, prompts, [rows[::-1]] * len(prompts), batch_tokens)
+    for prompt, scores in zip(prompts, all_scores, strict=True):
         np.testing.assert_allclose(scores[::-1], every_score(model, shelf, prompt), atol=1e-4)
     with pytest.raises(UserError, match="outside the vocabulary"):
         score_candidates.score(model, prompts[:1], [np.array([[3, PAD, END]])])

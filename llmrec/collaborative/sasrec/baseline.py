@@ -215,6 +215,7 @@ class Sasrec:
             for user, rank in zip(users, places.tolist(), strict=True):
                 ranks[user] = rank
         scored = score_ranks(pl.DataFrame({"rank": ranks}, schema={"rank": pl.Int64}), [CUTOFF])
+        # polars types the mean of any series; that of a float column is a float.
         return float(scored[f"ndcg@{CUTOFF}"].mean())  # type: ignore[arg-type]
 
     def _mask(self, logits: torch.Tensor, lists: Sequence[Sequence[str]]) -> None:

@@ -133,7 +133,7 @@ def distances(points: Tensor, book: Tensor) -> Tensor:
 
 
 def fit_autoencoder(make: Callable, signals: Signals, config: AutoencoderTokenizer, seed: int) -> Codes:
-    """Train an autoencoder on the item vectors, and quantize them with it.
+    """Train an autoencoder on the item vectors, and quantize the vectors with it.
 
     Args:
         make: function of the dimension, the number of codes a level and `config`; returns the `RqAutoencoder`.
@@ -185,7 +185,7 @@ class Standardised:
 
 
 def train(model: RqAutoencoder, items: Standardised, config: AutoencoderTokenizer, seed: int) -> list[float]:
-    """Train to the plateau, by AdamW, reviving unused codes; returns each epoch's mean loss after the warm-up.
+    """Train by AdamW until the loss no longer falls; unused codes are revived after each epoch.
 
     Args:
         model: trained in place; it is on the CPU afterwards.

@@ -41,19 +41,19 @@ class ResidualCodec(Codec):
         """The nearest centroid of each level's residual, int32 `[n, levels]`."""
         codes = np.empty((len(vectors), self.levels), np.int32)
         for rows in chunks(len(vectors)):
-            left = np.array(vectors[rows], np.float32, order="C")
-            codes[rows, 0] = nearest(left, self.codebooks[0])
+            residuals = np.array(vectors[rows], np.float32, order="C")
+            codes[rows, 0] = nearest(residuals, self.codebooks[0])
             for level in range(1, self.levels):
-                left -= self.codebooks[level - 1][codes[rows, level - 1]]
-                codes[rows, level] = nearest(left, self.codebooks[level])
+                residuals -= self.codebooks[level - 1][codes[rows, level - 1]]
+                codes[rows, level] = nearest(residuals, self.codebooks[level])
         return codes
 
     def residuals(self, vectors: NDArray[np.float32], prefix: NDArray[np.int32]) -> NDArray[np.float32]:
         """Vectors minus the centroids of the first levels, float32 `[n, dim]`; a copy."""
-        left = np.array(vectors, np.float32, order="C")
+        residuals = np.array(vectors, np.float32, order="C")
         for level in range(prefix.shape[1]):
-            left -= self.codebooks[level][prefix[:, level]]
-        return left
+            residuals -= self.codebooks[level][prefix[:, level]]
+        return residuals
 
     def reconstruct(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
         """The sum of the codes' centroids, float32 `[n, dim]`; the mean for no level."""

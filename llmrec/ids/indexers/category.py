@@ -14,34 +14,37 @@ from llmrec.ids.tokenizer import Codes, Signals, Tokenizer
 
 
 class CategoryTokenizer(Tokenizer):
-    """The category path, at most `levels` deep."""
+    """The category path, with at most `levels` levels."""
 
     levels: Levels = 4
 
     def fit(self, signals: Signals, seed: int) -> Codes:
-        """Each item's categories, broadest first, as a path (semantic indexing of Hua et al. 2023).
+        """An item's path consists of its categories, broadest first (semantic indexing of Hua et al. 2023).
 
-        A name has one code a level, wherever it stands: "Moisturizers" under "Face" and under "Body" share what
-        the model learns, as do genres, which are a list and not a tree. Names that all items begin with (a
-        common root) are left out. A path that ends early, or has no name at all, goes on with code 0.
+        A name has one code a level, whatever its parent is. So "Moisturizers" under "Face" and "Moisturizers" under
+        "Body" share a token. The same holds for genres, which form a list and not a tree. Leading names that all
+        items share (a common root) are left out. A path that ends early, or has no name, is filled with code 0.
 
         Raises:
-            UserError: the items have no categories, or something else than lists of names.
+            UserError: the items have no categories, or `categories` is not a column of lists of names.
         """
         names = _names(signals.items)
-        bare = sum(not path for path in names)
-        if bare == len(names):
+        without = sum(not path for path in names)
+        if without == len(names):
             raise UserError("ids.quantizer.kind: category: no item has a category; choose another kind")
-        if bare:
+        if without:
             print(
-                f"ids.quantizer: {bare} of {len(names)} items have no category; they share a path",
+                f"ids.quantizer: {without} of {len(names)} items have no category; they share a path",
                 file=sys.stderr,
             )
         root = _common_root([path for path in names if path])
         names = [path[root : root + self.levels] for path in names]
         depth = max(map(len, names))
         if not depth:
-            print("ids.quantizer: the categories tell no items apart; all share a path", file=sys.stderr)
+            print(
+                "ids.quantizer: the categories do not distinguish any items; all items share a path",
+                file=sys.stderr,
+            )
         paths = np.full((len(names), max(depth, 1)), -1, np.int32)
         for level in range(depth):
             vocabulary = sorted({path[level] for path in names if len(path) > level})

@@ -20,9 +20,9 @@ _CLUSTERS = 20
 
 
 class CollaborativeTokenizer(Tokenizer):
-    """Spectral clusters of the graph of items that users had in common, split until small enough.
+    """Spectral clusters of the co-occurrence graph of items, split until they are small enough.
 
-    `clusters: auto` is 20, or √items of a small catalogue; `leaf: auto` is `clusters`.
+    `clusters: auto` is 20, or √items for a small catalogue; `leaf: auto` equals `clusters`.
     """
 
     clusters: Annotated[int, Field(ge=2, le=256)] | Literal["auto"] = "auto"
@@ -31,16 +31,16 @@ class CollaborativeTokenizer(Tokenizer):
     def fit(self, signals: Signals, seed: int) -> Codes:
         """Recursive spectral clusters of training co-occurrence (CID of Hua et al. 2023).
 
-        Two items co-occur in each user who has both in training, near or far. Hua et al. end a path with the item's
-        number within its leaf; here that is the collision rule's extra level. `leaf: auto` is `clusters`, so
-        that this level is about as wide as the others. Without a co-occurrence of their own, items stand together.
+        Two items co-occur once for each user who has both in training, at any distance. Hua et al. end a path with
+        the item's number within its leaf; here the collision rule's extra level takes this place. `leaf: auto` equals
+        `clusters`, so that this level is about as wide as the others. Items without any co-occurrence form a group.
 
         Raises:
             UserError: no user has two training items.
         """
         items = len(signals.items)
-        fitting = min(_CLUSTERS, max(2, math.ceil(math.sqrt(items))))
-        clusters = fitting if self.clusters == "auto" else self.clusters
+        auto_clusters = min(_CLUSTERS, max(2, math.ceil(math.sqrt(items))))
+        clusters = auto_clusters if self.clusters == "auto" else self.clusters
         leaf = clusters if self.leaf == "auto" else self.leaf
         users = user_rows(signals.histories, items)
         if items > 1 and not users.nnz:
@@ -51,7 +51,7 @@ class CollaborativeTokenizer(Tokenizer):
         alone = np.count_nonzero(np.diff(users.indptr) == 0)
         if alone:
             print(
-                f"ids.quantizer: {alone} of {items} items share no user with another; they stand together",
+                f"ids.quantizer: {alone} of {items} items share no user with another item; they share a path",
                 file=sys.stderr,
             )
         return padded(cluster_tree(users, clusters, leaf, seed))

@@ -9,10 +9,10 @@ from llmrec.ids.tokenizer import Codes, Signals
 
 
 class HybridTokenizer(CollaborativeTokenizer):
-    """The collaborative path, then a token of the item's own."""
+    """The collaborative path, followed by one distinct token for each item."""
 
     def fit(self, signals: Signals, seed: int) -> Codes:
-        """The collaborative path, then one code of as many as there are items (CID + IID of Hua et al. 2023).
+        """The collaborative path, followed by one distinct code for each item (CID + IID of Hua et al. 2023).
 
         Raises:
             UserError: no user has two training items.

@@ -9,7 +9,7 @@ from llmrec.ids.tokenizer import Codes, Signals, Tokenizer
 
 
 class IndexTokenizer(Tokenizer):
-    """Ready IDs from an index file of MiniOneRec, LC-Rec or LETTER."""
+    """Finished IDs from an index file of MiniOneRec, LC-Rec or LETTER."""
 
     path: str
 
@@ -18,13 +18,13 @@ class IndexTokenizer(Tokenizer):
         return [Path(self.path).expanduser()]
 
     def fit(self, signals: Signals, seed: int) -> Codes:
-        """The code paths of an index file; items that share one are told apart by the collision rule.
+        """The code paths of an index file; the collision rule separates items that share a path.
 
         Args:
-            signals: gives the item table.
-            seed: not used: nothing is drawn.
+            signals: provides the item table.
+            seed: not used, since nothing is random.
 
         Raises:
-            UserError: what the file has wrong.
+            UserError: the file is missing or invalid.
         """
         return read_index(Path(self.path).expanduser(), signals.items["item_id"].to_list())

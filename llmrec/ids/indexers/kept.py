@@ -20,7 +20,7 @@ from llmrec.ids.tokenizer import Codes, Tokenizer
 
 
 class KeptTokenizer(Tokenizer):
-    """The IDs of an earlier run, by name or folder; new items get theirs from its frozen quantizer."""
+    """The IDs of an earlier run, given by name or folder; its frozen quantizer gives IDs to new items."""
 
     run: str
 
@@ -30,17 +30,16 @@ class KeptTokenizer(Tokenizer):
         return [ids / name for name in ("sids.parquet", "report.json", CODEC)]
 
     def fit(self, signals: RunSignals, seed: int) -> Codes:
-        """The IDs of the run that `run` names, one for each item of this run.
+        """IDs of this run's items, taken from the earlier run.
 
-        The codes of each level stay those of the earlier run, so a model trained on them goes on with its tokens.
+        The codes of each level are those of the earlier run, so that a model trained on them keeps its tokens.
 
         Args:
-            signals: gives the item table and, where there are new items, their vectors.
-            seed: not used: nothing is drawn.
+            signals: provides the item table, and the vectors of new items.
+            seed: not used, since nothing is random.
 
         Raises:
-            UserError: no such run, new items without a quantizer, from several inputs or from another encoder, or no
-                room for them.
+            UserError: no such run; or new items, but no quantizer, several inputs, another encoder, or no free path.
         """
         run = run_folder(self.run)
         items, taken = load_sids(run)

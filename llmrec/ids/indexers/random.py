@@ -9,18 +9,18 @@ from llmrec.ids.tokenizer import CodebookTokenizer, Codes, Signals, number_of_co
 
 
 class RandomTokenizer(CodebookTokenizer):
-    """Codes drawn at random: what structure is worth is measured against it."""
+    """Random codes: the control that shows how much structured IDs gain."""
 
     def fit(self, signals: Signals, seed: int) -> Codes:
         """Distinct paths, drawn without replacement (RID of Hua et al. 2023).
 
-        A catalogue with more items than paths gets more levels, with a notice.
+        If there are more items than paths, levels are added, with a notice.
         """
         items = len(signals.items)
         size = number_of_codes(self.codes, items)
         levels = number_of_levels(items, size, self.levels)
         rng = np.random.default_rng(seed)
-        # Above 2^62 paths, the first levels alone are distinct: more would not fit into 64 bits.
+        # The number of a path must fit into 64 bits, so only the first levels are drawn without replacement.
         distinct = max(level for level in range(1, levels + 1) if size**level <= 2**62)
         numbers = rng.choice(size**distinct, items, replace=False)
         rest = rng.integers(0, size, (items, levels - distinct))

@@ -11,28 +11,28 @@ from llmrec.ids.tokenizer import CodebookTokenizer, Codes, Signals, number_of_co
 
 
 class SequentialTokenizer(CodebookTokenizer):
-    """Items numbered in the order in which the training histories first show them."""
+    """Items numbered in the order of their first occurrence in the training histories."""
 
     def fit(self, signals: Signals, seed: int) -> Codes:
-        """Items numbered as the histories first show them, user by user (SID of Hua et al. 2023).
+        """Number the items by their first occurrence in the histories, user by user (SID of Hua et al. 2023).
 
         Items of no history come last, in catalogue order. The r-th of n items gets the first digits of the fraction
-        r/n in base `codes`, most significant first: neighbours share prefixes, and every code of the first
-        level serves equally many items, however few the catalogue needs of all paths.
+        r/n in base `codes`, most significant first. So neighbours share prefixes, and all codes of the first level
+        have equally many items, even if the catalogue uses only a small part of all paths.
 
-        A catalogue with more items than paths gets more levels, with a notice.
+        If there are more items than paths, levels are added, with a notice.
         """
         items = len(signals.items)
         size = number_of_codes(self.codes, items)
         levels = number_of_levels(items, size, self.levels)
-        shown = np.concatenate([np.empty(0, np.int64), *signals.histories])
-        if not len(shown):
+        occurrences = np.concatenate([np.empty(0, np.int64), *signals.histories])
+        if not len(occurrences):
             print(
                 "ids.quantizer: no training interactions; items are numbered as in the catalogue",
                 file=sys.stderr,
             )
-        found, first = np.unique(shown, return_index=True)
-        order = np.concatenate([found[np.argsort(first)], np.setdiff1d(np.arange(items), found)])
+        seen, first_index = np.unique(occurrences, return_index=True)
+        order = np.concatenate([seen[np.argsort(first_index)], np.setdiff1d(np.arange(items), seen)])
         remainder = np.empty(items, np.int64)
         remainder[order] = np.arange(items)
         columns = []

@@ -8,7 +8,7 @@ from llmrec.ids.tokenizer import Codes, Signals, Tokenizer
 
 
 class SingleTokenizer(Tokenizer):
-    """One token an item."""
+    """One distinct token for each item."""
 
     def fit(self, signals: Signals, seed: int) -> Codes:
         """One level with as many codes as items, in catalogue order (IID of Hua et al. 2023)."""

@@ -141,14 +141,14 @@ def _views(
         mean = values.mean(axis=0)
         variance = np.square(values - mean).sum(axis=1).mean()
         if variance <= FLAT * np.square(values).sum(axis=1).mean():
-            print(f"ids.inputs: the vectors of {name} are all alike; left out", file=sys.stderr)
+            print(f"ids.inputs: the vectors of {name} are all equal; left out", file=sys.stderr)
             continue
         scale = float(np.sqrt(weights[name] / variance))
         vectors = np.zeros(part.shape)
         vectors[present] = (values - mean) * scale
         views[name] = _View(vectors, present, mean.astype(np.float32), scale, weights[name])
     if not views:
-        raise UserError(f"ids.inputs: the vectors of {', '.join(parts)} are all alike: give others")
+        raise UserError(f"ids.inputs: the vectors of {', '.join(parts)} are all equal: use other inputs")
     return views
 
 

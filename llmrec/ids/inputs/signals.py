@@ -37,7 +37,7 @@ class RunSignals:
         self.run, self.recipe = run, recipe
         self.items = load_items(run).with_columns(pl.col("item_id").cast(pl.String))
         if self.items.is_empty():
-            raise UserError(f"{run / 'data' / 'items.parquet'}: holds no item")
+            raise UserError(f"{run / 'data' / 'items.parquet'}: contains no item")
 
     @property
     def names(self) -> list[str]:

@@ -13,12 +13,13 @@ from llmrec.ids.tokenizer import Codes, KmeansTokenizer, Signals, number_of_code
 
 
 class BalancedRqKmeansTokenizer(KmeansTokenizer):
-    """Residual k-means with clusters of equal size, ±1."""
+    """Residual k-means with clusters of equal size (±1)."""
 
     def fit(self, signals: Signals, seed: int) -> Codes:
         """Balanced residual k-means (of items: Deng et al. 2025, OneRec; Kong et al. 2025, MiniOneRec).
 
-        The codes are the balanced ones; an item seen later gets the nearest centroids, whatever the clusters' sizes.
+        The codes come from the balanced assignment. A new item gets the nearest centroids, whatever their clusters'
+        sizes.
         """
         vectors = np.asarray(signals.vectors, dtype=np.float32)
         size = number_of_codes(self.codes, len(vectors))

@@ -13,7 +13,7 @@ from llmrec.ids.tokenizer import AutoencoderTokenizer, Codes, Signals
 
 
 class CostTokenizer(AutoencoderTokenizer):
-    """CoST (Zhu et al. 2024): RQ-VAE trained to tell items apart instead of rebuilding them."""
+    """CoST (Zhu et al. 2024): RQ-VAE with a contrastive loss instead of a reconstruction loss."""
 
     batch: Positive = 1024
     temperature: Rate = 0.1

@@ -13,19 +13,20 @@ from llmrec.ids.tokenizer import MAX_AUTO_CODES, Codes, KmeansTokenizer, Signals
 
 
 class HierarchicalTokenizer(KmeansTokenizer):
-    """Hierarchical k-means: each cluster is clustered again."""
+    """Hierarchical k-means: each cluster is divided again by k-means."""
 
     def fit(self, signals: Signals, seed: int) -> Codes:
         """Hierarchical k-means (Nistér & Stewénius 2006; as a tokenizer of items: Tay et al. 2022, DSI).
 
-        A node has at most as many children as it has different vectors, so the deep levels of a small catalogue use
-        few codes. `codes: auto` therefore takes the smallest power of two whose `levels`-th power is at least the
-        number of items: 32 for 12,101 items and three levels.
+        A node has at most as many children as distinct vectors, so the deep levels of a small catalogue use few
+        codes. `codes: auto` therefore takes the smallest power of two whose `levels`-th power is at least the number
+        of items: 32 for 12,101 items and three levels.
         """
         vectors = np.ascontiguousarray(signals.vectors, dtype=np.float32)
-        asked = _codes_that_fill(len(vectors), self.levels) if self.codes == "auto" else self.codes
-        size = number_of_codes(asked, len(vectors))
-        nodes, count = np.zeros(len(vectors), np.int32), 1
+        codes = _codes_that_fill(len(vectors), self.levels) if self.codes == "auto" else self.codes
+        size = number_of_codes(codes, len(vectors))
+        nodes = np.zeros(len(vectors), np.int32)
+        count = 1
         columns, centroids, children = [], [], []
         for level in tqdm(range(self.levels), desc="hierarchical k-means", unit="level"):
             column = np.empty(len(vectors), np.int32)

@@ -15,7 +15,7 @@ from llmrec.ids.tokenizer import AutoencoderTokenizer, Codes, Signals
 
 
 class LcRecTokenizer(AutoencoderTokenizer):
-    """RQ-VAE of LC-Rec (Zheng et al. 2024): larger, its last level spread evenly by Sinkhorn-Knopp."""
+    """RQ-VAE of LC-Rec (Zheng et al. 2024): a larger one, whose last level Sinkhorn-Knopp assigns evenly."""
 
     collision_rule: ClassVar[CollisionRule] = "sinkhorn"
     hidden: list[Positive] = [2048, 1024, 512, 256, 128, 64]
@@ -27,8 +27,7 @@ class LcRecTokenizer(AutoencoderTokenizer):
         """RQ-VAE with uniform semantic mapping (Zheng et al. 2024, "Adapting large language models by integrating
         collaborative semantics for recommendation").
 
-        The codes given are the nearest ones; items that still share a path are the business of the collision rule
-        `sinkhorn`, as published.
+        The codes are the nearest ones. The collision rule `sinkhorn` separates items that share a path, as published.
         """
         return fit_autoencoder(LcRec, signals, self, seed)
 

@@ -25,7 +25,7 @@ KMEANS_ITERATIONS = 10
 
 
 class LetterTokenizer(AutoencoderTokenizer):
-    """LETTER (Wang et al. 2024): RQ-VAE that also learns from a collaborative model, codes kept diverse."""
+    """LETTER (Wang et al. 2024): RQ-VAE that also learns from a collaborative model, with diverse codes."""
 
     reads_item_vectors: ClassVar[bool] = True
     alpha: Weight = 0.01

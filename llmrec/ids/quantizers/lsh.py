@@ -15,15 +15,15 @@ from llmrec.ids.tokenizer import CodebookTokenizer, Codes, Signals, auto_codes
 
 
 class LshTokenizer(CodebookTokenizer):
-    """Random hyperplanes; log2 `codes` signs make a code."""
+    """Random hyperplanes; a code consists of log2 `codes` signs."""
 
     reads_vectors: ClassVar[bool] = True
 
     def fit(self, signals: Signals, seed: int) -> Codes:
-        """Random-hyperplane hashing (Charikar 2002): nothing is learnt but the mean and the reconstruction.
+        """Random-hyperplane hashing (Charikar 2002). Only the mean and the reconstruction are learnt.
 
         Raises:
-            UserError: `codes` is no power of two.
+            UserError: `codes` is not a power of two.
         """
         vectors = np.asarray(signals.vectors, dtype=np.float32)
         bits = _bits(self.codes, len(vectors))
@@ -35,9 +35,9 @@ class LshTokenizer(CodebookTokenizer):
         return Codes(codes, codec.sizes, codec)
 
 
-def _bits(asked: int | Literal["auto"], items: int) -> int:
-    """log2 of the codes a level; never more codes than items."""
-    codes = auto_codes(items) if asked == "auto" else asked
+def _bits(setting: int | Literal["auto"], items: int) -> int:
+    """log2 of the number of codes a level, which is at most the number of items."""
+    codes = auto_codes(items) if setting == "auto" else setting
     if codes & (codes - 1):
         lower = 2 ** (codes.bit_length() - 1)
         raise UserError(

@@ -10,13 +10,13 @@ from llmrec.ids.tokenizer import Codes, KmeansTokenizer, Signals, number_of_code
 
 
 class PqTokenizer(KmeansTokenizer):
-    """Product quantization: `levels` subspaces, a codebook each."""
+    """Product quantization with `levels` subspaces, each with its own codebook."""
 
     def fit(self, signals: Signals, seed: int) -> Codes:
-        """Product quantization (Jégou et al. 2011), the parts in the order of the dimensions.
+        """Product quantization (Jégou et al. 2011); the parts follow the order of the dimensions.
 
-        Each part has a k-means codebook of its own, with as many codes as asked: faiss's ProductQuantizer would
-        make a power of two of them, and need as many items.
+        Each part has its own k-means codebook of any size. faiss's ProductQuantizer is not used, because it accepts
+        only powers of two and needs as many items.
         """
         vectors = np.asarray(signals.vectors, dtype=np.float32)
         size = number_of_codes(self.codes, len(vectors))

@@ -16,8 +16,8 @@ class RqKmeansTokenizer(KmeansTokenizer):
     def fit(self, signals: Signals, seed: int) -> Codes:
         """Residual k-means (Chen et al. 2010; as a tokenizer of items: Luo et al. 2024, QARM).
 
-        Residuals are made again for each chunk of items instead of being kept, so that memory hardly grows
-        beyond the vectors'. Centroids are learnt from at most 256 items a code, drawn at random.
+        Residuals are not stored but computed again for each chunk of items, so that little memory is needed besides
+        the vectors. Centroids are learnt from at most 256 randomly drawn items a code.
         """
         vectors = np.asarray(signals.vectors, dtype=np.float32)
         size = number_of_codes(self.codes, len(vectors))

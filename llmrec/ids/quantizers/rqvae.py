@@ -11,7 +11,7 @@ class RqvaeTokenizer(AutoencoderTokenizer):
     def fit(self, signals: Signals, seed: int) -> Codes:
         """RQ-VAE (Rajput et al. 2023, "Recommender systems with generative retrieval").
 
-        L = ‖x − x̂‖² + Σ_l ‖sg[r_l] − e_l‖² + β‖r_l − sg[e_l]‖²; codebooks start by k-means.
+        L = ‖x − x̂‖² + Σ_l ‖sg[r_l] − e_l‖² + β‖r_l − sg[e_l]‖². k-means initialises the codebooks.
         """
         from llmrec.ids.codecs.autoencoder import RqAutoencoder, fit_autoencoder
 

@@ -34,7 +34,7 @@ def shortest_distinct(
     """
     empty = sum(not item_words for item_words in words)
     if empty:
-        print(f"ids: {empty} items have no words; their item ids stand in for them", file=sys.stderr)
+        print(f"ids: {empty} items have no words; their item ids are used instead", file=sys.stderr)
     chosen = [item_words[:most] or [name] for item_words, name in zip(words, names, strict=True)]
     counts = [min(max(1, start), len(row)) for row, start in zip(chosen, starts, strict=True)]
     texts = [" ".join(row[:count]) for row, count in zip(chosen, counts, strict=True)]

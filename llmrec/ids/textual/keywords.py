@@ -19,20 +19,20 @@ _WORD = re.compile(r"\w+(?:['’.&-]\w+)*")
 
 
 class KeywordsTokenizer(TextTokenizer):
-    """A few of the words that tell the item apart, chosen by tf-idf (after IDGenRec, without its training)."""
+    """A few distinctive words of the item, chosen by tf-idf (after IDGenRec, without its training)."""
 
     words: Positive = 4
 
     def fit(self, signals: Signals, seed: int) -> list[str]:
-        """The words that tell each item apart, most telling first, `[items]` distinct texts.
+        """The most distinctive words of each item, in descending order of weight; `[items]` distinct texts.
 
-        Weighed are the words of title and categories, then, for items that need more, those of the description:
-        there a slip of the pen would be the rarest word of all. Where two texts are the same they take more words,
-        up to twice as many, then a number. An item without any word goes by its item id.
+        Words of the title and categories are weighted first. Words of the description follow for items that need
+        more, because a typing error there would get the largest weight. If two texts are equal, they take more words,
+        up to twice as many, and then a number. The text of an item without words is its item id.
 
         Args:
-            signals: gives the item table.
-            seed: not used: nothing is drawn.
+            signals: provides the item table.
+            seed: not used, since nothing is random.
         """
         items = signals.items
         names = [
@@ -42,8 +42,8 @@ class KeywordsTokenizer(TextTokenizer):
         described = [" ".join(text) for text in values(items, "description")]
         rows = []
         for first, second in zip(ranked(names), ranked(described), strict=True):
-            known = {word.casefold() for word in first}
-            rows.append(first + [word for word in second if word.casefold() not in known])
+            used = {word.casefold() for word in first}
+            rows.append(first + [word for word in second if word.casefold() not in used])
         starts = [self.words] * len(rows)
         return shortest_distinct(rows, starts, 2 * self.words, items["item_id"].to_list())
 

@@ -8,29 +8,29 @@ from llmrec.ids.tokenizer import Signals, TextTokenizer
 
 
 class TitleTokenizer(TextTokenizer):
-    """The title's first words, in the base model's own tokens; up to twice as many where two are the same."""
+    """First words of the title, in the base model's own tokens; up to twice as many if two texts are equal."""
 
     words: Positive = 12
 
     def fit(self, signals: Signals, seed: int) -> list[str]:
         """The first words of each title, `[items]` distinct texts.
 
-        Where two are the same they take more words, up to twice as many: of the title, then of the brand and the
-        categories (the last, as a rule the finest, first). What is left gets a number. An item without any word goes
-        by its item id.
+        If two texts are equal, they take more words, up to twice as many: first of the title, then of the brand, then
+        of the categories, starting with the last, which is usually the narrowest. Texts that are still equal get a
+        number. The text of an item without words is its item id.
 
         Args:
-            signals: gives the item table.
-            seed: not used: nothing is drawn.
+            signals: provides the item table.
+            seed: not used, since nothing is random.
         """
         items = signals.items
         rows, starts = [], []
         for title, brand, categories in zip(
             values(items, "title"), values(items, "brand"), values(items, "categories"), strict=True
         ):
-            own = " ".join(title).split()
-            starts.append(min(len(own), self.words))
-            known = {word.casefold() for word in own}
+            words = " ".join(title).split()
+            starts.append(min(len(words), self.words))
+            used = {word.casefold() for word in words}
             more = dict.fromkeys(" ".join([*brand, *reversed(categories)]).split())
-            rows.append(own + [word for word in more if word.casefold() not in known])
+            rows.append(words + [word for word in more if word.casefold() not in used])
         return shortest_distinct(rows, starts, 2 * self.words, items["item_id"].to_list())
