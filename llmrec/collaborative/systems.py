@@ -142,6 +142,14 @@ def systems_in(files: Collection[str]) -> list[str]:
     return [*shipped, *paths]
 
 
+def counts(config: CollaborativeConfig, name: str) -> bool:
+    """Whether `fit` learns from the training interactions, so that a system can be fitted without some users'.
+
+    A SASRec has learned in `train`, from all of them; a mixture counts if one of its parts does.
+    """
+    return any(not part.startswith("sasrec_") for part in with_parts(config, [name]))
+
+
 def item_vectors(run: Path, items: Sequence[str], name: str = ITEM_VECTORS) -> npt.NDArray[np.float32]:
     """Item vectors of a run's SASRec, float32 `[items, dim]`; zeros for items without training interactions.
 

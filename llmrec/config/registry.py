@@ -43,8 +43,12 @@ SYSTEMS = Registry(
     shipped={
         "popularity": "llmrec.collaborative.popularity:PopularitySystem",
         "item_knn": "llmrec.collaborative.item_knn:ItemKnnSystem",
+        "recent_knn": "llmrec.collaborative.recent_knn:RecentKnnSystem",
+        "succession": "llmrec.collaborative.succession:SuccessionSystem",
+        "text_knn": "llmrec.collaborative.text_knn:TextKnnSystem",
         "sasrec_bce": "llmrec.collaborative.sasrec.system:SasrecBce",
         "sasrec_ce": "llmrec.collaborative.sasrec.system:SasrecCe",
+        "mixture": "llmrec.collaborative.mixture:MixtureSystem",
     },
 )
 """Baselines of `eval.baselines`, teachers, priors and judges. A system is listed after the systems it combines."""

@@ -158,11 +158,22 @@ class DistillationConfig(Section):
         weight: share of the teacher's probabilities in the target of each code; the user's choice has the rest.
         synthetic_items: items that the teacher draws after each user's last training item, anew in every epoch. The
             model learns them from the teacher's probabilities alone.
+        branches: items drawn from the teacher's probabilities at each position of a history, once for all epochs,
+            that hang beside the item chosen there; the model learns their codes from the teacher's probabilities.
+            Beams leave the path that a user took.
+        temperature: the teacher's log-probabilities are divided by it; below 1 they are sharper.
+        mask_seen: items of the history have no probability, as in lists that leave them out.
+        folds: of a system that counts, each user's training items are taught by counts without that user's fold, so
+            that no answer is among the counts it is taught by; 1 counts everybody.
     """
 
     teacher: CollaborativeSystem = "sasrec_ce"
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     synthetic_items: Annotated[int, Field(ge=0)] = 1
+    branches: Annotated[int, Field(ge=0)] = 0
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    mask_seen: bool = True
+    folds: Positive = 5
 
 
 class SftConfig(TrainingConfig):

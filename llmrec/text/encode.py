@@ -12,7 +12,7 @@ import numpy as np
 from llmrec.errors import UserError
 from llmrec.text.prompts import Fields, Segment, Template, TemplateScope, render, split_trunk
 from llmrec.text.slots import Filler, MissingFieldError, TemplatePart
-from llmrec.text.target_tree import TargetTree, TargetTreeBuilder
+from llmrec.text.target_tree import BRANCH, TargetTree, TargetTreeBuilder
 from llmrec.text.tokens import TextEncoder
 from llmrec.token_tree import IGNORE
 
@@ -124,6 +124,7 @@ class PromptEncoder:
         self._text = TextEncoder(tokenizer)
         self._filler = Filler(self._text, items, item_tokens, users or {})
         self.items = list(item_tokens)
+        self._item_tokens = item_tokens
         self.numbers = {item: number for number, item in enumerate(self.items)}
         self.history, self.context, self.shortened = history, context, 0
         self._longest_sid = max(map(len, item_tokens.values()), default=0)
@@ -195,6 +196,7 @@ class PromptEncoder:
         window: PromptContext,
         draw: Callable[[str], Sequence[str]] | None = None,
         missing: Counter[str] | None = None,
+        beside: Sequence[Sequence[str]] = (),
     ) -> list[TargetTree]:
         """Return the training trees of a window; every item but the first is a target.
 
@@ -206,11 +208,14 @@ class PromptEncoder:
             window: at most `history` + 1 items.
             draw: returns the candidates of a target; None if the task has no candidates.
             missing: counter of skipped targets, by the name of the missing field.
+            beside: further items after each history; for as many targets as there are rows. The model learns their
+                codes but the first, on branches of their own. Only a tree has them, and answers must be SIDs. Their
+                `history_length` has `BRANCH` times the item's place in its row added, counted from 1.
         """
         missing = Counter() if missing is None else missing
         if template.tree:
             tree_missing: Counter[str] = Counter()
-            trees = self._tree(template, window, tree_missing)
+            trees = self._tree(template, window, tree_missing, beside)
             if self.context is None or all(tree.longest < self.context for tree in trees):
                 missing.update(tree_missing)
                 return trees
@@ -233,7 +238,13 @@ class PromptEncoder:
             missing[error.field] += 1
             return []
 
-    def _tree(self, template: Template, window: PromptContext, missing: Counter[str]) -> list[TargetTree]:
+    def _tree(
+        self,
+        template: Template,
+        window: PromptContext,
+        missing: Counter[str],
+        beside: Sequence[Sequence[str]],
+    ) -> list[TargetTree]:
         """Return one tree for all targets of a window. Tests assert that it equals the unrolled samples."""
         count = len(window.items) - 1
         frame = self._frame(template)
@@ -257,6 +268,13 @@ class PromptEncoder:
             except MissingFieldError as error:
                 missing[error.field] += 1
                 continue
+            # Before the answer: what comes next shares the answer's path, where the answer is part of the history.
+            for place, item in enumerate(beside[cut - 1] if cut <= len(beside) else (), start=1):
+                prompt = tokens[shared : cuts[cut - 1]] + suffix
+                codes = list(self._item_tokens[item])
+                first, marked = shared + len(prompt), cut + BRANCH * place
+                builder.add(prompt + codes, scored=first + 1, shared=shared, history_length=marked)
+                shared = cuts[cut - 1]
             prompt = tokens[shared : cuts[cut - 1]] + suffix
             builder.add(prompt + answer, scored=shared + len(prompt), shared=shared, history_length=cut)
             shared, learned = cuts[cut - 1], True

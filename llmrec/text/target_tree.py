@@ -9,6 +9,9 @@ import numpy as np
 
 from llmrec.token_tree import Ints, TokenTree, TreeBuilder
 
+BRANCH = 1 << 16
+"""What `history_length` of an item beside the target is above: see `TargetTree`."""
+
 
 @dataclass(frozen=True)
 class TargetTree(TokenTree):
@@ -18,7 +21,8 @@ class TargetTree(TokenTree):
 
     Attributes:
         history_length: int32 [T]; for a label, how many items of the window come before the answer that the label
-            belongs to; 0 where there is no label.
+            belongs to; 0 where there is no label. An item beside the window's own answer has `BRANCH` added
+            for the first such item after these, twice for the second, and so on.
     """
 
     history_length: Ints

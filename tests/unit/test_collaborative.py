@@ -178,7 +178,7 @@ def test_the_stages_key_follows_the_trained_models_alone(run):
 
 
 def test_every_baseline_is_loaded_by_name_and_keeps_the_interface(run):
-    train(run, recipe(["sasrec_bce", "sasrec_ce"]), ".")
+    train(run, recipe(systems.BASELINES), ".")
     names = [f"i{n}" for n in range(10)]
     for name in systems.BASELINES:
         model = systems.load_baseline(run, name, names)

@@ -1,15 +1,18 @@
 """What a teacher says to a batch of trees, against sums over the catalogue, and what it makes up."""
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.trie import Trie
-from llmrec.text.target_tree import TargetTreeBuilder
+from llmrec.text.target_tree import BRANCH, TargetTreeBuilder
 from llmrec.token_tree import IGNORE
-from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
-from llmrec.train.sft.teacher import SyntheticContinuations, Teacher
+from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset, owner_of
+from llmrec.train.sft.teacher import Branching, SyntheticContinuations, Teacher
 
 SIDS = np.array([[0, 0], [0, 1], [0, 2], [1, 0], [2, 1], [2, 2]])
 ITEMS = [f"i{n}" for n in range(len(SIDS))]
@@ -149,3 +152,179 @@ def test_what_a_teacher_makes_up_is_new_and_drawn_by_its_chances(teacher):
     assert [
         len(row) for row in SyntheticContinuations(teacher, 9, seed=0)([ITEMS[:4] * 2, ITEMS[:1]], 0)
     ] == [2, 5]
+
+
+class Counting:
+    """Chances by how often an item follows the last one in some users' histories; counts its calls."""
+
+    def __init__(self, histories):
+        self.follows = np.ones((len(ITEMS), len(ITEMS)))
+        self.asked = 0
+        for row in histories:
+            for one, other in itertools.pairwise(row):
+                self.follows[one, other] += 10
+
+    def log_probs(self, histories, items):
+        self.asked += len(histories)
+        rows = self.follows[[ITEMS.index(history[-1]) for history in histories]]
+        columns = [ITEMS.index(item) for item in items]
+        return np.log(rows / rows.sum(1, keepdims=True))[:, columns].astype(np.float32)
+
+
+def of_users(users, windows, known=99):
+    lessons = [
+        TrainingTree(flat(window), np.array(window, np.int32), known, owner_of(user))
+        for user, window in zip(users, windows, strict=True)
+    ]
+    rows = as_dataset(lessons)
+    return TreeCollator(pad_id=0)([rows[i] for i in range(len(rows))])
+
+
+def folded(windows, users, folds):
+    """A teacher of counts, and one without each fold of users."""
+    fold = [owner_of(user) % folds for user in users]
+    without = [
+        Counting([row for row, its in zip(windows, fold, strict=True) if its != one]) for one in range(folds)
+    ]
+    ids = torch.tensor([*range(FIRST, FIRST + 3), *range(SECOND, SECOND + 3)])
+    catalogue = Catalogue(Trie.build(SIDS, [3, 3]), ids, ITEMS, {})
+    return Teacher(Counting(windows), catalogue, 0.25, without)
+
+
+def first_codes(teacher, batch):
+    """What is said to each first code: chances by token."""
+    word = teacher.distributions(batch)[0]
+    return [
+        dict(zip(t.tolist(), c.tolist(), strict=True))
+        for t, c in zip(word.tokens, word.probabilities, strict=True)
+    ]
+
+
+def test_a_users_own_next_item_does_not_count_in_what_it_is_taught_by():
+    """One user alone goes from i0 to i5: by counts of all users that is likely, by those of the others as any."""
+    users, windows = ["u", "v", "w"], [[0, 5, 1], [0, 3], [0, 3]]
+    teacher = folded(windows, users, folds=16)
+    assert len({owner_of(user) % 16 for user in users}) == 3
+    said = first_codes(teacher, of_users(["u"], windows[:1]))[0]
+    others = Counting(windows[1:])
+    chance = np.exp(others.log_probs([["i0"]], ITEMS))[0]
+    assert said[FIRST + 2] == pytest.approx(chance[4] + chance[5], abs=1e-6), "i4 and i5 begin with code 2"
+    in_fold = first_codes(Teacher(Counting(windows), teacher.catalogue, 0.25), of_users(["u"], windows[:1]))[
+        0
+    ]
+    assert in_fold[FIRST + 2] > 2 * said[FIRST + 2]
+
+
+def test_changing_a_users_next_item_changes_nothing_in_what_it_is_taught():
+    users = [f"u{n}" for n in range(6)]
+    windows = [[n % 6, (n + 2) % 6, (n + 3) % 6] for n in range(6)]
+    before = first_codes(folded(windows, users, folds=5), of_users(users[:1], windows[:1]))
+    other = [[0, 2, 5], *windows[1:]]
+    after = first_codes(folded(other, users, folds=5), of_users(users[:1], other[:1]))
+    assert after == before
+
+
+def test_what_is_made_up_is_taught_by_everybody():
+    windows = [[0, 5], [1, 2]]
+    teacher = folded(windows, ["u", "v"], folds=2)
+    made_up = of_users(["u"], [[0, 5, 1]], known=1)
+    said = first_codes(teacher, made_up)[0]
+    chance = np.exp(Counting(windows).log_probs([["i0"]], ITEMS))[0]
+    assert said[FIRST + 2] == pytest.approx(chance[4] + chance[5], abs=1e-6)
+
+
+def test_what_users_chose_is_asked_about_once(monkeypatch):
+    windows = [[0, 5, 1], [1, 2], [3, 4, 0, 2]]
+    teacher = folded(windows, ["u", "v", "w"], folds=2)
+    batch = of_users(["u", "v", "w"], windows)
+    first = teacher.distributions(batch)
+    asked = sum(model.asked for model in teacher.folds)
+    assert asked == 2 + 1 + 3
+    for one, other in zip(
+        first, teacher.distributions(of_users(["w", "u", "v"], [*windows[2:], *windows[:2]])), strict=True
+    ):
+        assert sorted(one.probabilities.flatten().tolist()) == sorted(other.probabilities.flatten().tolist())
+    assert sum(model.asked for model in teacher.folds) == asked
+    monkeypatch.setattr("llmrec.train.sft.teacher.KEPT", 0)
+    forgetful = folded(windows, ["u", "v", "w"], folds=2)
+    for one, other in zip(first, [forgetful.distributions(batch) for _ in range(2)][1], strict=True):
+        assert torch.equal(one.probabilities, other.probabilities)
+    assert sum(model.asked for model in forgetful.folds) == 2 * asked
+
+
+def test_seen_items_have_no_chance_and_a_temperature_softens(teacher):
+    histories = [["i0", "i3"], ["i1"]]
+    plain = teacher.model.log_probs(histories, ITEMS)
+    masked = replace(teacher, mask_seen=True, temperature=2.0).scores(teacher.model, histories)
+    for row, exact, history in zip(masked, plain, histories, strict=True):
+        seen = [item in history for item in ITEMS]
+        assert np.isneginf(row[seen]).all()
+        np.testing.assert_allclose(row[~np.array(seen)], exact[~np.array(seen)] / 2)
+    assert np.isfinite(teacher.scores(teacher.model, histories)).all()
+
+
+def with_branches(window, beside, known=99):
+    """A lesson whose tree is `flat`, with the second codes of items beside each answer."""
+    builder = TargetTreeBuilder()
+    for cut in range(1, len(window)):
+        path = [token for item in window[:cut] for token in tokens(item)]
+        for place, item in enumerate(beside[cut - 1] if cut <= len(beside) else (), start=1):
+            builder.add([*path, *tokens(item)], len(path) + 1, history_length=cut + BRANCH * place)
+        builder.add([*path, *tokens(window[cut])], len(path), history_length=cut)
+    flattened = np.array(beside, np.int32).reshape(-1)
+    return TrainingTree(builder.build(), np.array(window, np.int32), known, 0, flattened)
+
+
+def test_a_branch_gets_the_chances_under_its_own_codes(teacher):
+    windows, beside = [[0, 3, 1, 5], [4, 2]], [[[1, 5], [0, 4], [2, 3]], [[5, 0]]]
+    lessons = [with_branches(window, row) for window, row in zip(windows, beside, strict=True)]
+    rows = as_dataset([*lessons, TrainingTree(flat([1, 1, 0]), np.array([1, 1, 0], np.int32), 3)])
+    batch = TreeCollator(pad_id=0)([rows[i] for i in range(3)])
+    learned = batch["shift_labels"] != IGNORE
+    labels, after = batch["shift_labels"][learned].tolist(), batch["history_length"][learned].tolist()
+    row_of = learned.nonzero()[:, 0].tolist()
+    said = {
+        at: (word, n)
+        for word in teacher.distributions(batch)
+        for n, at in enumerate(word.label_index.tolist())
+    }
+    assert len(said) == len(labels), "every code of every answer is taught"
+    asked = 0
+    for at, (row, label, code) in enumerate(zip(row_of, labels, after, strict=True)):
+        place, cut = divmod(code, BRANCH)
+        window = [*windows, [1, 1, 0]][row]
+        answer = beside[row][cut - 1][place - 1] if place else window[cut]
+        depth = tokens(answer).index(label)
+        word, n = said[at]
+        pairs = zip(word.tokens[n].tolist(), word.probabilities[n].tolist(), strict=True)
+        exact = expected([*window[:cut], answer], cut, depth)
+        assert {token: chance for token, chance in pairs if chance > 0} == pytest.approx(exact, abs=1e-6)
+        assert word.is_observed[n].item() == (place == 0)
+        asked += place > 0
+    assert asked == 2 * 4
+
+
+def test_what_hangs_beside_is_drawn_by_chances_without_the_item_chosen(teacher):
+    window = np.array([0, 2, 4], np.int32)
+    draws = [teacher.beside(owner, window, 2, seed=0) for owner in range(3000)]
+    for cut in (1, 2):
+        rows = np.array([draw[cut - 1].tolist() for draw in draws])
+        assert not (rows == window[cut]).any()
+        assert (rows[:, 0] != rows[:, 1]).all()
+        chance = np.exp(Tilted().log_probs([[ITEMS[i] for i in window[:cut]]], ITEMS))[0]
+        chance[window[cut]] = 0
+        first = np.bincount(rows[:, 0], minlength=len(ITEMS)) / len(rows)
+        np.testing.assert_allclose(first, chance / chance.sum(), atol=0.03)
+    again = replace(teacher)
+    assert torch.equal(again.beside(7, window, 2, seed=0), draws[7])
+    assert not all(torch.equal(again.beside(owner, window, 2, seed=1), draws[owner]) for owner in range(20))
+
+
+def test_words_on_branches_are_the_same_whether_they_were_kept_or_not(teacher):
+    window = np.array([0, 3, 1, 5], np.int32)
+    drawn = Branching(teacher, 2, seed=3)(0, window)
+    assert (drawn.dtype, drawn.shape) == (np.int32, (3, 2))
+    rows = as_dataset([with_branches(window.tolist(), drawn.tolist())])
+    batch = TreeCollator(pad_id=0)([rows[0]])
+    for one, other in zip(teacher.distributions(batch), replace(teacher).distributions(batch), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True))

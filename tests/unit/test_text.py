@@ -11,9 +11,10 @@ from llmrec.errors import UserError
 from llmrec.models.base import train_tokenizer
 from llmrec.text.encode import PromptContext, PromptEncoder, Sample, build_chain
 from llmrec.text.prompts import Fields, Template, row_texts
-from llmrec.text.target_tree import TargetTreeBuilder
+from llmrec.text.target_tree import BRANCH, TargetTreeBuilder
 from llmrec.text.tasks import Task, check_template, load_task
 from llmrec.text.tokens import TextEncoder
+from llmrec.token_tree import IGNORE
 
 ITEMS = {f"i{n}": {"title": f"Thing number {n}", "brand": "Acme"} for n in range(12)}
 CHAT = (
@@ -51,6 +52,27 @@ def test_a_tree_is_smaller_than_its_samples(encoder):
     items = [f"i{n}" for n in range(HISTORY + 1)]
     unrolled = sum(len(encoder.sample(template, items[:cut], items[cut]).ids) for cut in range(1, len(items)))
     assert len(encoder.trees(template, items)[0]) < unrolled
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_items_beside_a_target_hang_on_the_same_trunk(encoder, which):
+    """Their second codes are learned after their first, as in chains of their own; the targets' are as ever."""
+    template = load_task("sequential", FIELDS).templates[which]
+    items, beside = ["i0", "i5", "i2", "i7"], [["i1", "i6"], ["i2", "i9"], ["i7"]]
+    window = PromptContext(items)
+    (without,) = encoder.window_trees(template, window)
+    plain = without.paths()
+    (tree,) = encoder.window_trees(template, window, beside=beside)
+    extra = []
+    for cut, row in enumerate(beside, start=1):
+        for place, item in enumerate(row, start=1):
+            sample = encoder.sample(template, items[:cut], item)
+            codes = encoder._item_tokens[item]
+            extra.append((sample.ids[: sample.answer + 1], codes[1], cut + BRANCH * place))
+    assert sorted(tree.paths()) == sorted(plain + [(path, label) for path, label, _ in extra])
+    found = zip(tree.paths(), tree.history_length[tree.labels != IGNORE].tolist(), strict=True)
+    assert sorted((*path, after) for path, after in found if after > BRANCH) == sorted(extra)
+    assert len(tree) <= len(without) + sum(map(len, beside)), "a first code each"
 
 
 def test_a_prompt_keeps_the_newest_items_and_the_answer_starts_right_after(encoder):

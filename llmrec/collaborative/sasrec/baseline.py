@@ -50,6 +50,7 @@ class Sasrec:
         order = np.argsort(-counts, kind="stable")
         self.popularity = Popularity([self.items[i] for i in order], counts[order].tolist())
         self._position = {item: i for i, item in enumerate(self.items)}
+        self._asked: tuple[Sequence[str], npt.NDArray[np.int64]] | None = None
 
     @classmethod
     def fit(
@@ -163,7 +164,9 @@ class Sasrec:
         Returns:
             float32 [U, items].
         """
-        rows = np.array([self._position.get(item, -1) for item in items], np.int64)
+        if self._asked is None or self._asked[0] is not items:  # kept: a teacher asks thousands of times
+            self._asked = items, np.array([self._position.get(item, -1) for item in items], np.int64)
+        rows = self._asked[1]
         in_model = rows >= 0
         columns = torch.from_numpy(rows[in_model])
         log_probs = np.full((len(histories), len(items)), -np.inf, np.float32)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
 from transformers.trainer_utils import align_special_tokens
 from trl import SFTConfig
 
 from llmrec.artifacts import StageContext, Workers
-from llmrec.collaborative.systems import load_baseline
+from llmrec.collaborative.system import Baseline
+from llmrec.collaborative.systems import counts, load_baseline
 from llmrec.config import Recipe
+from llmrec.data.examples import training_histories
 from llmrec.errors import UserError
 from llmrec.models import dropout, modes
 from llmrec.text.mix import print_notice
@@ -25,7 +28,7 @@ from llmrec.train.metrics_file import MetricsFile, ProgressBar, last_checkpoint
 from llmrec.train.sft import samples
 from llmrec.train.sft.epochs import Epochs
 from llmrec.train.sft.prepare import prepare, start_run_folder
-from llmrec.train.sft.teacher import SyntheticContinuations, Teacher
+from llmrec.train.sft.teacher import Branching, SyntheticContinuations, Teacher
 from llmrec.train.sft.trainer import TreeTrainer
 from llmrec.train.validation import ValidationLists
 
@@ -145,8 +148,23 @@ def _teacher(ctx: StageContext, prepared: Prepared) -> Teacher | None:
         return None
     if catalogue.end is not None:
         raise UserError("sft.distillation: textual IDs have no tokens that a teacher could choose among")
-    model = load_baseline(ctx.run, distillation.teacher, catalogue.items)
-    return Teacher(model, catalogue, distillation.weight)
+    items, name = catalogue.items, distillation.teacher
+    trained = not counts(ctx.recipe.collaborative, name)
+    return Teacher(
+        load_baseline(ctx.run, name, items),
+        catalogue,
+        distillation.weight,
+        () if trained or distillation.folds == 1 else _folds(ctx.run, name, items, distillation.folds),
+        distillation.temperature,
+        distillation.mask_seen,
+    )
+
+
+def _folds(run: Path, name: str, items: Sequence[str], folds: int) -> list[Baseline]:
+    """A system that counts, fitted without each fold of users."""
+    histories = training_histories(run)
+    fold = pl.Series([samples.owner_of(user) % folds for user in histories["user_id"]], dtype=pl.Int64)
+    return [load_baseline(run, name, items, histories.filter(fold != one)) for one in range(folds)]
 
 
 def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> Epochs:
@@ -158,10 +176,13 @@ def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> E
         if teacher is not None and synthetic_items
         else None
     )
+    several = distillation.branches if distillation is not None else 0
+    branch = Branching(teacher, several, recipe.seed) if teacher is not None and several else None
 
     def make(epoch: int) -> Iterator[samples.TrainingTree]:
+        drawn = (continue_histories, branch)
         return samples.training_trees(
-            prepared.encoder, prepared.mix, ctx.run, recipe.sft.users, recipe.seed, epoch, continue_histories
+            prepared.encoder, prepared.mix, ctx.run, recipe.sft.users, recipe.seed, epoch, *drawn
         )
 
     folder = ctx.scratch / "trees"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -20,7 +21,7 @@ from llmrec.text.candidates import CandidateSampler
 from llmrec.text.encode import PromptContext, PromptEncoder, build_chain
 from llmrec.text.mix import MixedTask, print_notice
 from llmrec.text.prompts import Template, uses_history
-from llmrec.text.target_tree import TargetTree
+from llmrec.text.target_tree import BRANCH, TargetTree
 from llmrec.text.tasks import Source
 from llmrec.token_tree import IGNORE, collate
 
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 TREE = tuple(field.name for field in fields(TargetTree))
-COLUMNS = (*TREE, "window_items", "observed")
+COLUMNS = (*TREE, "window_items", "branches", "observed", "owner")
 Ints = npt.NDArray[np.int32]
 ContinueHistories = Callable[[Sequence[Sequence[str]], int], list[list[str]]]
 """What users might choose after their histories, drawn for an epoch."""
+Branch = Callable[[int, Ints], Ints]
+"""Items beside those that a user (`owner_of`) has chosen after each part of a window [n]: indices [n − 1, count]."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,15 @@ class TrainingTree:
         window_items: indices (trie order) of the history items and of the answers; empty where the tree asks anything
             but which of all items is next.
         observed: how many of these the user has chosen; the others are what a teacher has made up.
+        owner: number of the user whose items these are (`owner_of`).
+        branches: indices of the items that hang beside each of the observed answers, as many a row; flat.
     """
 
     tree: TargetTree
     window_items: Ints = field(default_factory=lambda: np.empty(0, np.int32))
     observed: int = 0
+    owner: int = 0
+    branches: Ints = field(default_factory=lambda: np.empty(0, np.int32))
 
 
 def training_trees(
@@ -58,6 +65,7 @@ def training_trees(
     seed: int,
     epoch: int = 0,
     continue_histories: ContinueHistories | None = None,
+    branch: Branch | None = None,
 ) -> Iterator[TrainingTree]:
     """Trees of one epoch: every task visits each row of its source as often as its weight says.
 
@@ -73,6 +81,7 @@ def training_trees(
         epoch: from 0.
         continue_histories: draws synthetic items after each user's own; next-item templates learn them with the last
             window.
+        branch: draws items beside those of a window, which next-item templates learn too.
 
     Raises:
         UserError: nothing is left to learn from.
@@ -93,7 +102,7 @@ def training_trees(
     empty = True
     for position, mixed in enumerate(mix):
         rows = rows_of(mixed.task.source, encoder, people)
-        for lesson in _task_trees(encoder, mixed, rows, (seed, epoch, position)):
+        for lesson in _task_trees(encoder, mixed, rows, (seed, epoch, position), branch):
             empty = False
             yield lesson
     if empty:
@@ -156,7 +165,11 @@ def draw_visits(count: int, weight: float, rng: np.random.Generator) -> npt.NDAr
 
 
 def _task_trees(
-    encoder: PromptEncoder, mixed: MixedTask, rows: Rows, seeds: tuple[int, int, int]
+    encoder: PromptEncoder,
+    mixed: MixedTask,
+    rows: Rows,
+    seeds: tuple[int, int, int],
+    branch: Branch | None,
 ) -> Iterator[TrainingTree]:
     """Trees of one task in one epoch."""
     rng = np.random.default_rng(seeds)
@@ -173,7 +186,7 @@ def _task_trees(
             draw = partial(negatives.sample, count=task.candidates, chosen=rows.person(row).observed_items)
         if mixed.is_next_item[index]:
             yield from _next_item_trees(
-                encoder, template, case, rows.person(row) if rows.is_last(row) else case
+                encoder, template, case, rows.person(row) if rows.is_last(row) else case, branch
             )
         elif task.source == "next_item":
             yield from map(TrainingTree, encoder.window_trees(template, case, draw, missing))
@@ -185,7 +198,11 @@ def _task_trees(
 
 
 def _next_item_trees(
-    encoder: PromptEncoder, template: Template, window: PromptContext, person: PromptContext
+    encoder: PromptEncoder,
+    template: Template,
+    window: PromptContext,
+    person: PromptContext,
+    branch: Branch | None,
 ) -> Iterator[TrainingTree]:
     """A window under a template that asks plainly, and what is made up behind it, if it is `person`'s last.
 
@@ -194,22 +211,31 @@ def _next_item_trees(
     """
     whole, most = len(person.items), encoder.history + 1
     if not person.synthetic_count or whole <= most:
-        yield from _trees_with_items(encoder, template, person if person.synthetic_count else window)
+        yield from _trees_with_items(encoder, template, person if person.synthetic_count else window, branch)
         return
-    yield from _trees_with_items(encoder, template, window)
+    yield from _trees_with_items(encoder, template, window, branch)
     for lesson in _trees_with_items(encoder, template, person.slice(whole - most, whole)):
         tree = lesson.tree
-        labels = np.where(tree.history_length < lesson.observed, IGNORE, tree.labels)
+        labels = np.where(tree.history_length % BRANCH < lesson.observed, IGNORE, tree.labels)
         if (labels != IGNORE).any():
             yield replace(lesson, tree=replace(tree, labels=labels))
 
 
 def _trees_with_items(
-    encoder: PromptEncoder, template: Template, window: PromptContext
+    encoder: PromptEncoder, template: Template, window: PromptContext, branch: Branch | None = None
 ) -> Iterator[TrainingTree]:
     items = np.array([encoder.numbers[item] for item in window.items], np.int32)
-    for tree in encoder.window_trees(template, window):
-        yield TrainingTree(tree, items, window.observed_count)
+    owner, beside = owner_of(window.user), np.empty((0, 0), np.int32)
+    if branch is not None and template.tree and window.observed_count > 1:
+        beside = branch(owner, items[: window.observed_count])
+    names = [[encoder.items[item] for item in row] for row in beside.tolist()]
+    for tree in encoder.window_trees(template, window, beside=names):
+        yield TrainingTree(tree, items, window.observed_count, owner, beside.reshape(-1))
+
+
+def owner_of(user: str | None) -> int:
+    """A number that stands for a user, from 0 and below 2³¹, the same in every run."""
+    return zlib.crc32((user or "").encode()) & 0x7FFFFFFF
 
 
 def validation_trees(
@@ -222,10 +248,14 @@ def validation_trees(
 
 
 def columns(lessons: Sequence[TrainingTree]) -> dict[str, list[Ints]]:
-    """Lessons as columns of a dataset: the arrays of TargetTree, `window_items`, and `observed` (an array of one)."""
+    """Lessons as columns: the arrays of TargetTree, `window_items`, `branches`, `observed` and `owner`."""
     of_trees = {name: [getattr(lesson.tree, name) for lesson in lessons] for name in TREE}
-    observed = [np.array([lesson.observed], np.int32) for lesson in lessons]
-    return of_trees | {"window_items": [lesson.window_items for lesson in lessons], "observed": observed}
+    single = {
+        name: [np.array([getattr(lesson, name)], np.int32) for lesson in lessons]
+        for name in ("observed", "owner")
+    }
+    several = {name: [getattr(lesson, name) for lesson in lessons] for name in ("window_items", "branches")}
+    return of_trees | several | single
 
 
 def as_dataset(lessons: Sequence[TrainingTree]) -> Dataset:
@@ -239,7 +269,8 @@ class TreeCollator:
     """Rows of `as_dataset` to a padded batch, as `llmrec.token_tree.collate` gives it.
 
     Beside its keys there are `labels`, the same as `shift_labels`; `history_length`, int64 [B, T], filled with 0;
-    `window_items`, int64 [B, W], filled with −1; and `observed`, int64 [B].
+    `window_items`, int64 [B, W], filled with −1; `branches`, int64 [B, …], likewise; and `observed` and `owner`,
+    int64 [B].
     """
 
     def __init__(self, pad_id: int) -> None:
@@ -257,7 +288,9 @@ class TreeCollator:
         for padded, tree in zip(lengths, trees, strict=True):
             padded[: len(tree)] = tree.history_length
         batch["history_length"] = torch.from_numpy(lengths)
-        windows = [torch.from_numpy(row["window_items"]).long() for row in rows]
-        batch["window_items"] = torch.nn.utils.rnn.pad_sequence(windows, batch_first=True, padding_value=-1)
-        batch["observed"] = torch.tensor([int(row["observed"][0]) for row in rows])
+        for name in ("window_items", "branches"):
+            several = [torch.from_numpy(row[name]).long() for row in rows]
+            batch[name] = torch.nn.utils.rnn.pad_sequence(several, batch_first=True, padding_value=-1)
+        for name in ("observed", "owner"):
+            batch[name] = torch.tensor([int(row[name][0]) for row in rows])
         return batch

@@ -1,9 +1,13 @@
-"""A collaborative model as the teacher of a language model: its probabilities at every code of every answer.
+"""A collaborative model as the teacher of a language model: its word on every code of every answer.
 
-Knowledge distillation (Hinton et al., Distilling the knowledge in a neural network, 2015) over the catalogue's trie.
-The label names one next code. The teacher adds a distribution over all next codes: the sum of its probabilities of
-the items that each code still leads to. After a user's last training item there is no label, and the teacher draws
-the items itself; its samples are learned as in Kim & Rush, Sequence-level knowledge distillation, EMNLP 2016.
+Knowledge distillation (Hinton et al., Distilling the knowledge in a neural network, 2015) over the catalogue's trie:
+at each code of an answer the teacher's chances of the items still reachable, summed under each next code, stand
+beside the one code that came next. Behind a user's last training item, where no label is known, the teacher goes on
+by itself; its samples are learned as sequences are in Kim & Rush, Sequence-level knowledge distillation, EMNLP 2016.
+
+A teacher that counts would know a training answer from the counts that this answer is part of. Its word on what a
+user has chosen therefore comes from counts without that user's fold (cross-fitting; stacking after Wolpert, Stacked
+generalization, 1992). Behind the last training item nothing is to be known, and everybody counts.
 """
 
 from __future__ import annotations
@@ -14,9 +18,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from llmrec.catalogue.prefix_mass import CollaborativePrior
+from llmrec.text.target_tree import BRANCH
 from llmrec.token_tree import IGNORE
 
 if TYPE_CHECKING:
@@ -24,20 +30,24 @@ if TYPE_CHECKING:
     from llmrec.collaborative.system import Baseline
 
 CHANCES = 1 << 21
-"""Probabilities of items that are held in memory at once."""
+"""Chances of items that are held at once."""
+KEPT = 1 << 28
+"""Chances of codes that are kept from one epoch to the next: 1 GB."""
+LEAST = -50.0
+"""Log-probability of an item without any chance, where one has to be drawn."""
 STREAM = 1
-"""Separates the draws of synthetic items from other draws with the same seed and epoch."""
+"""Sets the draws of made-up items apart from the others that a seed and an epoch start."""
 
 
 @dataclass(frozen=True)
 class TeacherDistribution:
-    """A teacher's distributions for m of a batch's labels, all of one level of the semantic IDs.
+    """What a teacher says to some of a batch's labels, all of one level.
 
     Attributes:
-        label_index: int64 [m], positions of these labels among the batch's labels.
-        tokens: int64 [m, F], token ids of the possible next codes.
-        probabilities: float32 [m, F], the teacher's probability of each; 0 in slots without a token.
-        is_observed: bool [m], whether the user has chosen the item; else the teacher has drawn it.
+        label_index: which labels, int64 [m].
+        tokens: token ids it chooses among, int64 [m, F].
+        probabilities: float32 [m, F]; 0 in slots without a token.
+        is_observed: whether the label is what the user has chosen, bool [m].
     """
 
     label_index: torch.Tensor
@@ -51,109 +61,220 @@ class Teacher:
     """A collaborative model that knows the catalogue.
 
     Attributes:
-        model: gives the probability of each item to be next.
-        catalogue: the items, with their trie on the CPU.
-        weight: share of the teacher's cross-entropy in the loss of items that the user has chosen.
+        model: gives the chance of each item to be next.
+        catalogue: its trie on the CPU.
+        weight: share of the teacher's word in the loss, where the user's choice is known.
+        folds: the same model fitted without one fold of users each, asked about what these have chosen; a user's
+            fold is `owner` modulo their number. Empty: `model` is asked about all.
+        temperature: log-probabilities are divided by it.
+        mask_seen: items of a history have no chance.
     """
 
     model: Baseline
     catalogue: Catalogue
     weight: float
+    folds: Sequence[Baseline] = ()
+    temperature: float = 1.0
+    mask_seen: bool = False
+
+    def scores(self, model: Baseline, histories: Sequence[Sequence[str]]) -> npt.NDArray[np.float32]:
+        """Logits of the next item that a model has for each history, float32 [U, items], in trie order."""
+        found = model.log_probs(histories, self.catalogue.items)
+        if self.temperature != 1:
+            found = found / np.float32(self.temperature)
+        if self.mask_seen:
+            numbers = self.catalogue.index
+            for row, history in zip(found, histories, strict=True):
+                row[[numbers[item] for item in history]] = -np.inf
+        return found
 
     def losses(
         self, log_probs: torch.Tensor, losses: torch.Tensor, batch: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
-        """Mix the teacher's cross-entropy into the losses of a batch's labels.
+        """Losses of a batch's labels, the teacher's cross-entropy mixed in where it has one.
 
         Args:
             log_probs: float [n, V] of the labelled positions, row after row.
             losses: float [n], −log p(label).
-            batch: a batch of `llmrec.train.sft.samples.TreeCollator` with n labels.
+            batch: as `llmrec.train.sft.samples.TreeCollator` gives it, `n` labels in it.
 
         Returns:
-            float [n]: (1 − weight) losses + weight Σ −q log p. Labels of items that the teacher has drawn get
-            Σ −q log p alone, and labels that name no item keep their loss.
+            float [n]: (1 − weight) losses + weight Σ −q log p; of items that the teacher made up its word alone.
         """
-        device, mixed = losses.device, losses.clone()
-        for level in self.distributions(batch):
-            index, probabilities = level.label_index.to(device), level.probabilities.to(device)
-            scores = log_probs[index[:, None], level.tokens.to(device)]
-            cross_entropy = -(probabilities * scores).sum(1)
-            share = torch.where(level.is_observed.to(device), self.weight, 1.0)
-            mixed = mixed.index_put((index,), torch.lerp(losses[index], cross_entropy, share))
+        mixed = losses.clone()
+        for word in self.distributions(batch):
+            at, tokens, chances, real = (value.to(losses.device) for value in vars(word).values())
+            said = -(chances * log_probs[at[:, None], tokens]).sum(1)
+            share = torch.where(real, self.weight, 1.0)
+            mixed = mixed.index_put((at,), torch.lerp(losses[at], said, share))
         return mixed
 
     def distributions(self, batch: Mapping[str, torch.Tensor]) -> list[TeacherDistribution]:
-        """Compute the teacher's distributions for a batch's labels.
+        """What the teacher says to a batch's labels, level by level of the semantic IDs.
 
         Args:
             batch: as for `losses`.
-
-        Returns:
-            One entry per level of the semantic IDs; none if no label is a code of a next item.
         """
-        labels, history_length, window_items, observed = (
+        labels, after, window, known = (
             batch[name].cpu() for name in ("shift_labels", "history_length", "window_items", "observed")
         )
         learned = labels != IGNORE
-        labels, history_length, row = labels[learned], history_length[learned], learned.nonzero()[:, 0]
-        is_next_item = (history_length > 0) & (history_length < (window_items >= 0).sum(1)[row])
-        if not is_next_item.any():
+        labels, after, row = labels[learned], after[learned], learned.nonzero()[:, 0]
+        place, after = after // BRANCH, after % BRANCH
+        asks = (after > 0) & (after < (window >= 0).sum(1)[row])
+        if not asks.any():
             return []
-        answer = window_items[row, history_length.where(is_next_item, 0)]
+        answers = self._answers(batch)
+        answer = answers[row, after.where(asks, 0), place.where(asks, 0)]
         level = torch.full_like(labels, -1)
-        for depth, codes in enumerate(self._item_tokens.T):
-            level[is_next_item & (labels == codes[answer])] = depth
-        index = (level >= 0).nonzero()[:, 0]
-        if not len(index):
+        for depth, codes in enumerate(self._spelling.T):
+            level[asks & (labels == codes[answer])] = depth
+        at = (level >= 0).nonzero()[:, 0]
+        if not len(at):
             return []
-        # All codes of one answer share their history: the teacher is asked once.
-        pairs = torch.stack([row[index], history_length[index]])
-        questions, question = torch.unique(pairs, dim=1, return_inverse=True)
-        is_observed = history_length[index] < observed[row[index]]
-        distributions = []
-        for depth, (tokens, probabilities) in enumerate(self._level_distributions(window_items, *questions)):
-            of_level = level[index] == depth
-            asked = question[of_level]
-            distributions.append(
-                TeacherDistribution(
-                    index[of_level], tokens[asked], probabilities[asked], is_observed[of_level]
-                )
-            )
-        return distributions
+        of_each = torch.stack([row[at], after[at], place[at]])
+        asked, question = torch.unique(of_each, dim=1, return_inverse=True)
+        real = (after[at] < known[row[at]]) & (place[at] == 0)
+        words = []
+        for depth, (tokens, chances) in enumerate(self._level_distributions(batch, answers, *asked)):
+            mine = level[at] == depth
+            which = question[mine]
+            words.append(TeacherDistribution(at[mine], tokens[which], chances[which], real[mine]))
+        return words
+
+    def _answers(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Items that a batch's answers name, int64 [B, W, 1 + branches]: the window's own, and those beside them."""
+        window, branches = batch["window_items"].cpu(), batch["branches"].cpu()
+        width = max(1, window.shape[1] - 1)
+        # Rows of different lengths are padded behind their end, so a row's count is the batch's.
+        known = (batch["observed"].cpu().clamp(max=window.shape[1]) - 1).clamp(min=0)
+        filled = (branches >= 0).sum(1)
+        count = int((filled // known.clamp(min=1)).max()) if branches.shape[1] else 0
+        beside = branches.new_zeros(len(window), 1 + width, count)
+        for one in filled.nonzero()[:, 0].tolist() if count else ():
+            rows = branches[one, : filled[one]].view(-1, count)
+            beside[one, 1 : 1 + len(rows)] = rows
+        own = window[:, :, None] if window.shape[1] > 1 else window.new_zeros(len(window), 2, 1)
+        return torch.cat([own, beside[:, : own.shape[1]]], dim=2)
 
     def _level_distributions(
-        self, window_items: torch.Tensor, row: torch.Tensor, history_length: torch.Tensor
+        self,
+        batch: Mapping[str, torch.Tensor],
+        answers: torch.Tensor,
+        row: torch.Tensor,
+        after: torch.Tensor,
+        place: torch.Tensor,
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """For each level, the tokens [q, F] that may follow an answer's codes so far, and their probabilities [q, F].
+        """For each level the tokens [q, F] that may follow an answer's codes so far, and their chances [q, F].
 
         Args:
-            window_items: int64 [B, W], as the batch has them.
-            row: int64 [q], the window of each of q answers.
-            history_length: int64 [q], items of the window before the answer.
+            batch: as for `losses`.
+            answers: of `_answers`.
+            row: int64 [q], which window.
+            after: int64 [q], how many of its items are the history.
+            place: int64 [q], which answer there: 0 the window's own, else that of a branch.
         """
-        trie, items = self.catalogue.trie, self.catalogue.items
+        window, known, owner = (batch[name].cpu() for name in ("window_items", "observed", "owner"))
+        trie = self.catalogue.trie
+        nodes = self._nodes[answers[row, after, place]]
+        levels = []
+        for depth in range(trie.length):
+            _, token, _ = trie.expand(nodes[:, depth, None], depth)
+            tokens = self.catalogue.token_ids[token[:, 0].long()]
+            levels.append((tokens, torch.zeros(tokens.shape)))
+        real = after < known[row]
+        for one in row[real].unique().tolist():
+            mine = real & (row == one)
+            size = min(int(known[one]), int((window[one] >= 0).sum()))
+            said = self._of_choices(int(owner[one]), window[one, :size], answers[one, 1:size])
+            for (_, chances), found in zip(levels, said, strict=True):
+                chances[mine] = found[after[mine] - 1, place[mine]]
+        left = (~real).nonzero()[:, 0]
+        for some in left.split(max(1, CHANCES // trie.items)) if len(left) else ():
+            scores = self._asked(self.model, window[row[some]], after[some])
+            parts = self._under(scores, answers[row[some], after[some], place[some], None])
+            for (_, chances), part in zip(levels, parts, strict=True):
+                chances[some] = part[:, 0]
+        return levels
+
+    def beside(self, owner: int, window: npt.NDArray[np.int32], count: int, seed: int) -> torch.Tensor:
+        """Items drawn from the chances at each position of a window [n], other than the one chosen there.
+
+        Returns:
+            int64 [n − 1, count], none twice in a row; the likeliest where fewer have a chance.
+        """
+        items = torch.from_numpy(window.astype(np.int64))
+        key = (owner, items.numpy().tobytes(), count)
+        if key in self._drawn:
+            return self._drawn[key]
+        rng = np.random.default_rng((seed, owner, len(window), int(items[0]), STREAM))
+        drawn, said = [], []
+        for after in torch.arange(1, len(items)).split(max(1, CHANCES // self.catalogue.trie.items)):
+            scores = self._asked(self._without(owner), items.expand(len(after), -1), after)
+            noise = torch.from_numpy(rng.gumbel(size=scores.shape).astype(np.float32))
+            tilted = scores.log_softmax(1).clamp(min=LEAST) + noise
+            tilted[torch.arange(len(after)), items[after]] = -torch.inf
+            drawn.append(tilted.topk(count, dim=1).indices)
+            said.append(self._under(scores, torch.cat([items[after][:, None], drawn[-1]], dim=1)))
+        self._drawn[key] = torch.cat(drawn)
+        self._keep(owner, items, [torch.cat(level) for level in zip(*said, strict=True)])
+        return self._drawn[key]
+
+    def _of_choices(self, owner: int, window: torch.Tensor, answers: torch.Tensor) -> list[torch.Tensor]:
+        """Chances [n − 1, A, F] at each level for all `answers` [n − 1, A] in a window [n] that its user has chosen.
+
+        They are the same in every epoch, so they are kept. They are asked for together, whatever else is in a batch:
+        sums of floats depend on what is computed together, and a resumed training should end as any other.
+        """
+        found = self._memory.get((owner, window.numpy().tobytes(), answers.shape[1]))
+        if found is not None:
+            return found
+        said = []
+        for after in torch.arange(1, len(window)).split(max(1, CHANCES // self.catalogue.trie.items)):
+            scores = self._asked(self._without(owner), window.expand(len(after), -1), after)
+            said.append(self._under(scores, answers[after - 1]))
+        return self._keep(owner, window, [torch.cat(level) for level in zip(*said, strict=True)])
+
+    def _keep(self, owner: int, window: torch.Tensor, said: list[torch.Tensor]) -> list[torch.Tensor]:
+        if (len(self._memory) + 1) * sum(level.numel() for level in said) <= KEPT:
+            self._memory[owner, window.numpy().tobytes(), said[0].shape[1]] = said
+        return said
+
+    def _without(self, owner: int) -> Baseline:
+        """The model that has not counted a user's choices."""
+        return self.folds[owner % len(self.folds)] if self.folds else self.model
+
+    def _asked(self, model: Baseline, windows: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        """Scores [q, items] of what comes after the first `after [q]` items of `windows [q, W]`."""
+        items = self.catalogue.items
         histories = [
-            [items[item] for item in window_items[window, :count].tolist()]
-            for window, count in zip(row.tolist(), history_length.tolist(), strict=True)
+            [items[item] for item in window[:count]]
+            for window, count in zip(windows.tolist(), after.tolist(), strict=True)
         ]
-        nodes = self._nodes[window_items[row, history_length]]
-        parts: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in range(trie.length)]
-        block = max(1, CHANCES // trie.items)
-        for start in range(0, len(histories), block):
-            answers = slice(start, start + block)
-            prior = CollaborativePrior(trie, self.model.log_probs(histories[answers], items))
-            for depth, part in enumerate(parts):
-                child, token, legal = trie.expand(nodes[answers, depth, None], depth)
-                probabilities = prior.log_prob(child, legal).exp()
-                part.append((self.catalogue.token_ids[token[:, 0].long()], probabilities[:, 0]))
-        return [
-            (torch.cat([tokens for tokens, _ in part]), torch.cat([values for _, values in part]))
-            for part in parts
-        ]
+        return torch.from_numpy(self.scores(model, histories))
+
+    def _under(self, scores: torch.Tensor, answers: torch.Tensor) -> list[torch.Tensor]:
+        """Chances [q, A, F] at each level along the codes of `answers` [q, A], under `scores` [q, items]."""
+        trie = self.catalogue.trie
+        prior, nodes = CollaborativePrior(trie, scores), self._nodes[answers]
+        levels = []
+        for depth in range(trie.length):
+            child, _, legal = trie.expand(nodes[..., depth], depth)
+            levels.append(prior.log_prob(child, legal).exp())
+        return levels
 
     @cached_property
-    def _item_tokens(self) -> torch.Tensor:
+    def _memory(self) -> dict[tuple[int, bytes, int], list[torch.Tensor]]:
+        """What was said to windows of choices."""
+        return {}
+
+    @cached_property
+    def _drawn(self) -> dict[tuple[int, bytes, int], torch.Tensor]:
+        """What was drawn beside windows of choices."""
+        return {}
+
+    @cached_property
+    def _spelling(self) -> torch.Tensor:
         """Token ids of each item, int64 [items, L]."""
         return self.catalogue.tokens
 
@@ -166,12 +287,12 @@ class Teacher:
 
 @dataclass(frozen=True)
 class SyntheticContinuations:
-    """Draws items from the teacher after histories; no item comes twice in a history.
+    """Items that the teacher makes up behind histories, a few each, none twice.
 
     Attributes:
-        teacher: the teacher.
-        count: items for each history; fewer if the teacher has no other item left.
-        seed: seed of the draws, together with the epoch.
+        teacher: who does.
+        count: how many a history gets, fewer where the teacher has none left.
+        seed: of the draws, with the epoch.
     """
 
     teacher: Teacher
@@ -179,28 +300,46 @@ class SyntheticContinuations:
     seed: int
 
     def __call__(self, histories: Sequence[Sequence[str]], epoch: int) -> list[list[str]]:
-        """Draw a continuation of each history, item by item, each given the items before it.
+        """One draw for each history, item by item, each from the teacher's chances after those before.
 
         Args:
             histories: item ids, oldest first, none empty.
-            epoch: number of the epoch, from 0; each epoch has other draws.
-
-        Returns:
-            For each history, the ids of at most `count` items.
+            epoch: from 0; each draws anew.
         """
         rng = np.random.default_rng((self.seed, epoch, STREAM))
         names, numbers = self.teacher.catalogue.items, self.teacher.catalogue.index
-        continued = [list(history) for history in histories]
-        block = max(1, CHANCES // len(names))
-        for start in range(0, len(continued), block):
-            rows = continued[start : start + block]
+        whole = [list(history) for history in histories]
+        several = max(1, CHANCES // len(names))
+        for start in range(0, len(whole), several):
+            some = whole[start : start + several]
             for _ in range(self.count):
-                probabilities = np.exp(self.teacher.model.log_probs(rows, names).astype(np.float64))
-                for row, history in zip(probabilities, rows, strict=True):
+                chance = np.exp(self.teacher.scores(self.teacher.model, some).astype(np.float64))
+                for row, history in zip(chance, some, strict=True):
                     row[[numbers[item] for item in history]] = 0
-                cumulative = probabilities.cumsum(1)
-                drawn = (cumulative <= rng.random((len(rows), 1)) * cumulative[:, -1:]).sum(1)
-                # A slice, because the teacher may have no item left: `item` is then beyond the last name.
-                for history, item in zip(rows, drawn.tolist(), strict=True):
+                below = chance.cumsum(1)
+                drawn = (below <= rng.random((len(some), 1)) * below[:, -1:]).sum(1)
+                # A slice, because the teacher may have nothing left to name: `item` is then behind the last.
+                for history, item in zip(some, drawn.tolist(), strict=True):
                     history += names[item : item + 1]
-        return [row[len(history) :] for row, history in zip(continued, histories, strict=True)]
+        return [row[len(history) :] for row, history in zip(whole, histories, strict=True)]
+
+
+@dataclass(frozen=True)
+class Branching:
+    """Items beside those that users have chosen, as the teacher would have them: branches of the same trunk.
+
+    Attributes:
+        teacher: who draws.
+        count: how many at each position.
+        seed: of the draws; they are the same in every epoch.
+    """
+
+    teacher: Teacher
+    count: int
+    seed: int
+
+    def __call__(self, owner: int, window: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Numbers of the items [n − 1, count] beside those of a window [n], as `samples.Branch` has it."""
+        drawn = self.teacher.beside(owner, window, self.count, self.seed)
+        found: npt.NDArray[np.int32] = drawn.numpy().astype(np.int32)
+        return found

@@ -202,5 +202,5 @@ def split_batch(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]
 def _part(batch: dict[str, torch.Tensor], rows: list[int], width: int) -> dict[str, torch.Tensor]:
     """Some rows of a batch, and of these the first positions, as many as kernels like."""
     width = -(-width // MULTIPLE) * MULTIPLE
-    of_rows = ("window_items", "observed")
+    of_rows = ("window_items", "branches", "observed", "owner")
     return {name: value[rows] if name in of_rows else value[rows, :width] for name, value in batch.items()}

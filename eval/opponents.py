@@ -1,0 +1,97 @@
+"""What the baselines of finished runs reach, and what was chosen for them: one file of evidence.
+
+    llmrec collaborative quickstart run=ml 'eval.baselines=[popularity, item_knn, recent_knn, …, mixture]'
+    python eval/opponents.py out.json movielens-100k=runs/ml …
+
+Settings are chosen on validation by the stage collaborative; the split given here is looked at with what was chosen.
+Lists, ranks and intervals are those of `llmrec eval`; `paired` is NDCG@10 less that of the baseline named.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from llmrec.artifacts import read_manifest
+from llmrec.collaborative.systems import load_baseline
+from llmrec.config import load_recipe
+from llmrec.data.examples import evaluation_examples, load_items
+from llmrec.evaluate.lists import baseline_lists
+from llmrec.evaluate.summary import summarise
+from llmrec.files import read_json
+from llmrec.metrics.ranking import score_ranks, target_ranks
+
+METRICS = ["hr@10", "ndcg@10"]
+AGAINST = "sasrec_ce"
+
+
+def measure(run: Path, split: str, names: list[str] | None) -> dict[str, Any]:
+    """Metrics of a run's baselines over all users of a split, and what the run has chosen for them."""
+    recipe = load_recipe(str(run / "recipe.yaml"))
+    items = load_items(run)["item_id"].cast(pl.String).to_list()
+    examples = evaluation_examples(run, split)
+    users, seconds = {}, {}
+    for name in names or recipe.eval.baselines:
+        start = time.perf_counter()
+        model = load_baseline(run, name, items)
+        lists = baseline_lists(model, examples, recipe.data.history, 10, recipe.decode.mask_seen)
+        users[name] = score_ranks(target_ranks(lists, examples, 10), [10])
+        seconds[name] = round(time.perf_counter() - start, 1)
+    found = summarise(users, METRICS, recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
+    for name, row in found.items():
+        row |= {"fit_and_lists_seconds": seconds[name]}
+        if name != AGAINST and AGAINST in users:
+            row["paired"] = {AGAINST: paired(users[name], users[AGAINST], recipe.eval.bootstrap, recipe.seed)}
+        path = run / f"collaborative/{name}.json"
+        if path.is_file():
+            row["validation"] = {key: value for key, value in read_json(path).items() if key != "tried"}
+    manifest = read_manifest(run, "collaborative") or {}
+    return {"seed": recipe.seed, "history": recipe.data.history, "items": len(items), "systems": found} | {
+        "collaborative_seconds": manifest.get("seconds")
+    }
+
+
+def paired(one: pl.DataFrame, other: pl.DataFrame, resamples: int, seed: int) -> list[float]:
+    """Mean difference in NDCG@10, and its 95 % percentile interval over users."""
+    gains = (one["ndcg@10"] - other["ndcg@10"]).to_numpy()
+    rng = np.random.default_rng(seed)
+    means = [gains[rng.integers(0, len(gains), len(gains))].mean() for _ in range(resamples)]
+    return [round(float(x), 4) for x in (gains.mean(), *np.percentile(means, [2.5, 97.5]))]
+
+
+def main() -> None:
+    """Measure the runs that the command line names, and write one file."""
+    out, *given = sys.argv[1:]
+    split = os.environ.get("SPLIT", "test")
+    names = ("llmrec", "torch", "numpy", "scipy", "polars", "sentence-transformers")
+    found: dict[str, Any] = {
+        "command": "python eval/opponents.py " + " ".join([Path(out).name, *given]),
+        "split": split,
+        "machine": {
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            "versions": {name: metadata.version(name) for name in names},
+        },
+        "datasets": {},
+    }
+    for text in given:
+        name, _, run = text.partition("=")
+        run, _, only = run.partition(":")
+        found["datasets"][name] = measure(Path(run), split, only.split(",") if only else None)
+        for system, row in found["datasets"][name]["systems"].items():
+            print(f"{name:24} {system:12} HR@10 {row['hr@10']:.4f} NDCG@10 {row['ndcg@10']:.4f}", flush=True)
+    Path(out).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

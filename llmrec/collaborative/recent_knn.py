@@ -1,0 +1,108 @@
+"""Item-based nearest neighbours that listen to a history's latest items most.
+
+    score(i) = Σ_k decay^k S[i_k, i]        i_0 the latest item of the history, i_1 the one before it, …
+
+S is item-kNN's matrix (`llmrec.collaborative.item_knn`): cosines over the binary user × item training matrix, each
+item's nearest neighbours kept. The weight is that of sequential neighbourhood methods (Ludewig & Jannach, Evaluation
+of session-based recommendation algorithms, UMUAI 2018, and Garg et al., STAN, SIGIR 2019: neighbours count less the
+older the item is that found them), here exponential in the number of steps. `decay` 1 is plain item-kNN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
+
+import polars as pl
+from pydantic import Field
+from scipy import sparse
+
+from llmrec.collaborative.item_knn import ItemKNN
+from llmrec.collaborative.scored import Decay, Histories, Validation, Votes, choose, recency_weights, record
+from llmrec.collaborative.system import System, TrainingData
+from llmrec.config import Positive
+from llmrec.files import read_json
+
+
+class RecentKnnSystem(System):
+    """Item-kNN with a weight a step.
+
+    Attributes:
+        decay: values to choose among on validation; 1 is plain item-kNN.
+        neighbours: how many neighbours an item keeps.
+        history: how many of a history's last items vote; null for all.
+        valid_users: validation users that are looked at.
+    """
+
+    title: ClassVar[str] = "item-kNN, recency"
+    formula: ClassVar[str] = "score(i) = Σ decay^k cos(i_k, i), i_0 the history's last item"
+    files: ClassVar[tuple[str, ...]] = (".json",)
+    decay: Annotated[list[Decay], Field(min_length=1)] = [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0]
+    neighbours: Positive = 100
+    history: Positive | None = 50
+    valid_users: Positive = 5000
+
+    def train(self, data: TrainingData) -> dict[str, Any]:
+        """Choose the decay on validation users; write the choice and every attempt."""
+        valid = data.valid(self.valid_users)
+        return record(data, len(valid), RecentKNN.choose(data.histories, data.items, self, valid))
+
+    def fit(self, data: TrainingData) -> RecentKNN:
+        """Count with what was chosen."""
+        return RecentKNN.fit(data.histories, data.items, **read_json(data.file(".json"))["chosen"])
+
+
+class RecentKNN(Votes):
+    """Sums cosine similarities of a history's items, the later the more; breaks ties by popularity."""
+
+    def __init__(self, knn: ItemKNN, decay: float, history: int | None = None) -> None:
+        """Keep a fitted item-kNN, the weight a step, and how many of a history's last items vote."""
+        self.popularity, self.matrix = knn.popularity, knn.similarity
+        self.decay, self.history = decay, history
+
+    @classmethod
+    def fit(
+        cls,
+        histories: pl.DataFrame,
+        catalogue: Sequence[str],
+        decay: float = 0.6,
+        neighbours: int = 100,
+        history: int | None = None,
+    ) -> RecentKNN:
+        """Find each item's nearest neighbours.
+
+        Args:
+            histories: `user_id, items: list[str]`, training rows only.
+            catalogue: every item id that may be recommended.
+            decay: weight of an item's votes over those of the one behind it.
+            neighbours: how many neighbours an item keeps.
+            history: how many of a history's last items vote; None: all.
+        """
+        return cls(ItemKNN.fit(histories, catalogue, neighbours), decay, history)
+
+    @classmethod
+    def choose(
+        cls, histories: pl.DataFrame, catalogue: Sequence[str], config: RecentKnnSystem, valid: pl.DataFrame
+    ) -> dict[str, Any]:
+        """Settings of `fit`, the decay chosen on validation.
+
+        Args:
+            histories: as for `fit`.
+            catalogue: as for `fit`.
+            config: the recipe's grid.
+            valid: `history: list[str], target: str`.
+
+        Returns:
+            As `llmrec.collaborative.scored.choose`.
+        """
+        knn = ItemKNN.fit(histories, catalogue, config.neighbours)
+        judge = Validation(valid, knn.popularity.items)
+        found = choose(
+            lambda settings: judge.of(cls(knn, settings["decay"], config.history)), [{"decay": config.decay}]
+        )
+        found["chosen"] |= {"neighbours": config.neighbours, "history": config.history}
+        return found
+
+    def weights(self, histories: Histories) -> sparse.csr_array:
+        """`decay ** k`, repeats at their last place."""
+        return recency_weights(histories, self.column, self.decay, self.history)

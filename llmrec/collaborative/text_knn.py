@@ -1,0 +1,188 @@
+"""Text neighbours: the items whose texts are nearest to those of a history; knows items that nobody has bought.
+
+    q        = unit( Σ_{k<history} decay^k v_{i_k} )       i_0 the latest item of the history
+    score(i) = q · v_i                                      p(i | history) = softmax(score / .05)
+
+v are sentence vectors of the items' texts (the recipe's encoder and fields), their mean taken off and brought to unit
+length. Content-based recommendation by a user profile (Pazzani & Billsus, Content-based recommendation systems,
+2007), the profile a mean that forgets; taking off the mean vector after Mu & Viswanath, All-but-the-top, ICLR 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from llmrec.collaborative.popularity import Popularity
+from llmrec.collaborative.scored import Decay, Histories, Scored, Validation, choose, recency_weights, record
+from llmrec.collaborative.system import System, TrainingData
+from llmrec.config import Positive
+from llmrec.errors import UserError
+from llmrec.files import atomic_write, read_json
+
+TEMPERATURE = 0.05
+"""Of the softmax over cosines."""
+_SHORTEST = 1e-12
+
+
+class TextKnnSystem(System):
+    """Text neighbours; the texts and their encoder are those of `ids.encoder`.
+
+    Attributes:
+        decay: values to choose among on validation.
+        history: how many of a history's last items count; null for all.
+        valid_users: validation users that are looked at.
+    """
+
+    title: ClassVar[str] = "text neighbours"
+    formula: ClassVar[str] = "score(i) = cos(Σ decay^k v(i_k), v(i)), v the vector of an item's text"
+    files: ClassVar[tuple[str, ...]] = (".json", ".safetensors")
+    reads: ClassVar[tuple[str, ...]] = ("ids.encoder",)
+    decay: Annotated[list[Decay], Field(min_length=1)] = [0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    history: Positive | None = 10
+    valid_users: Positive = 5000
+
+    def train(self, data: TrainingData) -> dict[str, Any]:
+        """Encode the texts and choose the decay on validation users; write vectors, choice and every attempt."""
+        with atomic_write(data.file(".safetensors")) as partial:
+            save_vectors(partial, data.item_table["item_id"].to_list(), data.text_vectors)
+        vectors, valid = load_vectors(data.file(".safetensors")), data.valid(self.valid_users)
+        return record(data, len(valid), TextKNN.choose(data.histories, data.items, self, valid, vectors))
+
+    def fit(self, data: TrainingData) -> TextKNN:
+        """Take the vectors, and what was chosen."""
+        vectors = load_vectors(data.file(".safetensors"))
+        return TextKNN.fit(data.histories, data.items, vectors, **read_json(data.file(".json"))["chosen"])
+
+
+class TextKNN(Scored):
+    """Ranks items by the cosine of their text with a history's; ties go to the more popular item."""
+
+    def __init__(
+        self,
+        popularity: Popularity,
+        vectors: npt.NDArray[np.float32],
+        decay: float,
+        history: int | None = None,
+    ) -> None:
+        """Keep vectors of unit length (or 0), float32 `[items, d]`, in the order of `popularity.items`."""
+        self.popularity, self.vectors, self.decay, self.history = popularity, vectors, decay, history
+        self._arranged: tuple[Sequence[str], npt.NDArray[np.float32]] | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        histories: pl.DataFrame,
+        catalogue: Sequence[str],
+        vectors: dict[str, npt.NDArray[np.float32]],
+        decay: float = 0.7,
+        history: int | None = 10,
+    ) -> TextKNN:
+        """Centre the vectors; the histories decide ties alone.
+
+        Args:
+            histories: `user_id, items: list[str]`, training rows only.
+            catalogue: every item id that may be recommended.
+            vectors: a vector by item id; an item without one is near nothing.
+            decay: weight of an item over that of the one behind it.
+            history: how many of a history's last items count; None: all.
+        """
+        popularity = Popularity.fit(histories, catalogue)
+        return cls(popularity, _centred(vectors, popularity.items), decay, history)
+
+    def forgetting(self, decay: float) -> TextKNN:
+        """The same with another decay."""
+        return TextKNN(self.popularity, self.vectors, decay, self.history)
+
+    @classmethod
+    def choose(
+        cls,
+        histories: pl.DataFrame,
+        catalogue: Sequence[str],
+        config: TextKnnSystem,
+        valid: pl.DataFrame,
+        vectors: dict[str, npt.NDArray[np.float32]],
+    ) -> dict[str, Any]:
+        """Settings of `fit`, the decay chosen on validation.
+
+        Args:
+            histories: as for `fit`.
+            catalogue: as for `fit`.
+            config: the recipe's grid.
+            valid: `history: list[str], target: str`.
+            vectors: as for `fit`.
+
+        Returns:
+            As `llmrec.collaborative.scored.choose`.
+        """
+        popularity = Popularity.fit(histories, catalogue)
+        centred = _centred(vectors, popularity.items)
+        judge = Validation(valid, popularity.items)
+        found = choose(
+            lambda settings: judge.of(cls(popularity, centred, settings["decay"], config.history)),
+            [{"decay": config.decay}],
+        )
+        found["chosen"]["history"] = config.history
+        return found
+
+    def scores(self, histories: Histories, items: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Cosines of each history's profile and each item, float32 [U, items]."""
+        if self._arranged is None or self._arranged[0] is not items:
+            self._arranged = items, self.vectors[[self.column[item] for item in items]]
+        weights = recency_weights(histories, self.column, self.decay, self.history)
+        profile = np.asarray(weights.astype(np.float32) @ self.vectors)
+        profile /= np.maximum(np.linalg.norm(profile, axis=1, keepdims=True), _SHORTEST)
+        cosines: npt.NDArray[np.float32] = profile @ self._arranged[1].T
+        return cosines
+
+    def log_probs(self, histories: Histories, items: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Log-softmax of the cosines over `TEMPERATURE`, float32 [U, items]."""
+        scores = self.scores(histories, items) / np.float32(TEMPERATURE)
+        scores -= scores.max(axis=1, keepdims=True)
+        scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        return scores
+
+
+def save_vectors(path: Path, items: Sequence[str], vectors: npt.NDArray[np.float32]) -> None:
+    """Write vectors [items, d] and the items' ids (UTF-8, one a line) as safetensors."""
+    if any("\n" in item for item in items):
+        raise UserError("text_knn: an item id holds a line break")
+    ids = np.frombuffer("\n".join(items).encode(), np.uint8)
+    save_file({"vectors": np.ascontiguousarray(vectors, np.float32), "items": ids}, path)
+
+
+def load_vectors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """What `save_vectors` wrote, a vector by item id.
+
+    Raises:
+        UserError: no such file, or not one of ours.
+    """
+    try:
+        tensors = load_file(path)
+        names = tensors["items"].tobytes().decode().split("\n")
+        return dict(zip(names, tensors["vectors"], strict=True))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the stage collaborative first") from None
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as text vectors: {error}") from None
+
+
+def _centred(vectors: dict[str, npt.NDArray[np.float32]], items: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Vectors in the order of `items`, the mean taken off, of unit length; zeros for an item without one."""
+    size = len(next(iter(vectors.values()))) if vectors else 1
+    known = np.array([item in vectors for item in items], bool)
+    found = np.zeros((len(items), size), np.float32)
+    if known.any():
+        rows = np.stack([vectors[item] for item in items if item in vectors]).astype(np.float64)
+        rows -= rows.mean(axis=0)
+        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _SHORTEST)
+        found[known] = rows
+    return found
