@@ -55,6 +55,13 @@ class CollaborativeConfig(Section):
         except UserError:
             return _section(())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # `_section` makes the class, so pickle finds it nowhere; the processes of a training are sent recipes.
+        return _restore, (
+            {name: getattr(self, name) for name in type(self).model_fields},
+            self.model_fields_set,
+        )
+
     def of(self, name: str) -> SystemSettings:
         """Return the settings of a system, with its defaults if the recipe has none.
 
@@ -83,6 +90,12 @@ def _section(paths: tuple[str, ...]) -> type[CollaborativeConfig]:
         name: (settings, settings()) for name, settings in classes.items() if settings.model_fields
     }
     return create_model("CollaborativeConfig", __base__=CollaborativeConfig, **fields)
+
+
+def _restore(settings: dict[str, SystemSettings], given: set[str]) -> CollaborativeConfig:
+    """Build a pickled section again."""
+    paths = [name for name in settings if is_import_path(name)]
+    return _section(tuple(sorted(paths))).model_construct(given, **settings)
 
 
 def _read(value: Any, info: ValidationInfo) -> Any:
