@@ -34,7 +34,7 @@ def test_only_the_sid_rows_of_the_base_were_trained(shop, lora):
     with safe_open(lora / "base" / "model.safetensors", framework="np") as file:
         after = file.get_tensor("model.embed_tokens.weight")
     changed = np.flatnonzero((before != after).any(axis=1))
-    assert changed.size and set(changed) <= set(start.vocabulary.added_ids.tolist())
+    assert changed.size and set(changed) <= set(start.catalogue.vocabulary.added_ids.tolist())
 
 
 def test_a_killed_training_goes_on_and_ends_in_the_same_metrics(shop, lora):
