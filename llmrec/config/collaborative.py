@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BeforeValidator, SerializeAsAny, Validation
 
 from llmrec.config.registry import SYSTEMS
 from llmrec.config.section import Section, located_error, may_lack_code
-from llmrec.errors import UserError, did_you_mean
-from llmrec.plugins import is_import_path
+from llmrec.errors import UserError
+from llmrec.plugins import is_import_path, suggest_name
 
 
 class SystemSettings(Section):
@@ -56,11 +56,8 @@ class CollaborativeConfig(Section):
             return _section(())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # `_section` makes the class, so pickle finds it nowhere; the processes of a training are sent recipes.
-        return _restore, (
-            {name: getattr(self, name) for name in type(self).model_fields},
-            self.model_fields_set,
-        )
+        """Pickle the settings by name, because the class of the section is made for the recipe at hand."""
+        return _unpickle, ({name: getattr(self, name) for name in type(self).model_fields},)
 
     def of(self, name: str) -> SystemSettings:
         """Return the settings of a system, with its defaults if the recipe has none.
@@ -92,10 +89,8 @@ def _section(paths: tuple[str, ...]) -> type[CollaborativeConfig]:
     return create_model("CollaborativeConfig", __base__=CollaborativeConfig, **fields)
 
 
-def _restore(settings: dict[str, SystemSettings], given: set[str]) -> CollaborativeConfig:
-    """Build a pickled section again."""
-    paths = [name for name in settings if is_import_path(name)]
-    return _section(tuple(sorted(paths))).model_construct(given, **settings)
+def _unpickle(settings: dict[str, SystemSettings]) -> CollaborativeConfig:
+    return _section(tuple(sorted(filter(is_import_path, settings))))(**settings)
 
 
 def _read(value: Any, info: ValidationInfo) -> Any:
@@ -130,7 +125,7 @@ def check_system(name: str, info: ValidationInfo, *others: str) -> str:
     """
     if name not in SYSTEMS.shipped and not is_import_path(name):
         names = [*SYSTEMS.shipped, *others]
-        raise located_error((), f"no {name!r} ({did_you_mean(name, names)})", name)
+        raise located_error((), f"no {name!r} ({suggest_name(name, names)})", name)
     try:
         system_class(name)
     except UserError as error:
