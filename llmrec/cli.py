@@ -343,7 +343,12 @@ def _explain(error: Exception) -> tuple[int, str]:
         return 2, DISK_FULL
     if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
         return 2, f"{error.filename}: {error.strerror}; set LLMREC_RUNS or LLMREC_HOME to another folder"
+    from llmrec.plugins import place_in_own_code
+
     message = " ".join(str(error).split())[:500]
+    place = place_in_own_code(error)
+    if place is not None:
+        return 2, f"{place}: {type(error).__name__}: {message} (your own code; traceback: llmrec --debug …)"
     return 1, f"internal error: {type(error).__name__}: {message} (traceback: llmrec --debug …)"
 
 

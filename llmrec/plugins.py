@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,19 @@ from llmrec.errors import UserError, did_you_mean
 
 PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 """What an import path looks like."""
+_OWN_FILES: set[str] = set()
+"""Source files of the user's modules that this process has loaded."""
 
 
 def is_import_path(name: str) -> bool:
     """Whether a name is a user's own `module:name`, and not one that llmrec ships."""
     return ":" in name
+
+
+def suggest_name(name: str, names: list[str]) -> str:
+    """What to write in place of an unknown name: `module:name` for a dotted one, else the nearest of `names`."""
+    module, _, attribute = name.rpartition(".")
+    return f"write {module}:{attribute}" if module else did_you_mean(name, names)
 
 
 @dataclass(frozen=True)
@@ -53,10 +62,14 @@ class Registry:
         if name in self.shipped:
             return load_object(self.shipped[name])
         if not is_import_path(name):
-            raise UserError(f"no {name!r} ({did_you_mean(name, list(self.shipped))})")
-        part, base = load_object(name, self.noun), load_object(self.base)
-        fits = issubclass(part, base) if isinstance(part, type) else isinstance(part, base)
-        if not fits:
+            raise UserError(f"no {name!r} ({suggest_name(name, list(self.shipped))})")
+        base = load_object(self.base)
+
+        def fits(value: Any) -> bool:
+            return issubclass(value, base) if isinstance(value, type) else isinstance(value, base)
+
+        part = load_object(name, self.noun, fits)
+        if not fits(part):
             raise UserError(
                 f"{name} is no {self.noun}: it must come from {self.base.replace(':', '.')}, "
                 f"not be a {type(part).__name__}"
@@ -71,12 +84,13 @@ class Registry:
         return part
 
 
-def load_object(path: str, noun: str = "object") -> Any:
+def load_object(path: str, noun: str = "object", fits: Callable[[Any], bool] = callable) -> Any:
     """What an import path `module:name` names.
 
     Args:
         path: of the user's code, or of our own.
         noun: what is looked for, in messages.
+        fits: tells which names of the module a message may propose.
 
     Raises:
         UserError: a malformed path, a module that is not there or fails to load, or one without that name.
@@ -86,9 +100,15 @@ def load_object(path: str, noun: str = "object") -> Any:
         raise UserError(f"{path!r} is no import path; write module:name")
     module = _import_module(module_name, path)
     if not hasattr(module, name):
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        public = [key for key, value in vars(module).items() if not key.startswith("_") and fits(value)]
+        public = [key for key in public if not _is_imported(vars(module)[key], module_name)] or public
         raise UserError(f"{path}: no {noun} {name!r} there ({did_you_mean(name, public)})")
     return getattr(module, name)
+
+
+def _is_imported(value: Any, module: str) -> bool:
+    """Whether a class or function of a module comes from another module."""
+    return (isinstance(value, type) or inspect.isfunction(value)) and value.__module__ != module
 
 
 def check_parameters(function: Callable[..., Any], parameters: Iterable[str], what: str) -> None:
@@ -128,7 +148,7 @@ def source_files(names: Iterable[str]) -> list[Path]:
 def _import_module(module: str, path: str) -> Any:
     _see_working_directory()
     try:
-        return importlib.import_module(module)
+        imported = importlib.import_module(module)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             raise UserError(
@@ -139,6 +159,16 @@ def _import_module(module: str, path: str) -> Any:
         raise UserError(
             f"{path}: module {module!r} cannot be imported: {type(error).__name__}: {problem}"
         ) from error
+
+    if module.partition(".")[0] != "llmrec" and imported.__file__ is not None:
+        _OWN_FILES.add(imported.__file__)
+    return imported
+
+
+def place_in_own_code(error: BaseException) -> str | None:
+    """Where an exception was raised in a user's own code, as `file.py, line N`; None if it was raised elsewhere."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in _OWN_FILES]
+    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else None
 
 
 def _see_working_directory() -> None:

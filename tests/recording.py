@@ -97,7 +97,7 @@ def reads_of_keys(recipe: Recipe) -> Iterator[set[str]]:
     def read(section: Section, name: str) -> Any:
         value = object.__getattribute__(section, name)
         place = places[id(section)][1] if id(section) in places else None
-        if place is None:
+        if place is None or is_paused:
             return value
         if name in WHOLE:
             keys.add(place)
@@ -115,8 +115,21 @@ def reads_of_keys(recipe: Recipe) -> Iterator[set[str]]:
         places[id(made)] = made, place
         return made
 
+    def state(section: Section) -> Any:
+        """A section's state for another process: what is read there, no process but that one can tell."""
+        nonlocal is_paused
+        is_paused = True
+        try:
+            return get_state(section)
+        finally:
+            is_paused = False
+
+    is_paused, get_state = False, Section.__getstate__
     enter(recipe, "")
-    with mock.patch.object(Section, "__getattribute__", read, create=True):
+    with (
+        mock.patch.object(Section, "__getattribute__", read, create=True),
+        mock.patch.object(Section, "__getstate__", state, create=True),
+    ):
         yield keys
 
 

@@ -20,6 +20,7 @@ import polars as pl
 from llmrec.config import SystemSettings
 from llmrec.data.examples import evaluation_examples, load_items, training_histories
 from llmrec.errors import UserError
+from llmrec.plugins import check_parameters
 
 Ranked = tuple[list[list[str]], list[list[float]]]
 """Item ids and scores, one list per user, best first."""
@@ -190,6 +191,7 @@ class Ranker(ABC):
         Raises:
             UserError: the scores have another shape, or contain NaN or +inf.
         """
+        check_parameters(self.scores, ("histories",), f"{type(self).__name__}.scores")
         scores = checked_scores(
             self.scores(histories), (len(histories), len(self.items)), type(self).__name__
         )

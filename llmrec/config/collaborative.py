@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BeforeValidator, SerializeAsAny, Validation
 
 from llmrec.config.registry import SYSTEMS
 from llmrec.config.section import Section, located_error, may_lack_code
-from llmrec.errors import UserError, did_you_mean
-from llmrec.plugins import is_import_path
+from llmrec.errors import UserError
+from llmrec.plugins import is_import_path, suggest_name
 
 
 class SystemSettings(Section):
@@ -55,6 +55,10 @@ class CollaborativeConfig(Section):
         except UserError:
             return _section(())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the settings by name, because the class of the section is made for the recipe at hand."""
+        return _unpickle, ({name: getattr(self, name) for name in type(self).model_fields},)
+
     def of(self, name: str) -> SystemSettings:
         """Return the settings of a system, with its defaults if the recipe has none.
 
@@ -83,6 +87,10 @@ def _section(paths: tuple[str, ...]) -> type[CollaborativeConfig]:
         name: (settings, settings()) for name, settings in classes.items() if settings.model_fields
     }
     return create_model("CollaborativeConfig", __base__=CollaborativeConfig, **fields)
+
+
+def _unpickle(settings: dict[str, SystemSettings]) -> CollaborativeConfig:
+    return _section(tuple(sorted(filter(is_import_path, settings))))(**settings)
 
 
 def _read(value: Any, info: ValidationInfo) -> Any:
@@ -117,7 +125,7 @@ def check_system(name: str, info: ValidationInfo, *others: str) -> str:
     """
     if name not in SYSTEMS.shipped and not is_import_path(name):
         names = [*SYSTEMS.shipped, *others]
-        raise located_error((), f"no {name!r} ({did_you_mean(name, names)})", name)
+        raise located_error((), f"no {name!r} ({suggest_name(name, names)})", name)
     try:
         system_class(name)
     except UserError as error:

@@ -180,7 +180,9 @@ def test_a_model_may_be_named(planted, capsys):
 def test_a_method_is_added_to_what_the_recipe_aligns(shop, monkeypatch):
     monkeypatch.chdir(shop[0])
     seen = []
-    monkeypatch.setattr(stages, "_go", lambda recipe, folder, until, dry: seen.append((recipe.align, until)))
+    monkeypatch.setattr(
+        stages, "_run_or_plan", lambda recipe, folder, until, dry: seen.append((recipe.align, until))
+    )
     stages.align("recipe.yaml", [], "dpo", False)
     stages.align("recipe.yaml", ["align=[grpo]"], "dpo", True)
     stages.align("recipe.yaml", ["align=[grpo]"], "grpo", True)

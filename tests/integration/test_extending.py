@@ -221,6 +221,12 @@ class Loose:
     def log_probs(self, histories, items): return None
 class Lists(System):
     def fit(self, data): return Loose()
+class Deaf(Ranker):
+    def scores(self): return None
+class ScoresSignature(System):
+    def fit(self, data): return Deaf(data.items)
+class Raises(System):
+    def fit(self, data): return np.zerros(3)
 class NoFile(System):
     files = (".bin",)
     def fit(self, data): return Loose()
@@ -278,6 +284,13 @@ TWICE = RankMetric(name="hr", value=lambda ranks, k: ranks, **about)
         ),
         ("eval", "eval.baselines=[broken_baseline:Unfit]", "fit returns int, which has no recommend"),
         ("eval", "eval.baselines=[broken_baseline:Signature]", "wrong signature"),
+        ("eval", "eval.baselines=[broken_baseline:ScoresSignature]", "scores.* has the wrong signature"),
+        (
+            "eval",
+            "eval.baselines=[broken_baseline:Raises]",
+            "broken_baseline.py, line \\d+: AttributeError: .*zerros.*your own code",
+        ),
+        ("eval", "eval.baselines=[broken_baseline.Raises]", "write broken_baseline:Raises"),
         ("eval", "eval.baselines=[broken_baseline:NotNumbers]", "NaN"),
         ("eval", "eval.baselines=[broken_baseline:Lists]", "recommend returns 1 lists"),
         ("eval", "eval.baselines=[broken_baseline:NoFile]", "train wrote no file"),
@@ -286,6 +299,7 @@ TWICE = RankMetric(name="hr", value=lambda ranks, k: ranks, **about)
         ("eval", "eval.metrics=[hr, ndcg, broken_metric:SHAPE]", "metric shape returns shape \\[\\]"),
         ("eval", "eval.metrics=[hr, ndcg, broken_metric:NAN]", "not finite"),
         ("eval", "eval.metrics=[hr, ndcg, broken_metric:SIGNATURE]", "wrong signature"),
+        ("eval", "eval.metrics=[hr, ndcg, broken_metric:NANN]", "did you mean 'NAN'"),
         ("eval", "eval.metrics=[hr, ndcg, broken_metric:TWICE]", "two metrics are called hr"),
         ("eval", "eval.metrics=[hr, ndcg, nowhere_at_all:X]", "no module"),
         ("validate", 'grpo.rewards=[{name: "my_rewards:short"}]', "no function 'short' there"),

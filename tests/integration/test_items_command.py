@@ -57,7 +57,7 @@ def test_a_hundred_new_items_are_decoded_without_training(grown, recommender, lo
     run, printed = grown
     assert files(run) == files(lora)
     assert "60 items added, 0 back" in printed[0] and "2 items retired" in printed[2]
-    assert "138 items may be recommended" in printed[2]
+    assert "138 items can be recommended" in printed[2]
     expected = [item for item in NEW if item != "n7"]
     for history in HISTORIES:
         found = recommender.recommend(history, k=100, allow=NEW, mask_seen=False)

@@ -34,7 +34,7 @@ def test_only_the_sid_rows_of_the_base_were_trained(shop, lora):
     with safe_open(lora / "base" / "model.safetensors", framework="np") as file:
         after = file.get_tensor("model.embed_tokens.weight")
     changed = np.flatnonzero((before != after).any(axis=1))
-    assert changed.size and set(changed) <= set(start.vocabulary.added_ids.tolist())
+    assert changed.size and set(changed) <= set(start.catalogue.vocabulary.added_ids.tolist())
 
 
 def test_a_killed_training_goes_on_and_ends_in_the_same_metrics(shop, lora):
@@ -170,7 +170,7 @@ def test_two_processes_with_a_part_of_the_weights_each_learn_what_one_does(shop,
         process, lambda: list(run.glob(".scratch/sft-*/checkpoints/checkpoint-2/trainer_state.json"))
     )
     done = small_shop.run(folder, *command)
-    assert done.returncode == 2 and "go on with --shard" in done.stderr
+    assert done.returncode == 2 and "with --shard, or delete" in done.stderr
     assert_learnt_alike(one, train_together(folder, "sharded", options, *SHARED))
 
 

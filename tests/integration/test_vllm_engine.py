@@ -174,7 +174,7 @@ def test_an_adapter_of_another_base_is_refused_before_vllm_starts(lora, second, 
     save_file({name: torch.cat([t, t]) for name, t in tensors.items()}, other / "adapter_model.safetensors")
     with pytest.raises(UserError, match="but this base's layer has size"):
         engine_settings(lora / "base", [second, other], 5)
-    with pytest.raises(UserError, match=r"holds no llmrec\.json"):
+    with pytest.raises(UserError, match=r"contains no llmrec\.json"):
         engine_settings(tmp_path, [], 5)
 
 

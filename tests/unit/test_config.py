@@ -1,3 +1,4 @@
+import pickle
 import string
 
 import pytest
@@ -173,3 +174,10 @@ def test_errors_in_the_ids_section_name_key_and_remedy(override, message):
     with pytest.raises(UserError) as error:
         load_recipe("beauty-tiny", [override])
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_recipe_can_be_sent_to_another_process():
+    recipe = load_recipe("beauty-tiny", ["collaborative.sasrec_ce.epochs=3"])
+    again = pickle.loads(pickle.dumps(recipe))
+    assert again == recipe and again.model_dump() == recipe.model_dump()
+    assert again.collaborative.sasrec_ce.epochs == 3

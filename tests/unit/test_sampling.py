@@ -54,5 +54,5 @@ def test_a_seed_repeats_its_draws_and_another_does_not():
 def test_a_user_who_has_seen_everything_has_nothing_to_draw():
     engine = TreeEngine(build("qwen3"), TRIE, IDS)
     mask = build_item_mask(TRIE, None, [list(range(len(SIDS))), []])
-    with pytest.raises(UserError, match="deny-list holds the whole catalogue"):
+    with pytest.raises(UserError, match="deny-list contains the whole catalogue"):
         sample(engine, PROMPTS, 4, mask)
