@@ -72,9 +72,9 @@ class MixtureSystem(System):
         tilts = forms(data.load(self.tilt), self.tilt_decay) if self.tilt is not None else {}
         valid = data.valid(self.valid_users)
         popularity = Popularity.fit(data.histories, data.items)
-        found = choose_weights(popularity, members, tilts, self, valid)
-        found["chosen"]["tilt"] = self.tilt
-        return record(data, len(valid), found)
+        choice = choose_weights(popularity, members, tilts, self, valid)
+        choice["chosen"]["tilt"] = self.tilt
+        return record(data, len(valid), choice)
 
     def fit(self, data: TrainingData) -> Mixture:
         """Fit the members that have a weight, and mix them."""
@@ -160,9 +160,9 @@ def choose_weights(
         before = value
         for make in _moves(members, tilts, config):
             for other in make(best):
-                found = search.value(other.shares, other.tilt, other.decay)
-                if found > value:
-                    value, best = found, other
+                other_value = search.value(other.shares, other.tilt, other.decay)
+                if other_value > value:
+                    value, best = other_value, other
         if value <= before:
             break
     chosen = {"weights": _rounded(best.shares), "tilt_weight": best.tilt, "tilt_decay": best.decay}
@@ -213,10 +213,10 @@ class _Search:
             columns[block] = own = _candidates(logs, judge.seen[block], judge.targets[block])
             for values, log in zip(held, logs, strict=True):
                 values[block] = np.take_along_axis(log, own, axis=1)
-            known = np.zeros(logs[0].shape, bool)
-            for row, seen in zip(known, judge.seen[block], strict=True):
+            is_seen = np.zeros(logs[0].shape, bool)
+            for row, seen in zip(is_seen, judge.seen[block], strict=True):
                 row[seen] = True
-            self._left_out[block] = np.take_along_axis(known, own, axis=1)
+            self._left_out[block] = np.take_along_axis(is_seen, own, axis=1)
         self._left_out[:, 1:] |= columns[:, 1:] == columns[:, :-1]
         self._place = (columns < np.maximum(judge.targets, 0)[:, None]).sum(1)
         self._members = dict(zip(members, np.exp(held[: len(members)]), strict=True))
@@ -227,10 +227,10 @@ class _Search:
         """Validation NDCG@10 of weights."""
         key = (*_rounded(shares).values(), tilt, decay)
         if key not in self._known:
-            found = round(self._ndcg(shares, tilt, decay), 6)
+            ndcg = round(self._ndcg(shares, tilt, decay), 6)
             about = {"weights": _rounded(shares), "tilt_weight": tilt, "tilt_decay": decay}
-            self._known[key] = found
-            self.tried.append(about | {"ndcg@10": found})
+            self._known[key] = ndcg
+            self.tried.append(about | {"ndcg@10": ndcg})
         return self._known[key]
 
     def _ndcg(self, shares: Mapping[str, float], tilt: float, decay: float) -> float:
@@ -252,15 +252,15 @@ def _candidates(
     targets: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
     """Columns [users, systems · DEPTH + 1] that some system ranks high, and the target's, ascending, with repeats."""
-    found = [np.maximum(targets, 0)[:, None]]
+    parts = [np.maximum(targets, 0)[:, None]]
     for log in logs:
         left = log.copy()
         for row, columns in zip(left, seen, strict=True):
             row[columns] = -np.inf
         depth = min(DEPTH, left.shape[1])
         best = np.argpartition(-left, depth - 1, axis=1)[:, :depth]
-        found.append(np.pad(best, ((0, 0), (0, DEPTH - depth)), mode="edge"))
-    return np.sort(np.concatenate(found, axis=1), axis=1)
+        parts.append(np.pad(best, ((0, 0), (0, DEPTH - depth)), mode="edge"))
+    return np.sort(np.concatenate(parts, axis=1), axis=1)
 
 
 def _rounded(shares: Mapping[str, float]) -> dict[str, float]:

@@ -97,11 +97,11 @@ class RecentKNN(Votes):
         """
         knn = ItemKNN.fit(histories, catalogue, config.neighbours)
         judge = Validation(valid, knn.popularity.items)
-        found = choose(
+        choice = choose(
             lambda settings: judge.of(cls(knn, settings["decay"], config.history)), [{"decay": config.decay}]
         )
-        found["chosen"] |= {"neighbours": config.neighbours, "history": config.history}
-        return found
+        choice["chosen"] |= {"neighbours": config.neighbours, "history": config.history}
+        return choice
 
     def weights(self, histories: Histories) -> sparse.csr_array:
         """`decay ** k`, repeats at their last place."""

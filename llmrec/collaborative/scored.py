@@ -169,21 +169,21 @@ class Validation:
 
     @staticmethod
     def gains(
-        scores: Floats, place: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]
+        scores: Floats, place: npt.NDArray[np.int64], has_target: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.float64]:
         """NDCG@10 of each user's target, float64 [users].
 
         Args:
             scores: float [users, n], −inf for items that are left out; ties go to the earlier column.
             place: int64 [users], the target's column.
-            known: bool [users], whether the target is among the items at all.
+            has_target: bool [users], whether the target is among the items at all.
         """
         own = scores[np.arange(len(scores)), place][:, None]
         ahead = (scores > own).sum(1)
         equal = scores == own
         for user in np.flatnonzero(equal.sum(1) > 1):
             ahead[user] += equal[user, : place[user]].sum()
-        hit = (ahead < CUTOFF) & np.isfinite(own[:, 0]) & known
+        hit = (ahead < CUTOFF) & np.isfinite(own[:, 0]) & has_target
         return np.where(hit, 1 / np.log2(ahead + 2), 0.0)
 
     def of(self, system: Scored) -> float:
@@ -204,29 +204,29 @@ def choose(judge: Callable[[dict[str, Any]], float], grids: Iterable[dict[str, l
     best: dict[str, Any] = {}
     tried: list[dict[str, Any]] = []
     for grid in grids:
-        around, found = best, -1.0
+        around, best_value = best, -1.0
         for values in _combinations(grid):
             settings = around | values
             value = round(judge(settings), 6)
             tried.append(settings | {"ndcg@10": value})
-            if value > found:
-                best, found = settings, value
+            if value > best_value:
+                best, best_value = settings, value
     return {"chosen": best, "ndcg@10": max((one["ndcg@10"] for one in tried), default=0.0), "tried": tried}
 
 
-def record(data: TrainingData, valid_users: int, found: dict[str, Any]) -> dict[str, Any]:
+def record(data: TrainingData, valid_users: int, choice: dict[str, Any]) -> dict[str, Any]:
     """Write what was chosen for a system, print it, and return what the report keeps of it.
 
     Args:
         data: of the system; its file `.json` is written.
         valid_users: how many users the choice looked at.
-        found: as `choose` returns it.
+        choice: as `choose` returns it.
     """
-    write_json(data.file(".json"), {"valid_users": valid_users} | found)
-    chosen = json.dumps(found["chosen"]).replace('"', "")
-    value = found["ndcg@10"]
+    write_json(data.file(".json"), {"valid_users": valid_users} | choice)
+    chosen = json.dumps(choice["chosen"]).replace('"', "")
+    value = choice["ndcg@10"]
     print(f"{data.name}: {valid_users:,} validation users, NDCG@10 {value:.4f}: {chosen}", file=sys.stderr)
-    return {"valid_users": valid_users} | {key: value for key, value in found.items() if key != "tried"}
+    return {"valid_users": valid_users} | {key: value for key, value in choice.items() if key != "tried"}
 
 
 def recency_weights(
@@ -260,8 +260,8 @@ def item_rows(histories: pl.DataFrame, items: Sequence[str]) -> tuple[npt.NDArra
     flat = (
         histories.select(item=pl.col("items").cast(pl.List(pl.String))).with_row_index("user").explode("item")
     )
-    known = flat.join(numbers, on="item", how="inner", maintain_order="left")
-    return known["user"].cast(pl.Int64).to_numpy(), known["number"].cast(pl.Int64).to_numpy()
+    rows = flat.join(numbers, on="item", how="inner", maintain_order="left")
+    return rows["user"].cast(pl.Int64).to_numpy(), rows["number"].cast(pl.Int64).to_numpy()
 
 
 def _best(scores: Floats, k: int, banned: Sequence[int]) -> npt.NDArray[np.int64]:

@@ -142,9 +142,9 @@ class Succession(Votes):
             "direction": list(config.direction),
             "decay": [middle],
         }
-        found = choose(value, [first, {"decay": config.decay}, {"window": config.window}])
-        found["chosen"]["history"] = config.history
-        return found
+        choice = choose(value, [first, {"decay": config.decay}, {"window": config.window}])
+        choice["chosen"]["history"] = config.history
+        return choice
 
     def weights(self, histories: Histories) -> sparse.csr_array:
         """`decay ** k`, repeats at their last place."""

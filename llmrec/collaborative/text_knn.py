@@ -126,12 +126,12 @@ class TextKNN(Scored):
         popularity = Popularity.fit(histories, catalogue)
         centred = _centred(vectors, popularity.items)
         judge = Validation(valid, popularity.items)
-        found = choose(
+        choice = choose(
             lambda settings: judge.of(cls(popularity, centred, settings["decay"], config.history)),
             [{"decay": config.decay}],
         )
-        found["chosen"]["history"] = config.history
-        return found
+        choice["chosen"]["history"] = config.history
+        return choice
 
     def scores(self, histories: Histories, items: Sequence[str]) -> npt.NDArray[np.float32]:
         """Cosines of each history's profile and each item, float32 [U, items]."""
@@ -178,11 +178,11 @@ def load_vectors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
 def _centred(vectors: dict[str, npt.NDArray[np.float32]], items: Sequence[str]) -> npt.NDArray[np.float32]:
     """Vectors in the order of `items`, the mean taken off, of unit length; zeros for an item without one."""
     size = len(next(iter(vectors.values()))) if vectors else 1
-    known = np.array([item in vectors for item in items], bool)
-    found = np.zeros((len(items), size), np.float32)
-    if known.any():
+    has_vector = np.array([item in vectors for item in items], bool)
+    matrix = np.zeros((len(items), size), np.float32)
+    if has_vector.any():
         rows = np.stack([vectors[item] for item in items if item in vectors]).astype(np.float64)
         rows -= rows.mean(axis=0)
         rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _SHORTEST)
-        found[known] = rows
-    return found
+        matrix[has_vector] = rows
+    return matrix

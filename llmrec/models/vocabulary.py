@@ -118,20 +118,20 @@ def add_sid_tokens(
     from tokenizers import AddedToken
 
     names = [[sid_token(level, code) for code in range(size)] for level, size in enumerate(sizes)]
-    known = {token for token in tokenizer.get_vocab() if _SID_TOKEN.match(token)}
-    if known and known != {name for level in names for name in level}:
-        found = sorted(Counter(token[1] for token in known).items())
+    existing = {token for token in tokenizer.get_vocab() if _SID_TOKEN.match(token)}
+    if existing and existing != {name for level in names for name in level}:
+        counts = sorted(Counter(token[1] for token in existing).items())
         raise UserError(
-            f"base.model: its vocabulary has SID tokens of {[size for _, size in found]} codes a level, "
+            f"base.model: its vocabulary has SID tokens of {[size for _, size in counts]} codes a level, "
             f"these IDs need {sizes}; "
             "start from a base without them, or make the IDs with the same sizes"
         )
     used = len(tokenizer)
-    if not known:
+    if not existing:
         tokens = [AddedToken(name, normalized=False, special=False) for level in names for name in level]
         tokenizer.add_tokens(tokens)
     vocabulary = SidVocabulary([np.array(tokenizer.convert_tokens_to_ids(level)) for level in names])
-    if known:
+    if existing:
         return vocabulary
     if codebooks is None:
         if init == "geometry":
@@ -207,7 +207,7 @@ def distinct_token_lists(encode: TextEncoder, texts: list[str]) -> list[list[int
         UserError: the tokenizer returns no tokens for the texts.
     """
     taken: set[tuple[int, ...]] = set()
-    found = []
+    token_lists = []
     numbered = 0
     for text in texts:
         tokens, number = encode(text), 1
@@ -218,12 +218,12 @@ def distinct_token_lists(encode: TextEncoder, texts: list[str]) -> list[list[int
             tokens = encode(f"{text} {number}")
         numbered += number > 1
         taken.add(tuple(tokens))
-        found.append(tokens)
+        token_lists.append(tokens)
     if numbered:
         print(
             f"ids: {numbered} items' texts are another's to the base's tokenizer; numbered", file=sys.stderr
         )
-    return found
+    return token_lists
 
 
 def embedding_weight(model: PreTrainedModel) -> torch.Tensor:

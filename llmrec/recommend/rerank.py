@@ -43,7 +43,7 @@ def mmr(
     """
     _check(items, scores, vectors, trade_off, k)
     k = min(k, items.shape[1])
-    found = TopK(np.full((len(items), k), -1, np.int64), np.full((len(items), k), -np.inf, np.float32))
+    top = TopK(np.full((len(items), k), -1, np.int64), np.full((len(items), k), -np.inf, np.float32))
     norms = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float32)
     block = max(1, BLOCK // max(1, items.shape[1] * vectors.shape[1]))
     for begin in range(0, len(items), block):
@@ -51,9 +51,9 @@ def mmr(
         relevance = _relevance(scores[rows], items[rows] >= 0)
         unit = vectors[items[rows]] / np.maximum(norms[items[rows]], np.finfo(np.float32).tiny)
         order, values = _greedy(relevance, unit.astype(np.float32), trade_off, k)
-        found.items[rows] = np.where(np.isfinite(values), np.take_along_axis(items[rows], order, axis=1), -1)
-        found.scores[rows] = values
-    return found
+        top.items[rows] = np.where(np.isfinite(values), np.take_along_axis(items[rows], order, axis=1), -1)
+        top.scores[rows] = values
+    return top
 
 
 def _relevance(scores: npt.NDArray[np.floating], filled: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

@@ -90,22 +90,24 @@ class RejectedItemSampler:
             return RejectedItems(chosen, self._fill(chosen, targets.items, [[]] * len(targets), rng)[0])
         places, taken = self._places(chosen), self._taken(targets)
         if source == "popularity":
-            found = by_weight(self._counts, taken, count, rng)
+            places_by_row = by_weight(self._counts, taken, count, rng)
         elif source == "semantic":
-            found = nearest_items(self._vectors, places, taken, count)
+            places_by_row = nearest_items(self._vectors, places, taken, count)
         else:
-            found = sample_in_shared_prefix(self.catalogue.sids, places, taken, count, rng)
-        return RejectedItems(chosen, [[self.catalogue.items[place] for place in row] for row in found])
+            places_by_row = sample_in_shared_prefix(self.catalogue.sids, places, taken, count, rng)
+        return RejectedItems(
+            chosen, [[self.catalogue.items[place] for place in row] for row in places_by_row]
+        )
 
     def _judge(self, targets: Targets, rng: np.random.Generator) -> RejectedItems:
         """Best and worst of the model's best in a collaborative model's eyes (OneRec, Deng et al. 2025)."""
         items, index, histories = self.catalogue.items, self.catalogue.index, targets.histories
         judge = load_baseline(self.run, self.config.judge, items)
-        found = self._ask(histories, targets.seen)
+        beams_by_row = self._ask(histories, targets.seen)
         chosen, rejected = [], []
         for start, stop in _blocks(len(targets), len(items), "judging"):
             scores = judge.log_probs(histories[start:stop], items)
-            for row, beams in enumerate(found[start:stop]):
+            for row, beams in enumerate(beams_by_row[start:stop]):
                 order = np.argsort(-scores[row, [index[item] for item in beams]], kind="stable").tolist()
                 positives = set(targets.items[start + row])
                 worst = (beams[place] for place in reversed(order[1:]))
@@ -128,11 +130,11 @@ class RejectedItemSampler:
         """Rejected items up to the number wanted, the missing ones uniformly from the catalogue; and their number."""
         negatives = CandidateSampler(self.catalogue.items, int(rng.integers(1 << 62)))
         full, filled = [], 0
-        for target, mine, row in zip(chosen, positives, rejected, strict=True):
+        for target, positive, row in zip(chosen, positives, rejected, strict=True):
             missing = self.config.negatives - len(row)
             if missing:
                 # CandidateSampler keeps the set of the last list it was given: one user's targets share theirs.
-                barred = [*mine, *row] if row else mine
+                barred = [*positive, *row] if row else positive
                 row = row + [item for item in negatives.sample(target, missing + 1, barred) if item != target]
             full.append(row)
             filled += missing
@@ -181,14 +183,14 @@ def by_weight(
     """
     ends = weights.cumsum()
     draws = np.searchsorted(ends, rng.random((len(taken), _TRIES * count)) * ends[-1], side="right")
-    found = []
-    for mine, row in zip(taken, draws.tolist(), strict=True):
+    places_by_row = []
+    for excluded, row in zip(taken, draws.tolist(), strict=True):
         # Passing over what is taken or drawn already is drawing from the weight that is left.
-        drawn = list(dict.fromkeys(place for place in row if place not in mine))[:count]
+        drawn = list(dict.fromkeys(place for place in row if place not in excluded))[:count]
         if len(drawn) < count:
-            drawn += _race(weights, mine.union(drawn), count - len(drawn), rng)
-        found.append(drawn)
-    return found
+            drawn += _race(weights, excluded.union(drawn), count - len(drawn), rng)
+        places_by_row.append(drawn)
+    return places_by_row
 
 
 def _race(
@@ -218,15 +220,15 @@ def nearest_items(
     """
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
-    found: list[list[int]] = []
+    places_by_row: list[list[int]] = []
     for start, stop in _blocks(len(chosen), len(unit), "nearest items"):
         likeness = unit[chosen[start:stop]] @ unit.T
-        for row, mine in enumerate(taken[start:stop]):
-            likeness[row, list(mine)] = -np.inf
+        for row, excluded in enumerate(taken[start:stop]):
+            likeness[row, list(excluded)] = -np.inf
         best = np.sort(np.argpartition(-likeness, count - 1, axis=1)[:, :count], axis=1)
         order = np.argsort(-np.take_along_axis(likeness, best, axis=1), axis=1, kind="stable")
-        found += np.take_along_axis(best, order, axis=1).tolist()
-    return found
+        places_by_row += np.take_along_axis(best, order, axis=1).tolist()
+    return places_by_row
 
 
 def sample_in_shared_prefix(
@@ -252,16 +254,16 @@ def sample_in_shared_prefix(
     spans = [(np.searchsorted(n, n), np.searchsorted(n, n, side="right")) for n in numbers]
     ranges = [np.stack([low[chosen], high[chosen]], axis=1).tolist() for low, high in spans]
     ranges.append([[0, len(sids)]] * len(chosen))
-    found = []
-    for row, mine in enumerate(taken):
+    places_by_row = []
+    for row, excluded in enumerate(taken):
         drawn: list[int] = []
         for level in ranges:
             low, high = level[row]
-            drawn += _draw(low, high, mine.union(drawn), count - len(drawn), rng)
+            drawn += _draw(low, high, excluded.union(drawn), count - len(drawn), rng)
             if len(drawn) == count:
                 break
-        found.append(drawn)
-    return found
+        places_by_row.append(drawn)
+    return places_by_row
 
 
 def _draw(low: int, high: int, taken: set[int], count: int, rng: np.random.Generator) -> list[int]:

@@ -117,8 +117,8 @@ def beam_searcher(
         mask = build_item_mask(catalogue.trie, None, hidden, model.device)
         prompts = run.encode_prompts(histories)
         with eval_mode(model):
-            found = batches.rank(engine, prompts, width, width, mask, memory_gb=memory_gb).items
-        return [[items[place] for place in row if place >= 0] for row in found.tolist()]
+            ranked = batches.rank(engine, prompts, width, width, mask, memory_gb=memory_gb).items
+        return [[items[place] for place in row if place >= 0] for row in ranked.tolist()]
 
     return ask
 
@@ -152,8 +152,8 @@ def read_pairs(source: Path, items: Iterable[str]) -> pl.DataFrame:
         _refuse(path, numbered.filter(holds), fault)
     catalogue = pl.Series("item", list(items), dtype=pl.String).to_frame()
     named = pl.concat_list("history", "chosen", "rejected")
-    said = numbered.select("row", "user_id", item=named).explode("item")
-    unknown = said.join(catalogue, on="item", how="anti").sort("row")
+    named_items = numbered.select("row", "user_id", item=named).explode("item")
+    unknown = named_items.join(catalogue, on="item", how="anti").sort("row")
     if len(unknown):
         _refuse(path, unknown, f"item {unknown['item'][0]!r}, which is not in the catalogue")
     return pairs
@@ -178,17 +178,17 @@ def _read(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: not there; run `llmrec pairs RECIPE` first")
     try:
-        found = pl.read_parquet(path)
+        pairs = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from None
     for name, dtype in SCHEMA.items():
-        if name not in found.columns:
+        if name not in pairs.columns:
             raise UserError(f"{path}: no column {name!r}; pairs have {', '.join(SCHEMA)}")
-        if found[name].dtype != dtype:
-            raise UserError(f"{path}: column {name!r} is {found[name].dtype}, not {dtype}")
-    if found.is_empty():
+        if pairs[name].dtype != dtype:
+            raise UserError(f"{path}: column {name!r} is {pairs[name].dtype}, not {dtype}")
+    if pairs.is_empty():
         raise UserError(f"{path}: no pairs in it")
-    return found.select(*SCHEMA)
+    return pairs.select(*SCHEMA)
 
 
 def _refuse(path: Path, rows: pl.DataFrame, fault: str) -> None:

@@ -251,11 +251,11 @@ def has_zero_variance(total: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
 
 def _values(name: str, groups: Groups, context: RewardContext) -> Floats:
     """One reward, checked."""
-    found = load_reward(name)(groups, context)
+    returned = load_reward(name)(groups, context)
     try:
-        values = np.asarray(found, np.float64)
+        values = np.asarray(returned, np.float64)
     except (TypeError, ValueError):
-        raise UserError(f"grpo.rewards: {name} returns no numbers but {type(found).__name__}") from None
+        raise UserError(f"grpo.rewards: {name} returns no numbers but {type(returned).__name__}") from None
     prompts, rollouts = shape = groups.items.shape
     if values.shape != shape:
         raise UserError(

@@ -79,14 +79,14 @@ class Teacher:
 
     def scores(self, model: Baseline, histories: Sequence[Sequence[str]]) -> npt.NDArray[np.float32]:
         """Logits of the next item that a model has for each history, float32 [U, items], in trie order."""
-        found = model.log_probs(histories, self.catalogue.items)
+        log_probs = model.log_probs(histories, self.catalogue.items)
         if self.temperature != 1:
-            found = found / np.float32(self.temperature)
+            log_probs = log_probs / np.float32(self.temperature)
         if self.mask_seen:
             numbers = self.catalogue.index
-            for row, history in zip(found, histories, strict=True):
+            for row, history in zip(log_probs, histories, strict=True):
                 row[[numbers[item] for item in history]] = -np.inf
-        return found
+        return log_probs
 
     def losses(
         self, log_probs: torch.Tensor, losses: torch.Tensor, batch: Mapping[str, torch.Tensor]
@@ -104,9 +104,9 @@ class Teacher:
         mixed = losses.clone()
         for word in self.distributions(batch):
             at, tokens, chances, real = (value.to(losses.device) for value in vars(word).values())
-            said = -(chances * log_probs[at[:, None], tokens]).sum(1)
+            teacher_losses = -(chances * log_probs[at[:, None], tokens]).sum(1)
             share = torch.where(real, self.weight, 1.0)
-            mixed = mixed.index_put((at,), torch.lerp(losses[at], said, share))
+            mixed = mixed.index_put((at,), torch.lerp(losses[at], teacher_losses, share))
         return mixed
 
     def distributions(self, batch: Mapping[str, torch.Tensor]) -> list[TeacherDistribution]:
@@ -115,7 +115,7 @@ class Teacher:
         Args:
             batch: as for `losses`.
         """
-        labels, after, window, known = (
+        labels, after, window, observed = (
             batch[name].cpu() for name in ("shift_labels", "history_length", "window_items", "observed")
         )
         learned = labels != IGNORE
@@ -134,12 +134,12 @@ class Teacher:
             return []
         of_each = torch.stack([row[at], after[at], place[at]])
         asked, question = torch.unique(of_each, dim=1, return_inverse=True)
-        real = (after[at] < known[row[at]]) & (place[at] == 0)
+        real = (after[at] < observed[row[at]]) & (place[at] == 0)
         words = []
         for depth, (tokens, chances) in enumerate(self._level_distributions(batch, answers, *asked)):
-            mine = level[at] == depth
-            which = question[mine]
-            words.append(TeacherDistribution(at[mine], tokens[which], chances[which], real[mine]))
+            at_level = level[at] == depth
+            which = question[at_level]
+            words.append(TeacherDistribution(at[at_level], tokens[which], chances[which], real[at_level]))
         return words
 
     def _answers(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -147,9 +147,9 @@ class Teacher:
         window, branches = batch["window_items"].cpu(), batch["branches"].cpu()
         width = max(1, window.shape[1] - 1)
         # Rows of different lengths are padded behind their end, so a row's count is the batch's.
-        known = (batch["observed"].cpu().clamp(max=window.shape[1]) - 1).clamp(min=0)
+        observed = (batch["observed"].cpu().clamp(max=window.shape[1]) - 1).clamp(min=0)
         filled = (branches >= 0).sum(1)
-        count = int((filled // known.clamp(min=1)).max()) if branches.shape[1] else 0
+        count = int((filled // observed.clamp(min=1)).max()) if branches.shape[1] else 0
         beside = branches.new_zeros(len(window), 1 + width, count)
         for one in filled.nonzero()[:, 0].tolist() if count else ():
             rows = branches[one, : filled[one]].view(-1, count)
@@ -174,7 +174,7 @@ class Teacher:
             after: int64 [q], how many of its items are the history.
             place: int64 [q], which answer there: 0 the window's own, else that of a branch.
         """
-        window, known, owner = (batch[name].cpu() for name in ("window_items", "observed", "owner"))
+        window, observed, owner = (batch[name].cpu() for name in ("window_items", "observed", "owner"))
         trie = self.catalogue.trie
         nodes = self._nodes[answers[row, after, place]]
         levels = []
@@ -182,13 +182,13 @@ class Teacher:
             _, token, _ = trie.expand(nodes[:, depth, None], depth)
             tokens = self.catalogue.token_ids[token[:, 0].long()]
             levels.append((tokens, torch.zeros(tokens.shape)))
-        real = after < known[row]
+        real = after < observed[row]
         for one in row[real].unique().tolist():
-            mine = real & (row == one)
-            size = min(int(known[one]), int((window[one] >= 0).sum()))
-            said = self._of_choices(int(owner[one]), window[one, :size], answers[one, 1:size])
-            for (_, chances), found in zip(levels, said, strict=True):
-                chances[mine] = found[after[mine] - 1, place[mine]]
+            of_row = real & (row == one)
+            size = min(int(observed[one]), int((window[one] >= 0).sum()))
+            distributions = self._of_choices(int(owner[one]), window[one, :size], answers[one, 1:size])
+            for (_, chances), distribution in zip(levels, distributions, strict=True):
+                chances[of_row] = distribution[after[of_row] - 1, place[of_row]]
         left = (~real).nonzero()[:, 0]
         for some in left.split(max(1, CHANCES // trie.items)) if len(left) else ():
             scores = self._asked(self.model, window[row[some]], after[some])
@@ -208,16 +208,16 @@ class Teacher:
         if key in self._drawn:
             return self._drawn[key]
         rng = np.random.default_rng((seed, owner, len(window), int(items[0]), STREAM))
-        drawn, said = [], []
+        drawn, distributions = [], []
         for after in torch.arange(1, len(items)).split(max(1, CHANCES // self.catalogue.trie.items)):
             scores = self._asked(self._without(owner), items.expand(len(after), -1), after)
             noise = torch.from_numpy(rng.gumbel(size=scores.shape).astype(np.float32))
             tilted = scores.log_softmax(1).clamp(min=LEAST) + noise
             tilted[torch.arange(len(after)), items[after]] = -torch.inf
             drawn.append(tilted.topk(count, dim=1).indices)
-            said.append(self._under(scores, torch.cat([items[after][:, None], drawn[-1]], dim=1)))
+            distributions.append(self._under(scores, torch.cat([items[after][:, None], drawn[-1]], dim=1)))
         self._drawn[key] = torch.cat(drawn)
-        self._keep(owner, items, [torch.cat(level) for level in zip(*said, strict=True)])
+        self._keep(owner, items, [torch.cat(level) for level in zip(*distributions, strict=True)])
         return self._drawn[key]
 
     def _of_choices(self, owner: int, window: torch.Tensor, answers: torch.Tensor) -> list[torch.Tensor]:
@@ -226,19 +226,21 @@ class Teacher:
         They are the same in every epoch, so they are kept. They are asked for together, whatever else is in a batch:
         sums of floats depend on what is computed together, and a resumed training should end as any other.
         """
-        found = self._memory.get((owner, window.numpy().tobytes(), answers.shape[1]))
-        if found is not None:
-            return found
-        said = []
+        kept = self._memory.get((owner, window.numpy().tobytes(), answers.shape[1]))
+        if kept is not None:
+            return kept
+        distributions = []
         for after in torch.arange(1, len(window)).split(max(1, CHANCES // self.catalogue.trie.items)):
             scores = self._asked(self._without(owner), window.expand(len(after), -1), after)
-            said.append(self._under(scores, answers[after - 1]))
-        return self._keep(owner, window, [torch.cat(level) for level in zip(*said, strict=True)])
+            distributions.append(self._under(scores, answers[after - 1]))
+        return self._keep(owner, window, [torch.cat(level) for level in zip(*distributions, strict=True)])
 
-    def _keep(self, owner: int, window: torch.Tensor, said: list[torch.Tensor]) -> list[torch.Tensor]:
-        if (len(self._memory) + 1) * sum(level.numel() for level in said) <= KEPT:
-            self._memory[owner, window.numpy().tobytes(), said[0].shape[1]] = said
-        return said
+    def _keep(
+        self, owner: int, window: torch.Tensor, distributions: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        if (len(self._memory) + 1) * sum(level.numel() for level in distributions) <= KEPT:
+            self._memory[owner, window.numpy().tobytes(), distributions[0].shape[1]] = distributions
+        return distributions
 
     def _without(self, owner: int) -> Baseline:
         """The model that has not counted a user's choices."""
@@ -341,5 +343,5 @@ class Branching:
     def __call__(self, owner: int, window: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """Numbers of the items [n − 1, count] beside those of a window [n], as `samples.Branch` has it."""
         drawn = self.teacher.beside(owner, window, self.count, self.seed)
-        found: npt.NDArray[np.int32] = drawn.numpy().astype(np.int32)
-        return found
+        items: npt.NDArray[np.int32] = drawn.numpy().astype(np.int32)
+        return items
