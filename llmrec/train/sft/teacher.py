@@ -1,13 +1,13 @@
-"""A collaborative model as the teacher of a language model: its word on every code of every answer.
+"""A collaborative model as the teacher of a language model.
 
-Knowledge distillation (Hinton et al., Distilling the knowledge in a neural network, 2015) over the catalogue's trie:
-at each code of an answer the teacher's chances of the items still reachable, summed under each next code, stand
-beside the one code that came next. Behind a user's last training item, where no label is known, the teacher goes on
-by itself; its samples are learned as sequences are in Kim & Rush, Sequence-level knowledge distillation, EMNLP 2016.
+This is knowledge distillation (Hinton et al., Distilling the knowledge in a neural network, 2015) over the trie of
+the catalogue. At each code of an answer, the teacher's probabilities of all items that are still reachable are
+summed under each next code. After a user's last training item, where the log has no label, the teacher draws
+synthetic items, which are learned as in Kim & Rush, Sequence-level knowledge distillation, EMNLP 2016.
 
-A teacher that counts would know a training answer from the counts that this answer is part of. Its word on what a
-user has chosen therefore comes from counts without that user's fold (cross-fitting; stacking after Wolpert, Stacked
-generalization, 1992). Behind the last training item nothing is to be known, and everybody counts.
+A teacher that counts would know a training answer, because the answer is part of its counts. So its distributions for
+items that a user has chosen come from counts without that user's fold (cross-fitting; stacking after Wolpert, Stacked
+generalization, 1992). After the last training item there is no answer to hide, and all users count.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from llmrec.collaborative.system import Baseline
 
 CHANCES = 1 << 21
-"""Chances of items that are held at once."""
+"""Number of item probabilities that are held at once."""
 KEPT = 1 << 28
-"""Chances of codes that are kept from one epoch to the next: 1 GB."""
+"""Number of code probabilities that are kept from one epoch to the next: 1 GB."""
 LEAST = -50.0
-"""Log-probability of an item without any chance, where one has to be drawn."""
+"""Log-probability of an item with probability 0, where an item must be drawn."""
 STREAM = 1
-"""Sets the draws of made-up items apart from the others that a seed and an epoch start."""
+"""Separates the draws of synthetic items from other draws of the same seed and epoch."""
 
 
 @dataclass(frozen=True)
 class TeacherDistribution:
-    """What a teacher says to some of a batch's labels, all of one level.
+    """The teacher's distributions for some of a batch's labels, all of one level.
 
     Attributes:
         label_index: which labels, int64 [m].
-        tokens: token ids it chooses among, int64 [m, F].
+        tokens: token ids that may come next, int64 [m, F].
         probabilities: float32 [m, F]; 0 in slots without a token.
         is_observed: whether the label is what the user has chosen, bool [m].
     """
@@ -58,16 +58,16 @@ class TeacherDistribution:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A collaborative model that knows the catalogue.
+    """A collaborative model that scores the items of a catalogue.
 
     Attributes:
-        model: gives the chance of each item to be next.
-        catalogue: its trie on the CPU.
-        weight: share of the teacher's word in the loss, where the user's choice is known.
-        folds: the same model fitted without one fold of users each, asked about what these have chosen; a user's
-            fold is `owner` modulo their number. Empty: `model` is asked about all.
-        temperature: log-probabilities are divided by it.
-        mask_seen: items of a history have no chance.
+        model: gives the probability of each item to be next.
+        catalogue: the items, with the trie on the CPU.
+        weight: share of the teacher in the loss of items that the user has chosen.
+        folds: the same model, each fitted without one fold of users, for the items that these users have chosen; a
+            user's fold is `owner` modulo the number of folds. If empty, `model` is used for all users.
+        temperature: divisor of the log-probabilities.
+        mask_seen: whether items of the history get probability 0.
     """
 
     model: Baseline
@@ -91,7 +91,7 @@ class Teacher:
     def losses(
         self, log_probs: torch.Tensor, losses: torch.Tensor, batch: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
-        """Losses of a batch's labels, the teacher's cross-entropy mixed in where it has one.
+        """Losses of a batch's labels, mixed with the teacher's cross-entropy for next-item answers.
 
         Args:
             log_probs: float [n, V] of the labelled positions, row after row.
@@ -99,7 +99,7 @@ class Teacher:
             batch: as `llmrec.train.sft.samples.TreeCollator` gives it, `n` labels in it.
 
         Returns:
-            float [n]: (1 − weight) losses + weight Σ −q log p; of items that the teacher made up its word alone.
+            float [n]: (1 − weight) losses + weight Σ −q log p; for synthetic items Σ −q log p alone.
         """
         mixed = losses.clone()
         for word in self.distributions(batch):
@@ -110,7 +110,7 @@ class Teacher:
         return mixed
 
     def distributions(self, batch: Mapping[str, torch.Tensor]) -> list[TeacherDistribution]:
-        """What the teacher says to a batch's labels, level by level of the semantic IDs.
+        """The teacher's distributions for a batch's labels, level by level of the semantic IDs.
 
         Args:
             batch: as for `losses`.
@@ -143,7 +143,7 @@ class Teacher:
         return words
 
     def _answers(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Items that a batch's answers name, int64 [B, W, 1 + branches]: the window's own, and those beside them."""
+        """Items of a batch's answers, int64 [B, W, 1 + branches]: those of the window, then their branches."""
         window, branches = batch["window_items"].cpu(), batch["branches"].cpu()
         width = max(1, window.shape[1] - 1)
         # Rows of different lengths are padded behind their end, so a row's count is the batch's.
@@ -165,7 +165,7 @@ class Teacher:
         after: torch.Tensor,
         place: torch.Tensor,
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """For each level the tokens [q, F] that may follow an answer's codes so far, and their chances [q, F].
+        """For each level, the tokens [q, F] that may follow an answer's codes so far, and their probabilities [q, F].
 
         Args:
             batch: as for `losses`.
@@ -198,7 +198,7 @@ class Teacher:
         return levels
 
     def beside(self, owner: int, window: npt.NDArray[np.int32], count: int, seed: int) -> torch.Tensor:
-        """Items drawn from the chances at each position of a window [n], other than the one chosen there.
+        """Items drawn from the probabilities at each position of a window [n], other than the item chosen there.
 
         Returns:
             int64 [n − 1, count], none twice in a row; the likeliest where fewer have a chance.
@@ -221,7 +221,7 @@ class Teacher:
         return self._drawn[key]
 
     def _of_choices(self, owner: int, window: torch.Tensor, answers: torch.Tensor) -> list[torch.Tensor]:
-        """Chances [n − 1, A, F] at each level for all `answers` [n − 1, A] in a window [n] that its user has chosen.
+        """Probabilities [n − 1, A, F] at each level for all `answers` [n − 1, A] in a window [n] of chosen items.
 
         They are the same in every epoch, so they are kept. They are asked for together, whatever else is in a batch:
         sums of floats depend on what is computed together, and a resumed training should end as any other.
@@ -243,11 +243,11 @@ class Teacher:
         return distributions
 
     def _without(self, owner: int) -> Baseline:
-        """The model that has not counted a user's choices."""
+        """The model that was fitted without a user's fold."""
         return self.folds[owner % len(self.folds)] if self.folds else self.model
 
     def _asked(self, model: Baseline, windows: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        """Scores [q, items] of what comes after the first `after [q]` items of `windows [q, W]`."""
+        """Scores [q, items] of the next item after the first `after [q]` items of `windows [q, W]`."""
         items = self.catalogue.items
         histories = [
             [items[item] for item in window[:count]]
@@ -256,7 +256,7 @@ class Teacher:
         return torch.from_numpy(self.scores(model, histories))
 
     def _under(self, scores: torch.Tensor, answers: torch.Tensor) -> list[torch.Tensor]:
-        """Chances [q, A, F] at each level along the codes of `answers` [q, A], under `scores` [q, items]."""
+        """Probabilities [q, A, F] at each level along the codes of `answers` [q, A], from `scores` [q, items]."""
         trie = self.catalogue.trie
         prior, nodes = CollaborativePrior(trie, scores), self._nodes[answers]
         levels = []
@@ -267,12 +267,12 @@ class Teacher:
 
     @cached_property
     def _memory(self) -> dict[tuple[int, bytes, int], list[torch.Tensor]]:
-        """What was said to windows of choices."""
+        """Distributions for windows of chosen items, kept between epochs."""
         return {}
 
     @cached_property
     def _drawn(self) -> dict[tuple[int, bytes, int], torch.Tensor]:
-        """What was drawn beside windows of choices."""
+        """Branches drawn for windows of chosen items, kept between epochs."""
         return {}
 
     @cached_property
@@ -282,14 +282,14 @@ class Teacher:
 
     @cached_property
     def _nodes(self) -> torch.Tensor:
-        """Nodes of each item's codes so far, int64 [items, L]: the root, then one a level."""
+        """Nodes of each item's prefixes, int64 [items, L]: the root, then one for each level."""
         trie = self.catalogue.trie.base
         return trie.item_nodes(torch.arange(trie.items))[:, :-1]
 
 
 @dataclass(frozen=True)
 class SyntheticContinuations:
-    """Items that the teacher makes up behind histories, a few each, none twice.
+    """Synthetic items that the teacher draws after histories, a few for each, none twice.
 
     Attributes:
         teacher: who does.
@@ -302,7 +302,7 @@ class SyntheticContinuations:
     seed: int
 
     def __call__(self, histories: Sequence[Sequence[str]], epoch: int) -> list[list[str]]:
-        """One draw for each history, item by item, each from the teacher's chances after those before.
+        """Draw synthetic items for each history, one after the other, from the teacher's probabilities.
 
         Args:
             histories: item ids, oldest first, none empty.
@@ -328,7 +328,7 @@ class SyntheticContinuations:
 
 @dataclass(frozen=True)
 class Branching:
-    """Items beside those that users have chosen, as the teacher would have them: branches of the same trunk.
+    """Items drawn by the teacher beside those that users have chosen: branches of the same trunk.
 
     Attributes:
         teacher: who draws.
@@ -341,7 +341,7 @@ class Branching:
     seed: int
 
     def __call__(self, owner: int, window: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        """Numbers of the items [n − 1, count] beside those of a window [n], as `samples.Branch` has it."""
+        """Indices [n − 1, count] of the items drawn beside those of a window [n], for `samples.Branch`."""
         drawn = self.teacher.beside(owner, window, self.count, self.seed)
         items: npt.NDArray[np.int32] = drawn.numpy().astype(np.int32)
         return items
