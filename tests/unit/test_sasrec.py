@@ -11,19 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec.collaborative.popularity import Popularity
+from llmrec.collaborative.sasrec import losses
 from llmrec.collaborative.sasrec.baseline import Sasrec
 from llmrec.collaborative.sasrec.dropout import Dropout
 from llmrec.collaborative.sasrec.losses import bce_loss, ce_loss
 from llmrec.collaborative.sasrec.model import SasrecModel
 from llmrec.collaborative.sasrec.settings import SasrecSettings
-from llmrec.collaborative.sasrec.training import (
-    NegativeSampler,
-    Window,
-    batches,
-    cut_windows,
-    pad,
-    split_batch,
-)
+from llmrec.collaborative.sasrec.training import NegativeSampler
+from llmrec.collaborative.sasrec.windows import Piece, Window, batches, cut_windows, pad, split_batch
 from llmrec.collaborative.sasrec.workers import start_workers
 from llmrec.errors import UserError
 
@@ -105,6 +100,23 @@ def test_threads_leave_the_gradient_as_it_is(loss):
     assert all(torch.equal(first, other) for other in others)
 
 
+@pytest.mark.parametrize("items", [40, 3000])
+def test_cross_entropy_in_bfloat16_is_close_to_float32(items, monkeypatch):
+    """The values of both precisions are near those of torch; 700 positions and 3,000 items need two tiles."""
+    draw = torch.Generator().manual_seed(0)
+    hidden = torch.randn(700, 64, generator=draw, requires_grad=True)
+    table = (0.2 * torch.randn(items, 64, generator=draw)).requires_grad_()
+    targets = torch.randint(items, (700,), generator=draw)
+    expected = torch.nn.functional.cross_entropy(hidden @ table.T, targets)
+    gradients = torch.autograd.grad(expected, [hidden, table])
+    for is_fast, error in ((False, 1e-5), (True, 0.01)):
+        monkeypatch.setattr(losses, "has_fast_bfloat16", lambda _, is_fast=is_fast: is_fast)
+        loss = ce_loss(hidden, table, targets)
+        assert loss.item() == pytest.approx(expected.item(), rel=error / 10)
+        for own, true in zip(torch.autograd.grad(loss, [hidden, table]), gradients, strict=True):
+            assert (own - true).norm() / true.norm() < error
+
+
 @given(
     st.lists(st.integers(0, 11), min_size=1, max_size=6), st.lists(st.integers(0, 11), min_size=1, max_size=6)
 )
@@ -125,7 +137,7 @@ def test_neither_padding_nor_later_items_are_seen(one, other):
 @given(st.lists(st.integers(0, 9), max_size=4), st.integers(1, 3))
 def test_windows_have_every_item_but_the_first_as_a_target_once(lengths, history):
     histories = [np.arange(length) for length in lengths]
-    windows = cut_windows(histories, history)
+    windows = cut_windows([Piece(user, items) for user, items in enumerate(histories)], history)
     assert all(2 <= len(window.items) <= history + 1 for window in windows)
     for user, items in enumerate(histories):
         targets = [item for window in windows if window.user == user for item in window.items[1:].tolist()]
@@ -133,7 +145,7 @@ def test_windows_have_every_item_but_the_first_as_a_target_once(lengths, history
 
 
 def test_an_epoch_has_every_window_once():
-    windows = cut_windows([np.arange(2 + user % 5) for user in range(100)], 6)
+    windows = cut_windows([Piece(user, np.arange(2 + user % 5)) for user in range(100)], 6)
     batch_list = list(batches(windows, 20, np.random.default_rng(0)))
     assert sorted(window.user for batch in batch_list for window in batch) == list(range(100))
     targets = [sum(len(window.items) - 1 for window in batch) for batch in batch_list]

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.sasrec.model import SasrecModel
 from llmrec.collaborative.sasrec.settings import SasrecSettings
-from llmrec.collaborative.sasrec.training import PARTS, Loss, pad, train
+from llmrec.collaborative.sasrec.training import PARTS, Loss, train
+from llmrec.collaborative.sasrec.windows import pad
 from llmrec.collaborative.sasrec.workers import RunAll, start_workers
 from llmrec.collaborative.system import Ranked
 from llmrec.errors import UserError
@@ -152,7 +153,7 @@ class Sasrec:
                 items[user] = [self.items[i] for i, _ in allowed]
                 scores[user] = [score for _, score in allowed]
         for user, history in enumerate(histories):
-            if not self._rows(history):
+            if not self._inputs(history):
                 popular = self.popularity.recommend([history], k, [banned[user]])
                 items[user], scores[user] = popular[0][0], popular[1][0]
         return items, scores
@@ -191,6 +192,13 @@ class Sasrec:
         """Rows of those items that the model has."""
         return [self._position[item] for item in items if item in self._position]
 
+    def _inputs(self, history: Sequence[str]) -> list[int]:
+        """Rows of a history's last items that the model has, after its start vector's if there is room for it."""
+        rows = self._rows(history)
+        if self.model.start is not None:
+            rows = [self.model.start, *rows]
+        return rows[-self.config.history :]
+
     def _logits(self, histories: Sequence[Sequence[str]]) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Yield blocks of users with the scores of all items, float32 [users, items]."""
         for block, rows in self._blocks(histories):
@@ -201,7 +209,7 @@ class Sasrec:
 
         Histories of similar length form a block. Users whose history has no item of the model are skipped.
         """
-        rows = {user: self._rows(history)[-self.config.history :] for user, history in enumerate(histories)}
+        rows = {user: self._inputs(history) for user, history in enumerate(histories)}
         users = sorted((user for user, row in rows.items() if row), key=lambda user: len(rows[user]))
         for start in range(0, len(users), _BLOCK):
             block = users[start : start + _BLOCK]

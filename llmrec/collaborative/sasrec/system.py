@@ -81,3 +81,7 @@ class SasrecCe(SasrecSystem):
     typical_epochs: ClassVar[int] = 20
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.4
     patience: Positive = 3
+
+
+class SasrecPlus(SasrecCe):
+    """Arms."""

@@ -1,9 +1,9 @@
-"""Training of SASRec: windows of histories, negatives, early stopping."""
+"""Training of SASRec: negatives, optimizer steps, early stopping."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,61 +16,14 @@ from llmrec.collaborative.sasrec.dropout import Dropout
 from llmrec.collaborative.sasrec.losses import bce_loss, ce_loss
 from llmrec.collaborative.sasrec.model import SasrecModel
 from llmrec.collaborative.sasrec.settings import SasrecSettings
+from llmrec.collaborative.sasrec.windows import Ints, Window, augment, batches, cut_windows, pad, split_batch
 from llmrec.collaborative.sasrec.workers import RunAll, run_in_turn
 
 Loss = Literal["bce", "ce"]
-Ints = npt.NDArray[np.int64]
 TRIES = 20
 """Most times that a negative is drawn again because the user has the item."""
 PARTS = 2
 """Number of parts of a batch; each is computed by one thread. It is part of the result."""
-_POOL = 6400  # number of windows that are sorted by length together
-
-
-@dataclass(frozen=True)
-class Window:
-    """A window of a user's history.
-
-    Attributes:
-        user: index of the user.
-        items: int64 [n + 1], oldest first. The first n are inputs and the last n are targets.
-    """
-
-    user: int
-    items: Ints
-
-
-def cut_windows(histories: Sequence[Ints], history: int) -> list[Window]:
-    """Cut histories, from their ends, into windows of at most `history` targets.
-
-    Every item is a target once, except the first of each history.
-    """
-    return [
-        Window(user, items[max(0, end - history) : end + 1])
-        for user, items in enumerate(histories)
-        for end in range(len(items) - 1, 0, -history)
-    ]
-
-
-def batches(windows: Sequence[Window], size: int, generator: np.random.Generator) -> Iterator[list[Window]]:
-    """Yield all windows once, in random batches of about `size` targets. A batch has windows of similar length."""
-    order = generator.permutation(len(windows))
-    for start in range(0, len(order), _POOL):
-        pool = order[start : start + _POOL]
-        targets = np.array([len(windows[i].items) - 1 for i in pool])
-        by_length = np.argsort(targets, kind="stable")
-        batch = (np.cumsum(targets[by_length]) - 1) // size
-        parts = np.split(pool[by_length], np.flatnonzero(np.diff(batch)) + 1)
-        for part in generator.permutation(len(parts)):
-            yield [windows[i] for i in parts[part]]
-
-
-def pad(rows: Sequence[Ints]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad rows with 0: return int64 [B, T], and the lengths of the rows, int64 [B]."""
-    lengths = np.array([len(row) for row in rows])
-    padded = np.zeros((len(rows), int(lengths.max())), np.int64)
-    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)
-    return torch.from_numpy(padded), torch.from_numpy(lengths)
 
 
 class NegativeSampler:
@@ -95,13 +48,6 @@ class NegativeSampler:
     def _in_history(self, pairs: Ints) -> npt.NDArray[np.bool_]:
         places = np.searchsorted(self._pairs, pairs).clip(max=len(self._pairs) - 1)
         return np.asarray(self._pairs[places] == pairs, bool)
-
-
-def split_batch(batch: Sequence[Window], parts: int) -> list[list[Window]]:
-    """Cut a batch into at most `parts` runs of windows with about equally many targets."""
-    ends = np.cumsum([len(window.items) - 1 for window in batch])
-    part = (ends - 1) * parts // ends[-1]
-    return [list(rows) for rows in np.split(np.array(batch, object), np.flatnonzero(np.diff(part)) + 1)]
 
 
 def train(
@@ -133,22 +79,22 @@ def train(
     epochs = config.epochs if validate else min(config.epochs, config.patience)
     log: dict[str, Any] = {"epochs": 0, "best_epoch": epochs, "loss": [], "ndcg@10": []}
     trainer = _Trainer(histories, items, loss, config, seed, run_all)
-    best = trainer.model.state_dict()
+    best = trainer.average.state_dict()
     progress = tqdm(range(1, epochs + 1), desc=f"SASRec ({loss})", unit="epoch", disable=None)
     for epoch in progress:
         log["epochs"] = epoch
         log["loss"].append(round(trainer.epoch(epoch), 6))
         if validate is None:
             continue
-        value = round(validate(trainer.model), 6)
+        value = round(validate(trainer.average), 6)
         if value > max(log["ndcg@10"], default=-1.0):
-            log["best_epoch"], best = epoch, copy.deepcopy(trainer.model.state_dict())
+            log["best_epoch"], best = epoch, copy.deepcopy(trainer.average.state_dict())
         log["ndcg@10"].append(value)
         progress.set_postfix_str(f"loss {log['loss'][-1]:.3f}, NDCG@10 {value:.4f}")
         if epoch - log["best_epoch"] >= config.patience:
             break
-    trainer.model.load_state_dict(best)
-    return trainer.model, log
+    trainer.average.load_state_dict(best)
+    return trainer.average, log
 
 
 @dataclass(frozen=True)
@@ -178,7 +124,7 @@ class _Trainer:
         seed: int,
         run_all: RunAll,
     ) -> None:
-        self.windows = cut_windows(histories, config.history)
+        self.histories = histories
         self.negatives = NegativeSampler(histories, items)
         self.loss, self.config, self.seed, self.run_all = loss, config, seed, run_all
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -186,14 +132,18 @@ class _Trainer:
             torch.manual_seed(seed)
             self.model = SasrecModel(items, config).to(self.device)
         self.parameters = list(self.model.parameters())
+        self.average = copy.deepcopy(self.model) if config.averaging else self.model
+        self.averages = list(self.average.parameters())
         # The betas of the published code.
         self.optimizer = torch.optim.Adam(self.parameters, config.lr, betas=(0.9, 0.98), fused=True)
 
     def epoch(self, epoch: int) -> float:
         """Train on all windows once, and return the mean loss per target."""
         total, count = 0.0, 0
-        order = np.random.default_rng([self.seed, epoch])
-        for step, batch in enumerate(batches(self.windows, self.config.batch, order)):
+        draw = np.random.default_rng([self.seed, epoch])
+        parts = augment(self.histories, self.config, draw)
+        windows = cut_windows(parts, self.config.history, self.model.start)
+        for step, batch in enumerate(batches(windows, self.config.batch, draw)):
             targets = sum(len(window.items) - 1 for window in batch)
             total, count = (
                 total + self._step(batch, targets, (self.seed, epoch, step)) * targets,
@@ -211,6 +161,10 @@ class _Trainer:
         for parameter, shares in zip(self.parameters, zip(*gradients, strict=True), strict=True):
             parameter.grad = sum(shares[1:], shares[0])
         self.optimizer.step()
+        if self.config.averaging:
+            with torch.no_grad():
+                for average, parameter in zip(self.averages, self.parameters, strict=True):
+                    average.lerp_(parameter, 1 - self.config.averaging)
         return sum(losses)
 
     def _gradients(self, part: _Part) -> tuple[float, tuple[torch.Tensor, ...]]:

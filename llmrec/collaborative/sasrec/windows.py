@@ -1,0 +1,122 @@
+"""Windows of histories: how they are augmented, cut, and put together to batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from llmrec.collaborative.sasrec.settings import SasrecSettings
+
+Ints = npt.NDArray[np.int64]
+_POOL = 6400  # number of windows that are sorted by length together
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of a user's history.
+
+    Attributes:
+        user: index of the user.
+        items: int64 [n + 1], oldest first. The first n are inputs and the last n are targets.
+    """
+
+    user: int
+    items: Ints
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A contiguous piece of a user's history.
+
+    Attributes:
+        user: index of the user.
+        items: int64 [n], oldest first.
+        is_first: whether the piece has the history's first item.
+    """
+
+    user: int
+    items: Ints
+    is_first: bool = True
+
+
+def augment(histories: Sequence[Ints], config: SasrecSettings, draw: np.random.Generator) -> list[Piece]:
+    """Draw what an epoch trains of each history: shuffled, cut in two, or as it is.
+
+    Args:
+        histories: each user's items, oldest first.
+        config: the probabilities `crop` and `shuffle`, and `shuffle_window`.
+        draw: the epoch's generator.
+    """
+    is_shuffled = draw.random(len(histories)) < config.shuffle
+    is_cropped = draw.random(len(histories)) < config.crop
+    places = draw.random(len(histories))
+    pieces = []
+    for user, items in enumerate(histories):
+        if is_shuffled[user]:
+            items = _shuffled(items, config.shuffle_window, draw)
+        if is_cropped[user] and len(items) > 2:
+            cut = 1 + int(
+                places[user] * (len(items) - 2)
+            )  # the last item of one piece is the first of the other
+            pieces += [Piece(user, items[: cut + 1]), Piece(user, items[cut:], is_first=False)]
+        else:
+            pieces.append(Piece(user, items))
+    return pieces
+
+
+def _shuffled(items: Ints, window: int, draw: np.random.Generator) -> Ints:
+    """Shuffle items within blocks of `window`; the first block starts at a random place of it."""
+    block = (np.arange(len(items)) + draw.integers(window)) // window
+    return items[np.lexsort((draw.random(len(items)), block))]
+
+
+def cut_windows(pieces: Sequence[Piece], history: int, start: int | None = None) -> list[Window]:
+    """Cut pieces of histories, from their ends, into windows of at most `history` targets.
+
+    Every item of a piece is a target once, except the first.
+
+    Args:
+        pieces: what is trained of the histories.
+        history: most targets of a window.
+        start: stands before a history's first item, which is then a target too; None for nothing.
+    """
+    windows = []
+    for piece in pieces:
+        items = piece.items
+        if start is not None and piece.is_first:
+            items = np.concatenate([np.array([start]), items])
+        ends = range(len(items) - 1, 0, -history)
+        windows += [Window(piece.user, items[max(0, end - history) : end + 1]) for end in ends]
+    return windows
+
+
+def batches(windows: Sequence[Window], size: int, generator: np.random.Generator) -> Iterator[list[Window]]:
+    """Yield all windows once, in random batches of about `size` targets. A batch has windows of similar length."""
+    order = generator.permutation(len(windows))
+    for start in range(0, len(order), _POOL):
+        pool = order[start : start + _POOL]
+        targets = np.array([len(windows[i].items) - 1 for i in pool])
+        by_length = np.argsort(targets, kind="stable")
+        batch = (np.cumsum(targets[by_length]) - 1) // size
+        parts = np.split(pool[by_length], np.flatnonzero(np.diff(batch)) + 1)
+        for part in generator.permutation(len(parts)):
+            yield [windows[i] for i in parts[part]]
+
+
+def pad(rows: Sequence[Ints]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad rows with 0: return int64 [B, T], and the lengths of the rows, int64 [B]."""
+    lengths = np.array([len(row) for row in rows])
+    padded = np.zeros((len(rows), int(lengths.max())), np.int64)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)
+    return torch.from_numpy(padded), torch.from_numpy(lengths)
+
+
+def split_batch(batch: Sequence[Window], parts: int) -> list[list[Window]]:
+    """Cut a batch into at most `parts` runs of windows with about equally many targets."""
+    ends = np.cumsum([len(window.items) - 1 for window in batch])
+    part = (ends - 1) * parts // ends[-1]
+    return [list(rows) for rows in np.split(np.array(batch, object), np.flatnonzero(np.diff(part)) + 1)]
