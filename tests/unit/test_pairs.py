@@ -14,7 +14,7 @@ from llmrec.catalogue.catalogue import Catalogue
 from llmrec.collaborative.item_knn import ItemKNN
 from llmrec.config.alignment import PairsConfig
 from llmrec.errors import UserError
-from llmrec.train.alignment.negatives import by_weight, nearest_items, sample_in_shared_prefix
+from llmrec.train.alignment.negatives import nearest_items, sample_by_weight, sample_in_shared_prefix
 from llmrec.train.alignment.pairs import SCHEMA, make_pairs, read_pairs
 from llmrec.train.alignment.targets import draw_targets
 
@@ -252,7 +252,7 @@ def test_no_draw_takes_what_is_taken(taken, count, seed):
     weights = np.array([0, 0, 0, 1, 2, 3, 0, 50, 0, 0, 900, 1], float)
     vectors = rng.standard_normal((12, 2)).astype(np.float32)
     draws = [
-        by_weight(weights, taken, count, rng),
+        sample_by_weight(weights, taken, count, rng),
         nearest_items(vectors, chosen, taken, count),
         sample_in_shared_prefix(SIDS, chosen, taken, count, rng),
     ]
@@ -272,7 +272,7 @@ def test_popular_items_are_drawn_by_their_share():
     rng = np.random.default_rng(0)
     weights = np.array([6.0, 3, 1, 5])
     rows = 20_000
-    found = np.array(by_weight(weights, [{3}] * rows, 2, rng))
+    found = np.array(sample_by_weight(weights, [{3}] * rows, 2, rng))
     first = np.bincount(found[:, 0], minlength=4) / rows
     np.testing.assert_allclose(first, [0.6, 0.3, 0.1, 0], atol=0.015)
     second = np.bincount(found[found[:, 0] == 0, 1], minlength=4)
@@ -283,7 +283,7 @@ def test_the_race_draws_by_share_too():
     """Where positives hold nearly all the weight, drawing again would not end."""
     rng = np.random.default_rng(0)
     weights = np.array([3.0, 1, 0, 1e12])
-    found = np.array(by_weight(weights, [{3}] * 5_000, 3, rng))
+    found = np.array(sample_by_weight(weights, [{3}] * 5_000, 3, rng))
     assert (found[:, 2] == 2).all()
     assert abs((found[:, 0] == 0).mean() - 0.75) < 0.025
 
