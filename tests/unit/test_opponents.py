@@ -231,16 +231,16 @@ def test_weights_are_the_best_of_those_tried(parts):
     train, members, text = parts
     valid = examples([(["a", "b"], "c"), (["d"], "a"), (["c"], "b"), (["e"], "d"), (["b"], "a")])
     popularity = Popularity.fit(train, CATALOGUE)
-    tilts = {0.7: text.forgetting(0.7), 0.3: text.forgetting(0.3)}
+    tilts = {0.7: text.with_decay(0.7), 0.3: text.with_decay(0.3)}
     found = choose_weights(popularity, members, tilts, MixtureSystem(), valid)
     assert found == choose_weights(popularity, members, tilts, MixtureSystem(), valid)
     assert found["ndcg@10"] == max(one["ndcg@10"] for one in found["tried"])
     assert sum(found["chosen"]["weights"].values()) == pytest.approx(1, abs=1e-5)
     best = found["chosen"]
     chosen = Mixture(
-        popularity, members, best["weights"], text.forgetting(best["tilt_decay"]), best["tilt_weight"]
+        popularity, members, best["weights"], text.with_decay(best["tilt_decay"]), best["tilt_weight"]
     )
-    assert Validation(valid, popularity.items).of(chosen) == pytest.approx(found["ndcg@10"], abs=1e-6)
+    assert Validation(valid, popularity.items).ndcg_of(chosen) == pytest.approx(found["ndcg@10"], abs=1e-6)
     assert set(found["members"]) == set(members)
 
 
@@ -253,7 +253,7 @@ def test_validation_judges_as_lists_are_judged(train, pairs):
     lists = pl.DataFrame({"user_id": valid["user_id"], "item_id": items}).explode("item_id")
     lists = lists.with_columns(rank=pl.int_range(1, pl.len() + 1).over("user_id"))
     expected = score_ranks(target_ranks(lists, valid, 10), [10])["ndcg@10"].mean()
-    assert Validation(valid, model.popularity.items).of(model) == pytest.approx(expected)
+    assert Validation(valid, model.popularity.items).ndcg_of(model) == pytest.approx(expected)
 
 
 def test_the_best_settings_are_kept_grid_by_grid():
