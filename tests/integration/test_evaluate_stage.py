@@ -91,7 +91,7 @@ def evaluated(tmp_path):
     return run
 
 
-def test_figures_of_a_known_model(evaluated):
+def test_metrics_of_a_known_model_are_exact(evaluated):
     metrics = read_json(evaluated / "eval/metrics.json")
     for split in ("valid", "test"):
         sft = metrics[split]["sft"]
