@@ -19,7 +19,7 @@ def last(model):
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama", "qwen3 with LoRA"])
-def test_dropout_applies_in_training_only_and_can_be_removed(kind, tmp_path):
+def test_dropout_applies_in_training_only_and_adds_no_weights(kind, tmp_path):
     model, plain = build(kind), build(kind)
     dropout.attach_dropout(model, 0.3)
     assert torch.equal(last(model), last(plain))
