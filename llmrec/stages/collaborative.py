@@ -127,7 +127,7 @@ def _text_vectors(context: StageContext) -> npt.NDArray[np.float32]:
 STAGE = Stage(
     name="collaborative",
     help="Train the sequential models that serve as baselines, teachers and item vectors.",
-    version=1,
+    version=2,
     sections=sections,
     reads=(data.STAGE,),
     owns=("collaborative",),

@@ -1,6 +1,7 @@
 """SASRec: its losses by hand, what it sees, what it learns, and that training and files are reproducible."""
 
 import math
+from threading import Barrier
 
 import numpy as np
 import polars as pl
@@ -11,9 +12,19 @@ from hypothesis import strategies as st
 
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.sasrec.baseline import Sasrec
-from llmrec.collaborative.sasrec.model import SasrecModel, bce_loss, ce_loss
+from llmrec.collaborative.sasrec.dropout import Dropout
+from llmrec.collaborative.sasrec.losses import bce_loss, ce_loss
+from llmrec.collaborative.sasrec.model import SasrecModel
 from llmrec.collaborative.sasrec.settings import SasrecSettings
-from llmrec.collaborative.sasrec.training import NegativeSampler, batches, cut_windows, pad
+from llmrec.collaborative.sasrec.training import (
+    NegativeSampler,
+    Window,
+    batches,
+    cut_windows,
+    pad,
+    split_batch,
+)
+from llmrec.collaborative.sasrec.workers import start_workers
 from llmrec.errors import UserError
 
 ITEMS = [f"i{n}" for n in range(12)]
@@ -36,6 +47,19 @@ VALID = pl.DataFrame(
         "target": [ITEMS[(user + 5) % 12] for user in range(12)],
     }
 )
+
+
+@pytest.fixture(scope="module")
+def shop_histories():
+    """A shop of 300 users who mostly walk around the catalogue: histories, items and validation users."""
+    draw = np.random.default_rng(0)
+    items = [f"i{n}" for n in range(60)]
+    rows = []
+    for _ in range(300):
+        steps = 1 + draw.binomial(1, 0.2, draw.integers(3, 25)) * draw.integers(0, 5)
+        rows.append([items[i] for i in np.cumsum(steps) % len(items)])
+    valid = pl.DataFrame({"history": [row[:-1] for row in rows], "target": [row[-1] for row in rows]})
+    return training([row[:-1] for row in rows]), items, valid
 
 
 @pytest.fixture(scope="module", params=["bce", "ce"])
@@ -185,6 +209,60 @@ def test_a_seed_gives_one_model_and_leaves_the_generator_alone(tmp_path):
     assert torch.equal(torch.rand(3), expected)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert (tmp_path / "one").read_bytes() != (tmp_path / "other").read_bytes()
+
+
+@pytest.fixture
+def threads():
+    """Torch's number of threads, which a test may change."""
+    before = torch.get_num_threads()
+    yield before
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("loss", ["bce", "ce"])
+def test_the_number_of_threads_changes_no_bit(loss, threads, shop_histories, tmp_path):
+    histories, items, valid = shop_histories
+    config = SMALL.model_copy(update={"epochs": 3, "dim": 32, "history": 20})
+    logs = []
+    for number in (1, 2, 4):
+        torch.set_num_threads(number)
+        model, log = Sasrec.fit(histories, items, loss, config, seed=1, valid=valid)
+        assert torch.get_num_threads() == number
+        model.save(tmp_path / f"{number}")
+        logs.append(log)
+    assert logs[0] == logs[1] == logs[2]
+    first = (tmp_path / "1").read_bytes()
+    assert (tmp_path / "2").read_bytes() == first == (tmp_path / "4").read_bytes()
+
+
+def test_workers_share_jobs_and_keep_their_order(threads):
+    torch.set_num_threads(3)
+    meeting = Barrier(2, timeout=60)  # passed only by two jobs at a time
+
+    def job(number):
+        meeting.wait()
+        return number, torch.get_num_threads()
+
+    with start_workers(2) as run_all:
+        assert run_all(job, range(6)) == [(number, 1) for number in range(6)]
+    assert torch.get_num_threads() == 3
+
+
+def test_a_batch_is_cut_into_parts_of_equal_work():
+    batch = [Window(user, np.arange(1 + length)) for user, length in enumerate([1, 1, 2, 4, 4, 4])]
+    parts = split_batch(batch, 2)
+    assert [[window.user for window in part] for part in parts] == [[0, 1, 2, 3], [4, 5]]
+    assert [len(part) for part in split_batch(batch[:1], 2)] == [1]
+
+
+def test_dropout_keeps_the_mean_and_follows_its_generator():
+    values = torch.full((1001, 30), 2.0)
+    first, again = (Dropout(0.3, np.random.SFC64([5, 1]))(values) for _ in range(2))
+    other = Dropout(0.3, np.random.SFC64([5, 2]))(values)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert first.unique().tolist() == pytest.approx([0, 2 / 0.7])
+    assert (first == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
+    assert torch.equal(Dropout(0.0, np.random.SFC64(0))(values), values)
 
 
 def test_a_saved_model_comes_back_as_it_was(trained, tmp_path):

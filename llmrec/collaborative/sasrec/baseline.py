@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.sasrec.model import SasrecModel
 from llmrec.collaborative.sasrec.settings import SasrecSettings
-from llmrec.collaborative.sasrec.training import Loss, pad, train
+from llmrec.collaborative.sasrec.training import PARTS, Loss, pad, train
+from llmrec.collaborative.sasrec.workers import RunAll, start_workers
 from llmrec.collaborative.system import Ranked
 from llmrec.errors import UserError
 from llmrec.metrics.ranking import score_ranks
@@ -81,10 +82,13 @@ class Sasrec:
 
         def validate(model: SasrecModel) -> float:
             assert valid is not None
-            return cls(model, config, catalogue, counts)._ndcg(valid)
+            return cls(model, config, catalogue, counts)._ndcg(valid, run_all)
 
         has_valid = valid is not None and not valid.is_empty()
-        model, log = train(rows, len(catalogue), loss, config, seed, validate if has_valid else None)
+        with start_workers(PARTS) as run_all:
+            model, log = train(
+                rows, len(catalogue), loss, config, seed, validate if has_valid else None, run_all
+            )
         return cls(model, config, catalogue, counts), log
 
     @classmethod
@@ -187,33 +191,49 @@ class Sasrec:
         """Rows of those items that the model has."""
         return [self._position[item] for item in items if item in self._position]
 
-    @torch.no_grad()
     def _logits(self, histories: Sequence[Sequence[str]]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Yield blocks of users with the scores of all items, float32 [users, items].
+        """Yield blocks of users with the scores of all items, float32 [users, items]."""
+        for block, rows in self._blocks(histories):
+            yield block, self._scores(rows)
+
+    def _blocks(self, histories: Sequence[Sequence[str]]) -> Iterator[tuple[list[int], list[list[int]]]]:
+        """Yield blocks of users with the rows of their histories' last items.
 
         Histories of similar length form a block. Users whose history has no item of the model are skipped.
         """
         rows = {user: self._rows(history)[-self.config.history :] for user, history in enumerate(histories)}
         users = sorted((user for user, row in rows.items() if row), key=lambda user: len(rows[user]))
-        table = self.model.items.weight
         for start in range(0, len(users), _BLOCK):
             block = users[start : start + _BLOCK]
-            inputs, lengths = pad([np.array(rows[user]) for user in block])
-            hidden = self.model(inputs.to(table.device), lengths.to(table.device))
-            last = hidden[torch.arange(len(block)), lengths - 1]
-            yield block, (last @ table.T).cpu()
+            yield block, [rows[user] for user in block]
 
-    def _ndcg(self, examples: pl.DataFrame) -> float:
+    @torch.no_grad()
+    def _scores(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Score all items after histories that are given as rows, float32 [histories, items]."""
+        inputs, lengths = pad([np.array(row) for row in rows])
+        table = self.model.items.weight
+        hidden = self.model(inputs.to(table.device), lengths.to(table.device))
+        last = hidden[torch.arange(len(rows)), lengths - 1]
+        return (last @ table.T).cpu()
+
+    def _ndcg(self, examples: pl.DataFrame, run_all: RunAll) -> float:
         """Mean NDCG@10 of the targets, with seen items masked; a target already seen is a miss."""
         histories, targets = examples["history"].to_list(), examples["target"].to_list()
-        ranks = [0] * len(examples)
-        for users, logits in self._logits(histories):
+
+        def rank(block: tuple[list[int], list[list[int]]]) -> list[int]:
+            users, rows = block
+            logits = self._scores(rows)
             columns = torch.tensor([[self._position[targets[user]]] for user in users])
             self._mask(logits, [histories[user] for user in users])
             target_scores = logits.gather(1, columns)
-            places = (logits >= target_scores).sum(1) * target_scores[:, 0].isfinite()
-            for user, rank in zip(users, places.tolist(), strict=True):
-                ranks[user] = rank
+            places: list[int] = ((logits >= target_scores).sum(1) * target_scores[:, 0].isfinite()).tolist()
+            return places
+
+        blocks = list(self._blocks(histories))
+        ranks = [0] * len(examples)
+        for (users, _), places in zip(blocks, run_all(rank, blocks), strict=True):
+            for user, place in zip(users, places, strict=True):
+                ranks[user] = place
         scored = score_ranks(pl.DataFrame({"rank": ranks}, schema={"rank": pl.Int64}), [CUTOFF])
         # polars types the mean of any series; that of a float column is a float.
         return float(scored[f"ndcg@{CUTOFF}"].mean())  # type: ignore[arg-type]

@@ -12,13 +12,18 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from llmrec.collaborative.sasrec.model import SasrecModel, bce_loss, ce_loss
+from llmrec.collaborative.sasrec.dropout import Dropout
+from llmrec.collaborative.sasrec.losses import bce_loss, ce_loss
+from llmrec.collaborative.sasrec.model import SasrecModel
 from llmrec.collaborative.sasrec.settings import SasrecSettings
+from llmrec.collaborative.sasrec.workers import RunAll, run_in_turn
 
 Loss = Literal["bce", "ce"]
 Ints = npt.NDArray[np.int64]
 TRIES = 20
 """Most times that a negative is drawn again because the user has the item."""
+PARTS = 2
+"""Number of parts of a batch; each is computed by one thread. It is part of the result."""
 _POOL = 6400  # number of windows that are sorted by length together
 
 
@@ -92,6 +97,13 @@ class NegativeSampler:
         return np.asarray(self._pairs[places] == pairs, bool)
 
 
+def split_batch(batch: Sequence[Window], parts: int) -> list[list[Window]]:
+    """Cut a batch into at most `parts` runs of windows with about equally many targets."""
+    ends = np.cumsum([len(window.items) - 1 for window in batch])
+    part = (ends - 1) * parts // ends[-1]
+    return [list(rows) for rows in np.split(np.array(batch, object), np.flatnonzero(np.diff(part)) + 1)]
+
+
 def train(
     histories: Sequence[Ints],
     items: int,
@@ -99,10 +111,12 @@ def train(
     config: SasrecSettings,
     seed: int,
     validate: Callable[[SasrecModel], float] | None,
+    run_all: RunAll = run_in_turn,
 ) -> tuple[SasrecModel, dict[str, Any]]:
     """Train until validation has not improved for `config.patience` epochs, and keep the best epoch.
 
-    Equal arguments give equal weights on one machine's CPU. The state of torch's global generator is restored.
+    Equal arguments give equal weights on CPUs of one kind, if each job has one thread (`start_workers`). The state of
+    torch's global generator is restored.
 
     Args:
         histories: training histories as item indices, oldest first.
@@ -111,69 +125,110 @@ def train(
         config: the recipe's settings.
         seed: seed of weights, dropout, order and negatives.
         validate: returns a model's validation NDCG@10; without it, the model trains for `config.patience` epochs.
+        run_all: computes the parts of a batch, `PARTS` at a time.
 
     Returns:
         The model, and a log: `epochs`, `best_epoch`, and per epoch a value of `loss` and of `ndcg@10`.
     """
     epochs = config.epochs if validate else min(config.epochs, config.patience)
     log: dict[str, Any] = {"epochs": 0, "best_epoch": epochs, "loss": [], "ndcg@10": []}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        trainer = _Trainer(histories, items, loss, config, seed)
-        best = trainer.model.state_dict()
-        progress = tqdm(range(1, epochs + 1), desc=f"SASRec ({loss})", unit="epoch", disable=None)
-        for epoch in progress:
-            log["epochs"] = epoch
-            log["loss"].append(round(trainer.epoch(), 6))
-            if validate is None:
-                continue
-            value = round(validate(trainer.model.eval()), 6)
-            if value > max(log["ndcg@10"], default=-1.0):
-                log["best_epoch"], best = epoch, copy.deepcopy(trainer.model.state_dict())
-            log["ndcg@10"].append(value)
-            progress.set_postfix_str(f"loss {log['loss'][-1]:.3f}, NDCG@10 {value:.4f}")
-            if epoch - log["best_epoch"] >= config.patience:
-                break
+    trainer = _Trainer(histories, items, loss, config, seed, run_all)
+    best = trainer.model.state_dict()
+    progress = tqdm(range(1, epochs + 1), desc=f"SASRec ({loss})", unit="epoch", disable=None)
+    for epoch in progress:
+        log["epochs"] = epoch
+        log["loss"].append(round(trainer.epoch(epoch), 6))
+        if validate is None:
+            continue
+        value = round(validate(trainer.model), 6)
+        if value > max(log["ndcg@10"], default=-1.0):
+            log["best_epoch"], best = epoch, copy.deepcopy(trainer.model.state_dict())
+        log["ndcg@10"].append(value)
+        progress.set_postfix_str(f"loss {log['loss'][-1]:.3f}, NDCG@10 {value:.4f}")
+        if epoch - log["best_epoch"] >= config.patience:
+            break
     trainer.model.load_state_dict(best)
-    return trainer.model.eval(), log
+    return trainer.model, log
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a batch.
+
+    Attributes:
+        windows: its windows.
+        share: its share of the batch's targets.
+        stream: seed of its dropout and negatives.
+    """
+
+    windows: Sequence[Window]
+    share: float
+    stream: tuple[int, ...]
 
 
 class _Trainer:
     """A model with its optimizer and its training data."""
 
     def __init__(
-        self, histories: Sequence[Ints], items: int, loss: Loss, config: SasrecSettings, seed: int
+        self,
+        histories: Sequence[Ints],
+        items: int,
+        loss: Loss,
+        config: SasrecSettings,
+        seed: int,
+        run_all: RunAll,
     ) -> None:
         self.windows = cut_windows(histories, config.history)
         self.negatives = NegativeSampler(histories, items)
-        self.loss, self.batch = loss, config.batch
-        self.generator = np.random.default_rng(seed)
+        self.loss, self.config, self.seed, self.run_all = loss, config, seed, run_all
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = SasrecModel(items, config).to(self.device)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.model = SasrecModel(items, config).to(self.device)
+        self.parameters = list(self.model.parameters())
         # The betas of the published code.
-        self.optimizer = torch.optim.Adam(self.model.parameters(), config.lr, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.Adam(self.parameters, config.lr, betas=(0.9, 0.98), fused=True)
 
-    def epoch(self) -> float:
+    def epoch(self, epoch: int) -> float:
         """Train on all windows once, and return the mean loss per target."""
-        self.model.train()
         total, count = 0.0, 0
-        for batch in batches(self.windows, self.batch, self.generator):
-            loss, targets = self._loss(batch)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            total, count = total + loss.item() * targets, count + targets
+        order = np.random.default_rng([self.seed, epoch])
+        for step, batch in enumerate(batches(self.windows, self.config.batch, order)):
+            targets = sum(len(window.items) - 1 for window in batch)
+            total, count = (
+                total + self._step(batch, targets, (self.seed, epoch, step)) * targets,
+                count + targets,
+            )
         return total / max(count, 1)
 
-    def _loss(self, batch: list[Window]) -> tuple[torch.Tensor, int]:
-        """Mean loss of a batch's targets, and their number."""
-        inputs, lengths = pad([window.items[:-1] for window in batch])
-        targets = torch.from_numpy(np.concatenate([window.items[1:] for window in batch])).to(self.device)
-        is_item = torch.arange(inputs.shape[1]) < lengths[:, None]
-        hidden = self.model(inputs.to(self.device), lengths.to(self.device))[is_item.to(self.device)]
+    def _step(self, batch: Sequence[Window], targets: int, stream: tuple[int, ...]) -> float:
+        """Take an optimizer step, and return the batch's mean loss."""
+        parts = [
+            _Part(windows, sum(len(window.items) - 1 for window in windows) / targets, (*stream, number))
+            for number, windows in enumerate(split_batch(batch, PARTS))
+        ]
+        losses, gradients = zip(*self.run_all(self._gradients, parts), strict=True)
+        for parameter, shares in zip(self.parameters, zip(*gradients, strict=True), strict=True):
+            parameter.grad = sum(shares[1:], shares[0])
+        self.optimizer.step()
+        return sum(losses)
+
+    def _gradients(self, part: _Part) -> tuple[float, tuple[torch.Tensor, ...]]:
+        """Return a part's share of the batch's mean loss, and the gradients of that share."""
+        bits = np.random.SFC64(part.stream)
+        loss = self._loss(part.windows, bits) * part.share
+        return loss.item(), torch.autograd.grad(loss, self.parameters)
+
+    def _loss(self, windows: Sequence[Window], bits: np.random.BitGenerator) -> torch.Tensor:
+        """Mean loss of the targets of some windows."""
+        inputs, lengths = pad([window.items[:-1] for window in windows])
+        targets = torch.from_numpy(np.concatenate([window.items[1:] for window in windows])).to(self.device)
+        is_item = (torch.arange(inputs.shape[1]) < lengths[:, None]).to(self.device)
+        drop = Dropout(self.config.dropout, bits)
+        hidden = self.model(inputs.to(self.device), lengths.to(self.device), drop)[is_item]
         table = self.model.items.weight
         if self.loss == "ce":
-            return ce_loss(hidden, table, targets), len(targets)
-        users = np.repeat([window.user for window in batch], lengths.numpy())
-        negatives = torch.from_numpy(self.negatives.draw(users, self.generator)).to(self.device)
-        return bce_loss(hidden, table, targets, negatives), len(targets)
+            return ce_loss(hidden, table, targets)
+        users = np.repeat([window.user for window in windows], lengths.numpy())
+        negatives = torch.from_numpy(self.negatives.draw(users, np.random.Generator(bits))).to(self.device)
+        return bce_loss(hidden, table, targets, negatives)
