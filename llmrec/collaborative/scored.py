@@ -1,4 +1,4 @@
-"""What systems share that score every item for a history: ranked lists, chances, and the choice of settings."""
+"""Base classes of systems that score every item for a history, and the choice of their settings on validation."""
 
 from __future__ import annotations
 
@@ -20,38 +20,39 @@ from llmrec.collaborative.system import Ranked, TrainingData
 from llmrec.files import write_json
 
 SMOOTHING = 0.01
-"""Share of popularity in the chances of `Votes`, so that an item without votes keeps one."""
+"""Share of popularity in the probabilities of `Votes`, so that an item without votes has a positive probability."""
 CUTOFF = 10
-"""Of the NDCG that settings are chosen by."""
+"""Cutoff k of the NDCG@k by which settings are chosen."""
 DIGITS = 12
-"""Scores that agree to so many decimal places are ties; ties go to the more popular item."""
+"""Scores that are equal after rounding to so many decimal places are ties; the more popular item wins a tie."""
 _BLOCK = 512
+"""Number of users that are scored at once."""
 
 Floats = npt.NDArray[np.floating[Any]]
 Histories = Sequence[Sequence[str]]
 
 
 Decay = Annotated[float, Field(gt=0, le=1)]
-"""Weight of a history item over that of the one behind it."""
+"""Weight of a history item, divided by the weight of the next newer item."""
 
 
 class Scored(ABC):
     """A system that scores all items for each history.
 
     Attributes:
-        popularity: every item that may be recommended, most popular first: the order of ties.
+        popularity: every item that may be recommended, most popular first; this order breaks ties.
     """
 
     popularity: Popularity
 
     @cached_property
     def column(self) -> dict[str, int]:
-        """Where each item stands in the order of popularity."""
+        """Item id → its place in the order of popularity."""
         return {item: i for i, item in enumerate(self.popularity.items)}
 
     @abstractmethod
     def scores(self, histories: Histories, items: Sequence[str]) -> Floats:
-        """A score for each item after each history, the higher the better.
+        """Score each item for each history; higher is better.
 
         Args:
             histories: item ids of each user, oldest first; unknown ids are ignored.
@@ -66,15 +67,15 @@ class Scored(ABC):
         """Log-probability of each item as each history's next one, float32 [U, items]."""
 
     def recommend(self, histories: Histories, k: int, exclude: Histories | None = None) -> Ranked:
-        """The k items with the highest score for each history.
+        """Return the k items with the highest scores for each history.
 
         Args:
             histories: item ids of each user, oldest first; unknown ids are ignored.
-            k: length of the lists; shorter only where the catalogue ends.
+            k: length of the lists; a list is shorter only if the catalogue has too few items.
             exclude: items that a user must not get, such as those already seen.
 
         Returns:
-            Item ids and scores, one list a user, best first; ties go to the more popular item.
+            Item ids and scores, one list per user, best first; the more popular item wins a tie.
         """
         names, column = self.popularity.items, self.column
         items: list[list[str]] = []
@@ -83,29 +84,34 @@ class Scored(ABC):
             block = slice(start, start + _BLOCK)
             scores = self.scores(histories[block], names)
             for row, banned in zip(scores, exclude[block] if exclude else [()] * len(scores), strict=True):
-                best = _best(row, k, [column[item] for item in banned if item in column])
+                best = _best_columns(row, k, [column[item] for item in banned if item in column])
                 items.append([names[i] for i in best])
                 values.append([round(float(row[i]), DIGITS) for i in best])
         return items, values
 
 
 class Votes(Scored):
-    """A system whose history items vote for others, each with a weight by its place."""
+    """A system in which each history item votes for other items. The weight of a vote depends on the item's place.
+
+    Attributes:
+        matrix: sparse float64 [items, items], the votes of the row's item for the column's item; rows and columns in
+            the order of `popularity.items`.
+    """
 
     matrix: sparse.csr_array
-    _arranged: tuple[Sequence[str], sparse.csr_array, npt.NDArray[np.float32]] | None = None
+    _reordered: tuple[Sequence[str], sparse.csr_array, npt.NDArray[np.float32]] | None = None
 
     @abstractmethod
     def weights(self, histories: Histories) -> sparse.csr_array:
-        """How much each item of each history says, float [U, items], columns in order of popularity."""
+        """Return the weight of each history item's votes, float [U, items], columns in the order of popularity."""
 
     def scores(self, histories: Histories, items: Sequence[str]) -> Floats:
-        """Summed votes."""
+        """Sum the weighted votes, float64 [U, items]."""
         votes: Floats = (self.weights(histories) @ self._in_order(items)[0]).toarray()
         return votes
 
     def log_probs(self, histories: Histories, items: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Log-probability of each item as the next one: shares of the votes, smoothed by popularity.
+        """Log-probability of each item as the next one: its share of the votes, smoothed by popularity.
 
         Args:
             histories: item ids of each user, oldest first; unknown ids are ignored.
@@ -116,26 +122,26 @@ class Votes(Scored):
         """
         votes = self.scores(histories, items).astype(np.float32)
         total = votes.sum(axis=1, keepdims=True)
-        popular = self._in_order(items)[1]
+        popularity = self._in_order(items)[1]
         votes *= np.divide(1 - SMOOTHING, total, out=np.zeros_like(total), where=total > 0)
-        votes += popular * np.where(total > 0, SMOOTHING, 1).astype(np.float32)
+        votes += popularity * np.where(total > 0, SMOOTHING, 1).astype(np.float32)
         logs: npt.NDArray[np.float32] = np.log(votes, out=votes)
         return logs
 
     def _in_order(self, items: Sequence[str]) -> tuple[sparse.csr_array, npt.NDArray[np.float32]]:
-        """The matrix with columns in the order of `items`, and their popularity; both are kept for the next call."""
-        if self._arranged is None or self._arranged[0] is not items:
+        """Return the matrix with columns in the order of `items`, and the items' popularity. Both are cached."""
+        if self._reordered is None or self._reordered[0] is not items:
             matrix = sparse.csr_array(self.matrix[:, [self.column[item] for item in items]])
-            self._arranged = items, matrix, np.exp(self.popularity.log_probs([()], items))
-        return self._arranged[1:]
+            self._reordered = items, matrix, np.exp(self.popularity.log_probs([()], items))
+        return self._reordered[1:]
 
 
 class Validation:
-    """Validation users, and the NDCG@10 that scores of all items have with them, seen items left out.
+    """Validation users, and the NDCG@10 of scores for them. Seen items are masked.
 
     Args:
         examples: `history: list[str], target: str`.
-        items: the catalogue in the order of the scores' columns, most popular first; ties go to the earlier.
+        items: the catalogue in the order of the scores' columns, most popular first; the earlier item wins a tie.
     """
 
     def __init__(self, examples: pl.DataFrame, items: Sequence[str]) -> None:
@@ -149,15 +155,15 @@ class Validation:
         return len(self.histories)
 
     def blocks(self) -> Iterator[slice]:
-        """Users that are scored together."""
+        """Yield slices of users that are scored together."""
         for start in range(0, len(self), _BLOCK):
             yield slice(start, min(start + _BLOCK, len(self)))
 
     def ndcg(self, score: Callable[[slice], Floats]) -> float:
-        """Mean NDCG@10 of the targets.
+        """Return the mean NDCG@10 of the targets.
 
         Args:
-            score: gives the scores [users, items] of a block of users; they are overwritten.
+            score: function that returns the scores [users, items] of a block of users; the scores are overwritten.
         """
         total = 0.0
         for block in self.blocks():
@@ -171,56 +177,68 @@ class Validation:
     def gains(
         scores: Floats, place: npt.NDArray[np.int64], has_target: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.float64]:
-        """NDCG@10 of each user's target, float64 [users].
+        """Return the NDCG@10 of each user's target, float64 [users].
 
         Args:
-            scores: float [users, n], −inf for items that are left out; ties go to the earlier column.
+            scores: float [users, n], −inf for masked items; the earlier column wins a tie.
             place: int64 [users], the target's column.
-            has_target: bool [users], whether the target is among the items at all.
+            has_target: bool [users], whether the target is one of the items.
         """
-        own = scores[np.arange(len(scores)), place][:, None]
-        ahead = (scores > own).sum(1)
-        equal = scores == own
-        for user in np.flatnonzero(equal.sum(1) > 1):
-            ahead[user] += equal[user, : place[user]].sum()
-        hit = (ahead < CUTOFF) & np.isfinite(own[:, 0]) & has_target
-        return np.where(hit, 1 / np.log2(ahead + 2), 0.0)
+        target_scores = scores[np.arange(len(scores)), place][:, None]
+        ahead = (scores > target_scores).sum(1)
+        is_tie = scores == target_scores
+        for user in np.flatnonzero(is_tie.sum(1) > 1):
+            ahead[user] += is_tie[user, : place[user]].sum()
+        is_hit = (ahead < CUTOFF) & np.isfinite(target_scores[:, 0]) & has_target
+        return np.where(is_hit, 1 / np.log2(ahead + 2), 0.0)
 
-    def of(self, system: Scored) -> float:
-        """Mean NDCG@10 of a system's lists."""
+    def ndcg_of(self, system: Scored) -> float:
+        """Return the mean NDCG@10 of a system's lists."""
         return self.ndcg(lambda block: np.round(system.scores(self.histories[block], self.items), DIGITS))
 
 
-def choose(judge: Callable[[dict[str, Any]], float], grids: Iterable[dict[str, list[Any]]]) -> dict[str, Any]:
-    """The best settings on validation, one grid after another, each around the best of those before it.
+def choose(
+    evaluate: Callable[[dict[str, Any]], float], grids: Iterable[dict[str, list[Any]]]
+) -> dict[str, Any]:
+    """Choose the settings with the best validation NDCG@10, one grid after another.
+
+    Each grid changes its own settings and keeps the best values that the grids before it found for the others.
 
     Args:
-        judge: the validation NDCG@10 of settings.
-        grids: values by name of a setting; every combination of a grid is tried, the earlier wins ties.
+        evaluate: function that returns the validation NDCG@10 of settings.
+        grids: mappings of a setting's name to its values; every combination of a grid is tried, and the earlier one
+            wins a tie.
 
     Returns:
-        `chosen`, the settings; `ndcg@10`, their value; and `tried`, the settings and value of each attempt.
+        `chosen`, the settings; `ndcg@10`, the largest value; and `tried`, the settings and value of each attempt.
     """
     best: dict[str, Any] = {}
     tried: list[dict[str, Any]] = []
     for grid in grids:
-        around, best_value = best, -1.0
+        start, best_value = best, -1.0
         for values in _combinations(grid):
-            settings = around | values
-            value = round(judge(settings), 6)
+            settings = start | values
+            value = round(evaluate(settings), 6)
             tried.append(settings | {"ndcg@10": value})
             if value > best_value:
                 best, best_value = settings, value
-    return {"chosen": best, "ndcg@10": max((one["ndcg@10"] for one in tried), default=0.0), "tried": tried}
+    return {
+        "chosen": best,
+        "ndcg@10": max((attempt["ndcg@10"] for attempt in tried), default=0.0),
+        "tried": tried,
+    }
 
 
 def record(data: TrainingData, valid_users: int, choice: dict[str, Any]) -> dict[str, Any]:
-    """Write what was chosen for a system, print it, and return what the report keeps of it.
+    """Write a system's chosen settings to its file `.json`, and print them.
 
     Args:
-        data: of the system; its file `.json` is written.
-        valid_users: how many users the choice looked at.
-        choice: as `choose` returns it.
+        data: the system's training data.
+        valid_users: number of validation users that the choice used.
+        choice: the return value of `choose`.
+
+    Returns:
+        The system's entry in the report: the file's content without the attempts.
     """
     write_json(data.file(".json"), {"valid_users": valid_users} | choice)
     chosen = json.dumps(choice["chosen"]).replace('"', "")
@@ -232,13 +250,15 @@ def record(data: TrainingData, valid_users: int, choice: dict[str, Any]) -> dict
 def recency_weights(
     histories: Histories, column: Mapping[str, int], decay: float, most: int | None = None
 ) -> sparse.csr_array:
-    """`decay ** k` for each history's item k steps before the last, repeats at their last place.
+    """Return the weight `decay ** k` of the history item k steps before the last one.
+
+    An item that occurs several times has the weight of its last occurrence.
 
     Args:
         histories: item ids, oldest first; unknown ids are ignored, but count as steps.
-        column: where each item of the catalogue stands.
-        decay: weight of an item over that of the one behind it.
-        most: how many of the last items count; None: all.
+        column: item id → its column.
+        decay: weight of an item, divided by the weight of the next newer item.
+        most: number of last items that count; None takes all.
 
     Returns:
         float64 [U, items].
@@ -246,8 +266,8 @@ def recency_weights(
     rows: list[dict[int, float]] = []
     for history in histories:
         last = list(history if most is None else history[-most:])
-        place = {item: len(last) - 1 - at for at, item in enumerate(last)}
-        rows.append({column[item]: decay**k for item, k in place.items() if item in column})
+        steps = {item: len(last) - 1 - place for place, item in enumerate(last)}
+        rows.append({column[item]: decay**k for item, k in steps.items() if item in column})
     starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
     columns = np.fromiter((i for row in rows for i in row), np.int64, int(starts[-1]))
     values = np.fromiter((w for row in rows for w in row.values()), np.float64, int(starts[-1]))
@@ -255,7 +275,10 @@ def recency_weights(
 
 
 def item_rows(histories: pl.DataFrame, items: Sequence[str]) -> tuple[npt.NDArray[np.int64], ...]:
-    """Training histories as one row of numbers: whose each interaction is, and which of `items`, both int64 [n]."""
+    """Return the user's number and the item's number of each training interaction, both int64 [n].
+
+    A user's number is the row in `histories`, and an item's number is its place in `items`. Other items are left out.
+    """
     numbers = pl.DataFrame({"item": list(items)}, schema={"item": pl.String}).with_row_index("number")
     flat = (
         histories.select(item=pl.col("items").cast(pl.List(pl.String))).with_row_index("user").explode("item")
@@ -264,20 +287,21 @@ def item_rows(histories: pl.DataFrame, items: Sequence[str]) -> tuple[npt.NDArra
     return rows["user"].cast(pl.Int64).to_numpy(), rows["number"].cast(pl.Int64).to_numpy()
 
 
-def _best(scores: Floats, k: int, banned: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Columns of the k highest scores, the banned left out; ties go to the earlier column."""
-    left = np.round(scores, DIGITS)
-    left[list(banned)] = -np.inf
-    room = min(k, int((left > -np.inf).sum()))
-    if not room:
+def _best_columns(scores: Floats, k: int, banned: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Return the columns of the k highest scores without the banned columns; the earlier column wins a tie."""
+    rounded = np.round(scores, DIGITS)
+    rounded[list(banned)] = -np.inf
+    length = min(k, int((rounded > -np.inf).sum()))
+    if not length:
         return np.empty(0, np.int64)
-    least = np.partition(left, len(left) - room)[len(left) - room]
-    candidates = np.flatnonzero(left >= least)
-    order = np.argsort(-left[candidates], kind="stable")[:room]
+    lowest = np.partition(rounded, len(rounded) - length)[len(rounded) - length]
+    candidates = np.flatnonzero(rounded >= lowest)
+    order = np.argsort(-rounded[candidates], kind="stable")[:length]
     return candidates[order]
 
 
 def _combinations(grid: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    """Yield every combination of a grid's values, the last setting varying fastest."""
     names = list(grid)
     if not names:
         yield {}

@@ -1,16 +1,16 @@
-"""Sequential rules: what comes soon after the latest items of a history.
+"""Sequential rules: recommends items that often follow the latest items of a history.
 
-    M[a, b]  = Σ 1 / d / √(n_a n_b)          over d ≤ window, b standing d places behind a in a training history
-    score(i) = Σ_k decay^k M[i_k, i]         i_0 the latest item of the history, i_1 the one before it, …
+    M[a, b]  = Σ 1 / d / √(n_a n_b)          over pairs with b at d ≤ window places after a in a training history
+    score(i) = Σ_k decay^k M[i_k, i]         i_0 is the latest item of the history, i_1 the one before it, …
 
-Sequential rules with linearly falling weights are those of Kamehkhosh, Jannach & Ludewig, A comparison of frequent
+Sequential rules whose weights fall with the distance are from Kamehkhosh, Jannach & Ludewig, A comparison of frequent
 pattern techniques and a deep learning method for session-based recommendation, 2017 (SR in Ludewig & Jannach,
-UMUAI 2018); the division by √(n_a n_b), n an item's training interactions, makes a cosine of the counts, so that what
-is popular does not follow everything. `direction` says whether b must stand behind a (`forward`), in front of it
-(`backward`), or either (`both`).
+UMUAI 2018). The division by √(n_a n_b), where n is the number of an item's training interactions, turns counts into
+cosines, so that popular items do not follow every item. `direction` says whether b must come after a (`forward`),
+before a (`backward`), or either (`both`).
 
-Where a log's times are ties (days, or one stamp for many ratings), the order within a tie is the file's. A direction
-that wins may owe it to that order, as every sequential model does.
+If times are tied (dates, or one time for many ratings), the order within a tie is the order of the file. The choice
+of a direction may then depend on that order, and so may the results of every sequential model.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from llmrec.files import read_json
 
 Ints = npt.NDArray[np.int64]
 Direction = Literal["forward", "backward", "both"]
-"""Which side of an item a neighbour stands on."""
+"""The side of an item on which the other item of a pair must be."""
 
 
 class SuccessionSystem(System):
     """Sequential rules.
 
     Attributes:
-        window: values to choose among on validation, together with `direction`.
-        direction: sides of an item to choose among.
-        decay: values to choose among.
-        history: how many of a history's last items vote; null for all.
-        valid_users: validation users that are looked at.
+        window: values to choose from on validation, together with `direction`.
+        direction: directions to choose from.
+        decay: values to choose from.
+        history: number of last history items that vote; null takes all.
+        valid_users: number of validation users for the choice.
     """
 
     title: ClassVar[str] = "sequential rules"
@@ -70,12 +70,12 @@ class SuccessionSystem(System):
         return record(data, len(valid), Succession.choose(data.histories, data.items, self, valid))
 
     def fit(self, data: TrainingData) -> Succession:
-        """Count with what was chosen."""
+        """Count pairs with the chosen settings."""
         return Succession.fit(data.histories, data.items, **read_json(data.file(".json"))["chosen"])
 
 
 class Succession(Votes):
-    """Sums how often items stood near those of a history; breaks ties by popularity."""
+    """Sums the rules of a history's items, weighted by recency. Popularity breaks ties."""
 
     def __init__(
         self, popularity: Popularity, matrix: sparse.csr_array, decay: float, history: int | None = None
@@ -94,26 +94,26 @@ class Succession(Votes):
         decay: float = 0.7,
         history: int | None = None,
     ) -> Succession:
-        """Count which items stand near which.
+        """Count the pairs of items that are near each other in training histories.
 
         Args:
             histories: `user_id, items: list[str]`, training rows only, oldest first.
             catalogue: every item id that may be recommended.
-            window: most places between two items that are counted.
-            direction: which side of an item is counted.
-            decay: weight of an item's votes over those of the one behind it.
-            history: how many of a history's last items vote; None: all.
+            window: largest distance of two items that are counted, in places.
+            direction: the side of an item that is counted.
+            decay: weight of an item's votes, divided by the weight of the next newer item's votes.
+            history: number of last history items that vote; None takes all.
         """
         popularity = Popularity.fit(histories, catalogue)
         users, items = item_rows(histories, popularity.items)
-        behind = pair_counts(users, items, len(popularity.items), window)
-        return cls(popularity, _normed(behind, direction, items), decay, history)
+        counts = pair_counts(users, items, len(popularity.items), window)
+        return cls(popularity, _normalised(counts, direction, items), decay, history)
 
     @classmethod
     def choose(
         cls, histories: pl.DataFrame, catalogue: Sequence[str], config: SuccessionSystem, valid: pl.DataFrame
     ) -> dict[str, Any]:
-        """Settings of `fit`, chosen on validation: window and direction together, then the decay, then all near.
+        """Choose settings on validation users: window and direction together, then the decay, then the window again.
 
         Args:
             histories: as for `fit`.
@@ -122,60 +122,61 @@ class Succession(Votes):
             valid: `history: list[str], target: str`.
 
         Returns:
-            As `llmrec.collaborative.scored.choose`.
+            The return value of `llmrec.collaborative.scored.choose`, with the settings of `fit` as `chosen`.
         """
         popularity = Popularity.fit(histories, catalogue)
         users, items = item_rows(histories, popularity.items)
-        judge = Validation(valid, popularity.items)
-        counted: dict[int, sparse.csr_array] = {}
+        validation = Validation(valid, popularity.items)
+        counts_by_window: dict[int, sparse.csr_array] = {}
 
-        def value(settings: dict[str, Any]) -> float:
+        def evaluate(settings: dict[str, Any]) -> float:
             window = settings["window"]
-            if window not in counted:
-                counted[window] = pair_counts(users, items, len(popularity.items), window)
-            matrix = _normed(counted[window], settings["direction"], items)
-            return judge.of(cls(popularity, matrix, settings["decay"], config.history))
+            if window not in counts_by_window:
+                counts_by_window[window] = pair_counts(users, items, len(popularity.items), window)
+            matrix = _normalised(counts_by_window[window], settings["direction"], items)
+            return validation.ndcg_of(cls(popularity, matrix, settings["decay"], config.history))
 
-        middle = sorted(config.decay)[len(config.decay) // 2]
-        first: dict[str, list[Any]] = {
+        median = sorted(config.decay)[len(config.decay) // 2]
+        first_grid: dict[str, list[Any]] = {
             "window": config.window,
             "direction": list(config.direction),
-            "decay": [middle],
+            "decay": [median],
         }
-        choice = choose(value, [first, {"decay": config.decay}, {"window": config.window}])
+        choice = choose(evaluate, [first_grid, {"decay": config.decay}, {"window": config.window}])
         choice["chosen"]["history"] = config.history
         return choice
 
     def weights(self, histories: Histories) -> sparse.csr_array:
-        """`decay ** k`, repeats at their last place."""
+        """Return `decay ** k`; an item that occurs several times has the weight of its last occurrence."""
         return recency_weights(histories, self.column, self.decay, self.history)
 
 
 def pair_counts(users: Ints, items: Ints, count: int, window: int) -> sparse.csr_array:
-    """Σ 1/d over the pairs of a user's items that stand d ≤ `window` places apart; an item is no pair with itself.
+    """Sum 1/d over the pairs of different items that are d ≤ `window` places apart in a user's history.
 
     Args:
-        users: int64 [n], whose each interaction is; a user's stand together, oldest first.
-        items: int64 [n].
-        count: size of the catalogue.
+        users: int64 [n], the user of each interaction; a user's interactions are consecutive, oldest first.
+        items: int64 [n], the item of each interaction.
+        count: number of items in the catalogue.
         window: the largest d.
 
     Returns:
-        float64 [items, items]: in row a and column b how often b stood behind a.
+        float64 [items, items]; row a and column b hold the sum over the pairs in which b comes after a.
     """
     total = sparse.csr_array((count, count))
     for distance in range(1, min(window, len(items) - 1) + 1):
-        near = (users[distance:] == users[:-distance]) & (items[distance:] != items[:-distance])
-        if not (users[distance:] == users[:-distance]).any():
+        same_user = users[distance:] == users[:-distance]
+        if not same_user.any():
             break
-        pairs = items[:-distance][near], items[distance:][near]
+        is_pair = same_user & (items[distance:] != items[:-distance])
+        pairs = items[:-distance][is_pair], items[distance:][is_pair]
         total = total + sparse.csr_array((np.full(len(pairs[0]), 1 / distance), pairs), shape=(count, count))
     return total.tocsr()
 
 
-def _normed(behind: sparse.csr_array, direction: Direction, items: Ints) -> sparse.csr_array:
-    """The counts of a direction over √(n_a n_b)."""
-    matrix = {"forward": behind, "backward": behind.T, "both": behind + behind.T}[direction]
-    scale = 1 / np.sqrt(np.maximum(np.bincount(items, minlength=behind.shape[0]), 1))
+def _normalised(counts: sparse.csr_array, direction: Direction, items: Ints) -> sparse.csr_array:
+    """Return the counts of a direction, divided by √(n_a n_b)."""
+    matrix = {"forward": counts, "backward": counts.T, "both": counts + counts.T}[direction]
+    scale = 1 / np.sqrt(np.maximum(np.bincount(items, minlength=counts.shape[0]), 1))
     scaled = sparse.csr_array(matrix).multiply(scale[:, None]).multiply(scale[None])
     return sparse.csr_array(scaled)

@@ -1,11 +1,12 @@
-"""Text neighbours: the items whose texts are nearest to those of a history; knows items that nobody has bought.
+"""Text neighbours: ranks items by the similarity of their texts to the texts of a history.
 
-    q        = unit( Σ_{k<history} decay^k v_{i_k} )       i_0 the latest item of the history
+    q        = unit( Σ_{k<history} decay^k v_{i_k} )       i_0 is the latest item of the history
     score(i) = q · v_i                                      p(i | history) = softmax(score / .05)
 
-v are sentence vectors of the items' texts (the recipe's encoder and fields), their mean taken off and brought to unit
-length. Content-based recommendation by a user profile (Pazzani & Billsus, Content-based recommendation systems,
-2007), the profile a mean that forgets; taking off the mean vector after Mu & Viswanath, All-but-the-top, ICLR 2018.
+v are sentence vectors of the items' texts (the recipe's encoder and fields). Their mean is subtracted, and they are
+scaled to unit length. The system can also rank items without interactions. It is content-based recommendation by a
+user profile (Pazzani & Billsus, Content-based recommendation systems, 2007), where the profile is a mean weighted by
+recency. Subtracting the mean vector follows Mu & Viswanath, All-but-the-top, ICLR 2018.
 """
 
 from __future__ import annotations
@@ -29,17 +30,18 @@ from llmrec.errors import UserError
 from llmrec.files import atomic_write, read_json
 
 TEMPERATURE = 0.05
-"""Of the softmax over cosines."""
-_SHORTEST = 1e-12
+"""Temperature of the softmax over cosines."""
+_MIN_NORM = 1e-12
+"""Smallest norm by which a vector is divided."""
 
 
 class TextKnnSystem(System):
-    """Text neighbours; the texts and their encoder are those of `ids.encoder`.
+    """Text neighbours. The texts and the encoder are those of `ids.encoder`.
 
     Attributes:
-        decay: values to choose among on validation.
-        history: how many of a history's last items count; null for all.
-        valid_users: validation users that are looked at.
+        decay: values to choose from on validation.
+        history: number of last history items that count; null takes all.
+        valid_users: number of validation users for the choice.
     """
 
     title: ClassVar[str] = "text neighbours"
@@ -58,13 +60,13 @@ class TextKnnSystem(System):
         return record(data, len(valid), TextKNN.choose(data.histories, data.items, self, valid, vectors))
 
     def fit(self, data: TrainingData) -> TextKNN:
-        """Take the vectors, and what was chosen."""
+        """Read the vectors and the chosen settings."""
         vectors = load_vectors(data.file(".safetensors"))
         return TextKNN.fit(data.histories, data.items, vectors, **read_json(data.file(".json"))["chosen"])
 
 
 class TextKNN(Scored):
-    """Ranks items by the cosine of their text with a history's; ties go to the more popular item."""
+    """Ranks items by the cosine of their text to a history's profile; the more popular item wins a tie."""
 
     def __init__(
         self,
@@ -73,9 +75,9 @@ class TextKNN(Scored):
         decay: float,
         history: int | None = None,
     ) -> None:
-        """Keep vectors of unit length (or 0), float32 `[items, d]`, in the order of `popularity.items`."""
+        """Keep vectors of length 1 or 0, float32 `[items, d]`, in the order of `popularity.items`."""
         self.popularity, self.vectors, self.decay, self.history = popularity, vectors, decay, history
-        self._arranged: tuple[Sequence[str], npt.NDArray[np.float32]] | None = None
+        self._reordered: tuple[Sequence[str], npt.NDArray[np.float32]] | None = None
 
     @classmethod
     def fit(
@@ -86,20 +88,20 @@ class TextKNN(Scored):
         decay: float = 0.7,
         history: int | None = 10,
     ) -> TextKNN:
-        """Centre the vectors; the histories decide ties alone.
+        """Centre the vectors. The histories are used for ties only.
 
         Args:
             histories: `user_id, items: list[str]`, training rows only.
             catalogue: every item id that may be recommended.
-            vectors: a vector by item id; an item without one is near nothing.
-            decay: weight of an item over that of the one behind it.
-            history: how many of a history's last items count; None: all.
+            vectors: item id → vector; an item without a vector has cosine 0 to every profile.
+            decay: weight of an item, divided by the weight of the next newer item.
+            history: number of last history items that count; None takes all.
         """
         popularity = Popularity.fit(histories, catalogue)
         return cls(popularity, _centred(vectors, popularity.items), decay, history)
 
-    def forgetting(self, decay: float) -> TextKNN:
-        """The same with another decay."""
+    def with_decay(self, decay: float) -> TextKNN:
+        """Return a copy with another decay."""
         return TextKNN(self.popularity, self.vectors, decay, self.history)
 
     @classmethod
@@ -111,7 +113,7 @@ class TextKNN(Scored):
         valid: pl.DataFrame,
         vectors: dict[str, npt.NDArray[np.float32]],
     ) -> dict[str, Any]:
-        """Settings of `fit`, the decay chosen on validation.
+        """Choose the decay on validation users.
 
         Args:
             histories: as for `fit`.
@@ -121,26 +123,26 @@ class TextKNN(Scored):
             vectors: as for `fit`.
 
         Returns:
-            As `llmrec.collaborative.scored.choose`.
+            The return value of `llmrec.collaborative.scored.choose`, with the settings of `fit` as `chosen`.
         """
         popularity = Popularity.fit(histories, catalogue)
         centred = _centred(vectors, popularity.items)
-        judge = Validation(valid, popularity.items)
+        validation = Validation(valid, popularity.items)
         choice = choose(
-            lambda settings: judge.of(cls(popularity, centred, settings["decay"], config.history)),
+            lambda settings: validation.ndcg_of(cls(popularity, centred, settings["decay"], config.history)),
             [{"decay": config.decay}],
         )
         choice["chosen"]["history"] = config.history
         return choice
 
     def scores(self, histories: Histories, items: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Cosines of each history's profile and each item, float32 [U, items]."""
-        if self._arranged is None or self._arranged[0] is not items:
-            self._arranged = items, self.vectors[[self.column[item] for item in items]]
+        """Return the cosine of each history's profile and each item, float32 [U, items]."""
+        if self._reordered is None or self._reordered[0] is not items:
+            self._reordered = items, self.vectors[[self.column[item] for item in items]]
         weights = recency_weights(histories, self.column, self.decay, self.history)
         profile = np.asarray(weights.astype(np.float32) @ self.vectors)
-        profile /= np.maximum(np.linalg.norm(profile, axis=1, keepdims=True), _SHORTEST)
-        cosines: npt.NDArray[np.float32] = profile @ self._arranged[1].T
+        profile /= np.maximum(np.linalg.norm(profile, axis=1, keepdims=True), _MIN_NORM)
+        cosines: npt.NDArray[np.float32] = profile @ self._reordered[1].T
         return cosines
 
     def log_probs(self, histories: Histories, items: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -152,7 +154,11 @@ class TextKNN(Scored):
 
 
 def save_vectors(path: Path, items: Sequence[str], vectors: npt.NDArray[np.float32]) -> None:
-    """Write vectors [items, d] and the items' ids (UTF-8, one a line) as safetensors."""
+    """Write vectors [items, d] and item ids (UTF-8, one id a line) as safetensors.
+
+    Raises:
+        UserError: an id holds a line break.
+    """
     if any("\n" in item for item in items):
         raise UserError("text_knn: an item id holds a line break")
     ids = np.frombuffer("\n".join(items).encode(), np.uint8)
@@ -160,10 +166,10 @@ def save_vectors(path: Path, items: Sequence[str], vectors: npt.NDArray[np.float
 
 
 def load_vectors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """What `save_vectors` wrote, a vector by item id.
+    """Read a file that `save_vectors` wrote: item id → vector, float32 [d].
 
     Raises:
-        UserError: no such file, or not one of ours.
+        UserError: the file does not exist, or `save_vectors` did not write it.
     """
     try:
         tensors = load_file(path)
@@ -176,13 +182,13 @@ def load_vectors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def _centred(vectors: dict[str, npt.NDArray[np.float32]], items: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Vectors in the order of `items`, the mean taken off, of unit length; zeros for an item without one."""
+    """Return centred vectors of length 1, float32 [items, d]; an item without a vector has zeros."""
     size = len(next(iter(vectors.values()))) if vectors else 1
     has_vector = np.array([item in vectors for item in items], bool)
     matrix = np.zeros((len(items), size), np.float32)
     if has_vector.any():
         rows = np.stack([vectors[item] for item in items if item in vectors]).astype(np.float64)
         rows -= rows.mean(axis=0)
-        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _SHORTEST)
+        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _MIN_NORM)
         matrix[has_vector] = rows
     return matrix

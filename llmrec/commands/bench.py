@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import pkgutil
 from pathlib import Path
 
@@ -17,11 +18,13 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(bench.__path__) if not m.name.startswith("_"))
 
 
-def run(name: str | None, options: list[str]) -> None:
+def run(name: str | None, options: list[str], dry_run: bool = False) -> None:
     """Run a benchmark with options `key=value` (`out=FILE` writes JSON), or list the benchmarks.
 
+    What a benchmark requires, such as the file of `quality`, may stand first without its key.
+
     Raises:
-        UserError: an unknown benchmark or option.
+        UserError: an unknown benchmark or option, a benchmark without a dry run, or a requirement is missing.
     """
     if name is None:
         print("\n".join(names()))
@@ -29,11 +32,20 @@ def run(name: str | None, options: list[str]) -> None:
     if name not in names():
         raise UserError(f"bench: no benchmark named {name!r}; benchmarks: {', '.join(names())}")
     function = importlib.import_module(f"llmrec.bench.{name}").run
-    arguments = apply_overrides({}, options)
     parameters = inspect.signature(function).parameters
+    required = [key for key, parameter in parameters.items() if parameter.default is parameter.empty]
+    first = list(itertools.takewhile(lambda text: "=" not in text, options[: len(required)]))
+    arguments = dict(zip(required, first, strict=False)) | apply_overrides({}, options[len(first) :])
+    if dry_run:
+        arguments["dry_run"] = True
     for key in arguments:
         if key not in parameters:
             raise UserError(f"bench {name}: no option {key!r} ({', '.join(parameters)})")
+    for key in required:
+        if key not in arguments:
+            raise UserError(
+                f"bench {name}: {key.upper()} is missing; write llmrec bench {name} {key.upper()}"
+            )
     if arguments.get("out"):
         arguments["out"] = Path(str(arguments["out"]))
     function(**arguments)

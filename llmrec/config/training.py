@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from llmrec.config.collaborative import CollaborativeSystem
+from llmrec.config.precision import Bfloat16
 from llmrec.config.section import Positive, Section
 
 Mode = Literal["full", "lora", "qlora", "sid_rows"]
@@ -131,7 +132,7 @@ class TrainingConfig(Section):
         eval_steps: steps between two validations; null uses a tenth of all steps, within limits.
         checkpoints: number of checkpoints that are kept.
         gradient_checkpointing: recompute activations in the backward pass, which saves memory and takes time.
-        bf16: compute in bfloat16.
+        bf16: compute in bfloat16; `auto` does so where the GPU or CPU has it in hardware.
     """
 
     lr: Annotated[float, Field(gt=0)]
@@ -147,21 +148,22 @@ class TrainingConfig(Section):
     eval_steps: Positive | None = None
     checkpoints: Positive = 1
     gradient_checkpointing: bool = False
-    bf16: bool = False
+    bf16: Bfloat16 = False
 
 
 class DistillationConfig(Section):
     """A collaborative model as the teacher of the language model.
 
     Attributes:
-        teacher: `sasrec_ce`, `sasrec_bce`, `item_knn` or `popularity`.
+        teacher: a collaborative system, such as `sasrec_ce` or `mixture`.
         weight: share of the teacher's probabilities in the target of each code; the user's choice has the rest.
         synthetic_items: items that the teacher draws after each user's last training item, anew in every epoch. The
             model learns them from the teacher's probabilities alone.
         branches: items drawn from the teacher's probabilities at each position of a history, once for all epochs,
             that hang beside the item chosen there; the model learns their codes from the teacher's probabilities.
             Beams leave the path that a user took.
-        temperature: the teacher's log-probabilities are divided by it; below 1 they are sharper.
+        temperature: the teacher's log-probabilities are divided by it; below 1 they are sharper. `auto` finds the
+            temperature at which the teacher's ten best items have half of the probability.
         mask_seen: items of the history have no probability, as in lists that leave them out.
         folds: of a system that counts, each user's training items are taught by counts without that user's fold, so
             that no answer is among the counts it is taught by; 1 counts everybody.
@@ -171,7 +173,7 @@ class DistillationConfig(Section):
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     synthetic_items: Annotated[int, Field(ge=0)] = 1
     branches: Annotated[int, Field(ge=0)] = 0
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = 1.0
     mask_seen: bool = True
     folds: Positive = 5
 

@@ -24,8 +24,8 @@ _ENDINGS: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
-# Optional meanings of an interaction's columns, besides `user` and `item`.
 EVENT_FIELDS = ("time", "rating", "event", "review", "summary")
+"""Optional meanings of an interaction's columns, besides `user` and `item`."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 
 

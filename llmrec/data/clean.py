@@ -38,7 +38,8 @@ def clean(log: Log, filters: Filters) -> tuple[Log, dict[str, int]]:
     return log.compact(), removed
 
 
-def _needs(log: Log, column: str, key: str) -> None:
+def _require_column(log: Log, column: str, key: str) -> None:
+    """Raise a UserError if the log lacks a column that a filter needs."""
     if column not in log.rows.columns:
         raise UserError(f"filters.{key} needs interactions.columns.{column} in the card")
 
@@ -46,7 +47,7 @@ def _needs(log: Log, column: str, key: str) -> None:
 def _events(log: Log, filters: Filters) -> Log:
     if filters.events is None:
         return log
-    _needs(log, "event", "events")
+    _require_column(log, "event", "events")
     return log.keep(
         log.rows["event"].is_in([code for code, name in enumerate(log.events) if name in filters.events])
     )
@@ -55,7 +56,7 @@ def _events(log: Log, filters: Filters) -> Log:
 def _rating(log: Log, filters: Filters) -> Log:
     if filters.min_rating is None:
         return log
-    _needs(log, "rating", "min_rating")
+    _require_column(log, "rating", "min_rating")
     return log.keep(log.rows["rating"] >= filters.min_rating)
 
 
@@ -63,7 +64,7 @@ def _window(log: Log, filters: Filters) -> Log:
     """Keep times from the first bound (inclusive) to the second (exclusive)."""
     if filters.window is None:
         return log
-    _needs(log, "time", "window")
+    _require_column(log, "time", "window")
     start, end = (None if bound is None else _seconds(bound) * log.unit for bound in filters.window)
     if start is not None:
         log = log.keep(log.rows["time"] >= start)
@@ -71,6 +72,7 @@ def _window(log: Log, filters: Filters) -> Log:
 
 
 def _seconds(bound: int | str) -> float:
+    """Convert a bound of `filters.window`, epoch seconds or a date (UTC by default), to epoch seconds."""
     if isinstance(bound, int):
         return bound
     try:
@@ -116,8 +118,8 @@ def deduplicate(log: Log, kind: Literal["none", "exact", "first", "last"]) -> Lo
     if kind == "exact":
         # Only interactions of one user at one time can be equal, so the others are not compared.
         user, time = rows["user"].to_numpy(), rows["time"].to_numpy()
-        same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
-        suspects = np.flatnonzero(np.append(False, same) | np.append(same, False))
+        is_same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+        suspects = np.flatnonzero(np.append(False, is_same) | np.append(is_same, False))
         distinct = rows[suspects].select("user", "item", "time").to_struct().is_first_distinct()
     else:
         suspects = np.arange(len(rows))
@@ -154,18 +156,18 @@ def k_core(
     Returns:
         Whether each row stays, bool `[rows]`; possibly no row does.
     """
-    alive = np.ones(len(user), dtype=bool)
-    users, items = np.bincount(user), np.bincount(item)
+    is_kept = np.ones(len(user), dtype=bool)
+    user_counts, item_counts = np.bincount(user), np.bincount(item)
     while True:
-        drop = (users < min_user)[user]
-        drop |= (items < min_item)[item]
-        drop &= alive
-        gone = np.flatnonzero(drop)
-        if not len(gone):
-            return alive
-        alive[gone] = False
-        users -= np.bincount(user[gone], minlength=len(users))
-        items -= np.bincount(item[gone], minlength=len(items))
+        is_below = (user_counts < min_user)[user]
+        is_below |= (item_counts < min_item)[item]
+        is_below &= is_kept
+        removed = np.flatnonzero(is_below)
+        if not len(removed):
+            return is_kept
+        is_kept[removed] = False
+        user_counts -= np.bincount(user[removed], minlength=len(user_counts))
+        item_counts -= np.bincount(item[removed], minlength=len(item_counts))
 
 
 _STEPS = {

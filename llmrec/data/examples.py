@@ -14,6 +14,7 @@ from llmrec.errors import UserError
 from llmrec.files import read_json
 
 POSITIONS = ("positions", "order of the file")
+"""Values of `Log.clock` for times that are not dates."""
 
 
 def load_items(run: Path) -> pl.DataFrame:

@@ -16,6 +16,7 @@ from llmrec.errors import UserError
 
 _UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}
 TEXT_FIELDS = ("review", "summary")
+"""Columns that stay text in the log."""
 _YEAR = 365 * 86_400
 _DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M")
 _ZONED_DATES = ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z")
@@ -72,6 +73,7 @@ class Log:
 
 
 def _renumber(rows: pl.DataFrame, column: str, names: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
+    """Renumber the codes of a column in order of first appearance; return the rows and the names in use."""
     order = rows[column].unique(maintain_order=True)
     rank = np.zeros(len(names), dtype=np.uint32)
     rank[order.to_numpy()] = np.arange(len(order), dtype=np.uint32)

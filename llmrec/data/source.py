@@ -76,6 +76,7 @@ def locate(card: Card, root: str | None = None) -> Dataset:
 
 
 def _in_folder(card: Card, folder: Path, source: Source | None = None) -> Dataset:
+    """Match the files of each table in a folder. A source's own tables replace those of the card."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; set data.root=FOLDER to the folder of {card.name}")
     origin = str(folder) if source is None else source.pypi or ", ".join(source.urls())

@@ -12,10 +12,13 @@ import polars as pl
 
 TITLE_LIMIT = 512
 TEXT_LIMIT = 4096
-# Raw characters to read per character of a limit: enough, although unescaping shortens text, and megabytes of
-# raw text cost nothing.
 _RAW_FACTOR = 4
-# Control characters, byte order marks, failed decodings, and marks that reverse the direction of text.
+"""Number of raw characters that are read per character of a limit.
+
+It is above 1, because unescaping shortens text. It bounds the time that very long texts take.
+"""
+# Control characters, byte order marks, replacement characters of failed decoding, and marks that change the direction
+# of text.
 _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\ufeff\ufffd\u202a-\u202e\u2066-\u2069]")
 
 
@@ -58,10 +61,10 @@ def clean_text(raw: str | None, limit: int) -> Clean:
 def unescape(text: str) -> str:
     """Replace HTML entities until none is left: `&amp;amp;` becomes `&`."""
     while "&" in text:
-        once = html.unescape(text)
-        if once == text:
+        unescaped = html.unescape(text)
+        if unescaped == text:
             break
-        text = once
+        text = unescaped
     return text
 
 
@@ -78,6 +81,7 @@ def labels(value: Any, separator: str | None = None) -> list[str]:
 
 
 def _from_json(value: Any) -> Any:
+    """Parse a text that is a JSON list; return any other value unchanged."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             return json.loads(value)
@@ -87,6 +91,7 @@ def _from_json(value: Any) -> Any:
 
 
 def _flat(value: Any, separator: str | None) -> Iterator[str]:
+    """Yield the clean labels of a nested list in order."""
     if isinstance(value, list):
         for inner in value:
             yield from _flat(inner, separator)

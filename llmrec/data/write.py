@@ -16,6 +16,7 @@ from llmrec.data.split import SPLITS
 from llmrec.data.words import TEXT_LIMIT, clean_text
 
 ROW_GROUP = 1 << 20
+"""Number of rows that are written at once."""
 
 
 def write_interactions(

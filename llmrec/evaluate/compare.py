@@ -35,6 +35,8 @@ class ComparisonRow:
         runs: names of the runs.
         system: name of the system, such as `sft`.
         values: mean over the runs, per metric.
+        intervals: ends of the mean's interval over users and seeds, per metric, without those of all lists at once;
+            that of a single run is over users, as in its `eval/metrics.json`.
         deviations: standard deviation over the runs (n − 1), per metric; empty for a single run.
         differences: per metric the difference to the reference and the ends of its interval, over the users that
             all runs share; empty for the reference itself, and without the metrics of all lists at once.
@@ -44,6 +46,7 @@ class ComparisonRow:
     runs: tuple[str, ...]
     system: str
     values: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
     deviations: dict[str, float]
     differences: dict[str, tuple[float, float, float]]
     users: int
@@ -223,7 +226,15 @@ def _row(
         others = [run for run in first if system in run.systems]
         differences, users = _differences(runs, system, others, system, paired)
     means = {name: fmean(numbers) for name, numbers in values.items()}
-    return ComparisonRow(tuple(run.name for run in runs), system, means, deviations, differences, users)
+    return ComparisonRow(
+        runs=tuple(run.name for run in runs),
+        system=system,
+        values=means,
+        intervals=_intervals(runs, system, names),
+        deviations=deviations,
+        differences=differences,
+        users=users,
+    )
 
 
 def _is_metric_of(run: _Evaluated, name: str) -> bool:
@@ -233,6 +244,18 @@ def _is_metric_of(run: _Evaluated, name: str) -> bool:
 def _same_catalogue(run: _Evaluated, other: _Evaluated) -> bool:
     """Whether the two catalogues have the same size; otherwise ids of the runs cannot mean the same items."""
     return bool(run.protocol["catalogue"] == other.protocol["catalogue"])
+
+
+def _intervals(runs: list[_Evaluated], system: str, names: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+    """Intervals of a system's means over `runs`, on the users that the runs share."""
+    per_user = tuple(name for name in names if all(name in run.users.columns for run in runs))
+    cells = _shared([(run, system) for run in runs], per_user) if per_user else np.empty((0, 0, 0))
+    if not len(cells):
+        return {}
+    protocol = runs[0].protocol
+    samples = bootstrap_seeds(cells, protocol["bootstrap"], protocol["seed"])
+    ends = percentile_interval(samples, protocol["confidence"])
+    return {name: (float(low), float(high)) for name, (low, high) in zip(per_user, ends, strict=True)}
 
 
 def _differences(

@@ -12,34 +12,36 @@ import numpy.typing as npt
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 
-# Floats of item vectors gathered at once: 64 MB.
 BLOCK = 1 << 24
+"""Number of floats of item vectors that are gathered at once: 64 MB."""
 Floats = npt.NDArray[np.float32]
 
 
 def mmr(
     items: npt.NDArray[np.int64], scores: npt.NDArray[np.floating], vectors: Floats, trade_off: float, k: int
 ) -> TopK:
-    """Reorder lists by maximal marginal relevance, greedily, for all users at once.
+    """Reorder lists greedily by maximal marginal relevance, for all users at once.
 
-    The next item is the one with the largest λ · relevance − (1 − λ) · redundancy. Relevance is the score,
-    min-max normalised within the user's list (best 1, worst 0; all 0 where they are equal): a softmax would
-    leave the lower ranks without differences. Redundancy is the largest cosine to an item taken before, and
-    −1, the least a cosine can be, before any is taken; so values never rise down a list.
+    The next item is the one with the largest λ · relevance − (1 − λ) · redundancy.
+
+    - Relevance is the score, min-max normalised within the user's list: the best item has 1 and the worst has 0. If
+      all scores are equal, all items have 0. A softmax would give nearly the same relevance to all lower ranks.
+    - Redundancy is the largest cosine to an item that was taken before. The first item has redundancy −1, the
+      smallest possible cosine, so the values never rise down a list.
 
     Args:
-        items: int64 [U, W], items in trie order, best first; −1 where a list has ended.
+        items: int64 [U, W], places in trie order, best first; −1 after the end of a list.
         scores: float [U, W].
-        vectors: float [items, d], in trie order; a zero vector is like no other.
-        trade_off: λ from 0 (diversity alone, after the best item) to 1 (the lists as they are).
-        k: length of the new lists; at most W of it is there.
+        vectors: float [items, d], in trie order; a zero vector has cosine 0 to all others.
+        trade_off: λ from 0 (only diversity, after the best item) to 1 (the order of the lists stays).
+        k: length of the new lists; they have at most W items.
 
     Returns:
-        TopK [U, min(k, W)]; `scores` are the values of MMR at the time an item was taken.
+        TopK [U, min(k, W)]; `scores` holds each item's value of MMR when it was taken.
 
     Raises:
-        UserError: λ outside 0 … 1, k below 1, shapes that do not fit, an item without a vector, a vector or
-            score that is not finite.
+        UserError: λ is outside 0 … 1, k is below 1, shapes do not fit together, an item has no vector, or a vector or
+            score is not finite.
     """
     _check(items, scores, vectors, trade_off, k)
     k = min(k, items.shape[1])
@@ -57,7 +59,7 @@ def mmr(
 
 
 def _relevance(scores: npt.NDArray[np.floating], filled: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Scores from 0 to 1 within each row; −inf where a list has ended."""
+    """Normalise scores to 0 … 1 within each row; −inf after the end of a list."""
     exact = scores.astype(np.float64)
     best = np.where(filled, exact, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
     worst = np.where(filled, exact, np.inf).min(axis=1, keepdims=True, initial=np.inf)
@@ -68,18 +70,23 @@ def _relevance(scores: npt.NDArray[np.floating], filled: npt.NDArray[np.bool_]) 
 def _greedy(
     relevance: npt.NDArray[np.float64], unit: Floats, trade_off: float, k: int
 ) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Slots in the order they are taken, the earlier of equals first, and their values: [U, k]; −inf at the end."""
+    """Take the slot with the largest value k times; the earlier slot wins a tie.
+
+    Returns:
+        Slots in the order in which they were taken, int64 [U, k], and their values, float32 [U, k]; −inf if no slot
+        is left.
+    """
     users = np.arange(len(relevance))
     order = np.empty((len(relevance), k), np.int64)
     values = np.empty((len(relevance), k), np.float32)
     redundancy = np.full(relevance.shape, -1.0)
-    left = np.isfinite(relevance)
+    is_left = np.isfinite(relevance)
     for step in range(k):
-        value = trade_off * np.where(left, relevance, 0) - (1 - trade_off) * redundancy
-        value[~left] = -np.inf
+        value = trade_off * np.where(is_left, relevance, 0) - (1 - trade_off) * redundancy
+        value[~is_left] = -np.inf
         taken = value.argmax(axis=1)
         order[:, step], values[:, step] = taken, value[users, taken]
-        left[users, taken] = False
+        is_left[users, taken] = False
         cosine = np.einsum("uwd,ud->uw", unit, unit[users, taken])
         redundancy = np.maximum(redundancy, np.clip(cosine, -1, 1))
     return order, values

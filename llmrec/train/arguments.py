@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from llmrec.config import TrainingConfig
+from llmrec.config.precision import uses_bfloat16
 
 LOG_POINTS, POINTS = 50, 10
 """Number of log lines in a whole training, and number of saves and of validations."""
@@ -47,7 +48,7 @@ def training_arguments(
         "lr_scheduler_type": section.schedule,
         "weight_decay": section.weight_decay,
         "gradient_checkpointing": section.gradient_checkpointing,
-        "bf16": section.bf16,
+        "bf16": uses_bfloat16(section.bf16),
         "seed": seed,
         "remove_unused_columns": False,
         "logging_steps": max(1, steps // LOG_POINTS),

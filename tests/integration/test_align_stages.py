@@ -25,7 +25,7 @@ def test_both_models_are_trained_decoded_judged_and_reported(aligned):
 
 
 @pytest.mark.parametrize("stage", ["dpo", "grpo"])
-def test_an_aligned_model_is_a_plain_adapter_that_went_on_from_sfts(aligned, stage):
+def test_an_aligned_model_is_a_plain_adapter_trained_from_sfts_adapter(aligned, stage):
     run, _ = aligned
     before, after = load_file(run / "sft" / WEIGHTS), load_file(run / stage / WEIGHTS)
     assert before.keys() == after.keys() and all(".lora_" in name for name in after)
@@ -36,7 +36,7 @@ def test_an_aligned_model_is_a_plain_adapter_that_went_on_from_sfts(aligned, sta
 
 
 @pytest.mark.parametrize("stage", ["dpo", "grpo"])
-def test_the_log_says_how_it_went(aligned, stage):
+def test_the_training_log_has_the_metrics_of_its_method(aligned, stage):
     log = log_of(aligned[0], stage)
     watched = [line["step"] for line in log if "valid_ndcg@10" in line]
     assert watched[0] == 0 and watched[-1] == 4
@@ -79,7 +79,7 @@ def test_a_killed_alignment_goes_on_and_ends_the_same(shop, aligned, stage):
         ("dpo", ["dpo.lora.dropout=0.1"], "dropout must be 0"),
     ],
 )
-def test_what_cannot_work_is_said_in_a_line(shop, aligned, stage, settings, words):
+def test_invalid_alignment_settings_are_a_one_line_error(shop, aligned, stage, settings, words):
     folder, _ = shop
     (folder / "bad_rewards.py").write_text(
         "import numpy as np\n"
@@ -98,7 +98,7 @@ def test_what_cannot_work_is_said_in_a_line(shop, aligned, stage, settings, word
     assert words in done.stderr and "Traceback" not in done.stderr
 
 
-def test_rounds_of_self_play_make_pairs_anew(shop, aligned):
+def test_each_round_of_self_play_makes_new_pairs(shop, aligned):
     folder, _ = shop
     settings = [*small_shop.ALIGNED, "run=rounds", "parent=preferred", "dpo.rounds=2", "dpo.max_steps=2"]
     done = small_shop.run(folder, "run", "recipe.yaml", *settings, "--until", "dpo")

@@ -177,7 +177,7 @@ def test_a_model_may_be_named(planted, capsys):
     assert shown["sft"].out != shown["dpo"].out
 
 
-def test_a_method_is_added_to_what_the_recipe_aligns(shop, monkeypatch):
+def test_the_method_of_a_command_is_added_to_align(shop, monkeypatch):
     monkeypatch.chdir(shop[0])
     seen = []
     monkeypatch.setattr(

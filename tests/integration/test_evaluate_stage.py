@@ -14,6 +14,8 @@ from rich.console import Console
 
 from llmrec import pipeline
 from llmrec.artifacts import StageContext
+from llmrec.bench._arms import ArmRun, ArmsFile
+from llmrec.bench.quality import collect_figures
 from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples
 from llmrec.errors import UserError
@@ -91,7 +93,7 @@ def evaluated(tmp_path):
     return run
 
 
-def test_figures_of_a_known_model(evaluated):
+def test_metrics_of_a_known_model_are_exact(evaluated):
     metrics = read_json(evaluated / "eval/metrics.json")
     for split in ("valid", "test"):
         sft = metrics[split]["sft"]
@@ -233,6 +235,8 @@ def test_tables_of_one_run_and_of_several(tmp_path, evaluated):
     comparison = compare(runs, metrics=["mrr@5"])
     rows = {(row.runs, row.system): row for row in comparison.rows}
     seeds = rows[("tiny", "one"), "sft"]
+    low, high = seeds.intervals["mrr@5"]
+    assert low < seeds.values["mrr@5"] < high
     assert seeds.values["mrr@5"] == pytest.approx((0.5 + 0.25) / 2)
     assert seeds.deviations["mrr@5"] == pytest.approx(np.std([0.5, 0.25], ddof=1))
     assert seeds.differences == {}
@@ -241,6 +245,8 @@ def test_tables_of_one_run_and_of_several(tmp_path, evaluated):
     assert gap == pytest.approx(0.5 / 3 - 0.375, abs=1e-6)
     assert low < gap < high < 0
     assert other.users == 40
+    of_run = read_json(runs[-1] / "eval/metrics.json")["test"]["sft"]
+    assert other.intervals["mrr@5"] == pytest.approx(of_run["intervals"]["mrr@5"], abs=1e-6)
     assert "± 0.1768" in printed(comparison_table(comparison))
     within = compare(runs[:2], metrics=["mrr@5"], against="popularity")
     (row,) = (row for row in within.rows if row.system == "sft")
@@ -251,6 +257,33 @@ def test_tables_of_one_run_and_of_several(tmp_path, evaluated):
     assert within.as_json()["rows"][0]["system"] == "sft"
     with pytest.raises(UserError, match="run tiny: has no system 'grpo'"):
         compare([evaluated], against="grpo")
+
+
+def test_arms_of_several_seeds_have_means_over_seeds_and_paired_intervals(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMREC_RUNS", str(tmp_path))
+    # Lists get worse from arm to arm, and from seed to seed.
+    arms = [{"name": name, "hypothesis": "It is worse."} for name in ("one", "two")]
+    file = ArmsFile.model_validate({"recipe": "own", "metric": "mrr@5", "seeds": [0, 1], "arms": arms})
+    runs = []
+    for seed in file.seeds:
+        for place, arm in enumerate(file.arms):
+            recipe = make_recipe("own", seed=seed, sft={"epochs": 1 + place}, decode={"splits": ["valid"]})
+            run = ArmRun(arm, f"{arm.name}-{seed}", recipe, ("own", f"seed={seed}"), ())
+            make_run(run.folder, recipe, shift=place + seed)
+            run_stage_function(eval_stage, recipe, run.folder)
+            write_json(run.folder / "sft/manifest.json", {"seconds": 10.0 + seed, "peak_memory_mb": 9 - seed})
+            runs.append(run)
+    one, two = collect_figures(file, runs)["arms"]
+    assert one["mrr@5"] == pytest.approx((0.5 + 0.25) / 2) and one["paired_with_the_first"] == {}
+    assert one["deviations"]["mrr@5"] == pytest.approx(np.std([0.5, 0.25], ddof=1), abs=1e-6)
+    assert two["mrr@5"] == pytest.approx((0.25 + 0.5 / 3) / 2, abs=1e-6)
+    compared = compare([run.folder for run in (*runs[::2], *runs[1::2])], "valid", file.metrics)
+    (row,) = (row for row in compared.rows if row.system == "sft" and row.runs == ("two-0", "two-1"))
+    for name in ("hr@5", "ndcg@5", "mrr@5"):
+        assert two["paired_with_the_first"][name] == pytest.approx(row.differences[name], abs=1e-6)
+        assert two["intervals"][name] == pytest.approx(row.intervals[name], abs=1e-6)
+    assert two["sft_seconds"] == [10.0, 11.0] and two["sft_peak_memory_mb"] == [9, 8]
+    assert two["command"] == "llmrec eval own seed=0"
 
 
 def test_trainings_on_one_sft_run_are_seeds_of_one_another(tmp_path):

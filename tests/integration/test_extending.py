@@ -66,22 +66,22 @@ def run_examples(folder, title):
     return printed
 
 
-def test_a_section_for_each_thing_that_can_be_added():
+def test_the_page_has_a_section_for_each_extension():
     assert list(sections()) == [
         *("A dataset", "A task", "A tokenizer", "A reward", "A baseline", "A metric", "A base architecture")
     ]
 
 
-def test_a_dataset(reader):
+def test_the_example_of_a_dataset_runs(reader):
     run_examples(reader, "A dataset")
     assert read_json(reader / "runs/my-shop/data/report.json")["counts"]["items"] == 4
 
 
-def test_a_task(reader):
+def test_the_example_of_a_task_runs(reader):
     assert "Bought so far:" in run_examples(reader, "A task")
 
 
-def test_a_tokenizer(reader):
+def test_the_example_of_a_tokenizer_runs(reader):
     printed = run_examples(reader, "A tokenizer")
     report = read_json(reader / "runs/letters/ids/report.json")
     assert report["quantizer"] == {"kind": "letters:Letters", "levels": 2}
@@ -91,13 +91,13 @@ def test_a_tokenizer(reader):
     assert "letters:Letters" in printed
 
 
-def test_a_reward(reader, lora):
+def test_the_example_of_a_reward_runs(reader, lora):
     run_examples(reader, "A reward")
     log = (reader / "runs/rewarded/grpo/metrics.jsonl").read_text()
     assert "my_rewards:short_id" in log and "my_rewards:agreed" in log
 
 
-def test_a_baseline(reader):
+def test_the_example_of_a_baseline_runs(reader):
     run_examples(reader, "A baseline")
     run = reader / "runs/against"
     metrics = read_json(run / "eval/metrics.json")
@@ -129,7 +129,7 @@ def test_a_baseline_of_ones_own_teaches_and_decodes_and_judges(reader, setting):
     assert "collaborative/next_item:TunedNextItem.chosen.json" in inputs
 
 
-def test_a_metric(reader):
+def test_the_example_of_a_metric_runs(reader):
     printed = run_examples(reader, "A metric")
     metrics = read_json(reader / "runs/measured/eval/metrics.json")
     values = metrics["test"]["sft"]
@@ -143,7 +143,7 @@ def test_a_metric(reader):
     assert "NOVELTY@3" in printed
 
 
-def test_a_base_architecture(reader):
+def test_the_example_of_a_base_architecture_runs(reader):
     run_examples(reader, "A base architecture")
     assert read_json(reader / "runs/llama/base/config.json")["model_type"] == "llama"
 
@@ -305,7 +305,7 @@ TWICE = RankMetric(name="hr", value=lambda ranks, k: ranks, **about)
         ("validate", 'grpo.rewards=[{name: "my_rewards:short"}]', "no function 'short' there"),
     ],
 )
-def test_code_that_does_not_do_ends_with_a_line(reader, command, setting, message):
+def test_broken_code_of_the_user_is_a_one_line_error(reader, command, setting, message):
     for name, text in BROKEN.items():
         (reader / f"broken_{name}.py").write_text(text)
     words = [] if command == "validate" else ["run=broken", "parent=shop"]

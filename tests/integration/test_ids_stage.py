@@ -179,6 +179,6 @@ def test_external_names_the_files_outside_the_run(catalogue):
     assert ids_stage.external(Recipe.model_validate(recipe)) == []
 
 
-def test_reading_before_the_stage_ran(tmp_path):
+def test_reading_ids_before_the_stage_is_an_error(tmp_path):
     with pytest.raises(UserError, match="run the stage ids first"):
         load.load_sids(tmp_path)

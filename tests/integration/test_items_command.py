@@ -148,7 +148,7 @@ def test_a_retired_item_comes_back_under_its_own_semantic_id(grown):
         ),
     ],
 )
-def test_what_cannot_be_added_or_retired_changes_nothing(grown, options, message):
+def test_invalid_additions_and_retirements_are_refused_and_change_nothing(grown, options, message):
     run, _ = grown
     folder = run.parents[1]
     (folder / "twice.csv").write_text("item_id,title\nx,a\nx,b\n")

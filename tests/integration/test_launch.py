@@ -27,11 +27,11 @@ def context(tmp_path):
     return StageContext(None, tmp_path, tmp_path, tmp_path, Workers(2))
 
 
-def test_the_first_process_answers(context):
+def test_the_result_is_that_of_the_first_process(context):
     assert run_in_processes(rank_of, context) == (0, 2)
 
 
-def test_a_mistake_of_one_process_ends_all_and_is_told(context, capfd):
+def test_an_error_of_one_process_ends_all_and_is_raised(context, capfd):
     with pytest.raises(UserError, match="out of memory; try less"):
         run_in_processes(fail_alone, context)
     assert "Traceback" not in capfd.readouterr().err

@@ -76,7 +76,7 @@ def test_merging_is_exact_for_tied_and_untied_bases(tmp_path, tied, options):
 
 
 @pytest.mark.parametrize("where", ["merged", "exported"])
-def test_what_is_written_recommends_as_the_run_does(lora, merged, exported, where, monkeypatch):
+def test_merged_and_exported_folders_recommend_as_the_run(lora, merged, exported, where, monkeypatch):
     monkeypatch.setenv("LLMREC_CATALOGUES", "{}")
     run, alone = Recommender.load(lora), Recommender.load({"merged": merged, "exported": exported}[where])
     history = run.items[2:6]
@@ -88,7 +88,7 @@ def test_what_is_written_recommends_as_the_run_does(lora, merged, exported, wher
     assert list(alone.run.adapters) == ([] if where == "merged" else ["sft"])
 
 
-def test_texts_put_beside_an_export_give_it_titles(lora, exported, tmp_path):
+def test_an_items_table_beside_an_export_gives_it_titles(lora, exported, tmp_path):
     shutil.copytree(exported, tmp_path / "export")
     (tmp_path / "export/data").mkdir()
     shutil.copy(lora / "data/items.parquet", tmp_path / "export/data")
@@ -109,7 +109,7 @@ def test_users_are_not_known_without_the_data(shop, merged):
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
-def test_the_base_alone_and_unknown_models(shop, lora, tmp_path):
+def test_the_base_can_be_merged_alone_and_unknown_models_are_refused(shop, lora, tmp_path):
     done = small_shop.run(shop[0], "merge", str(lora), str(tmp_path / "b"), "--model", "base")
     assert done.returncode == 0 and "base alone" in done.stdout
     base = load_file(lora / "base/model.safetensors")
@@ -121,7 +121,7 @@ def test_the_base_alone_and_unknown_models(shop, lora, tmp_path):
 
 
 @pytest.mark.parametrize("command", [merge, export])
-def test_what_is_there_is_replaced_only_if_it_is_ours_and_asked_for(lora, tmp_path, command):
+def test_an_existing_folder_is_replaced_only_with_force_and_if_llmrec_wrote_it(lora, tmp_path, command):
     more = (None,) if command is merge else ()
 
     def write(dest, force):
@@ -179,7 +179,7 @@ def test_recipes_are_shown_without_paths_of_the_machine():
     assert "/home/me" not in yaml.safe_dump(export.without_paths(recipe))
 
 
-def test_a_push_takes_the_models_and_leaves_what_was_put_there(exported, tmp_path):
+def test_a_push_uploads_only_the_files_that_export_wrote(exported, tmp_path):
     """By huggingface_hub's own selection, which its upload applies to the folder."""
     shutil.copytree(exported, tmp_path / "e")
     (tmp_path / "e/data").mkdir()

@@ -100,7 +100,7 @@ def edit_json(path, **changes):
         ({"items": ITEMS[:3]}, r"llmrec.json says int32 \(3, 3\)"),
     ],
 )
-def test_a_base_that_contradicts_itself(trained, changes, message):
+def test_inconsistent_base_metadata_is_refused(trained, changes, message):
     folder, _, _, _ = trained
     edit_json(folder / "base/llmrec.json", **changes)
     with pytest.raises(UserError, match=message):
@@ -117,7 +117,7 @@ def test_codes_beyond_the_vocabulary_and_pickled_ids_are_refused(trained):
         load_checkpoint(folder / "base")
 
 
-def test_a_folder_that_is_no_base(tmp_path):
+def test_a_folder_without_a_base_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load_checkpoint(tmp_path)
 

@@ -35,7 +35,7 @@ def made(lora, tmp_path, monkeypatch):
     return run, make
 
 
-def test_pairs_of_a_finished_run(made):
+def test_the_pairs_stage_makes_valid_pairs_of_a_finished_run(made):
     run, make = made
     done = make(f"pairs.width={WIDTH}")
     assert done.pop("pairs") == "done" and set(done.values()) == {"skipped"}

@@ -39,12 +39,12 @@ def test_a_file_that_a_stage_reads_undeclared_is_named(shop, change):
         small_shop.run(shop[0], "sft", "recipe.yaml", "run=unlisted", "parent=shop")
 
 
-def test_what_is_declared_passes(shop):
+def test_a_stage_that_reads_only_what_it_declares_passes(shop):
     done = small_shop.run(shop[0], "sft", "recipe.yaml", "run=declared", "parent=shop", *LISTS)
     assert done.returncode == 0, done.stderr
 
 
-def test_dumps_are_whole_sections_and_copies_are_not():
+def test_a_dump_reads_the_whole_section_and_a_copy_reads_nothing():
     recipe = load_recipe("quickstart")
     with reads_of_keys(recipe) as keys:
         copy = recipe.decode.model_copy(update={"k": 3})
@@ -54,7 +54,7 @@ def test_dumps_are_whole_sections_and_copies_are_not():
     assert recipe.sft.batch and "sft.batch" not in keys
 
 
-def test_files_are_seen_and_hidden_ones_left_out(tmp_path):
+def test_opened_files_are_recorded_without_hidden_ones(tmp_path):
     for name in ("one/a", "one/b", ".work-one/a", ".lock"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -75,6 +75,6 @@ def test_the_training_goes_on_from_yesterdays_weights(shop_today, lora):
         (["ids.quantizer.run=nobody"], "run the stage ids first"),
     ],
 )
-def test_what_does_not_go_together_is_said(shop_today, options, message):
+def test_settings_that_contradict_the_earlier_run_are_refused(shop_today, options, message):
     done = refresh(shop_today, "wrong", *options)
     assert done.returncode == 2 and message in done.stderr, done.stderr

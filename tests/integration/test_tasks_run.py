@@ -107,7 +107,7 @@ def test_every_task_is_answered_and_scored_by_its_kind(asked):
     assert values_of["items", "item_to_sid", "held_out"]["users"] is None
 
 
-def test_what_users_left_unsaid_is_left_out_and_counted(asked):
+def test_rows_without_a_rating_or_review_are_left_out_and_counted(asked):
     folder, _ = asked
     tasks = read(folder, "eval/tasks.json")["test"]
     rated = tasks["rating"]["unrated"]
@@ -199,7 +199,7 @@ def test_the_untuned_base_is_a_system_beside_the_others(asked):
     assert "zero_shot" in done.stdout
 
 
-def test_other_cutoffs_ask_nothing_anew(asked, here, capsys):
+def test_other_cutoffs_run_only_the_evaluation_again(asked, here, capsys):
     command = [*RUN, "base.model=frozen", BASELINES, ASK, "run=cut", "parent=shop", "eval.k=[2]"]
     assert main([*command, "--until", "eval"]) == 0
     assert skipped(capsys) == ["data", "ids", "sft", "decode", "zero_shot", "tasks"]
@@ -207,7 +207,7 @@ def test_other_cutoffs_ask_nothing_anew(asked, here, capsys):
     assert "hr@2" in read(here, "eval/metrics.json", "cut")["test"]["zero_shot"]
 
 
-def test_other_tasks_train_and_rank_nothing_anew(asked, here, capsys):
+def test_other_tasks_do_not_train_or_decode_again(asked, here, capsys):
     fewer = "eval.tasks=[{task: rating, templates: [unrated], users: 5}]"
     command = [*RUN, "base.model=frozen", BASELINES, "run=fewer", "parent=shop"]
     assert main([*command, fewer]) == 0
@@ -243,7 +243,7 @@ def skipped(capsys):
         (["validate", "eval.tasks=[{task: rating, templates: [nothing]}]"], "no template 'nothing'"),
     ],
 )
-def test_mistakes_are_one_line(asked, here, capsys, args, message):
+def test_invalid_task_settings_are_a_one_line_error(asked, here, capsys, args, message):
     command, *overrides = args
     run = [] if command == "validate" else ["run=mistake", "parent=shop"]
     assert main([command, *RUN[1:], *run, *overrides]) == 2
@@ -251,7 +251,7 @@ def test_mistakes_are_one_line(asked, here, capsys, args, message):
     assert message in line
 
 
-def test_examples_say_what_was_said_of_history_and_target(asked):
+def test_examples_have_the_ratings_of_history_and_target(asked):
     examples = evaluation_examples(asked[0] / "runs/shop", "test", events=["rating"])
     missing = 0
     for _user, history, target, ratings in examples.iter_rows():

@@ -50,7 +50,7 @@ def test_a_run_on_titles_decodes_as_generate_does(trained):
         recommender.rank(histories, DecodeConfig(width=5, k=2, mmr=MmrConfig(trade_off=0.5)))
 
 
-def test_what_a_run_on_titles_lacks_is_said(trained, tmp_path):
+def test_loading_codes_of_a_run_on_titles_is_an_error(trained, tmp_path):
     assert load_codebooks(trained) is None
     with pytest.raises(UserError, match="textual IDs, which have no codes"):
         load_sids(trained)

@@ -178,7 +178,7 @@ def test_an_adapter_of_another_base_is_refused_before_vllm_starts(lora, second, 
         engine_settings(tmp_path, [], 5)
 
 
-def test_the_largest_rank_of_an_adapter_counts(lora, tmp_path):
+def test_the_rank_of_an_adapter_is_its_largest_rank(lora, tmp_path):
     config = json.loads((lora / "sft/adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(
         json.dumps(config | {"r": 4, "rank_pattern": {"q_proj": 24}})
@@ -229,7 +229,7 @@ def test_samples_come_as_often_as_the_constrained_policy_says(engine, served, lo
     np.testing.assert_allclose(drawn.scores[0][:5], scores, atol=1e-3)
 
 
-def test_an_adapter_takes_the_place_of_another(engine, served, lora, second, tmp_path):
+def test_an_adapter_can_be_replaced_in_a_running_engine(engine, served, lora, second, tmp_path):
     third = shutil.copytree(second, tmp_path / "third")
     tensors = load_file(second / "adapter_model.safetensors")
     changed = {name: tensor * (3 if "lora_B" in name else 1) for name, tensor in tensors.items()}

@@ -162,7 +162,7 @@ def alone(model, prompt, completion):
     return float(out[places, torch.tensor(completion)].sum())
 
 
-def test_training_starts_where_policy_and_reference_are_one(tmp_path):
+def test_training_starts_with_the_policy_equal_to_the_reference(tmp_path):
     trainer, rows = ours(tmp_path, DpoConfig(), 3)
     trainer._begun = False
     with pytest.raises(AssertionError, match="apart before the first step"):
@@ -248,7 +248,7 @@ def test_the_loss_and_gradient_are_trls(tmp_path, loss):
 
 @pytest.mark.parametrize("loss", ["grpo", "ecpo", "gbpo", "gspo", "dr_grpo"])
 @pytest.mark.parametrize("rollouts", ["sampled", "stochastic", "beams"])
-def test_training_runs_and_logs_its_health(tmp_path, loss, rollouts):
+def test_training_logs_finite_metrics_and_learns_the_rollouts(tmp_path, loss, rollouts):
     rewards = [RewardConfig(name="hit"), RewardConfig(name="levels", weight=0.5)]
     trainer = grpo(tmp_path, loss=loss, rollouts=rollouts, rewards=rewards, beta=0.01)
     before = trainer.model.get_parameter(
@@ -268,7 +268,7 @@ def test_training_runs_and_logs_its_health(tmp_path, loss, rollouts):
 
 
 @pytest.mark.parametrize("loss", ["ecpo", "gbpo"])
-def test_every_pass_takes_its_ratio_to_what_the_rollouts_were_drawn_with(tmp_path, loss):
+def test_every_pass_computes_ratios_to_the_policy_that_drew_the_rollouts(tmp_path, loss):
     trainer = grpo(tmp_path, loss=loss, passes=3, rewards=[RewardConfig(name="levels")])
     seen = []
     inner = trainer._set_old
@@ -293,7 +293,7 @@ def test_micro_batches_hold_whole_groups_and_the_same_loss(tmp_path):
     assert seen[:2] == [[0] * GROUP + [1] * GROUP, [2] * GROUP + [3] * GROUP]
 
 
-def test_rollouts_leave_out_what_the_user_has_seen(tmp_path):
+def test_rollouts_exclude_seen_items(tmp_path):
     trainer = grpo(tmp_path, rewards=[RewardConfig(name="levels")])
     drawn = []
     inner = trainer._note
@@ -303,7 +303,7 @@ def test_rollouts_leave_out_what_the_user_has_seen(tmp_path):
     assert 1 not in items[0] and not {2, 3} & set(items[2].tolist())
 
 
-def test_ahead_no_rollout_hits_and_the_judge_alone_rewards(tmp_path):
+def test_at_the_history_end_no_rollout_is_a_hit_and_other_rewards_count(tmp_path):
     trainer = grpo(
         tmp_path, prompts="history_end", rewards=[RewardConfig(name="diversity")], rollouts="beams"
     )
@@ -314,13 +314,13 @@ def test_ahead_no_rollout_hits_and_the_judge_alone_rewards(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"rewards": [{"name": "hit"}]}, {"zero_variance": "inject"}])
-def test_ahead_there_is_nothing_to_hit_or_to_inject(wrong):
+def test_prompts_at_the_history_end_refuse_rewards_and_injection_that_need_a_target(wrong):
     with pytest.raises(ValueError, match="prompts: history_end has no target"):
         GrpoConfig.model_validate({"prompts": "history_end", "rewards": [{"name": "collaborative"}]} | wrong)
 
 
 @pytest.mark.parametrize("corrected", [True, False])
-def test_an_injected_target_weighs_by_the_policys_own_probability(tmp_path, corrected):
+def test_the_ratio_of_an_injected_target_is_the_policys_probability(tmp_path, corrected):
     trainer = grpo(
         tmp_path, zero_variance="inject", inject={"corrected": corrected}, rewards=[RewardConfig(name="hit")]
     )
@@ -341,7 +341,7 @@ def test_an_injected_target_weighs_by_the_policys_own_probability(tmp_path, corr
     torch.testing.assert_close(ratio[~injected], torch.ones_like(ratio[~injected]))
 
 
-def test_resampling_gives_silent_groups_another_chance(tmp_path):
+def test_resampling_draws_groups_with_zero_variance_again(tmp_path):
     kept, again = (grpo(tmp_path, zero_variance=what, tries=20) for what in ("keep", "resample"))
     shares = []
     for trainer in (kept, again):

@@ -46,13 +46,13 @@ def test_rouge_of_a_sentence_by_hand():
     assert scores == pytest.approx([f1, 2 * (1 / 3) * (1 / 4) / (1 / 3 + 1 / 4), f1])
 
 
-def test_rouge_sees_chinese():
+def test_rouge_counts_chinese_characters():
     assert text.rouge(["很好"], ["很好"], "zh").tolist() == [[1, 1, 1]]
     assert text.rouge(["很坏"], ["很好"], "zh")[0, 0] == pytest.approx(0.5)
 
 
 @given(pairs)
-def test_what_holds_of_all_texts(rows):
+def test_text_metrics_are_bounded_and_symmetric_for_all_texts(rows):
     answers, references = zip(*rows, strict=True)
     for language in ("en", "zh"):
         scores = text.rouge(answers, references, language)
@@ -81,7 +81,7 @@ def test_grounding_by_hand():
     ("answer", "number"),
     [("4", 4), ("4.5 points", 4.5), ("I say -1", None), ("none", None), ("", None), ("99", None), (" 1", 1)],
 )
-def test_numbers_are_read_on_the_scale(answer, number):
+def test_numbers_are_parsed_if_they_lie_on_the_scale(answer, number):
     assert rating.parse_number(answer, 0, 5) == number
 
 
@@ -112,7 +112,7 @@ def test_an_expected_rating_is_normalised_over_the_scale():
     assert rating.expected(np.array([-2000.0, -2000.0]), [1, 5]) == pytest.approx(3)
 
 
-def test_counts_and_means_come_from_the_same_draws():
+def test_bootstrap_counts_and_bootstrap_means_use_the_same_resamples():
     values = np.random.default_rng(0).random((7, 2))
     counts = np.stack(list(bootstrap_counts(7, 30, seed=4)))
     assert (counts.sum(axis=1) == 7).all()

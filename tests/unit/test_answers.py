@@ -63,7 +63,7 @@ def test_log_probs_of_given_answers(model):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 8192])
-def test_a_text_lies_where_its_last_token_is(model, batch_tokens):
+def test_a_texts_embedding_is_the_hidden_state_of_its_last_token(model, batch_tokens):
     embeddings = free_text.text_embeddings(model, PROMPTS, pad_id=0, batch_tokens=batch_tokens)
     for prompt, vector in zip(PROMPTS, embeddings, strict=True):
         with torch.inference_mode():
@@ -91,7 +91,7 @@ def test_an_answer_that_does_not_fit_the_context_is_refused(model):
         ("item_to_sid", None, "sid"),
     ],
 )
-def test_the_kind_of_an_answer_is_read_off_its_template(task, template, kind):
+def test_the_kind_of_an_answer_follows_from_its_template(task, template, kind):
     task_file = load_task(task, FIELDS)
     wording = next(one for one in task_file.templates if template in (one.id, None))
     assert kind_of(task_file, wording, FIELDS) == kind
@@ -161,7 +161,7 @@ def test_choices_are_compared_without_case_and_stop():
     assert metrics == {"accuracy": pytest.approx(1 / 3), "auc": 0.5, "unparsable": pytest.approx(1 / 3)}
 
 
-def test_ids_titles_and_texts_that_are_nothing_are_unparsable():
+def test_illegal_ids_and_empty_titles_and_texts_are_unparsable():
     sids = scored(
         {"kind": "sid"}, answer=["<a_1>", "<a_2>"], reference=["<a_1>", "<a_1>"], legal=[True, False]
     )
@@ -173,7 +173,7 @@ def test_ids_titles_and_texts_that_are_nothing_are_unparsable():
     assert texts([1, 1])["bleu"] < 100 and texts([1, 1])["unparsable"] == 0.5
 
 
-def test_nothing_frozen_is_no_baseline():
+def test_zero_shot_refuses_the_tiny_base():
     tree = {"name": "x", "data": {"card": "c"}, "eval": {"baselines": ["zero_shot"]}}
     with pytest.raises(ValueError, match=r"base\.model=tiny has random weights"):
         Recipe.model_validate(tree)

@@ -93,7 +93,7 @@ def test_gradients_pass_straight_through_the_codes():
     assert all(book.grad is None for book in model.codebooks)
 
 
-def test_each_level_pulls_on_the_encoder_and_on_its_own_codes():
+def test_each_level_has_a_gradient_for_the_encoder_and_for_its_own_codes():
     model, latents = toy(books=TWO_LEVELS), torch.tensor([[1.4, 0.0]], requires_grad=True)
     model.quantize(latents).loss.backward()
     torch.testing.assert_close(latents.grad, torch.tensor([[0.25 * (-0.6 - 0.1), 0.0]]))
@@ -101,7 +101,7 @@ def test_each_level_pulls_on_the_encoder_and_on_its_own_codes():
     torch.testing.assert_close(model.codebooks[1].grad, torch.tensor([[0.0, 0.0], [0.1, 0.0]]))
 
 
-def test_the_whole_loss_adds_the_squared_error():
+def test_the_total_loss_adds_the_squared_error():
     inputs = torch.tensor([[1.4, 0.0]])
     loss, _ = toy(books=TWO_LEVELS).loss(inputs, torch.tensor([0]))
     assert loss.item() == pytest.approx(0.01 / 2 + 1.25 * 0.37 / 2)
@@ -136,7 +136,7 @@ def letter_toy(vectors, **weights):
     return model
 
 
-def test_letters_whole_loss_is_as_by_hand():
+def test_letters_total_loss_is_as_by_hand():
     collaborative = np.array(
         [[1.0, 2.0, 0.0], [0.0, 0.0, 0.0], [0.5, 0.0, -1.0], [9.0, 9.0, 9.0]], np.float32
     )
@@ -235,7 +235,7 @@ def test_a_learning_rate_too_high_is_named():
         fit("rqvae", clustered(64), lr=1e12)
 
 
-def test_codes_without_items_come_back_to_life():
+def test_unused_codes_are_replaced_by_items():
     model = toy(books=([[1.0, 0.0], [900.0, 900.0], [-900.0, 0.0]], [[0.0, 0.0], [0.1, 0.1], [700.0, 700.0]]))
     inputs = torch.tensor([[1.0, 0.5], [-1.0, 0.0], [3.0, 3.0]])
     used = torch.tensor([[3.0, 0.0, 0.0], [2.0, 1.0, 0.0]])
@@ -246,7 +246,7 @@ def test_codes_without_items_come_back_to_life():
     assert second[2].abs().max() < 5
 
 
-def test_codebooks_start_from_what_is_left_of_the_latents():
+def test_codebooks_start_from_the_residuals_of_the_latents():
     items = Standardised.of(clustered(200, dim=2))
     model = toy(books=[[[0.0, 0.0]] * 8] * 3)
     start_codebooks(model, items, seed=0)
@@ -292,7 +292,7 @@ def test_the_seed_decides(kind):
     ],
     ids=["constant", "zero", "duplicates", "one item", "tiny"],
 )
-def test_poor_vectors_give_finite_codes(kind, vectors):
+def test_degenerate_vectors_give_finite_codes(kind, vectors):
     vectors = vectors.astype(np.float32)
     output = fit(kind, vectors, epochs=4)
     assert output.sizes == [min(8, len(vectors))] * 3
@@ -304,7 +304,7 @@ def test_poor_vectors_give_finite_codes(kind, vectors):
 # --- the codec ----------------------------------------------------------------------------------------------
 
 
-def test_the_codec_survives_a_file():
+def test_a_saved_codec_encodes_as_before():
     output = fitted("rqvae")
     again = AutoencoderCodec.from_tensors(load(save(output.codec.tensors())))
     unseen = clustered(40) + 0.05
@@ -313,7 +313,7 @@ def test_the_codec_survives_a_file():
     assert again.sizes == output.sizes and again.levels == 3
 
 
-def test_the_cheapest_codes_are_the_codes():
+def test_the_codes_of_an_item_have_the_lowest_costs():
     output, vectors = fitted("rqvae"), clustered(ITEMS)
     for level in range(3):
         costs = output.codec.costs(output.codec.project(vectors), output.codes[:, :level])
@@ -321,7 +321,7 @@ def test_the_cheapest_codes_are_the_codes():
         np.testing.assert_array_equal(costs.argmin(axis=1), output.codes[:, level])
 
 
-def test_the_codec_computes_what_the_model_does():
+def test_the_codec_equals_the_trained_model():
     config = RqvaeTokenizer(kind="rqvae", **SMALL)
     torch.manual_seed(0)
     model, items = RqAutoencoder(12, 8, config), Standardised.of(clustered(ITEMS))
@@ -339,7 +339,7 @@ def test_the_codec_computes_what_the_model_does():
     )
 
 
-def test_no_level_stands_for_the_mean_and_no_item_for_nothing():
+def test_zero_levels_reconstruct_the_mean_and_zero_items_give_empty_arrays():
     codec = fitted("rqvae").codec
     np.testing.assert_allclose(
         codec.reconstruct(np.empty((2, 0), np.int32)), np.tile(clustered(ITEMS).mean(0), (2, 1)), atol=1e-6

@@ -58,6 +58,6 @@ def test_a_part_and_a_peer_can_be_asked_for_alone():
         ({"against": ["constrained"]}, "steps alone"),
     ],
 )
-def test_a_comparison_that_there_is_not_is_refused(options, message):
+def test_unknown_parts_and_peers_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         align.run(**TINY, **options)

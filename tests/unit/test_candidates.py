@@ -55,7 +55,7 @@ def test_a_repeated_candidate_has_one_score(model, prompts, candidates):
     assert (twice[: len(rows)] == twice[len(rows) :][::-1]).all()
 
 
-def test_only_the_prompts_end_and_each_shared_prefix_pass_the_head(model, prompts, candidates):
+def test_the_head_is_computed_only_at_the_prompts_end_and_each_shared_prefix(model, prompts, candidates):
     passed = []
     head = model.get_output_embeddings()
     hook = head.register_forward_hook(lambda module, inputs, output: passed.append(len(inputs[0])))
@@ -77,7 +77,7 @@ def test_no_batch_is_larger_than_allowed(model, prompts, candidates):
     assert len(shapes) > 1 and max(users * width for users, width in shapes) <= 70
 
 
-def test_nothing_to_score_is_nothing(model):
+def test_no_candidates_give_no_scores(model):
     assert score(model, [], []) == []
     assert [
         user_scores.tolist() for user_scores in score(model, [[1], [2]], [[], np.zeros((0, 3), int)])

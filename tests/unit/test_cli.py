@@ -133,7 +133,7 @@ def test_validate_reports_every_error_of_every_file_in_one_go(capsys):
         (RuntimeError("two\nlines"), 1, "internal error: RuntimeError: two lines (traceback: llmrec --debug"),
     ],
 )
-def test_what_goes_wrong_has_its_exit_code_and_one_line(error, code, told, capsys, monkeypatch):
+def test_each_kind_of_error_has_its_exit_code_and_one_line(error, code, told, capsys, monkeypatch):
     failing(error, monkeypatch)
     assert main(["ls"]) == code
     assert told in one_line(capsys)
@@ -145,13 +145,13 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(capsys, monkeypatch):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_an_interrupt_is_130_and_says_how_to_go_on(capsys, monkeypatch):
+def test_an_interrupt_has_exit_code_130_and_says_how_to_resume(capsys, monkeypatch):
     failing(KeyboardInterrupt(), monkeypatch)
     assert main(["ls"]) == 130
     assert "run the same command again to resume" in one_line(capsys)
 
 
-def test_what_the_user_set_for_other_libraries_wins(monkeypatch, capsys):
+def test_environment_variables_of_the_user_have_priority(monkeypatch, capsys):
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
     monkeypatch.delenv("TOKENIZERS_PARALLELISM")
     assert main(["ls"]) == 0
@@ -200,7 +200,7 @@ def planned(*overrides):
     return estimate.plan(recipe, Path("absent"), pipeline.for_recipe(recipe))
 
 
-def test_an_estimate_follows_the_work():
+def test_an_estimate_grows_with_epochs_users_and_model_size():
     half, whole = planned("sft.epochs=4"), planned("sft.epochs=8")
     start = next(stage.start_seconds for stage in pipeline.STAGES if stage.name == "sft")
     validation = planned("sft.epochs=0.0001").seconds["sft"] - start
@@ -220,7 +220,7 @@ def test_without_a_known_size_the_estimate_says_so(tmp_path):
     assert "cost unknown" in plan.summary()
 
 
-def test_a_machine_that_is_too_small_is_told(tmp_path):
+def test_shortages_of_memory_and_disk_are_reported(tmp_path):
     short = estimate.Plan({"sft": 1.0}, memory_gb=1e6, disk_gb=1e9).shortages(tmp_path / "a/b")
     assert len(short) == 2
     assert str(tmp_path) in short[0]

@@ -149,11 +149,11 @@ def test_only_what_the_recipe_needs_is_trained(run):
         ({"eval": {}}, ["sasrec_bce", "sasrec_ce"]),
     ],
 )
-def test_ids_decoding_and_evaluation_each_ask_for_their_models(sections, expected):
+def test_ids_decoding_and_evaluation_request_the_systems_that_they_read(sections, expected):
     assert systems.systems_in(stage_for(recipe([], **sections)).requested) == expected
 
 
-def test_the_stage_is_reproducible_and_goes_on_after_a_kill(run):
+def test_the_stage_is_reproducible_and_resumes_after_a_kill(run):
     asked = recipe(["sasrec_bce", "sasrec_ce"])
     whole = files(train(run, asked))
     scratch = run / "half"
@@ -166,7 +166,7 @@ def test_the_stage_is_reproducible_and_goes_on_after_a_kill(run):
     }
 
 
-def test_the_stages_key_follows_the_trained_models_alone(run):
+def test_the_stages_key_depends_only_on_the_trained_systems(run):
     def key(asked):
         return stage_key(stage_for(asked), asked, run)
 

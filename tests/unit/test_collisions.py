@@ -102,7 +102,7 @@ def test_sinkhorn_moves_items_within_their_prefix_alone():
     assert (moved[:, 0] == 1).all()
 
 
-def test_too_few_paths_make_way_for_one_more_level(capsys):
+def test_too_few_paths_get_one_more_level(capsys):
     vectors = np.zeros((17, 1), np.float32)
     codec = line_codec()
     assert next_best(codec.encode(vectors), vectors, codec) is None

@@ -59,7 +59,7 @@ def test_duplicate_keys_are_refused_with_their_line():
 @pytest.mark.parametrize(
     "text", ["a: [1", "a: !!python/object/apply:os.system ['true']", "\x00", "a: 2001-99-99", "{[1]: 2}"]
 )
-def test_what_is_no_plain_yaml_is_a_user_error(text):
+def test_yaml_beyond_plain_data_is_a_user_error(text):
     assert "r.yaml: not valid YAML" in error_of(parse_yaml, text, "r.yaml")
 
 

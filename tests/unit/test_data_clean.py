@@ -34,7 +34,7 @@ def triples(log):
 
 @settings(deadline=None)
 @given(ROWS, st.sampled_from(["none", "exact", "first", "last"]))
-def test_order_and_duplicates(rows, kind):
+def test_rows_are_ordered_and_duplicates_are_dropped(rows, kind):
     log, removed = clean(make_log(rows), Filters(deduplicate=kind))
     users = list(dict.fromkeys(user for user, _, _ in rows))
     ordered = sorted(rows, key=lambda row: (users.index(row[0]), row[2]))

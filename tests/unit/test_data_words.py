@@ -22,11 +22,11 @@ from llmrec.data.words import TITLE_LIMIT, clean_text, labels, prices, unescape
         (None, None),
     ],
 )
-def test_text_is_mended_and_markup_stays(raw, clean):
+def test_text_is_cleaned_and_markup_stays(raw, clean):
     assert clean_text(raw, TITLE_LIMIT).text == clean
 
 
-def test_what_was_done_is_told():
+def test_changes_of_a_text_are_reported():
     assert clean_text("plain", 10)[1:] == (False, False, False)
     assert clean_text("a &amp; b", 10)[1:] == (True, False, False)
     assert clean_text("a\x01b", 10)[1:] == (False, True, False)

@@ -19,7 +19,7 @@ def last(model):
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama", "qwen3 with LoRA"])
-def test_it_drops_while_training_only_and_leaves_no_trace(kind, tmp_path):
+def test_dropout_applies_in_training_only_and_adds_no_weights(kind, tmp_path):
     model, plain = build(kind), build(kind)
     dropout.attach_dropout(model, 0.3)
     assert torch.equal(last(model), last(plain))
@@ -27,7 +27,7 @@ def test_it_drops_while_training_only_and_leaves_no_trace(kind, tmp_path):
     assert model.state_dict().keys() == plain.state_dict().keys()
 
 
-def test_a_rate_of_one_part_in_two_doubles_what_is_left():
+def test_a_dropout_rate_of_one_half_doubles_the_kept_values():
     model = build("qwen3").train()
     dropout.attach_dropout(model, 0.5)
     seen = []
@@ -47,6 +47,6 @@ def test_rows_trained_through_peft_are_dropped_too():
     assert not torch.equal(last(wrapped), before)
 
 
-def test_a_base_of_another_make_is_refused():
+def test_dropout_refuses_an_unknown_architecture():
     with pytest.raises(UserError, match=r"sft\.dropout"):
         dropout.attach_dropout(torch.nn.Sequential(torch.nn.Linear(2, 2)), 0.1)

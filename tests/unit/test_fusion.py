@@ -43,7 +43,7 @@ def test_a_single_input_is_passed_on_as_it_is(config):
     assert Fusion.from_tensors(fusion.tensors()).apply(text, having(text)) is text["text"]
 
 
-def test_inputs_side_by_side_vary_as_their_weights_say():
+def test_concatenated_inputs_have_the_variance_of_their_weights():
     parts = views()
     config = FusionConfig(weights=[3, 0.5])
     fused = fit_apply(parts, having(parts), config)
@@ -64,7 +64,7 @@ def test_a_missing_input_is_predicted_from_the_others(capsys):
     assert "60 of 300 items have no vector of images: 60 predicted" in capsys.readouterr().err
 
 
-def test_without_items_that_have_both_the_mean_stands_in(capsys):
+def test_without_items_that_have_both_inputs_a_missing_input_is_the_mean(capsys):
     parts = views()
     missing = having(parts, text=np.arange(100), images=np.arange(100, ITEMS))
     fused = fit_apply(parts, missing, CONCAT)
@@ -72,7 +72,7 @@ def test_without_items_that_have_both_the_mean_stands_in(capsys):
     assert "100 of 300 items have no vector of text: 0 predicted" in capsys.readouterr().err
 
 
-def test_three_inputs_fill_each_other():
+def test_missing_values_of_three_inputs_are_predicted():
     parts = views() | {"collaborative": views(noise=0.2)["text"]}
     missing = having(parts, images=np.arange(50), collaborative=np.arange(30, 80))
     fused = fit_apply(parts, missing, CONCAT)
@@ -94,7 +94,7 @@ def test_a_common_space_is_that_of_canonical_correlation():
     np.testing.assert_allclose(correlations, expected, atol=0.01)
 
 
-def test_an_item_that_lacks_an_input_is_aligned_with_what_it_would_have_been():
+def test_an_item_without_an_input_is_aligned_close_to_its_full_vector():
     parts = views()
     whole = fit_apply(parts, having(parts), ALIGNED)
     gone = having(parts, text=np.arange(40), images=np.arange(40, 90))
@@ -132,7 +132,7 @@ def test_a_saved_fusion_gives_later_items_the_same_vectors(config):
 
 
 @pytest.mark.parametrize("config", [CONCAT, ALIGNED])
-def test_an_input_that_tells_nothing_apart_is_left_out(config, capsys):
+def test_an_input_with_equal_vectors_is_left_out(config, capsys):
     parts = views() | {"vectors": np.full((ITEMS, 5), 0.1, np.float32)}
     fused = fit_apply(parts, having(parts), config)
     assert "the vectors of vectors are all equal; left out" in capsys.readouterr().err
@@ -166,7 +166,7 @@ ALL = slice(None)
         ({"text": np.ones((9, 3)), "images": np.zeros((9, 2))}, {}, CONCAT, "text, images are all equal"),
     ],
 )
-def test_inputs_that_cannot_be_fused(parts, missing, config, message):
+def test_inputs_that_cannot_be_fused_are_refused(parts, missing, config, message):
     with pytest.raises(UserError, match=message):
         fit_apply(parts, having(parts, **missing), config)
 

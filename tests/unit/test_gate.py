@@ -51,7 +51,7 @@ def test_of_two_better_models_the_larger_difference_wins():
     assert judged(dpo=[0.1] * 4, grpo=[0.9, 0.9, -0.9, 0.3])["winner"] == "dpo"  # larger, but may be chance
 
 
-def test_short_lists_are_judged_by_what_they_hold():
+def test_the_gates_metrics_are_cut_at_the_length_of_the_lists():
     assert gate_metrics(50) == ["ndcg@10", "hr@50"]
     assert gate_metrics(20) == ["ndcg@10", "hr@10"]
     assert gate_metrics(5) == ["ndcg@5", "hr@5"]
@@ -76,7 +76,7 @@ def default_model(folder):
     return TrainedRun(folder, "run", None, None, {}, None, None).default_model
 
 
-def test_the_winner_answers_while_it_is_the_one_that_was_judged(tmp_path):
+def test_the_winner_is_the_default_model_while_its_adapter_is_the_one_that_was_evaluated(tmp_path):
     make_run(tmp_path, ["sft", "dpo"])
     assert default_model(tmp_path) == "sft"
     (tmp_path / "eval").mkdir()
@@ -91,7 +91,7 @@ def test_the_winner_answers_while_it_is_the_one_that_was_judged(tmp_path):
     assert default_model(tmp_path) == "base"
 
 
-def test_an_export_is_answered_by_the_model_it_names(tmp_path):
+def test_the_default_model_of_an_export_is_the_one_that_it_names(tmp_path):
     make_run(tmp_path, ["sft", "dpo"])
     for named, expected in (("dpo", "dpo"), ("grpo", "sft"), ("base", "sft")):
         (tmp_path / "export.json").write_text(json.dumps({"model": named}))
@@ -106,7 +106,7 @@ ORIGIN = {
 }
 
 
-def test_lists_are_known_by_their_model_and_settings_alone():
+def test_the_key_of_lists_depends_only_on_their_model_and_settings():
     key = list_key(ORIGIN, "sft", "test")
     aligned = ORIGIN | {
         "inputs": ORIGIN["inputs"] | {"dpo/adapter_model.safetensors": "d", "sft/metrics.jsonl": "n"}
@@ -138,13 +138,13 @@ def test_lists_are_known_by_their_model_and_settings_alone():
         ("[dpo]", "grpo", ["grpo"]),
     ],
 )
-def test_the_road_holds_the_methods_that_are_asked_for(align, until, there):
+def test_a_run_includes_the_alignment_methods_that_are_requested(align, until, there):
     road = [stage.name for stage in pipeline.stages_of(load_recipe("quickstart", [f"align={align}"]), until)]
     assert [name for name in road if name in ("pairs", "dpo", "grpo")] == there
     assert road[-1] == until and (until != "report" or road[-3:] == ["decode", "eval", "report"])
 
 
-def test_the_report_draws_what_a_training_logged(tmp_path):
+def test_the_report_draws_the_values_of_a_training_log(tmp_path):
     assert alignment(tmp_path) is None and shown_model(tmp_path, ["sft", "dpo"]) == "sft"
     (tmp_path / "grpo").mkdir()
     lines = [

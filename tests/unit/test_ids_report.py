@@ -20,7 +20,7 @@ def rows(*codes):
     return np.array(codes, np.int32)
 
 
-def test_levels_tell_use_evenness_and_prefixes():
+def test_levels_report_used_codes_entropy_and_prefixes():
     sids = rows([0, 0], [0, 1], [1, 0], [2, 0])
     first, second = diagnosis.describe_levels(sids, [4, 2])
     assert (first["name"], first["codes"], first["used"], first["use"]) == ("a", 4, 3, 0.75)
@@ -49,7 +49,7 @@ def test_variance_left_is_the_residual_codec_s_own():
     assert diagnosis.variance_left(codec, codes, vectors) == pytest.approx([4 / 68, 0])
 
 
-def test_variance_of_equal_vectors_is_nothing_left():
+def test_equal_vectors_have_no_variance_left():
     codec = ResidualCodec([np.ones((1, 3), np.float32)])
     assert diagnosis.variance_left(codec, np.zeros((5, 1), np.int32), np.ones((5, 3), np.float32)) == [0]
 
@@ -95,7 +95,7 @@ def test_neighbours_that_share_their_prefix_are_all_recalled():
     }
 
 
-def test_ids_that_share_nothing_recall_by_chance():
+def test_ids_without_shared_prefixes_have_chance_recall():
     vectors = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
     recall = diagnosis.neighbour_recall(np.arange(40, dtype=np.int32)[:, None], vectors)
     assert recall["recall"] == pytest.approx(recall["chance"])
@@ -129,7 +129,7 @@ def test_a_single_item_has_no_neighbours():
     assert diagnosis.neighbour_recall(rows([0]), np.ones((1, 2), np.float32)) is None
 
 
-def test_the_figures_stand_together_and_missing_evidence_is_null():
+def test_the_diagnosis_has_all_figures_and_null_for_missing_inputs():
     vectors = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     codec = ResidualCodec([vectors[:4], vectors[4:8]])
     codes = codec.encode(vectors)

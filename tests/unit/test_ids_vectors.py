@@ -62,7 +62,7 @@ def test_parquet_rows_are_matched_by_id(tmp_path, kind):
         (np.array([{}, {}, {}], dtype=object), "no plain .npy file"),
     ],
 )
-def test_bad_npy(tmp_path, array, message):
+def test_invalid_npy_files_are_refused(tmp_path, array, message):
     np.save(tmp_path / "v.npy", array, allow_pickle=True)
     with pytest.raises(UserError, match=message):
         read_vectors(tmp_path / "v.npy", ITEMS)
@@ -83,7 +83,7 @@ def test_bad_npy(tmp_path, array, message):
         ({"id": ITEMS, "v": [[1.0]] * 3}, "needs a column item_id"),
     ],
 )
-def test_bad_parquet(tmp_path, table, message):
+def test_invalid_parquet_files_are_refused(tmp_path, table, message):
     pl.DataFrame(table).write_parquet(tmp_path / "v.parquet")
     with pytest.raises(UserError, match=message):
         read_vectors(tmp_path / "v.parquet", ITEMS)
@@ -114,7 +114,7 @@ def test_a_file_with_vectors_of_none_of_the_items_is_refused(tmp_path):
         read_vectors(tmp_path / "v.parquet", ITEMS, partial=True)
 
 
-def test_files_that_are_not_vectors(tmp_path):
+def test_files_that_are_not_vectors_are_refused(tmp_path):
     (tmp_path / "v.csv").write_text("1,2")
     (tmp_path / "v.npy").write_text("no array")
     (tmp_path / "v.parquet").write_text("no table")
@@ -158,7 +158,7 @@ def test_encoding_keeps_the_order_and_clips_long_texts(encoder):
     assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
 
 
-def test_a_folder_that_is_no_encoder(tmp_path):
+def test_a_folder_without_an_encoder_is_refused(tmp_path):
     for folder, message in ((tmp_path / "missing", "no such folder"), (tmp_path, "cannot be loaded")):
         with pytest.raises(UserError, match=message) as caught:
             encode(["a"], EncoderConfig(model=str(folder)))

@@ -147,7 +147,7 @@ def test_a_clusters_first_code_is_that_of_its_most_visited_part():
     assert output.codes[:, 0].tolist() == [0] * 4 + [1] * 4
 
 
-def test_parts_that_end_early_go_on_with_code_0():
+def test_paths_of_small_parts_are_padded_with_code_0():
     """Thirty items that all users have, and four that two users share."""
     rng = np.random.default_rng(0)
     histories = [rng.choice(30, 6, replace=False) for _ in range(200)] + [[30, 31, 32, 33]] * 2
@@ -158,7 +158,7 @@ def test_parts_that_end_early_go_on_with_code_0():
     assert_well_formed(output, 34)
 
 
-def test_items_without_cooccurrence_stand_together_and_are_counted(capsys):
+def test_items_without_cooccurrence_share_first_codes_and_are_counted(capsys):
     output = fit("collaborative", signals(36, [[0, 1, 2, 3, 4, 5]] * 9 + [[7]]), clusters=2, leaf=6)
     assert_well_formed(output, 36)
     assert "30 of 36 items share no user with another" in capsys.readouterr().err
@@ -244,12 +244,12 @@ def test_items_without_category_are_counted(capsys):
     assert "2 of 4 items have no category" in capsys.readouterr().err
 
 
-def test_one_category_for_all_is_said(capsys):
+def test_a_single_category_for_all_items_prints_a_notice(capsys):
     assert fit("category", signals(2, [], [["Hair"], ["Hair"]])).codes.tolist() == [[0], [0]]
     assert "do not distinguish any items" in capsys.readouterr().err
 
 
-def test_numbers_and_very_long_names_are_names():
+def test_numbers_and_very_long_texts_are_valid_category_names():
     numbers = fit("category", signals(3, [], [[7, 1], [7, 2], [8]]))
     long = fit("category", signals(3, [], [["x" * 10**5, "a"], ["x" * 10**5, "b"], ["y" * 10**5]]))
     assert numbers.codes.tolist() == long.codes.tolist() == [[0, 1], [0, 2], [1, 0]]

@@ -9,7 +9,7 @@ from llmrec.errors import UserError
 from llmrec.train.memory import explain_out_of_memory, memory_remedies, sft_memory_remedies
 
 
-def test_only_knobs_that_help_are_named():
+def test_only_settings_that_reduce_memory_are_named():
     settings = SftConfig(batch=24)
     remedies = sft_memory_remedies(settings, 50, Workers(2))
     assert "sft.batch (it is 24)" in remedies[0]
@@ -39,7 +39,7 @@ def test_only_knobs_that_help_are_named():
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
     ],
 )
-def test_full_memory_names_the_knobs(error):
+def test_out_of_memory_errors_name_the_settings(error):
     with (
         pytest.raises(UserError, match="sft: out of memory; try less, or more"),
         explain_out_of_memory("sft", ["less", "more"]),
@@ -47,7 +47,7 @@ def test_full_memory_names_the_knobs(error):
         raise error
 
 
-def test_a_real_allocation_that_fails_is_told_from_other_errors():
+def test_a_failed_allocation_is_explained_and_other_errors_are_raised():
     with pytest.raises(UserError, match="out of memory"), explain_out_of_memory("sft", ["less"]):
         torch.empty(1 << 60)
     with pytest.raises(RuntimeError, match="shape"), explain_out_of_memory("sft", ["less"]):

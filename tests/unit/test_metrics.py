@@ -96,7 +96,7 @@ def test_bootstrap_is_the_same_for_every_chunk_size(monkeypatch):
     assert not np.array_equal(bootstrap_means(values, 40, seed=4), whole)
 
 
-def test_paired_intervals_see_what_single_ones_cannot():
+def test_paired_intervals_show_differences_that_single_intervals_hide():
     generator = np.random.default_rng(5)
     base = generator.normal(0, 1, size=(300, 1))
     better = base + 0.05
@@ -106,7 +106,7 @@ def test_paired_intervals_see_what_single_ones_cannot():
     assert singles[0, 0] < singles[1, 1]
 
 
-def test_statistics_refuse_what_has_no_answer():
+def test_bootstrap_without_users_is_refused():
     with pytest.raises(ValueError, match="at least one user"):
         bootstrap_means(np.empty((0, 2)), 10, 0)
 

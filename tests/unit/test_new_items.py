@@ -96,12 +96,12 @@ def test_semantic_ids_are_unique_and_the_model_has_tokens_for_them(first, second
         (at(*range(17)), NONE[:, :2], [4, 4], "17 new items, but only 16 semantic IDs are free"),
     ],
 )
-def test_what_cannot_be_assigned(vectors, taken, sizes, message):
+def test_new_items_without_a_free_id_are_refused(vectors, taken, sizes, message):
     with pytest.raises(UserError, match=message):
         assign_ids(Grid(), vectors, taken, sizes)
 
 
-def test_distances_are_told_as_percentiles_of_the_training_items(tmp_path):
+def test_distances_are_reported_as_percentiles_of_the_training_items(tmp_path):
     (tmp_path / "ids").mkdir()
     train = at(*np.linspace(0, 0.4, 101))  # all have the code 0, at distances that grow evenly
     codes = np.zeros((101, 3), np.int32)
@@ -161,13 +161,13 @@ def test_retired_items_keep_their_tokens_for_histories(base, changed):
     assert rows == [tokens["gone"], tokens["i1"], tokens["new"]]
 
 
-def test_lists_pass_over_retired_items_and_refuse_unknown_ones(changed):
+def test_allow_lists_skip_retired_items_and_refuse_unknown_items(changed):
     assert changed.indices(["late", "i1", "gone", "i0"], "allow") == [5, 0]
     with pytest.raises(UserError, match="allow: item 'nobody' is not in the catalogue"):
         changed.indices(["i0", "nobody"], "allow")
 
 
-def test_only_what_is_there_comes_out_of_the_trie(changed):
+def test_the_trie_of_a_changed_catalogue_has_no_retired_items(changed):
     from llmrec.catalogue.overlay import item_paths
 
     reached = (item_paths(changed.trie)[:, 0] >= 0).tolist()

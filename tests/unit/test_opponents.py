@@ -112,7 +112,7 @@ def test_recent_knn_equals_dense_sums(train, history, decay, mask):
     np.testing.assert_allclose(scores[0], [votes[CATALOGUE.index(item)] for item in expected], atol=1e-9)
 
 
-def test_without_forgetting_it_is_item_knn():
+def test_with_decay_1_recent_knn_equals_item_knn():
     train = training([["a", "b", "c"], ["b", "c"], ["d", "a"], ["e"], ["c", "a"]])
     asked = [["a"], ["c", "a", "c"], ["d", "e"], []]
     plain = ItemKNN.fit(train, CATALOGUE).recommend(asked, 4, asked)
@@ -197,7 +197,7 @@ def parts():
     return train, members, TextKNN.fit(train, CATALOGUE, VECTORS)
 
 
-def test_a_mixture_is_a_sum_of_chances_times_a_power_of_the_texts(parts):
+def test_a_mixture_is_a_sum_of_probabilities_times_a_power_of_the_texts(parts):
     train, members, text = parts
     model = Mixture(
         Popularity.fit(train, CATALOGUE), members, {"recent_knn": 0.25, "succession": 0.75}, text, 0.4
@@ -214,7 +214,7 @@ def test_a_mixture_is_a_sum_of_chances_times_a_power_of_the_texts(parts):
         assert found == [items[max(allowed, key=lambda i: row[i])]]
 
 
-def test_a_member_without_weight_is_not_asked(parts):
+def test_a_member_without_weight_is_not_computed(parts):
     class Silent:
         def log_probs(self, histories, items):
             raise AssertionError
@@ -231,32 +231,32 @@ def test_weights_are_the_best_of_those_tried(parts):
     train, members, text = parts
     valid = examples([(["a", "b"], "c"), (["d"], "a"), (["c"], "b"), (["e"], "d"), (["b"], "a")])
     popularity = Popularity.fit(train, CATALOGUE)
-    tilts = {0.7: text.forgetting(0.7), 0.3: text.forgetting(0.3)}
+    tilts = {0.7: text.with_decay(0.7), 0.3: text.with_decay(0.3)}
     found = choose_weights(popularity, members, tilts, MixtureSystem(), valid)
     assert found == choose_weights(popularity, members, tilts, MixtureSystem(), valid)
     assert found["ndcg@10"] == max(one["ndcg@10"] for one in found["tried"])
     assert sum(found["chosen"]["weights"].values()) == pytest.approx(1, abs=1e-5)
     best = found["chosen"]
     chosen = Mixture(
-        popularity, members, best["weights"], text.forgetting(best["tilt_decay"]), best["tilt_weight"]
+        popularity, members, best["weights"], text.with_decay(best["tilt_decay"]), best["tilt_weight"]
     )
-    assert Validation(valid, popularity.items).of(chosen) == pytest.approx(found["ndcg@10"], abs=1e-6)
+    assert Validation(valid, popularity.items).ndcg_of(chosen) == pytest.approx(found["ndcg@10"], abs=1e-6)
     assert set(found["members"]) == set(members)
 
 
 @settings(max_examples=40, deadline=None)
 @given(SEQUENCES, st.lists(st.tuples(HISTORY, st.sampled_from(CATALOGUE)), min_size=1, max_size=6))
-def test_validation_judges_as_lists_are_judged(train, pairs):
+def test_validation_ndcg_equals_the_ndcg_of_lists(train, pairs):
     model = Succession.fit(training(train), CATALOGUE, window=2)
     valid = examples([(history, target) for history, target in pairs])
     items, _ = model.recommend(valid["history"].to_list(), 10, valid["history"].to_list())
     lists = pl.DataFrame({"user_id": valid["user_id"], "item_id": items}).explode("item_id")
     lists = lists.with_columns(rank=pl.int_range(1, pl.len() + 1).over("user_id"))
     expected = score_ranks(target_ranks(lists, valid, 10), [10])["ndcg@10"].mean()
-    assert Validation(valid, model.popularity.items).of(model) == pytest.approx(expected)
+    assert Validation(valid, model.popularity.items).ndcg_of(model) == pytest.approx(expected)
 
 
-def test_the_best_settings_are_kept_grid_by_grid():
+def test_each_grid_keeps_the_best_settings_of_the_grids_before():
     seen = []
 
     def judge(values):

@@ -14,7 +14,7 @@ from llmrec.catalogue.catalogue import Catalogue
 from llmrec.collaborative.item_knn import ItemKNN
 from llmrec.config.alignment import PairsConfig
 from llmrec.errors import UserError
-from llmrec.train.alignment.negatives import by_weight, nearest_items, sample_in_shared_prefix
+from llmrec.train.alignment.negatives import nearest_items, sample_by_weight, sample_in_shared_prefix
 from llmrec.train.alignment.pairs import SCHEMA, make_pairs, read_pairs
 from llmrec.train.alignment.targets import draw_targets
 
@@ -125,7 +125,7 @@ def test_each_pair_draws_one_of_several_sources(run):
     assert report["sources"] == dict(pairs["source"].value_counts().iter_rows())
 
 
-def test_per_user_and_users_draw(run):
+def test_per_user_targets_of_a_sample_of_users_are_drawn(run):
     seen = set()
     for seed in range(20):
         targets, left_out = draw_targets(run, 5, 2, 2, seed)
@@ -144,7 +144,7 @@ def test_nobody_with_two_items_is_an_error(tmp_path):
         make(run)
 
 
-def test_semantic_takes_the_nearest(run):
+def test_semantic_rejects_the_nearest_items(run):
     pairs, _ = make(run, sources="semantic", negatives=4, per_user=None)
     vectors = np.sum([book[SIDS[:, n]] for n, book in enumerate(BOOKS)], axis=0)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -160,7 +160,7 @@ def test_semantic_needs_codebooks(tmp_path):
         make(run, sources="semantic")
 
 
-def test_trie_goes_up_only_when_the_prefix_has_no_more(run):
+def test_trie_shortens_the_prefix_only_when_no_items_are_left_under_it(run):
     pairs, _ = make(run, sources="trie", negatives=3, per_user=None, seed=1)
     row = pairs.filter((pl.col("user_id") == "bob") & (pl.col("chosen") == "i4")).row(0, named=True)
     # bob has i3, i4, i0: i5 shares two codes with i4, i6 and i7 one, all others none
@@ -189,7 +189,7 @@ def test_missing_beams_are_drawn_and_counted(run):
         assert row["rejected"][: len(found)] == found and len(set(row["rejected"])) == 3
 
 
-def test_the_judge_picks_the_best_and_the_worst_beams(run):
+def test_the_judge_chooses_the_best_beam_and_rejects_the_worst(run):
     order = ("i9", "i5", "i4", "i1", "i8", "i2", "i0")
     beams = best_first(*order)
     pairs, report = make(
@@ -212,7 +212,7 @@ def test_the_judge_picks_the_best_and_the_worst_beams(run):
     assert {"i5"} == set(pairs.filter(pl.col("history") == ["i0", "i1", "i2"])["chosen"])
 
 
-def test_ahead_the_judge_is_asked_behind_all_that_a_user_chose(run):
+def test_at_the_history_end_the_judge_scores_after_all_training_items(run):
     beams = best_first("i9", "i5", "i4", "i1", "i8", "i2", "i0")
     asked = {"sources": "judge", "prompts": "history_end", "negatives": 1, "width": 3, "judge": "item_knn"}
     pairs, report = make(run, per_user=None, beams=beams, **asked)
@@ -227,12 +227,12 @@ def test_ahead_the_judge_is_asked_behind_all_that_a_user_chose(run):
 
 
 @pytest.mark.parametrize("sources", ["beams", ["judge", "random"]])
-def test_ahead_there_is_no_target_for_any_other_source(sources):
+def test_prompts_at_the_history_end_refuse_sources_other_than_judge(sources):
     with pytest.raises(ValueError, match="needs sources: judge"):
         PairsConfig(sources=sources, prompts="history_end")
 
 
-def test_more_rejected_than_a_user_leaves_is_an_error(run):
+def test_more_rejected_items_than_a_user_leaves_is_an_error(run):
     make(run, negatives=7)
     with pytest.raises(
         UserError, match=r"negatives=8: user 'eve' has chosen 5 of the 12 items, so at most 7"
@@ -246,13 +246,13 @@ PLACES = st.lists(st.sets(st.integers(0, 11), min_size=1, max_size=7), min_size=
 
 
 @given(PLACES, st.integers(1, 5), st.integers(0, 9))
-def test_no_draw_takes_what_is_taken(taken, count, seed):
+def test_no_source_draws_excluded_places(taken, count, seed):
     rng = np.random.default_rng(seed)
     chosen = [min(row) for row in taken]
     weights = np.array([0, 0, 0, 1, 2, 3, 0, 50, 0, 0, 900, 1], float)
     vectors = rng.standard_normal((12, 2)).astype(np.float32)
     draws = [
-        by_weight(weights, taken, count, rng),
+        sample_by_weight(weights, taken, count, rng),
         nearest_items(vectors, chosen, taken, count),
         sample_in_shared_prefix(SIDS, chosen, taken, count, rng),
     ]
@@ -268,22 +268,22 @@ def test_no_draw_takes_what_is_taken(taken, count, seed):
         assert match[places].tolist() == free[:count]
 
 
-def test_popular_items_are_drawn_by_their_share():
+def test_popular_items_are_drawn_in_proportion_to_their_weight():
     rng = np.random.default_rng(0)
     weights = np.array([6.0, 3, 1, 5])
     rows = 20_000
-    found = np.array(by_weight(weights, [{3}] * rows, 2, rng))
+    found = np.array(sample_by_weight(weights, [{3}] * rows, 2, rng))
     first = np.bincount(found[:, 0], minlength=4) / rows
     np.testing.assert_allclose(first, [0.6, 0.3, 0.1, 0], atol=0.015)
     second = np.bincount(found[found[:, 0] == 0, 1], minlength=4)
     np.testing.assert_allclose(second / second.sum(), [0, 0.75, 0.25, 0], atol=0.015)
 
 
-def test_the_race_draws_by_share_too():
+def test_dominant_excluded_weights_do_not_change_the_proportions():
     """Where positives hold nearly all the weight, drawing again would not end."""
     rng = np.random.default_rng(0)
     weights = np.array([3.0, 1, 0, 1e12])
-    found = np.array(by_weight(weights, [{3}] * 5_000, 3, rng))
+    found = np.array(sample_by_weight(weights, [{3}] * 5_000, 3, rng))
     assert (found[:, 2] == 2).all()
     assert abs((found[:, 0] == 0).mean() - 0.75) < 0.025
 
@@ -330,12 +330,12 @@ def test_pairs_written_by_hand_are_read(tmp_path, run):
         ({"source": None}, "no column 'source'; pairs have user_id, history"),
     ],
 )
-def test_what_is_wrong_in_pairs_is_told_with_its_row(tmp_path, changes, why):
+def test_errors_in_pairs_name_the_row(tmp_path, changes, why):
     with pytest.raises(UserError, match=why):
         read_pairs(written(tmp_path, **changes), ITEMS)
 
 
-def test_files_that_hold_no_pairs(tmp_path):
+def test_files_without_pairs_are_refused(tmp_path):
     with pytest.raises(UserError, match="not there; run `llmrec pairs RECIPE` first"):
         read_pairs(tmp_path, ITEMS)
     (tmp_path / "text.parquet").write_text("user_id,history")

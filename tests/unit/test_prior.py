@@ -53,7 +53,7 @@ def test_a_childs_share_is_the_softmax_mass_of_its_items(sids, seed):
 
 
 @given(sid_sets, st.data())
-def test_items_added_and_removed_count_as_they_should(sids, data):
+def test_a_childs_share_includes_added_and_excludes_removed_items(sids, data):
     base = data.draw(st.sets(st.sampled_from(sids), min_size=1, max_size=len(sids) - 1).map(sorted))
     added = sorted(set(sids) - set(base))
     removed = data.draw(st.sets(st.integers(0, len(base) - 1)))
@@ -85,7 +85,7 @@ def test_a_dead_beam_is_minus_infinity_and_nothing_is_nan(square):
     assert torch.isneginf(prior.log_prob(child, torch.zeros_like(legal))).all()
 
 
-def test_no_mass_counts_as_the_floor(square):
+def test_children_without_mass_have_the_floor_probability(square):
     trie, (child, _, legal) = square
     inf = torch.inf
     prior = CollaborativePrior(
@@ -96,7 +96,7 @@ def test_no_mass_counts_as_the_floor(square):
     np.testing.assert_allclose(found[:, 1].exp(), 0.5, atol=1e-6)
 
 
-def test_a_user_without_any_chance_gets_equal_children(square):
+def test_a_user_whose_scores_are_all_minus_infinity_gets_equal_children(square):
     trie, (child, _, legal) = square
     prior = CollaborativePrior(trie, torch.full((1, 4), -torch.inf))
     np.testing.assert_allclose(prior.log_prob(child, legal).exp(), 0.5, atol=1e-6)

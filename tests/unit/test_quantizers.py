@@ -66,7 +66,7 @@ def test_each_level_explains_more(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_code_stands_for_the_mean(kind):
+def test_zero_levels_reconstruct_the_mean(kind):
     vectors = clustered(100) + 3
     none = quantize(kind, vectors).codec.reconstruct(np.empty((2, 0), np.int32))
     np.testing.assert_allclose(none, np.tile(vectors.mean(0), (2, 1)), rtol=1e-5)
@@ -135,7 +135,7 @@ AWKWARD = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", AWKWARD)
-def test_awkward_vectors_give_finite_codecs_and_codes_in_range(kind, name):
+def test_degenerate_vectors_give_finite_codecs_and_codes_in_range(kind, name):
     vectors = AWKWARD[name].astype(np.float32)
     output = quantize(kind, vectors)
     assert all(np.isfinite(array).all() for array in output.codec.tensors().values())
@@ -153,7 +153,7 @@ def test_duplicates_share_their_path(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fewer_items_than_codes_is_said(kind, capsys):
+def test_fewer_items_than_codes_prints_a_notice(kind, capsys):
     assert max(quantize(kind, clustered(4), codes=256).sizes) <= 4
     assert "256 codes for 4 items; using 4" in capsys.readouterr().err
 
@@ -209,7 +209,7 @@ def test_balanced_clusters_differ_by_at_most_one_on_every_level(items, codes):
 
 
 @pytest.mark.parametrize("name", AWKWARD)
-def test_balanced_clusters_of_awkward_vectors_are_balanced_too(name):
+def test_balanced_clusters_of_degenerate_vectors_are_balanced_too(name):
     output = quantize("balanced_rq_kmeans", AWKWARD[name].astype(np.float32))
     for column, codes in zip(output.codes.T, output.sizes, strict=True):
         assert np.ptp(np.bincount(column, minlength=codes)) <= 1

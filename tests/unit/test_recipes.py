@@ -18,7 +18,7 @@ def folders(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMREC_DEBUG", "1")
 
 
-def test_the_promised_recipes_are_shipped():
+def test_the_documented_recipes_are_shipped():
     assert {"quickstart", "beauty-tiny", "beauty-smollm2", "qwen3-0.6b", "llama-3.2-1b"} <= set(RECIPES)
 
 
@@ -31,7 +31,7 @@ def test_a_recipe_is_named_after_its_file_and_says_what_it_is(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_and_all_that_it_names_is_valid(name, capsys):
+def test_every_shipped_recipe_is_valid(name, capsys):
     assert main(["validate", name]) == 0
     assert capsys.readouterr().out.endswith("valid\n")
 
@@ -48,7 +48,7 @@ def test_a_dry_run_prints_the_plan_and_writes_and_fetches_nothing(name, capsys, 
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_recipes_page_lists_it(name):
+def test_the_recipes_page_lists_every_recipe(name):
     assert f"`{name}`" in (assets.root("recipes") / "README.md").read_text("utf-8")
 
 

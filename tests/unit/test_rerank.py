@@ -56,13 +56,13 @@ def test_lists_equal_the_definition(seed, trade_off, k):
         assert (np.diff(found.scores[user, :length]) <= 1e-6).all()
 
 
-def test_relevance_alone_leaves_lists_as_they_are():
+def test_a_trade_off_of_1_leaves_lists_as_they_are():
     items, scores, vectors = lists(3)
     scores[0, 2:6] = scores[0, 2]
     assert (mmr(items, scores, vectors, 1, items.shape[1]).items == items).all()
 
 
-def test_the_twin_of_the_best_item_comes_last():
+def test_an_item_with_the_direction_of_the_best_one_comes_last():
     vectors = np.array([[1, 0], [2, 0], [0, 1], [-1, 0]], np.float32)
     found = mmr(np.array([[0, 1, 2, 3]]), np.array([[-1.0, -1.1, -1.2, -1.3]]), vectors, 0.5, 4)
     assert found.items.tolist() == [[0, 3, 2, 1]]

@@ -39,7 +39,7 @@ def test_hit_is_one_for_the_target():
     assert rewards.hit(groups([[2, 0, 2], [1, 3, 4]], [2, 0]), known()).tolist() == [[1, 0, 1], [0, 0, 0]]
 
 
-def test_rank_punishes_likely_misses_harder_and_only_beside_a_hit():
+def test_rank_gives_likely_misses_lower_rewards_and_only_in_a_group_with_a_hit():
     found = rewards.rank(groups([[0, 2, 1], [0, 2, 1]], [2, 5], [[-3.0, -1.0, -2.0]] * 2), known())
     third, second = 1 / math.log2(4), 1 / math.log2(3)
     expected = [-third / (second + third), 0, -second / (second + third)]
@@ -102,7 +102,7 @@ def test_diversity_without_vectors_is_the_share_of_other_items():
     np.testing.assert_allclose(found, [[2 / 3, 2 / 3, 1, 1]])
 
 
-def test_an_item_without_direction_is_like_itself():
+def test_repeated_items_with_zero_vectors_have_no_diversity():
     assert rewards.diversity(groups([[4, 4]], [5]), known()).tolist() == [[0, 0]]
 
 
@@ -117,7 +117,7 @@ GROUP = st.integers(2, 7).flatmap(
 
 
 @given(GROUP)
-def test_rewards_hang_on_the_item_and_not_on_its_place(drawn):
+def test_rewards_depend_on_the_item_and_not_on_its_order(drawn):
     items, target, scores, order = drawn
     # one item has one log-probability
     scores = [float(scores[items.index(item)]) for item in items]
@@ -134,7 +134,7 @@ def test_rewards_hang_on_the_item_and_not_on_its_place(drawn):
 
 
 @given(GROUP)
-def test_the_misses_of_a_group_with_a_hit_share_minus_one(drawn):
+def test_the_rank_rewards_of_a_group_with_a_hit_add_up_to_minus_one(drawn):
     items, target, scores, _ = drawn
     summed = rewards.rank(groups([items], [target], [scores]), known()).sum()
     mixed = target in items and set(items) != {target}
@@ -156,7 +156,7 @@ def test_total_weighs_the_terms():
     np.testing.assert_allclose(summed, [[3, 1 / 3]])
 
 
-def test_zero_signal_is_a_group_of_equal_rewards():
+def test_groups_of_equal_rewards_have_zero_variance():
     assert has_zero_variance(np.array([[1, 1 + 1e-9], [0, 0.1], [0, 0]])).tolist() == [True, False, True]
 
 
@@ -192,7 +192,7 @@ def test_a_reward_of_ones_own_is_found_in_the_working_directory(mine):
         ("fine_rewards:price", "no function 'price'"),
     ],
 )
-def test_a_reward_that_cannot_be_found_is_told_in_a_line(mine, name, why):
+def test_a_reward_that_cannot_be_loaded_is_a_one_line_error(mine, name, why):
     mine("broken_rewards", "def cheap(:\n")
     mine("asking_rewards", "import not_there\n")
     mine("fine_rewards", "price = 3\ndef cheap(groups, known):\n    return 0\n")
@@ -217,7 +217,7 @@ def test_a_reward_must_give_one_finite_number_a_rollout(mine, body, why):
         sum_rewards([RewardConfig(name="bad_reward:it")], groups([[0, 1], [3, 4]], [0, 2]), known())
 
 
-def test_the_files_of_ones_own_rewards_decide_whether_a_stage_is_done(tmp_path, monkeypatch):
+def test_the_files_of_the_users_own_rewards_are_external_files_of_the_stage(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_rewards_of_a_shop.py").write_text(
         "def margin(groups, known):\n    return groups.items * 0.0\n"

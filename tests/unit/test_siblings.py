@@ -101,7 +101,7 @@ def test_gradients_are_those_of_the_unrolled_completions():
 
 @given(st.data())
 @settings(max_examples=25)
-def test_any_groups_of_any_lengths(data):
+def test_completions_of_any_groups_and_lengths_are_scored_as_alone(data):
     model = build("qwen3")
     token = st.integers(1, TEXT - 1)
     prompts = data.draw(st.lists(st.lists(token, min_size=1, max_size=6), min_size=1, max_size=3))

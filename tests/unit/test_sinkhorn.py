@@ -42,14 +42,14 @@ def test_with_enough_iterations_every_item_gives_its_equal_share():
 
 @pytest.mark.parametrize("epsilon", [0.0003, 0.003, 0.1])
 @pytest.mark.parametrize("iterations", [1, 24, 50, 60])
-def test_it_equals_the_iteration_on_logarithms(epsilon, iterations):
+def test_sinkhorn_equals_the_iteration_on_logarithms(epsilon, iterations):
     costs = costs_of(60, 16)
     np.testing.assert_allclose(
         sinkhorn(costs, epsilon, iterations), textbook(costs, epsilon, iterations), atol=1e-7
     )
 
 
-def test_neither_scale_nor_shift_of_the_costs_matters():
+def test_scale_and_shift_of_the_costs_do_not_matter():
     costs = costs_of(20, 5)
     np.testing.assert_allclose(sinkhorn(1000 * costs + 7, 0.01, 50), sinkhorn(costs, 0.01, 50), atol=1e-4)
 

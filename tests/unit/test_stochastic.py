@@ -46,7 +46,7 @@ def probabilities():
     return probabilities.numpy()
 
 
-def test_the_largest_child_is_as_large_as_its_parent():
+def test_the_largest_perturbed_child_equals_its_parent():
     generator = torch.Generator().manual_seed(1)
     parents = torch.randn(50, 4, generator=generator) * 20
     phi = (torch.randn(50, 4, 9, generator=generator) * 30).log_softmax(-1)
@@ -90,7 +90,7 @@ def test_a_seed_decides_the_sample():
     assert not torch.equal(first[0], other[0])
 
 
-def test_what_is_not_legal_stays_minus_infinity():
+def test_illegal_children_stay_minus_infinity():
     inf = torch.inf
     phi = torch.tensor([[[-0.3, -inf, -1.3], [-inf, -inf, -inf], [-1.0, -2.0, -inf]]])
     perturbed = perturb(torch.tensor([[0.0, -1.0, -inf]]), phi, torch.Generator().manual_seed(7))

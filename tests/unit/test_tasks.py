@@ -94,7 +94,7 @@ def test_every_family_of_the_field_is_shipped():
 
 
 @pytest.mark.parametrize("name", PROMPTS)
-def test_a_file_has_several_wordings_seen_and_held_out_in_two_languages(name):
+def test_a_task_file_has_seen_and_held_out_templates_in_two_languages(name):
     task = full_task(name)
     assert task.id == name and task.description
     english = [t for t in task.templates if t.language == "en"]
@@ -105,7 +105,7 @@ def test_a_file_has_several_wordings_seen_and_held_out_in_two_languages(name):
 
 
 @pytest.mark.parametrize("name", PROMPTS)
-def test_the_tasks_page_lists_it_as_it_is(name):
+def test_the_tasks_page_agrees_with_every_task_file(name):
     page = (assets.root("prompts").parent / "docs" / "tasks.md").read_text("utf-8")
     (row,) = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith(f"| `{name}` |")]
     task = full_task(name)
@@ -208,7 +208,7 @@ def write(folder, text, name="mine.yaml"):
     return str(path)
 
 
-def test_a_field_the_data_lacks_switches_off_and_one_line_says_so(tmp_path, capsys):
+def test_templates_with_missing_fields_are_left_out_with_a_notice(tmp_path, capsys):
     path = write(
         tmp_path,
         "templates:\n"
@@ -253,7 +253,7 @@ def test_a_file_is_checked_where_it_is_switched_off_too(tmp_path):
         ("context", "names history.event"),
     ],
 )
-def test_the_first_task_is_what_decoding_can_ask(name, problem):
+def test_a_first_task_that_decoding_cannot_use_is_an_error(name, problem):
     with pytest.raises(UserError, match=rf"(?s)first task.*{problem}"):
         load_training_mix([TaskConfig(task=name)], FULL)
     assert len(load_training_mix([TaskConfig(task="sequential"), TaskConfig(task=name)], FULL)) == 2

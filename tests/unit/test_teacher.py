@@ -13,6 +13,7 @@ from llmrec.text.target_tree import BRANCH, TargetTreeBuilder
 from llmrec.token_tree import IGNORE
 from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset, owner_of
 from llmrec.train.sft.teacher import Branching, SyntheticContinuations, Teacher
+from llmrec.train.sft.temperature import find_temperature
 
 SIDS = np.array([[0, 0], [0, 1], [0, 2], [1, 0], [2, 1], [2, 2]])
 ITEMS = [f"i{n}" for n in range(len(SIDS))]
@@ -328,3 +329,24 @@ def test_words_on_branches_are_the_same_whether_they_were_kept_or_not(teacher):
     batch = TreeCollator(pad_id=0)([rows[0]])
     for one, other in zip(teacher.distributions(batch), replace(teacher).distributions(batch), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True))
+
+
+class Flat:
+    """Log-probabilities that fall linearly with the item's index, for a catalogue of any size."""
+
+    def log_probs(self, histories, items):
+        scores = -0.05 * np.arange(len(items), dtype=np.float32)
+        return np.tile(scores - np.log(np.exp(scores).sum()), (len(histories), 1))
+
+
+def test_automatic_temperature_gives_the_ten_best_unseen_items_half_of_the_probability():
+    items = [f"i{n}" for n in range(200)]
+    sids = np.array([[n // 20, n % 20] for n in range(200)])
+    ids = torch.arange(30)
+    teacher = Teacher(Flat(), Catalogue(Trie.build(sids, [10, 20]), ids, items, {}), 0.5, mask_seen=True)
+    histories = [[items[n], items[n + 100]] for n in range(50)]
+    temperature = find_temperature(teacher, histories, seed=0)
+    sharp = replace(teacher, temperature=temperature)
+    shares = torch.from_numpy(sharp.scores(Flat(), histories)).softmax(1).topk(10).values.sum(1)
+    assert shares.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert find_temperature(replace(teacher, temperature=7.0), histories, seed=0) == temperature

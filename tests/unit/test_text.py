@@ -176,12 +176,12 @@ def test_a_chain_is_the_tree_of_one_sample(ids, data):
         ),
     ],
 )
-def test_what_a_template_gets_wrong_is_said(text, keys, message):
+def test_errors_in_a_template_are_named(text, keys, message):
     with pytest.raises(UserError, match=message):
         check(text, **keys)
 
 
-def test_trees_are_for_histories_and_positions_for_candidates():
+def test_trees_need_a_history_and_position_is_for_answers_only():
     with pytest.raises(UserError, match="share no history"):
         check("{{ target.title }}", task={"source": "item"}, tree=True)
     with pytest.raises(UserError, match="'position'"):
@@ -189,7 +189,7 @@ def test_trees_are_for_histories_and_positions_for_candidates():
     check("{{ candidates[0].sid }}?", task={"candidates": 2}, answer="{{ position }}")
 
 
-def test_what_is_missing_is_unknown_in_a_history_and_leaves_out_a_sample_elsewhere(tokenizer):
+def test_missing_values_are_a_question_mark_in_a_history_and_leave_out_other_samples(tokenizer):
     items = {"i0": {"title": "A", "brand": "B"}, "i1": {"title": "C", "brand": ""}, "i2": {"title": "D"}}
     sid = tokenizer.convert_tokens_to_ids("<a_0>")
     encoder = PromptEncoder(tokenizer, items, {item: [sid] for item in items}, HISTORY, {"u": {"age": "7"}})

@@ -57,7 +57,7 @@ def test_shared_hint_gives_the_same_tree_as_looking():
     assert looked.build().paths() == told.build().paths()
 
 
-def test_subtree_ends():
+def test_ends_of_subtrees_follow_from_depths():
     assert subtree_ends(np.array([0, 1, 2, 1, 0])).tolist() == [4, 3, 3, 4, 5]
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from llmrec.config.precision import has_fast_bfloat16
+
 TILE = 1 << 20
 """Number of scores that the cross-entropy holds at once: 4 MB, which fits in a core's cache."""
 
@@ -42,12 +44,6 @@ def ce_loss(hidden: torch.Tensor, table: torch.Tensor, targets: torch.Tensor) ->
     """
     loss: torch.Tensor = _TiledCrossEntropy.apply(hidden, table, targets)  # type: ignore[no-untyped-call]
     return loss
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies matrices in bfloat16 faster than in float32."""
-    features = torch.cpu.get_capabilities()
-    return device.type == "cuda" or any(features.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
 class _TiledCrossEntropy(torch.autograd.Function):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from llmrec.config.precision import has_fast_bfloat16
 from llmrec.errors import UserError
 from llmrec.ids.codecs.kmeans import chunks, kmeans
 from llmrec.ids.codecs.residual import ResidualCodec
@@ -200,7 +201,7 @@ def train(model: RqAutoencoder, items: Standardised, config: AutoencoderTokenize
         UserError: training diverges.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device).half_precision = _has_fast_bfloat16(device)
+    model.to(device).half_precision = has_fast_bfloat16(device)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=WEIGHT_DECAY, fused=True)
     warm_up = min(WARM_UP, config.epochs // 2)
@@ -390,8 +391,3 @@ def _batches(items: int, batch: int, generator: torch.Generator) -> tuple[Tensor
     """A random order of the items, divided into batches of similar size, so that no batch is too small."""
     steps = max(-(-items // batch), min(FEWEST_STEPS, items // 32), 1)
     return torch.randperm(items, generator=generator).chunk(steps)
-
-
-def _has_fast_bfloat16(device: torch.device) -> bool:
-    features = torch.cpu.get_capabilities()
-    return device.type == "cuda" or any(features.get(name) for name in ("amx_bf16", "avx512_bf16"))

@@ -1,4 +1,4 @@
-"""Where rejected items come from: the sources of preference pairs."""
+"""Sources of the rejected items of preference pairs."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ if TYPE_CHECKING:
 SearchBeams = Callable[[list[list[str]], list[list[str]], int], list[list[str]]]
 """(histories, denied, width) → for each history the model's best items that are not denied, at most `width`."""
 MODEL_SOURCES = frozenset({"beams", "judge"})
-"""Sources that ask the model."""
+"""Sources that decode lists with the model."""
 _CELLS = 1 << 24
-"""Numbers of a block of scores [rows, items]: 64 MB of float32."""
-_TRIES = 4
-"""Popular items drawn at once for each that is wanted; few are positives or repeats."""
+"""Number of scores in a block [rows, items]: 64 MB of float32."""
+_DRAWS_PER_ITEM = 4
+"""Number of items drawn at once for each wanted item, because a few of the draws are positives or repeats."""
 
 
 @dataclass(frozen=True)
 class RejectedItems:
-    """What a source made of R targets; lists hold item ids.
+    """Chosen and rejected items of R targets, as item ids.
 
     Attributes:
-        chosen: R items; the targets, but for `judge`.
-        rejected: R lists of as many distinct items, none of them the chosen one or one of the user's training items.
-        filled: how many of them were drawn at random, because the model's beams gave too few.
+        chosen: R chosen items. They are the targets, except with the source `judge`.
+        rejected: R lists of equal length. The items of a list are distinct, and none is the chosen item or a training
+            item of the user.
+        filled: number of rejected items that were drawn at random, because the model's beams had too few.
     """
 
     chosen: list[str]
@@ -56,8 +57,8 @@ class RejectedItemSampler:
     Args:
         config: the recipe's section `pairs`.
         run: run folder with finished stages data, ids and sft.
-        catalogue: its items as trained.
-        beams: asks the model; None where no source does.
+        catalogue: the run's catalogue as trained.
+        beams: function that decodes the model's best items; None if no source needs it.
     """
 
     def __init__(
@@ -67,22 +68,22 @@ class RejectedItemSampler:
         self._beams = beams
 
     def draw(self, source: NegativeSource, targets: Targets, rng: np.random.Generator) -> RejectedItems:
-        """Rejected items from one source.
+        """Draw rejected items from one source.
 
         Args:
-            source: where from.
-            targets: R of them, whose users leave enough of the catalogue.
-            rng: of the draws.
+            source: name of the source.
+            targets: R targets. Each user has left enough items of the catalogue unchosen.
+            rng: random generator of the draws.
 
         Raises:
             UserError: `semantic` without codebooks, or `judge` without its trained model.
         """
         if source == "judge":
-            return self._judge(targets, rng)
+            return self._draw_by_judge(targets, rng)
         chosen, count = targets.known_targets(), self.config.negatives
         if source == "beams":
             # SPRec, Gao et al. 2025; RosePO, Liao et al. 2024
-            best = self._ask(targets.histories, targets.items)
+            best = self._search(targets.histories, targets.items)
             return RejectedItems(
                 chosen, *self._fill(chosen, targets.items, [row[:count] for row in best], rng)
             )
@@ -90,7 +91,7 @@ class RejectedItemSampler:
             return RejectedItems(chosen, self._fill(chosen, targets.items, [[]] * len(targets), rng)[0])
         places, taken = self._places(chosen), self._taken(targets)
         if source == "popularity":
-            places_by_row = by_weight(self._counts, taken, count, rng)
+            places_by_row = sample_by_weight(self._counts, taken, count, rng)
         elif source == "semantic":
             places_by_row = nearest_items(self._vectors, places, taken, count)
         else:
@@ -99,11 +100,11 @@ class RejectedItemSampler:
             chosen, [[self.catalogue.items[place] for place in row] for row in places_by_row]
         )
 
-    def _judge(self, targets: Targets, rng: np.random.Generator) -> RejectedItems:
-        """Best and worst of the model's best in a collaborative model's eyes (OneRec, Deng et al. 2025)."""
+    def _draw_by_judge(self, targets: Targets, rng: np.random.Generator) -> RejectedItems:
+        """Choose the beam with the judge's highest score, and reject the lowest ones (OneRec, Deng et al. 2025)."""
         items, index, histories = self.catalogue.items, self.catalogue.index, targets.histories
         judge = load_baseline(self.run, self.config.judge, items)
-        beams_by_row = self._ask(histories, targets.seen)
+        beams_by_row = self._search(histories, targets.seen)
         chosen, rejected = [], []
         for start, stop in _blocks(len(targets), len(items), "judging"):
             scores = judge.log_probs(histories[start:stop], items)
@@ -115,7 +116,8 @@ class RejectedItemSampler:
                 rejected.append([item for item in worst if item not in positives][: self.config.negatives])
         return RejectedItems(chosen, *self._fill(chosen, targets.items, rejected, rng))
 
-    def _ask(self, histories: list[list[str]], denied: list[list[str]]) -> list[list[str]]:
+    def _search(self, histories: list[list[str]], denied: list[list[str]]) -> list[list[str]]:
+        """Return the model's best items for each history, without the denied ones, at most `pairs.width`."""
         if self._beams is None:
             raise ValueError("sources beams and judge need a model to ask")
         return self._beams(histories, denied, self.config.width)
@@ -127,15 +129,21 @@ class RejectedItemSampler:
         rejected: Sequence[list[str]],
         rng: np.random.Generator,
     ) -> tuple[list[list[str]], int]:
-        """Rejected items up to the number wanted, the missing ones uniformly from the catalogue; and their number."""
+        """Fill lists of rejected items with items drawn uniformly from the catalogue.
+
+        Returns:
+            Lists of `pairs.negatives` items, and the number of items that were added.
+        """
         negatives = CandidateSampler(self.catalogue.items, int(rng.integers(1 << 62)))
         full, filled = [], 0
         for target, positive, row in zip(chosen, positives, rejected, strict=True):
             missing = self.config.negatives - len(row)
             if missing:
-                # CandidateSampler keeps the set of the last list it was given: one user's targets share theirs.
-                barred = [*positive, *row] if row else positive
-                row = row + [item for item in negatives.sample(target, missing + 1, barred) if item != target]
+                # A user's targets share one list, and CandidateSampler caches the set of the list that it got last.
+                excluded = [*positive, *row] if row else positive
+                row = row + [
+                    item for item in negatives.sample(target, missing + 1, excluded) if item != target
+                ]
             full.append(row)
             filled += missing
         return full, filled
@@ -144,20 +152,25 @@ class RejectedItemSampler:
         return [self.catalogue.index[item] for item in items]
 
     def _taken(self, targets: Targets) -> list[set[int]]:
-        """Places of each user's training items, one set a user."""
+        """Return the places of each target's user's training items. Targets of one user share one set."""
         lists = {id(items): items for items in targets.items}
         sets = {key: set(self._places(items)) for key, items in lists.items()}
         return [sets[id(items)] for items in targets.items]
 
     @cached_property
     def _counts(self) -> npt.NDArray[np.float64]:
-        """Training interactions of each item, float64 [items]."""
+        """Number of training interactions of each item, float64 [items]."""
         popular = Popularity.fit(training_histories(self.run), self.catalogue.items)
         counts = dict(zip(popular.items, popular.counts, strict=True))
         return np.array([counts[item] for item in self.catalogue.items], np.float64)
 
     @cached_property
     def _vectors(self) -> npt.NDArray[np.float32]:
+        """Item vectors from the codebooks, float32 [items, d].
+
+        Raises:
+            UserError: the IDs have no codebooks.
+        """
         vectors = code_vectors(self.run, self.catalogue.sids)
         if vectors is None:
             raise UserError(
@@ -167,66 +180,66 @@ class RejectedItemSampler:
         return vectors
 
 
-def by_weight(
+def sample_by_weight(
     weights: npt.NDArray[np.float64], taken: Sequence[set[int]], count: int, rng: np.random.Generator
 ) -> list[list[int]]:
-    """Draws items one after another, each by its share of the weight that is left.
+    """Draw items one after another, each with a probability proportional to its weight among the remaining items.
 
     Args:
-        weights: float64 [items], not negative, some positive; items of weight 0 come when no others are left.
-        taken: for each row, places that must not be drawn.
-        count: places a row; as many must be free.
-        rng: of the draws.
+        weights: float64 [items], not negative, some positive. Items of weight 0 are drawn when no others remain.
+        taken: for each of R rows, places that must not be drawn.
+        count: number of places to draw for a row; at least as many must be free.
+        rng: random generator of the draws.
 
     Returns:
-        Places, R lists of `count`, in the order drawn.
+        R lists of `count` places, in the order in which they were drawn.
     """
     ends = weights.cumsum()
-    draws = np.searchsorted(ends, rng.random((len(taken), _TRIES * count)) * ends[-1], side="right")
+    draws = np.searchsorted(ends, rng.random((len(taken), _DRAWS_PER_ITEM * count)) * ends[-1], side="right")
     places_by_row = []
     for excluded, row in zip(taken, draws.tolist(), strict=True):
-        # Passing over what is taken or drawn already is drawing from the weight that is left.
+        # To skip taken and repeated places is the same as to draw from the remaining weight.
         drawn = list(dict.fromkeys(place for place in row if place not in excluded))[:count]
         if len(drawn) < count:
-            drawn += _race(weights, excluded.union(drawn), count - len(drawn), rng)
+            drawn += _sample_at_once(weights, excluded.union(drawn), count - len(drawn), rng)
         places_by_row.append(drawn)
     return places_by_row
 
 
-def _race(
+def _sample_at_once(
     weights: npt.NDArray[np.float64], taken: set[int], count: int, rng: np.random.Generator
 ) -> list[int]:
-    """The same draw in one go: the first of exponential waiting times, whose rates are the weights."""
+    """Draw the same distribution at once: the smallest of exponential times whose rates are the weights."""
     free = np.setdiff1d(np.arange(len(weights)), list(taken))
     with np.errstate(divide="ignore"):
         times = rng.exponential(size=len(free)) / weights[free]
-    first: list[int] = free[np.lexsort((rng.random(len(free)), times))[:count]].tolist()
-    return first
+    drawn: list[int] = free[np.lexsort((rng.random(len(free)), times))[:count]].tolist()
+    return drawn
 
 
 def nearest_items(
     vectors: npt.NDArray[np.float32], chosen: Sequence[int], taken: Sequence[set[int]], count: int
 ) -> list[list[int]]:
-    """The items most like the chosen ones by cosine.
+    """Find the items with the largest cosine to the chosen ones.
 
     Args:
-        vectors: float32 [items, d]; one without direction is like none.
-        chosen: R places.
+        vectors: float32 [items, d]; a zero vector has cosine 0 to all others.
+        chosen: places of R chosen items.
         taken: for each row, places that must not be found.
-        count: places a row; as many must be free.
+        count: number of places to find for a row; at least as many must be free.
 
     Returns:
-        Places, R lists of `count`, nearest first; of equally near ones, the first in the catalogue first.
+        R lists of `count` places, nearest first; equally near items are in catalogue order.
     """
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
     places_by_row: list[list[int]] = []
     for start, stop in _blocks(len(chosen), len(unit), "nearest items"):
-        likeness = unit[chosen[start:stop]] @ unit.T
+        cosines = unit[chosen[start:stop]] @ unit.T
         for row, excluded in enumerate(taken[start:stop]):
-            likeness[row, list(excluded)] = -np.inf
-        best = np.sort(np.argpartition(-likeness, count - 1, axis=1)[:, :count], axis=1)
-        order = np.argsort(-np.take_along_axis(likeness, best, axis=1), axis=1, kind="stable")
+            cosines[row, list(excluded)] = -np.inf
+        best = np.sort(np.argpartition(-cosines, count - 1, axis=1)[:, :count], axis=1)
+        order = np.argsort(-np.take_along_axis(cosines, best, axis=1), axis=1, kind="stable")
         places_by_row += np.take_along_axis(best, order, axis=1).tolist()
     return places_by_row
 
@@ -238,17 +251,19 @@ def sample_in_shared_prefix(
     count: int,
     rng: np.random.Generator,
 ) -> list[list[int]]:
-    """Items that share as long a prefix as possible with the chosen ones, at random among equals.
+    """Draw items that share the longest possible prefix with the chosen ones.
+
+    Items that share a prefix of the same length are drawn uniformly.
 
     Args:
-        sids: int [items, L], in trie order: the items of a prefix are a range.
-        chosen: R places.
+        sids: int [items, L], in trie order, so that the items of a prefix are a range.
+        chosen: places of R chosen items.
         taken: for each row, places that must not be drawn.
-        count: places a row; as many must be free.
-        rng: of the draws.
+        count: number of places to draw for a row; at least as many must be free.
+        rng: random generator of the draws.
 
     Returns:
-        Places, R lists of `count`, the longest shared prefix first.
+        R lists of `count` places, the longest shared prefix first.
     """
     numbers = number_prefixes(sids.astype(np.int32))[-2::-1]
     spans = [(np.searchsorted(n, n), np.searchsorted(n, n, side="right")) for n in numbers]
@@ -259,15 +274,15 @@ def sample_in_shared_prefix(
         drawn: list[int] = []
         for level in ranges:
             low, high = level[row]
-            drawn += _draw(low, high, excluded.union(drawn), count - len(drawn), rng)
+            drawn += _sample_range(low, high, excluded.union(drawn), count - len(drawn), rng)
             if len(drawn) == count:
                 break
         places_by_row.append(drawn)
     return places_by_row
 
 
-def _draw(low: int, high: int, taken: set[int], count: int, rng: np.random.Generator) -> list[int]:
-    """So many places of a range at random, or all that are free in it."""
+def _sample_range(low: int, high: int, taken: set[int], count: int, rng: np.random.Generator) -> list[int]:
+    """Draw `count` free places of a range, or all of its free places if there are fewer."""
     if high - low < 4 * (len(taken) + count):
         free = [place for place in range(low, high) if place not in taken]
         return [free[n] for n in rng.permutation(len(free))[:count].tolist()]
@@ -280,7 +295,7 @@ def _draw(low: int, high: int, taken: set[int], count: int, rng: np.random.Gener
 
 
 def _blocks(rows: int, items: int, what: str) -> Iterator[tuple[int, int]]:
-    """Bounds of blocks of rows, each small enough for a score of every item."""
+    """Yield the bounds of blocks of rows. A block of scores [rows, items] has at most `_CELLS` numbers."""
     size = max(1, _CELLS // items)
     starts = range(0, rows, size)
     for start in tqdm(starts, desc=what, unit=" blocks", leave=False, disable=len(starts) < 2):

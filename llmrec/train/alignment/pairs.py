@@ -1,4 +1,4 @@
-"""The pairs stage: what training users chose, and items that stand for what they did not."""
+"""Makes the preference pairs of the pairs stage: items that training users chose, and items that they rejected."""
 
 from __future__ import annotations
 
@@ -39,41 +39,42 @@ def make_pairs(
     history: int,
     beams: SearchBeams | None = None,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Pairs of a chosen item and rejected ones, from training interactions alone.
+    """Make pairs of a chosen item and rejected items, from training interactions alone.
 
-    What a user chose in training, before or after the chosen item, is never rejected. Held-out items may be: to
-    leave them out would tell the model about them.
+    A training item of the user, before or after the chosen item, is never rejected. A held-out item may be rejected,
+    because to exclude it would tell the model about it.
 
     Args:
         config: the recipe's section `pairs`.
         run: run folder with finished stages data, ids and sft.
-        catalogue: its items as trained.
-        seed: of all draws.
-        history: most items of a history that are kept, the latest.
-        beams: asks the model; needed by the sources `beams` and `judge`.
+        catalogue: the run's catalogue as trained.
+        seed: seed of all draws.
+        history: number of last history items that are kept.
+        beams: function that decodes the model's best items; the sources `beams` and `judge` need it.
 
     Returns:
-        `user_id: str, history: list[str]` (oldest first)`, chosen: str, rejected: list[str]` (as many in each
-        row)`, source: str`, users in the order of the data, each one's targets oldest first; and the report.
+        The pairs, `user_id: str, history: list[str]` (oldest first)`, chosen: str, rejected: list[str]` (of equal
+        length in all rows)`, source: str`, with users in the order of the data and each user's targets oldest first;
+        and the report.
 
     Raises:
-        UserError: nobody to learn from, more rejected items wanted than a user leaves, or what a source lacks.
+        UserError: no user can be used, a user has left too few items unchosen, or a source lacks a model or vectors.
     """
     targets, left_out = draw_targets(
         run, history, config.per_user, config.users, seed, config.prompts == "history_end"
     )
     _check_enough(config, targets, len(catalogue.items))
-    sources = RejectedItemSampler(config, run, catalogue, beams)
+    sampler = RejectedItemSampler(config, run, catalogue, beams)
     choice = np.random.default_rng([seed, 0]).integers(len(config.sources), size=len(targets))
     chosen: list[str] = [""] * len(targets)
     rejected: list[list[str]] = [[]] * len(targets)
     filled: Counter[str] = Counter()
     for number, source in enumerate(config.sources):
         rows = np.flatnonzero(choice == number)
-        drawn = sources.draw(source, targets.take(rows), np.random.default_rng([seed, 1, number]))
+        drawn = sampler.draw(source, targets.take(rows), np.random.default_rng([seed, 1, number]))
         filled[source] += drawn.filled
-        for row, best, worst in zip(rows.tolist(), drawn.chosen, drawn.rejected, strict=True):
-            chosen[row], rejected[row] = best, worst
+        for row, chosen_item, rejected_items in zip(rows.tolist(), drawn.chosen, drawn.rejected, strict=True):
+            chosen[row], rejected[row] = chosen_item, rejected_items
     names = [config.sources[number] for number in choice.tolist()]
     columns = (targets.users, targets.histories, chosen, rejected, names)
     pairs = pl.DataFrame(dict(zip(SCHEMA, columns, strict=True)), schema=SCHEMA)
@@ -84,7 +85,7 @@ def make_pairs(
         "negatives": config.negatives,
         "sources": {source: names.count(source) for source in dict.fromkeys(config.sources)},
         "filled_at_random": {source: filled[source] for source in sorted(MODEL_SOURCES & set(names))},
-        "chosen_is_target": sum(best == own for best, own in zip(chosen, targets.chosen, strict=True)),
+        "chosen_is_target": sum(item == target for item, target in zip(chosen, targets.chosen, strict=True)),
     }
     return pairs, report
 
@@ -92,16 +93,16 @@ def make_pairs(
 def beam_searcher(
     run: TrainedRun, model: PreTrainedModel, pad_id: int, memory_gb: float | None = None
 ) -> SearchBeams:
-    """Asks a model that speaks a run's vocabulary for the best items of histories.
+    """Return a function that decodes a model's best items for histories.
 
     Args:
         run: catalogue and prompts, as trained.
-        model: the run's base, with or without an adapter; put into eval mode for the time it is asked.
+        model: the run's base, with or without an adapter. It is in eval mode while it decodes.
         pad_id: any valid token id.
-        memory_gb: bound on a batch; None for what the device can spare.
+        memory_gb: limit of a batch's memory in GB; None takes what the device can spare.
 
     Returns:
-        A function of histories, denied items and width, as `make_pairs` takes it.
+        A function of histories, denied items and width, for the argument `beams` of `make_pairs`.
     """
     from llmrec.catalogue.item_mask import build_item_mask
     from llmrec.decode import batches
@@ -110,7 +111,7 @@ def beam_searcher(
 
     items = run.catalogue.items
 
-    def ask(histories: list[list[str]], denied: list[list[str]], width: int) -> list[list[str]]:
+    def search(histories: list[list[str]], denied: list[list[str]], width: int) -> list[list[str]]:
         catalogue = run.catalogue.to(model.device)
         engine = TreeEngine(model, catalogue.trie, catalogue.token_ids, pad_id)
         _, hidden = run.allow_and_deny_lists(histories, mask_seen=False, deny=denied)
@@ -120,21 +121,21 @@ def beam_searcher(
             ranked = batches.rank(engine, prompts, width, width, mask, memory_gb=memory_gb).items
         return [[items[place] for place in row if place >= 0] for row in ranked.tolist()]
 
-    return ask
+    return search
 
 
 def read_pairs(source: Path, items: Iterable[str]) -> pl.DataFrame:
-    """Read pairs, the stage's or those that a user has written.
+    """Read the pairs of the pairs stage, or pairs that a user has written.
 
     Args:
         source: a Parquet file, or a run folder.
         items: item ids of the catalogue.
 
     Returns:
-        The columns of `make_pairs`, at least one row, as many rejected items in each.
+        The columns of `make_pairs`, with at least one row and equally many rejected items in each.
 
     Raises:
-        UserError: no such file, or the first row with something wrong, counted from 0.
+        UserError: the file does not exist, or a row is wrong; the message names the first such row, counted from 0.
     """
     path = source / layout.PAIRS if source.is_dir() else source
     pairs = _read(path)
@@ -148,23 +149,23 @@ def read_pairs(source: Path, items: Iterable[str]) -> pl.DataFrame:
         "a rejected item twice": pl.col("rejected").list.n_unique() < size,
     }
     numbered = pairs.with_row_index("row")
-    for fault, holds in faults.items():
-        _refuse(path, numbered.filter(holds), fault)
+    for fault, condition in faults.items():
+        _refuse(path, numbered.filter(condition), fault)
     catalogue = pl.Series("item", list(items), dtype=pl.String).to_frame()
-    named = pl.concat_list("history", "chosen", "rejected")
-    named_items = numbered.select("row", "user_id", item=named).explode("item")
-    unknown = named_items.join(catalogue, on="item", how="anti").sort("row")
+    all_items = pl.concat_list("history", "chosen", "rejected")
+    rows_of_items = numbered.select("row", "user_id", item=all_items).explode("item")
+    unknown = rows_of_items.join(catalogue, on="item", how="anti").sort("row")
     if len(unknown):
         _refuse(path, unknown, f"item {unknown['item'][0]!r}, which is not in the catalogue")
     return pairs
 
 
 def _check_enough(config: PairsConfig, targets: Targets, items: int) -> None:
-    """Raise a UserError unless each user leaves enough of the catalogue to reject."""
-    own = dict(zip(targets.users, targets.items, strict=True))
-    sizes = {user: len(set(chosen)) for user, chosen in own.items()}
+    """Raise a UserError if a user has left fewer items unchosen than are to be rejected."""
+    items_by_user = dict(zip(targets.users, targets.items, strict=True))
+    sizes = {user: len(set(chosen)) for user, chosen in items_by_user.items()}
     user = max(sizes, key=lambda name: sizes[name])
-    # The judge may take its chosen item from what the user has not chosen.
+    # The item that the judge chooses may be one that the user has not chosen.
     left = items - sizes[user] - ("judge" in config.sources)
     if left < config.negatives:
         raise UserError(
@@ -174,7 +175,7 @@ def _check_enough(config: PairsConfig, targets: Targets, items: int) -> None:
 
 
 def _read(path: Path) -> pl.DataFrame:
-    """A table of pairs with the right columns and types, and not empty."""
+    """Read a table of pairs, and check its columns and types, and that it has rows."""
     if not path.is_file():
         raise UserError(f"{path}: not there; run `llmrec pairs RECIPE` first")
     try:

@@ -1,6 +1,6 @@
-"""What a rollout is worth: the terms of GRPO's reward, those shipped and the user's own.
+"""Rewards of GRPO: the shipped ones, and loading of a user's own.
 
-A reward sees whole groups, because some rank a rollout among the others of its prompt.
+A reward gets whole groups, because some rewards rank a rollout among the others of its prompt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llmrec.plugins import check_parameters, is_import_path, load_object
 Floats = npt.NDArray[np.float64]
 Judge = Callable[[list[list[str]]], npt.NDArray[np.floating]]
 EQUAL = 1e-8
-"""Rewards nearer to each other than this teach nothing."""
+"""Rewards that differ by no more than this count as equal. Equal rewards give no advantage."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Groups:
     """Rollouts of P prompts, G each.
 
     Attributes:
-        items: int64 [P, G], what was drawn, in trie order; an item may be drawn more than once.
-        targets: int64 [P], what the user chose, in trie order; −1 where no target is known
+        items: int64 [P, G], the drawn items as places in trie order; an item may be drawn more than once.
+        targets: int64 [P], the items that the users chose next, as places in trie order; −1 if the target is unknown
             (`grpo.prompts: history_end`).
         histories: P lists of item ids, oldest first.
         log_probs: float [P, G], the policy's log-probability of each rollout.
@@ -43,13 +43,13 @@ class Groups:
 
     @property
     def hits(self) -> npt.NDArray[np.bool_]:
-        """Which rollouts are the target, bool [P, G]."""
+        """Whether each rollout is the target, bool [P, G]."""
         hits: npt.NDArray[np.bool_] = self.items == self.targets[:, None]
         return hits
 
     @property
     def same(self) -> npt.NDArray[np.bool_]:
-        """Which two rollouts of a group are one item, bool [P, G, G]."""
+        """Whether two rollouts of a group are the same item, bool [P, G, G]."""
         same: npt.NDArray[np.bool_] = self.items[:, :, None] == self.items[:, None, :]
         return same
 
@@ -57,24 +57,26 @@ class Groups:
     def ranks(self) -> npt.NDArray[np.int64]:
         """Rank of each rollout's item in its group by the policy's log-probability, from 1, int64 [P, G].
 
-        One more than the number of other items that are likelier: an item drawn twice takes one place, the same for
-        both, and equally likely items share the better place. So ranks do not hang on the order of the rollouts.
+        A rank is 1 plus the number of other items with a larger log-probability. An item that was drawn twice counts
+        once and has one rank. Items with equal log-probability share the better rank. So ranks do not depend on the
+        order of the rollouts.
         """
         same = self.same
         best = np.where(same, self.log_probs[:, None, :], -np.inf).max(-1)
-        again = np.asarray(np.tril(same, -1).any(-1))
-        likelier = (best[:, None, :] > best[:, :, None]) & ~again[:, None, :]
+        is_repeat = np.asarray(np.tril(same, -1).any(-1))
+        likelier = (best[:, None, :] > best[:, :, None]) & ~is_repeat[:, None, :]
         return 1 + likelier.sum(-1)
 
 
 @dataclass(frozen=True)
 class RewardContext:
-    """What a reward may read beside the rollouts.
+    """Data that a reward may use besides the rollouts.
 
     Attributes:
-        catalogue: the items.
-        vectors: float32 [items, d], items as their codebooks see them; None where IDs have no codebooks.
-        judge: a collaborative model: P histories → log-probability of each item, float [P, items]; None for none.
+        catalogue: the run's catalogue.
+        vectors: float32 [items, d], item vectors from the codebooks; None if the IDs have no codebooks.
+        judge: a collaborative model: P histories → log-probability of each item, float [P, items]; None if no reward
+            needs it.
     """
 
     catalogue: Catalogue
@@ -88,30 +90,31 @@ class RewardContext:
 
     @cached_property
     def sids(self) -> npt.NDArray[np.int64]:
-        """Their semantic IDs, int64 [items, L]."""
+        """Semantic IDs of the items, int64 [items, L]."""
         return self.catalogue.sids
 
 
 Reward = Callable[[Groups, RewardContext], npt.NDArray]
-"""What each rollout is worth, float [P, G]."""
+"""(groups, context) → the reward of each rollout, float [P, G]."""
 
 
 def needs_judge(reward: Reward) -> Reward:
-    """Mark a reward of the user's own that asks `context.judge`, so that `grpo.judge` is trained for it."""
+    """Mark a user's own reward that calls `context.judge`, so that `grpo.judge` is trained for it."""
     reward.needs_judge = True  # type: ignore[attr-defined]  # functions take attributes; their types do not say so
     return reward
 
 
 def hit(groups: Groups, context: RewardContext) -> Floats:
-    """1 for the target, else 0."""
+    """Return 1 for the target, and 0 for other items."""
     return groups.hits.astype(np.float64)
 
 
 def rank(groups: Groups, context: RewardContext) -> Floats:
-    """Punishes misses the harder the likelier they were (MiniOneRec, Kong et al. 2025; ReRe, Tan et al. 2025).
+    """Give the likelier misses the lower rewards (MiniOneRec, Kong et al. 2025; ReRe, Tan et al. 2025).
 
     In a group with a hit, a miss of rank ρ gets −(1 / log2(ρ + 1)) / Σ, where Σ sums 1 / log2(ρ + 1) over the
-    group's misses, so that they add up to −1; hits get 0. In a group without a hit, all get 0.
+    group's misses, so that the rewards of the misses add up to −1. Hits get 0. In a group without a hit, all rollouts
+    get 0.
     """
     missed = ~groups.hits
     discounts = missed / np.log2(groups.ranks + 1)
@@ -121,21 +124,21 @@ def rank(groups: Groups, context: RewardContext) -> Floats:
 
 
 def levels(groups: Groups, context: RewardContext) -> Floats:
-    """Share of the SID's levels that match the target's, counted from the first to the first that differs.
+    """Return the share of the SID's levels before the first one that differs from the target's.
 
-    Of a textual ID, tokens of the longest one in the catalogue.
+    A textual ID has as many levels as the longest ID of the catalogue has tokens.
     """
     match = context.sids[groups.items] == context.sids[groups.targets][:, None]
     return np.logical_and.accumulate(match, axis=-1).mean(-1)
 
 
 def ndcg(groups: Groups, context: RewardContext) -> Floats:
-    """1 / log2(ρ + 1) for the target at rank ρ of its group, 0 for the others."""
+    """Return 1 / log2(ρ + 1) for the target at rank ρ of its group, and 0 for other items."""
     return groups.hits / np.log2(groups.ranks + 1)
 
 
 def semantic(groups: Groups, context: RewardContext) -> Floats:
-    """Cosine of the item's vector and the target's, −1 to 1; 0 where either has no direction.
+    """Return the cosine of the item's vector and the target's, from −1 to 1; 0 if either is a zero vector.
 
     Raises:
         UserError: the run's semantic IDs have no codebooks.
@@ -151,11 +154,12 @@ def semantic(groups: Groups, context: RewardContext) -> Floats:
 
 
 def collaborative(groups: Groups, context: RewardContext) -> Floats:
-    """The judge's opinion: 1 − ln(ρ) / ln(items) for the item that it ranks ρ-th in the catalogue, from 1 to 0.
+    """Return 1 − ln(ρ) / ln(items), from 1 to 0, where the judge ranks the item ρ-th in the catalogue.
 
-    Equal scores share the better rank. Ranks, because judges differ in how sure they are, and the scale should not;
-    in the catalogue, because within a group the best would get 1 however bad they all are; and their logarithm,
-    because rollouts sit near the top, where plain shares of the catalogue are all about 1.
+    Equal scores share the better rank. The reward uses ranks, because judges differ in how confident their scores
+    are, and the scale of the reward should not. It uses ranks in the catalogue, because the best rollout of a group
+    would otherwise get 1 even if all rollouts are bad. It uses the logarithm, because most rollouts have ranks near
+    the top, where ρ / items is about 0 for all of them.
 
     Raises:
         UserError: there is no judge.
@@ -171,17 +175,16 @@ def collaborative(groups: Groups, context: RewardContext) -> Floats:
 
 
 def diversity(groups: Groups, context: RewardContext) -> Floats:
-    """1 − the mean cosine of the item's vector and those of the group's other rollouts.
+    """Return 1 − the mean cosine of the item's vector and the vectors of the group's other rollouts.
 
-    Where IDs have no codebooks, two rollouts are alike only if they are one item: then, the share of the others
-    that are not.
+    Two rollouts of the same item have cosine 1. If the IDs have no codebooks, all other pairs have cosine 0.
     """
-    alike = groups.same.astype(np.float64)
+    cosines = groups.same.astype(np.float64)
     if context.vectors is not None:
         unit = _unit(context.vectors[groups.items])
-        alike = np.maximum(alike, np.einsum("pgd,phd->pgh", unit, unit))
+        cosines = np.maximum(cosines, np.einsum("pgd,phd->pgh", unit, unit))
     others = max(groups.items.shape[1] - 1, 1)
-    return 1 - (alike.sum(-1) - np.diagonal(alike, axis1=1, axis2=2)) / others
+    return 1 - (cosines.sum(-1) - np.diagonal(cosines, axis1=1, axis2=2)) / others
 
 
 SHIPPED: Mapping[str, Reward] = {
@@ -196,12 +199,13 @@ SHIPPED: Mapping[str, Reward] = {
 
 
 def load_reward(name: str) -> Reward:
-    """The reward of a name, or of an import path `module:function`, whose module is run.
+    """Return a shipped reward by its name, or a user's own by its import path `module:function`.
 
-    The working directory is importable, behind all else that is.
+    The module is imported. The working directory is the last place where it is looked for.
 
     Raises:
-        UserError: no such reward, module or function, a module that fails to load, or a wrong signature.
+        UserError: the reward, module or function does not exist, the module cannot be imported, or the function has
+            other parameters.
     """
     if not is_import_path(name):
         if name not in SHIPPED:
@@ -223,18 +227,19 @@ def load_reward(name: str) -> Reward:
 def sum_rewards(
     rewards: Sequence[RewardConfig], groups: Groups, context: RewardContext
 ) -> tuple[Floats, dict[str, npt.NDArray]]:
-    """The weighted sum of rewards.
+    """Compute the weighted sum of rewards.
 
     Args:
         rewards: names and weights.
         groups: rollouts of P prompts, G each.
-        context: the catalogue.
+        context: data that the rewards may use.
 
     Returns:
-        The sum, float64 [P, G], and each term by its name, float64 [P, G], before its weight.
+        The sum, float64 [P, G], and each term by its name, float64 [P, G], without its weight.
 
     Raises:
-        UserError: a reward that is not there, lacks what it needs, or returns anything but P × G finite numbers.
+        UserError: a reward does not exist, needs vectors or a judge that the run lacks, or does not return P × G
+            finite numbers.
     """
     terms = {reward.name: _values(reward.name, groups, context) for reward in rewards}
     summed = np.zeros(groups.items.shape)
@@ -244,13 +249,13 @@ def sum_rewards(
 
 
 def has_zero_variance(total: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
-    """Which groups have rewards that are all equal, so that every advantage is 0: bool [P]."""
+    """Whether all rewards of a group are equal, so that every advantage is 0: bool [P]."""
     equal: npt.NDArray[np.bool_] = np.ptp(total, axis=1) <= EQUAL
     return equal
 
 
 def _values(name: str, groups: Groups, context: RewardContext) -> Floats:
-    """One reward, checked."""
+    """Compute one reward, and check it."""
     returned = load_reward(name)(groups, context)
     try:
         values = np.asarray(returned, np.float64)
@@ -262,9 +267,9 @@ def _values(name: str, groups: Groups, context: RewardContext) -> Floats:
             f"grpo.rewards: {name} returns an array of shape {list(values.shape)} for {prompts} prompts of "
             f"{rollouts} rollouts; return one number a rollout, {list(shape)}"
         )
-    bad = ~np.isfinite(values)
-    if bad.any():
-        prompt, rollout = np.argwhere(bad)[0]
+    is_invalid = ~np.isfinite(values)
+    if is_invalid.any():
+        prompt, rollout = np.argwhere(is_invalid)[0]
         item, place = context.items[groups.items[prompt, rollout]], groups.targets[prompt]
         target = context.items[place] if place >= 0 else None
         raise UserError(
@@ -275,7 +280,7 @@ def _values(name: str, groups: Groups, context: RewardContext) -> Floats:
 
 
 def _unit(vectors: npt.NDArray[np.floating]) -> Floats:
-    """Vectors [..., d] at length 1; those of length 0 stay."""
-    wide = vectors.astype(np.float64)
-    norms = np.linalg.norm(wide, axis=-1, keepdims=True)
-    return np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0)
+    """Scale vectors [..., d] to length 1; zero vectors stay."""
+    exact = vectors.astype(np.float64)
+    norms = np.linalg.norm(exact, axis=-1, keepdims=True)
+    return np.divide(exact, norms, out=np.zeros_like(exact), where=norms > 0)

@@ -43,16 +43,20 @@ def train_in_process(ctx: StageContext) -> dict[str, Any]:
 
     recipe = ctx.recipe
     prepared = prepare(recipe, ctx.run)
-    trained, epochs = fit(ctx, prepared)
-    if trained is None:
+    fitted = fit(ctx, prepared)
+    if fitted.model is None:
         return {}
-    trained = modes.split(trained, recipe.sft, prepared.catalogue.vocabulary, ctx.work / "sft", ctx.scratch)
+    epochs = fitted.epochs
+    trained = modes.split(
+        fitted.model, recipe.sft, prepared.catalogue.vocabulary, ctx.work / "sft", ctx.scratch
+    )
     _write(ctx, prepared, trained)
     return {
         "parameters": sum(p.numel() for p in trained.parameters()),
         "trees": epochs.bounds[0][1] - epochs.bounds[0][0],
         "tokens_per_epoch": epochs.tokens_per_epoch,
         "prompts_shortened": prepared.encoder.shortened,
+        **fitted.notes,
     }
 
 

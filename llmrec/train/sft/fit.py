@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from llmrec.train.sft import samples
 from llmrec.train.sft.epochs import Epochs
 from llmrec.train.sft.prepare import prepare, start_run_folder
 from llmrec.train.sft.teacher import Branching, SyntheticContinuations, Teacher
+from llmrec.train.sft.temperature import find_temperature
 from llmrec.train.sft.trainer import TreeTrainer
 from llmrec.train.validation import ValidationLists
 
@@ -44,11 +46,23 @@ MIN_INTERVAL = 25
 """Between two saves or validations."""
 
 
-def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | PeftModel | None, Epochs]:
-    """Train a prepared base as the recipe's `sft` says; `scratch` holds what a killed training goes on from.
+@dataclass(frozen=True)
+class Fitted:
+    """What a training leaves.
 
-    Returns:
-        The trained model (None in any but the first of several processes), and what it was trained on.
+    Attributes:
+        model: the trained model; None in any but the first of several processes.
+        epochs: the trees that it was trained on.
+        notes: choices that were left to the machine or to the data, for the manifest.
+    """
+
+    model: PreTrainedModel | PeftModel | None
+    epochs: Epochs
+    notes: dict[str, float | bool]
+
+
+def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
+    """Train a prepared base as the recipe's `sft` says; `scratch` holds what a killed training goes on from.
 
     Raises:
         UserError: a prompt that does not fit the context, a loss that is no number, or no memory left.
@@ -92,7 +106,10 @@ def fit(ctx: StageContext, prepared: Prepared) -> tuple[PreTrainedModel | PeftMo
         metrics.rewind(resume)
     with explain_out_of_memory("sft", sft_memory_remedies(sft, recipe.data.history, ctx.workers)):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        return _trained(ctx, trainer), epochs
+        notes: dict[str, float | bool] = {"bf16": trainer.args.bf16}
+        if teacher is not None:
+            notes["teacher_temperature"] = teacher.temperature
+        return Fitted(_trained(ctx, trainer), epochs, notes)
 
 
 def _trained(ctx: StageContext, trainer: TreeTrainer) -> PreTrainedModel | PeftModel | None:
@@ -150,14 +167,20 @@ def _teacher(ctx: StageContext, prepared: Prepared) -> Teacher | None:
         raise UserError("sft.distillation: textual IDs have no tokens that a teacher could choose among")
     items, name = catalogue.items, distillation.teacher
     trained = not counts(ctx.recipe.collaborative, name)
-    return Teacher(
+    teacher = Teacher(
         load_baseline(ctx.run, name, items),
         catalogue,
         distillation.weight,
         () if trained or distillation.folds == 1 else _folds(ctx.run, name, items, distillation.folds),
-        distillation.temperature,
-        distillation.mask_seen,
+        mask_seen=distillation.mask_seen,
     )
+    temperature = distillation.temperature
+    if temperature == "auto":
+        temperature = find_temperature(
+            teacher, training_histories(ctx.run)["items"].to_list(), ctx.recipe.seed
+        )
+        print_notice(f"sft: the temperature of the teacher is {temperature:g}")
+    return replace(teacher, temperature=temperature)
 
 
 def _folds(run: Path, name: str, items: Sequence[str], folds: int) -> list[Baseline]:

@@ -1,0 +1,211 @@
+"""The file of arms for `llmrec bench quality`, and the runs that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from llmrec import artifacts, estimate, layout, pipeline
+from llmrec.artifacts import Stage
+from llmrec.config import Recipe, Section, load_recipe, load_run_recipe
+from llmrec.errors import UserError
+from llmrec.metrics.metric import load_metrics, rank_metrics
+from llmrec.metrics.ranking import metric_names
+
+SPLIT = "valid"
+UNTIL = "eval"
+SET_BY_FILE = {
+    "run": "the arm's name",
+    "parent": "`parent`",
+    "seed": "`seeds`",
+    "decode.splits": "validation alone",
+}
+"""Override that an arms file may not hold → what sets it instead."""
+
+
+def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("name each once")
+    return values
+
+
+def _free(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    for text in overrides:
+        key = text.partition("=")[0]
+        if key in SET_BY_FILE:
+            raise ValueError(f"{key} is set by {SET_BY_FILE[key]}")
+    return overrides
+
+
+Overrides = Annotated[tuple[str, ...], AfterValidator(_free)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_unique)]
+
+
+class Arm(Section):
+    """One variant of the recipe.
+
+    Attributes:
+        name: name of the arm, a part of its runs' names.
+        hypothesis: what is expected of the arm, in one sentence.
+        overrides: `key=value` as on the command line.
+        verdict: what a human decided after looking at the figures, such as `keep`.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    hypothesis: Annotated[str, Field(min_length=1)]
+    overrides: Overrides = ()
+    verdict: str = ""
+
+
+class ArmsFile(Section):
+    """A file of arms.
+
+    Attributes:
+        recipe: name or path of the recipe, as on the command line.
+        overrides: `key=value` of all arms.
+        seeds: each arm is trained once with each seed.
+        metric: the metric that decides, such as `ndcg@10`. HR and NDCG at its cutoff are shown too.
+        parent: a finished run whose stages are reused where settings and seed agree.
+        arms: the arms. The others are compared with the first.
+    """
+
+    recipe: str
+    overrides: Overrides = ()
+    seeds: Seeds = (0,)
+    metric: Annotated[str, Field(pattern=r"^.+@[1-9][0-9]*$")] = "ndcg@10"
+    parent: str | None = None
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The columns of the table."""
+        k = self.metric.rpartition("@")[2]
+        return list(dict.fromkeys([f"hr@{k}", f"ndcg@{k}", self.metric]))
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """One arm with one seed.
+
+    Attributes:
+        arm: the arm.
+        name: name of the run.
+        recipe: the recipe with all overrides, `parent` included.
+        command: arguments of `llmrec eval`.
+        shared: stages whose settings equal those of the parent.
+    """
+
+    arm: Arm
+    name: str
+    recipe: Recipe
+    command: tuple[str, ...]
+    shared: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return artifacts.run_folder(self.name)
+
+    def unfinished(self) -> list[str]:
+        """Return the stages that the run folder lacks."""
+        return pipeline.pending(self.recipe.model_copy(update={"parent": None}), self.folder, UNTIL)
+
+    def stages_to_run(self) -> list[Stage]:
+        """Return the stages that are neither done nor shared with the parent, for the plan."""
+        lacking = set(self.unfinished()) - set(self.shared)
+        return [stage for stage in pipeline.stages_of(self.recipe, UNTIL) if stage.name in lacking]
+
+
+def plan_runs(file: ArmsFile, path: Path) -> list[ArmRun]:
+    """Return the runs of all arms, seed by seed, each with the parent that shares the most stages with it.
+
+    A parent is the run that the file names, or an earlier arm with the same seed.
+
+    Args:
+        file: the arms.
+        path: the arms file; its name is the first part of the runs' names.
+
+    Raises:
+        UserError: lists what is wrong with each arm.
+    """
+    problems: dict[str, dict[str, None]] = {}  # message → names of the arms that it concerns
+    names = [arm.name for arm in file.arms]
+    for name in names:
+        if names.count(name) > 1:
+            problems.setdefault("the name is used twice", {})[name] = None
+    given = {} if file.parent is None else {file.parent: _recipe_of_run(file.parent)}
+    runs: list[ArmRun] = []
+    for seed in file.seeds:
+        parents = dict(given)
+        for arm in file.arms:
+            overrides = [*file.overrides, *arm.overrides, f"decode.splits=[{SPLIT}]", f"seed={seed}"]
+            try:
+                run = _plan_run(file.recipe, arm, f"{path.stem}-{arm.name}-{seed}", overrides, parents)
+                _check(run, file.metrics)
+            except UserError as error:
+                problems.setdefault(str(error), {})[arm.name] = None
+                continue
+            parents[run.name] = run.recipe
+            runs.append(run)
+    if problems:
+        told = (f"arm {', '.join(concerned)}: {message}" for message, concerned in problems.items())
+        raise UserError(f"{path}: {'; '.join(told)}")
+    return runs
+
+
+def _recipe_of_run(name: str) -> Recipe:
+    folder = artifacts.run_folder(name)
+    if not (folder / layout.RECIPE).is_file():
+        raise UserError(f"parent: no run named {name!r} under {artifacts.runs_root()}")
+    return load_run_recipe(folder)
+
+
+def _plan_run(
+    recipe_name: str, arm: Arm, name: str, overrides: list[str], parents: dict[str, Recipe]
+) -> ArmRun:
+    recipe = load_recipe(recipe_name, overrides)
+    sharing = {parent: shared_stages(recipe, other) for parent, other in parents.items()}
+    parent = max(sharing, key=lambda key: len(sharing[key]), default=None)
+    shared = sharing[parent] if parent is not None else ()
+    if shared:
+        recipe = recipe.model_copy(update={"parent": parent})
+        overrides = [*overrides, f"parent={parent}"]
+    return ArmRun(arm, name, recipe, (recipe_name, f"run={name}", *overrides), shared)
+
+
+def shared_stages(recipe: Recipe, other: Recipe) -> tuple[str, ...]:
+    """Return the stages up to `eval` that are the same under two recipes, with all stages that they read.
+
+    Keys of stages decide what is really taken from the parent's run, and they need its files. This is the part of
+    them that is known before anything has run.
+    """
+    stages = pipeline.stages_of(recipe, UNTIL)
+    others = {stage.name: stage for stage in pipeline.stages_of(other, UNTIL)}
+    names = {stage.name for stage in stages}
+    shared: list[str] = []
+    for stage in stages:
+        twin = others.get(stage.name)
+        read = {entry.stage.name for entry in stage.inputs if entry.is_read(recipe)} & names
+        if twin is not None and read <= set(shared) and _settings(stage, recipe) == _settings(twin, other):
+            shared.append(stage.name)
+    return tuple(shared)
+
+
+def _settings(stage: Stage, recipe: Recipe) -> dict[str, Any]:
+    return {key: recipe.value_at(key) for key in ("seed", *stage.keys(recipe))}
+
+
+def _check(run: ArmRun, metrics: Sequence[str]) -> None:
+    """Raise an error for what the recipe's schema cannot know: files that it names, and metrics per user."""
+    estimate.plan(run.recipe, run.folder, pipeline.stages_of(run.recipe, UNTIL))
+    section = run.recipe.eval
+    known = metric_names(section.k, rank_metrics(load_metrics(section.metrics)))
+    for name in metrics:
+        if name not in known:
+            raise UserError(
+                f"metric: {name} is not among those of eval.k and eval.metrics: {', '.join(known)}"
+            )

@@ -1,0 +1,51 @@
+"""The temperature of a teacher.
+
+Lists show a teacher's best items, so a student that spends its capacity on the tail of a flat teacher has poor
+lists. How flat a teacher is depends on the data. So the temperature is not chosen itself, but how much probability
+the best items have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import exp, log
+
+import numpy as np
+import torch
+
+from llmrec.train.sft.teacher import Teacher
+
+BEST, SHARE = 10, 0.5
+"""The `BEST` items of a history have `SHARE` of the probability, on average over histories."""
+HISTORIES = 256
+"""Number of histories that are looked at."""
+LEAST, MOST = 0.05, 20.0
+"""Range of the temperatures."""
+STEPS = 40
+
+
+def find_temperature(teacher: Teacher, histories: Sequence[Sequence[str]], seed: int) -> float:
+    """Find the temperature at which a teacher's best items have half of the probability.
+
+    The share of the best items falls with the temperature, so bisection finds it.
+
+    Args:
+        teacher: its own temperature does not count.
+        histories: item ids, oldest first; a sample of them is looked at.
+        seed: of the sample.
+
+    Returns:
+        The temperature, two digits of it; `LEAST` or `MOST` if it lies beyond them.
+    """
+    rng = np.random.default_rng(seed)
+    sample = rng.permutation(len(histories))[:HISTORIES]
+    plain = replace(teacher, temperature=1.0)
+    scores = torch.from_numpy(plain.scores(teacher.model, [histories[index] for index in sample]))
+    best = max(1, min(BEST, scores.shape[1] // 2))
+    low, high = log(LEAST), log(MOST)
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        share = (scores / exp(middle)).softmax(1).topk(best, dim=1).values.sum(1).mean().item()
+        low, high = (middle, high) if share > SHARE else (low, middle)
+    return float(f"{exp((low + high) / 2):.2g}")
