@@ -48,6 +48,7 @@ SYSTEMS = Registry(
         "text_knn": "llmrec.collaborative.text_knn:TextKnnSystem",
         "sasrec_bce": "llmrec.collaborative.sasrec.system:SasrecBce",
         "sasrec_ce": "llmrec.collaborative.sasrec.system:SasrecCe",
+        "sasrec_plus": "llmrec.collaborative.sasrec.system:SasrecPlus",
         "mixture": "llmrec.collaborative.mixture:MixtureSystem",
     },
 )

@@ -196,3 +196,16 @@ def test_a_model_with_options_is_saved_and_loaded(options, loss, tmp_path):
     again = Sasrec.load(tmp_path / "model.safetensors")
     histories = [["i1", "i2"], [], ITEMS]
     assert again.recommend(histories, 5) == model.recommend(histories, 5)
+
+
+def test_the_kept_weights_are_a_moving_average():
+    """With all targets in one batch, an epoch is one step: the average of the first weights and the next ones."""
+    config = with_options(batch=10_000, patience=1)
+    stepped, _ = training.train(HISTORIES, 60, "ce", config, 5, None)
+    averaged, _ = training.train(HISTORIES, 60, "ce", config.model_copy(update={"averaging": 0.75}), 5, None)
+    torch.manual_seed(5)
+    first = SasrecModel(60, config).state_dict()
+    for name, weights in stepped.state_dict().items():
+        assert not torch.equal(weights, first[name]) or "positions" in name
+        expected = 0.75 * first[name] + 0.25 * weights
+        torch.testing.assert_close(averaged.state_dict()[name], expected, rtol=1e-5, atol=1e-6)
