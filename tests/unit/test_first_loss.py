@@ -5,9 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_models_vocabulary import KINDS, SIZES, make_codebooks, make_model
+from small_models import KINDS, SIZES, draw_trees, give_trained_geometry, make_codebooks, make_model
 from tiny_base import make_base
-from trained_geometry import draw_trees, give_trained_geometry
 
 from llmrec.config import BaseConfig, load_recipe
 from llmrec.models.base import load_base

@@ -82,8 +82,10 @@ def start_at_chance(
     """
     size = len(embedding_matrices(model)[-1])
     found = measure(model, tokens, trees)
-    if found is None or found.loss <= math.log(size) + TOLERANCE:
-        return found and (found.loss, found.loss)
+    if found is None:
+        return None
+    if found.loss <= math.log(size) + TOLERANCE:
+        return found.loss, found.loss
     before, wanted = found.loss, math.log(size - len(tokens))
     for _ in range(ROUNDS):
         _move(model, tokens, found, wanted)

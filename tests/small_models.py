@@ -1,13 +1,55 @@
-"""Small models with the logits of trained ones: sure of what follows, from hidden states that are alike."""
+"""Small models of the kinds that are supported, random or with the logits of trained ones, and trees for them.
+
+A trained model is sure of what follows, and its hidden states are alike.
+"""
 
 import numpy as np
 import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
+from llmrec.models.base import train_tokenizer
 from llmrec.models.vocabulary import embedding_matrices
 from llmrec.text.encode import Sample, build_chain
 
+SIZES = [16, 8, 3]
+KINDS = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+}
+
 MEAN_NORM, ROW_NORM, LOGIT_SPREAD = 2.2, 3.2, 3.5
 """Norms of the mean row and of a row, and the deviation of the logits at a position, as in SmolLM2-135M."""
+
+
+def make_codebooks(sizes=SIZES, dim=12):
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal((size, dim)).astype(np.float32) for size in sizes]
+
+
+def make_model(kind="qwen3", tied=True, rows=None, hidden=32):
+    tokenizer = train_tokenizer([f"red nail polish {i}" for i in range(100)], 300)
+    config, model = KINDS[kind]
+    shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    torch.manual_seed(0)
+    made = model(
+        config(
+            vocab_size=rows or len(tokenizer),
+            hidden_size=hidden,
+            intermediate_size=16,
+            tie_word_embeddings=tied,
+            pad_token_id=0,
+            **shape,
+        )
+    )
+    return made, tokenizer
 
 
 def give_trained_geometry(model, seed=0):
