@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from llmrec import artifacts, estimate, layout, pipeline
@@ -65,10 +66,16 @@ def _run_or_plan(
 def run_stages(recipe: Recipe, folder: Path, until: str, workers: Workers = SINGLE_PROCESS) -> None:
     """Print an estimate of the pending stages' cost, then run them up to `until`."""
     pending, plan = _plan(recipe, folder, until)
-    for line in [plan.summary(), *plan.shortages(folder)] if pending else []:
+    for line in [plan.summary(), *plan.load_notice(), *plan.shortages(folder)] if pending else []:
         print(f"{folder}: {line}", file=sys.stderr)
     names = [stage.name for stage in pipeline.stages_of(recipe, until)]
-    pipeline.execute(recipe, folder, until, _Announcer(pending, names), workers)
+
+    def estimate_again() -> None:
+        left, counted = _plan(recipe, folder, until)
+        if left:
+            print(f"{folder}: {counted.summary()}", file=sys.stderr)
+
+    pipeline.execute(recipe, folder, until, _Announcer(pending, names, estimate_again), workers)
 
 
 def _plan(recipe: Recipe, folder: Path, until: str) -> tuple[list[str], estimate.Plan]:
@@ -84,15 +91,16 @@ def _show_plan(recipe: Recipe, folder: Path, until: str) -> None:
     for stage in (stage.name for stage in pipeline.stages_of(recipe, until)):
         state = f"pending   {estimate.format_duration(plan.seconds[stage])}" if stage in pending else "done"
         print(f"  {stage:<13} {state}")
-    print("\n".join([plan.summary(), *plan.shortages(folder)]))
+    print("\n".join([plan.summary(), *plan.load_notice(), *plan.shortages(folder)]))
 
 
 class _Announcer:
-    """Prints one line when a stage starts and one when it ends."""
+    """Prints one line when a stage starts and one when it ends; after `data` it calls `sizes_known`."""
 
-    def __init__(self, pending: list[str], names: list[str]) -> None:
+    def __init__(self, pending: list[str], names: list[str], sizes_known: Callable[[], None]) -> None:
         self.pending = pending
         self.names = names
+        self.sizes_known = sizes_known
         self.start = time.monotonic()
 
     def __call__(self, stage: str, state: str) -> None:
@@ -102,6 +110,8 @@ class _Announcer:
                 self._print(stage, "running …")
         elif state == "done":
             self._print(stage, f"done in {estimate.format_duration(time.monotonic() - self.start)}")
+            if stage == "data":
+                self.sizes_known()
         else:
             self._print(stage, "done before, skipped")
 

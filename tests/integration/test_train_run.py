@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 
 import numpy as np
 import polars as pl
@@ -9,6 +10,7 @@ import pytest
 import shop as small_shop
 from safetensors import safe_open
 from shop import LORA
+from small_models import give_trained_geometry, make_model
 
 
 def test_a_lora_run_ends_in_a_base_and_a_pure_adapter(lora):
@@ -53,6 +55,23 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_metrics(shop, lora):
     resumed = (run / "sft/metrics.jsonl").read_text().splitlines()
     whole = (lora / "sft/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in resumed] == [json.loads(line)["step"] for line in whole]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_training_on_a_pretrained_base_starts_at_chance(shop, tmp_path, tied):
+    model, tokenizer = make_model("llama", tied, hidden=64)
+    give_trained_geometry(model).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    folder, _ = shop
+    name = f"pretrained-{tied}"
+    options = [f"base.model={tmp_path}", "sft.mode=lora", "sft.max_steps=1", "sft.keep=last"]
+    done = small_shop.run(folder, "sft", "recipe.yaml", f"run={name}", "parent=shop", *options)
+    assert done.returncode == 0, done.stderr
+    assert "rows were moved to start at chance" in done.stderr
+    log = [json.loads(line) for line in (folder / f"runs/{name}/sft/metrics.jsonl").read_text().splitlines()]
+    with safe_open(folder / f"runs/{name}/base/model.safetensors", framework="np") as file:
+        rows = len(file.get_tensor("model.embed_tokens.weight"))
+    assert log[0]["step"] == 1 and log[0]["loss"] <= math.log(rows) + 0.3
 
 
 def test_training_stops_early_where_validation_gets_worse(shop):

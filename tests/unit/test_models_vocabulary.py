@@ -6,51 +6,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen2Tokenizer,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from small_models import KINDS, SIZES, make_codebooks, make_model
+from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from llmrec import assets
 from llmrec.errors import UserError
 from llmrec.ids.tokens import level_letter, sid_token
-from llmrec.models.base import train_tokenizer
 from llmrec.models.vocabulary import SidVocabulary, add_sid_tokens, embedding_matrices
-
-SIZES = [16, 8, 3]
-KINDS = {
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    "llama": (LlamaConfig, LlamaForCausalLM),
-}
-
-
-def make_codebooks(sizes=SIZES, dim=12):
-    rng = np.random.default_rng(0)
-    return [rng.standard_normal((size, dim)).astype(np.float32) for size in sizes]
-
-
-def make_model(kind="qwen3", tied=True, rows=None, hidden=32):
-    tokenizer = train_tokenizer([f"red nail polish {i}" for i in range(100)], 300)
-    config, model = KINDS[kind]
-    shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
-    torch.manual_seed(0)
-    made = model(
-        config(
-            vocab_size=rows or len(tokenizer),
-            hidden_size=hidden,
-            intermediate_size=16,
-            tie_word_embeddings=tied,
-            pad_token_id=0,
-            **shape,
-        )
-    )
-    return made, tokenizer
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 from llmrec.text.target_tree import TargetTree
 from llmrec.token_tree import IGNORE
 from llmrec.train.batch_order import group_by_length
-from llmrec.train.sft.samples import TrainingTree, columns
+from llmrec.train.sft.samples import TREE, TrainingTree, columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -87,6 +87,28 @@ class Epochs:
         with np.load(folder / INDEX) as index:
             bounds = [(int(start), int(end)) for start, end in index["bounds"]]
             return cls(rows, index["lengths"].astype(np.int64), bounds, int(index["trees"]))
+
+    def sample(self, labels: npt.NDArray[np.int64], tokens: int, seed: int) -> list[TargetTree]:
+        """Draw trees of the first epoch that have some of these labels, without replacement.
+
+        Args:
+            labels: token ids.
+            tokens: most tokens of the trees together; one tree is drawn whatever its length.
+            seed: seed of the draw.
+
+        Returns:
+            The trees, none if no tree has such labels.
+        """
+        drawn: list[TargetTree] = []
+        left = tokens
+        for row in np.random.default_rng(seed).permutation(np.arange(*self.bounds[0])).tolist():
+            if drawn and self.lengths[row] > left:
+                break
+            lesson = self.rows[row]
+            if np.isin(lesson["labels"], labels).any():
+                drawn.append(TargetTree(*(lesson[name] for name in TREE)))
+                left -= int(self.lengths[row])
+        return drawn
 
     @property
     def tokens_per_epoch(self) -> int:

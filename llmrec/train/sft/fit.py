@@ -28,6 +28,7 @@ from llmrec.train.memory import explain_out_of_memory, sft_memory_remedies
 from llmrec.train.metrics_file import MetricsFile, ProgressBar, last_checkpoint
 from llmrec.train.sft import samples
 from llmrec.train.sft.epochs import Epochs
+from llmrec.train.sft.first_loss import start_at_chance
 from llmrec.train.sft.prepare import prepare, start_run_folder
 from llmrec.train.sft.teacher import Branching, SyntheticContinuations, Teacher
 from llmrec.train.sft.temperature import find_temperature
@@ -44,6 +45,8 @@ BEST = {"loss": "loss", "ndcg": "ndcg@10"}
 """What `sft.keep` goes by, as the trainer names it."""
 MIN_INTERVAL = 25
 """Between two saves or validations."""
+FITTED_TOKENS = 2048
+"""Of the training trees that new tokens' rows are fitted to."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
             f"sft: {prepared.encoder.shortened:,} prompts lost their oldest items: with them they are longer than "
             f"the {prepared.encoder.context:,} tokens of the base"
         )
+    if prepared.adds_tokens:
+        _start_at_chance(prepared, epochs, recipe.seed)
     set_seed(recipe.seed)
     model = modes.wrap(prepared.model, sft, prepared.catalogue.vocabulary, ctx.scratch)
     if sft.start is not None:
@@ -110,6 +115,17 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
         if teacher is not None:
             notes["teacher_temperature"] = teacher.temperature
         return Fitted(_trained(ctx, trainer), epochs, notes)
+
+
+def _start_at_chance(prepared: Prepared, epochs: Epochs, seed: int) -> None:
+    """Move the rows of the tokens that the base lacked, and say so if they were moved."""
+    tokens = prepared.catalogue.vocabulary.added_ids
+    losses = start_at_chance(prepared.model, tokens, epochs.sample(tokens, FITTED_TOKENS, seed))
+    if losses is not None and losses[0] != losses[1]:
+        print_notice(
+            f"sft: the new tokens' rows were moved to start at chance: "
+            f"a loss of {losses[1]:.1f} instead of {losses[0]:.1f}"
+        )
 
 
 def _trained(ctx: StageContext, trainer: TreeTrainer) -> PreTrainedModel | PeftModel | None:

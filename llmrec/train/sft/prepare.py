@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from llmrec.artifacts import read_manifest, run_folder, runs_root
 from llmrec.catalogue.catalogue import Catalogue
-from llmrec.config import Recipe
+from llmrec.config import BaseConfig, Recipe
 from llmrec.data.examples import event_fields, load_items, load_users
 from llmrec.errors import UserError
 from llmrec.ids.load import load_codebooks, load_sids, load_sizes, load_texts, sort_in_trie_order
 from llmrec.models.base import load_base
-from llmrec.models.vocabulary import add_sid_tokens, add_textual_ids, without_pads
+from llmrec.models.vocabulary import RowInit, add_sid_tokens, add_textual_ids, without_pads
 from llmrec.text.encode import PromptEncoder
 from llmrec.text.mix import MixedTask, load_training_mix
 from llmrec.text.prompts import Template, row_texts
@@ -32,6 +32,7 @@ class Prepared:
         catalogue: the items, their trie on the CPU, and the settings of the prompts that decoding will ask with.
         encoder: encodes histories, users and events.
         mix: the tasks to train on; decoding asks with a template of the first.
+        adds_tokens: whether the base lacked the items' tokens, so that their rows are untrained.
     """
 
     model: PreTrainedModel
@@ -39,6 +40,7 @@ class Prepared:
     catalogue: Catalogue
     encoder: PromptEncoder
     mix: list[MixedTask]
+    adds_tokens: bool = False
 
     @property
     def template(self) -> Template:
@@ -59,10 +61,11 @@ def prepare(recipe: Recipe, run: Path) -> Prepared:
     if recipe.sft.start is not None:
         base = base.model_copy(update={"model": str(start_run_folder(recipe.sft.start) / "base")})
     model, tokenizer = load_base(base, _corpus(texts), recipe.seed)
+    known = len(tokenizer)
     textual = load_texts(run)
     if textual is None:
         sizes, codebooks = load_sizes(run), load_codebooks(run)
-        vocabulary = add_sid_tokens(model, tokenizer, sizes, codebooks, recipe.base.init, recipe.seed)
+        vocabulary = add_sid_tokens(model, tokenizer, sizes, codebooks, row_init(recipe.base), recipe.seed)
         items, sids = sort_in_trie_order(*load_sids(run))
     else:
         vocabulary, spelt = add_textual_ids(model, tokenizer, textual[1])
@@ -77,7 +80,18 @@ def prepare(recipe: Recipe, run: Path) -> Prepared:
         "template": mix[0].templates[0].model_dump(mode="json"),
     }
     catalogue = Catalogue.build(vocabulary, items, sids, prompts)
-    return Prepared(model, tokenizer, catalogue, encoder, mix)
+    return Prepared(model, tokenizer, catalogue, encoder, mix, len(tokenizer) > known)
+
+
+def row_init(base: BaseConfig) -> RowInit:
+    """Return how new rows are initialised, with `auto` resolved.
+
+    A pretrained model learns fastest from `levels`. A model with random weights gets `geometry`, with which the
+    shipped recipes were measured.
+    """
+    if base.init == "auto":
+        return "geometry" if base.model == "tiny" else "levels"
+    return base.init
 
 
 def start_run_folder(name: str) -> Path:

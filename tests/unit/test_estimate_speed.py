@@ -1,0 +1,82 @@
+"""What the estimate says of the machine, and how its time follows the model and the texts."""
+
+import itertools
+
+import pytest
+
+from llmrec import estimate
+from llmrec.config import load_recipe
+from llmrec.data.card import load_card
+from llmrec.estimate import machine
+from llmrec.models.shape import model_shape
+
+SIZE = estimate.Size(1000, 500, 9000)
+
+
+def work(*overrides):
+    recipe = load_recipe("beauty-smollm2", list(overrides))
+    return estimate.Workload(recipe, load_card(recipe.data.card), SIZE)
+
+
+def test_the_rate_is_that_of_the_fastest_product():
+    """Of a clock on which a product takes 2, 4, 2, 4 … seconds."""
+    ticks = itertools.accumulate(itertools.cycle([1, 2, 1, 4]))
+    products = []
+    rate = machine._rate(lambda: products.append(1), 10, lambda: next(ticks))
+    assert rate == 2 * 10**3 / 2
+    assert len(products) == machine.BURSTS * machine.PRODUCTS
+
+
+def test_the_rate_counts_the_threads_that_torch_would_use(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,1")
+    assert machine.thread_count() == 3
+    for unset in ("", "0", "many"):
+        monkeypatch.setenv("OMP_NUM_THREADS", unset)
+        assert machine.thread_count() >= 1
+    machine.machine_speed.cache_clear()
+    speed = machine.machine_speed()
+    assert speed.flops > 0 and 0 <= speed.used_by_others <= 1
+    assert machine.matmul_rate() == speed.flops
+
+
+def test_a_busy_machine_is_told():
+    assert estimate.Plan({"sft": 1.0}, used_by_others=0.05).load_notice() == []
+    (line,) = estimate.Plan({"sft": 1.0}, used_by_others=0.9).load_notice()
+    assert "use 90% of the processors" in line and "idle machine" in line
+    assert estimate.Plan(used_by_others=0.9).load_notice() == []  # nothing to run
+
+
+def test_a_head_costs_at_labels_alone():
+    """Without the head's share, time is in proportion to the weights of the blocks."""
+    small, large = work(), work("base.model=x/Other-270M")
+    tokens, labels = small.training_counts()
+    assert 0 < labels < 0.3 * tokens
+    for planned in (small, large):
+        shape = planned.shape
+        assert shape.linear_parameters + shape.head_parameters == pytest.approx(shape.parameters)
+        rest = planned.training_flops() - labels * 6 * shape.head_parameters
+        # Gradient checkpointing: 6 FLOPs a weight, and some for attention.
+        assert 1 < rest / (tokens * 6 * shape.linear_parameters) < 1.2
+
+
+def test_gradient_checkpointing_costs_another_forward_pass():
+    with_it, without = (work(f"sft.gradient_checkpointing={on}").training_flops() for on in ("true", "false"))
+    assert 1.3 < with_it / without < 1.5
+
+
+def test_an_untied_head_is_half_of_what_the_blocks_leave():
+    base = load_recipe("beauty-tiny", ["base.tiny.tied=false"]).base
+    shape = model_shape(base)
+    assert shape.head_parameters == base.tiny.vocabulary * base.tiny.hidden
+
+
+def test_a_tree_shares_the_chat_format_and_a_sample_repeats_it():
+    entry = "prompts=[{{task: sequential, templates: [{}]}}]"
+    tree, single = (work(entry.format(name)) for name in ("plain", "count"))
+    bare = [work(entry.format(name), "base.model=tiny") for name in ("plain", "count")]
+
+    def per_target(planned):
+        return planned.tokens_per_target(planned.mix[0].task, planned.decode_template)
+
+    added = [per_target(chat) - per_target(plain) for chat, plain in zip((tree, single), bare, strict=True)]
+    assert added[0] < 0.5 * added[1]
