@@ -38,13 +38,13 @@ class Source(NamedTuple):
     is_ours: bool = False
 
 
-ML, BEAUTY = "datasets/movielens-100k/systems", "datasets/amazon-beauty/systems"
+BEAUTY = "datasets/amazon-beauty/systems"
 PANELS = {
     "MovieLens-100K": (
         Source("llmrec quickstart", "quickstart.json", "metrics/test/sft", True),
-        Source("mixture", "opponents.json", f"{ML}/mixture"),
-        Source("sequential rules", "opponents.json", f"{ML}/succession"),
-        Source("item-kNN, recency", "opponents.json", f"{ML}/recent_knn"),
+        Source("mixture", "quickstart.json", "metrics/test/mixture"),
+        Source("sequential rules", "quickstart.json", "metrics/test/succession"),
+        Source("item-kNN, recency", "quickstart.json", "metrics/test/recent_knn"),
         Source("SASRec", "quickstart.json", "metrics/test/sasrec_ce"),
         Source("SASRec, binary", "quickstart.json", "metrics/test/sasrec_bce"),
         Source("item-kNN", "quickstart.json", "metrics/test/item_knn"),
