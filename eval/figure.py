@@ -52,7 +52,7 @@ PANELS = {
     ),
     "Amazon Beauty": (
         Source("llmrec beauty-tiny", "beauty-tiny.json", "metrics/test/sft", True),
-        Source("llmrec, SASRec taught", "beauty-sasrec-teacher.json", "metrics/test/sft", True),
+        Source("llmrec (SASRec)", "beauty-sasrec-teacher.json", "metrics/test/sft", True),
         Source("llmrec, no teacher", "beauty-tiny-untaught.json", "metrics/test/sft", True),
         Source("mixture", "opponents.json", f"{BEAUTY}/mixture"),
         Source("sequential rules", "opponents.json", f"{BEAUTY}/succession"),
