@@ -34,7 +34,7 @@ def test_a_finished_runs_recipe_is_read_under_the_new_keys(tmp_path):
 
 
 def test_a_run_without_a_teacher_is_read_too(tmp_path):
-    former = load_recipe("quickstart").model_dump(mode="json")
+    former = load_recipe("quickstart", ["sft.distillation=null"]).model_dump(mode="json")
     former["sft"]["distil"] = former["sft"].pop("distillation")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(former))
     assert load_run_recipe(tmp_path).sft.distillation is None
