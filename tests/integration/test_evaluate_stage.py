@@ -197,6 +197,26 @@ def test_the_page_shows_training_and_codes_where_there_are_any(evaluated):
     assert "7 items shared" in " ".join(page.split())
 
 
+def test_any_number_of_systems_has_colours_and_tables_that_fit(evaluated):
+    run_stage_function(report_stage, make_recipe(), evaluated)
+    path = evaluated / "eval/metrics.json"
+    metrics = read_json(path)
+    names = [f"own{n}" for n in range(12)]
+    for values in (metrics["valid"], metrics["test"], *metrics["slices"]["test"]["history_length"].values()):
+        values |= dict.fromkeys(names, values["popularity"])
+    del metrics["slices"]["test"]["item_frequency"]
+    write_json(path, metrics)
+    page = render(evaluated, pipeline.NAMES)
+    styles = set(re.findall(r'class="tile (s\d+)"', page))
+    assert len(styles) == 3 + len(names)
+    for style in styles:
+        assert re.search(rf"\.{style}(,[^{{]*)? {{ --mark: ", page), style
+    heads = [set(re.findall(r"<th>(.*?)</th>", head)) for head in re.findall(r"<thead>.*?</thead>", page)]
+    of_test = [head - {"test"} for head in heads if "test" in head]
+    assert len(of_test) == 3 and max(map(len, of_test)) <= 7
+    assert set().union(*of_test) >= set(names) and sum(map(len, of_test)) == len(styles)
+
+
 def test_baselines_alone_make_a_page_that_says_so(tmp_path):
     recipe = make_recipe()
     run = make_run(tmp_path / "bare", recipe)
