@@ -16,11 +16,9 @@ from llmrec.text.tasks import Source as RowSource
 from llmrec.text.tasks import Task
 from llmrec.token_tree import MAX_ATTENTION_PAIRS
 
-REACHED, REACHED_WIDE = (
-    0.35,
-    0.45,
-)  # shares of the measured rate that small models reach, and those from `WIDE` on
-WIDE = 512  # hidden size from which matrix products are large enough to be fast
+REACHED = 0.35  # share of the measured rate that training and decoding of small models reach
+REACHED_WIDE = 0.45  # share that models reach from the hidden size `WIDE` on, whose matrix products are large
+WIDE = 512
 ENCODER_PARAMETERS = 10.6e6  # all-MiniLM-L6-v2 without its embeddings
 ENCODED_TOKENS = 32  # of one item's text
 CHARACTERS_PER_TOKEN = 4

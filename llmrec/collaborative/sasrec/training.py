@@ -141,20 +141,18 @@ class _Trainer:
         """Train on all windows once, and return the mean loss per target."""
         total, count = 0.0, 0
         draw = np.random.default_rng([self.seed, epoch])
-        parts = augment(self.histories, self.config, draw)
-        windows = cut_windows(parts, self.config.history, self.model.start)
+        pieces = augment(self.histories, self.config, draw)
+        windows = cut_windows(pieces, self.config.history, self.model.start)
         for step, batch in enumerate(batches(windows, self.config.batch, draw)):
-            targets = sum(len(window.items) - 1 for window in batch)
-            total, count = (
-                total + self._step(batch, targets, (self.seed, epoch, step)) * targets,
-                count + targets,
-            )
+            targets = sum(window.target_count for window in batch)
+            total += self._step(batch, targets, (self.seed, epoch, step)) * targets
+            count += targets
         return total / max(count, 1)
 
     def _step(self, batch: Sequence[Window], targets: int, stream: tuple[int, ...]) -> float:
         """Take an optimizer step, and return the batch's mean loss."""
         parts = [
-            _Part(windows, sum(len(window.items) - 1 for window in windows) / targets, (*stream, number))
+            _Part(windows, sum(window.target_count for window in windows) / targets, (*stream, number))
             for number, windows in enumerate(split_batch(batch, PARTS))
         ]
         losses, gradients = zip(*self.run_all(self._gradients, parts), strict=True)

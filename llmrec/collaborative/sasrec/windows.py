@@ -27,6 +27,11 @@ class Window:
     user: int
     items: Ints
 
+    @property
+    def target_count(self) -> int:
+        """Number of targets, and of inputs."""
+        return len(self.items) - 1
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -59,9 +64,8 @@ def augment(histories: Sequence[Ints], config: SasrecSettings, draw: np.random.G
         if is_shuffled[user]:
             items = _shuffled(items, config.shuffle_window, draw)
         if is_cropped[user] and len(items) > 2:
-            cut = 1 + int(
-                places[user] * (len(items) - 2)
-            )  # the last item of one piece is the first of the other
+            # The last item of one piece is the first of the other.
+            cut = 1 + int(places[user] * (len(items) - 2))
             pieces += [Piece(user, items[: cut + 1]), Piece(user, items[cut:], is_first=False)]
         else:
             pieces.append(Piece(user, items))
@@ -99,7 +103,7 @@ def batches(windows: Sequence[Window], size: int, generator: np.random.Generator
     order = generator.permutation(len(windows))
     for start in range(0, len(order), _POOL):
         pool = order[start : start + _POOL]
-        targets = np.array([len(windows[i].items) - 1 for i in pool])
+        targets = np.array([windows[i].target_count for i in pool])
         by_length = np.argsort(targets, kind="stable")
         batch = (np.cumsum(targets[by_length]) - 1) // size
         parts = np.split(pool[by_length], np.flatnonzero(np.diff(batch)) + 1)
@@ -117,6 +121,6 @@ def pad(rows: Sequence[Ints]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def split_batch(batch: Sequence[Window], parts: int) -> list[list[Window]]:
     """Cut a batch into at most `parts` runs of windows with about equally many targets."""
-    ends = np.cumsum([len(window.items) - 1 for window in batch])
+    ends = np.cumsum([window.target_count for window in batch])
     part = (ends - 1) * parts // ends[-1]
     return [list(rows) for rows in np.split(np.array(batch, object), np.flatnonzero(np.diff(part)) + 1)]

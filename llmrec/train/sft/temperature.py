@@ -42,10 +42,11 @@ def find_temperature(teacher: Teacher, histories: Sequence[Sequence[str]], seed:
     sample = rng.permutation(len(histories))[:HISTORIES]
     plain = replace(teacher, temperature=1.0)
     scores = torch.from_numpy(plain.scores(teacher.model, [histories[index] for index in sample]))
-    best = max(1, min(BEST, scores.shape[1] // 2))
+    best = scores.topk(max(1, min(BEST, scores.shape[1] // 2)), dim=1).values
     low, high = log(LEAST), log(MOST)
     for _ in range(STEPS):
         middle = (low + high) / 2
-        share = (scores / exp(middle)).softmax(1).topk(best, dim=1).values.sum(1).mean().item()
+        best_mass, mass = ((values / exp(middle)).logsumexp(1) for values in (best, scores))
+        share = (best_mass - mass).exp().mean().item()
         low, high = (middle, high) if share > SHARE else (low, middle)
     return float(f"{exp((low + high) / 2):.2g}")
