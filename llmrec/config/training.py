@@ -163,6 +163,8 @@ class DistillationConfig(Section):
         branches: items drawn from the teacher's probabilities at each position of a history, once for all epochs,
             that hang beside the item chosen there; the model learns their codes from the teacher's probabilities.
             Beams leave the path that a user took.
+        exploration: probability that a synthetic item is drawn evenly from the whole catalogue, so that the model
+            learns what follows items that are rarely chosen. The last one of a user is always drawn by the teacher.
         temperature: the teacher's log-probabilities are divided by it; below 1 they are sharper. `auto` finds the
             temperature at which the teacher's ten best items have half of the probability.
         mask_seen: items of the history have no probability, as in lists that leave them out.
@@ -173,6 +175,7 @@ class DistillationConfig(Section):
     teacher: CollaborativeSystem = "sasrec_ce"
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     synthetic_items: Annotated[int, Field(ge=0)] = 1
+    exploration: Annotated[float, Field(ge=0, le=1)] = 0.0
     branches: Annotated[int, Field(ge=0)] = 0
     temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = 1.0
     mask_seen: bool = True
@@ -193,6 +196,8 @@ class SftConfig(TrainingConfig):
         users: number of training users, a seeded sample; null takes all.
         valid_users: number of validation users whose loss is computed at every validation (`eval_steps`).
         valid_lists: number of validation users whose lists are decoded at every validation; null decodes none.
+        average: decay a step of a moving average of the weights, which is validated and kept in place of the weights;
+            0 for none.
         keep: which weights are kept: those of the last step, or those with the best validation `loss` or `ndcg`.
         patience: training stops after this many validations without improvement; null never stops early.
         compile: compile the model's layers with torch.compile.
@@ -209,6 +214,7 @@ class SftConfig(TrainingConfig):
     users: Positive | None = None
     valid_users: Positive = 512
     valid_lists: Positive | None = None
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     keep: Literal["last", "loss", "ndcg"] = "last"
     patience: Positive | None = None
     checkpoints: Positive = 2

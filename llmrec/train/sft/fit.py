@@ -100,6 +100,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
         validation_lists=_validation_lists(ctx, prepared) if valid else None,
         teacher=teacher,
         compiled=sft.compile,
+        average=sft.average,
         callbacks=[metrics] + ([EarlyStoppingCallback(sft.patience)] if sft.patience and valid else []),
     )
     for noisy in (PrinterCallback, ProgressCallback):
@@ -111,6 +112,8 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
         metrics.rewind(resume)
     with explain_out_of_memory("sft", sft_memory_remedies(sft, recipe.data.history, ctx.workers)):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if sft.keep == "last":
+            trainer.apply_average()
         notes: dict[str, float | bool] = {"bf16": trainer.args.bf16}
         if teacher is not None:
             notes["teacher_temperature"] = teacher.temperature
@@ -211,8 +214,8 @@ def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> E
     distillation = recipe.sft.distillation
     synthetic_items = distillation.synthetic_items if distillation is not None else 0
     continue_histories = (
-        SyntheticContinuations(teacher, synthetic_items, recipe.seed)
-        if teacher is not None and synthetic_items
+        SyntheticContinuations(teacher, synthetic_items, recipe.seed, distillation.exploration)
+        if teacher is not None and distillation is not None and synthetic_items
         else None
     )
     several = distillation.branches if distillation is not None else 0
