@@ -119,12 +119,16 @@ class Workload:
 
     def training_counts(self) -> tuple[float, float]:
         """Tokens and labels of the whole SFT: of its epochs, or of `max_steps` if that ends earlier."""
-        sft = self.recipe.sft
-        trees, tokens, labels = self._epochs(math.ceil(sft.epochs))
-        epochs = sft.epochs
-        if sft.max_steps is not None:
-            epochs = min(epochs, sft.max_steps * sft.batch * sft.accumulate / trees)
+        trees, tokens, labels = self._epochs(math.ceil(self.recipe.sft.epochs))
+        epochs = self._passes(trees)
         return tokens * epochs, labels * epochs
+
+    def _passes(self, trees: float) -> float:
+        """Epochs of SFT, or what `max_steps` leaves of them; `trees` is the number of an epoch."""
+        sft = self.recipe.sft
+        if sft.max_steps is None:
+            return sft.epochs
+        return min(sft.epochs, sft.max_steps * sft.batch * sft.accumulate / trees)
 
     def _epochs(self, count: int) -> tuple[float, float, float]:
         """Trees, tokens and labels of an epoch, averaged over the first `count` epochs."""
@@ -166,13 +170,18 @@ class Workload:
         return 0 if distillation is None else distillation.synthetic_items
 
     def teacher_seconds(self) -> float:
-        """Seconds of the teacher: once for every target, twice for every synthetic item."""
+        """Seconds of the teacher.
+
+        It scores the catalogue once for every target, whose probabilities are kept for later epochs. In each epoch it
+        scores it for every synthetic item: once to draw it, before the training starts, and once to teach it.
+        """
         if self.recipe.sft.distillation is None:
             return 0.0
         weight = sum(mixed.config.weight_in(0) for mixed in self.mix if any(mixed.is_next_item))
-        targets = self._rows("next_item") * self.targets() + self._users * 2 * self._synthetic_items
-        scores = self.recipe.sft.epochs * weight * targets * self.size.items
-        return scores / TEACHER_SCORES_PER_SECOND
+        epochs = self._passes(self._epochs(1)[0])
+        targets = self._rows("next_item") * self.targets() * min(1.0, epochs)
+        synthetic = self._users * self._synthetic_items * (math.ceil(self.recipe.sft.epochs) + epochs)
+        return weight * (targets + synthetic) * self.size.items / TEACHER_SCORES_PER_SECOND
 
     def targets(self) -> float:
         """Mean number of targets of a window."""

@@ -64,6 +64,18 @@ def test_gradient_checkpointing_costs_another_forward_pass():
     assert 1.3 < with_it / without < 1.5
 
 
+def test_a_teacher_is_asked_once_for_what_users_chose_and_anew_for_what_it_draws():
+    def seconds(synthetic, *more):
+        taught = f"sft.distillation={{teacher: mixture, synthetic_items: {synthetic}}}"
+        return work("prompts=[{task: sequential, templates: [sids]}]", taught, *more).teacher_seconds()
+
+    assert 0 < seconds(0, "sft.epochs=1") == pytest.approx(seconds(0, "sft.epochs=9"))
+    drawn = [seconds(1, f"sft.epochs={n}") - seconds(0, f"sft.epochs={n}") for n in (1, 9)]
+    assert 0 < 9 * drawn[0] == pytest.approx(drawn[1])
+    assert seconds(0, "sft.max_steps=2", "sft.batch=50") == pytest.approx(seconds(0) / 10)
+    assert work("sft.distillation=null").teacher_seconds() == 0
+
+
 def test_an_untied_head_is_half_of_what_the_blocks_leave():
     base = load_recipe("beauty-tiny", ["base.tiny.tied=false"]).base
     shape = model_shape(base)
