@@ -74,9 +74,17 @@ def trainer(folder, steps, **settings):
     folder.mkdir(exist_ok=True)
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), pad_token="p", eos_token="e")
     fixed = {
-        **{"report_to": "none", "use_cpu": True, "bf16": False, "max_length": None, "learning_rate": 0.05},
-        **{"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False},
-        **{"per_device_train_batch_size": 2, "save_steps": 2, "logging_steps": 1, "save_total_limit": 9},
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+        "max_length": None,
+        "learning_rate": 0.05,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "remove_unused_columns": False,
+        "per_device_train_batch_size": 2,
+        "save_steps": 2,
+        "logging_steps": 1,
+        "save_total_limit": 9,
     }
     return TreeTrainer(
         Epochs.write(lambda _: trees(12, seed=1), 1, False, folder),
@@ -93,8 +101,11 @@ def test_the_average_is_validated_and_the_best_one_kept(tmp_path):
     best = trainer(
         tmp_path,
         6,
-        **{"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True},
-        **{"metric_for_best_model": "loss", "greater_is_better": False},
+        eval_strategy="steps",
+        eval_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        greater_is_better=False,
     )
     best.train()
     validated = [line["eval_loss"] for line in best.state.log_history if "eval_loss" in line]
