@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from llmrec.artifacts import StageContext
 from llmrec.errors import UserError
 from llmrec.files import atomic_write
 
+Result = TypeVar("Result")
 StageFunction = Callable[[StageContext], Any]
 ERROR_FILE = "mistake-{}.txt"
 """File in the stage's scratch folder that holds the error message of one process."""
@@ -63,30 +64,43 @@ def run_in_processes(function: StageFunction, context: StageContext) -> Any:
             ) from error
 
 
-def run_on_main_process(work: Callable[[], object]) -> None:
-    """Run `work` in the main process while the other processes wait. With one process, just run it.
+def is_main_process() -> bool:
+    """Whether this is the first process of a training, or its only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def run_in_every_process(work: Callable[[int, int], Result]) -> list[Result]:
+    """Run `work` in every process of a training, each on its share, and wait for all.
+
+    Args:
+        work: receives the process's number, from 0, and the number of processes.
+
+    Returns:
+        The results of all processes, in order.
 
     Raises:
-        UserError: `work` raised it; every process raises the same error.
+        UserError: `work` raised it in a process; every process raises the error of the first one.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        work()
-        return
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return [work(0, 1)]
     import torch
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())
-    errors: list[UserError | None] = [None]
-    if state.is_main_process:
-        try:
-            work()
-        except UserError as error:
-            errors[0] = error
+    mine: list[Any] = [None, None]
+    try:
+        mine[0] = work(state.process_index, count)
+    except UserError as error:
+        mine[1] = error
     # A separate process group with a long timeout: `work` may take longer than any training step.
     group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
-    torch.distributed.broadcast_object_list(errors, group=group)
-    if errors[0] is not None:
-        raise errors[0]
+    every: list[Any] = [None] * count
+    torch.distributed.all_gather_object(every, mine, group=group)
+    for _, raised in every:
+        if raised is not None:
+            raise raised
+    return [result for result, _ in every]
 
 
 def _run_in_process(function: StageFunction, context: StageContext) -> Any:

@@ -7,7 +7,7 @@ import torch
 
 from llmrec.artifacts import StageContext, Workers
 from llmrec.errors import UserError
-from llmrec.train.launch import run_in_processes
+from llmrec.train.launch import is_main_process, run_in_every_process, run_in_processes
 
 
 def rank_of(context):
@@ -20,6 +20,19 @@ def fail_alone(context):
     if os.environ["RANK"] == "1":
         raise UserError("sft: out of memory; try less")
     torch.distributed.barrier()
+
+
+def share(context):
+    return run_in_every_process(lambda process, processes: (process, processes, is_main_process()))
+
+
+def refuse_in_the_second(process, processes):
+    if process == 1:
+        raise UserError("prompts: nothing to learn from")
+
+
+def fail_together(context):
+    run_in_every_process(refuse_in_the_second)
 
 
 @pytest.fixture
@@ -35,3 +48,13 @@ def test_an_error_of_one_process_ends_all_and_is_raised(context, capfd):
     with pytest.raises(UserError, match="out of memory; try less"):
         run_in_processes(fail_alone, context)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_every_process_has_a_share_and_learns_the_results_of_all(context):
+    assert run_in_processes(share, context) == [(0, 2, True), (1, 2, False)]
+    assert share(context) == [(0, 1, True)], "one process does all"
+
+
+def test_an_error_in_a_share_is_that_of_all(context):
+    with pytest.raises(UserError, match="nothing to learn from"):
+        run_in_processes(fail_together, context)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmrec.text.target_tree import TargetTreeBuilder
 from llmrec.token_tree import IGNORE
 from llmrec.train.batch_order import group_by_length
-from llmrec.train.sft.epochs import Epochs, LengthGroupedSampler
+from llmrec.train.sft.epochs import Epochs, LengthGroupedSampler, files_of, write_epoch
 from llmrec.train.sft.samples import TrainingTree
 
 
@@ -65,3 +65,21 @@ def test_processes_that_take_turns_see_the_steps_of_one(epochs):
     filler = {int(row) for row in shared[len(alone) :]}
     assert all((written.rows[row]["labels"] == IGNORE).all() for row in filler)
     assert alone != list(LengthGroupedSampler(written, 8, seed=4))
+
+
+def test_epochs_that_processes_share_are_those_that_one_writes(tmp_path):
+    def make(epoch):
+        return [tree(3 + epoch, 7), tree(9, epoch)]
+
+    for folder in ("alone", "shared"):
+        (tmp_path / folder).mkdir()
+    alone = Epochs.write(make, 2.5, True, tmp_path / "alone")
+    for process in (1, 0):
+        for epoch in range(process, files_of(2.5, True), 2):
+            write_epoch(make(epoch), epoch, tmp_path / "shared")
+    shared = Epochs.open(2.5, True, tmp_path / "shared")
+    assert shared.bounds == alone.bounds and shared.tree_count == alone.tree_count == 5
+    assert shared.lengths.tolist() == alone.lengths.tolist()
+    assert [row["input_ids"].tolist() for row in shared.rows] == [
+        row["input_ids"].tolist() for row in alone.rows
+    ]

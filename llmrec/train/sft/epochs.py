@@ -1,10 +1,11 @@
-"""What is trained on, and in which order: epochs of token trees in an Arrow file, in batches of like length."""
+"""What is trained on, and in which order: epochs of token trees, an Arrow file each, in batches of like length."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 WRITTEN = 1000
-ROWS, INDEX = "trees.arrow", "epochs.npz"
+ROWS, LENGTHS = "epoch-{}.arrow", "epoch-{}.npy"
 _ZERO = np.zeros(1, np.int32)
 EMPTY_TREE = TrainingTree(TargetTree(_ZERO, _ZERO, _ZERO + 1, _ZERO + IGNORE, _ZERO))
 """A tree that holds nothing to learn."""
@@ -47,7 +48,7 @@ class Epochs:
     def write(
         cls, make: Callable[[int], Iterable[TrainingTree]], epochs: float, differ: bool, folder: Path
     ) -> Epochs:
-        """Write the trees of all epochs, a thousand in memory at a time.
+        """Write all epochs and open them; several processes `write_epoch` a part each, and then `open`.
 
         Args:
             make: the trees of an epoch, from 0.
@@ -55,38 +56,24 @@ class Epochs:
             differ: whether epochs differ; if not, one is written.
             folder: where the files go.
         """
-        from datasets import Features, Sequence, Value
-        from datasets.arrow_writer import ArrowWriter
-
-        bounds = []
-        lengths: list[int] = []
-        features = Features({name: Sequence(Value("int32")) for name in columns([])})
-        with ArrowWriter(path=str(folder / ROWS), features=features) as writer:
-            for epoch in range(math.ceil(epochs) if differ else 1):
-                start = len(lengths)
-                for part in _parts(make(epoch)):
-                    writer.write_batch(columns(part))
-                    lengths += [len(lesson.tree) for lesson in part]
-                bounds.append((start, len(lengths)))
-            writer.write_batch(columns([EMPTY_TREE]))
-            lengths.append(1)
-            writer.finalize()
-        if not differ:
-            bounds *= math.ceil(epochs)
-        sizes = [end - start for start, end in bounds]
-        trees = sum(sizes[: math.floor(epochs)]) + math.ceil(epochs % 1 * sizes[-1])
-        np.savez(folder / INDEX, lengths=np.array(lengths), bounds=np.array(bounds), trees=np.array(trees))
-        return cls.open(folder)
+        for epoch in range(files_of(epochs, differ)):
+            write_epoch(make(epoch), epoch, folder)
+        return cls.open(epochs, differ, folder)
 
     @classmethod
-    def open(cls, folder: Path) -> Epochs:
-        """What `write` has put into a folder."""
-        from datasets import Dataset
+    def open(cls, epochs: float, differ: bool, folder: Path) -> Epochs:
+        """Open the epochs of a folder; the arguments are those of `write`."""
+        from datasets import Dataset, concatenate_datasets
 
-        rows = Dataset.from_file(str(folder / ROWS)).with_format("numpy")
-        with np.load(folder / INDEX) as index:
-            bounds = [(int(start), int(end)) for start, end in index["bounds"]]
-            return cls(rows, index["lengths"].astype(np.int64), bounds, int(index["trees"]))
+        parts = [Dataset.from_file(str(folder / ROWS.format(n))) for n in range(files_of(epochs, differ))]
+        lengths = [np.load(folder / LENGTHS.format(n)) for n in range(len(parts))]
+        ends = np.cumsum([0, *map(len, lengths)]).tolist()
+        bounds = list(pairwise(ends)) if differ else list(pairwise(ends)) * math.ceil(epochs)
+        sizes = [end - start for start, end in bounds]
+        trees = sum(sizes[: math.floor(epochs)]) + math.ceil(epochs % 1 * sizes[-1])
+        filler = Dataset.from_dict(columns([EMPTY_TREE]), features=parts[0].features)
+        rows = concatenate_datasets([*parts, filler]).with_format("numpy")
+        return cls(rows, np.concatenate([*lengths, [1]]).astype(np.int64), bounds, trees)
 
     def sample(self, labels: npt.NDArray[np.int64], tokens: int, seed: int) -> list[TargetTree]:
         """Draw trees of the first epoch that have some of these labels, without replacement.
@@ -115,6 +102,26 @@ class Epochs:
         """Tokens of the first epoch."""
         start, end = self.bounds[0]
         return int(self.lengths[start:end].sum())
+
+
+def files_of(epochs: float, differ: bool) -> int:
+    """Number of epochs that are written: one if all are alike."""
+    return math.ceil(epochs) if differ else 1
+
+
+def write_epoch(trees: Iterable[TrainingTree], epoch: int, folder: Path) -> None:
+    """Write the trees of an epoch, `WRITTEN` in memory at a time."""
+    from datasets import Features, Sequence, Value
+    from datasets.arrow_writer import ArrowWriter
+
+    lengths: list[int] = []
+    features = Features({name: Sequence(Value("int32")) for name in columns([])})
+    with ArrowWriter(path=str(folder / ROWS.format(epoch)), features=features) as writer:
+        for part in _parts(trees):
+            writer.write_batch(columns(part))
+            lengths += [len(lesson.tree) for lesson in part]
+        writer.finalize()
+    np.save(folder / LENGTHS.format(epoch), np.array(lengths, np.int64))
 
 
 def _parts(lessons: Iterable[TrainingTree]) -> Iterator[list[TrainingTree]]:

@@ -23,11 +23,11 @@ from llmrec.models import dropout, modes
 from llmrec.text.mix import print_notice
 from llmrec.train import sharding
 from llmrec.train.arguments import default_interval, training_arguments
-from llmrec.train.launch import run_on_main_process
+from llmrec.train.launch import is_main_process, run_in_every_process
 from llmrec.train.memory import explain_out_of_memory, sft_memory_remedies
 from llmrec.train.metrics_file import MetricsFile, ProgressBar, last_checkpoint
 from llmrec.train.sft import samples
-from llmrec.train.sft.epochs import Epochs
+from llmrec.train.sft.epochs import Epochs, files_of, write_epoch
 from llmrec.train.sft.first_loss import start_at_chance
 from llmrec.train.sft.prepare import prepare, start_run_folder
 from llmrec.train.sft.teacher import Branching, SyntheticContinuations, Teacher
@@ -76,11 +76,6 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
     valid = samples.validation_trees(
         prepared.encoder, prepared.template, ctx.run, sft.valid_users, recipe.seed
     )
-    if prepared.encoder.shortened:
-        print_notice(
-            f"sft: {prepared.encoder.shortened:,} prompts lost their oldest items: with them they are longer than "
-            f"the {prepared.encoder.context:,} tokens of the base"
-        )
     if prepared.adds_tokens:
         _start_at_chance(prepared, epochs, recipe.seed)
     set_seed(recipe.seed)
@@ -124,7 +119,7 @@ def _start_at_chance(prepared: Prepared, epochs: Epochs, seed: int) -> None:
     """Move the rows of the tokens that the base lacked, and say so if they were moved."""
     tokens = prepared.catalogue.vocabulary.added_ids
     losses = start_at_chance(prepared.model, tokens, epochs.sample(tokens, FITTED_TOKENS, seed))
-    if losses is not None and losses[0] != losses[1]:
+    if losses is not None and losses[0] != losses[1] and is_main_process():
         print_notice(
             f"sft: the new tokens' rows were moved to start at chance: "
             f"a loss of {losses[1]:.1f} instead of {losses[0]:.1f}"
@@ -198,7 +193,8 @@ def _teacher(ctx: StageContext, prepared: Prepared) -> Teacher | None:
         temperature = find_temperature(
             teacher, training_histories(ctx.run)["items"].to_list(), ctx.recipe.seed
         )
-        print_notice(f"sft: the temperature of the teacher is {temperature:g}")
+        if is_main_process():
+            print_notice(f"sft: the temperature of the teacher is {temperature:g}")
     return replace(teacher, temperature=temperature)
 
 
@@ -230,8 +226,20 @@ def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> E
     folder = ctx.scratch / "trees"
     folder.mkdir(exist_ok=True)
     differ = continue_histories is not None or any(mixed.varies_by_epoch for mixed in prepared.mix)
-    run_on_main_process(lambda: Epochs.write(make, recipe.sft.epochs, differ, folder))
-    return Epochs.open(folder)
+    count = recipe.sft.epochs
+
+    def write_share(process: int, processes: int) -> int:
+        for epoch in range(process, files_of(count, differ), processes):
+            write_epoch(make(epoch), epoch, folder)
+        return prepared.encoder.shortened
+
+    shortened = sum(run_in_every_process(write_share))
+    if shortened and is_main_process():
+        print_notice(
+            f"sft: {shortened:,} prompts lost their oldest items: with them they are longer than "
+            f"the {prepared.encoder.context:,} tokens of the base"
+        )
+    return Epochs.open(count, differ, folder)
 
 
 def _validation_lists(ctx: StageContext, prepared: Prepared) -> ValidationLists | None:
