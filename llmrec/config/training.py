@@ -163,8 +163,6 @@ class DistillationConfig(Section):
         branches: items drawn from the teacher's probabilities at each position of a history, once for all epochs,
             that hang beside the item chosen there; the model learns their codes from the teacher's probabilities.
             Beams leave the path that a user took.
-        exploration: probability that a synthetic item is drawn evenly from the whole catalogue, so that the model
-            learns what follows items that are rarely chosen. The last one of a user is always drawn by the teacher.
         temperature: the teacher's log-probabilities are divided by it; below 1 they are sharper. `auto` finds the
             temperature at which the teacher's ten best items have half of the probability.
         mask_seen: items of the history have no probability, as in lists that leave them out.
@@ -175,7 +173,6 @@ class DistillationConfig(Section):
     teacher: CollaborativeSystem = "sasrec_ce"
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     synthetic_items: Annotated[int, Field(ge=0)] = 1
-    exploration: Annotated[float, Field(ge=0, le=1)] = 0.0
     branches: Annotated[int, Field(ge=0)] = 0
     temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = 1.0
     mask_seen: bool = True

@@ -155,19 +155,6 @@ def test_what_a_teacher_makes_up_is_new_and_drawn_by_its_chances(teacher):
     ] == [2, 5]
 
 
-def test_explored_items_are_drawn_evenly_and_the_last_one_by_the_teacher(teacher):
-    histories = [["i0", "i2"]] * 4000
-    drawn = SyntheticContinuations(teacher, 2, seed=0, exploration=1.0)(histories, epoch=0)
-    first = np.bincount([ITEMS.index(row[0]) for row in drawn], minlength=len(ITEMS)) / 4000
-    unseen = np.array([item not in ("i0", "i2") for item in ITEMS])
-    np.testing.assert_allclose(first, unseen / unseen.sum(), atol=0.03)
-    after = [row[1] for row in drawn if row[0] == "i1"]
-    chance = np.exp(Tilted().log_probs([["i0", "i2", "i1"]], ITEMS))[0]
-    chance[[0, 1, 2]] = 0
-    last = np.bincount([ITEMS.index(item) for item in after], minlength=len(ITEMS)) / len(after)
-    np.testing.assert_allclose(last, chance / chance.sum(), atol=0.06)
-
-
 class Counting:
     """Chances by how often an item follows the last one in some users' histories; counts its calls."""
 

@@ -210,8 +210,8 @@ def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> E
     distillation = recipe.sft.distillation
     synthetic_items = distillation.synthetic_items if distillation is not None else 0
     continue_histories = (
-        SyntheticContinuations(teacher, synthetic_items, recipe.seed, distillation.exploration)
-        if teacher is not None and distillation is not None and synthetic_items
+        SyntheticContinuations(teacher, synthetic_items, recipe.seed)
+        if teacher is not None and synthetic_items
         else None
     )
     several = distillation.branches if distillation is not None else 0

@@ -295,13 +295,11 @@ class SyntheticContinuations:
         teacher: who does.
         count: how many a history gets, fewer where the teacher has none left.
         seed: of the draws, with the epoch.
-        exploration: probability that one is drawn evenly from all items instead, unless it is a history's last.
     """
 
     teacher: Teacher
     count: int
     seed: int
-    exploration: float = 0.0
 
     def __call__(self, histories: Sequence[Sequence[str]], epoch: int) -> list[list[str]]:
         """Draw synthetic items for each history, one after the other, from the teacher's probabilities.
@@ -316,10 +314,8 @@ class SyntheticContinuations:
         several = max(1, CHANCES // len(names))
         for start in range(0, len(whole), several):
             some = whole[start : start + several]
-            for place in range(self.count):
+            for _ in range(self.count):
                 chance = np.exp(self.teacher.scores(self.teacher.model, some).astype(np.float64))
-                if self.exploration and place < self.count - 1:
-                    chance[rng.random(len(some)) < self.exploration] = 1
                 for row, history in zip(chance, some, strict=True):
                     row[[numbers[item] for item in history]] = 0
                 below = chance.cumsum(1)
