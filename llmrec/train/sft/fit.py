@@ -233,7 +233,7 @@ def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> E
             write_epoch(make(epoch), epoch, folder)
         return prepared.encoder.shortened
 
-    shortened = sum(run_in_every_process(write_share))
+    shortened = prepared.encoder.shortened = sum(run_in_every_process(write_share))
     if shortened and is_main_process():
         print_notice(
             f"sft: {shortened:,} prompts lost their oldest items: with them they are longer than "
