@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import resource
 import shutil
 import sys
@@ -24,8 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from llmrec import layout
 from llmrec.assets import file_sha256
-from llmrec.errors import UserError
+from llmrec.errors import UserError, did_you_mean
 from llmrec.files import DISK_FULL, disk_is_full, link_or_copy, read_json, write_json
+from llmrec.layout import run_folder as run_folder
+from llmrec.layout import runs_root as runs_root
 
 if TYPE_CHECKING:
     from llmrec.config import Recipe
@@ -58,6 +59,7 @@ class Stage:
         own_code: function that returns source files of the user's own code that the stage runs, given the files that
             other stages read of it.
         is_alignment: whether the stage aligns the tuned model; it then runs only if the recipe's `align` names it.
+        names_run: whether the output shows the run's name; it is then never taken from a parent run.
         start_seconds: seconds on a CPU before the work itself starts, for estimates.
         requested: files of this stage that other stages read under a recipe (set by `pipeline.for_recipe`).
     """
@@ -72,6 +74,7 @@ class Stage:
     external: Callable[[Recipe], list[Path]] = _no_files
     own_code: Callable[[Collection[str]], list[Path]] = _no_code
     is_alignment: bool = False
+    names_run: bool = False
     start_seconds: float = 0.0
     requested: frozenset[str] = frozenset()
 
@@ -145,23 +148,29 @@ class StageContext:
     origin: Mapping[str, Any] = field(default_factory=dict)
 
 
-def runs_root() -> Path:
-    """Return the folder of all runs: `LLMREC_RUNS`, or `./runs`."""
-    return Path(os.environ.get("LLMREC_RUNS") or "runs")
+def find_run(name: str, what: str = "") -> Path:
+    """Return the folder of an existing run, export or merged checkpoint, by its name or path.
 
-
-def run_folder(name: str) -> Path:
-    """Return the folder of a run, by its name or path, or of a merged checkpoint (`llmrec merge`), by its path.
+    Args:
+        name: a run's name, or its folder.
+        what: recipe key that names the run, for the message.
 
     Raises:
-        UserError: the name would leave the runs folder.
+        UserError: no such run; the message names the nearest.
     """
-    path = Path(name).expanduser()
-    if any((path / name).is_file() for name in (layout.RECIPE, layout.CATALOGUE)):
-        return path
-    if path.name != name or name in {"", ".", ".."}:
-        raise UserError(f"run {name!r}: no such run folder")
-    return runs_root() / name
+    with contextlib.suppress(UserError):  # of a name that no run can have
+        folder = run_folder(name)
+        if any((folder / file).is_file() for file in (layout.RECIPE, layout.CATALOGUE)):
+            return folder
+    names = sorted(path.parent.name for path in runs_root().glob(f"*/{layout.RECIPE}"))
+    hint = did_you_mean(name, names, "runs there")
+    where = f"{what}: " if what else ""
+    raise UserError(f"{where}no run named {name!r} under {runs_root()} ({hint})")
+
+
+def unfinished(run: Path) -> UserError:
+    """Return the error for a run without a finished sft stage."""
+    return UserError(f"{run}: no finished sft stage there; run `llmrec sft RECIPE` first")
 
 
 def read_manifest(run: Path, stage: str) -> dict[str, Any] | None:
@@ -179,7 +188,7 @@ def stage_key(stage: Stage, recipe: Recipe, run: Path) -> str:
         "stage": stage.name,
         "version": stage.version,
         "seed": recipe.seed,
-        "sections": {key: recipe.value_at(key) for key in stage.keys(recipe)},
+        "sections": {key: recipe.value_at(key, by_content=True) for key in stage.keys(recipe)},
         "inputs": _inputs(stage, recipe, run),
         "external": sorted(_external(stage, recipe).values()),
     }
@@ -273,7 +282,7 @@ def would_skip(stage: Stage, recipe: Recipe, run: Path) -> bool:
     Raises:
         UserError: the recipe's parent is not a run.
     """
-    parent = parent_of(recipe)
+    parent = None if stage.names_run else parent_of(recipe)
     folders = [run] if parent is None else [run, parent]
     with_manifest = [folder for folder in folders if read_manifest(folder, stage.name) is not None]
     return any(is_done(stage, stage_key(stage, recipe, folder), folder) for folder in with_manifest)
@@ -287,15 +296,12 @@ def parent_of(recipe: Recipe) -> Path | None:
     """
     if recipe.parent is None:
         return None
-    parent = run_folder(recipe.parent)
-    if not (parent / layout.RECIPE).is_file():
-        raise UserError(f"parent: no run named {recipe.parent!r} under {runs_root()}")
-    return parent
+    return find_run(recipe.parent, "parent")
 
 
 def _take_from_parent(stage: Stage, key: str, recipe: Recipe, run: Path) -> bool:
     """Link a stage's files from the parent run if its manifest there has the same key; return whether it did."""
-    parent = parent_of(recipe)
+    parent = None if stage.names_run else parent_of(recipe)
     if parent is None or parent.resolve() == run.resolve() or not is_done(stage, key, parent):
         return False
     for name in stage.owns:

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from llmrec import layout
-from llmrec.commands.inspect import find_run
+from llmrec import assets, layout
+from llmrec.artifacts import find_run
 from llmrec.commands.merge import atomic_folder, check_dest
 from llmrec.config import Recipe, load_run_recipe
 from llmrec.errors import UserError
@@ -47,7 +47,7 @@ def run(name: str, dest: Path, force: bool, push: str | None) -> None:
         check_repo(push)
     folder = find_run(name)
     from llmrec.recommend.trained_run import TrainedRun
-    from llmrec.report.model_card import render
+    from llmrec.report.model_card import described_card, render
 
     check_dest(dest, force, layout.EXPORT)
     trained = TrainedRun.load(folder, as_trained=True)
@@ -65,9 +65,8 @@ def run(name: str, dest: Path, force: bool, push: str | None) -> None:
         public_recipe = without_paths(recipe)
         text = yaml.safe_dump(public_recipe, sort_keys=False, allow_unicode=True)
         (partial / layout.RECIPE).write_text(text, "utf-8")
-        write_json(
-            partial / layout.EXPORT, {"version": 1, "run": folder.name, "model": trained.default_model}
-        )
+        described = {"run": folder.resolve().name, "dataset": described_card(folder, recipe)["name"]}
+        write_json(partial / layout.EXPORT, {"version": 1, **described, "model": trained.default_model})
         models = list(trained.adapters)
         card = render(folder, recipe, public_recipe, models, trained.default_model, push)
         (partial / "README.md").write_text(card, "utf-8")
@@ -76,19 +75,13 @@ def run(name: str, dest: Path, force: bool, push: str | None) -> None:
         print(f"pushed: {upload(dest, push)}")
 
 
-def without_paths(value: Any) -> Any:
+def without_paths(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as YAML data, with absolute paths replaced by their last part.
 
     Absolute paths reveal the machine and are useless elsewhere.
     """
-    if isinstance(value, Recipe):
-        value = value.model_dump(mode="json", exclude={"parent"})
-    if isinstance(value, dict):
-        return {key: without_paths(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [without_paths(inner) for inner in value]
-    is_absolute = isinstance(value, str) and value.startswith(("/", "~"))
-    return Path(value).name if is_absolute else value
+    public: dict[str, Any] = assets.without_folders(recipe.model_dump(mode="json", exclude={"parent"}))
+    return public
 
 
 def check_repo(repo: str) -> None:
@@ -115,8 +108,8 @@ def upload(folder: Path, repo: str) -> str:
     Raises:
         UserError: the hub cannot be reached, or refuses. The folder stays unchanged.
     """
-    import httpx
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError  # the error of whatever HTTP client this version uses
 
     api = HfApi()
     try:
@@ -128,7 +121,7 @@ def upload(folder: Path, repo: str) -> str:
             ignore_patterns=list(IGNORED_PATTERNS),
             commit_message="Export of llmrec",
         )
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"--push: {repo} cannot be written ({reason}); check name, network and `hf auth login`. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 from pydantic import ValidationError
 
-from llmrec import artifacts, assets, config, layout
+from llmrec import assets, config
+from llmrec.artifacts import find_run
 from llmrec.commands.stages import resolve, run_stages
 from llmrec.config import EvalConfig, EvalTask, Recipe, TaskConfig
-from llmrec.errors import UserError, did_you_mean
+from llmrec.errors import UserError
 from llmrec.files import write_json
 from llmrec.models.supported import check_local
 from llmrec.train.alignment.rewards import load_reward
@@ -35,7 +37,7 @@ def validate(name: str, overrides: list[str]) -> None:
     path, tree = config.recipe_tree(name, [text for text in overrides if not text.startswith("run=")])
     problems: list[str] = []
     with _collect_errors(problems):
-        tree = config.with_suite(tree)
+        tree = config.with_defaults(tree)
     with _collect_errors(problems):
         recipe = config.validate(Recipe, tree, str(path))
         check_local(recipe.base)
@@ -114,7 +116,7 @@ def _collect_errors(problems: list[str]) -> Iterator[None]:
 def preview(name: str, overrides: list[str]) -> None:
     """Print decoded training samples of a recipe, with ids, loss mask and the leak check."""
     recipe, folder = resolve(name, overrides)
-    run_stages(recipe, folder, "ids")
+    run_stages(recipe, folder, "ids", records=False)
     from llmrec.train.sft.preview import render
 
     print(render(recipe, folder))
@@ -151,20 +153,6 @@ def recommend(run: str, user: str | None, history: str | None, k: int, model: st
         print(f"{len(rows)} of {k}: the catalogue has no more items outside the history")
 
 
-def find_run(run: str) -> Path:
-    """Return the folder of an existing run, export or merged checkpoint.
-
-    Raises:
-        UserError: no such run; the message names the nearest.
-    """
-    folder = artifacts.run_folder(run)
-    if not any((folder / name).is_file() for name in (layout.RECIPE, layout.CATALOGUE)):
-        names = sorted(path.parent.name for path in artifacts.runs_root().glob(f"*/{layout.RECIPE}"))
-        hint = did_you_mean(run, names, "runs there")
-        raise UserError(f"no run named {run!r} under {artifacts.runs_root()} ({hint})")
-    return folder
-
-
 def compare(
     runs: list[str], split: str | None, against: str | None, metrics: str | None, out: Path | None
 ) -> None:
@@ -191,7 +179,7 @@ def compare(
     result = comparison.compare(folders, split, names or None, against)
     show(comparison.comparison_table(result))
     if out is not None:
-        options = [f"--split {split}"] if split else []
-        options += [f"--against {against}"] if against else []
-        options += [f"--metrics {metrics}"] if metrics else []
-        write_json(out, {"command": " ".join(["llmrec compare", *runs, *options])} | result.as_json())
+        given = {"--split": split, "--against": against, "--metrics": metrics}
+        options = [word for option, value in given.items() if value for word in (option, value)]
+        command = shlex.join(["llmrec", "compare", *runs, *options])
+        write_json(out, {"command": command} | result.as_json())

@@ -24,7 +24,15 @@ from llmrec.config.decoding import (
     ZeroShotConfig,
 )
 from llmrec.config.ids import EncoderConfig, FusionConfig, IdsConfig
-from llmrec.config.recipe import Recipe, load_recipe, load_run_recipe, recipe_tree, with_suite
+from llmrec.config.recipe import (
+    Recipe,
+    load_recipe,
+    load_recipe_of_run,
+    load_run_recipe,
+    recipe_tree,
+    with_defaults,
+    with_suite,
+)
 from llmrec.config.section import Fraction, Model, Positive, Section, validate
 from llmrec.config.training import (
     ALL_LINEAR,
@@ -77,8 +85,10 @@ __all__ = [
     "TrainingConfig",
     "ZeroShotConfig",
     "load_recipe",
+    "load_recipe_of_run",
     "load_run_recipe",
     "recipe_tree",
     "validate",
+    "with_defaults",
     "with_suite",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,15 +13,18 @@ from llmrec import assets, layout
 from llmrec.config.alignment import AlignmentConfig, DpoConfig, GrpoConfig, Method, PairsConfig
 from llmrec.config.collaborative import Collaborative
 from llmrec.config.data import DataConfig
-from llmrec.config.decoding import DecodeConfig, EvalConfig
+from llmrec.config.decoding import BASELINES, DecodeConfig, EvalConfig
 from llmrec.config.former_keys import upgrade
 from llmrec.config.ids import IdsConfig
-from llmrec.config.section import Section, validate
+from llmrec.config.section import BY_CONTENT, RunName, Section, validate
 from llmrec.config.tokenizers import tokenizer_class
 from llmrec.config.training import BaseConfig, SftConfig, TaskConfig, TrackConfig
 from llmrec.errors import UserError
 from llmrec.plugins import is_import_path
 from llmrec.yaml_files import apply_overrides, read_yaml
+
+TEXT_SYSTEM = "text_knn"
+"""The collaborative system that reads item texts."""
 
 
 class Recipe(Section):
@@ -49,7 +54,7 @@ class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
-    parent: str | None = None
+    parent: RunName | None = None
     data: DataConfig
     collaborative: Collaborative = Field(default={}, validate_default=True)
     ids: IdsConfig = Field(default_factory=IdsConfig)
@@ -95,13 +100,20 @@ class Recipe(Section):
             )
         return self
 
-    def value_at(self, key: str) -> Any:
-        """Return the value at a dotted key, as JSON data. Stage keys are computed from it."""
+    def value_at(self, key: str, by_content: bool = False) -> Any:
+        """Return the value at a dotted key, as JSON data.
+
+        Args:
+            key: dotted name of a section or value.
+            by_content: give only the last part of each path. Stage keys are computed from such values: they hash the
+                files themselves, so a folder can be moved without running its stages again.
+        """
+        context = {BY_CONTENT: by_content}
         section, _, name = key.partition(".")
         if section == "collaborative" and is_import_path(name):
             # A recipe can use a user's own system without its settings here, and an import path can contain dots.
-            return self.collaborative.of(name).model_dump(mode="json")
-        value: Any = self.model_dump(mode="json")
+            return self.collaborative.of(name).model_dump(mode="json", context=context)
+        value: Any = self.model_dump(mode="json", context=context)
         for part in key.split("."):
             value = value[part]
         return value
@@ -114,7 +126,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
         UserError: names every unknown key (with the nearest valid one) and every bad value.
     """
     path, tree = recipe_tree(name, overrides or [])
-    return validate(Recipe, with_suite(tree), str(path))
+    return validate(Recipe, with_defaults(tree), str(path))
 
 
 def load_run_recipe(run: Path) -> Recipe:
@@ -127,6 +139,24 @@ def load_run_recipe(run: Path) -> Recipe:
     return validate(Recipe, upgrade(read_yaml(path)), str(path), finished=True)
 
 
+def load_recipe_of_run(run: Path, overrides: list[str]) -> Recipe:
+    """Load the recipe of a finished run to run stages of it again, and apply `key=value` overrides.
+
+    Another `eval.suite` replaces the values that it gives; those in the run's recipe come from the former suite.
+
+    Raises:
+        UserError: names every unknown key and every bad value, or the user's own code is missing.
+    """
+    path = run / layout.RECIPE
+    tree = overridden(upgrade(read_yaml(path)), overrides)
+    keys = {text.partition("=")[0] for text in overrides}
+    if "eval.suite" in keys and isinstance(tree["eval"]["suite"], str):
+        suite = read_yaml(assets.find("eval/suites", tree["eval"]["suite"]))
+        replaced = {key for key in suite if f"eval.{key}" not in keys}
+        tree["eval"] = {key: value for key, value in tree["eval"].items() if key not in replaced}
+    return validate(Recipe, with_suite(tree), str(path))
+
+
 def recipe_tree(name: str, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
     """Return a recipe's file, and its keys with overrides applied, before validation.
 
@@ -134,8 +164,25 @@ def recipe_tree(name: str, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
         UserError: the file does not exist or is not YAML, or an override is malformed.
     """
     path = assets.find("recipes", name)
-    tree = {"name": path.stem} | read_yaml(path)
-    return path, apply_overrides(_switch_tokenizer(tree, overrides), overrides)
+    return path, overridden({"name": path.stem} | read_yaml(path), overrides)
+
+
+def overridden(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Return a recipe's keys with overrides applied. What the overrides make untrue or invalid is left out.
+
+    Raises:
+        UserError: an override is malformed.
+    """
+    tree = _switch_tokenizer(tree, overrides)
+    given = apply_overrides(tree, overrides)
+    if _card(given) != _card(tree) and given.get("description") == tree.get("description"):
+        given.pop("description", None)  # it is about the recipe's own dataset
+    return given
+
+
+def _card(tree: dict[str, Any]) -> Any:
+    section = tree.get("data")
+    return section.get("card") if isinstance(section, dict) else None
 
 
 def _switch_tokenizer(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -153,6 +200,57 @@ def _switch_tokenizer(tree: dict[str, Any], overrides: list[str]) -> dict[str, A
         return tree
     kept = {key: value for key, value in quantizer.items() if key in fields}
     return tree | {"ids": ids | {"quantizer": kept}}
+
+
+def with_defaults(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe's keys with the defaults that depend on its suite and on its card.
+
+    If the card describes no item texts, the default of `eval.baselines` has no `text_knn`, and the default mixture
+    has no tilt, which is `text_knn`; one line on stderr says so.
+
+    Raises:
+        UserError: the suite does not exist.
+    """
+    tree = with_suite(tree)
+    if _has_item_texts(_card(tree)):
+        return tree
+    section, systems = tree.get("eval", {}), tree.get("collaborative") or {}
+    mixture = systems.get("mixture", {}) if isinstance(systems, dict) else None
+    left_out = []
+    if isinstance(section, dict) and "baselines" not in section:
+        section = section | {"baselines": [name for name in BASELINES if name != TEXT_SYSTEM]}
+        left_out.append(f"the baseline {TEXT_SYSTEM}")
+    if isinstance(mixture, dict) and "tilt" not in mixture:
+        systems = systems | {"mixture": mixture | {"tilt": None}}
+        left_out.append("the mixture's tilt by text")
+    if left_out:
+        _notify(f"data.card: {_card(tree)} describes no item texts; left out: {', '.join(left_out)}")
+    return tree | {"eval": section, "collaborative": systems}
+
+
+@cache
+def _notify(message: str) -> None:
+    """Print a line on stderr, once in a process: a command may read a recipe several times."""
+    print(message, file=sys.stderr)
+
+
+def _has_item_texts(card: Any) -> bool:
+    """Whether a card describes texts of its items; true for a card that cannot be read, which its reader reports."""
+    try:
+        tree = read_yaml(assets.find("data_prep", card))
+    except (UserError, AttributeError, TypeError):
+        return True
+    sources = tree.get("sources")
+    tables = [tree, *(sources if isinstance(sources, list) else [])]
+    return any(_describes_texts(table.get("items")) for table in tables if isinstance(table, dict))
+
+
+def _describes_texts(items: Any) -> bool:
+    """Whether a card's items table has a column besides the id, which may stand in for a title."""
+    columns = items.get("columns") if isinstance(items, dict) else None
+    if not isinstance(columns, dict):
+        return False
+    return bool(items.get("flags")) or any(column != columns.get("item") for column in columns.values())
 
 
 def with_suite(tree: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,16 @@
 """The real command line on the small shop of `tests/shop.py`, from a CSV to recommendations."""
 
 import json
+import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
+import yaml
 from shop import CARD
 
 from llmrec.cli import main
+from llmrec.commands.stages import next_command
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +35,7 @@ def test_a_run_says_its_cost_shows_its_stages_and_ends_in_a_table_and_the_next_c
     for system in ("sft", "popularity", "item_knn", "sasrec_bce", "sasrec_ce"):
         assert f"\n {system} " in done.stdout
     assert "NDCG@3" in done.stdout
+    assert "\nverdict: The SFT model " in done.stdout and "on test NDCG@3" in done.stdout
     report = done.stdout.partition("report: ")[2].partition("\n")[0]
     assert Path(report).is_file()
     assert "try:    llmrec recommend shop --user u" in done.stdout
@@ -60,6 +65,43 @@ def test_other_cutoffs_retrain_nothing(capsys):
     assert main(["run", "recipe.yaml"]) == 0
 
 
+def test_a_finished_run_is_evaluated_by_its_own_recipe_and_never_trained(capsys, monkeypatch):
+    assert main(["run", "recipe.yaml", "run=own", "parent=shop", "decode.width=7"]) == 0
+    trained = Path("runs/own/base/model.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    log = Path("log.csv").read_text()
+    Path("log.csv").write_text(log + "u1,i1,99\n")  # what `llmrec run` would train again for
+    try:
+        assert main(["eval", "own", "eval.k=[2]", "decode.mask_seen=false"]) == 0
+        shown = capsys.readouterr()
+        assert "NDCG@2" in shown.out and "sft           as it is" in shown.err
+        assert main(["report", "runs/own"]) == 0
+        assert "decode        done before, skipped" in capsys.readouterr().err
+    finally:
+        Path("log.csv").write_text(log)
+    assert Path("runs/own/base/model.safetensors").stat().st_mtime_ns == trained
+    recipe = yaml.safe_load(Path("runs/own/recipe.yaml").read_text())
+    assert (recipe["decode"]["width"], recipe["decode"]["mask_seen"], recipe["eval"]["k"]) == (7, False, [2])
+    assert main(["decode", "own", "decode.width=9", "run=wider", "--dry-run"]) == 0
+    assert "sft           done" in capsys.readouterr().out and not Path("runs/wider").exists()
+
+
+def test_a_run_goes_before_a_shipped_recipe_of_its_name(capsys):
+    assert main(["run", "recipe.yaml", "run=quickstart", "parent=shop"]) == 0
+    capsys.readouterr()
+    assert main(["decode", "quickstart", "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    assert "shop → runs/quickstart" in shown.out and "with the run's own recipe" in shown.err
+    assert main(["decode", "quickstart", "run=mine", "--dry-run"]) == 0
+    assert "quickstart → runs/mine" in capsys.readouterr().out
+    shutil.rmtree("runs/quickstart/sft")
+    assert main(["decode", "quickstart", "--dry-run"]) == 0
+    assert "quickstart → runs/quickstart" in capsys.readouterr().out
+    shutil.move("runs/quickstart", "runs/unfinished")
+    assert main(["decode", "unfinished"]) == 2
+    assert "no finished sft stage there" in capsys.readouterr().err
+
+
 def test_recommendations_come_with_titles_and_leave_out_the_history(capsys):
     assert main(["recommend", "shop", "--history", "i1,i2,i3", "-k", "4"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
@@ -74,8 +116,18 @@ def test_recommendations_come_with_titles_and_leave_out_the_history(capsys):
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["recommend", "shop", "--user", "u999"], "'u999'"),
-        (["recommend", "shop", "--history", "i1,nothing"], "'nothing'"),
+        (["recommend", "shop", "--user", "U7"], "user 'U7' is not in this run's data (did you mean 'u7'?)"),
+        (
+            ["recommend", "shop", "--history", "i1,nothing"],
+            "history: item 'nothing' is not in the catalogue (search by title: llmrec items shop --find WORDS)",
+        ),
+        (["recommend", "shop", "--history", "thing 7"], "did you mean 'i7', Thing 7?"),
+        (["items", "shp"], "no run named 'shp' under runs (did you mean 'shop'?)"),
+        (["eval", "shp"], "no run and no recipe named 'shp' (did you mean 'shop'?)"),
+        (["eval", "shop", "sft.lr=1"], "sft.lr: shop is trained, and its data, IDs and SFT stay as they are"),
+        (["decode", "shop", "data={card: x}"], "data: shop is trained"),
+        (["grpo", "shop", "seed=1"], "seed: shop is trained"),
+        (["eval", "shop", "eval.kk=[1]"], "unknown key 'eval.kk'"),
         (["recommend", "shop", "--history", ","], "history is empty"),
         (["recommend", "shp", "--user", "u1"], "did you mean 'shop'"),
         (["compare", "shop", "shop", "--split", "valid"], "valid"),
@@ -107,10 +159,11 @@ def test_a_broken_dataset_is_one_line_and_leaves_nothing_half_written(capsys):
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("llmrec: ")]
     assert len(told) == 1 and "'when'" in told[0] and "log.csv" in told[0]
     left = sorted(p.name for p in Path("runs/bad").rglob("*") if p.is_file())
-    assert left == [".lock", "recipe.yaml"]
+    assert left == [".lock", "card.yaml", "recipe.yaml"]
 
 
-def test_preview_shows_what_is_trained_on(capsys):
+def test_preview_shows_what_is_trained_on_and_leaves_the_runs_recipe(capsys):
+    before = Path("runs/shop/recipe.yaml").read_text()
     assert main(["preview", "recipe.yaml"]) == 0
     shown = capsys.readouterr().out
     for told in ("template sids", "loss on", "<a_", "leaks"):
@@ -124,6 +177,7 @@ def test_preview_shows_what_is_trained_on(capsys):
         "template title (source item, weight 1, 0.5)" in shown.out and "direct, template titles" in shown.out
     )
     assert "task 'rating' is switched off: this data has no rating" in shown.err
+    assert Path("runs/shop/recipe.yaml").read_text() == before
 
 
 def test_a_run_in_use_is_refused(capsys):
@@ -132,3 +186,35 @@ def test_a_run_in_use_is_refused(capsys):
     with lock(Path("runs/shop")):
         assert main(["run", "recipe.yaml"]) == 2
     assert "another llmrec process" in capsys.readouterr().err
+
+
+def test_the_runs_own_recipe_works_from_any_folder(shop, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("LLMREC_RUNS", str(shop[0] / "runs"))
+    page = Path("runs/shop/eval/report.html").read_text()
+    command = page.partition("<pre>llmrec run ")[2].partition("</pre>")[0]
+    recipe = shop[0] / "runs/shop/recipe.yaml"
+    assert command == f"{recipe} run=shop-again"
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", str(recipe), "run=shop"]) == 0
+    assert capsys.readouterr().err.count("done before, skipped") == 7
+
+
+def test_a_run_keeps_its_card():
+    assert Path("runs/shop/card.yaml").read_text() == Path("card.yaml").read_text()
+
+
+def test_a_run_with_a_parent_has_a_report_of_its_own(capsys):
+    assert main(["run", "recipe.yaml", "run=named", "parent=shop"]) == 0
+    assert capsys.readouterr().err.count("done before, skipped") == 6
+    page = Path("runs/named/eval/report.html").read_text()
+    assert "<h1>named</h1>" in page and "run=named-again" in page and "Recipe: shop." in page
+    assert "<h1>shop</h1>" in Path("runs/shop/eval/report.html").read_text()
+
+
+def test_the_next_command_is_quoted_for_the_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMREC_RUNS", str(tmp_path))
+    (tmp_path / "a run/eval").mkdir(parents=True)
+    frame = pl.DataFrame({"user_id": ["cust 0094", "b"]})
+    frame.write_parquet(tmp_path / "a run/eval/per_user.parquet")
+    told = "llmrec recommend 'a run' --user 'cust 0094'"
+    assert next_command(tmp_path / "a run") == told

@@ -181,3 +181,94 @@ def test_a_recipe_can_be_sent_to_another_process():
     again = pickle.loads(pickle.dumps(recipe))
     assert again == recipe and again.model_dump() == recipe.model_dump()
     assert again.collaborative.sasrec_ce.epochs == 3
+
+
+def test_a_description_is_left_out_where_the_data_is_another(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("interactions: {path: log.csv, columns: {user: u, item: i}}\n")
+    assert load_recipe("quickstart").description.startswith("MovieLens")
+    assert load_recipe("quickstart", [f"data.card={mine}"]).description == ""
+    assert load_recipe("quickstart", [f"data={{card: {mine}}}"]).description == ""
+    assert load_recipe("quickstart", ["data.card=movielens-100k"]).description.startswith("MovieLens")
+    assert load_recipe("quickstart", [f"data.card={mine}", "description=my shop"]).description == "my shop"
+
+
+def test_paths_of_a_recipe_are_absolute_and_names_stay_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLMREC_RUNS", "runs")
+    for folder in ("runs/before", "bases/mine"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "runs/before/recipe.yaml").touch()
+    given = ["data.card=cards/shop.yaml", "data.root=dump", "ids.vectors=v.npy", "base.model=bases/mine"]
+    given += ["parent=before", "sft.start=before", "prompts=[{task: sequential}, {task: own/task.yaml}]"]
+    recipe = load_recipe("quickstart", given)
+    assert recipe.data.card == f"{tmp_path}/cards/shop.yaml" and recipe.data.root == f"{tmp_path}/dump"
+    assert recipe.ids.vectors == f"{tmp_path}/v.npy" and recipe.base.model == f"{tmp_path}/bases/mine"
+    assert recipe.parent == recipe.sft.start == f"{tmp_path}/runs/before"
+    assert [entry.task for entry in recipe.prompts] == ["sequential", f"{tmp_path}/own/task.yaml"]
+    names = load_recipe("quickstart", ["base.model=Qwen/Qwen3-0.6B", "parent=absent"])
+    assert (names.data.card, names.base.model, names.parent) == (
+        "movielens-100k",
+        "Qwen/Qwen3-0.6B",
+        "absent",
+    )
+    assert names.ids.encoder.model.startswith("pypi:")
+
+
+def test_values_of_stage_keys_do_not_depend_on_the_folder(tmp_path, monkeypatch):
+    given = ["data.card=shop.yaml", "ids.vectors=v.npy", "ids.quantizer={kind: index, path: own.index.json}"]
+    values = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        recipe = load_recipe("beauty-tiny", given)
+        values.append({key: recipe.value_at(key, by_content=True) for key in ("data", "ids", "eval")})
+        assert recipe.value_at("data.card") == str(tmp_path / name / "shop.yaml")
+    assert values[0] == values[1]
+    assert values[0]["data"]["card"] == "shop.yaml"
+    assert values[0]["ids"]["quantizer"]["path"] == "own.index.json"
+
+
+LOG = "interactions: {path: log.csv, columns: {user: u, item: i}}\n"
+
+
+def resolved(folder, card, capsys, *overrides):
+    """Baselines and tilt of a recipe on a card, and what was printed on the way."""
+    from llmrec.config import recipe as module
+
+    module._notify.cache_clear()
+    (folder / "own.yaml").write_text(LOG + card)
+    (folder / "r.yaml").write_text("data: {card: own.yaml}\n")
+    recipe = load_recipe(str(folder / "r.yaml"), [f"data.card={folder}/own.yaml", *overrides])
+    load_recipe(str(folder / "r.yaml"), [f"data.card={folder}/own.yaml", *overrides])
+    return recipe.eval.baselines, recipe.collaborative.of("mixture").tilt, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        "items: {path: i.csv, columns: {item: sku, title: name}}",
+        "items: {path: i.csv, columns: {item: sku, title: sku, brand: maker}}",
+        "items: {path: i.csv, columns: {item: sku, title: sku}, flags: {categories: [a, b]}}",
+        "sources: [{url: https://a/b.zip, items: {path: i.csv, columns: {item: sku, title: name}}}]",
+    ],
+)
+def test_items_with_texts_are_compared_with_text_neighbours(tmp_path, capsys, items):
+    baselines, tilt, told = resolved(tmp_path, items, capsys)
+    assert "text_knn" in baselines and len(baselines) == 8 and tilt == "text_knn" and told == ""
+
+
+@pytest.mark.parametrize("items", ["", "items: {path: i.csv, columns: {item: sku, title: sku}}"])
+def test_without_item_texts_text_neighbours_drop_out_with_one_line(tmp_path, capsys, items):
+    baselines, tilt, told = resolved(tmp_path, items, capsys)
+    assert "text_knn" not in baselines and len(baselines) == 7 and tilt is None
+    assert told == (
+        f"data.card: {tmp_path}/own.yaml describes no item texts; "
+        "left out: the baseline text_knn, the mixture's tilt by text\n"
+    )
+
+
+def test_what_a_recipe_names_itself_stays(tmp_path, capsys):
+    own = ("eval.baselines=[text_knn]", "collaborative.mixture.tilt=text_knn")
+    assert resolved(tmp_path, "", capsys, *own) == (["text_knn"], "text_knn", "")
+    assert resolved(tmp_path, "", capsys, "data.card=absent")[0][4] == "text_knn"
