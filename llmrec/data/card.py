@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from llmrec import assets
 from llmrec.config import Filters, Section, Split, validate
+from llmrec.data.words import MISSING
 from llmrec.errors import UserError
 from llmrec.yaml_files import read_yaml
 
@@ -36,28 +37,40 @@ def _canonical_encoding(name: str) -> str:
         raise ValueError("no such encoding (try utf-8, latin-1, cp1252)") from None
 
 
+_Character = Annotated[str, Field(min_length=1, max_length=1, pattern=r"[^\r\n]")]
+
+
 class Table(Section):
     """One table of a dataset: its files, their format, and the meaning of its columns.
 
     Attributes:
         path: file or glob, relative to the dataset's folder.
         format: format of the files; null derives it from the file's ending. `loose_jsonl` is one Python dict a line.
-        separator: separator of `csv` files, of one or more characters (`::`). null: a tab for `.tsv`, else a comma.
+        separator: separator of `csv` files, of one or more characters (`::`). null: the one with which the first line
+            has the columns that the card names; a comma (a tab for `.tsv`) is tried first, then `;`, tab, `|`, `::`.
         header: whether the first line names the columns; or a list of the names if no line does.
-        encoding: encoding of the text; any name that Python knows.
+        encoding: encoding of the text; any name that Python knows. null: that of the byte order mark, else UTF-8,
+            else cp1252.
         quote: character around values that contain a separator; null if quotes are plain text.
+        escape: character before a quote or separator that is plain text, such as a backslash; null if there is none,
+            and two quotes inside a quoted value stand for one.
         columns: meaning → column name, or a template of several columns (`"{title} ({year})"`).
+        missing: words that mean a missing value, in every column; an empty value always does.
+        without_id: rows without an id are an error (`error`), or are dropped and counted (`drop`).
         split_on: meaning → separator, for columns that hold a list as text.
         flags: meaning → columns of 0 and 1; the value is the list of the columns that hold 1.
     """
 
     path: str
     format: Format | None = None
-    separator: Annotated[str, Field(min_length=1)] | None = None
+    separator: Annotated[str, Field(min_length=1, pattern=r"^[^\r\n]*$")] | None = None
     header: bool | list[str] = True
-    encoding: Annotated[str, AfterValidator(_canonical_encoding)] = "utf-8"
-    quote: Annotated[str, Field(min_length=1, max_length=1)] | None = '"'
+    encoding: Annotated[str, AfterValidator(_canonical_encoding)] | None = None
+    quote: _Character | None = '"'
+    escape: _Character | None = None
     columns: dict[str, str]
+    missing: list[str] = Field(default=list(MISSING))
+    without_id: Literal["error", "drop"] = "error"
     split_on: dict[str, str] = Field(default={})
     flags: dict[str, list[str]] = Field(default={})
 
@@ -66,6 +79,9 @@ class Table(Section):
         unknown = sorted(set(self.split_on) - set(self.columns))
         if unknown:
             raise ValueError(f"split_on: {unknown[0]!r} is not among columns ({', '.join(self.columns)})")
+        signs = [sign for sign in (self.separator, self.quote, self.escape) if sign is not None]
+        if len(set(signs)) < len(signs):
+            raise ValueError("separator, quote and escape must differ")
         return self
 
     def format_of(self, path: Path) -> Format:
@@ -81,10 +97,6 @@ class Table(Section):
                 f"{path}: unknown ending {ending!r}; set `format: csv` (jsonl, parquet) in the card"
             )
         return file_format
-
-    def separator_of(self, path: Path) -> str:
-        """Return the separator of one of this table's CSV files."""
-        return self.separator or ("\t" if ".tsv" in path.suffixes else ",")
 
 
 class Interactions(Table):
@@ -109,10 +121,11 @@ class Items(Table):
     Later stages use `categories`, `brand`, `price` and `description`.
 
     Attributes:
-        without_id: rows without an id are an error (`error`), or are dropped and counted (`drop`).
+        decimal: sign before the cents of a price, `.` or `,`; null: that of the column's prices that leave no doubt,
+            else `.`.
     """
 
-    without_id: Literal["error", "drop"] = "error"
+    decimal: Literal[".", ","] | None = None
 
     @field_validator("columns")
     @classmethod

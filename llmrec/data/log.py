@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from llmrec.data import read
 from llmrec.data.card import Table
+from llmrec.data.tables import read
 from llmrec.errors import UserError
 
 _UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}
@@ -103,7 +103,9 @@ def read_log(table: Table, files: list[Path], scratch: Path) -> Log:
     columns = {}
     for name, dtype in schema.items():
         if name in dictionaries:
-            coded = read.identifier(pl.col(name), dtype).cast(pl.Categorical(dictionaries[name]))
+            coded = read.identifier(pl.col(name), dtype, table.missing).cast(
+                pl.Categorical(dictionaries[name])
+            )
             columns[name] = coded.to_physical().cast(pl.UInt32)
         elif name == "time":
             columns[name] = _time(dtype, parts, table)
@@ -149,7 +151,9 @@ def _refuse_bad_values(
         missing, column = columns[name].is_null(), f"(column {table.columns[name]!r})"
         if rows[name].null_count():
             if name == "rating":
-                has_text = read.identifier(pl.col(name).cast(pl.String), pl.String()).is_not_null()
+                has_text = read.identifier(
+                    pl.col(name).cast(pl.String), pl.String(), table.missing
+                ).is_not_null()
                 problems.append((missing & has_text, name, f"not a number {column}"))
             elif name == "time":
                 problems.append((missing, name, f"not a time {column}"))
