@@ -161,10 +161,8 @@ def _hint_at_separator(flat: list[list[str]], name: str, separator: str | None, 
     for sign in () if separator is not None else (" > ", "|", ";", " / "):
         joint = [label for label in found if sign in label]
         if joint and 2 * len(joint) >= len(found):
-            tell(
-                where,
-                f"{name}: {joint[0][:60]!r} is read as one label; set `split_on: {{{name}: {sign.strip()!r}}}`?",
-            )
+            key = f"`split_on: {{{name}: {sign.strip()!r}}}`"
+            tell(where, f"{name}: {joint[0][:60]!r} is read as one label; {key} in the card would split it")
             return
 
 

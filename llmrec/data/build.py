@@ -37,7 +37,9 @@ def build(context: StageContext) -> None:
 
     with tqdm(total=3, leave=False, disable=None) as bar:
         bar.set_description("data: reading, filtering, ordering")
-        log, removed = clean(read_log(*dataset.interactions, scratch), filters)
+        table, files = dataset.interactions
+        log, removed = clean(read_log(table, files, scratch), filters)
+        removed = log.dropped | removed
         bar.update()
         bar.set_description("data: splitting, writing")
         time = log.seconds()

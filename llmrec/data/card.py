@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,8 @@ _ENDINGS: dict[str, Format] = {
 }
 EVENT_FIELDS = ("time", "rating", "event", "review", "summary")
 """Optional meanings of an interaction's columns, besides `user` and `item`."""
+TIME_UNITS = ("s", "ms", "us", "ns")
+"""Units of numbers since 1970 that `time_format` can name."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 
 
@@ -103,7 +106,43 @@ class Interactions(Table):
     """The interaction log: columns `user`, `item`, and optional `time`, `rating`, `event`, `review`, `summary`.
 
     `review` and `summary` are texts that the user wrote. They stay text, so they take memory while they are read.
+    `time` may be a list of two columns: a day, and a clock time or milliseconds.
+
+    Attributes:
+        time_format: format of the times, or several, in the codes of strptime (`%d/%m/%Y %H:%M`); or the unit of
+            numbers since 1970: `s`, `ms`, `us`, `ns`. null derives it.
+        times: rows without a time, or with one that stands for none (negative, before 1970, 1970-01-01 00:00, after
+            2100), are an error (`error`), or are dropped and counted (`drop`).
     """
+
+    time_format: str | list[str] | None = None
+    times: Literal["error", "drop"] = "error"
+
+    def time_formats(self) -> list[str]:
+        """Return the formats of the times; none if they are to be derived."""
+        return [self.time_format] if isinstance(self.time_format, str) else list(self.time_format or [])
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _two_columns_of_time(cls, value: Any) -> Any:
+        """Turn `time: [day, clock]` into a template of both."""
+        time = value.get("time") if isinstance(value, dict) else None
+        if not isinstance(time, list):
+            return value
+        if len(time) != 2:
+            raise ValueError("time: give one column, or two: a day, and a clock time or milliseconds")
+        return value | {"time": " ".join(f"{{{name}}}" for name in time)}
+
+    @field_validator("time_format")
+    @classmethod
+    def _known_formats(cls, value: str | list[str] | None) -> str | list[str] | None:
+        formats = [value] if isinstance(value, str) else value or []
+        units = [form for form in formats if form in TIME_UNITS]
+        if units and len(formats) > 1:
+            raise ValueError(f"{units[0]!r} is a unit of numbers, and stands alone")
+        for form in set(formats) - set(units):
+            _check_format(form)
+        return value
 
     @field_validator("columns")
     @classmethod
@@ -140,6 +179,18 @@ class Users(Table):
     @classmethod
     def _meanings(cls, value: dict[str, str]) -> dict[str, str]:
         return _require(value, "user")
+
+
+def _check_format(form: str) -> None:
+    """Raise a ValueError unless a date can be read back in this format."""
+    moment = datetime(2003, 12, 24, 23, 59, tzinfo=UTC)
+    try:
+        read = datetime.strptime(moment.strftime(form), form)
+    except ValueError:
+        read = None
+    if read is None or read.date() != moment.date():
+        units = ", ".join(TIME_UNITS)
+        raise ValueError(f"{form!r} is no format of dates with year, month and day (%Y-%m-%d), nor {units}")
 
 
 def _require(columns: dict[str, str], *needed: str) -> dict[str, str]:

@@ -185,10 +185,23 @@ def first_bad(parts: list[TableFile], bad: pl.Expr, column: str) -> str | None:
     for part in parts:
         row = part.frame.with_row_index("__row").filter(bad).select("__row", column).head(1).collect()
         if row.height:
-            value = row[column][0]
-            shown = "is empty" if value is None else f"= {str(value)[:60]!r}"
-            return f"{part.path}: row {row['__row'][0] + 1}: {column} {shown}"
+            return _place(part, row["__row"][0], column, row[column][0])
     return None
+
+
+def row_at(parts: list[TableFile], number: int, column: str) -> str:
+    """Describe the value of a row: `FILE: row N: column = 'value'`. `number` counts all files' rows from 0."""
+    for part in parts:
+        rows = int(part.frame.select(pl.len()).collect(engine="streaming").item())
+        if number < rows:
+            return _place(part, number, column, part.frame.select(column).slice(number, 1).collect().item())
+        number -= rows
+    raise IndexError(number)
+
+
+def _place(part: TableFile, row: int, column: str, value: object) -> str:
+    shown = "is empty" if value is None else f"= {str(value)[:60]!r}"
+    return f"{part.path}: row {row + 1}: {column} {shown}"
 
 
 def identifier(column: pl.Expr, dtype: pl.DataType, missing: list[str]) -> pl.Expr:
