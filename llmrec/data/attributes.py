@@ -126,16 +126,20 @@ def _clean_column(values: pl.Series, table: Table, where: str) -> tuple[pl.Serie
     cleaned = [clean_text(text, limit) for text in _progress(pl.Series(name, texts, dtype=pl.String))]
     counts = {
         problem: sum(getattr(text, problem) for text in cleaned)
-        for problem in ("unescaped", "control_characters", "clipped", "markup")
+        for problem in ("unescaped", "control_characters", "clipped")
     }
+    counts |= _present(markup=sum(text.markup for text in cleaned), missing_words=words)
     if words:
         tell(
             where,
             f"{words:,} words such as None or NULL in {name} are read as missing (`missing` in the card)",
         )
-    return pl.Series(name, [text.text for text in cleaned], dtype=pl.String), counts | {
-        "missing_words": words
-    }
+    return pl.Series(name, [text.text for text in cleaned], dtype=pl.String), counts
+
+
+def _present(**counts: int) -> Report:
+    """Return the counts that are not zero, so the report of data without such values stays as it was."""
+    return {name: count for name, count in counts.items() if count}
 
 
 def _clean_prices(values: pl.Series, table: Table, where: str) -> tuple[pl.Series, Report]:
@@ -152,7 +156,7 @@ def _clean_prices(values: pl.Series, table: Table, where: str) -> tuple[pl.Serie
             f"prices such as {read_prices.doubtful!r} are read with a decimal point; "
             "`decimal` in the card names another sign",
         )
-    return pl.Series(values.name, read_prices.amounts, dtype=pl.Float32), {"unread": read_prices.unread}
+    return pl.Series(values.name, read_prices.amounts, dtype=pl.Float32), _present(unread=read_prices.unread)
 
 
 def _hint_at_separator(flat: list[list[str]], name: str, separator: str | None, where: str) -> None:

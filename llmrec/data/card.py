@@ -16,7 +16,7 @@ from llmrec.data.words import MISSING
 from llmrec.errors import UserError
 from llmrec.yaml_files import read_yaml
 
-Format = Literal["csv", "jsonl", "loose_jsonl", "parquet"]
+Format = Literal["csv", "jsonl", "loose_jsonl", "parquet", "sequences"]
 _ENDINGS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -48,7 +48,8 @@ class Table(Section):
 
     Attributes:
         path: file or glob, relative to the dataset's folder.
-        format: format of the files; null derives it from the file's ending. `loose_jsonl` is one Python dict a line.
+        format: format of the files; null derives it from the file's ending. `loose_jsonl` is one Python dict a line,
+            `sequences` one line `user item item …` a user, with the columns `user` and `item`.
         separator: separator of `csv` files, of one or more characters (`::`). null: the one with which the first line
             has the columns that the card names; a comma (a tab for `.tsv`) is tried first, then `;`, tab, `|`, `::`.
         header: whether the first line names the columns; or a list of the names if no line does.

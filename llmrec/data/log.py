@@ -13,6 +13,7 @@ import polars as pl
 from llmrec.data.card import Interactions
 from llmrec.data.faults import refuse_or_drop
 from llmrec.data.tables import read
+from llmrec.data.tables.explode import explode
 from llmrec.data.tables.notes import tell
 from llmrec.data.times import UNIT_NAMES, Reading, are_positions, as_floats, date_of, derived_unit, reading
 from llmrec.errors import UserError
@@ -100,7 +101,7 @@ def read_log(table: Interactions, files: list[Path], scratch: Path) -> Log:
         UserError: an empty id, a time that cannot be parsed or stands for no time, times in two units, or a rating
             that is not a number; the message names the file and row of the first bad value of each kind.
     """
-    parts = read.scan(table, files, scratch)
+    parts = explode(read.scan(table, files, scratch), table)
     frame = read.combined(parts)
     how = None
     if "time" in table.columns:

@@ -6,6 +6,10 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from llmrec.data.card import Table
+from llmrec.data.tables import sniff
+from llmrec.data.tables.notes import tell
+from llmrec.data.tables.prepare import decoded_lines, write_copy
 from llmrec.errors import UserError
 
 Row = dict[str, Any]
@@ -45,3 +49,32 @@ def _field(value: Any, names: list[str]) -> Any:
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None
     return value
+
+
+def open_sequences(table: Table, path: Path, scratch: Path) -> Path:
+    """Return a copy of a file of lines `user item item …` with one row for each item, columns `user` and `item`.
+
+    Args:
+        table: the card's description of the file; `separator` null: any white space.
+        path: the file, possibly gzip.
+        scratch: folder for copies.
+
+    Raises:
+        UserError: an empty or unreadable file, or the wrong encoding.
+    """
+    encoding = sniff.encoding(table, sniff.head(path))
+    rows = _pairs(path, decoded_lines(path, encoding), table.separator)
+    return write_copy(path, scratch, (f"{user}{sniff.UNIT_SEPARATOR}{item}\n" for user, item in rows))
+
+
+def _pairs(path: Path, lines: Iterable[str], separator: str | None) -> Iterator[tuple[str, str]]:
+    """Yield the header, and the user and one item for each item of each line."""
+    yield "user", "item"
+    alone = 0
+    for line in lines:
+        user, *items = [part.strip() for part in line.removeprefix("\ufeff").split(separator)] or [""]
+        alone += bool(user) and not items
+        for item in items:
+            yield user, item
+    if alone:
+        tell(path.name, f"{alone:,} lines with a user and no item are left out")

@@ -13,7 +13,9 @@ import polars as pl
 from llmrec.data.card import Table
 from llmrec.data.tables.csv_files import open_csv
 from llmrec.data.tables.json_files import open_json
+from llmrec.data.tables.lists import open_sequences
 from llmrec.data.tables.notes import listed, short
+from llmrec.data.tables.sniff import UNIT_SEPARATOR
 from llmrec.errors import UserError
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
@@ -27,11 +29,13 @@ class TableFile:
         path: the file as the user knows it.
         readable: the file that Polars reads: the same file, or a rewritten copy.
         frame: its columns, named by their meaning (`user`, `item`, …); text, except for typed Parquet columns.
+        has_entries: whether the frame has a row for each entry of the lists in the file's rows.
     """
 
     path: Path
     readable: Path
     frame: pl.LazyFrame
+    has_entries: bool = False
 
 
 def scan(table: Table, files: list[Path], scratch: Path) -> list[TableFile]:
@@ -86,6 +90,9 @@ def _file_frame(table: Table, path: Path, scratch: Path, wanted: set[str]) -> tu
             readable, frame = path, pl.scan_parquet(path)
         elif kind == "csv":
             readable, frame = _scan_csv(table, path, scratch, wanted)
+        elif kind == "sequences":
+            readable = open_sequences(table, path, scratch)
+            frame = pl.scan_csv(readable, separator=UNIT_SEPARATOR, quote_char=None, infer_schema=False)
         else:
             readable = open_json(table, path, scratch, wanted)
             schema = dict.fromkeys(sorted(wanted), pl.String) or None
@@ -201,7 +208,8 @@ def row_at(parts: list[TableFile], number: int, column: str) -> str:
 
 def _place(part: TableFile, row: int, column: str, value: object) -> str:
     shown = "is empty" if value is None else f"= {str(value)[:60]!r}"
-    return f"{part.path}: row {row + 1}: {column} {shown}"
+    kind = "entry" if part.has_entries else "row"
+    return f"{part.path}: {kind} {row + 1}: {column} {shown}"
 
 
 def identifier(column: pl.Expr, dtype: pl.DataType, missing: list[str]) -> pl.Expr:
@@ -222,7 +230,7 @@ def _unreadable(table: Table, path: Path, readable: Path, error: Exception) -> U
     kind = table.format_of(path)
     if kind == "parquet":
         return UserError(f"{path}: not a Parquet file, or a damaged one")
-    line = _first_non_object(readable) if kind != "csv" else None
+    line = _first_non_object(readable) if "json" in kind else None
     at = "" if line is None else f"line {line}: "
     return UserError(f"{path}: {at}cannot be read as {kind}; correct the file, or `format` in the card")
 
