@@ -13,7 +13,7 @@ from llmrec.artifacts import StageContext
 from llmrec.collaborative.system import Baseline
 from llmrec.collaborative.systems import load_baseline
 from llmrec.config import Recipe
-from llmrec.data.examples import evaluation_examples, load_items, training_histories
+from llmrec.data.examples import evaluation_examples, load_items, tied_targets, training_histories
 from llmrec.errors import UserError
 from llmrec.evaluate.gate import gate
 from llmrec.evaluate.lists import baseline_lists, count_invalid, is_baseline, model_systems, read_lists
@@ -52,6 +52,7 @@ def evaluate(context: StageContext) -> None:
     for split in recipe.decode.splits:
         examples = _examples(context, split, counts)
         report["protocol"]["repeat_targets"][split] = _repeats(examples)
+        report["protocol"]["tied_targets"][split] = rounded(tied_targets(context.run, split))
         lists = {name: read_lists(path) for name, path in _model_files(context, split).items()}
         for name in recipe.eval.baselines:
             lists[name] = _baseline(context, name, split, models.get(name), examples)
@@ -167,7 +168,7 @@ def _repeats(examples: pl.DataFrame) -> float:
 
 
 def _protocol(context: StageContext, items: int, metrics: Sequence[Metric]) -> dict[str, Any]:
-    """The settings behind the figures; `evaluate` adds each split's share of repeat targets."""
+    """The settings behind the figures; `evaluate` adds each split's shares of repeat and of tied targets."""
     recipe = context.recipe
     return {
         "split": read_json(context.run / layout.DATA_REPORT)["split"],
@@ -182,6 +183,7 @@ def _protocol(context: StageContext, items: int, metrics: Sequence[Metric]) -> d
         "bootstrap": recipe.eval.bootstrap,
         "confidence": recipe.eval.confidence,
         "repeat_targets": {},
+        "tied_targets": {},
         "formulas": {metric.name: metric.formula for metric in metrics},
         "baselines": {name: _about(recipe, name) for name in recipe.eval.baselines if name != ZERO_SHOT},
     }
