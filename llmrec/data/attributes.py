@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from llmrec.data.card import Table
 from llmrec.data.tables import read
-from llmrec.data.tables.notes import tell
+from llmrec.data.tables.notes import short, tell
 from llmrec.data.words import TEXT_LIMIT, TITLE_LIMIT, clean_text, is_missing, joined, labels, prices
 from llmrec.errors import UserError
 
@@ -86,9 +86,9 @@ def _first_of_each(
     others = [name for name in (*table.columns, *table.flags) if name != key]
     keyed = frame.select(identifier.alias("id"), *others)
     wanted = keyed.filter(pl.col("id").is_in(ids.implode()))
-    totals = keyed.select(rows=pl.len(), empty=pl.col("id").null_count(), ids=pl.col("id").n_unique())
-    rows_in_log, total = read.collect(parts, table, wanted, totals)
-    rows, empty, distinct = total.row(0)
+    totals = keyed.select(rows=pl.len(), empty=pl.col("id").null_count())
+    rows_in_log, total, every_id = read.collect(parts, table, wanted, totals, keyed.select("id").unique())
+    rows, empty = total.row(0)
     if not rows:
         raise UserError(f"{files[0]}: no rows in it")
     if empty and table.without_id == "error":
@@ -96,14 +96,48 @@ def _first_of_each(
         raise UserError(
             f"{where}: an empty {key} id (column {table.columns[key]!r}); `without_id: drop` drops such rows"
         )
-    distinct -= empty > 0
+    present = every_id["id"].drop_nulls()
+    _tell_near_ids(present, ids, key, files[0])
     first = rows_in_log.unique("id", keep="first", maintain_order=True).rename({"id": f"{key}_id"})
     return first, {
         "without_metadata": len(ids) - len(first),
-        "without_interactions": distinct - len(first),
-        "duplicate_rows": rows - empty - distinct,
+        "without_interactions": len(present) - len(first),
+        "duplicate_rows": rows - empty - len(present),
         "without_id": empty,
     }
+
+
+def _tell_near_ids(present: pl.Series, ids: pl.Series, key: str, file: Path) -> None:
+    """Say how many ids of the log are in a table but for leading zeros, case or `.0`.
+
+    Args:
+        present: distinct ids of the table.
+        ids: distinct ids of the log.
+        key: `item` or `user`.
+        file: the table's first file.
+
+    Raises:
+        UserError: the table has no id of the log at all.
+    """
+    lacking = ids.filter(~ids.is_in(present.implode()))
+    if lacking.is_empty():
+        return
+    others = present.filter(~present.is_in(ids.implode()))
+    bare = pl.col("id").str.to_lowercase().str.replace(r"\.0$", "").str.replace(r"^0+(.)", "${1}")
+    here, log = (pl.DataFrame({"id": names}).with_columns(bare=bare) for names in (others, lacking))
+    near = here.join(log, on="bare").select(here="id", log="id_right").sort("here", "log")
+    pair = f", such as {near['here'][0]!r} here and {near['log'][0]!r} in the log" if len(near) else ""
+    if len(lacking) == len(ids):
+        why = f"the log has {key} ids such as {ids[0]!r}"
+        if len(near):
+            why = "they differ in leading zeros, case or `.0`"
+        way = f"correct `columns.{key}` in the card, or the ids"
+        raise UserError(short(f"{file}: no {key} of the log is in it{pair}; {why}; {way}"))
+    if len(near):
+        count = near["log"].n_unique()
+        tell(
+            file.name, f"{count:,} {key} ids differ from the log's in leading zeros, case or `.0` only{pair}"
+        )
 
 
 def _clean_column(values: pl.Series, table: Table, where: str) -> tuple[pl.Series, Report]:

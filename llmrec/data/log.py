@@ -116,6 +116,9 @@ def read_log(table: Interactions, files: list[Path], scratch: Path) -> Log:
     if rows.is_empty():
         raise UserError(f"{parts[0].path}: no interactions in it, only a header")
     unit = 1 if how is None else how.unit or derived_unit(rows["time"])
+    for name in set(rows.columns) - {"user", "item", "time"}:
+        if rows[name].null_count() == len(rows):
+            tell(files[0].name, f"column {table.columns[name]!r} ({name}) holds no value")
     rows, dropped = refuse_or_drop(table, rows, unit, parts)
     users, items, events = names
     has_dates = how is not None and how.name != "numbers"

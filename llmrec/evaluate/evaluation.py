@@ -14,6 +14,7 @@ from llmrec.collaborative.system import Baseline
 from llmrec.collaborative.systems import load_baseline
 from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples, load_items, tied_targets, training_histories
+from llmrec.data.tables.notes import tell
 from llmrec.errors import UserError
 from llmrec.evaluate.gate import gate
 from llmrec.evaluate.lists import baseline_lists, count_invalid, is_baseline, model_systems, read_lists
@@ -52,6 +53,7 @@ def evaluate(context: StageContext) -> None:
     for split in recipe.decode.splits:
         examples = _examples(context, split, counts)
         report["protocol"]["repeat_targets"][split] = _repeats(examples)
+        _tell_repeats(report["protocol"]["repeat_targets"][split], split, recipe.decode.mask_seen)
         report["protocol"]["tied_targets"][split] = rounded(tied_targets(context.run, split))
         lists = {name: read_lists(path) for name, path in _model_files(context, split).items()}
         for name in recipe.eval.baselines:
@@ -165,6 +167,16 @@ def _about(recipe: Recipe, name: str) -> dict[str, str]:
 def _repeats(examples: pl.DataFrame) -> float:
     """Share of targets that occur in the user's history; they cannot be hit when seen items are masked."""
     return rounded(examples.select(pl.col("history").list.contains(pl.col("target")).mean()).item())
+
+
+def _tell_repeats(share: float, split: str, mask_seen: bool) -> None:
+    """Say how many targets no list can hold, because they are in the history and are masked."""
+    if mask_seen and share:
+        tell(
+            "eval",
+            f"{share:.1%} of the {split} targets occur in their user's history and are masked (decode.mask_seen), "
+            f"so HR cannot exceed {1 - share:.3f}",
+        )
 
 
 def _protocol(context: StageContext, items: int, metrics: Sequence[Metric]) -> dict[str, Any]:

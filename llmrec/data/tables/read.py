@@ -163,25 +163,15 @@ def combined(parts: list[TableFile]) -> pl.LazyFrame:
     Raises:
         UserError: Parquet files whose column types differ.
     """
-    frame = pl.concat([part.frame for part in parts])
-    try:
-        frame.collect_schema()
-    except pl.exceptions.PolarsError:
-        raise UserError(f"{parts[0].path.parent}: {_difference(parts)}") from None
-    return frame
-
-
-def _difference(parts: list[TableFile]) -> str:
-    """Describe the first column whose type differs between the files of a table."""
-    first = parts[0].frame.collect_schema()
-    for part in parts[1:]:
-        for name, dtype in part.frame.collect_schema().items():
-            if first[name] != dtype:
-                return short(
-                    f"files of one table differ in types: {name} is {first[name]} in {parts[0].path.name} "
-                    f"and {dtype} in {part.path.name}"
+    schemas = [part.frame.collect_schema() for part in parts]
+    for part, schema in zip(parts, schemas, strict=True):
+        for name, dtype in schema.items():
+            if dtype != schemas[0][name]:
+                types = f"{schemas[0][name]} in {parts[0].path.name} and {dtype} in {part.path.name}"
+                raise UserError(
+                    short(f"{part.path.parent}: files of one table differ in types: {name} is {types}")
                 )
-    return "files of one table differ in types"
+    return pl.concat([part.frame for part in parts])
 
 
 def first_bad(parts: list[TableFile], bad: pl.Expr, column: str) -> str | None:
