@@ -167,7 +167,7 @@ def _read(path: Path, like: pl.DataFrame) -> pl.DataFrame:
         raise UserError(f"--add: no such file: {path}")
     with tempfile.TemporaryDirectory() as scratch:
         with quiet():  # read_items opens the file again, and tells
-            columns = read.column_names(Table(path=path.name, columns={}), path, Path(scratch))
+            columns = read.column_names(Table(path=path.name, columns={}), path, Path(scratch), {"item_id"})
         if "item_id" not in columns:
             raise UserError(f"{path}: no column 'item_id' (it has {', '.join(columns)})")
         fields = [name for name in like.columns if name in columns and name not in ("item_id", "title")]

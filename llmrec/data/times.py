@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import cast
 
@@ -110,8 +110,7 @@ def reading(
 def _sample(text: pl.Expr, parts: list[TableFile]) -> pl.Series:
     """Return the first values that are present."""
     for part in parts:
-        found = part.frame.select(time=text).filter(pl.col("time").is_not_null()).head(_SAMPLE)
-        values = found.collect(engine="streaming")["time"]
+        values = read.sample(replace(part, frame=part.frame.select(time=text)), "time", _SAMPLE)
         if len(values):
             return values
     return pl.Series("time", [], dtype=pl.String)
@@ -235,9 +234,15 @@ def are_positions(times: pl.Series, unit: int) -> bool:
     return unit == 1 and cast(float, times.max() or 0) < YEAR
 
 
+def _are_sensible(times: pl.Series, unit: int) -> bool:
+    """Whether all times that are there lie between 1990 and 2100."""
+    first, last = cast(float, times.min() or 0), cast(float, times.max() or 0)
+    return first >= _EARLY * unit and last < LATEST * unit
+
+
 def mixed_units(times: pl.Series, unit: int) -> tuple[int, int] | None:
     """Return a row with a sensible time in the unit, and one that is sensible only in another; None if none is."""
-    if are_positions(times, unit):
+    if are_positions(times, unit) or _are_sensible(times, unit):
         return None
     is_odd = (times < _EARLY * unit) | (times >= LATEST * unit)
     if not is_odd.any():
@@ -254,6 +259,8 @@ def mixed_units(times: pl.Series, unit: int) -> tuple[int, int] | None:
 
 def no_times(times: pl.Series, unit: int) -> dict[str, pl.Series]:
     """Return masks of values that stand for no time, by what is wrong with them."""
+    if _are_sensible(times, unit):
+        return {}
     if are_positions(times, unit):
         return {"negative": (times < 0).fill_null(False)}
     return {

@@ -10,8 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from own_data import LOG, build, build_items
 
+from llmrec import pipeline
+from llmrec.commands import items as items_command
+from llmrec.config import Recipe
+from llmrec.data import examples
 from llmrec.data.words import MISSING, clean_text, is_missing, joined, labels, prices
 from llmrec.errors import UserError
+from llmrec.ids import exchange
 
 
 @pytest.mark.parametrize(
@@ -291,3 +296,59 @@ def test_prices_of_a_parquet_column(tmp_path):
         tmp_path, (tmp_path / "items.parquet").read_bytes(), name="items.parquet", price="price"
     )
     assert items["price"].to_list() == [1.5, None, None]
+
+
+def test_imports_read_values_by_the_same_rules(tmp_path):
+    entries = {
+        "0": {
+            "title": "Pens",
+            "description": "['Nice.', 'Very.']",
+            "brand": "None",
+            "categories": "['Home', 'Pens']",
+        },
+        "1": {"title": "nan", "description": [], "brand": "Acme", "categories": "Home,Ink"},
+        "2": {"title": "Ink &amp; <b>pens</b>", "description": "", "brand": "Acme", "categories": ["A, B"]},
+    }
+    (tmp_path / "Office.item.json").write_text(json.dumps(entries))
+    (tmp_path / "Office.inter.json").write_text(json.dumps({"7": [0, 1, 2]}))
+    card = exchange.to_tables(tmp_path, tmp_path / "out")
+    recipe = Recipe.model_validate({"name": "t", "data": {"card": str(card)}})
+    pipeline.execute(recipe, tmp_path / "run", until="data")
+    items = examples.load_items(tmp_path / "run")
+    assert items["title"].to_list() == ["Pens", "1", "Ink & pens"]
+    assert items["description"].to_list() == ["Nice. Very.", None, None]
+    assert items["brand"].to_list() == [None, "Acme", "Acme"]
+    assert items["categories"].to_list() == [["Home", "Pens"], ["Home", "Ink"], ["A, B"]]
+
+
+LIKE = pl.DataFrame(
+    schema={"item_id": pl.String, "title": pl.String, "categories": pl.List(pl.String), "price": pl.Float32}
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (
+            "new.csv",
+            "item_id;title;categories;price\n7;<b>Pen</b> caf\xe9;['Home', 'Pens'];12,99\n".encode("cp1252"),
+        ),
+        ("new.csv", "item_id\ttitle\tcategories\tprice\n7\tPen caf\xe9\tHome|Pens\t12.99\n".encode("utf-16")),
+        (
+            "new.json",
+            json.dumps(
+                [{"item_id": 7, "title": "Pen caf\xe9", "categories": ["Home", "Pens"], "price": "$12.99"}]
+            ),
+        ),
+        (
+            "new.jsonl",
+            '{"item_id": 7, "title": "Pen caf\xe9", "categories": "[\'Home\', \'Pens\']", "price": 12.99}',
+        ),
+    ],
+)
+def test_new_items_are_read_by_the_same_rules(tmp_path, capsys, name, content):
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    added = items_command._read(tmp_path / name, LIKE)
+    assert added.rows() == [("7", "Pen caf\xe9", ["Home", "Pens"], pytest.approx(12.99))]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(set(lines)) == len(lines), "each line once"

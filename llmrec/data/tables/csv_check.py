@@ -87,7 +87,7 @@ class Check:
                 block.decode()
             except UnicodeDecodeError as error:
                 return Finding("utf8", offset + error.start)
-        if block.count(b"\r") != block.count(b"\r\n"):
+        if b"\r" in block and block.count(b"\r") != block.count(b"\r\n"):
             return Finding("blank", offset)
         data = np.frombuffer(block, np.uint8)
         is_mark = (data == self.separator) | (data == _NEWLINE)

@@ -11,7 +11,7 @@ from pathlib import Path
 from llmrec.data.card import Table
 from llmrec.data.tables import sniff
 from llmrec.data.tables.csv_check import Check, Finding, line_at
-from llmrec.data.tables.notes import tell
+from llmrec.data.tables.notes import quiet, tell
 from llmrec.data.tables.prepare import decoded_lines, write_copy
 from llmrec.data.tables.sniff import UNIT_SEPARATOR
 from llmrec.errors import UserError
@@ -61,7 +61,8 @@ def open_csv(table: Table, path: Path, scratch: Path, wanted: Collection[str]) -
         finding = check.run(file.readable)
         if finding is not None and finding.kind == "utf8":
             _require_cp1252(table, file, finding)
-            file = _readable(table, path, scratch, "cp1252", start, wanted)
+            with quiet():  # the separator was told before
+                file = _readable(table, path, scratch, "cp1252", start, wanted)
             check = Check(file.separator, file.quote, len(file.names))
             finding = check.run(file.readable)
         if finding is None:

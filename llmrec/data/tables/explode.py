@@ -8,7 +8,7 @@ import polars as pl
 
 from llmrec.data.card import Table
 from llmrec.data.tables.notes import tell
-from llmrec.data.tables.read import TableFile, first_bad
+from llmrec.data.tables.read import TableFile, first_bad, sample
 from llmrec.data.words import list_of
 from llmrec.errors import UserError
 
@@ -63,13 +63,7 @@ def _list_kind(part: TableFile, name: str, dtype: pl.DataType, table: Table) -> 
         return "separated"
     if dtype != pl.String or name in ("review", "summary"):
         return None
-    sample = (
-        part.frame.select(name)
-        .filter(pl.col(name).is_not_null())
-        .head(_SAMPLE)
-        .collect(engine="streaming")[name]
-    )
-    texts = sample.str.strip_chars()
+    texts = sample(part, name, _SAMPLE).str.strip_chars()
     is_list = len(texts) > 0 and bool((texts.str.starts_with("[") & texts.str.ends_with("]")).all())
     return "text" if is_list and all(isinstance(list_of(text), list) for text in texts) else None
 

@@ -52,13 +52,13 @@ def scan(table: Table, files: list[Path], scratch: Path) -> list[TableFile]:
     return [_open(table, path, scratch) for path in files]
 
 
-def column_names(table: Table, path: Path, scratch: Path) -> list[str]:
-    """Return the names of a file's columns.
+def column_names(table: Table, path: Path, scratch: Path, needed: set[str]) -> list[str]:
+    """Return the names of a file's columns, of which some are needed; a separator is sought that gives these.
 
     Raises:
         UserError: an unreadable or empty file.
     """
-    return _file_frame(table, path, scratch, set())[1].collect_schema().names()
+    return _file_frame(table, path, scratch, needed, has_all=True)[1].collect_schema().names()
 
 
 def _open(table: Table, path: Path, scratch: Path) -> TableFile:
@@ -80,8 +80,13 @@ def _open(table: Table, path: Path, scratch: Path) -> TableFile:
     )
 
 
-def _file_frame(table: Table, path: Path, scratch: Path, wanted: set[str]) -> tuple[Path, pl.LazyFrame]:
-    """Open one file; return the file that Polars reads, and its columns under their own names."""
+def _file_frame(
+    table: Table, path: Path, scratch: Path, wanted: set[str], has_all: bool = False
+) -> tuple[Path, pl.LazyFrame]:
+    """Open one file; return the file that Polars reads, and its columns under their own names.
+
+    Of JSON only the wanted columns are there, unless `has_all`.
+    """
     kind = table.format_of(path)
     if path.is_file() and path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty")
@@ -95,7 +100,7 @@ def _file_frame(table: Table, path: Path, scratch: Path, wanted: set[str]) -> tu
             frame = pl.scan_csv(readable, separator=UNIT_SEPARATOR, quote_char=None, infer_schema=False)
         else:
             readable = open_json(table, path, scratch, wanted)
-            schema = dict.fromkeys(sorted(wanted), pl.String) or None
+            schema = None if has_all else dict.fromkeys(sorted(wanted), pl.String)
             frame = pl.scan_ndjson(readable, schema=schema, infer_schema_length=None)
         frame.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -172,6 +177,16 @@ def combined(parts: list[TableFile]) -> pl.LazyFrame:
                     short(f"{part.path.parent}: files of one table differ in types: {name} is {types}")
                 )
     return pl.concat([part.frame for part in parts])
+
+
+def sample(part: TableFile, column: str, rows: int) -> pl.Series:
+    """Return the values in the first rows of a file that are present, or else the first ones that are."""
+    # Only the first rows are read, unless they are all empty.
+    head = part.frame.select(column).head(rows).collect(engine="streaming")[column].drop_nulls()
+    if len(head):
+        return head
+    present = part.frame.select(column).filter(pl.col(column).is_not_null()).head(rows)
+    return present.collect(engine="streaming")[column]
 
 
 def first_bad(parts: list[TableFile], bad: pl.Expr, column: str) -> str | None:
