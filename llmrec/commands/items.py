@@ -16,11 +16,11 @@ from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.changes import Changes, no_changes, read_changes, write_changes
 from llmrec.catalogue.lookup import unknown_item
 from llmrec.config import load_run_recipe
-from llmrec.data import read
 from llmrec.data.attributes import read_items
 from llmrec.data.card import Table
 from llmrec.data.examples import load_items
-from llmrec.data.prepare import make_readable
+from llmrec.data.tables import read
+from llmrec.data.tables.notes import quiet
 from llmrec.errors import UserError
 from llmrec.ids import new_items
 from llmrec.ids.codecs.store import CODEC, load_codec
@@ -174,7 +174,8 @@ def _read(path: Path, like: pl.DataFrame) -> pl.DataFrame:
     if not path.is_file():
         raise UserError(f"--add: no such file: {path}")
     with tempfile.TemporaryDirectory() as scratch:
-        columns = _columns(path, Path(scratch))
+        with quiet():  # read_items opens the file again, and tells
+            columns = read.column_names(Table(path=path.name, columns={}), path, Path(scratch), {"item_id"})
         if "item_id" not in columns:
             raise UserError(f"{path}: no column 'item_id' (it has {', '.join(columns)})")
         fields = [name for name in like.columns if name in columns and name not in ("item_id", "title")]
@@ -185,9 +186,10 @@ def _read(path: Path, like: pl.DataFrame) -> pl.DataFrame:
             | {name: name for name in fields},
             split_on=dict.fromkeys(lists, LIST_SEPARATOR),
         )
-        parts = read.scan(table, [path], Path(scratch))
+        with quiet():
+            parts = read.scan(table, [path], Path(scratch))
         frame = read.combined(parts)
-        identifier = read.identifier(pl.col("item"), frame.collect_schema()["item"])
+        identifier = read.identifier(pl.col("item"), frame.collect_schema()["item"], table.missing)
         names = read.collect(parts, table, frame.select(item_id=identifier))[0]["item_id"]
         if names.is_empty() or names.has_nulls():
             where = read.first_bad(parts, identifier.is_null(), "item")
@@ -196,20 +198,3 @@ def _read(path: Path, like: pl.DataFrame) -> pl.DataFrame:
             raise UserError(f"{path}: item {names.filter(names.is_duplicated())[0]!r} occurs twice")
         items, _ = read_items(table, [path], names, Path(scratch))
     return items.cast({name: like.schema[name] for name in items.columns}, strict=False)
-
-
-def _columns(path: Path, scratch: Path) -> list[str]:
-    """Return the names of a table's columns."""
-    table = Table(path=path.name, columns={})
-    readable = make_readable(table, path, scratch)
-    kind = table.format_of(path)
-    try:
-        if kind == "parquet":
-            frame = pl.scan_parquet(readable)
-        elif kind == "csv":
-            frame = pl.scan_csv(readable, separator=table.separator_of(path), infer_schema=False)
-        else:
-            frame = pl.scan_ndjson(readable, infer_schema_length=None)
-        return frame.collect_schema().names()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as {kind}: {str(error).splitlines()[0]}") from None

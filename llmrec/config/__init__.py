@@ -13,7 +13,7 @@ from llmrec.config.alignment import (
     RewardConfig,
 )
 from llmrec.config.collaborative import CollaborativeConfig, CollaborativeSystem, SystemSettings
-from llmrec.config.data import DataConfig, Filters, Split
+from llmrec.config.data import DataConfig, Filters, Split, Ties
 from llmrec.config.decoding import (
     BEAMS,
     DecodeConfig,
@@ -80,6 +80,7 @@ __all__ = [
     "Split",
     "SystemSettings",
     "TaskConfig",
+    "Ties",
     "TinyConfig",
     "TrackConfig",
     "TrainingConfig",

@@ -54,6 +54,9 @@ class Split(Section):
     fraction: Fraction = 0.1
 
 
+Ties = Literal["file", "shuffle", "item"]
+
+
 class DataConfig(Section):
     """The dataset's card, and overrides of its values.
 
@@ -63,6 +66,8 @@ class DataConfig(Section):
         history: number of last items that a prompt shows.
         filters: filters; null uses the card's.
         split: split; null uses the card's.
+        ties: order of a user's interactions with equal times: that of the `file`, a seeded `shuffle`, or by `item`
+            id. Without times the file's order counts.
     """
 
     card: ShippedName
@@ -70,3 +75,4 @@ class DataConfig(Section):
     history: Positive = 20
     filters: Filters | None = None
     split: Split | None = None
+    ties: Ties = "file"

@@ -8,9 +8,10 @@ from typing import Any
 import polars as pl
 from tqdm import tqdm
 
-from llmrec.data import read
 from llmrec.data.card import Table
-from llmrec.data.words import TEXT_LIMIT, TITLE_LIMIT, clean_text, joined, labels, prices
+from llmrec.data.tables import read
+from llmrec.data.tables.notes import short, tell
+from llmrec.data.words import TEXT_LIMIT, TITLE_LIMIT, clean_text, is_missing, joined, labels, prices
 from llmrec.errors import UserError
 
 Report = dict[str, int]
@@ -61,9 +62,18 @@ def _attributes(
     rows, report = _first_of_each(table, key, files, ids, scratch)
     columns = {f"{key}_id": rows[f"{key}_id"]}
     for name in rows.columns[1:]:
-        columns[name], counts = _clean_column(rows[name], table.split_on.get(name))
+        columns[name], counts = _clean_column(rows[name], table, files[0].name)
         report |= {f"{name}_{problem}": count for problem, count in counts.items()}
+        if name != "title" and len(rows) and _is_empty(columns[name]):
+            tell(files[0].name, f"column {table.columns.get(name, name)!r} ({name}) holds no value")
     return pl.DataFrame(columns), report
+
+
+def _is_empty(values: pl.Series) -> bool:
+    """Whether a column holds nothing: nulls or empty lists only."""
+    if isinstance(values.dtype, pl.List):
+        return not values.list.len().sum()
+    return values.null_count() == len(values)
 
 
 def _first_of_each(
@@ -72,45 +82,126 @@ def _first_of_each(
     """Read the first row of each id in the log, with `<key>_id` as the first column; and the counts."""
     parts = read.scan(table, files, scratch)
     frame = read.combined(parts)
-    identifier = read.identifier(pl.col(key), frame.collect_schema()[key])
+    identifier = read.identifier(pl.col(key), frame.collect_schema()[key], table.missing)
     others = [name for name in (*table.columns, *table.flags) if name != key]
     keyed = frame.select(identifier.alias("id"), *others)
     wanted = keyed.filter(pl.col("id").is_in(ids.implode()))
-    totals = keyed.select(rows=pl.len(), empty=pl.col("id").null_count(), ids=pl.col("id").n_unique())
-    rows_in_log, total = read.collect(parts, table, wanted, totals)
-    rows, empty, distinct = total.row(0)
+    totals = keyed.select(rows=pl.len(), empty=pl.col("id").null_count())
+    rows_in_log, total, every_id = read.collect(parts, table, wanted, totals, keyed.select("id").unique())
+    rows, empty = total.row(0)
     if not rows:
         raise UserError(f"{files[0]}: no rows in it")
-    if empty and getattr(table, "without_id", "error") == "error":
+    if empty and table.without_id == "error":
         where = read.first_bad(parts, identifier.is_null(), key)
-        raise UserError(f"{where}: an empty {key} id (column {table.columns[key]!r})")
-    distinct -= empty > 0
+        raise UserError(
+            f"{where}: an empty {key} id (column {table.columns[key]!r}); `without_id: drop` drops such rows"
+        )
+    present = every_id["id"].drop_nulls()
+    _tell_near_ids(present, ids, key, files[0])
     first = rows_in_log.unique("id", keep="first", maintain_order=True).rename({"id": f"{key}_id"})
     return first, {
         "without_metadata": len(ids) - len(first),
-        "without_interactions": distinct - len(first),
-        "duplicate_rows": rows - empty - distinct,
+        "without_interactions": len(present) - len(first),
+        "duplicate_rows": rows - empty - len(present),
         "without_id": empty,
     }
 
 
-def _clean_column(values: pl.Series, separator: str | None) -> tuple[pl.Series, Report]:
+def _tell_near_ids(present: pl.Series, ids: pl.Series, key: str, file: Path) -> None:
+    """Say how many ids of the log are in a table but for leading zeros, case or `.0`.
+
+    Args:
+        present: distinct ids of the table.
+        ids: distinct ids of the log.
+        key: `item` or `user`.
+        file: the table's first file.
+
+    Raises:
+        UserError: the table has no id of the log at all.
+    """
+    lacking = ids.filter(~ids.is_in(present.implode()))
+    if lacking.is_empty():
+        return
+    others = present.filter(~present.is_in(ids.implode()))
+    bare = pl.col("id").str.to_lowercase().str.replace(r"\.0$", "").str.replace(r"^0+(.)", "${1}")
+    here, log = (pl.DataFrame({"id": names}).with_columns(bare=bare) for names in (others, lacking))
+    near = here.join(log, on="bare").select(here="id", log="id_right").sort("here", "log")
+    pair = f", such as {near['here'][0]!r} here and {near['log'][0]!r} in the log" if len(near) else ""
+    if len(lacking) == len(ids):
+        why = f"the log has {key} ids such as {ids[0]!r}"
+        if len(near):
+            why = "they differ in leading zeros, case or `.0`"
+        way = f"correct `columns.{key}` in the card, or the ids"
+        raise UserError(short(f"{file}: no {key} of the log is in it{pair}; {why}; {way}"))
+    if len(near):
+        count = near["log"].n_unique()
+        tell(
+            file.name, f"{count:,} {key} ids differ from the log's in leading zeros, case or `.0` only{pair}"
+        )
+
+
+def _clean_column(values: pl.Series, table: Table, where: str) -> tuple[pl.Series, Report]:
     """Clean one column: lists of labels, prices or text. Columns of other types are returned unchanged."""
-    name, dtype = values.name, values.dtype
+    name, dtype, separator = values.name, values.dtype, table.split_on.get(values.name)
     if name == "categories" or separator is not None:
-        flat = [labels(value, separator) for value in _progress(values)]
+        flat = [labels(value, separator, table.missing) for value in _progress(values)]
+        _hint_at_separator(flat, name, separator, where)
         return pl.Series(name, flat, dtype=pl.List(pl.String)), {}
     if name == "price":
-        return prices(values), {}
+        return _clean_prices(values, table, where)
     if dtype != pl.String and not isinstance(dtype, pl.List):
         return values, {}
     limit = TITLE_LIMIT if name in {"title", "brand"} else TEXT_LIMIT
-    cleaned = [clean_text(joined(value), limit) for value in _progress(values)]
+    raw = values.to_list()
+    words = sum(
+        isinstance(value, str) and bool(value.strip()) and is_missing(value, table.missing) for value in raw
+    )
+    texts = [None if is_missing(value, table.missing) else joined(value, table.missing) for value in raw]
+    cleaned = [clean_text(text, limit) for text in _progress(pl.Series(name, texts, dtype=pl.String))]
     counts = {
         problem: sum(getattr(text, problem) for text in cleaned)
         for problem in ("unescaped", "control_characters", "clipped")
     }
+    counts |= _present(markup=sum(text.markup for text in cleaned), missing_words=words)
+    if words:
+        tell(
+            where,
+            f"{words:,} words such as None or NULL in {name} are read as missing (`missing` in the card)",
+        )
     return pl.Series(name, [text.text for text in cleaned], dtype=pl.String), counts
+
+
+def _present(**counts: int) -> Report:
+    """Return the counts that are not zero, so the report of data without such values stays as it was."""
+    return {name: count for name, count in counts.items() if count}
+
+
+def _clean_prices(values: pl.Series, table: Table, where: str) -> tuple[pl.Series, Report]:
+    """Return amounts and the number of values that hold none; say how a doubtful sign was read."""
+    decimal = getattr(table, "decimal", None)
+    read_prices = prices(list(_progress(values)), decimal, table.missing)
+    if read_prices.unread:
+        tell(where, f"{read_prices.unread:,} of {len(values):,} prices are no amount and are left out")
+    if read_prices.decimal == "," and decimal is None:
+        tell(where, "prices are read with a decimal comma; `decimal` in the card names another sign")
+    elif read_prices.doubtful is not None and not read_prices.is_sure:
+        tell(
+            where,
+            f"prices such as {read_prices.doubtful!r} are read with a decimal point; "
+            "`decimal` in the card names another sign",
+        )
+    return pl.Series(values.name, read_prices.amounts, dtype=pl.Float32), _present(unread=read_prices.unread)
+
+
+def _hint_at_separator(flat: list[list[str]], name: str, separator: str | None, where: str) -> None:
+    """Say that labels look like several labels in one text, if half of them do."""
+    found = [label for each in flat for label in each]
+    for sign in () if separator is not None else (" > ", "|", ";", " / "):
+        joint = [label for label in found if sign in label]
+        if joint and 2 * len(joint) >= len(found):
+            key = f"`split_on: {{{name}: {sign.strip()!r}}}`"
+            tell(where, f"{name}: {joint[0][:60]!r} is read as one label; {key} in the card would split it")
+            return
 
 
 def _progress(values: pl.Series) -> Any:

@@ -11,14 +11,19 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from llmrec.artifacts import StageContext
+from llmrec.config import Ties
 from llmrec.data.attributes import bare_items, read_items, read_users
 from llmrec.data.card import load_card
-from llmrec.data.clean import clean
+from llmrec.data.clean import clean, tied_targets
 from llmrec.data.log import Log, read_log
 from llmrec.data.source import Dataset, locate
 from llmrec.data.split import SPLITS, split
+from llmrec.data.tables.notes import tell
 from llmrec.data.write import write_interactions
 from llmrec.files import write_json
+
+MANY_TIES = 0.1
+"""Share of tied test targets above which the order of a file can decide a comparison."""
 
 
 def build(context: StageContext) -> None:
@@ -37,7 +42,9 @@ def build(context: StageContext) -> None:
 
     with tqdm(total=3, leave=False, disable=None) as bar:
         bar.set_description("data: reading, filtering, ordering")
-        log, removed = clean(read_log(*dataset.interactions, scratch), filters)
+        table, files = dataset.interactions
+        log, removed = clean(read_log(table, files, scratch), filters, config.ties, context.recipe.seed)
+        removed = log.dropped | removed
         bar.update()
         bar.set_description("data: splitting, writing")
         time = log.seconds()
@@ -56,12 +63,28 @@ def build(context: StageContext) -> None:
             "removed": removed,
             "counts": _counts(log, labels),
         }
+        tied = tied_targets(log, labels, split_config.kind)
+        if config.ties != "file":
+            report["ties"] = config.ties
         bar.update()
         bar.set_description("data: items and users")
         report |= _write_attributes(dataset, log, folder, scratch)
         bar.update()
     write_json(folder / "report.json", report)
     _print_summary(report)
+    _tell_ties(tied, config.ties)
+
+
+def _tell_ties(share: float | None, ties: Ties) -> None:
+    """Say how many test targets are tied in time, and warn where the order of a file decides between many."""
+    if not share:
+        return
+    told = f"{share:.1%} of the test targets have the same time as another interaction of their user"
+    if ties == "file" and share > MANY_TIES:
+        told += "; the file's order decides which is last, and models can learn that order: data.ties=shuffle"
+    elif ties == "file":
+        told += "; the file's order decides which is last (data.ties)"
+    tell("data", told)
 
 
 def _write_attributes(dataset: Dataset, log: Log, folder: Path, scratch: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,10 +12,11 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from llmrec import assets
 from llmrec.config import Filters, Section, Split, validate
+from llmrec.data.words import MISSING
 from llmrec.errors import UserError
 from llmrec.yaml_files import read_yaml
 
-Format = Literal["csv", "jsonl", "loose_jsonl", "parquet"]
+Format = Literal["csv", "jsonl", "loose_jsonl", "parquet", "sequences"]
 _ENDINGS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -26,6 +28,8 @@ _ENDINGS: dict[str, Format] = {
 }
 EVENT_FIELDS = ("time", "rating", "event", "review", "summary")
 """Optional meanings of an interaction's columns, besides `user` and `item`."""
+TIME_UNITS = ("s", "ms", "us", "ns")
+"""Units of numbers since 1970 that `time_format` can name."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 
 
@@ -36,28 +40,41 @@ def _canonical_encoding(name: str) -> str:
         raise ValueError("no such encoding (try utf-8, latin-1, cp1252)") from None
 
 
+_Character = Annotated[str, Field(min_length=1, max_length=1, pattern=r"[^\r\n]")]
+
+
 class Table(Section):
     """One table of a dataset: its files, their format, and the meaning of its columns.
 
     Attributes:
         path: file or glob, relative to the dataset's folder.
-        format: format of the files; null derives it from the file's ending. `loose_jsonl` is one Python dict a line.
-        separator: separator of `csv` files, of one or more characters (`::`). null: a tab for `.tsv`, else a comma.
+        format: format of the files; null derives it from the file's ending. `loose_jsonl` is one Python dict a line,
+            `sequences` one line `user item item …` a user, with the columns `user` and `item`.
+        separator: separator of `csv` files, of one or more characters (`::`). null: the one with which the first line
+            has the columns that the card names; a comma (a tab for `.tsv`) is tried first, then `;`, tab, `|`, `::`.
         header: whether the first line names the columns; or a list of the names if no line does.
-        encoding: encoding of the text; any name that Python knows.
+        encoding: encoding of the text; any name that Python knows. null: that of the byte order mark, else UTF-8,
+            else cp1252.
         quote: character around values that contain a separator; null if quotes are plain text.
+        escape: character before a quote or separator that is plain text, such as a backslash; null if there is none,
+            and two quotes inside a quoted value stand for one.
         columns: meaning → column name, or a template of several columns (`"{title} ({year})"`).
+        missing: words that mean a missing value, in every column; an empty value always does.
+        without_id: rows without an id are an error (`error`), or are dropped and counted (`drop`).
         split_on: meaning → separator, for columns that hold a list as text.
         flags: meaning → columns of 0 and 1; the value is the list of the columns that hold 1.
     """
 
     path: str
     format: Format | None = None
-    separator: Annotated[str, Field(min_length=1)] | None = None
+    separator: Annotated[str, Field(min_length=1, pattern=r"^[^\r\n]*$")] | None = None
     header: bool | list[str] = True
-    encoding: Annotated[str, AfterValidator(_canonical_encoding)] = "utf-8"
-    quote: Annotated[str, Field(min_length=1, max_length=1)] | None = '"'
+    encoding: Annotated[str, AfterValidator(_canonical_encoding)] | None = None
+    quote: _Character | None = '"'
+    escape: _Character | None = None
     columns: dict[str, str]
+    missing: list[str] = Field(default=list(MISSING))
+    without_id: Literal["error", "drop"] = "error"
     split_on: dict[str, str] = Field(default={})
     flags: dict[str, list[str]] = Field(default={})
 
@@ -66,6 +83,9 @@ class Table(Section):
         unknown = sorted(set(self.split_on) - set(self.columns))
         if unknown:
             raise ValueError(f"split_on: {unknown[0]!r} is not among columns ({', '.join(self.columns)})")
+        signs = [sign for sign in (self.separator, self.quote, self.escape) if sign is not None]
+        if len(set(signs)) < len(signs):
+            raise ValueError("separator, quote and escape must differ")
         return self
 
     def format_of(self, path: Path) -> Format:
@@ -82,16 +102,48 @@ class Table(Section):
             )
         return file_format
 
-    def separator_of(self, path: Path) -> str:
-        """Return the separator of one of this table's CSV files."""
-        return self.separator or ("\t" if ".tsv" in path.suffixes else ",")
-
 
 class Interactions(Table):
     """The interaction log: columns `user`, `item`, and optional `time`, `rating`, `event`, `review`, `summary`.
 
     `review` and `summary` are texts that the user wrote. They stay text, so they take memory while they are read.
+    `time` may be a list of two columns: a day, and a clock time or milliseconds.
+
+    Attributes:
+        time_format: format of the times, or several, in the codes of strptime (`%d/%m/%Y %H:%M`); or the unit of
+            numbers since 1970: `s`, `ms`, `us`, `ns`. null derives it.
+        times: rows without a time, or with one that stands for none (negative, before 1970, 1970-01-01 00:00, after
+            2100), are an error (`error`), or are dropped and counted (`drop`).
     """
+
+    time_format: str | list[str] | None = None
+    times: Literal["error", "drop"] = "error"
+
+    def time_formats(self) -> list[str]:
+        """Return the formats of the times; none if they are to be derived."""
+        return [self.time_format] if isinstance(self.time_format, str) else list(self.time_format or [])
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _two_columns_of_time(cls, value: Any) -> Any:
+        """Turn `time: [day, clock]` into a template of both."""
+        time = value.get("time") if isinstance(value, dict) else None
+        if not isinstance(time, list):
+            return value
+        if len(time) != 2:
+            raise ValueError("time: give one column, or two: a day, and a clock time or milliseconds")
+        return value | {"time": " ".join(f"{{{name}}}" for name in time)}
+
+    @field_validator("time_format")
+    @classmethod
+    def _known_formats(cls, value: str | list[str] | None) -> str | list[str] | None:
+        formats = [value] if isinstance(value, str) else value or []
+        units = [form for form in formats if form in TIME_UNITS]
+        if units and len(formats) > 1:
+            raise ValueError(f"{units[0]!r} is a unit of numbers, and stands alone")
+        for form in set(formats) - set(units):
+            _check_format(form)
+        return value
 
     @field_validator("columns")
     @classmethod
@@ -109,10 +161,11 @@ class Items(Table):
     Later stages use `categories`, `brand`, `price` and `description`.
 
     Attributes:
-        without_id: rows without an id are an error (`error`), or are dropped and counted (`drop`).
+        decimal: sign before the cents of a price, `.` or `,`; null: that of the column's prices that leave no doubt,
+            else `.`.
     """
 
-    without_id: Literal["error", "drop"] = "error"
+    decimal: Literal[".", ","] | None = None
 
     @field_validator("columns")
     @classmethod
@@ -127,6 +180,18 @@ class Users(Table):
     @classmethod
     def _meanings(cls, value: dict[str, str]) -> dict[str, str]:
         return _require(value, "user")
+
+
+def _check_format(form: str) -> None:
+    """Raise a ValueError unless a date can be read back in this format."""
+    moment = datetime(2003, 12, 24, 23, 59, tzinfo=UTC)
+    try:
+        read = datetime.strptime(moment.strftime(form), form)
+    except ValueError:
+        read = None
+    if read is None or read.date() != moment.date():
+        units = ", ".join(TIME_UNITS)
+        raise ValueError(f"{form!r} is no format of dates with year, month and day (%Y-%m-%d), nor {units}")
 
 
 def _require(columns: dict[str, str], *needed: str) -> dict[str, str]:

@@ -9,22 +9,29 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from llmrec.config import Filters
+from llmrec.config import Filters, Ties
 from llmrec.data.log import Log
 from llmrec.errors import UserError
 
 
-def clean(log: Log, filters: Filters) -> tuple[Log, dict[str, int]]:
+def clean(log: Log, filters: Filters, ties: Ties = "file", seed: int = 0) -> tuple[Log, dict[str, int]]:
     """Apply filters in this order: events, rating, window, duplicates, k-core.
 
+    Args:
+        log: the log as it was read.
+        filters: what to keep.
+        ties: order of a user's interactions with equal times.
+        seed: seed of `shuffle`.
+
     Returns:
-        The log, ordered by user (first appearance in the file), time, and position in the file; and the number
-        of rows that each filter removed.
+        The log, ordered by user (first appearance in the file), time, and as `ties` says; and the number of rows
+        that each filter removed.
 
     Raises:
         UserError: a filter needs a column that the card does not map, or leaves nothing.
     """
     removed: dict[str, int] = {}
+    log = order_ties(log, ties, seed)
     for name, step in _STEPS.items():
         kept = step(log, filters)
         removed[name] = len(log.rows) - len(kept.rows)
@@ -82,6 +89,42 @@ def _seconds(bound: int | str) -> float:
             f"filters.window: {bound!r} is neither epoch seconds nor a date (2014-07-01)"
         ) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def order_ties(log: Log, ties: Ties, seed: int) -> Log:
+    """Bring rows into an order in which equal times lie as `ties` says; a stable sort by time keeps it.
+
+    Without times the order of the file is all there is, and it stays.
+    """
+    if ties == "file" or not log.has_times:
+        return log
+    if ties == "item":
+        rank = log.items.rank("ordinal").to_numpy()
+        return replace(log, rows=log.rows[np.argsort(rank[log.rows["item"].to_numpy()], kind="stable")])
+    return replace(log, rows=log.rows[np.random.default_rng(seed).permutation(len(log.rows))])
+
+
+def tied_targets(log: Log, labels: npt.NDArray[np.uint8], kind: str) -> float | None:
+    """Return the share of test targets that another interaction of their user has the same time as.
+
+    Args:
+        log: ordered by user and time.
+        labels: index into `split.SPLITS` of each row `[rows]`.
+        kind: kind of the split; the target is a user's last test row under `held_out_users`, else the first.
+
+    Returns:
+        A share between 0 and 1; None without times or test targets.
+    """
+    is_test = labels == 2
+    if not log.has_times or not is_test.any():
+        return None
+    user, time = log.rows["user"].to_numpy(), log.rows["time"].to_numpy()
+    is_same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+    is_tied = np.append(False, is_same) | np.append(is_same, False)
+    rows = np.flatnonzero(is_test)
+    _, first = np.unique(user[rows], return_index=True)
+    targets = np.append(first[1:], len(rows)) - 1 if kind == "held_out_users" else first
+    return float(is_tied[rows[targets]].mean())
 
 
 def by_user_and_time(log: Log) -> Log:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from llmrec.data import read
-from llmrec.data.card import Table
+from llmrec.data.card import Interactions
+from llmrec.data.faults import refuse_or_drop
+from llmrec.data.tables import read
+from llmrec.data.tables.explode import explode
+from llmrec.data.tables.notes import tell
+from llmrec.data.times import UNIT_NAMES, Reading, are_positions, as_floats, date_of, derived_unit, reading
 from llmrec.errors import UserError
 
-_UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}
 TEXT_FIELDS = ("review", "summary")
 """Columns that stay text in the log."""
-_YEAR = 365 * 86_400
-_DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M")
-_ZONED_DATES = ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z")
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,14 @@ class Log:
     """Interactions as codes.
 
     Attributes:
-        rows: `user: u32, item: u32`, optional `time: f64` as in the file, `rating: f32`, `event: u32`, and
+        rows: `user: u32, item: u32`, optional `time: i64 | f64` in `unit`, `rating: f32`, `event: u32`, and
             `review: str`, `summary: str` as in the file.
         users: user ids; a user code is an index into it. Codes follow the order of first appearance.
         items: item ids; an item code is an index into it, in the same order.
         events: event names; an event code is an index into it.
-        unit: number of the file's time units in a second.
+        unit: number of the times' units in a second.
+        has_dates: whether the file's times were dates and not numbers.
+        dropped: number of the file's rows that were left out, by reason.
     """
 
     rows: pl.DataFrame
@@ -40,6 +42,8 @@ class Log:
     items: pl.Series
     events: pl.Series
     unit: int = 1
+    has_dates: bool = False
+    dropped: dict[str, int] = field(default_factory=dict)
 
     @property
     def has_times(self) -> bool:
@@ -59,7 +63,7 @@ class Log:
     def seconds(self) -> npt.NDArray[np.int64]:
         """Return the time of each row of an ordered log in seconds; without times, its index in its user's rows."""
         if self.has_times:
-            return (self.rows["time"] / self.unit).floor().cast(pl.Int64).to_numpy()
+            return (self.rows["time"] // self.unit).cast(pl.Int64).to_numpy()
         user = self.rows["user"].to_numpy()
         start = np.flatnonzero(np.append(True, user[1:] != user[:-1]))
         return np.arange(len(user)) - np.repeat(start, np.diff(start, append=len(user)))
@@ -68,8 +72,9 @@ class Log:
         """Return the unit in which the file's times were read. Numbers below a year in seconds are positions."""
         if not self.has_times:
             return "order of the file"
-        latest = cast(float, self.rows["time"].max())
-        return _UNITS[self.unit] if latest >= _YEAR else "positions"
+        if self.has_dates:
+            return "dates"
+        return "positions" if are_positions(self.rows["time"], self.unit) else UNIT_NAMES[self.unit]
 
 
 def _renumber(rows: pl.DataFrame, column: str, names: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
@@ -81,7 +86,7 @@ def _renumber(rows: pl.DataFrame, column: str, names: pl.Series) -> tuple[pl.Dat
     return rows.with_columns(codes), names[order]
 
 
-def read_log(table: Table, files: list[Path], scratch: Path) -> Log:
+def read_log(table: Interactions, files: list[Path], scratch: Path) -> Log:
     """Read the interactions of a dataset in one streaming pass.
 
     Ids become codes while reading, so that no text column is held in memory as a whole, except reviews if the card
@@ -93,79 +98,78 @@ def read_log(table: Table, files: list[Path], scratch: Path) -> Log:
         scratch: folder for rewritten copies.
 
     Raises:
-        UserError: an empty id, a time that cannot be parsed or is negative, or a rating that is not a number; the
-            message names the file and row of the first bad value of each kind.
+        UserError: an empty id, a time that cannot be parsed or stands for no time, times in two units, or a rating
+            that is not a number; the message names the file and row of the first bad value of each kind.
     """
-    parts = read.scan(table, files, scratch)
+    parts = explode(read.scan(table, files, scratch), table)
     frame = read.combined(parts)
-    schema = frame.collect_schema()
+    how = None
+    if "time" in table.columns:
+        how = reading(
+            pl.col("time"), parts, table.time_formats(), table.missing, has_clock="{" in table.columns["time"]
+        )
+    rows, names = _collect(table, parts, frame, how)
+    if how is not None and how.unit is None and _has_decimals(rows, frame):
+        # The first values were whole numbers, and later ones are not.
+        how = as_floats(pl.col("time").cast(pl.String).str.strip_chars())
+        rows, names = _collect(table, parts, frame, how)
+    if rows.is_empty():
+        raise UserError(f"{parts[0].path}: no interactions in it, only a header")
+    unit = 1 if how is None else how.unit or derived_unit(rows["time"])
+    for name in set(rows.columns) - {"user", "item", "time"}:
+        if rows[name].null_count() == len(rows):
+            tell(files[0].name, f"column {table.columns[name]!r} ({name}) holds no value")
+    rows, dropped = refuse_or_drop(table, rows, unit, parts)
+    users, items, events = names
+    has_dates = how is not None and how.name != "numbers"
+    log = Log(rows, users, items, events, unit, has_dates, dropped).compact()
+    _tell_times(log, how, files)
+    return log
+
+
+def _collect(
+    table: Interactions, parts: list[read.TableFile], frame: pl.LazyFrame, how: Reading | None
+) -> tuple[pl.DataFrame, list[pl.Series]]:
+    """Read all rows as codes and numbers; return them with the users', items' and events' names."""
     dictionaries = {name: pl.Categories.random() for name in ("user", "item", "event")}
     columns = {}
-    for name, dtype in schema.items():
+    for name, dtype in frame.collect_schema().items():
         if name in dictionaries:
-            coded = read.identifier(pl.col(name), dtype).cast(pl.Categorical(dictionaries[name]))
+            coded = read.identifier(pl.col(name), dtype, table.missing).cast(
+                pl.Categorical(dictionaries[name])
+            )
             columns[name] = coded.to_physical().cast(pl.UInt32)
-        elif name == "time":
-            columns[name] = _time(dtype, parts, table)
+        elif name == "time" and how is not None:
+            columns[name] = how.values
         elif name in TEXT_FIELDS:
             columns[name] = pl.col(name).cast(pl.String)
         else:
             columns[name] = pl.col(name).cast(pl.Float32, strict=False).fill_nan(None)
     (rows,) = read.collect(parts, table, frame.select(**columns))
-    if rows.is_empty():
-        raise UserError(f"{parts[0].path}: no interactions in it, only a header")
-    _refuse_bad_values(table, rows, columns, parts)
-    users, items, events = (dictionary.to_series().cast(pl.String) for dictionary in dictionaries.values())
-    return Log(rows, users, items, events, _unit(rows)).compact()
+    return rows, [dictionary.to_series().cast(pl.String) for dictionary in dictionaries.values()]
 
 
-def _time(dtype: pl.DataType, parts: list[read.TableFile], table: Table) -> pl.Expr:
-    """Return the time as a float in the file's unit; dates become epoch seconds (UTC)."""
-    column = pl.col("time")
-    if dtype.is_temporal():
-        return column.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
-    if dtype.is_numeric():
-        return column.cast(pl.Float64).fill_nan(None)
-    text = column.cast(pl.String).str.strip_chars()
-    (head,) = read.collect(parts, table, parts[0].frame.select(text).head(1000))
-    sample = head["time"].drop_nulls()
-    if len(sample) == 0 or sample.cast(pl.Float64, strict=False).is_not_null().any():
-        number = text.cast(pl.Float64, strict=False)
-        return pl.when(number.is_finite()).then(number)
-    text = text.str.replace(r"^(\d{4}-\d{2}-\d{2})T", "${1} ")
-    dates = [text.str.to_datetime(form, time_unit="us", strict=False) for form in _DATES]
-    for form in _ZONED_DATES:
-        zoned = text.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False)
-        dates.append(zoned.dt.replace_time_zone(None))
-    return pl.coalesce(dates).dt.epoch("us") / 1e6
+def _has_decimals(rows: pl.DataFrame, frame: pl.LazyFrame) -> bool:
+    """Whether integers were read from a column of text that also holds numbers with decimals."""
+    if rows["time"].dtype != pl.Int64 or not rows["time"].null_count():
+        return False
+    if frame.collect_schema()["time"] != pl.String:
+        return False
+    text = pl.col("time").str.strip_chars()
+    is_number = text.cast(pl.Int64, strict=False).is_null() & text.cast(pl.Float64, strict=False).is_finite()
+    return bool(frame.select(is_number.any()).collect(engine="streaming").item())
 
 
-def _refuse_bad_values(
-    table: Table, rows: pl.DataFrame, columns: dict[str, pl.Expr], parts: list[read.TableFile]
-) -> None:
-    """Raise one error that names the first row of each kind of bad value."""
-    problems = []
-    for name in rows.columns:
-        missing, column = columns[name].is_null(), f"(column {table.columns[name]!r})"
-        if rows[name].null_count():
-            if name == "rating":
-                has_text = read.identifier(pl.col(name).cast(pl.String), pl.String()).is_not_null()
-                problems.append((missing & has_text, name, f"not a number {column}"))
-            elif name == "time":
-                problems.append((missing, name, f"not a time {column}"))
-            elif name in ("user", "item"):
-                problems.append((missing, name, f"an empty {name} id {column}"))
-        if name == "time" and cast(float, rows[name].min() or 0) < 0:
-            problems.append((columns[name] < 0, name, f"negative, or before 1970 {column}"))
-    located = [(read.first_bad(parts, bad, name), problem) for bad, name, problem in problems]
-    lines = [f"{where}: {problem}" for where, problem in located if where is not None]
-    if lines:
-        raise UserError("; ".join(lines))
-
-
-def _unit(rows: pl.DataFrame) -> int:
-    """Derive the time units per second from the median: 1e11 seconds is the year 5138, 1e11 milliseconds is 1973."""
-    if "time" not in rows.columns:
-        return 1
-    median = cast(float, rows["time"].gather_every(len(rows) // 100_000 + 1).median())
-    return next((10**power for power, least in ((9, 1e17), (6, 1e14), (3, 1e11)) if median >= least), 1)
+def _tell_times(log: Log, how: Reading | None, files: list[Path]) -> None:
+    """Say how times were read, and over which days."""
+    if how is None:
+        return
+    name = log.clock()
+    first, last = (cast(float, bound) for bound in (log.rows["time"].min(), log.rows["time"].max()))
+    if name == "positions":
+        span = f"positions, {first:,.0f} to {last:,.0f}"
+    else:
+        name = how.name if log.has_dates else f"{name} since 1970"
+        span = f"{name}, {date_of(first, log.unit)} to {date_of(last, log.unit)}"
+    doubt = "; day and month could be the other way round: `time_format` decides" if how.is_doubtful else ""
+    tell(files[0].name, f"times read as {span}{doubt}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmrec import assets
-from llmrec.data.card import Card, Source, Table
+from llmrec.data.card import Card, Interactions, Source, Table
 from llmrec.errors import UserError
 
 Located = tuple[Table, list[Path]]
@@ -31,7 +31,7 @@ class Dataset:
     """
 
     origin: str
-    interactions: Located
+    interactions: tuple[Interactions, list[Path]]
     items: Located | None
     users: Located | None
 

@@ -13,7 +13,8 @@ from llmrec.artifacts import StageContext
 from llmrec.collaborative.system import Baseline
 from llmrec.collaborative.systems import load_baseline
 from llmrec.config import Recipe
-from llmrec.data.examples import evaluation_examples, load_items, training_histories
+from llmrec.data.examples import evaluation_examples, load_items, tied_targets, training_histories
+from llmrec.data.tables.notes import tell
 from llmrec.errors import UserError
 from llmrec.evaluate.gate import gate
 from llmrec.evaluate.lists import baseline_lists, count_invalid, is_baseline, model_systems, read_lists
@@ -52,6 +53,8 @@ def evaluate(context: StageContext) -> None:
     for split in recipe.decode.splits:
         examples = _examples(context, split, counts)
         report["protocol"]["repeat_targets"][split] = _repeats(examples)
+        _tell_repeats(report["protocol"]["repeat_targets"][split], split, recipe.decode.mask_seen)
+        report["protocol"]["tied_targets"][split] = rounded(tied_targets(context.run, split))
         lists = {name: read_lists(path) for name, path in _model_files(context, split).items()}
         for name in recipe.eval.baselines:
             lists[name] = _baseline(context, name, split, models.get(name), examples)
@@ -166,8 +169,18 @@ def _repeats(examples: pl.DataFrame) -> float:
     return rounded(examples.select(pl.col("history").list.contains(pl.col("target")).mean()).item())
 
 
+def _tell_repeats(share: float, split: str, mask_seen: bool) -> None:
+    """Say how many targets no list can hold, because they are in the history and are masked."""
+    if mask_seen and share:
+        tell(
+            "eval",
+            f"{share:.1%} of the {split} targets occur in their user's history and are masked (decode.mask_seen), "
+            f"so HR cannot exceed {1 - share:.3f}",
+        )
+
+
 def _protocol(context: StageContext, items: int, metrics: Sequence[Metric]) -> dict[str, Any]:
-    """The settings behind the figures; `evaluate` adds each split's share of repeat targets."""
+    """The settings behind the figures; `evaluate` adds each split's shares of repeat and of tied targets."""
     recipe = context.recipe
     return {
         "split": read_json(context.run / layout.DATA_REPORT)["split"],
@@ -182,6 +195,7 @@ def _protocol(context: StageContext, items: int, metrics: Sequence[Metric]) -> d
         "bootstrap": recipe.eval.bootstrap,
         "confidence": recipe.eval.confidence,
         "repeat_targets": {},
+        "tied_targets": {},
         "formulas": {metric.name: metric.formula for metric in metrics},
         "baselines": {name: _about(recipe, name) for name in recipe.eval.baselines if name != ZERO_SHOT},
     }

@@ -20,6 +20,7 @@ import yaml
 from numpy.typing import NDArray
 
 from llmrec.data.examples import load_interactions, load_items
+from llmrec.data.words import is_missing, joined, labels, list_of
 from llmrec.errors import UserError
 from llmrec.files import atomic_write
 from llmrec.ids.load import load_sids
@@ -192,16 +193,22 @@ def _items(path: Path) -> pl.DataFrame | None:
     for item, entry in _read_mapping(path).items():
         if not isinstance(entry, dict):
             raise UserError(f"{path}: item {_preview(item)}: an object with a title is needed")
-        texts = {key: _text(entry.get(key) or "").strip() or None for key in TEXTS}
-        names = entry.get("categories") or []
-        names = names.split(",") if isinstance(names, str) else names if isinstance(names, list) else []
-        named = [text for name in names if (text := _text(name).strip())]
-        rows.append({"item_id": _text(item)} | texts | {"categories": named})
+        texts = {key: _joined(entry.get(key)) for key in TEXTS}
+        names = list_of(entry.get("categories"))
+        named = labels(names, "," if isinstance(names, str) else None)
+        rows.append({"item_id": _text(item)} | texts | {"categories": [_text(name) for name in named]})
     schema = {"item_id": pl.String} | dict.fromkeys(TEXTS, pl.String) | {"categories": pl.List(pl.String)}
     frame = pl.DataFrame(rows, schema=schema)
     fields = [name for name in ("description", "brand") if frame[name].null_count() < len(frame)]
     fields += ["categories"] if frame["categories"].list.len().sum() else []
     return frame.select("item_id", pl.col("title").fill_null(pl.col("item_id")), *fields)
+
+
+def _joined(value: Any) -> str | None:
+    """An item's text as a card would read it: a list of texts joined, also one that is written as text; None if there
+    is none."""
+    text = None if is_missing(value) else joined(value)
+    return None if is_missing(text) else _text(text).strip()
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

@@ -38,8 +38,8 @@ def run(context: StageContext) -> None:
 STAGE = Stage(
     name="data",
     help="Clean, filter and split the interactions.",
-    version=1,
-    sections=("data.card", "data.root", "data.filters", "data.split"),
+    version=2,
+    sections=("data.card", "data.root", "data.filters", "data.split", "data.ties"),
     reads=(),
     owns=("data",),
     run=run,

@@ -1,11 +1,10 @@
-"""Text in the wild: entities, control characters, markup, megabytes, nested lists, prices."""
+"""Text in the wild: entities, control characters, markup, megabytes, nested lists."""
 
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrec.data.words import TITLE_LIMIT, clean_text, labels, prices, unescape
+from llmrec.data.words import TITLE_LIMIT, clean_text, labels, unescape
 
 
 @pytest.mark.parametrize(
@@ -15,7 +14,7 @@ from llmrec.data.words import TITLE_LIMIT, clean_text, labels, prices, unescape
         ("L&#39;Or&eacute;al&nbsp;Paris", "L'Oréal Paris"),
         ("  a\t\tb\r\nc  ", "a b c"),
         ("x\x00\x07y\u202ez\ufeff", "xyz"),
-        ("&lt;script&gt; 5 < 6 & 7", "<script> 5 < 6 & 7"),
+        ("&lt;unit&gt; 5 < 6 & 7", "<unit> 5 < 6 & 7"),
         ("<a_12> <|im_end|> {{ history }}", "<a_12> <|im_end|> {{ history }}"),
         ("👩\u200d🔬 naïve 東京", "👩\u200d🔬 naïve 東京"),
         (" \x00 ", None),
@@ -27,10 +26,10 @@ def test_text_is_cleaned_and_markup_stays(raw, clean):
 
 
 def test_changes_of_a_text_are_reported():
-    assert clean_text("plain", 10)[1:] == (False, False, False)
-    assert clean_text("a &amp; b", 10)[1:] == (True, False, False)
-    assert clean_text("a\x01b", 10)[1:] == (False, True, False)
-    assert clean_text("a" * 11, 10) == ("a" * 9 + "…", False, False, True)
+    assert clean_text("plain", 10)[1:] == (False, False, False, False)
+    assert clean_text("a &amp; b", 10)[1:] == (True, False, False, False)
+    assert clean_text("a\x01b", 10)[1:] == (False, True, False, False)
+    assert clean_text("a" * 11, 10) == ("a" * 9 + "…", False, False, True, False)
 
 
 @settings(deadline=None)
@@ -65,8 +64,3 @@ def test_unescape_reaches_its_fixed_point(text):
 )
 def test_labels_of_any_nesting_become_one_list(value, separator, flat):
     assert labels(value, separator) == flat
-
-
-def test_prices_are_the_first_amount():
-    values = pl.Series("price", ["$1,299.00 - $1,499.00", "12", "from 3.5", "Free", None])
-    assert prices(values).to_list() == [1299.0, 12.0, 3.5, None, None]

@@ -1,0 +1,213 @@
+"""Opens CSV files: every row is checked, and what is not plain CSV is rewritten, or refused with its line."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llmrec.data.card import Table
+from llmrec.data.tables import sniff
+from llmrec.data.tables.csv_check import Check, Finding, line_at
+from llmrec.data.tables.notes import quiet, tell
+from llmrec.data.tables.prepare import decoded_lines, write_copy
+from llmrec.data.tables.sniff import UNIT_SEPARATOR
+from llmrec.errors import UserError
+
+_LONGEST_VALUE = 1 << 24
+
+
+@dataclass(frozen=True)
+class CsvFile:
+    """A CSV file in the form in which Polars reads it.
+
+    Attributes:
+        path: the file as the user knows it.
+        readable: the same file, or a copy: UTF-8, each row with one value a column, no empty lines.
+        separator: separator of the readable file, one byte.
+        quote: quote of the readable file, or None.
+        names: names of its columns.
+        written: separator as the user wrote it; differs from `separator` if that has several characters.
+    """
+
+    path: Path
+    readable: Path
+    separator: str
+    quote: str | None
+    names: list[str]
+    written: str
+
+
+def open_csv(table: Table, path: Path, scratch: Path, wanted: Collection[str]) -> CsvFile:
+    """Open a CSV file, check all of its rows, and say on stderr what the card does not say.
+
+    Args:
+        table: the card's description of the file.
+        path: the file, possibly gzip.
+        scratch: folder for copies.
+        wanted: names of the columns that will be read.
+
+    Raises:
+        UserError: an empty or unreadable file, the wrong encoding, a row with a wrong number of fields, or a quote
+            that is not closed; the message names the line.
+    """
+    start = sniff.head(path)
+    encoding = sniff.encoding(table, start)
+    file = _readable(table, path, scratch, encoding, start, wanted)
+    if not _needs_rewriting(table):
+        check = Check(file.separator, file.quote, len(file.names))
+        finding = check.run(file.readable)
+        if finding is not None and finding.kind == "utf8":
+            _require_cp1252(table, file, finding)
+            with quiet():  # the separator was told before
+                file = _readable(table, path, scratch, "cp1252", start, wanted)
+            check = Check(file.separator, file.quote, len(file.names))
+            finding = check.run(file.readable)
+        if finding is None:
+            _tell_rows_in_quotes(file, check)
+            return file
+        _refuse(file, finding)
+        if finding.kind == "quotes":
+            rewritten = _rewritten(table, file, scratch)
+            line = line_at(file.readable, finding.offset)
+            tell(
+                path.name, f"line {line}: a quote inside a value is taken as text, and so are others like it"
+            )
+            return rewritten
+    return _rewritten(table, file, scratch)
+
+
+def _needs_rewriting(table: Table) -> bool:
+    """Whether only Python's reader can read a file that is written like this."""
+    return table.escape is not None or (table.quote is not None and not table.quote.isascii())
+
+
+def _readable(
+    table: Table, path: Path, scratch: Path, encoding: str, start: bytes, wanted: Collection[str]
+) -> CsvFile:
+    """Return the file, or a copy of it in UTF-8 with a separator of one byte."""
+    text = start.decode(encoding, "replace").removeprefix("\ufeff")
+    written = sniff.separator(table, path, text, wanted)
+    first = sniff.first_row(text, written, table.quote, table.escape)
+    names = table.header if isinstance(table.header, list) else first
+    if not names:
+        raise UserError(f"{path}: no columns in it")
+    if table.separator is None and written != ("\t" if ".tsv" in path.suffixes else ","):
+        tell(path.name, f"read with the separator {written!r}; `separator` in the card names another")
+    if isinstance(table.header, list) and _is_header(first, names):
+        tell(path.name, "its first line looks like a header, but `header` gives names, so it is read as data")
+    is_long = len(written.encode()) > 1
+    readable = path
+    if is_long or not sniff.is_utf8(encoding):
+        lines: Iterator[str] = decoded_lines(path, encoding)
+        if is_long:
+            lines = (line.replace(written, UNIT_SEPARATOR) for line in lines)
+        readable = write_copy(path, scratch, lines)
+    elif path.suffix == ".gz":
+        readable = write_copy(path, scratch)
+    return CsvFile(path, readable, UNIT_SEPARATOR if is_long else written, table.quote, names, written)
+
+
+def _is_header(first: list[str], names: list[str]) -> bool:
+    """Whether a row holds one of the columns' names at its own place."""
+    return any(
+        value.strip().lower() == name.strip().lower() for value, name in zip(first, names, strict=False)
+    )
+
+
+def _require_cp1252(table: Table, file: CsvFile, finding: Finding) -> None:
+    """Raise a UserError if a file that is not UTF-8 should not be read as cp1252 either; else say that it is."""
+    line = line_at(file.readable, finding.offset)
+    with file.readable.open("rb") as bytes_around:
+        bytes_around.seek(max(0, finding.offset - (1 << 16)))
+        around = bytes_around.read(1 << 17)
+    if table.encoding is not None:
+        raise UserError(f"{file.path}: line {line}: not {table.encoding}; correct `encoding` in the card")
+    undefined = any(byte in around for byte in b"\x81\x8d\x8f\x90\x9d")
+    if undefined or sniff.is_mostly_utf8(around):
+        raise UserError(
+            f"{file.path}: line {line}: not UTF-8; correct the line, or set `encoding` in the card (cp1252, latin-1)"
+        )
+    tell(file.path.name, f"line {line} is not UTF-8, so the file is read as cp1252; `encoding` names another")
+
+
+def _tell_rows_in_quotes(file: CsvFile, check: Check) -> None:
+    found = check.rows_in_quotes
+    if found.count:
+        line = line_at(file.readable, found.offset)
+        tell(
+            file.path.name,
+            f"{found.count:,} lines inside quotes look like rows and are read as text, the first is line {line}; "
+            "set `quote: null` in the card if quotes are plain text",
+        )
+
+
+def _refuse(file: CsvFile, finding: Finding) -> None:
+    """Raise a UserError for what no reading of the file would make right."""
+    if finding.kind == "fields":
+        raise _wrong_fields(file, line_at(file.readable, finding.offset), finding.fields)
+    if finding.kind == "open":
+        raise _wrong_quote(file, line_at(file.readable, finding.offset), "a quote opens and is never closed")
+
+
+def _wrong_fields(file: CsvFile, line: int, fields: int) -> UserError:
+    keys = f"`separator` ({file.written!r} now), `quote` ({file.quote or 'null'} now)"
+    return UserError(
+        f"{file.path}: line {line}: {fields} fields, {len(file.names)} expected; "
+        f"correct the line, or {keys} or `escape` in the card"
+    )
+
+
+def _wrong_quote(file: CsvFile, line: int, problem: str) -> UserError:
+    return UserError(
+        f"{file.path}: line {line}: {problem}; set `quote: null` in the card if quotes are plain text, "
+        '`escape: "\\\\"` if backslashes stand before them'
+    )
+
+
+def _rewritten(table: Table, file: CsvFile, scratch: Path) -> CsvFile:
+    """Return a file that Python's reader has read and written as plain CSV."""
+    width = len(file.names)
+    limit = csv.field_size_limit(_LONGEST_VALUE)
+    try:
+        readable = write_copy(file.path, scratch, _plain_lines(table, file, width))
+    finally:
+        csv.field_size_limit(limit)
+    return replace(file, readable=readable, separator=",", quote='"', written=",")
+
+
+def _plain_lines(table: Table, file: CsvFile, width: int) -> Iterator[str]:
+    """Yield the rows of a file as lines of plain CSV, without empty lines."""
+    buffer = io.StringIO()
+    # Python quotes carriage returns only if they belong to the line's end.
+    writer = csv.writer(buffer, lineterminator="\r\n")
+    with file.readable.open(encoding="utf-8-sig", newline="") as lines:
+        rows = sniff.reader(lines, file.separator, table.quote, table.escape, strict=True)
+        before = 0
+        try:
+            for row in rows:
+                if row:
+                    if len(row) != width:
+                        raise _wrong_fields(file, before + 1, len(row))
+                    if file.written != file.separator:
+                        row = [value.replace(file.separator, file.written) for value in row]
+                    writer.writerow(row)
+                    yield buffer.getvalue()
+                    buffer.seek(0)
+                    buffer.truncate()
+                before = rows.line_num
+        except UnicodeDecodeError:
+            raise UserError(
+                f"{file.path}: not UTF-8 after line {before}; correct `encoding` in the card"
+            ) from None
+        except csv.Error as error:
+            problem = "text stands between the quote that closes a value and the next separator"
+            if "unexpected end" in str(error):
+                problem = "a quote opens and is never closed"
+            elif "field larger" in str(error):
+                problem = f"a quoted value of more than {_LONGEST_VALUE >> 20} MB"
+            elif rows.line_num > before + 1:
+                problem += f" (in line {rows.line_num})"
+            raise _wrong_quote(file, before + 1, problem) from None

@@ -1,0 +1,90 @@
+"""Makes rows of a log whose rows hold lists: a user with all items, or a list of times beside a list of items."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import polars as pl
+
+from llmrec.data.card import Table
+from llmrec.data.tables.notes import tell
+from llmrec.data.tables.read import TableFile, first_bad, sample
+from llmrec.data.words import list_of
+from llmrec.errors import UserError
+
+_SAMPLE = 100
+
+
+def explode(parts: list[TableFile], table: Table) -> list[TableFile]:
+    """Return the files of a log with one row for each entry of its lists, in order; other files as they are.
+
+    The column `item` holds lists if its type is a list, if its text is one (`["a", "b"]`, in JSON or Python), or if
+    `split_on` names a separator for it. Other columns with lists are read beside it, entry by entry; columns without
+    are repeated.
+
+    Raises:
+        UserError: lists of unequal length in one row, or lists in another column than `item` alone.
+    """
+    return [_exploded(part, table) for part in parts]
+
+
+def _exploded(part: TableFile, table: Table) -> TableFile:
+    schema = part.frame.collect_schema()
+    kinds = {name: _list_kind(part, name, dtype, table) for name, dtype in schema.items()}
+    lists = [name for name, kind in kinds.items() if kind is not None]
+    if not lists:
+        return part
+    if "item" not in lists:
+        raise UserError(f"{part.path}: {lists[0]} holds lists and item does not; rows with lists need both")
+    frame = part.frame.with_columns(_as_list(name, kinds[name], schema[name], table) for name in lists)
+    as_lists = replace(part, frame=frame)
+    is_empty = pl.col("item").list.len().fill_null(0) == 0
+    for name in lists:
+        differs = (pl.col(name).list.len() != pl.col("item").list.len()) & ~is_empty
+        place = first_bad([as_lists], differs.fill_null(False), name)
+        if place is not None:
+            raise UserError(f"{place[:200]}: not as many entries as item has in this row")
+    rows, empty = frame.select(pl.len(), is_empty.sum().alias("empty")).collect(engine="streaming").row(0)
+    left_out = f"; {empty:,} rows with an empty list are left out" if empty else ""
+    tell(
+        part.path.name,
+        f"{rows:,} rows with lists ({', '.join(lists)}) read as one row for each entry{left_out}",
+    )
+    return replace(part, frame=frame.filter(~is_empty).explode(lists), has_entries=True)
+
+
+def _list_kind(part: TableFile, name: str, dtype: pl.DataType, table: Table) -> str | None:
+    """Return how a column holds lists: by its type, as text, or separated; None if it does not."""
+    if name in table.flags:
+        return None
+    if isinstance(dtype, pl.List | pl.Array):
+        return "type"
+    if name in table.split_on:
+        return "separated"
+    if dtype != pl.String or name in ("review", "summary"):
+        return None
+    texts = sample(part, name, _SAMPLE).str.strip_chars()
+    is_list = len(texts) > 0 and bool((texts.str.starts_with("[") & texts.str.ends_with("]")).all())
+    return "text" if is_list and all(isinstance(list_of(text), list) for text in texts) else None
+
+
+def _as_list(name: str, kind: str | None, dtype: pl.DataType, table: Table) -> pl.Expr:
+    column = pl.col(name)
+    if kind == "separated":
+        separator = table.split_on[name]
+        parts = column.str.strip_chars().str.split(separator)
+        # Several spaces are one; between other separators an entry may be missing.
+        return parts.list.eval(pl.element().filter(pl.element() != "")) if separator.isspace() else parts
+    if kind == "text":
+        return column.map_batches(_parsed, return_dtype=pl.List(pl.String), is_elementwise=True)
+    return column.cast(pl.List(dtype.inner)) if isinstance(dtype, pl.Array) else column
+
+
+def _parsed(values: pl.Series) -> pl.Series:
+    """Parse lists that are written as text; a text that is none becomes a list of itself."""
+    lists = []
+    for value in values:
+        found = list_of(value)
+        found = found if isinstance(found, list) or found is None else [found]
+        lists.append(None if found is None else [None if each is None else str(each) for each in found])
+    return pl.Series(values.name, lists, dtype=pl.List(pl.String))

@@ -1,0 +1,109 @@
+"""Guesses how a text file is written: its encoding from its first bytes, its separator from its first line."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from llmrec.data.card import Table
+from llmrec.errors import UserError
+
+UNIT_SEPARATOR = "\x1f"
+_HEAD = 1 << 16
+# UTF-32 begins like UTF-16, so it is looked for first.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_SEPARATORS = (",", ";", "\t", "|", "::", " ")
+
+
+def head(path: Path) -> bytes:
+    """Return the first bytes of a file, decompressed if it is gzip.
+
+    Raises:
+        UserError: the file is empty, or not gzip.
+    """
+    try:
+        with path.open("rb") as file:
+            start = gzip.GzipFile(fileobj=file).read(_HEAD) if path.suffix == ".gz" else file.read(_HEAD)
+    except (OSError, EOFError, zlib.error) as error:
+        if path.suffix == ".gz":
+            raise UserError(f"{path}: not a whole gzip file: {error}") from None
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    if not start:
+        raise UserError(f"{path}: the file is empty")
+    return start
+
+
+def encoding(table: Table, start: bytes) -> str:
+    """Return the encoding of a file: that of its byte order mark, else the card's, else UTF-8."""
+    marked = next((name for mark, name in _MARKS if start.startswith(mark)), None)
+    if marked == "utf-8-sig" or (marked is not None and (table.encoding or "utf-8") == "utf-8"):
+        return marked
+    return table.encoding or "utf-8"
+
+
+def is_utf8(name: str) -> bool:
+    """Whether an encoding is UTF-8, with or without a byte order mark."""
+    return name in ("utf-8", "utf-8-sig")
+
+
+def is_mostly_utf8(block: bytes) -> bool:
+    """Whether bytes that are not UTF-8 hold more characters of UTF-8 beyond ASCII than wrong bytes."""
+    text = block.decode("utf-8", "surrogateescape")
+    wrong = sum(1 for character in text if "\udc80" <= character <= "\udcff")
+    return sum(1 for character in text if not character.isascii()) > 2 * wrong
+
+
+def separator(table: Table, path: Path, start: str, wanted: Collection[str]) -> str:
+    """Return the separator of a CSV file: the card's, or the one with which its first line fits the card.
+
+    A comma (a tab for `.tsv`) is tried first. If no separator fits, it is the one that gives the most columns.
+
+    Args:
+        table: the card's description of the file.
+        path: the file.
+        start: its first characters.
+        wanted: names of the columns that the card maps.
+    """
+    if table.separator is not None:
+        return table.separator
+    usual = "\t" if ".tsv" in path.suffixes else ","
+    candidates = list(dict.fromkeys((usual, *_SEPARATORS)))
+    rows = {candidate: first_row(start, candidate, table.quote, table.escape) for candidate in candidates}
+    for candidate, row in rows.items():
+        if isinstance(table.header, list):
+            fits = len(row) == len(table.header)
+        else:
+            fits = set(wanted) <= set(row) and (candidate != " " or len(row) > 1)
+        if fits:
+            return candidate
+    return max(candidates[:-1], key=lambda candidate: len(rows[candidate]))
+
+
+def first_row(start: str, separator: str, quote: str | None, escape: str | None) -> list[str]:
+    """Return the values of the first line that is not empty; none if there is none."""
+    if len(separator) > 1:
+        start, separator = start.replace(separator, UNIT_SEPARATOR), UNIT_SEPARATOR
+    rows = reader(io.StringIO(start, newline=""), separator, quote, escape, strict=False)
+    try:
+        return next((row for row in rows if row), [])
+    except csv.Error:
+        return []
+
+
+def reader(lines: Iterable[str], separator: str, quote: str | None, escape: str | None, strict: bool) -> Any:
+    """Return Python's reader of CSV: quotes open and close values, two of them are one; or are plain text."""
+    if quote is None:
+        return csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE, escapechar=escape)
+    return csv.reader(lines, delimiter=separator, quotechar=quote, escapechar=escape, strict=strict)
