@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import resource
 import shutil
 import sys
@@ -26,6 +25,8 @@ from llmrec import layout
 from llmrec.assets import file_sha256
 from llmrec.errors import UserError
 from llmrec.files import DISK_FULL, disk_is_full, link_or_copy, read_json, write_json
+from llmrec.layout import run_folder as run_folder
+from llmrec.layout import runs_root as runs_root
 
 if TYPE_CHECKING:
     from llmrec.config import Recipe
@@ -58,6 +59,7 @@ class Stage:
         own_code: function that returns source files of the user's own code that the stage runs, given the files that
             other stages read of it.
         is_alignment: whether the stage aligns the tuned model; it then runs only if the recipe's `align` names it.
+        names_run: whether the output shows the run's name; it is then never taken from a parent run.
         start_seconds: seconds on a CPU before the work itself starts, for estimates.
         requested: files of this stage that other stages read under a recipe (set by `pipeline.for_recipe`).
     """
@@ -72,6 +74,7 @@ class Stage:
     external: Callable[[Recipe], list[Path]] = _no_files
     own_code: Callable[[Collection[str]], list[Path]] = _no_code
     is_alignment: bool = False
+    names_run: bool = False
     start_seconds: float = 0.0
     requested: frozenset[str] = frozenset()
 
@@ -145,25 +148,6 @@ class StageContext:
     origin: Mapping[str, Any] = field(default_factory=dict)
 
 
-def runs_root() -> Path:
-    """Return the folder of all runs: `LLMREC_RUNS`, or `./runs`."""
-    return Path(os.environ.get("LLMREC_RUNS") or "runs")
-
-
-def run_folder(name: str) -> Path:
-    """Return the folder of a run, by its name or path, or of a merged checkpoint (`llmrec merge`), by its path.
-
-    Raises:
-        UserError: the name would leave the runs folder.
-    """
-    path = Path(name).expanduser()
-    if any((path / name).is_file() for name in (layout.RECIPE, layout.CATALOGUE)):
-        return path
-    if path.name != name or name in {"", ".", ".."}:
-        raise UserError(f"run {name!r}: no such run folder")
-    return runs_root() / name
-
-
 def read_manifest(run: Path, stage: str) -> dict[str, Any] | None:
     """Read a stage's manifest; None if the stage is not done."""
     path = run / layout.manifest(stage)
@@ -179,7 +163,7 @@ def stage_key(stage: Stage, recipe: Recipe, run: Path) -> str:
         "stage": stage.name,
         "version": stage.version,
         "seed": recipe.seed,
-        "sections": {key: recipe.value_at(key) for key in stage.keys(recipe)},
+        "sections": {key: recipe.value_at(key, by_content=True) for key in stage.keys(recipe)},
         "inputs": _inputs(stage, recipe, run),
         "external": sorted(_external(stage, recipe).values()),
     }
@@ -273,7 +257,7 @@ def would_skip(stage: Stage, recipe: Recipe, run: Path) -> bool:
     Raises:
         UserError: the recipe's parent is not a run.
     """
-    parent = parent_of(recipe)
+    parent = None if stage.names_run else parent_of(recipe)
     folders = [run] if parent is None else [run, parent]
     with_manifest = [folder for folder in folders if read_manifest(folder, stage.name) is not None]
     return any(is_done(stage, stage_key(stage, recipe, folder), folder) for folder in with_manifest)
@@ -295,7 +279,7 @@ def parent_of(recipe: Recipe) -> Path | None:
 
 def _take_from_parent(stage: Stage, key: str, recipe: Recipe, run: Path) -> bool:
     """Link a stage's files from the parent run if its manifest there has the same key; return whether it did."""
-    parent = parent_of(recipe)
+    parent = None if stage.names_run else parent_of(recipe)
     if parent is None or parent.resolve() == run.resolve() or not is_done(stage, key, parent):
         return False
     for name in stage.owns:

@@ -57,6 +57,32 @@ def find(kind: str, name: str) -> Path:
     raise UserError(f"{kind}: no shipped file named {name!r} ({hint}; a path ends in .yaml)")
 
 
+def absolute_path(path: str) -> str:
+    """Return a path as an absolute one, with `~` expanded; the file need not exist."""
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError:  # `~name` of an unknown user
+        return path
+
+
+def absolute_file(name: str) -> str:
+    """Return the absolute path of a user's own YAML file; a shipped file's name is returned unchanged."""
+    return absolute_path(name) if name.endswith((".yaml", ".yml")) else name
+
+
+def absolute_model(name: str) -> str:
+    """Return the absolute path of a local model; a hub id, `tiny` and `pypi:…` are returned unchanged."""
+    if name == "tiny" or is_pypi(name):
+        return name
+    is_local = name.startswith((".", "/", "~")) or name.endswith(".gguf") or Path(name).is_dir()
+    return absolute_path(name) if is_local else name
+
+
+def last_part(value: str) -> str:
+    """Return the last part of an absolute path; any other text is returned unchanged."""
+    return Path(value).name if value.startswith(("/", "~")) else value
+
+
 def home() -> Path:
     """Return the folder for downloads: `LLMREC_HOME`, or `~/.cache/llmrec`."""
     return Path(os.environ.get("LLMREC_HOME") or "~/.cache/llmrec").expanduser()

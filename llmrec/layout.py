@@ -1,8 +1,15 @@
-"""The files of a run folder, as paths relative to it. docs/contract.md describes their content."""
+"""The folders of runs, and their files as paths relative to a folder. docs/contract.md describes their content."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+from llmrec.errors import UserError
+
 RECIPE = "recipe.yaml"
+CARD = "card.yaml"
+"""A copy of the dataset's card; the data stage reads the original."""
 
 INTERACTIONS = "data/interactions.parquet"
 ITEMS = "data/items.parquet"
@@ -41,6 +48,34 @@ PAGE = "eval/report.html"
 
 EXPORT = "export.json"
 """Marks a folder that `llmrec export` wrote: a run's models without its data."""
+
+
+def runs_root() -> Path:
+    """Return the folder of all runs: `LLMREC_RUNS`, or `./runs`."""
+    return Path(os.environ.get("LLMREC_RUNS") or "runs")
+
+
+def run_folder(name: str) -> Path:
+    """Return the folder of a run, by its name or path, or of a merged checkpoint (`llmrec merge`), by its path.
+
+    Raises:
+        UserError: the name would leave the runs folder.
+    """
+    path = Path(name).expanduser()
+    if any((path / name).is_file() for name in (RECIPE, CATALOGUE)):
+        return path
+    if path.name != name or name in {"", ".", ".."}:
+        raise UserError(f"run {name!r}: no such run folder")
+    return runs_root() / name
+
+
+def absolute_run(name: str) -> str:
+    """Return the absolute folder of an existing run, by its name or path; any other name is returned unchanged."""
+    try:
+        folder = run_folder(name)
+        return str(folder.absolute()) if (folder / RECIPE).is_file() else name
+    except (UserError, RuntimeError):  # whoever opens the run reports it
+        return name
 
 
 def manifest(stage: str) -> str:

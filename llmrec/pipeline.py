@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmrec import artifacts, layout
+from llmrec import artifacts, assets, layout
 from llmrec.artifacts import Stage
 from llmrec.errors import UserError
 from llmrec.files import atomic_write
@@ -66,6 +66,7 @@ def execute(
     until: str = "report",
     announce: Callable[[str, str], None] = lambda stage, word: None,
     workers: artifacts.Workers = artifacts.SINGLE_PROCESS,
+    records: bool = True,
 ) -> None:
     """Run a recipe's stages up to `until`; skip those that are done.
 
@@ -75,21 +76,34 @@ def execute(
         until: name of the last stage to run.
         announce: called with a stage's name and `running`, `done`, or `skipped`.
         workers: processes that train together.
+        records: whether the recipe becomes the run's `recipe.yaml`; a preview leaves an existing one as it is.
 
     Raises:
         UserError: an unknown stage, or a stage fails.
     """
-    import yaml
-
     if until not in NAMES:
         raise UserError(f"no stage named {until!r}; stages: {', '.join(NAMES)}")
     with artifacts.lock(run):
-        with atomic_write(run / layout.RECIPE) as partial:
-            partial.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "utf-8")
+        if records or not (run / layout.RECIPE).is_file():
+            _record(recipe, run)
         for stage in stages_of(recipe, until):
             announce(stage.name, "running")
             ran = artifacts.run_stage(stage, recipe, run, workers, NAMES)
             announce(stage.name, "done" if ran else "skipped")
+
+
+def _record(recipe: Recipe, run: Path) -> None:
+    """Write the recipe and a copy of the dataset's card into the run, so that its name and licence stay known."""
+    import yaml
+
+    with atomic_write(run / layout.RECIPE) as partial:
+        partial.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "utf-8")
+    try:
+        text = assets.find("data_prep", recipe.data.card).read_bytes()
+    except (UserError, OSError):  # the data stage reports it if it needs the card
+        return
+    with atomic_write(run / layout.CARD) as partial:
+        partial.write_bytes(text)
 
 
 def pending(recipe: Recipe, run: Path, until: str = "report") -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from llmrec import layout
+from llmrec import assets, layout
 from llmrec.commands.inspect import find_run
 from llmrec.commands.merge import atomic_folder, check_dest
 from llmrec.config import Recipe, load_run_recipe
@@ -47,7 +47,7 @@ def run(name: str, dest: Path, force: bool, push: str | None) -> None:
         check_repo(push)
     folder = find_run(name)
     from llmrec.recommend.trained_run import TrainedRun
-    from llmrec.report.model_card import render
+    from llmrec.report.model_card import described_card, render
 
     check_dest(dest, force, layout.EXPORT)
     trained = TrainedRun.load(folder, as_trained=True)
@@ -65,9 +65,8 @@ def run(name: str, dest: Path, force: bool, push: str | None) -> None:
         public_recipe = without_paths(recipe)
         text = yaml.safe_dump(public_recipe, sort_keys=False, allow_unicode=True)
         (partial / layout.RECIPE).write_text(text, "utf-8")
-        write_json(
-            partial / layout.EXPORT, {"version": 1, "run": folder.name, "model": trained.default_model}
-        )
+        described = {"run": folder.resolve().name, "dataset": described_card(folder, recipe)["name"]}
+        write_json(partial / layout.EXPORT, {"version": 1, **described, "model": trained.default_model})
         models = list(trained.adapters)
         card = render(folder, recipe, public_recipe, models, trained.default_model, push)
         (partial / "README.md").write_text(card, "utf-8")
@@ -87,8 +86,7 @@ def without_paths(value: Any) -> Any:
         return {key: without_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [without_paths(inner) for inner in value]
-    is_absolute = isinstance(value, str) and value.startswith(("/", "~"))
-    return Path(value).name if is_absolute else value
+    return assets.last_part(value) if isinstance(value, str) else value
 
 
 def check_repo(repo: str) -> None:

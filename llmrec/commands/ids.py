@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from llmrec import assets
 from llmrec.commands import stages
 from llmrec.commands.inspect import find_run
 from llmrec.errors import UserError
@@ -58,9 +59,10 @@ def _compare(name: str, overrides: list[str], compare: str, out: Path | None) ->
     kinds = comparison.parse_kinds(compare)
     recipe, folder = stages.resolve(name, overrides)
     until = "collaborative" if comparison.needs_collaborative(recipe, kinds) else "data"
-    stages.run_stages(recipe, folder, until)
+    stages.run_stages(recipe, folder, until, records=False)
     rows: list[dict[str, Any]] = comparison.compare(RunSignals(folder, recipe), recipe, kinds)
     show(comparison.table(rows))
-    command = " ".join(["llmrec ids", name, "--compare", ",".join(kinds), *overrides])
-    figures = {"recipe": recipe.name, "seed": recipe.seed, "card": recipe.data.card, "kinds": rows}
+    command = shlex.join(["llmrec", "ids", name, "--compare", ",".join(kinds), *overrides])
+    card = assets.last_part(recipe.data.card)
+    figures = {"recipe": recipe.name, "seed": recipe.seed, "card": card, "kinds": rows}
     machine.write_figures(out, command, figures, "torch", "faiss-cpu", "scipy", "numpy")

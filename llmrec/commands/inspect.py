@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,7 +115,7 @@ def _collect_errors(problems: list[str]) -> Iterator[None]:
 def preview(name: str, overrides: list[str]) -> None:
     """Print decoded training samples of a recipe, with ids, loss mask and the leak check."""
     recipe, folder = resolve(name, overrides)
-    run_stages(recipe, folder, "ids")
+    run_stages(recipe, folder, "ids", records=False)
     from llmrec.train.sft.preview import render
 
     print(render(recipe, folder))
@@ -191,7 +192,7 @@ def compare(
     result = comparison.compare(folders, split, names or None, against)
     show(comparison.comparison_table(result))
     if out is not None:
-        options = [f"--split {split}"] if split else []
-        options += [f"--against {against}"] if against else []
-        options += [f"--metrics {metrics}"] if metrics else []
-        write_json(out, {"command": " ".join(["llmrec compare", *runs, *options])} | result.as_json())
+        given = {"--split": split, "--against": against, "--metrics": metrics}
+        options = [word for option, value in given.items() if value for word in (option, value)]
+        command = shlex.join(["llmrec", "compare", *runs, *options])
+        write_json(out, {"command": command} | result.as_json())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,7 @@ def run(name: str, dest: Path, model: str | None, force: bool) -> None:
     description = "base alone" if chosen == BASE else f"base with {chosen}"
     items = trained.catalogue.items
     print(f"{dest}: {description}, {len(items)} items as trained")
-    print(f"try:    llmrec recommend {dest} --history {items[0]}")
+    print(f"try:    {shlex.join(['llmrec', 'recommend', str(dest), '--history', items[0]])}")
 
 
 def check_dest(dest: Path, force: bool, mark: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -63,8 +64,18 @@ def _run_or_plan(
         _show_results(folder, until)
 
 
-def run_stages(recipe: Recipe, folder: Path, until: str, workers: Workers = SINGLE_PROCESS) -> None:
-    """Print an estimate of the pending stages' cost, then run them up to `until`."""
+def run_stages(
+    recipe: Recipe, folder: Path, until: str, workers: Workers = SINGLE_PROCESS, records: bool = True
+) -> None:
+    """Print an estimate of the pending stages' cost, then run them up to `until`.
+
+    Args:
+        recipe: the resolved recipe.
+        folder: the run folder.
+        until: name of the last stage to run.
+        workers: processes that train together.
+        records: whether the recipe becomes the run's `recipe.yaml`.
+    """
     pending, plan = _plan(recipe, folder, until)
     for line in [plan.summary(), *plan.load_notice(), *plan.shortages(folder)] if pending else []:
         print(f"{folder}: {line}", file=sys.stderr)
@@ -75,7 +86,8 @@ def run_stages(recipe: Recipe, folder: Path, until: str, workers: Workers = SING
         if left:
             print(f"{folder}: {counted.summary()}", file=sys.stderr)
 
-    pipeline.execute(recipe, folder, until, _Announcer(pending, names, estimate_again), workers)
+    announcer = _Announcer(pending, names, estimate_again)
+    pipeline.execute(recipe, folder, until, announcer, workers, records)
 
 
 def _plan(recipe: Recipe, folder: Path, until: str) -> tuple[list[str], estimate.Plan]:
@@ -135,10 +147,13 @@ def _show_results(folder: Path, until: str) -> None:
         print(f"gate: {line}")
     if until == "report":
         print(f"report: {folder / layout.PAGE}")
-        print(f"try:    llmrec recommend {folder.name} --user {_first_user(folder)}")
+        print(f"try:    {next_command(folder)}")
 
 
-def _first_user(folder: Path) -> str:
+def next_command(folder: Path) -> str:
+    """Return a command that recommends to the first evaluated user of a run, quoted for the shell."""
     import polars as pl
 
-    return str(pl.scan_parquet(folder / layout.PER_USER).select("user_id").first().collect().item())
+    user = str(pl.scan_parquet(folder / layout.PER_USER).select("user_id").first().collect().item())
+    run = folder.name if folder == artifacts.runs_root() / folder.name else str(folder)
+    return shlex.join(["llmrec", "recommend", run, "--user", user])

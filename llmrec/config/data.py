@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from llmrec.config.section import Fraction, Positive, Section
+from llmrec.config.section import Fraction, LocalPath, Positive, Section, ShippedName
 
 
 class Filters(Section):
@@ -65,8 +65,8 @@ class DataConfig(Section):
         split: split; null uses the card's.
     """
 
-    card: str
-    root: str | None = None
+    card: ShippedName
+    root: LocalPath | None = None
     history: Positive = 20
     filters: Filters | None = None
     split: Split | None = None

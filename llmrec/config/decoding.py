@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 
 from llmrec.config.collaborative import CollaborativeSystem, check_system
 from llmrec.config.registry import METRICS
-from llmrec.config.section import Fraction, Positive, Section, located_error, may_lack_code
+from llmrec.config.section import Fraction, Positive, Section, ShippedName, located_error, may_lack_code
 from llmrec.errors import UserError
 from llmrec.plugins import is_import_path
 
@@ -134,7 +134,7 @@ class EvalTask(Section):
         liked: least rating that counts as liked.
     """
 
-    task: str
+    task: ShippedName
     templates: list[str] | None = None
     language: Literal["en", "zh", "all"] = "en"
     split: Literal["valid", "test"] = "test"
@@ -151,7 +151,7 @@ class ZeroShotConfig(Section):
         template: id of the template.
     """
 
-    task: str = "titles"
+    task: ShippedName = "titles"
     template: str = "list"
 
 
@@ -170,7 +170,7 @@ class EvalConfig(Section):
         confidence: confidence level of the intervals.
     """
 
-    suite: str | None = "standard"
+    suite: ShippedName | None = "standard"
     k: list[Positive] = [1, 5, 10, 20]
     baselines: list[Baseline] = ["popularity", "item_knn", "sasrec_bce", "sasrec_ce"]
     metrics: list[MetricName] = list(METRICS.shipped)

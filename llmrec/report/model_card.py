@@ -42,17 +42,18 @@ def render(
         model: the model to use: one of `adapters`, or `base`.
         repo: repository of the export on a hub; None if it is not pushed.
     """
-    base = str(shown["base"]["model"])
+    base, card = str(shown["base"]["model"]), described_card(run, recipe)
     parts = [
-        f"# {recipe.name}",
-        f"A recommender: {base} ({MODES[recipe.sft.mode]}) that answers a history of items with the semantic "
-        "ID of the next one. Made by [llmrec](https://pypi.org/project/llmrec/).",
+        f"# {run.resolve().name}",
+        f"A recommender for the dataset {card['name']}: {base} ({MODES[recipe.sft.mode]}) that answers a history of "
+        f"items with the semantic ID of the next one. Made by [llmrec](https://pypi.org/project/llmrec/), recipe "
+        f"{recipe.name}.",
         recipe.description,
         _files(adapters, recipe) + _chosen(run, adapters, model),
         "## Use\n\n" + _use(adapters, model, repo),
         "## Metrics\n\n" + _metrics(run),
-        "## Data\n\n" + _data(run, recipe),
-        f"## Licences\n\nBase model {base}: {base_licence(recipe.base)}.\nData: {_card(recipe)['licence']}.\n"
+        "## Data\n\n" + _data(run, card),
+        f"## Licences\n\nBase model {base}: {base_licence(recipe.base)}.\nData: {card['licence']}.\n"
         "Whoever passes this model on answers for both.",
         "## Recipe\n\n```yaml\n" + yaml.safe_dump(shown, sort_keys=False, allow_unicode=True) + "```",
         _versions(run),
@@ -185,8 +186,7 @@ def _cell(values: dict[str, Any], name: str) -> str:
     return f"{values[name]:.4f} [{low:.4f}, {high:.4f}]"
 
 
-def _data(run: Path, recipe: Recipe) -> str:
-    card = _card(recipe)
+def _data(run: Path, card: dict[str, str]) -> str:
     report = run / layout.DATA_REPORT
     counts = read_json(report)["counts"] if report.is_file() else {}
     sizes = ", ".join(f"{counts[key]:,} {key}" for key in ("users", "items", "interactions") if key in counts)
@@ -198,19 +198,21 @@ def _data(run: Path, recipe: Recipe) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _card(recipe: Recipe) -> dict[str, str]:
-    """Return the description in the dataset's card; of a missing card, only the name."""
+def described_card(run: Path, recipe: Recipe) -> dict[str, str]:
+    """Return name, description, homepage and licence of a run's dataset.
+
+    They are those of the card in the run; runs of earlier versions have none, so the recipe's card is read. If both
+    are missing, only the name is known.
+    """
+    kept = run / layout.CARD
     try:
-        card = load_card(recipe.data.card)
+        card = load_card(str(kept) if kept.is_file() else recipe.data.card)
     except UserError:
-        return {
-            "name": Path(recipe.data.card).stem,
-            "description": "",
-            "homepage": "",
-            "licence": UNKNOWN,
-        }
+        return {"name": Path(recipe.data.card).stem, "description": "", "homepage": "", "licence": UNKNOWN}
+    # A card without a name is named after its file, which is another one in the run.
+    name = Path(recipe.data.card).stem if card.name == kept.stem else card.name
     return {
-        "name": card.name,
+        "name": name,
         "description": card.description,
         "homepage": card.homepage,
         "licence": card.licence or UNKNOWN,

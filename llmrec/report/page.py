@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from llmrec import layout
 from llmrec.artifacts import read_manifest
+from llmrec.assets import last_part
 from llmrec.config.former_keys import upgrade
 from llmrec.config.registry import SYSTEMS
 from llmrec.data.examples import load_items
@@ -70,10 +72,13 @@ def render(run: Path, stages: Sequence[str]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"figure": _figure, "signed": _signed, "count": "{:,}".format, "span": _span}
+    recipe, name = upgrade(read_yaml(run / layout.RECIPE)), run.resolve().name
     return environment.get_template("page.html.j2").render(
-        recipe=upgrade(read_yaml(run / layout.RECIPE)),
+        recipe=recipe,
         recipe_text=(run / layout.RECIPE).read_text("utf-8"),
-        run=run.name,
+        run=name,
+        base=last_part(recipe["base"]["model"]),
+        command=shlex.join(["llmrec", "run", str(run.resolve() / layout.RECIPE), f"run={name}-again"]),
         data=_optional_json(run / layout.DATA_REPORT),
         metrics=metrics,
         protocol=protocol,

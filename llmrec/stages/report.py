@@ -23,7 +23,7 @@ def run(context: StageContext) -> None:
 STAGE = Stage(
     name="report",
     help="Write report.html.",
-    version=1,
+    version=2,
     sections=("name", "description"),
     reads=(
         data.STAGE,
@@ -37,5 +37,6 @@ STAGE = Stage(
     ),
     owns=("report",),
     run=run,
+    names_run=True,
     start_seconds=4,
 )

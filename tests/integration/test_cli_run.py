@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 from shop import CARD
 
 from llmrec.cli import main
+from llmrec.commands.stages import next_command
 
 
 @pytest.fixture(autouse=True)
@@ -107,10 +109,11 @@ def test_a_broken_dataset_is_one_line_and_leaves_nothing_half_written(capsys):
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("llmrec: ")]
     assert len(told) == 1 and "'when'" in told[0] and "log.csv" in told[0]
     left = sorted(p.name for p in Path("runs/bad").rglob("*") if p.is_file())
-    assert left == [".lock", "recipe.yaml"]
+    assert left == [".lock", "card.yaml", "recipe.yaml"]
 
 
-def test_preview_shows_what_is_trained_on(capsys):
+def test_preview_shows_what_is_trained_on_and_leaves_the_runs_recipe(capsys):
+    before = Path("runs/shop/recipe.yaml").read_text()
     assert main(["preview", "recipe.yaml"]) == 0
     shown = capsys.readouterr().out
     for told in ("template sids", "loss on", "<a_", "leaks"):
@@ -124,6 +127,7 @@ def test_preview_shows_what_is_trained_on(capsys):
         "template title (source item, weight 1, 0.5)" in shown.out and "direct, template titles" in shown.out
     )
     assert "task 'rating' is switched off: this data has no rating" in shown.err
+    assert Path("runs/shop/recipe.yaml").read_text() == before
 
 
 def test_a_run_in_use_is_refused(capsys):
@@ -132,3 +136,35 @@ def test_a_run_in_use_is_refused(capsys):
     with lock(Path("runs/shop")):
         assert main(["run", "recipe.yaml"]) == 2
     assert "another llmrec process" in capsys.readouterr().err
+
+
+def test_the_runs_own_recipe_works_from_any_folder(shop, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("LLMREC_RUNS", str(shop[0] / "runs"))
+    page = Path("runs/shop/eval/report.html").read_text()
+    command = page.partition("<pre>llmrec run ")[2].partition("</pre>")[0]
+    recipe = shop[0] / "runs/shop/recipe.yaml"
+    assert command == f"{recipe} run=shop-again"
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", str(recipe), "run=shop"]) == 0
+    assert capsys.readouterr().err.count("done before, skipped") == 7
+
+
+def test_a_run_keeps_its_card():
+    assert Path("runs/shop/card.yaml").read_text() == Path("card.yaml").read_text()
+
+
+def test_a_run_with_a_parent_has_a_report_of_its_own(capsys):
+    assert main(["run", "recipe.yaml", "run=named", "parent=shop"]) == 0
+    assert capsys.readouterr().err.count("done before, skipped") == 6
+    page = Path("runs/named/eval/report.html").read_text()
+    assert "<h1>named</h1>" in page and "run=named-again" in page and "Recipe: shop." in page
+    assert "<h1>shop</h1>" in Path("runs/shop/eval/report.html").read_text()
+
+
+def test_the_next_command_is_quoted_for_the_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMREC_RUNS", str(tmp_path))
+    (tmp_path / "a run/eval").mkdir(parents=True)
+    frame = pl.DataFrame({"user_id": ["cust 0094", "b"]})
+    frame.write_parquet(tmp_path / "a run/eval/per_user.parquet")
+    told = "llmrec recommend 'a run' --user 'cust 0094'"
+    assert next_command(tmp_path / "a run") == told

@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmrec import UserError
 from llmrec.commands import export, merge
-from llmrec.config import SftConfig, load_recipe
+from llmrec.config import SftConfig, load_recipe, load_run_recipe
 from llmrec.models import modes
 from llmrec.recommend.recommender import Recommender
 from llmrec.recommend.trained_run import TrainedRun
+from llmrec.report.model_card import described_card
 
 BATCH = torch.tensor([[5, 9, 14, 7, 30, 2]])
 
@@ -172,6 +173,20 @@ def test_the_card_states_data_recipe_metrics_with_intervals_and_licences(lora, e
     assert 'PeftModel.from_pretrained(model, "FOLDER", subfolder="sft")' in card
     shown = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
     assert shown["sft"]["mode"] == "lora" and shown == yaml.safe_load((exported / "recipe.yaml").read_text())
+
+
+def test_an_export_names_run_and_dataset_even_where_the_card_is_gone(lora, exported, tmp_path):
+    card = (exported / "README.md").read_text("utf-8")
+    assert (
+        "\n# lora\n" in card and "A recommender for the dataset shop: tiny" in card and "recipe shop." in card
+    )
+    named = json.loads((exported / "export.json").read_text())
+    assert named == {"version": 1, "run": "lora", "dataset": "shop", "model": "sft"}
+    recipe = load_run_recipe(lora)
+    gone = recipe.model_copy(update={"data": recipe.data.model_copy(update={"card": "/gone/other.yaml"})})
+    assert described_card(lora, gone)["name"] == "shop"
+    unknown = {"description": "", "homepage": "", "licence": "not known to llmrec"}
+    assert described_card(tmp_path, gone) == {"name": "other"} | unknown
 
 
 def test_recipes_are_shown_without_paths_of_the_machine():

@@ -46,7 +46,7 @@ def plan(tree):
         (arms_file([("a", []), ("b", ["sft.lr"])]), "arm b: override 'sft.lr': write key.sub=value"),
         (arms_file([("a", []), ("b", [])], overrides=["sft.lrr=1"]), "arm a, b: recipe.yaml: unknown key"),
         (arms_file([("a", ["prompts=[{task: sequental}]"])]), "did you mean 'sequential'"),
-        (arms_file([("a", ["data.card=none.yaml"])]), "arm a: none.yaml: no such file"),
+        (arms_file([("a", ["data.card=none.yaml"])]), "/none.yaml: no such file"),
         (arms_file([("a", [])], metric="ndcg@10"), "metric: hr@10 is not among those of eval.k"),
         (arms_file([("a", [])], metric="ndcg"), "metric: "),
         (arms_file([("a", []), ("a", [])]), "arm a: the name is used twice"),

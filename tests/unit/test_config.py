@@ -181,3 +181,49 @@ def test_a_recipe_can_be_sent_to_another_process():
     again = pickle.loads(pickle.dumps(recipe))
     assert again == recipe and again.model_dump() == recipe.model_dump()
     assert again.collaborative.sasrec_ce.epochs == 3
+
+
+def test_a_description_is_left_out_where_the_data_is_another(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("interactions: {path: log.csv, columns: {user: u, item: i}}\n")
+    assert load_recipe("quickstart").description.startswith("MovieLens")
+    assert load_recipe("quickstart", [f"data.card={mine}"]).description == ""
+    assert load_recipe("quickstart", [f"data={{card: {mine}}}"]).description == ""
+    assert load_recipe("quickstart", ["data.card=movielens-100k"]).description.startswith("MovieLens")
+    assert load_recipe("quickstart", [f"data.card={mine}", "description=my shop"]).description == "my shop"
+
+
+def test_paths_of_a_recipe_are_absolute_and_names_stay_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLMREC_RUNS", "runs")
+    for folder in ("runs/before", "bases/mine"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "runs/before/recipe.yaml").touch()
+    given = ["data.card=cards/shop.yaml", "data.root=dump", "ids.vectors=v.npy", "base.model=bases/mine"]
+    given += ["parent=before", "sft.start=before", "prompts=[{task: sequential}, {task: own/task.yaml}]"]
+    recipe = load_recipe("quickstart", given)
+    assert recipe.data.card == f"{tmp_path}/cards/shop.yaml" and recipe.data.root == f"{tmp_path}/dump"
+    assert recipe.ids.vectors == f"{tmp_path}/v.npy" and recipe.base.model == f"{tmp_path}/bases/mine"
+    assert recipe.parent == recipe.sft.start == f"{tmp_path}/runs/before"
+    assert [entry.task for entry in recipe.prompts] == ["sequential", f"{tmp_path}/own/task.yaml"]
+    names = load_recipe("quickstart", ["base.model=Qwen/Qwen3-0.6B", "parent=absent"])
+    assert (names.data.card, names.base.model, names.parent) == (
+        "movielens-100k",
+        "Qwen/Qwen3-0.6B",
+        "absent",
+    )
+    assert names.ids.encoder.model.startswith("pypi:")
+
+
+def test_values_of_stage_keys_do_not_depend_on_the_folder(tmp_path, monkeypatch):
+    given = ["data.card=shop.yaml", "ids.vectors=v.npy", "ids.quantizer={kind: index, path: own.index.json}"]
+    values = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        recipe = load_recipe("beauty-tiny", given)
+        values.append({key: recipe.value_at(key, by_content=True) for key in ("data", "ids", "eval")})
+        assert recipe.value_at("data.card") == str(tmp_path / name / "shop.yaml")
+    assert values[0] == values[1]
+    assert values[0]["data"]["card"] == "shop.yaml"
+    assert values[0]["ids"]["quantizer"]["path"] == "own.index.json"

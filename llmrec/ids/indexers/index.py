@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llmrec.config.section import LocalPath
 from llmrec.ids.exchange import read_index
 from llmrec.ids.tokenizer import Codes, Signals, Tokenizer
 
@@ -11,7 +12,7 @@ from llmrec.ids.tokenizer import Codes, Signals, Tokenizer
 class IndexTokenizer(Tokenizer):
     """Finished IDs from an index file of MiniOneRec, LC-Rec or LETTER."""
 
-    path: str
+    path: LocalPath
 
     def external_files(self) -> list[Path]:
         """The index file."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmrec import layout
 from llmrec.artifacts import run_folder
+from llmrec.assets import absolute_model
+from llmrec.config.section import RunName
 from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.ids.codecs.store import CODEC, load_codec
@@ -22,7 +25,7 @@ from llmrec.ids.tokenizer import Codes, Tokenizer
 class KeptTokenizer(Tokenizer):
     """The IDs of an earlier run, given by name or folder; its frozen quantizer gives IDs to new items."""
 
-    run: str
+    run: RunName
 
     def external_files(self) -> list[Path]:
         """The earlier run's IDs and its quantizer."""
@@ -60,6 +63,11 @@ class KeptTokenizer(Tokenizer):
         return Codes(sids, sizes, codec, unique=True)
 
 
+def _absolute(key: str, value: Any) -> Any:
+    """Return a value of a report; earlier versions recorded paths as they were given."""
+    return absolute_model(value) if key == "model" and isinstance(value, str) else value
+
+
 def _vectors(signals: RunSignals, run: Path) -> NDArray[np.float32]:
     """Vectors of this run's items, made in the same way as those of the earlier run."""
     if len(signals.recipe.ids.inputs) > 1:
@@ -69,7 +77,7 @@ def _vectors(signals: RunSignals, run: Path) -> NDArray[np.float32]:
         )
     before, now = read_json(run / layout.IDS_REPORT).get("encoder"), signals.source()
     named = {key: value for key, value in now.items() if key not in ("vectors", "images", "batch")}
-    if before is None or any(before.get(key) != value for key, value in named.items()):
+    if before is None or any(_absolute(key, before.get(key)) != value for key, value in named.items()):
         raise UserError(
             f"ids.quantizer.kind=kept: {run.name}'s IDs were made from {before}, this recipe's new items would be "
             f"from {now}; use the same ids.inputs and ids.encoder"
