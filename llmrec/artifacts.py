@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmrec import layout
 from llmrec.assets import file_sha256
-from llmrec.errors import UserError
+from llmrec.errors import UserError, did_you_mean
 from llmrec.files import DISK_FULL, disk_is_full, link_or_copy, read_json, write_json
 from llmrec.layout import run_folder as run_folder
 from llmrec.layout import runs_root as runs_root
@@ -146,6 +146,31 @@ class StageContext:
     stages: tuple[str, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_run(name: str, what: str = "") -> Path:
+    """Return the folder of an existing run, export or merged checkpoint, by its name or path.
+
+    Args:
+        name: a run's name, or its folder.
+        what: recipe key that names the run, for the message.
+
+    Raises:
+        UserError: no such run; the message names the nearest.
+    """
+    with contextlib.suppress(UserError):  # of a name that no run can have
+        folder = run_folder(name)
+        if any((folder / file).is_file() for file in (layout.RECIPE, layout.CATALOGUE)):
+            return folder
+    names = sorted(path.parent.name for path in runs_root().glob(f"*/{layout.RECIPE}"))
+    hint = did_you_mean(name, names, "runs there")
+    where = f"{what}: " if what else ""
+    raise UserError(f"{where}no run named {name!r} under {runs_root()} ({hint})")
+
+
+def unfinished(run: Path) -> UserError:
+    """Return the error for a run without a finished sft stage."""
+    return UserError(f"{run}: no finished sft stage there; run `llmrec sft RECIPE` first")
 
 
 def read_manifest(run: Path, stage: str) -> dict[str, Any] | None:
@@ -271,10 +296,7 @@ def parent_of(recipe: Recipe) -> Path | None:
     """
     if recipe.parent is None:
         return None
-    parent = run_folder(recipe.parent)
-    if not (parent / layout.RECIPE).is_file():
-        raise UserError(f"parent: no run named {recipe.parent!r} under {runs_root()}")
-    return parent
+    return find_run(recipe.parent, "parent")
 
 
 def _take_from_parent(stage: Stage, key: str, recipe: Recipe, run: Path) -> bool:

@@ -21,7 +21,7 @@ from typer.exceptions import TyperException
 
 from llmrec import __version__
 from llmrec.errors import UserError
-from llmrec.pipeline import STAGES
+from llmrec.pipeline import LATER, STAGES
 
 # Defaults that silence other libraries; the user's environment has priority.
 QUIET = {
@@ -52,6 +52,10 @@ Shard = Annotated[
     typer.Option("--shard", help="Each process holds a part of the weights (FSDP2), not all of them."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")]
+RunOrRecipe = Annotated[
+    str,
+    typer.Argument(metavar="RUN|RECIPE", help="A finished run, whose own recipe then holds; or a recipe."),
+]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")]
 ModelName = Annotated[
     str | None, typer.Option(metavar="sft|dpo|grpo|base", help="Default: the run's best model.")
@@ -102,16 +106,16 @@ def run(
     _call("commands.stages", "run", recipe, overrides or [], until, dry_run, processes, shard)
 
 
-def _method_command(method: str) -> Callable[..., None]:
+def _stage_command(stage: str) -> Callable[..., None]:
     def command(recipe: RecipeName, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-        _call("commands.stages", "align", recipe, overrides or [], method, dry_run)
+        _call("commands.stages", "run", recipe, overrides or [], stage, dry_run)
 
     return command
 
 
-def _stage_command(stage: str) -> Callable[..., None]:
-    def command(recipe: RecipeName, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-        _call("commands.stages", "run", recipe, overrides or [], stage, dry_run)
+def _later_command(stage: str) -> Callable[..., None]:
+    def command(run: RunOrRecipe, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+        _call("commands.stages", "run_later", run, overrides or [], stage, dry_run)
 
     return command
 
@@ -144,9 +148,11 @@ def _sft(
 SPECIAL: dict[str, Callable[..., None]] = {"ids": _ids, "sft": _sft}
 """Commands of the stages that have additional options."""
 for _stage in STAGES:
-    _default = _method_command if _stage.is_alignment else _stage_command
+    _is_later = _stage.name in LATER
+    _default = _later_command if _is_later else _stage_command
     _command = SPECIAL.get(_stage.name) or _default(_stage.name)
-    app.command(_stage.name, help=f"{_stage.help} Runs the stages that it needs first.")(_command)
+    _extent = "Takes a finished run as it is, or runs" if _is_later else "Runs"
+    app.command(_stage.name, help=f"{_stage.help} {_extent} the stages that it needs first.")(_command)
 
 
 @app.command()
@@ -229,9 +235,16 @@ def items(
     retire: Annotated[
         str | None, typer.Option(metavar="ID,ID|FILE", help="Items that are no longer recommended.")
     ] = None,
+    find: Annotated[
+        str | None, typer.Option(metavar="WORDS", help="List only items with these words in title or id.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of items to list.")] = 20,
 ) -> None:
-    """Add items to a trained run's catalogue, or retire items, without training."""
-    _call("commands.items", "run", run, add, vectors, images, retire)
+    """List a trained run's items; with --add or --retire, change its catalogue without training."""
+    if add is None and vectors is None and images is None and retire is None:
+        _call("commands.list_items", "run", run, find, k)
+    else:
+        _call("commands.items", "run", run, add, vectors, images, retire, find)
 
 
 @app.command()

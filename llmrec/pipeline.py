@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 MODULES = (data, collaborative, ids, sft, pairs, dpo, grpo, decode, zero_shot, tasks, eval, report)
 STAGES: tuple[Stage, ...] = tuple(module.STAGE for module in MODULES)
 NAMES = tuple(stage.name for stage in STAGES)
+KEPT = ("data", "ids", "sft")
+"""Stages that commands on a finished run take as they are."""
+LATER = NAMES[NAMES.index("sft") + 1 :]
+"""Stages whose commands take a finished run."""
 
 
 def for_recipe(recipe: Recipe) -> tuple[Stage, ...]:
@@ -67,6 +71,7 @@ def execute(
     announce: Callable[[str, str], None] = lambda stage, word: None,
     workers: artifacts.Workers = artifacts.SINGLE_PROCESS,
     records: bool = True,
+    kept: Collection[str] = (),
 ) -> None:
     """Run a recipe's stages up to `until`; skip those that are done.
 
@@ -74,9 +79,10 @@ def execute(
         recipe: the resolved recipe.
         run: the run folder; it is created if missing.
         until: name of the last stage to run.
-        announce: called with a stage's name and `running`, `done`, or `skipped`.
+        announce: called with a stage's name and `running`, `done`, `skipped` or `kept`.
         workers: processes that train together.
         records: whether the recipe becomes the run's `recipe.yaml`; a preview leaves an existing one as it is.
+        kept: names of stages that are taken as they are in the run, whatever has changed since.
 
     Raises:
         UserError: an unknown stage, or a stage fails.
@@ -87,6 +93,9 @@ def execute(
         if records or not (run / layout.RECIPE).is_file():
             _record(recipe, run)
         for stage in stages_of(recipe, until):
+            if stage.name in kept:
+                announce(stage.name, "kept")
+                continue
             announce(stage.name, "running")
             ran = artifacts.run_stage(stage, recipe, run, workers, NAMES)
             announce(stage.name, "done" if ran else "skipped")
@@ -106,10 +115,12 @@ def _record(recipe: Recipe, run: Path) -> None:
         partial.write_bytes(text)
 
 
-def pending(recipe: Recipe, run: Path, until: str = "report") -> list[str]:
+def pending(recipe: Recipe, run: Path, until: str = "report", kept: Collection[str] = ()) -> list[str]:
     """Return the stages that `execute` would run. A stage that reads files of a pending stage is pending too."""
     pending: list[str] = []
     for stage in stages_of(recipe, until):
+        if stage.name in kept:
+            continue
         is_stale = any(read.stage.name in pending and read.is_read(recipe) for read in stage.inputs)
         if is_stale or not artifacts.would_skip(stage, recipe, run):
             pending.append(stage.name)

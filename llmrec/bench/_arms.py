@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from llmrec import artifacts, estimate, layout, pipeline
+from llmrec import artifacts, estimate, pipeline
 from llmrec.artifacts import Stage
 from llmrec.config import Recipe, Section, load_recipe, load_run_recipe
 from llmrec.errors import UserError
@@ -158,10 +158,7 @@ def plan_runs(file: ArmsFile, path: Path) -> list[ArmRun]:
 
 
 def _recipe_of_run(name: str) -> Recipe:
-    folder = artifacts.run_folder(name)
-    if not (folder / layout.RECIPE).is_file():
-        raise UserError(f"parent: no run named {name!r} under {artifacts.runs_root()}")
-    return load_run_recipe(folder)
+    return load_run_recipe(artifacts.find_run(name, "parent"))
 
 
 def _plan_run(

@@ -14,6 +14,7 @@ import torch
 
 from llmrec import layout
 from llmrec.catalogue.item_trie import ItemTrie
+from llmrec.catalogue.lookup import unknown_item
 from llmrec.catalogue.overlay import build_overlay, item_paths
 from llmrec.catalogue.trie import ROOT, Trie
 from llmrec.errors import UserError
@@ -227,12 +228,14 @@ class Catalogue:
         """The compact token of each level's code 0."""
         return np.cumsum([0, *self.trie.codes[:-1]])
 
+    def first_unknown(self, items: Sequence[str]) -> str | None:
+        """Return the first of some items that is not in the catalogue; retired items are in it."""
+        return next((i for i in items if i not in self.index and i not in self.retired_tokens), None)
+
     def _check(self, items: Sequence[str], what: str) -> None:
-        unknown = next(
-            (item for item in items if item not in self.index and item not in self.retired_tokens), None
-        )
+        unknown = self.first_unknown(items)
         if unknown is not None:
-            raise UserError(f"{what}: item {unknown[:60]!r} is not in the catalogue")
+            raise unknown_item(what, unknown, self.items)
 
 
 @dataclass(frozen=True)

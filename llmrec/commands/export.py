@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from llmrec import assets, layout
-from llmrec.commands.inspect import find_run
+from llmrec.artifacts import find_run
 from llmrec.commands.merge import atomic_folder, check_dest
 from llmrec.config import Recipe, load_run_recipe
 from llmrec.errors import UserError

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llmrec import assets
+from llmrec.artifacts import find_run
 from llmrec.commands import stages
-from llmrec.commands.inspect import find_run
 from llmrec.errors import UserError
 
 

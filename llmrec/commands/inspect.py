@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 from pydantic import ValidationError
 
-from llmrec import artifacts, assets, config, layout
+from llmrec import assets, config
+from llmrec.artifacts import find_run
 from llmrec.commands.stages import resolve, run_stages
 from llmrec.config import EvalConfig, EvalTask, Recipe, TaskConfig
-from llmrec.errors import UserError, did_you_mean
+from llmrec.errors import UserError
 from llmrec.files import write_json
 from llmrec.models.supported import check_local
 from llmrec.train.alignment.rewards import load_reward
@@ -150,20 +151,6 @@ def recommend(run: str, user: str | None, history: str | None, k: int, model: st
         print(f"{rank:>4}  {title:<{width}}  {row.score:>8.3f}  {row.item_id}")
     if len(rows) < k:
         print(f"{len(rows)} of {k}: the catalogue has no more items outside the history")
-
-
-def find_run(run: str) -> Path:
-    """Return the folder of an existing run, export or merged checkpoint.
-
-    Raises:
-        UserError: no such run; the message names the nearest.
-    """
-    folder = artifacts.run_folder(run)
-    if not any((folder / name).is_file() for name in (layout.RECIPE, layout.CATALOGUE)):
-        names = sorted(path.parent.name for path in artifacts.runs_root().glob(f"*/{layout.RECIPE}"))
-        hint = did_you_mean(run, names, "runs there")
-        raise UserError(f"no run named {run!r} under {artifacts.runs_root()} ({hint})")
-    return folder
 
 
 def compare(

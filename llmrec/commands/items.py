@@ -14,7 +14,7 @@ import polars as pl
 from llmrec import artifacts, layout
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.changes import Changes, no_changes, read_changes, write_changes
-from llmrec.commands.inspect import find_run
+from llmrec.catalogue.lookup import unknown_item
 from llmrec.config import load_run_recipe
 from llmrec.data import read
 from llmrec.data.attributes import read_items
@@ -32,7 +32,14 @@ SHOWN = 5
 LIST_SEPARATOR = "|"
 
 
-def run(name: str, add: Path | None, vectors: Path | None, images: Path | None, retire: str | None) -> None:
+def run(
+    name: str,
+    add: Path | None,
+    vectors: Path | None,
+    images: Path | None,
+    retire: str | None,
+    find: str | None = None,
+) -> None:
     """Add items to a trained run's catalogue, retire others, and print how well the codebooks fit new items.
 
     Args:
@@ -41,17 +48,18 @@ def run(name: str, add: Path | None, vectors: Path | None, images: Path | None, 
         vectors: vectors of the new items, if the run's IDs were made from the user's own vectors.
         images: image vectors of the new items, if the run's IDs were made from such.
         retire: item ids separated by commas, or a file with one id per line.
+        find: the option of the list, which does not go with a change.
 
     Raises:
-        UserError: nothing to do, a run without a finished sft stage, or invalid files or ids.
+        UserError: options that do not go together, a run without a finished sft stage, or invalid files or ids.
     """
-    if add is None and retire is None:
-        raise UserError("items: give --add FILE, or --retire ID,ID")
     if add is None and (vectors or images):
         raise UserError("items: --vectors and --images belong to the items of --add, which is not given")
-    folder = find_run(name)
+    if find is not None:
+        raise UserError("items: --find lists items; give it without --add and --retire")
+    folder = artifacts.find_run(name)
     if not (folder / layout.manifest("sft")).is_file():
-        raise UserError(f"{folder}: no finished sft stage there; run `llmrec sft RECIPE` first")
+        raise artifacts.unfinished(folder)
     with artifacts.lock(folder):
         catalogue = Catalogue.load(folder / BASE, as_trained=True)
         changes = read_changes(folder, catalogue.items) or no_changes()
@@ -60,7 +68,7 @@ def run(name: str, add: Path | None, vectors: Path | None, images: Path | None, 
             vector_files = {name: path for name, path in files.items() if path is not None}
             changes = _add(folder, catalogue, changes, add, vector_files)
         if retire is not None:
-            changes = _retire(catalogue, changes, _ids(retire))
+            changes = _retire(catalogue, changes, _ids(retire), folder.name)
         count = catalogue.with_changes(changes).count
         write_changes(folder, catalogue.items, changes)
     print(
@@ -137,11 +145,11 @@ def _print_distances(rows: pl.DataFrame) -> None:
         print(f"  far off: {row['item_id']}  {row['title'][:60]}  ({row['distance']:.3f})")
 
 
-def _retire(catalogue: Catalogue, changes: Changes, items: list[str]) -> Changes:
+def _retire(catalogue: Catalogue, changes: Changes, items: list[str], name: str) -> Changes:
     registered = {*catalogue.items, *changes.added["item_id"]}
     unknown = next((item for item in items if item not in registered), None)
     if unknown is not None:
-        raise UserError(f"--retire: item {unknown[:60]!r} is not in the catalogue")
+        raise unknown_item("--retire", unknown, sorted(registered), run=name)
     retired = list(dict.fromkeys([*changes.retired, *items]))
     print(f"{len(retired) - len(changes.retired)} items retired")
     return replace(changes, retired=retired)

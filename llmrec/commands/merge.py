@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmrec import layout
-from llmrec.commands.inspect import find_run
+from llmrec.artifacts import find_run
 from llmrec.errors import UserError
 
 

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from llmrec import artifacts, estimate, layout, pipeline
+from llmrec import artifacts, assets, estimate, layout, pipeline
 from llmrec.artifacts import SINGLE_PROCESS, Workers
-from llmrec.config import Recipe, load_recipe, validate
-from llmrec.errors import UserError
+from llmrec.config import Recipe, load_recipe, load_recipe_of_run, validate
+from llmrec.errors import UserError, did_you_mean
 from llmrec.files import read_json
 
 
@@ -42,30 +42,104 @@ def run(
     _run_or_plan(recipe, folder, until, dry_run, Workers(processes, shard))
 
 
-def align(name: str, overrides: list[str], method: str, dry_run: bool) -> None:
-    """Run a recipe with an alignment method added to its `align`, up to the report with the gate's verdict.
+def run_later(name: str, overrides: list[str], until: str, dry_run: bool) -> None:
+    """Run a stage after SFT on a finished run, or on a recipe's run.
+
+    A command of an alignment method adds it to the recipe's `align`, and ends with the report and the gate's verdict.
+
+    Args:
+        name: a finished run's name or folder, whose own recipe then holds; or a recipe.
+        overrides: `key=value` texts; `run=NAME` writes to another run.
+        until: name of the stage.
+        dry_run: only print the plan.
 
     Raises:
-        UserError: the recipe is invalid, or a stage fails.
+        UserError: neither run nor recipe has the name, an override is invalid, or a stage fails.
     """
-    recipe, folder = resolve(name, overrides)
-    if method not in recipe.align:
-        recipe = validate(Recipe, recipe.model_dump(mode="json") | {"align": [*recipe.align, method]}, name)
-    _run_or_plan(recipe, folder, "report", dry_run)
+    recipe, folder, kept = resolve_run(name, overrides)
+    is_alignment = next(stage for stage in pipeline.STAGES if stage.name == until).is_alignment
+    if is_alignment and until not in recipe.align:
+        recipe = validate(Recipe, recipe.model_dump(mode="json") | {"align": [*recipe.align, until]}, name)
+    _run_or_plan(recipe, folder, "report" if is_alignment else until, dry_run, kept=kept)
+
+
+def resolve_run(name: str, overrides: list[str]) -> tuple[Recipe, Path, tuple[str, ...]]:
+    """Return a recipe, its run folder, and the stages to take as they are: those of a finished run, or of a recipe.
+
+    A finished run goes before a shipped recipe of its name, unless `run=NAME` is given. With `run=NAME`, a finished
+    run is the parent of a new one.
+
+    Raises:
+        UserError: neither run nor recipe has the name, or an override is invalid.
+    """
+    new = [text for text in overrides if text.startswith("run=")]
+    others = [text for text in overrides if text not in new]
+    is_recipe = name.endswith((".yaml", ".yml")) or name in assets.names("recipes")
+    finished = None if name.endswith((".yaml", ".yml")) else _finished_run(name, is_recipe)
+    if finished is None or (new and is_recipe):
+        return *resolve(name, overrides), ()
+    if new:
+        recipe = load_recipe_of_run(finished, [f"parent={finished}", *others])
+        return recipe, artifacts.run_folder(new[-1].removeprefix("run=")), ()
+    if is_recipe:
+        print(f"{finished}: with the run's own recipe; run=NAME takes the recipe {name}", file=sys.stderr)
+    recipe = load_recipe_of_run(finished, others)
+    _check_kept(recipe, finished, [text.partition("=")[0] for text in others])
+    return recipe, finished, pipeline.KEPT
+
+
+def _finished_run(name: str, is_recipe: bool) -> Path | None:
+    """Return the folder of a run with a finished sft stage; None if there is none, but a recipe of that name."""
+    try:
+        folder = artifacts.find_run(name)
+    except UserError:
+        if is_recipe:
+            return None
+        runs = [path.parent.name for path in artifacts.runs_root().glob(f"*/{layout.RECIPE}")]
+        hint = did_you_mean(name, sorted({*runs, *assets.names("recipes")}))
+        raise UserError(f"no run and no recipe named {name!r} ({hint})") from None
+    if artifacts.read_manifest(folder, "sft") is not None:
+        return folder
+    if is_recipe:
+        return None
+    raise artifacts.unfinished(folder)
+
+
+def _check_kept(recipe: Recipe, run: Path, keys: list[str]) -> None:
+    """Raise a UserError for an override of a stage that a command on a finished run takes as it is."""
+    kept = [stage for stage in pipeline.STAGES if stage.name in pipeline.KEPT]
+    # SFT may choose its weights by lists that mask seen items; other lists of these weights can still be decoded.
+    fixed = {"seed", *(key for stage in kept for key in stage.keys(recipe) if not key.startswith("decode."))}
+    for key in keys:
+        if any(f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.") for name in fixed):
+            command = shlex.join(["llmrec", "run", str(run / layout.RECIPE), f"{key}=…", "run=NAME"])
+            raise UserError(
+                f"{key}: {run.name} is trained, and its data, IDs and SFT stay as they are; train another: {command}"
+            )
 
 
 def _run_or_plan(
-    recipe: Recipe, folder: Path, until: str, dry_run: bool, workers: Workers = SINGLE_PROCESS
+    recipe: Recipe,
+    folder: Path,
+    until: str,
+    dry_run: bool,
+    workers: Workers = SINGLE_PROCESS,
+    kept: tuple[str, ...] = (),
 ) -> None:
     if dry_run:
-        _show_plan(recipe, folder, until)
+        _show_plan(recipe, folder, until, kept)
     else:
-        run_stages(recipe, folder, until, workers)
+        run_stages(recipe, folder, until, workers, kept=kept)
         _show_results(folder, until)
 
 
 def run_stages(
-    recipe: Recipe, folder: Path, until: str, workers: Workers = SINGLE_PROCESS, records: bool = True
+    recipe: Recipe,
+    folder: Path,
+    until: str,
+    workers: Workers = SINGLE_PROCESS,
+    records: bool = True,
+    kept: tuple[str, ...] = (),
 ) -> None:
     """Print an estimate of the pending stages' cost, then run them up to `until`.
 
@@ -75,30 +149,31 @@ def run_stages(
         until: name of the last stage to run.
         workers: processes that train together.
         records: whether the recipe becomes the run's `recipe.yaml`.
+        kept: names of stages that are taken as they are in the run.
     """
-    pending, plan = _plan(recipe, folder, until)
+    pending, plan = _plan(recipe, folder, until, kept)
     for line in [plan.summary(), *plan.load_notice(), *plan.shortages(folder)] if pending else []:
         print(f"{folder}: {line}", file=sys.stderr)
     names = [stage.name for stage in pipeline.stages_of(recipe, until)]
 
     def estimate_again() -> None:
-        left, counted = _plan(recipe, folder, until)
+        left, counted = _plan(recipe, folder, until, kept)
         if left:
             print(f"{folder}: {counted.summary()}", file=sys.stderr)
 
     announcer = _Announcer(pending, names, estimate_again)
-    pipeline.execute(recipe, folder, until, announcer, workers, records)
+    pipeline.execute(recipe, folder, until, announcer, workers, records, kept)
 
 
-def _plan(recipe: Recipe, folder: Path, until: str) -> tuple[list[str], estimate.Plan]:
+def _plan(recipe: Recipe, folder: Path, until: str, kept: tuple[str, ...]) -> tuple[list[str], estimate.Plan]:
     """Return the names of the pending stages, and the plan with their cost."""
-    pending = pipeline.pending(recipe, folder, until)
+    pending = pipeline.pending(recipe, folder, until, kept)
     stages = [stage for stage in pipeline.stages_of(recipe, until) if stage.name in pending]
     return pending, estimate.plan(recipe, folder, stages)
 
 
-def _show_plan(recipe: Recipe, folder: Path, until: str) -> None:
-    pending, plan = _plan(recipe, folder, until)
+def _show_plan(recipe: Recipe, folder: Path, until: str, kept: tuple[str, ...]) -> None:
+    pending, plan = _plan(recipe, folder, until, kept)
     print(f"{recipe.name} → {folder}")
     for stage in (stage.name for stage in pipeline.stages_of(recipe, until)):
         state = f"pending   {estimate.format_duration(plan.seconds[stage])}" if stage in pending else "done"
@@ -125,7 +200,7 @@ class _Announcer:
             if stage == "data":
                 self.sizes_known()
         else:
-            self._print(stage, "done before, skipped")
+            self._print(stage, "as it is" if state == "kept" else "done before, skipped")
 
     def _print(self, stage: str, text: str) -> None:
         number = self.names.index(stage) + 1

@@ -24,7 +24,14 @@ from llmrec.config.decoding import (
     ZeroShotConfig,
 )
 from llmrec.config.ids import EncoderConfig, FusionConfig, IdsConfig
-from llmrec.config.recipe import Recipe, load_recipe, load_run_recipe, recipe_tree, with_suite
+from llmrec.config.recipe import (
+    Recipe,
+    load_recipe,
+    load_recipe_of_run,
+    load_run_recipe,
+    recipe_tree,
+    with_suite,
+)
 from llmrec.config.section import Fraction, Model, Positive, Section, validate
 from llmrec.config.training import (
     ALL_LINEAR,
@@ -77,6 +84,7 @@ __all__ = [
     "TrainingConfig",
     "ZeroShotConfig",
     "load_recipe",
+    "load_recipe_of_run",
     "load_run_recipe",
     "recipe_tree",
     "validate",

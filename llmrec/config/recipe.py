@@ -134,6 +134,24 @@ def load_run_recipe(run: Path) -> Recipe:
     return validate(Recipe, upgrade(read_yaml(path)), str(path), finished=True)
 
 
+def load_recipe_of_run(run: Path, overrides: list[str]) -> Recipe:
+    """Load the recipe of a finished run to run stages of it again, and apply `key=value` overrides.
+
+    Another `eval.suite` replaces the values that it gives; those in the run's recipe come from the former suite.
+
+    Raises:
+        UserError: names every unknown key and every bad value, or the user's own code is missing.
+    """
+    path = run / layout.RECIPE
+    tree = overridden(upgrade(read_yaml(path)), overrides)
+    keys = {text.partition("=")[0] for text in overrides}
+    if "eval.suite" in keys and isinstance(tree["eval"]["suite"], str):
+        suite = read_yaml(assets.find("eval/suites", tree["eval"]["suite"]))
+        replaced = {key for key in suite if f"eval.{key}" not in keys}
+        tree["eval"] = {key: value for key, value in tree["eval"].items() if key not in replaced}
+    return validate(Recipe, with_suite(tree), str(path))
+
+
 def recipe_tree(name: str, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
     """Return a recipe's file, and its keys with overrides applied, before validation.
 

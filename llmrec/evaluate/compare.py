@@ -179,7 +179,7 @@ def _read(run: Path, split: str) -> _Evaluated:
 
 def _metrics(run: Path) -> Any:
     if not (run / layout.METRICS).is_file():
-        raise UserError(f"run {run.name}: is not evaluated yet; run `llmrec eval` on its recipe first")
+        raise UserError(f"run {run.name}: is not evaluated yet; run `llmrec eval {run.name}` first")
     return read_json(run / layout.METRICS)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from llmrec.artifacts import run_folder
+from llmrec.artifacts import find_run
 from llmrec.catalogue.item_mask import ItemMask, build_item_mask
 from llmrec.catalogue.prefix_mass import CollaborativePrior
 from llmrec.catalogue.registry import find_catalogue
@@ -22,7 +22,7 @@ from llmrec.decode import batches, reference, score_candidates
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.scoring import Scoring
 from llmrec.decode.top_k import TopK
-from llmrec.errors import UserError
+from llmrec.errors import UserError, nearest_name
 from llmrec.ids.load import code_vectors
 from llmrec.recommend import rerank
 from llmrec.recommend.trained_run import TrainedRun
@@ -295,7 +295,10 @@ def load_history(run: str | Path, user: str) -> list[str]:
     Raises:
         UserError: the data has no such user.
     """
-    rows = load_interactions(run_folder(str(run))).filter(pl.col("user_id") == user)
+    interactions = load_interactions(find_run(str(run)))
+    rows = interactions.filter(pl.col("user_id") == user)
     if rows.is_empty():
-        raise UserError(f"user {user!r} is not in this run's data")
+        near = nearest_name(user, interactions["user_id"].unique(maintain_order=True).to_list())
+        hint = f" (did you mean {near!r}?)" if near else ""
+        raise UserError(f"user {user!r} is not in this run's data{hint}")
     return rows["item_id"].to_list()

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmrec import layout
-from llmrec.artifacts import run_folder
+from llmrec.artifacts import find_run, unfinished
 from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.lookup import unknown_item
 from llmrec.catalogue.registry import register_catalogue, reload_catalogue
 from llmrec.data.examples import load_items
 from llmrec.errors import UserError
@@ -64,8 +65,8 @@ class TrainedRun:
             UserError: no such run, its sft stage is not done, files of `base/` that are missing or broken, or a
                 template that asks for item texts, of which there are none.
         """
-        folder = run_folder(str(run)).resolve()
-        base = _base(folder)
+        folder = find_run(str(run)).resolve()
+        base = base_folder(folder)
         name = register_catalogue(base)
         catalogue = Catalogue.load(base, as_trained) if as_trained else reload_catalogue(name)
         texts = _texts(folder, base)
@@ -87,7 +88,7 @@ class TrainedRun:
     @property
     def base(self) -> Path:
         """The folder `base/`, or the merged checkpoint itself."""
-        return _base(self.folder)
+        return base_folder(self.folder)
 
     @cached_property
     def adapters(self) -> dict[str, Path]:
@@ -160,8 +161,15 @@ class TrainedRun:
         for history in histories:
             if not history:
                 raise UserError("the history is empty: give at least one item id")
-            self.catalogue.indices(history, "history")
+            self._check_known(history, "history")
         return [self.encoder.prompt(self.template, history) for history in histories]
+
+    def _check_known(self, items: Sequence[str], what: str) -> None:
+        """Raise a UserError for the first item that is not in the catalogue; `what` names the list."""
+        unknown = self.catalogue.first_unknown(items)
+        if unknown is not None:
+            titles = {item: fields["title"] for item, fields in self.texts.items() if "title" in fields}
+            raise unknown_item(what, unknown, self.catalogue.items, titles, self.folder.name)
 
     def allow_and_deny_lists(
         self,
@@ -177,6 +185,9 @@ class TrainedRun:
         """
         if any(row is not None and not len(row) for row in allow or []):
             raise UserError("an allow-list is empty: nothing may be recommended")
+        for name, rows in (("allow", allow), ("deny", deny)):
+            for row in rows or ():
+                self._check_known(row or (), name)
         index = self.catalogue.indices
         allowed = None if allow is None else [None if row is None else index(row, "allow") for row in allow]
         denied = [index(row, "deny") for row in deny or [()] * len(histories)]
@@ -186,12 +197,16 @@ class TrainedRun:
         return allowed, denied
 
 
-def _base(folder: Path) -> Path:
-    """The base of a finished run, an export or a merged checkpoint, which is its own."""
+def base_folder(folder: Path) -> Path:
+    """Return the base of a finished run or export; a merged checkpoint is its own base.
+
+    Raises:
+        UserError: the run's sft stage is not done.
+    """
     if (folder / layout.CATALOGUE).is_file():
         return folder
     if not (folder / layout.manifest("sft")).is_file() and not (folder / layout.EXPORT).is_file():
-        raise UserError(f"{folder}: no finished sft stage there; run `llmrec sft RECIPE` first")
+        raise unfinished(folder)
     return folder / BASE
 
 

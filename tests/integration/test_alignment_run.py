@@ -181,9 +181,11 @@ def test_the_method_of_a_command_is_added_to_align(shop, monkeypatch):
     monkeypatch.chdir(shop[0])
     seen = []
     monkeypatch.setattr(
-        stages, "_run_or_plan", lambda recipe, folder, until, dry: seen.append((recipe.align, until))
+        stages, "_run_or_plan", lambda recipe, _, until, dry, kept: seen.append((recipe.align, until, kept))
     )
-    stages.align("recipe.yaml", [], "dpo", False)
-    stages.align("recipe.yaml", ["align=[grpo]"], "dpo", True)
-    stages.align("recipe.yaml", ["align=[grpo]"], "grpo", True)
-    assert seen == [(["dpo"], "report"), (["grpo", "dpo"], "report"), (["grpo"], "report")]
+    stages.run_later("recipe.yaml", [], "dpo", False)
+    stages.run_later("recipe.yaml", ["align=[grpo]"], "dpo", True)
+    stages.run_later("recipe.yaml", ["align=[grpo]"], "grpo", True)
+    stages.run_later("shop", [], "grpo", True)
+    methods = [(["dpo"], ()), (["grpo", "dpo"], ()), (["grpo"], ()), (["grpo"], ("data", "ids", "sft"))]
+    assert seen == [(methods, "report", kept) for methods, kept in methods]

@@ -1,10 +1,12 @@
 """The real command line on the small shop of `tests/shop.py`, from a CSV to recommendations."""
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 from shop import CARD
 
 from llmrec.cli import main
@@ -62,6 +64,43 @@ def test_other_cutoffs_retrain_nothing(capsys):
     assert main(["run", "recipe.yaml"]) == 0
 
 
+def test_a_finished_run_is_evaluated_by_its_own_recipe_and_never_trained(capsys, monkeypatch):
+    assert main(["run", "recipe.yaml", "run=own", "parent=shop", "decode.width=7"]) == 0
+    trained = Path("runs/own/base/model.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    log = Path("log.csv").read_text()
+    Path("log.csv").write_text(log + "u1,i1,99\n")  # what `llmrec run` would train again for
+    try:
+        assert main(["eval", "own", "eval.k=[2]", "decode.mask_seen=false"]) == 0
+        shown = capsys.readouterr()
+        assert "NDCG@2" in shown.out and "sft           as it is" in shown.err
+        assert main(["report", "runs/own"]) == 0
+        assert "decode        done before, skipped" in capsys.readouterr().err
+    finally:
+        Path("log.csv").write_text(log)
+    assert Path("runs/own/base/model.safetensors").stat().st_mtime_ns == trained
+    recipe = yaml.safe_load(Path("runs/own/recipe.yaml").read_text())
+    assert (recipe["decode"]["width"], recipe["decode"]["mask_seen"], recipe["eval"]["k"]) == (7, False, [2])
+    assert main(["decode", "own", "decode.width=9", "run=wider", "--dry-run"]) == 0
+    assert "sft           done" in capsys.readouterr().out and not Path("runs/wider").exists()
+
+
+def test_a_run_goes_before_a_shipped_recipe_of_its_name(capsys):
+    assert main(["run", "recipe.yaml", "run=quickstart", "parent=shop"]) == 0
+    capsys.readouterr()
+    assert main(["decode", "quickstart", "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    assert "shop → runs/quickstart" in shown.out and "with the run's own recipe" in shown.err
+    assert main(["decode", "quickstart", "run=mine", "--dry-run"]) == 0
+    assert "quickstart → runs/mine" in capsys.readouterr().out
+    shutil.rmtree("runs/quickstart/sft")
+    assert main(["decode", "quickstart", "--dry-run"]) == 0
+    assert "quickstart → runs/quickstart" in capsys.readouterr().out
+    shutil.move("runs/quickstart", "runs/unfinished")
+    assert main(["decode", "unfinished"]) == 2
+    assert "no finished sft stage there" in capsys.readouterr().err
+
+
 def test_recommendations_come_with_titles_and_leave_out_the_history(capsys):
     assert main(["recommend", "shop", "--history", "i1,i2,i3", "-k", "4"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
@@ -76,8 +115,18 @@ def test_recommendations_come_with_titles_and_leave_out_the_history(capsys):
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["recommend", "shop", "--user", "u999"], "'u999'"),
-        (["recommend", "shop", "--history", "i1,nothing"], "'nothing'"),
+        (["recommend", "shop", "--user", "U7"], "user 'U7' is not in this run's data (did you mean 'u7'?)"),
+        (
+            ["recommend", "shop", "--history", "i1,nothing"],
+            "history: item 'nothing' is not in the catalogue (search by title: llmrec items shop --find WORDS)",
+        ),
+        (["recommend", "shop", "--history", "thing 7"], "did you mean 'i7', Thing 7?"),
+        (["items", "shp"], "no run named 'shp' under runs (did you mean 'shop'?)"),
+        (["eval", "shp"], "no run and no recipe named 'shp' (did you mean 'shop'?)"),
+        (["eval", "shop", "sft.lr=1"], "sft.lr: shop is trained, and its data, IDs and SFT stay as they are"),
+        (["decode", "shop", "data={card: x}"], "data: shop is trained"),
+        (["grpo", "shop", "seed=1"], "seed: shop is trained"),
+        (["eval", "shop", "eval.kk=[1]"], "unknown key 'eval.kk'"),
         (["recommend", "shop", "--history", ","], "history is empty"),
         (["recommend", "shp", "--user", "u1"], "did you mean 'shop'"),
         (["compare", "shop", "shop", "--split", "valid"], "valid"),

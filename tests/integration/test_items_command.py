@@ -129,12 +129,29 @@ def test_a_retired_item_comes_back_under_its_own_semantic_id(grown):
     assert {row.item_id for row in after.recommend(["i1"], k=2, allow=RETIRED)} == set(RETIRED)
 
 
+def test_items_are_listed_and_found_by_title(grown):
+    run, _ = grown
+    done = small_shop.run(run.parents[1], "items", "grown", "-k", "3")
+    head, *rows, rest = done.stdout.splitlines()
+    assert head.split() == ["item", "title", "chosen"] and len(rows) == 3
+    counts = pl.read_parquet(run / "data/interactions.parquet").filter(pl.col("split") == "train")
+    most = counts.group_by(pl.col("item_id").cast(pl.String)).len().sort("len", descending=True).head(3)
+    assert [int(row.split()[-1]) for row in rows] == most["len"].to_list()
+    assert rest == "3 of 140: -k 140 shows all; --find WORDS searches by title"
+    done = small_shop.run(run.parents[1], "items", "grown", "--find", "NOVELTY n7")
+    shown = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert [row[0] for row in shown] == ["n7", *(f"n{number}" for number in range(70, 80))]
+    assert shown[0] == ["n7", "Novelty", "&", "n7", "0", "retired"] and shown[1][-1] == "added"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "give --add FILE, or --retire"),
-        (["--vectors", "new.npy"], "which is not given|give --add FILE"),
+        (["--vectors", "new.npy"], "which is not given"),
+        (["--retire", "i1", "--find", "thing"], "--find lists items; give it without --add and --retire"),
+        (["--find", "nowhere"], "no item of grown has 'nowhere' in its title or id"),
         (["--retire", "nobody"], "--retire: item 'nobody' is not in the catalogue"),
+        (["--retire", "i333"], "did you mean 'i33'. search by title: llmrec items grown --find WORDS"),
         (["--retire", " , "], "--retire: no item ids"),
         (["--add", "no.jsonl"], "no such file: no.jsonl"),
         (["--add", "new.jsonl", "--vectors", "new.npy"], "item 'n60' is in the catalogue already"),

@@ -1,0 +1,69 @@
+"""Finds items by id or title: for messages about unknown items, and for `llmrec items RUN --find`."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from llmrec.errors import UserError, nearest_name
+
+LONGEST = 60
+"""Number of characters of an id or title that a message shows."""
+
+
+def unknown_item(
+    what: str, item: str, items: Sequence[str], titles: Mapping[str, str] | None = None, run: str = "RUN"
+) -> UserError:
+    """Return the error for an item that is not in a catalogue; it names the nearest item.
+
+    Args:
+        what: where the item was given, such as `history`.
+        item: the unknown id, or a title that was given in its place.
+        items: ids of the catalogue.
+        titles: item id → title, if the items have titles.
+        run: name of the run, for the command that searches the titles.
+    """
+    titles = titles or {}
+    near = next(iter(find_items(item, titles, near=False)), None) or nearest_name(item, items)
+    hint = ""
+    if near is not None:
+        title = titles.get(near, near)
+        hint = f"did you mean {near!r}{f', {title[:LONGEST]}' if title != near else ''}? "
+    return UserError(
+        f"{what}: item {item[:LONGEST]!r} is not in the catalogue "
+        f"({hint}search by title: llmrec items {run} --find WORDS)"
+    )
+
+
+def find_items(words: str, titles: Mapping[str, str], near: bool = True) -> list[str]:
+    """Return the items whose title or id contains all words, the closest titles first.
+
+    Case and accents make no difference.
+
+    Args:
+        words: words, separated by spaces.
+        titles: item id → title; items that match equally well keep this order.
+        near: whether, if no item has all words, each word counts as the nearest word of the titles.
+    """
+    plain = {item: _plain(f"{title} {item}") for item, title in titles.items()}
+    wanted = _plain(words).split()
+    if not wanted:
+        return []
+    found = [item for item, text in plain.items() if all(word in text for word in wanted)]
+    if near and not found:
+        known = {part for text in plain.values() for part in text.split()}
+        wanted = [nearest_name(word, sorted(known)) or word for word in wanted]
+        found = [item for item, text in plain.items() if all(word in text for word in wanted)]
+    query = " ".join(wanted)
+
+    def distance(item: str) -> tuple[bool, bool]:
+        return _plain(titles[item]) != query and item != words, not plain[item].startswith(query)
+
+    return sorted(found, key=distance)
+
+
+def _plain(text: str) -> str:
+    """Return a text without accents and differences of case, its words separated by one space."""
+    decomposed = unicodedata.normalize("NFKD", text)
+    bare = "".join(char for char in decomposed if not unicodedata.combining(char))
+    return " ".join(bare.casefold().split())

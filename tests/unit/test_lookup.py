@@ -1,0 +1,54 @@
+"""Items are found by words of their titles, and unknown names are answered with the nearest known one."""
+
+import pytest
+
+from llmrec.catalogue.lookup import find_items, unknown_item
+from llmrec.errors import COMPARED, nearest_name
+
+TITLES = {
+    "50": "Star Wars (1977)",
+    "181": "Return of the Jedi (1983)",
+    "271": "Starship Troopers (1997)",
+    "9": "Amélie",
+    "11": "War of the Stars",
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("star wars", ["50"]),
+        ("WAR star", ["50", "11"]),
+        ("stra wars", ["50"]),
+        ("amelie", ["9"]),
+        ("271", ["271"]),
+        ("of the", ["181", "11"]),
+        ("war of the stars", ["11"]),
+        ("zzz", []),
+        (" ", []),
+    ],
+)
+def test_items_are_found_by_all_words_without_case_accents_or_small_mistakes(words, found):
+    assert find_items(words, TITLES) == found
+
+
+def test_closer_titles_come_first():
+    titles = {"1": "A war film", "2": "War films of the world", "3": "war"}
+    assert find_items("war", titles) == ["3", "2", "1"]
+
+
+def test_an_unknown_item_is_answered_with_the_nearest_title_or_id():
+    told = str(unknown_item("history", "star wars", list(TITLES), TITLES, "films"))
+    assert told == (
+        "history: item 'star wars' is not in the catalogue "
+        "(did you mean '50', Star Wars (1977)? search by title: llmrec items films --find WORDS)"
+    )
+    assert "(did you mean 'B00123'? " in str(unknown_item("deny", "b00123", ["B00122", "B00123"]))
+    assert "did you mean" not in str(unknown_item("deny", "q", ["B00122"]))
+
+
+def test_the_nearest_of_many_names_is_found_in_bounded_time():
+    names = [f"{letter}{number:06d}" for letter in "abc" for number in range(COMPARED)]
+    assert str(nearest_name("b00012x", names)).startswith("b0")
+    assert nearest_name(" C000123", names) == "c000123"
+    assert nearest_name("zzz", names) is None
