@@ -212,12 +212,13 @@ def _show_results(folder: Path, until: str) -> None:
     if until not in ("eval", "report"):
         return
     from llmrec.evaluate import gate
-    from llmrec.report import tables
+    from llmrec.report import tables, verdict
     from llmrec.screen import show
 
     metrics = read_json(folder / layout.METRICS)
     for split in metrics["protocol"]["splits"]:
         show(tables.metrics_table(metrics, split))
+    print("\n".join(verdict.summary(folder)))
     for line in gate.sentences(read_json(folder / layout.GATE)) if (folder / layout.GATE).is_file() else []:
         print(f"gate: {line}")
     if until == "report":

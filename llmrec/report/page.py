@@ -18,7 +18,6 @@ from llmrec import layout
 from llmrec.artifacts import read_manifest
 from llmrec.assets import last_part
 from llmrec.config.former_keys import upgrade
-from llmrec.config.registry import SYSTEMS
 from llmrec.data.examples import load_items
 from llmrec.evaluate.lists import is_baseline
 from llmrec.evaluate.summary import order_systems
@@ -28,14 +27,9 @@ from llmrec.metrics.metric import metric_title
 from llmrec.report.plots import Bar, code_tree, grouped_bars, line_chart, usage_chart
 from llmrec.report.showcase import draw_users
 from llmrec.report.training_curves import alignment, shown_model
+from llmrec.report.verdict import advice, judge, shown_cutoff, shown_split, system_titles
 from llmrec.yaml_files import read_yaml
 
-TITLES = {
-    "sft": "SFT model",
-    "dpo": "DPO model",
-    "grpo": "GRPO model",
-    "zero_shot": "untuned base",
-}
 SLICES = {
     "history_length": "length of the history, in items",
     "item_frequency": "training interactions of the target",
@@ -58,12 +52,12 @@ def render(run: Path, stages: Sequence[str]) -> str:
     """
     metrics = read_json(run / layout.METRICS)
     protocol = metrics["protocol"]
-    split = "test" if "test" in protocol["splits"] else protocol["splits"][0]
+    split, k = shown_split(protocol), shown_cutoff(protocol)
     systems = order_systems(metrics[split])
-    titles = _titles(systems, protocol)
+    titles = system_titles(systems, protocol)
     models = [name for name in systems if not is_baseline(name)]
     shown = shown_model(run, models)
-    k = 10 if 10 in protocol["k"] else max(protocol["k"])
+    verdicts = {model: judge(metrics, split, model, f"ndcg@{k}", titles) for model in models}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -86,7 +80,8 @@ def render(run: Path, stages: Sequence[str]) -> str:
         k=k,
         systems=[{"name": name, "title": titles[name], "style": f"s{i}"} for i, name in enumerate(systems)],
         models=models,
-        verdicts=[_verdict(metrics, split, model, f"ndcg@{k}", titles) for model in models],
+        verdicts=list(verdicts.values()),
+        advice=advice(run, metrics, verdicts[shown]) if shown else [],
         rows=_rows(metrics, protocol, split, k),
         charts=_metric_charts(metrics[split], titles, protocol["k"]),
         slices=_slice_charts(metrics["slices"][split], titles, f"ndcg@{k}"),
@@ -107,38 +102,6 @@ def render(run: Path, stages: Sequence[str]) -> str:
         ],
         manifests={name: manifest for name in stages if (manifest := read_manifest(run, name))},
     )
-
-
-def _titles(systems: Sequence[str], protocol: dict[str, Any]) -> dict[str, str]:
-    """Return the title of each system; runs of earlier versions do not name their baselines."""
-    named = {name: baseline["title"] for name, baseline in protocol.get("baselines", {}).items()}
-    shipped = {name: SYSTEMS.load(name).title for name in systems if name in SYSTEMS.shipped}
-    return {name: (TITLES | shipped | named).get(name, name) for name in systems}
-
-
-def _verdict(
-    metrics: dict[str, Any], split: str, model: str, metric: str, titles: dict[str, str]
-) -> dict[str, Any]:
-    """Compare a model with each baseline, as a sentence and as figures."""
-    values = metrics[split][model]
-    against = []
-    for baseline, gap in metrics["differences"][split].get(model, {}).items():
-        low, high = gap["intervals"][metric]
-        word = "beats" if low > 0 else "trails" if high < 0 else "cannot be told apart from"
-        other = metrics[split][baseline][metric]
-        against.append(
-            {
-                "title": titles[baseline],
-                "word": word,
-                "ratio": values[metric] / other if other else None,
-                "gap": gap[metric],
-                "interval": [low, high],
-            }
-        )
-    clauses = [f"{baseline['word']} {baseline['title']}" for baseline in against]
-    title = titles[model]
-    sentence = f"The {title} {_joined(clauses)}" if clauses else f"The {title} has no baseline"
-    return {"model": model, "title": title, "sentence": sentence, "against": against}
 
 
 def _rows(metrics: dict[str, Any], protocol: dict[str, Any], main: str, k: int) -> dict[str, Any]:
@@ -299,10 +262,6 @@ def _level_columns(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
 
 def _optional_json(path: Path) -> Any | None:
     return read_json(path) if path.is_file() else None
-
-
-def _joined(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _figure(value: float) -> str:

@@ -35,6 +35,7 @@ def test_a_run_says_its_cost_shows_its_stages_and_ends_in_a_table_and_the_next_c
     for system in ("sft", "popularity", "item_knn", "sasrec_bce", "sasrec_ce"):
         assert f"\n {system} " in done.stdout
     assert "NDCG@3" in done.stdout
+    assert "\nverdict: The SFT model " in done.stdout and "on test NDCG@3" in done.stdout
     report = done.stdout.partition("report: ")[2].partition("\n")[0]
     assert Path(report).is_file()
     assert "try:    llmrec recommend shop --user u" in done.stdout

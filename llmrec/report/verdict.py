@@ -1,0 +1,210 @@
+"""How a run's model stands against its baselines, in a sentence, and what to do about it: for page and console.
+
+Advice is given only by rules that the run's own files bear out, or that measured runs stand behind (docs/metrics.md).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmrec import layout
+from llmrec.config.former_keys import upgrade
+from llmrec.config.registry import SYSTEMS
+from llmrec.evaluate.lists import is_baseline
+from llmrec.evaluate.summary import order_systems
+from llmrec.files import read_json
+from llmrec.report.training_curves import shown_model
+from llmrec.yaml_files import read_yaml
+
+TITLES = {
+    "sft": "SFT model",
+    "dpo": "DPO model",
+    "grpo": "GRPO model",
+    "zero_shot": "untuned base",
+}
+BEATS, TRAILS, UNDECIDED = "beats", "trails", "cannot be told apart from"
+FEW_STEPS = 200
+"""Number of optimizer steps below which a training that still improves is said to be short."""
+MANY_REPEATS = 0.05
+"""Share of targets that occur in the history from which masking them is pointed out."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One model against the baselines.
+
+    Attributes:
+        model: name of the model.
+        title: its title.
+        sentence: which baselines it beats, trails, or cannot be told apart from.
+        against: per baseline `name, title, word` (of the sentence)`, ratio` (None if the baseline has 0)`, gap` and
+            `interval` of the difference.
+    """
+
+    model: str
+    title: str
+    sentence: str
+    against: list[dict[str, Any]]
+
+
+def system_titles(systems: Sequence[str], protocol: dict[str, Any]) -> dict[str, str]:
+    """Return the title of each system; runs of earlier versions do not name their baselines."""
+    named = {name: baseline["title"] for name, baseline in protocol.get("baselines", {}).items()}
+    shipped = {name: SYSTEMS.load(name).title for name in systems if name in SYSTEMS.shipped}
+    return {name: (TITLES | shipped | named).get(name, name) for name in systems}
+
+
+def shown_split(protocol: Mapping[str, Any]) -> str:
+    """Return the split that is shown first: test, or the first that was evaluated."""
+    return "test" if "test" in protocol["splits"] else str(protocol["splits"][0])
+
+
+def shown_cutoff(protocol: Mapping[str, Any]) -> int:
+    """Return the cutoff of verdicts: 10, or the largest one if 10 was not evaluated."""
+    return 10 if 10 in protocol["k"] else int(max(protocol["k"]))
+
+
+def judge(metrics: dict[str, Any], split: str, model: str, metric: str, titles: Mapping[str, str]) -> Verdict:
+    """Compare a model with each baseline by the paired interval of their difference.
+
+    Args:
+        metrics: content of `eval/metrics.json`.
+        split: `valid` or `test`.
+        model: name of the model.
+        metric: the metric, such as `ndcg@10`.
+        titles: titles of all systems.
+    """
+    values = metrics[split][model]
+    against = []
+    for baseline, gap in metrics["differences"][split].get(model, {}).items():
+        low, high = gap["intervals"][metric]
+        other = metrics[split][baseline][metric]
+        against.append(
+            {
+                "name": baseline,
+                "title": titles[baseline],
+                "word": BEATS if low > 0 else TRAILS if high < 0 else UNDECIDED,
+                "ratio": values[metric] / other if other else None,
+                "gap": gap[metric],
+                "interval": [low, high],
+            }
+        )
+    clauses = [f"{baseline['word']} {baseline['title']}" for baseline in against]
+    title = titles[model]
+    sentence = f"The {title} {_joined(clauses)}" if clauses else f"The {title} has no baseline"
+    return Verdict(model, title, sentence, against)
+
+
+def summary(run: Path) -> list[str]:
+    """Return the verdict on the model that a run recommends with, and advice, as lines for the console.
+
+    Args:
+        run: an evaluated run.
+    """
+    metrics = read_json(run / layout.METRICS)
+    protocol = metrics["protocol"]
+    split, k = shown_split(protocol), shown_cutoff(protocol)
+    systems = order_systems(metrics[split])
+    model = shown_model(run, [name for name in systems if not is_baseline(name)])
+    if model is None:
+        return []
+    verdict = judge(metrics, split, model, f"ndcg@{k}", system_titles(systems, protocol))
+    lines = [f"verdict: {verdict.sentence} on {split} NDCG@{k}"]
+    behind = [other for other in verdict.against if other["word"] == TRAILS]
+    if behind:
+        worst = min(behind, key=lambda other: float(other["gap"]))
+        low, high = worst["interval"]
+        lines[0] += f"; furthest behind {worst['title']}: {worst['gap']:+.4f} [{low:+.4f}, {high:+.4f}]"
+    return lines + [f"advice:  {line}" for line in advice(run, metrics, verdict)]
+
+
+def advice(run: Path, metrics: dict[str, Any], verdict: Verdict) -> list[str]:
+    """Return what could make a model better, or its comparison clearer; each line is a rule that holds for the run.
+
+    Args:
+        run: an evaluated run.
+        metrics: content of its `eval/metrics.json`.
+        verdict: the verdict on one of its models.
+    """
+    recipe = upgrade(read_yaml(run / layout.RECIPE))
+    return [
+        *_repeats(metrics["protocol"]),
+        *_short_training(run, recipe, verdict),
+        *_teacher(run, recipe, verdict),
+        *_few_users(metrics, verdict),
+    ]
+
+
+def _repeats(protocol: Mapping[str, Any]) -> Iterator[str]:
+    """Targets that occur in the history are misses of every system if seen items are masked."""
+    split = shown_split(protocol)
+    share = protocol["repeat_targets"][split]
+    if protocol["mask_seen"] and share >= MANY_REPEATS:
+        yield (
+            f"{100 * share:.0f} % of the {split} targets are repeats, which masking seen items makes misses: "
+            "decode.mask_seen=false recommends them too"
+        )
+
+
+def _short_training(run: Path, recipe: Mapping[str, Any], verdict: Verdict) -> Iterator[str]:
+    """A model behind or level with a baseline, few steps, and the last validation was the best."""
+    path = run / layout.training_log("sft")
+    if not path.is_file() or all(other["word"] == BEATS for other in verdict.against):
+        return
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    losses = [line["valid_loss"] for line in lines if "valid_loss" in line]
+    steps = lines[-1]["step"] if lines else FEW_STEPS
+    if steps >= FEW_STEPS or len(losses) < 2 or losses[-1] > min(losses):
+        return
+    yield (
+        f"{steps} optimizer steps, and the validation loss was still falling at the last: more steps, for example "
+        f"{_more_steps(recipe['sft'], steps)}"
+    )
+
+
+def _more_steps(sft: Mapping[str, Any], steps: int) -> str:
+    """Return the override with which a training has about `FEW_STEPS` steps."""
+    if sft.get("max_steps") is not None:
+        return f"sft.max_steps={FEW_STEPS}"
+    batch = 2 ** int(math.log2(max(1.0, sft["batch"] * steps / FEW_STEPS)))
+    if sft.get("accumulate", 1) == 1 and batch * FEW_STEPS <= sft["batch"] * steps:
+        return f"sft.batch={batch}"
+    return f"sft.epochs={math.ceil(sft['epochs'] * FEW_STEPS / steps)}"
+
+
+def _teacher(run: Path, recipe: Mapping[str, Any], verdict: Verdict) -> Iterator[str]:
+    """A model without a teacher, behind a system that can be one; textual IDs have no codes to teach."""
+    path = run / layout.IDS_REPORT
+    if recipe["sft"].get("distillation") is not None or not path.is_file() or "levels" not in read_json(path):
+        return
+    behind = [o for o in verdict.against if o["word"] == TRAILS and o["name"] in SYSTEMS.shipped]
+    if behind:
+        best = min(behind, key=lambda other: float(other["gap"]))
+        yield (
+            f"behind {best['title']}, which can be its teacher: sft.distillation.teacher={best['name']} "
+            "(docs/training.md)"
+        )
+
+
+def _few_users(metrics: dict[str, Any], verdict: Verdict) -> Iterator[str]:
+    """Comparisons that the users do not decide, and how large a difference they could decide."""
+    undecided = [other for other in verdict.against if other["word"] == UNDECIDED]
+    if not undecided:
+        return
+    protocol = metrics["protocol"]
+    users = metrics[shown_split(protocol)][verdict.model]["users"]
+    half = max((other["interval"][1] - other["interval"][0]) / 2 for other in undecided)
+    remedy = "; decode.users=null evaluates all users" if users == protocol["users"] else ""
+    yield (
+        f"with {users:,} users, differences of less than about {half:.4f} in NDCG@{shown_cutoff(protocol)} cannot be "
+        f"told from 0{remedy}"
+    )
+
+
+def _joined(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,0 +1,101 @@
+"""The verdict on a run's model, and each rule of the advice: where it speaks, and where it is silent."""
+
+import json
+
+import pytest
+import yaml
+
+from llmrec.report.verdict import advice, judge, summary, system_titles
+
+BETTER, WORSE, LEVEL = (0.02, [0.01, 0.03]), (-0.04, [-0.06, -0.02]), (0.001, [-0.012, 0.014])
+GAPS = {"popularity": BETTER, "item_knn": LEVEL, "sasrec_ce": WORSE, "mixture": (-0.05, [-0.08, -0.02])}
+STEPS = [(8, 5.0), (16, 4.0), (32, 3.5)]
+
+
+def write_run(folder, gaps=GAPS, repeats=0.0, mask_seen=True, users=None, steps=STEPS, textual=False, **sft):
+    """The files of an evaluated run that the verdict reads."""
+    protocol = {"splits": ["test"], "k": [1, 10], "users": users, "mask_seen": mask_seen}
+    protocol["repeat_targets"] = {"test": repeats}
+    systems = {name: {"ndcg@10": 0.1 - gap, "users": 500} for name, (gap, _) in gaps.items()}
+    differences = {
+        name: {"ndcg@10": gap, "intervals": {"ndcg@10": ends}} for name, (gap, ends) in gaps.items()
+    }
+    metrics = {
+        "protocol": protocol,
+        "test": {"sft": {"ndcg@10": 0.1, "users": 500}} | systems,
+        "differences": {"test": {"sft": differences}},
+    }
+    for name in ("eval", "sft", "ids"):
+        (folder / name).mkdir(parents=True)
+    (folder / "eval/metrics.json").write_text(json.dumps(metrics))
+    section = {"batch": 64, "accumulate": 1, "epochs": 4, "max_steps": None, "distillation": None} | sft
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"name": "r", "sft": section}))
+    lines = [{"step": step, "epoch": 1.0, "valid_loss": loss} for step, loss in steps]
+    (folder / "sft/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "ids/report.json").write_text(json.dumps({"words": {}} if textual else {"levels": []}))
+    return folder, metrics
+
+
+def advice_of(folder, **settings):
+    run, metrics = write_run(folder, **settings)
+    titles = system_titles(list(metrics["test"]), metrics["protocol"])
+    return advice(run, metrics, judge(metrics, "test", "sft", "ndcg@10", titles))
+
+
+def test_the_verdict_names_every_opponent_and_the_one_furthest_ahead(tmp_path):
+    run, _ = write_run(tmp_path, steps=[(500, 1.0)])
+    first, *_ = summary(run)
+    assert first == (
+        "verdict: The SFT model beats popularity, cannot be told apart from item-kNN, trails SASRec (CE) and "
+        "trails mixture on test NDCG@10; furthest behind mixture: -0.0500 [-0.0800, -0.0200]"
+    )
+
+
+def test_a_model_ahead_of_all_gets_no_advice(tmp_path):
+    assert advice_of(tmp_path, gaps={"popularity": BETTER}, repeats=0.04) == []
+
+
+def test_repeats_are_pointed_out_only_where_they_are_masked(tmp_path):
+    told = advice_of(tmp_path / "a", gaps={"popularity": BETTER}, repeats=0.29)
+    assert told == [
+        "29 % of the test targets are repeats, which masking seen items makes misses: "
+        "decode.mask_seen=false recommends them too"
+    ]
+    assert not advice_of(tmp_path / "b", gaps={"popularity": BETTER}, repeats=0.29, mask_seen=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, "sft.batch=8"),
+        ({"max_steps": 32}, "sft.max_steps=200"),
+        ({"batch": 2}, "sft.epochs=25"),
+        ({"accumulate": 4}, "sft.epochs=25"),
+        ({"steps": [(8, 5.0), (32, 5.1)]}, None),
+        ({"steps": [(100, 5.0), (200, 4.0)]}, None),
+        ({"steps": [(32, 4.0)]}, None),
+    ],
+)
+def test_few_steps_are_pointed_out_where_validation_still_improved(tmp_path, settings, told):
+    lines = [line for line in advice_of(tmp_path, **settings) if "optimizer steps" in line]
+    assert [line.rpartition(" ")[2] for line in lines] == ([told] if told else [])
+
+
+def test_a_teacher_is_named_where_the_model_has_none_and_trails_one(tmp_path):
+    told = [line for line in advice_of(tmp_path / "a") if "teacher" in line]
+    assert told == [
+        "behind mixture, which can be its teacher: sft.distillation.teacher=mixture (docs/training.md)"
+    ]
+    for number, settings in enumerate([{"distillation": {"teacher": "mixture"}}, {"textual": True}]):
+        assert "teacher" not in " ".join(advice_of(tmp_path / str(number), **settings))
+    assert "teacher" not in " ".join(advice_of(tmp_path / "c", gaps={"zero_shot": WORSE}))
+
+
+def test_undecided_comparisons_say_what_the_users_can_tell(tmp_path):
+    gaps = {"item_knn": LEVEL, "popularity": BETTER}
+    told = "with 500 users, differences of less than about 0.0130 in NDCG@10 cannot be told from 0"
+    assert advice_of(tmp_path / "a", gaps=gaps, steps=[]) == [told]
+    assert advice_of(tmp_path / "b", gaps=gaps, steps=[], users=500) == [
+        f"{told}; decode.users=null evaluates all users"
+    ]
+    assert advice_of(tmp_path / "c", gaps=gaps, steps=[], users=900) == [told]
