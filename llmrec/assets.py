@@ -15,6 +15,7 @@ import sys
 import urllib.request
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from llmrec.errors import UserError, did_you_mean
 
@@ -81,6 +82,15 @@ def absolute_model(name: str) -> str:
 def last_part(value: str) -> str:
     """Return the last part of an absolute path; any other text is returned unchanged."""
     return Path(value).name if value.startswith(("/", "~")) else value
+
+
+def without_folders(value: Any) -> Any:
+    """Return YAML data with each absolute path replaced by its last part."""
+    if isinstance(value, dict):
+        return {key: without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_folders(inner) for inner in value]
+    return last_part(value) if isinstance(value, str) else value
 
 
 def home() -> Path:

@@ -75,18 +75,13 @@ def run(name: str, dest: Path, force: bool, push: str | None) -> None:
         print(f"pushed: {upload(dest, push)}")
 
 
-def without_paths(value: Any) -> Any:
+def without_paths(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as YAML data, with absolute paths replaced by their last part.
 
     Absolute paths reveal the machine and are useless elsewhere.
     """
-    if isinstance(value, Recipe):
-        value = value.model_dump(mode="json", exclude={"parent"})
-    if isinstance(value, dict):
-        return {key: without_paths(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [without_paths(inner) for inner in value]
-    return assets.last_part(value) if isinstance(value, str) else value
+    public: dict[str, Any] = assets.without_folders(recipe.model_dump(mode="json", exclude={"parent"}))
+    return public
 
 
 def check_repo(repo: str) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from llmrec import layout
+from llmrec.assets import without_folders
 from llmrec.config.former_keys import upgrade
 from llmrec.errors import UserError
 from llmrec.evaluate.summary import order_systems, systems_of
@@ -38,8 +39,8 @@ class ComparisonRow:
         intervals: ends of the mean's interval over users and seeds, per metric, without those of all lists at once;
             that of a single run is over users, as in its `eval/metrics.json`.
         deviations: standard deviation over the runs (n − 1), per metric; empty for a single run.
-        differences: per metric the difference to the reference and the ends of its interval, over the users that
-            all runs share; empty for the reference itself, and without the metrics of all lists at once.
+        differences: per metric the difference to the reference and the ends of its interval. Empty for the reference
+            itself and if the runs cannot be paired; without the metrics of all lists at once.
         users: number of users behind the differences.
     """
 
@@ -62,7 +63,7 @@ class Comparison:
         against: the system to which the other systems of the same group are compared; None compares each system to
             the same system of the first group.
         rows: one row for each group and system.
-        cautions: sentences on differences in protocol that make figures incomparable.
+        cautions: sentences on runs that are not paired with the first one, and on differences in protocol.
     """
 
     split: str
@@ -82,10 +83,11 @@ def compare(
     metrics: Sequence[str] | None = None,
     against: str | None = None,
 ) -> Comparison:
-    """Compare finished runs on the users they share. Runs that differ only by seeds become one row.
+    """Compare finished runs. Runs that differ only by seeds become one row.
 
-    A row of several seeds has intervals over seeds and users: each resample draws both anew. A single run has
-    intervals over users alone.
+    Differences are paired over users, so they are taken only between runs with the same split, catalogue, users and
+    targets. A row of several seeds has intervals over seeds and users: each resample draws both anew. A single run
+    has intervals over users alone.
 
     Args:
         runs: run folders.
@@ -119,19 +121,23 @@ def compare(
 def comparison_table(comparison: Comparison) -> Table:
     """Format a comparison as a table: means (± standard deviation over seeds) and paired differences."""
     reference = f"{comparison.against} of the same run" if comparison.against else "the first run"
-    table = Table(title=f"{comparison.split} split; Δ against {reference}, paired over users")
+    paired = [name for name in comparison.metrics if any(name in row.differences for row in comparison.rows)]
+    about = f"; Δ against {reference}, paired over the same users" if paired else ""
+    table = Table(title=f"{comparison.split} split{about}")
     table.add_column("run")
     table.add_column("system")
     for name in comparison.metrics:
         table.add_column(name.upper(), justify="right")
-        table.add_column("Δ", justify="right")
+        if name in paired:
+            table.add_column("Δ", justify="right")
     for row in comparison.rows:
         label = row.runs[0] if len(row.runs) == 1 else f"{row.runs[0]} … ({len(row.runs)} seeds)"
         cells = []
         for name in comparison.metrics:
             deviation = f" ± {row.deviations[name]:.4f}" if row.deviations else ""
             cells.append(f"{row.values[name]:.4f}{deviation}")
-            cells.append(_signed(*row.differences[name]) if name in row.differences else "")
+            if name in paired:
+                cells.append(_signed(*row.differences[name]) if name in row.differences else "")
         table.add_row(label, row.system, *cells)
     table.caption = "\n".join(comparison.cautions) or None
     return table
@@ -170,7 +176,7 @@ def _read(run: Path, split: str) -> _Evaluated:
     return _Evaluated(
         run.name,
         tuple(seeds),
-        json.dumps(sections, sort_keys=True),
+        json.dumps(without_folders(sections), sort_keys=True),
         metrics["protocol"],
         systems_of(metrics, split, f"run {run.name}"),
         users,
@@ -220,9 +226,9 @@ def _row(
     # A metric of all lists at once has no values per user, and so no paired difference.
     paired = tuple(name for name in names if all(name in run.users.columns for run in (*runs, *first)))
     if against is not None:
-        if system != against:
+        if system != against and not any(_obstacles(run, runs[0]) for run in runs):
             differences, users = _differences(runs, system, runs, against, paired)
-    elif group is not first and _same_catalogue(group[0], first[0]):
+    elif group is not first and not any(_obstacles(run, first[0]) for run in (*first, *group)):
         others = [run for run in first if system in run.systems]
         differences, users = _differences(runs, system, others, system, paired)
     means = {name: fmean(numbers) for name, numbers in values.items()}
@@ -241,9 +247,23 @@ def _is_metric_of(run: _Evaluated, name: str) -> bool:
     return all(isinstance(system.get(name), float) for system in run.systems.values())
 
 
-def _same_catalogue(run: _Evaluated, other: _Evaluated) -> bool:
-    """Whether the two catalogues have the same size; otherwise ids of the runs cannot mean the same items."""
-    return bool(run.protocol["catalogue"] == other.protocol["catalogue"])
+def _obstacles(run: _Evaluated, first: _Evaluated) -> list[str]:
+    """Describe what forbids pairing two runs: another split or catalogue, or other users or targets."""
+    found = [
+        f"{key} is {run.protocol[key]}, in {first.name} {first.protocol[key]}"
+        for key in ("split", "catalogue")
+        if run.protocol[key] != first.protocol[key]
+    ]
+    targets, others = _targets(run), _targets(first)
+    shared = len(targets.join(others, on=["user_id", "target"]))
+    if not found and not len(targets) == len(others) == shared:
+        mine, other = f"{len(targets):,}", f"{len(others):,}"
+        found.append(f"{shared:,} of its {mine} users and targets are among the {other} of {first.name}")
+    return found
+
+
+def _targets(run: _Evaluated) -> pl.DataFrame:
+    return run.users.select("user_id", "target").unique()
 
 
 def _intervals(runs: list[_Evaluated], system: str, names: tuple[str, ...]) -> dict[str, tuple[float, float]]:
@@ -302,14 +322,16 @@ def _shared(systems: Sequence[tuple[_Evaluated, str]], names: tuple[str, ...]) -
 
 
 def _cautions(evaluated: Sequence[_Evaluated]) -> list[str]:
-    """Describe differences in protocol that make figures incomparable."""
+    """Describe which runs are not paired with the first, and other differences in protocol."""
     first = evaluated[0]
     cautions = []
     for run in evaluated[1:]:
-        for key in ("split", "catalogue", "mask_seen", "users"):
-            value, reference = run.protocol[key], first.protocol[key]
-            if value != reference:
-                cautions.append(f"{run.name}: {key} is {value}, in {first.name} {reference}")
+        cautions += [
+            f"{run.name}: not paired with {first.name}: {reason}" for reason in _obstacles(run, first)
+        ]
+        masks, reference = run.protocol["mask_seen"], first.protocol["mask_seen"]
+        if masks != reference:
+            cautions.append(f"{run.name}: mask_seen is {masks}, in {first.name} {reference}")
     return cautions
 
 

@@ -306,6 +306,25 @@ def test_arms_of_several_seeds_have_means_over_seeds_and_paired_intervals(tmp_pa
     assert two["command"] == "llmrec eval own seed=0"
 
 
+def test_only_runs_on_the_same_users_and_targets_are_paired(tmp_path, evaluated):
+    few = make_run(tmp_path / "few", make_recipe("few", decode={"splits": ["test"], "users": 30}), 1)
+    run_stage_function(eval_stage, make_recipe("few", decode={"splits": ["test"], "users": 30}), few)
+    masked = make_run(tmp_path / "seen", make_recipe("seen", decode={"splits": ["test"], "mask_seen": False}))
+    run_stage_function(eval_stage, make_recipe("seen", decode={"mask_seen": False}), masked)
+    comparison = compare([evaluated, few, masked], metrics=["mrr@5", "coverage@5"])
+    rows = {(row.runs[0], row.system): row for row in comparison.rows}
+    assert rows["few", "sft"].differences == {} and rows["few", "sft"].users == 0
+    assert set(rows["seen", "sft"].differences) == {"mrr@5"}
+    assert comparison.cautions == (
+        "few: not paired with tiny: 30 of its 30 users and targets are among the 40 of tiny",
+        "seen: mask_seen is False, in tiny True",
+    )
+    text = printed(comparison_table(comparison))
+    assert text.count("Δ") == 2 and "paired over the same users" in text  # the title, and the one of MRR@5
+    alone = printed(comparison_table(compare([evaluated, few], metrics=["mrr@5"])))
+    assert "Δ" not in alone and "not paired with tiny" in alone
+
+
 def test_trainings_on_one_sft_run_are_seeds_of_one_another(tmp_path):
     runs = []
     for seed in (1, 2):

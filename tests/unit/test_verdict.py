@@ -88,7 +88,7 @@ def test_a_teacher_is_named_where_the_model_has_none_and_trails_one(tmp_path):
     ]
     for number, settings in enumerate([{"distillation": {"teacher": "mixture"}}, {"textual": True}]):
         assert "teacher" not in " ".join(advice_of(tmp_path / str(number), **settings))
-    assert "teacher" not in " ".join(advice_of(tmp_path / "c", gaps={"zero_shot": WORSE}))
+    assert "teacher" not in " ".join(advice_of(tmp_path / "c", gaps={"item_knn": WORSE}))
 
 
 def test_undecided_comparisons_say_what_the_users_can_tell(tmp_path):
