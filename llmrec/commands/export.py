@@ -108,8 +108,8 @@ def upload(folder: Path, repo: str) -> str:
     Raises:
         UserError: the hub cannot be reached, or refuses. The folder stays unchanged.
     """
-    import httpx
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError  # the error of whatever HTTP client this version uses
 
     api = HfApi()
     try:
@@ -121,7 +121,7 @@ def upload(folder: Path, repo: str) -> str:
             ignore_patterns=list(IGNORED_PATTERNS),
             commit_message="Export of llmrec",
         )
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"--push: {repo} cannot be written ({reason}); check name, network and `hf auth login`. "
