@@ -28,7 +28,7 @@ base: {model: tiny, tiny: {layers: 1, hidden: 32, heads: 2, kv_heads: 2, interme
 prompts: [{task: sequential, templates: [sids]}]
 sft: {mode: full, max_steps: 3, batch: 16, valid_users: 8}
 decode: {width: 5}
-eval: {k: [1, 3], bootstrap: 20}
+eval: {k: [1, 3], bootstrap: 20, baselines: [popularity, item_knn, sasrec_bce, sasrec_ce]}
 """
 # vLLM's attention wants heads of at least 32 dimensions.
 LORA = ["sft.mode=lora", "sft.max_steps=6", "sft.save_steps=2", "sft.batch=8", "base.tiny.hidden=64"]

@@ -37,7 +37,7 @@ def validate(name: str, overrides: list[str]) -> None:
     path, tree = config.recipe_tree(name, [text for text in overrides if not text.startswith("run=")])
     problems: list[str] = []
     with _collect_errors(problems):
-        tree = config.with_suite(tree)
+        tree = config.with_defaults(tree)
     with _collect_errors(problems):
         recipe = config.validate(Recipe, tree, str(path))
         check_local(recipe.base)

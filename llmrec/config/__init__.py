@@ -30,6 +30,7 @@ from llmrec.config.recipe import (
     load_recipe_of_run,
     load_run_recipe,
     recipe_tree,
+    with_defaults,
     with_suite,
 )
 from llmrec.config.section import Fraction, Model, Positive, Section, validate
@@ -88,5 +89,6 @@ __all__ = [
     "load_run_recipe",
     "recipe_tree",
     "validate",
+    "with_defaults",
     "with_suite",
 ]

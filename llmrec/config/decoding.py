@@ -14,6 +14,11 @@ from llmrec.plugins import is_import_path
 
 BEAMS = 20
 """Default beam width, and default list length."""
+BASELINES = (
+    *("popularity", "item_knn", "recent_knn", "succession", "text_knn"),
+    *("sasrec_bce", "sasrec_ce", "mixture"),
+)
+"""Default of `eval.baselines`. Where items have no text, `text_knn` is left out (`llmrec.config.recipe`)."""
 ZERO_SHOT = "zero_shot"
 """The untuned base as a baseline. It is the only baseline that is not a collaborative system."""
 
@@ -161,7 +166,8 @@ class EvalConfig(Section):
     Attributes:
         suite: a file of eval/suites, whose values are the defaults of this section; null uses none.
         k: cutoffs of the metrics.
-        baselines: systems that models are compared to.
+        baselines: systems that models are compared to; by default all opponents, without `text_knn` if the card's
+            items have no text.
         metrics: metrics of the lists: shipped ones, or `module:name` of your own.
         zero_shot: the prompt of the baseline `zero_shot`.
         tasks: prompt files whose answers are evaluated as text.
@@ -172,7 +178,7 @@ class EvalConfig(Section):
 
     suite: ShippedName | None = "standard"
     k: list[Positive] = [1, 5, 10, 20]
-    baselines: list[Baseline] = ["popularity", "item_knn", "sasrec_bce", "sasrec_ce"]
+    baselines: list[Baseline] = list(BASELINES)
     metrics: list[MetricName] = list(METRICS.shipped)
     zero_shot: ZeroShotConfig = ZeroShotConfig()
     tasks: list[EvalTask] = []

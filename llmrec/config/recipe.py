@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +13,7 @@ from llmrec import assets, layout
 from llmrec.config.alignment import AlignmentConfig, DpoConfig, GrpoConfig, Method, PairsConfig
 from llmrec.config.collaborative import Collaborative
 from llmrec.config.data import DataConfig
-from llmrec.config.decoding import DecodeConfig, EvalConfig
+from llmrec.config.decoding import BASELINES, DecodeConfig, EvalConfig
 from llmrec.config.former_keys import upgrade
 from llmrec.config.ids import IdsConfig
 from llmrec.config.section import BY_CONTENT, RunName, Section, validate
@@ -20,6 +22,9 @@ from llmrec.config.training import BaseConfig, SftConfig, TaskConfig, TrackConfi
 from llmrec.errors import UserError
 from llmrec.plugins import is_import_path
 from llmrec.yaml_files import apply_overrides, read_yaml
+
+TEXT_SYSTEM = "text_knn"
+"""The collaborative system that reads item texts."""
 
 
 class Recipe(Section):
@@ -121,7 +126,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
         UserError: names every unknown key (with the nearest valid one) and every bad value.
     """
     path, tree = recipe_tree(name, overrides or [])
-    return validate(Recipe, with_suite(tree), str(path))
+    return validate(Recipe, with_defaults(tree), str(path))
 
 
 def load_run_recipe(run: Path) -> Recipe:
@@ -195,6 +200,57 @@ def _switch_tokenizer(tree: dict[str, Any], overrides: list[str]) -> dict[str, A
         return tree
     kept = {key: value for key, value in quantizer.items() if key in fields}
     return tree | {"ids": ids | {"quantizer": kept}}
+
+
+def with_defaults(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe's keys with the defaults that depend on its suite and on its card.
+
+    If the card describes no item texts, the default of `eval.baselines` has no `text_knn`, and the default mixture has
+    no tilt, which is `text_knn`; one line on stderr says so.
+
+    Raises:
+        UserError: the suite does not exist.
+    """
+    tree = with_suite(tree)
+    if _has_item_texts(_card(tree)):
+        return tree
+    section, systems = tree.get("eval", {}), tree.get("collaborative") or {}
+    mixture = systems.get("mixture", {}) if isinstance(systems, dict) else None
+    left_out = []
+    if isinstance(section, dict) and "baselines" not in section:
+        section = section | {"baselines": [name for name in BASELINES if name != TEXT_SYSTEM]}
+        left_out.append(f"the baseline {TEXT_SYSTEM}")
+    if isinstance(mixture, dict) and "tilt" not in mixture:
+        systems = systems | {"mixture": mixture | {"tilt": None}}
+        left_out.append("the mixture's tilt by text")
+    if left_out:
+        _notify(f"data.card: {_card(tree)} describes no item texts; left out: {', '.join(left_out)}")
+    return tree | {"eval": section, "collaborative": systems}
+
+
+@cache
+def _notify(message: str) -> None:
+    """Print a line on stderr, once in a process: a command may read a recipe several times."""
+    print(message, file=sys.stderr)
+
+
+def _has_item_texts(card: Any) -> bool:
+    """Whether a card describes texts of its items; true for a card that cannot be read, which its reader reports."""
+    try:
+        tree = read_yaml(assets.find("data_prep", card))
+    except (UserError, AttributeError, TypeError):
+        return True
+    sources = tree.get("sources")
+    tables = [tree, *(sources if isinstance(sources, list) else [])]
+    return any(_describes_texts(table.get("items")) for table in tables if isinstance(table, dict))
+
+
+def _describes_texts(items: Any) -> bool:
+    """Whether a card's items table has a column besides the id, which may stand in for a title."""
+    columns = items.get("columns") if isinstance(items, dict) else None
+    if not isinstance(columns, dict):
+        return False
+    return bool(items.get("flags")) or any(column != columns.get("item") for column in columns.values())
 
 
 def with_suite(tree: dict[str, Any]) -> dict[str, Any]:

@@ -227,3 +227,48 @@ def test_values_of_stage_keys_do_not_depend_on_the_folder(tmp_path, monkeypatch)
     assert values[0] == values[1]
     assert values[0]["data"]["card"] == "shop.yaml"
     assert values[0]["ids"]["quantizer"]["path"] == "own.index.json"
+
+
+LOG = "interactions: {path: log.csv, columns: {user: u, item: i}}\n"
+
+
+def resolved(folder, card, capsys, *overrides):
+    """Baselines and tilt of a recipe on a card, and what was printed on the way."""
+    from llmrec.config import recipe as module
+
+    module._notify.cache_clear()
+    (folder / "own.yaml").write_text(LOG + card)
+    (folder / "r.yaml").write_text("data: {card: own.yaml}\n")
+    recipe = load_recipe(str(folder / "r.yaml"), [f"data.card={folder}/own.yaml", *overrides])
+    load_recipe(str(folder / "r.yaml"), [f"data.card={folder}/own.yaml", *overrides])
+    return recipe.eval.baselines, recipe.collaborative.of("mixture").tilt, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        "items: {path: i.csv, columns: {item: sku, title: name}}",
+        "items: {path: i.csv, columns: {item: sku, title: sku, brand: maker}}",
+        "items: {path: i.csv, columns: {item: sku, title: sku}, flags: {categories: [a, b]}}",
+        "sources: [{url: https://a/b.zip, items: {path: i.csv, columns: {item: sku, title: name}}}]",
+    ],
+)
+def test_items_with_texts_are_compared_with_text_neighbours(tmp_path, capsys, items):
+    baselines, tilt, told = resolved(tmp_path, items, capsys)
+    assert "text_knn" in baselines and len(baselines) == 8 and tilt == "text_knn" and told == ""
+
+
+@pytest.mark.parametrize("items", ["", "items: {path: i.csv, columns: {item: sku, title: sku}}"])
+def test_without_item_texts_text_neighbours_drop_out_with_one_line(tmp_path, capsys, items):
+    baselines, tilt, told = resolved(tmp_path, items, capsys)
+    assert "text_knn" not in baselines and len(baselines) == 7 and tilt is None
+    assert told == (
+        f"data.card: {tmp_path}/own.yaml describes no item texts; "
+        "left out: the baseline text_knn, the mixture's tilt by text\n"
+    )
+
+
+def test_what_a_recipe_names_itself_stays(tmp_path, capsys):
+    own = ("eval.baselines=[text_knn]", "collaborative.mixture.tilt=text_knn")
+    assert resolved(tmp_path, "", capsys, *own) == (["text_knn"], "text_knn", "")
+    assert resolved(tmp_path, "", capsys, "data.card=absent")[0][4] == "text_knn"

@@ -52,6 +52,15 @@ def test_the_recipes_page_lists_every_recipe(name):
     assert f"`{name}`" in (assets.root("recipes") / "README.md").read_text("utf-8")
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_shipped_recipe_is_compared_with_all_opponents_by_default(name):
+    recipe = load_recipe(name)
+    neighbours = ["popularity", "item_knn", "recent_knn", "succession", "text_knn"]
+    assert recipe.eval.baselines == [*neighbours, "sasrec_bce", "sasrec_ce", "mixture"]
+    assert recipe.collaborative.of("mixture").tilt == "text_knn"
+    assert "  baselines:" not in assets.find("recipes", name).read_text("utf-8")
+
+
 def test_the_quickstart_needs_no_hub():
     recipe = load_recipe("quickstart")
     assert recipe.base.model == "tiny"
