@@ -205,8 +205,8 @@ def _switch_tokenizer(tree: dict[str, Any], overrides: list[str]) -> dict[str, A
 def with_defaults(tree: dict[str, Any]) -> dict[str, Any]:
     """Return a recipe's keys with the defaults that depend on its suite and on its card.
 
-    If the card describes no item texts, the default of `eval.baselines` has no `text_knn`, and the default mixture has
-    no tilt, which is `text_knn`; one line on stderr says so.
+    If the card describes no item texts, the default of `eval.baselines` has no `text_knn`, and the default mixture
+    has no tilt, which is `text_knn`; one line on stderr says so.
 
     Raises:
         UserError: the suite does not exist.

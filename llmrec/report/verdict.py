@@ -96,9 +96,12 @@ def judge(metrics: dict[str, Any], split: str, model: str, metric: str, titles: 
                 "interval": [low, high],
             }
         )
-    clauses = [f"{baseline['word']} {baseline['title']}" for baseline in against]
+    clauses = []
+    for word in (BEATS, UNDECIDED, TRAILS):
+        others = [baseline["title"] for baseline in against if baseline["word"] == word]
+        clauses += [f"{word} {_joined(others)}"] if others else []
     title = titles[model]
-    sentence = f"The {title} {_joined(clauses)}" if clauses else f"The {title} has no baseline"
+    sentence = f"The {title} {'; it '.join(clauses)}" if clauses else f"The {title} has no baseline"
     return Verdict(model, title, sentence, against)
 
 

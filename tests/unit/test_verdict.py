@@ -46,8 +46,8 @@ def test_the_verdict_names_every_opponent_and_the_one_furthest_ahead(tmp_path):
     run, _ = write_run(tmp_path, steps=[(500, 1.0)])
     first, *_ = summary(run)
     assert first == (
-        "verdict: The SFT model beats popularity, cannot be told apart from item-kNN, trails SASRec (CE) and "
-        "trails mixture on test NDCG@10; furthest behind mixture: -0.0500 [-0.0800, -0.0200]"
+        "verdict: The SFT model beats popularity; it cannot be told apart from item-kNN; it trails SASRec (CE) and "
+        "mixture on test NDCG@10; furthest behind mixture: -0.0500 [-0.0800, -0.0200]"
     )
 
 
