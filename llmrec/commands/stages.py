@@ -83,7 +83,7 @@ def resolve_run(name: str, overrides: list[str]) -> tuple[Recipe, Path, tuple[st
         return recipe, artifacts.run_folder(new[-1].removeprefix("run=")), ()
     if is_recipe:
         print(f"{finished}: with the run's own recipe; run=NAME takes the recipe {name}", file=sys.stderr)
-    recipe = load_recipe_of_run(finished, others)
+    recipe = _without_lost_parent(load_recipe_of_run(finished, others))
     _check_kept(recipe, finished, [text.partition("=")[0] for text in others])
     return recipe, finished, pipeline.KEPT
 
@@ -105,11 +105,22 @@ def _finished_run(name: str, is_recipe: bool) -> Path | None:
     raise artifacts.unfinished(folder)
 
 
+def _without_lost_parent(recipe: Recipe) -> Recipe:
+    """Return a finished run's recipe without a parent that no longer exists: the run has its files."""
+    try:
+        artifacts.parent_of(recipe)
+    except UserError:
+        return recipe.model_copy(update={"parent": None})
+    return recipe
+
+
 def _check_kept(recipe: Recipe, run: Path, keys: list[str]) -> None:
     """Raise a UserError for an override of a stage that a command on a finished run takes as it is."""
     kept = [stage for stage in pipeline.STAGES if stage.name in pipeline.KEPT]
     # SFT may choose its weights by lists that mask seen items; other lists of these weights can still be decoded.
-    fixed = {"seed", *(key for stage in kept for key in stage.keys(recipe) if not key.startswith("decode."))}
+    # Trackers change no weights.
+    free = ("decode.", "track")
+    fixed = {"seed", *(key for stage in kept for key in stage.keys(recipe) if not key.startswith(free))}
     for key in keys:
         if any(f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.") for name in fixed):
             command = shlex.join(["llmrec", "run", str(run / layout.RECIPE), f"{key}=…", "run=NAME"])

@@ -146,7 +146,8 @@ def test_only_what_the_recipe_needs_is_trained(run):
         ({"ids": {"inputs": ["text", "collaborative"]}}, ["sasrec_ce"]),
         ({"decode": {"prior": {"system": "sasrec_bce"}}}, ["sasrec_bce"]),
         ({"decode": {"prior": {"system": "item_knn"}}}, []),
-        ({"eval": {}}, ["sasrec_bce", "sasrec_ce"]),
+        ({"eval": {"baselines": ["sasrec_bce", "sasrec_ce"]}}, ["sasrec_bce", "sasrec_ce"]),
+        ({"eval": {}}, ["recent_knn", "succession", "text_knn", "sasrec_bce", "sasrec_ce", "mixture"]),
     ],
 )
 def test_ids_decoding_and_evaluation_request_the_systems_that_they_read(sections, expected):
