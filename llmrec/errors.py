@@ -19,21 +19,24 @@ def did_you_mean(name: str, valid: Sequence[str], otherwise: str = "known") -> s
     return f"did you mean {near[0]!r}?" if near else f"{otherwise}: {', '.join(valid) or 'none'}"
 
 
-COMPARED = 20_000
-"""Number of names that `nearest_name` compares at most, so that a message about one of a million takes no minutes."""
+COMPARED = 2_000
+"""Number of names that `nearest_name` compares letter by letter, so that a message takes no longer than an answer."""
 
 
 def nearest_name(name: str, valid: Sequence[str]) -> str | None:
     """Return the valid name that is most like another; None if none is near.
 
-    A name that differs only by case or surrounding spaces is preferred. Of more than `COMPARED` names, only those
-    that begin alike and are about as long are compared.
+    A name that differs only by case or surrounding spaces is preferred. Of more than `COMPARED` names, only those are
+    compared that have one half of the name and about its length: one mistake leaves a half as it is.
     """
     wanted = name.strip().casefold()
     same = next((other for other in valid if other.strip().casefold() == wanted), None)
     if same is not None:
         return same
     if len(valid) > COMPARED:
-        alike = (other for other in valid if other[:2] == name[:2] and abs(len(other) - len(name)) <= 2)
+        head, tail = name[: (len(name) + 1) // 2], name[len(name) // 2 :]
+        alike = (
+            o for o in valid if abs(len(o) - len(name)) <= 2 and (o.startswith(head) or o.endswith(tail))
+        )
         valid = list(itertools.islice(alike, COMPARED))
     return next(iter(difflib.get_close_matches(name, valid, n=1, cutoff=0.6)), None)

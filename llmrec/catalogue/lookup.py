@@ -9,6 +9,8 @@ from llmrec.errors import UserError, nearest_name
 
 LONGEST = 60
 """Number of characters of an id or title that a message shows."""
+SEARCHED = 20_000
+"""Number of titles that are searched for a message; a larger catalogue is searched by its ids alone."""
 
 
 def unknown_item(
@@ -23,7 +25,7 @@ def unknown_item(
         titles: item id → title, if the items have titles.
         run: name of the run, for the command that searches the titles.
     """
-    titles = titles or {}
+    titles = titles if titles and len(titles) <= SEARCHED else {}
     near = next(iter(find_items(item, titles, near=False)), None) or nearest_name(item, items)
     hint = ""
     if near is not None:
