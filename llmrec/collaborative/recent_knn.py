@@ -35,7 +35,7 @@ class RecentKnnSystem(System):
         valid_users: number of validation users for the choice.
     """
 
-    title: ClassVar[str] = "item-kNN, recency"
+    title: ClassVar[str] = "item-kNN with recency"
     formula: ClassVar[str] = "score(i) = Σ decay^k cos(i_k, i), i_0 the history's last item"
     files: ClassVar[tuple[str, ...]] = (".json",)
     decay: Annotated[list[Decay], Field(min_length=1)] = [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0]
