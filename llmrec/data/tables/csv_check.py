@@ -92,25 +92,30 @@ class Check:
         data = np.frombuffer(block, np.uint8)
         is_mark = (data == self.separator) | (data == _NEWLINE)
         if self.quote is not None and (self._inside or self.quote in block):
-            finding = self._check_quotes(data, is_mark, offset)
+            finding = self._check_quotes(block, data, is_mark, offset)
             if finding is not None:
                 return finding
         return self._check_fields(data, np.flatnonzero(is_mark), offset)
 
-    def _check_quotes(self, data: Bytes, is_mark: npt.NDArray[np.bool_], offset: int) -> Finding | None:
+    def _check_quotes(
+        self, block: bytes, data: Bytes, is_mark: npt.NDArray[np.bool_], offset: int
+    ) -> Finding | None:
         """Check that quotes open and close values, and clear the marks that lie inside values."""
         is_quote = data == ord(self.quote or "")
-        is_inside = np.bitwise_xor.accumulate(is_quote) ^ self._inside
-        places = np.flatnonzero(is_quote)
-        # A block ends in a newline, so a quote always has a byte after it.
-        before = np.where(places == 0, _NEWLINE, data[places - 1])
-        after = data[places + 1]
-        opens = is_inside[places]
-        ends = (self.separator, _NEWLINE, ord(self.quote or ""))
-        is_good = np.where(opens, np.isin(before, ends), np.isin(after, (*ends, _RETURN)))
-        if not is_good.all():
-            return Finding("quotes", offset + int(places[np.argmin(is_good)]))
-        self._count_rows_in_quotes(data, is_mark, is_inside, offset)
+        # On bytes this is twice as fast as on booleans.
+        is_inside = np.bitwise_xor.accumulate(is_quote.view(np.uint8)).view(np.bool_) ^ self._inside
+        is_end = is_mark | is_quote
+        # After an opening quote a byte is inside, after a closing one it is not. A block ends in a newline.
+        is_wrong = is_quote & is_inside
+        is_wrong[1:] &= ~is_end[:-1]
+        is_wrong[0] = False
+        if b"\r" in block:
+            is_end |= data == _RETURN
+        is_wrong[:-1] |= is_quote[:-1] & ~is_inside[:-1] & ~is_end[1:]
+        if is_wrong.any():
+            return Finding("quotes", offset + int(np.argmax(is_wrong)))
+        if (is_inside & (data == _NEWLINE)).any():
+            self._count_rows_in_quotes(data, is_mark, is_inside, offset)
         is_mark &= ~is_inside
         self._inside = bool(is_inside[-1])
         return None
