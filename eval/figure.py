@@ -38,7 +38,6 @@ class Source(NamedTuple):
     is_ours: bool = False
 
 
-BEAUTY = "datasets/amazon-beauty/systems"
 PANELS = {
     "MovieLens-100K": (
         Source("llmrec quickstart", "quickstart.json", "metrics/test/sft", True),
@@ -54,11 +53,12 @@ PANELS = {
         Source("llmrec beauty-tiny", "beauty-tiny.json", "metrics/test/sft", True),
         Source("llmrec (SASRec)", "beauty-sasrec-teacher.json", "metrics/test/sft", True),
         Source("llmrec, no teacher", "beauty-tiny-untaught.json", "metrics/test/sft", True),
-        Source("mixture", "opponents.json", f"{BEAUTY}/mixture"),
-        Source("sequential rules", "opponents.json", f"{BEAUTY}/succession"),
-        Source("item-kNN, recency", "opponents.json", f"{BEAUTY}/recent_knn"),
-        Source("SASRec", "sasrec-beauty.json", "systems/sasrec_ce/test"),
-        Source("SASRec, binary", "sasrec-beauty.json", "systems/sasrec_bce/test"),
+        Source("mixture", "beauty-tiny.json", "metrics/test/mixture"),
+        Source("sequential rules", "beauty-tiny.json", "metrics/test/succession"),
+        Source("item-kNN, recency", "beauty-tiny.json", "metrics/test/recent_knn"),
+        Source("SASRec, averaged", "beauty-tiny.json", "metrics/test/sasrec_plus"),
+        Source("SASRec", "beauty-tiny.json", "metrics/test/sasrec_ce"),
+        Source("SASRec, binary", "beauty-tiny.json", "metrics/test/sasrec_bce"),
         Source("item-kNN", "beauty-tiny.json", "metrics/test/item_knn"),
         Source("popularity", "beauty-tiny.json", "metrics/test/popularity"),
     ),
