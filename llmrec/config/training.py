@@ -193,8 +193,6 @@ class SftConfig(TrainingConfig):
         users: number of training users, a seeded sample; null takes all.
         valid_users: number of validation users whose loss is computed at every validation (`eval_steps`).
         valid_lists: number of validation users whose lists are decoded at every validation; null decodes none.
-        average: decay a step of a moving average of the weights, which is validated and kept in place of the weights;
-            0 for none.
         keep: which weights are kept: those of the last step, or those with the best validation `loss` or `ndcg`.
         patience: training stops after this many validations without improvement; null never stops early.
         compile: compile the model's layers with torch.compile.
@@ -211,7 +209,6 @@ class SftConfig(TrainingConfig):
     users: Positive | None = None
     valid_users: Positive = 512
     valid_lists: Positive | None = None
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     keep: Literal["last", "loss", "ndcg"] = "last"
     patience: Positive | None = None
     checkpoints: Positive = 2

@@ -25,10 +25,6 @@ def fine_tune(ctx: StageContext) -> None:
             f"sft.batch={recipe.sft.batch} trees a step cannot be shared by {workers.count} processes; "
             "make it a multiple of --processes"
         )
-    if workers.sharded and recipe.sft.average:
-        raise UserError(
-            "--shard: the average of sharded weights cannot be kept; leave it out, or use sft.average=0"
-        )
     if workers.sharded and recipe.sft.mode == "qlora":
         raise UserError(
             "--shard: bitsandbytes' 4-bit weights cannot be cut up; leave it out, or use sft.mode=lora"

@@ -95,7 +95,6 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
         validation_lists=_validation_lists(ctx, prepared) if valid else None,
         teacher=teacher,
         compiled=sft.compile,
-        average=sft.average,
         callbacks=[metrics] + ([EarlyStoppingCallback(sft.patience)] if sft.patience and valid else []),
     )
     for noisy in (PrinterCallback, ProgressCallback):
@@ -107,8 +106,6 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
         metrics.rewind(resume)
     with explain_out_of_memory("sft", sft_memory_remedies(sft, recipe.data.history, ctx.workers)):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        if sft.keep == "last":
-            trainer.apply_average()
         notes: dict[str, float | bool] = {"bf16": trainer.args.bf16}
         if teacher is not None:
             notes["teacher_temperature"] = teacher.temperature

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
 from llmrec.models.head import head_at_positions
 from llmrec.token_tree import IGNORE, MAX_ATTENTION_PAIRS, MULTIPLE, ancestor_mask
 from llmrec.train import sharding
-from llmrec.train.sft.average import WeightAverage
 from llmrec.train.sft.epochs import Epochs, LengthGroupedSampler
 from llmrec.train.sft.teacher import Teacher
 from llmrec.train.validation import NDCG_CUTOFF, ValidationLists
@@ -35,7 +32,6 @@ class TreeTrainer(SFTTrainer):
         validation_lists: validation users whose lists are decoded at every evaluation, which then has `eval_ndcg@10`.
         teacher: whose word is learned beside the labels.
         compiled: whether a sharded model's layers are compiled; of another, `args` says it.
-        average: decay a step of a moving average of the weights, which is validated and kept; 0 for none.
         kwargs: SFTTrainer's.
     """
 
@@ -45,16 +41,12 @@ class TreeTrainer(SFTTrainer):
         validation_lists: ValidationLists | None = None,
         teacher: Teacher | None = None,
         compiled: bool = False,
-        average: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(train_dataset=epochs.rows, **kwargs)
         self._epochs, self._lists, self._teacher = epochs, validation_lists, teacher
         if self.is_fsdp_enabled:
             sharding.shard(self._trained_model, compiled)
-        self._average = WeightAverage(self._trained_model, average) if average else None
-        if self._average is not None:
-            self.add_callback(_AfterStep(self._average))
 
     def create_accelerator_and_postprocess(self) -> None:
         """Trainer's, which shards on CPUs as well."""
@@ -89,48 +81,18 @@ class TreeTrainer(SFTTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Trainer's loop, and the NDCG@10 of the validation lists, each process decoding its part."""
-        averaged = self._average.applied() if self._average is not None else nullcontext()
-        with averaged:
-            output = super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
-            if self._lists is not None and output.metrics is not None:
-                judged = f"ndcg@{NDCG_CUTOFF}"
-                output.metrics[f"{metric_key_prefix}_{judged}"] = self._mean_of_lists(self._lists, judged)
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        if self._lists is not None and output.metrics is not None:
+            process = self.accelerator
+            users = self._lists.part(process.process_index, process.num_processes)
+            judged = f"ndcg@{NDCG_CUTOFF}"
+            with sharding.unsharded(self._trained_model), process.autocast():
+                total = users.metric_sums(process.unwrap_model(self.model))[judged]
+            total = process.reduce(torch.tensor(total, device=process.device), "sum").item()
+            output.metrics[f"{metric_key_prefix}_{judged}"] = total / len(self._lists.prompts)
         return output
-
-    def _mean_of_lists(self, lists: ValidationLists, metric: str) -> float:
-        """A metric's mean over the users of validation lists."""
-        process = self.accelerator
-        users = lists.part(process.process_index, process.num_processes)
-        with sharding.unsharded(self._trained_model), process.autocast():
-            total = users.metric_sums(process.unwrap_model(self.model))[metric]
-        total = process.reduce(torch.tensor(total, device=process.device), "sum").item()
-        return float(total / len(lists.prompts))
-
-    def apply_average(self) -> None:
-        """Give the model the average of its weights, if there is one."""
-        if self._average is not None:
-            self._average.apply()
-
-    def _load_best_model(self) -> None:
-        """Trainer's, which knows the weights of the best step and not their average."""
-        super()._load_best_model()
-        if self._average is not None:
-            self._average.load(Path(str(self.state.best_model_checkpoint)))
-            self._average.apply()
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Trainer's, and the average."""
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self._average is not None and self.args.should_save:
-            self._average.save(Path(output_dir))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Trainer's, and the average."""
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if self._average is not None and checkpoint is not None:
-            self._average.load(Path(checkpoint))
 
     def training_step(
         self,
@@ -242,13 +204,3 @@ def _part(batch: dict[str, torch.Tensor], rows: list[int], width: int) -> dict[s
     width = -(-width // MULTIPLE) * MULTIPLE
     of_rows = ("window_items", "branches", "observed", "owner")
     return {name: value[rows] if name in of_rows else value[rows, :width] for name, value in batch.items()}
-
-
-class _AfterStep(TrainerCallback):
-    """Counts the weights into their average after each optimizer step."""
-
-    def __init__(self, average: WeightAverage) -> None:
-        self._average = average
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self._average.update()
