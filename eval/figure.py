@@ -38,29 +38,39 @@ class Source(NamedTuple):
     is_ours: bool = False
 
 
+OPPONENTS = {
+    "mixture": "mixture",
+    "succession": "sequential rules",
+    "recent_knn": "item-kNN, recency",
+    "sasrec_plus": "SASRec, averaged",
+    "sasrec_ce": "SASRec",
+    "sasrec_bce": "SASRec, binary",
+    "item_knn": "item-kNN",
+    "popularity": "popularity",
+}
+"""System → label, in the order of a panel."""
+
+
+def _model(label: str, file: str) -> Source:
+    return Source(label, file, "metrics/test/sft", is_ours=True)
+
+
+def _opponents(file: str, without: str = "") -> tuple[Source, ...]:
+    return tuple(
+        Source(label, file, f"metrics/test/{name}") for name, label in OPPONENTS.items() if name != without
+    )
+
+
 PANELS = {
     "MovieLens-100K": (
-        Source("llmrec quickstart", "quickstart.json", "metrics/test/sft", True),
-        Source("mixture", "quickstart.json", "metrics/test/mixture"),
-        Source("sequential rules", "quickstart.json", "metrics/test/succession"),
-        Source("item-kNN, recency", "quickstart.json", "metrics/test/recent_knn"),
-        Source("SASRec", "quickstart.json", "metrics/test/sasrec_ce"),
-        Source("SASRec, binary", "quickstart.json", "metrics/test/sasrec_bce"),
-        Source("item-kNN", "quickstart.json", "metrics/test/item_knn"),
-        Source("popularity", "quickstart.json", "metrics/test/popularity"),
+        _model("llmrec quickstart", "quickstart.json"),
+        *_opponents("quickstart.json", without="sasrec_plus"),
     ),
     "Amazon Beauty": (
-        Source("llmrec beauty-tiny", "beauty-tiny.json", "metrics/test/sft", True),
-        Source("llmrec (SASRec)", "beauty-sasrec-teacher.json", "metrics/test/sft", True),
-        Source("llmrec, no teacher", "beauty-tiny-untaught.json", "metrics/test/sft", True),
-        Source("mixture", "beauty-tiny.json", "metrics/test/mixture"),
-        Source("sequential rules", "beauty-tiny.json", "metrics/test/succession"),
-        Source("item-kNN, recency", "beauty-tiny.json", "metrics/test/recent_knn"),
-        Source("SASRec, averaged", "beauty-tiny.json", "metrics/test/sasrec_plus"),
-        Source("SASRec", "beauty-tiny.json", "metrics/test/sasrec_ce"),
-        Source("SASRec, binary", "beauty-tiny.json", "metrics/test/sasrec_bce"),
-        Source("item-kNN", "beauty-tiny.json", "metrics/test/item_knn"),
-        Source("popularity", "beauty-tiny.json", "metrics/test/popularity"),
+        _model("llmrec beauty-tiny", "beauty-tiny.json"),
+        _model("llmrec (SASRec)", "beauty-sasrec-teacher.json"),
+        _model("llmrec, no teacher", "beauty-tiny-untaught.json"),
+        *_opponents("beauty-tiny.json"),
     ),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -163,6 +164,11 @@ class _Evaluated:
     systems: dict[str, Any]
     users: pl.DataFrame
 
+    @cached_property
+    def targets(self) -> pl.DataFrame:
+        """`user_id, target` of all users, each once."""
+        return self.users.select("user_id", "target").unique()
+
 
 def _read(run: Path, split: str) -> _Evaluated:
     recipe, metrics = upgrade(read_yaml(run / layout.RECIPE)), _metrics(run)
@@ -254,16 +260,12 @@ def _obstacles(run: _Evaluated, first: _Evaluated) -> list[str]:
         for key in ("split", "catalogue")
         if run.protocol[key] != first.protocol[key]
     ]
-    targets, others = _targets(run), _targets(first)
+    targets, others = run.targets, first.targets
     shared = len(targets.join(others, on=["user_id", "target"]))
     if not found and not len(targets) == len(others) == shared:
         mine, other = f"{len(targets):,}", f"{len(others):,}"
         found.append(f"{shared:,} of its {mine} users and targets are among the {other} of {first.name}")
     return found
-
-
-def _targets(run: _Evaluated) -> pl.DataFrame:
-    return run.users.select("user_id", "target").unique()
 
 
 def _intervals(runs: list[_Evaluated], system: str, names: tuple[str, ...]) -> dict[str, tuple[float, float]]:

@@ -171,6 +171,14 @@ class TrainedRun:
             titles = {item: fields["title"] for item, fields in self.texts.items() if "title" in fields}
             raise unknown_item(what, unknown, self.catalogue.items, titles, self.folder.name)
 
+    def _indices(self, items: Sequence[str], what: str) -> list[int]:
+        """The catalogue's `indices`; an unknown item is answered with titles, which the catalogue does not have."""
+        try:
+            return self.catalogue.indices(items, what)
+        except UserError:
+            self._check_known(items, what)
+            raise
+
     def allow_and_deny_lists(
         self,
         histories: Sequence[Sequence[str]],
@@ -185,10 +193,7 @@ class TrainedRun:
         """
         if any(row is not None and not len(row) for row in allow or []):
             raise UserError("an allow-list is empty: nothing may be recommended")
-        for name, rows in (("allow", allow), ("deny", deny)):
-            for row in rows or ():
-                self._check_known(row or (), name)
-        index = self.catalogue.indices
+        index = self._indices
         allowed = None if allow is None else [None if row is None else index(row, "allow") for row in allow]
         denied = [index(row, "deny") for row in deny or [()] * len(histories)]
         if mask_seen:
