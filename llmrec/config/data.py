@@ -54,7 +54,7 @@ class Split(Section):
     fraction: Fraction = 0.1
 
 
-Ties = Literal["file", "shuffle", "item"]
+Ties = Literal["auto", "file", "shuffle", "item"]
 
 
 class DataConfig(Section):
@@ -67,7 +67,8 @@ class DataConfig(Section):
         filters: filters; null uses the card's.
         split: split; null uses the card's.
         ties: order of a user's interactions with equal times: that of the `file`, a seeded `shuffle`, or by `item`
-            id. Without times the file's order counts.
+            id. `auto` shuffles where more than a tenth of the test targets are tied, and keeps the file's order
+            elsewhere. Without times the file's order counts.
     """
 
     card: ShippedName
@@ -75,4 +76,4 @@ class DataConfig(Section):
     history: Positive = 20
     filters: Filters | None = None
     split: Split | None = None
-    ties: Ties = "file"
+    ties: Ties = "auto"

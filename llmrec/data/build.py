@@ -11,19 +11,19 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from llmrec.artifacts import StageContext
-from llmrec.config import Ties
+from llmrec.config import Split, Ties
 from llmrec.data.attributes import bare_items, read_items, read_users
 from llmrec.data.card import load_card
-from llmrec.data.clean import clean, tied_targets
+from llmrec.data.clean import by_user_and_time, clean, order_ties, tied_targets
 from llmrec.data.log import Log, read_log
 from llmrec.data.source import Dataset, locate
-from llmrec.data.split import SPLITS, split
+from llmrec.data.split import SPLITS, Labels, split
 from llmrec.data.tables.notes import tell
 from llmrec.data.write import write_interactions
 from llmrec.files import write_json
 
 MANY_TIES = 0.1
-"""Share of tied test targets above which the order of a file can decide a comparison."""
+"""Share of tied test targets above which the order of a file can decide a comparison, and `ties: auto` shuffles."""
 
 
 def build(context: StageContext) -> None:
@@ -47,10 +47,15 @@ def build(context: StageContext) -> None:
         removed = log.dropped | removed
         bar.update()
         bar.set_description("data: splitting, writing")
+        labels = _labels(log, split_config, context.recipe.seed)
+        tied = tied_targets(log, labels, split_config.kind) or 0.0
+        ties = config.ties
+        if ties == "auto":
+            ties = "shuffle" if tied > MANY_TIES else "file"
+            if ties == "shuffle":
+                log = by_user_and_time(order_ties(log, ties, context.recipe.seed))
+                labels = _labels(log, split_config, context.recipe.seed)
         time = log.seconds()
-        labels = split(
-            log.rows["user"].to_numpy(), time if log.has_times else None, split_config, context.recipe.seed
-        )
         write_interactions(log, time, labels, folder / "interactions.parquet")
         report: dict[str, Any] = {
             "dataset": card.name,
@@ -63,28 +68,30 @@ def build(context: StageContext) -> None:
             "removed": removed,
             "counts": _counts(log, labels),
         }
-        tied = tied_targets(log, labels, split_config.kind)
-        if config.ties != "file":
-            report["ties"] = config.ties
+        if ties != "file":
+            report["ties"] = ties
         bar.update()
         bar.set_description("data: items and users")
         report |= _write_attributes(dataset, log, folder, scratch)
         bar.update()
     write_json(folder / "report.json", report)
     _print_summary(report)
-    _tell_ties(tied, config.ties)
+    _tell_ties(tied, ties)
 
 
-def _tell_ties(share: float | None, ties: Ties) -> None:
-    """Say how many test targets are tied in time, and warn where the order of a file decides between many."""
+def _labels(log: Log, config: Split, seed: int) -> Labels:
+    """The split of each row of an ordered log."""
+    return split(log.rows["user"].to_numpy(), log.seconds() if log.has_times else None, config, seed)
+
+
+def _tell_ties(share: float, ties: Ties) -> None:
+    """Say how many test targets are tied in time, and what decides which of them is last."""
     if not share:
         return
-    told = f"{share:.1%} of the test targets have the same time as another interaction of their user"
-    if ties == "file" and share > MANY_TIES:
-        told += "; the file's order decides which is last, and models can learn that order: data.ties=shuffle"
-    elif ties == "file":
-        told += "; the file's order decides which is last (data.ties)"
-    tell("data", told)
+    told = f"{share:.1%} of the test targets have the same time as another interaction of their user; "
+    decides = {"shuffle": "chance", "item": "the item's id", "file": "the file's order"}[ties]
+    warning = ", and models can learn that order" if ties == "file" and share > MANY_TIES else ""
+    tell("data", f"{told}{decides} decides which is last{warning} (data.ties)")
 
 
 def _write_attributes(dataset: Dataset, log: Log, folder: Path, scratch: Path) -> dict[str, Any]:

@@ -94,9 +94,9 @@ def _seconds(bound: int | str) -> float:
 def order_ties(log: Log, ties: Ties, seed: int) -> Log:
     """Bring rows into an order in which equal times lie as `ties` says; a stable sort by time keeps it.
 
-    Without times the order of the file is all there is, and it stays.
+    Without times the order of the file is all there is, and it stays; so it does under `auto`.
     """
-    if ties == "file" or not log.has_times:
+    if ties in ("auto", "file") or not log.has_times:
         return log
     if ties == "item":
         rank = log.items.rank("ordinal").to_numpy()

@@ -33,9 +33,11 @@ def orders(built):
 
 
 def test_the_share_of_tied_targets_is_told_with_a_warning(tmp_path, capsys):
-    read(tmp_path, day_log())
+    read(tmp_path, day_log(), ties="file")
     err = capsys.readouterr().err
-    assert "% of the test targets have the same time as another" in err and "data.ties=shuffle" in err
+    assert (
+        "% of the test targets have the same time as another" in err and "models can learn that order" in err
+    )
     assert tied_targets(tmp_path / "run", "test") > 0.5
 
 
@@ -56,18 +58,32 @@ def test_fractions_of_a_second_are_no_ties(tmp_path, capsys):
     assert "same time" not in capsys.readouterr().err
 
 
-def test_the_files_order_is_the_default(tmp_path):
+def test_many_ties_are_shuffled_by_default(tmp_path, capsys):
     log = day_log(days=1)
-    found = orders(read(tmp_path, log))
-    assert all(
-        [int(item) for item in items] == sorted(int(item) for item in items) for items in found.values()
-    )
-    assert found == orders(read(tmp_path, log, ties="file"))
+    built = read(tmp_path, log)
+    assert "chance decides which is last" in capsys.readouterr().err
+    assert built.report["ties"] == "shuffle"
+    by_item = orders(read(tmp_path, log, ties="file"))
+    assert all(list(items) == sorted(items, key=int) for items in by_item.values())
+    found = orders(built)
+    assert found != by_item and {user: set(items) for user, items in found.items()} == {
+        user: set(items) for user, items in by_item.items()
+    }
+    lasts = built.log.filter(pl.col("split") == "test").group_by("user_id").len()
+    assert (lasts["len"] == 1).all()
+
+
+def test_few_ties_keep_the_files_order_by_default(tmp_path):
+    rows = [(u, n, START + DAY * (2 if u == 0 and n == 3 else n)) for u in range(20) for n in range(4)]
+    log = "user,item,time\n" + "".join(f"{u},{n},{time}\n" for u, n, time in rows)
+    built = read(tmp_path, log)
+    assert "ties" not in built.report and tied_targets(tmp_path / "run", "test") == 0.05
+    assert all(items == ["0", "1", "2", "3"] for items in map(list, orders(built).values()))
 
 
 def test_shuffle_is_seeded_and_keeps_times_in_order(tmp_path):
     log = day_log(days=3)
-    in_file = read(tmp_path, log)
+    in_file = read(tmp_path, log, ties="file")
     shuffled, again = read(tmp_path, log, ties="shuffle"), read(tmp_path, log, ties="shuffle")
     assert shuffled.log.equals(again.log) and orders(shuffled) != orders(in_file)
     assert shuffled.report["ties"] == "shuffle" and "ties" not in in_file.report
