@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from llmrec import artifacts, assets, layout
 from llmrec.artifacts import Stage
 from llmrec.errors import UserError
-from llmrec.files import atomic_write
+from llmrec.files import atomic_write, read_json
 from llmrec.stages import (
     collaborative,
     data,
@@ -72,7 +72,7 @@ def execute(
     workers: artifacts.Workers = artifacts.SINGLE_PROCESS,
     records: bool = True,
     kept: Collection[str] = (),
-) -> None:
+) -> Recipe:
     """Run a recipe's stages up to `until`; skip those that are done.
 
     Args:
@@ -84,6 +84,9 @@ def execute(
         records: whether the recipe becomes the run's `recipe.yaml`; a preview leaves an existing one as it is.
         kept: names of stages that are taken as they are in the run, whatever has changed since.
 
+    Returns:
+        The recipe, with numbers for keys that were `auto` if the data stage is among the stages.
+
     Raises:
         UserError: an unknown stage, or a stage fails.
     """
@@ -92,13 +95,30 @@ def execute(
     with artifacts.lock(run):
         if records or not (run / layout.RECIPE).is_file():
             _record(recipe, run)
-        for stage in stages_of(recipe, until):
-            if stage.name in kept:
-                announce(stage.name, "kept")
-                continue
-            announce(stage.name, "running")
-            ran = artifacts.run_stage(stage, recipe, run, workers, NAMES)
-            announce(stage.name, "done" if ran else "skipped")
+        for name in [stage.name for stage in stages_of(recipe, until)]:
+            if name in kept:
+                announce(name, "kept")
+            else:
+                announce(name, "running")
+                stage = next(stage for stage in for_recipe(recipe) if stage.name == name)
+                ran = artifacts.run_stage(stage, recipe, run, workers, NAMES)
+                announce(name, "done" if ran else "skipped")
+            if name == data.STAGE.name and recipe.auto:
+                recipe = with_sizes(recipe, run)
+                if records:
+                    _record(recipe, run)
+    return recipe
+
+
+def with_sizes(recipe: Recipe, *folders: Path) -> Recipe:
+    """Return a recipe with numbers for its keys that are `auto`, if the data stage of a folder has counted."""
+    counted = [folder for folder in folders if artifacts.read_manifest(folder, data.STAGE.name) is not None]
+    if not recipe.auto or not counted:
+        return recipe
+    from llmrec.config import DataSize, sized
+
+    counts = read_json(counted[0] / layout.DATA_REPORT)["counts"]
+    return sized(recipe, DataSize(**{name: counts[name] for name in DataSize.model_fields}))
 
 
 def _record(recipe: Recipe, run: Path) -> None:
@@ -118,6 +138,8 @@ def _record(recipe: Recipe, run: Path) -> None:
 def pending(recipe: Recipe, run: Path, until: str = "report", kept: Collection[str] = ()) -> list[str]:
     """Return the stages that `execute` would run. A stage that reads files of a pending stage is pending too."""
     pending: list[str] = []
+    parent = artifacts.parent_of(recipe)
+    recipe = with_sizes(recipe, run, *([parent] if parent is not None else []))
     for stage in stages_of(recipe, until):
         if stage.name in kept:
             continue

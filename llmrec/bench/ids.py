@@ -17,7 +17,7 @@ import numpy.typing as npt
 from rich.table import Table
 
 from llmrec.bench._measure import speedup, summary, time_interleaved
-from llmrec.config.tokenizers import tokenizer_class
+from llmrec.config.ids import tokenizer_class
 from llmrec.estimate.machine import write_figures
 from llmrec.ids.collisions import resolve_collisions
 from llmrec.ids.new_items import assign_ids

@@ -59,7 +59,7 @@ def _compare(name: str, overrides: list[str], compare: str, out: Path | None) ->
     kinds = comparison.parse_kinds(compare)
     recipe, folder = stages.resolve(name, overrides)
     until = "collaborative" if comparison.needs_collaborative(recipe, kinds) else "data"
-    stages.run_stages(recipe, folder, until, records=False)
+    recipe = stages.run_stages(recipe, folder, until, records=False)
     rows: list[dict[str, Any]] = comparison.compare(RunSignals(folder, recipe), recipe, kinds)
     show(comparison.table(rows))
     command = shlex.join(["llmrec", "ids", name, "--compare", ",".join(kinds), *overrides])

@@ -116,7 +116,7 @@ def _collect_errors(problems: list[str]) -> Iterator[None]:
 def preview(name: str, overrides: list[str]) -> None:
     """Print decoded training samples of a recipe, with ids, loss mask and the leak check."""
     recipe, folder = resolve(name, overrides)
-    run_stages(recipe, folder, "ids", records=False)
+    recipe = run_stages(recipe, folder, "ids", records=False)
     from llmrec.train.sft.preview import render
 
     print(render(recipe, folder))

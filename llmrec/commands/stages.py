@@ -151,7 +151,7 @@ def run_stages(
     workers: Workers = SINGLE_PROCESS,
     records: bool = True,
     kept: tuple[str, ...] = (),
-) -> None:
+) -> Recipe:
     """Print an estimate of the pending stages' cost, then run them up to `until`.
 
     Args:
@@ -161,6 +161,9 @@ def run_stages(
         workers: processes that train together.
         records: whether the recipe becomes the run's `recipe.yaml`.
         kept: names of stages that are taken as they are in the run.
+
+    Returns:
+        The recipe, with numbers for keys that were `auto`.
     """
     pending, plan = _plan(recipe, folder, until, kept)
     for line in [plan.summary(), *plan.load_notice(), *plan.shortages(folder)] if pending else []:
@@ -173,7 +176,7 @@ def run_stages(
             print(f"{folder}: {counted.summary()}", file=sys.stderr)
 
     announcer = _Announcer(pending, names, estimate_again)
-    pipeline.execute(recipe, folder, until, announcer, workers, records, kept)
+    return pipeline.execute(recipe, folder, until, announcer, workers, records, kept)
 
 
 def _plan(recipe: Recipe, folder: Path, until: str, kept: tuple[str, ...]) -> tuple[list[str], estimate.Plan]:

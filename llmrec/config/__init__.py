@@ -30,10 +30,12 @@ from llmrec.config.recipe import (
     load_recipe_of_run,
     load_run_recipe,
     recipe_tree,
+    sized,
     with_defaults,
     with_suite,
 )
 from llmrec.config.section import Fraction, Model, Positive, Section, validate
+from llmrec.config.sizes import DataSize
 from llmrec.config.training import (
     ALL_LINEAR,
     BaseConfig,
@@ -54,6 +56,7 @@ __all__ = [
     "CollaborativeConfig",
     "CollaborativeSystem",
     "DataConfig",
+    "DataSize",
     "DecodeConfig",
     "DpoConfig",
     "EncoderConfig",
@@ -89,6 +92,7 @@ __all__ = [
     "load_recipe_of_run",
     "load_run_recipe",
     "recipe_tree",
+    "sized",
     "validate",
     "with_defaults",
     "with_suite",

@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import torch
 
-Bfloat16 = bool | Literal["auto"]
-"""Whether to compute in bfloat16; `auto` does so on machines that have it in hardware."""
-
 
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 matrices in hardware. Other CPUs are slower with it than in float32."""
@@ -21,7 +18,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return any(features.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
-def uses_bfloat16(wanted: Bfloat16) -> bool:
+def uses_bfloat16(wanted: bool | Literal["auto"]) -> bool:
     """Whether a training computes in bfloat16 on this machine, given the key `bf16` of its recipe section."""
     import torch
 

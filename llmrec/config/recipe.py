@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from llmrec import assets, layout
 from llmrec.config.alignment import AlignmentConfig, DpoConfig, GrpoConfig, Method, PairsConfig
@@ -15,9 +15,9 @@ from llmrec.config.collaborative import Collaborative
 from llmrec.config.data import DataConfig
 from llmrec.config.decoding import BASELINES, DecodeConfig, EvalConfig
 from llmrec.config.former_keys import upgrade
-from llmrec.config.ids import IdsConfig
+from llmrec.config.ids import IdsConfig, tokenizer_class
 from llmrec.config.section import BY_CONTENT, RunName, Section, validate
-from llmrec.config.tokenizers import tokenizer_class
+from llmrec.config.sizes import DataSize, check_keys, set_auto, take_auto
 from llmrec.config.training import BaseConfig, SftConfig, TaskConfig, TrackConfig
 from llmrec.errors import UserError
 from llmrec.plugins import is_import_path
@@ -49,6 +49,7 @@ class Recipe(Section):
         decode: decoding of the lists.
         eval: evaluation.
         track: additional trackers of the training curves.
+        auto: keys that are set once the data stage has counted (`llmrec.config.sizes`); empty in a run's recipe.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -68,6 +69,9 @@ class Recipe(Section):
     decode: DecodeConfig = DecodeConfig()
     eval: EvalConfig = EvalConfig()
     track: TrackConfig = TrackConfig()
+    auto: Annotated[list[str], AfterValidator(check_keys)] = []
+
+    _take_auto = model_validator(mode="before")(take_auto)
 
     @model_validator(mode="after")
     def _lists_cover_k(self) -> Recipe:
@@ -155,6 +159,15 @@ def load_recipe_of_run(run: Path, overrides: list[str]) -> Recipe:
         replaced = {key for key in suite if f"eval.{key}" not in keys}
         tree["eval"] = {key: value for key, value in tree["eval"].items() if key not in replaced}
     return validate(Recipe, with_suite(tree), str(path))
+
+
+def sized(recipe: Recipe, size: DataSize) -> Recipe:
+    """Return a recipe with numbers for the keys that were `auto`."""
+    if not recipe.auto:
+        return recipe
+    tree = recipe.model_dump(mode="json")
+    set_auto(tree, size)
+    return validate(Recipe, tree, recipe.name)
 
 
 def recipe_tree(name: str, overrides: list[str]) -> tuple[Path, dict[str, Any]]:

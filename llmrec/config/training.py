@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from llmrec.config.collaborative import CollaborativeSystem
-from llmrec.config.precision import Bfloat16
 from llmrec.config.section import ModelSource, Positive, RunName, Section, ShippedName
 
+Bfloat16 = bool | Literal["auto"]
+"""Whether to compute in bfloat16; `auto` does so on machines that have it in hardware."""
 Mode = Literal["full", "lora", "qlora", "sid_rows"]
 ALL_LINEAR = "all-linear"
 

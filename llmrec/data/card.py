@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from llmrec import assets
-from llmrec.config import Filters, Section, Split, validate
+from llmrec.config import DataSize, Filters, Section, Split, validate
 from llmrec.data.words import MISSING
 from llmrec.errors import UserError
 from llmrec.yaml_files import read_yaml
@@ -246,20 +246,6 @@ class Source(Section):
         return [self.sha256] if isinstance(self.sha256, str) else list(self.sha256)
 
 
-class Size(Section):
-    """Size of a dataset, used for estimates before the first run.
-
-    Attributes:
-        users: number of users.
-        items: number of items.
-        interactions: number of interactions.
-    """
-
-    users: int
-    items: int
-    interactions: int
-
-
 class Card(Section):
     """A validated dataset card.
 
@@ -287,7 +273,7 @@ class Card(Section):
     description: str = ""
     licence: str = ""
     homepage: str = ""
-    size: Size | None = None
+    size: DataSize | None = None
     variables: dict[str, str] = Field(default={})
     root: str | None = None
     sources: list[Source] = Field(default=[])

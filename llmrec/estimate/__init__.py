@@ -10,11 +10,10 @@ up.
 """
 
 from llmrec.estimate.plans import Plan, dataset_size, format_duration, format_gigabytes, memory_gb, plan
-from llmrec.estimate.work import Size, Workload, card_fields
+from llmrec.estimate.work import Workload, card_fields
 
 __all__ = [
     "Plan",
-    "Size",
     "Workload",
     "card_fields",
     "dataset_size",

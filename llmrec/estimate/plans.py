@@ -10,11 +10,11 @@ from pathlib import Path
 from llmrec import layout
 from llmrec.artifacts import Stage, read_manifest
 from llmrec.collaborative.systems import systems_in
-from llmrec.config import Recipe
+from llmrec.config import DataSize, Recipe, sized
 from llmrec.data.card import Card, load_card
 from llmrec.estimate import alignment
 from llmrec.estimate.machine import BUSY, machine_speed
-from llmrec.estimate.work import Size, Workload
+from llmrec.estimate.work import Workload
 from llmrec.files import read_json
 from llmrec.recommend.model_names import ALIGNED
 
@@ -115,7 +115,7 @@ def plan(recipe: Recipe, run: Path, stages: Sequence[Stage]) -> Plan:
         )
     requested = {file for stage in stages for file in stage.requested}
     work = Workload(
-        recipe,
+        sized(recipe, size),
         card,
         size,
         [name for name in ALIGNED if read_manifest(run, name) is not None],
@@ -148,10 +148,10 @@ def _memory(work: Workload, stage: str) -> float:
     return alignment.memory(work, stage) if stage in alignment.STAGES else work.memory(stage)
 
 
-def dataset_size(card: Card, run: Path) -> Size | None:
+def dataset_size(card: Card, run: Path) -> DataSize | None:
     """Return the size of the data: from the finished data stage, else from the card, else None."""
     report = run / layout.DATA_REPORT
     if report.is_file():
         counts = read_json(report)["counts"]
-        return Size(counts["users"], counts["items"], counts["interactions"])
-    return Size(card.size.users, card.size.items, card.size.interactions) if card.size else None
+        return DataSize(**{name: counts[name] for name in DataSize.model_fields})
+    return card.size

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from llmrec.config import ALL_LINEAR, LoraSettings, Recipe
+from llmrec.config import ALL_LINEAR, DataSize, LoraSettings, Recipe
 from llmrec.data.card import EVENT_FIELDS, Card, Source
 from llmrec.estimate.machine import matmul_rate
 from llmrec.models.shape import model_shape
@@ -45,15 +44,6 @@ BYTES_OF_4_BITS = {
 }  # a weight with its share of the scales; by sft.qlora.double_quant
 TEACHER_SCORES_PER_SECOND = 3e7  # item probabilities that SASRec computes and the trie sums, on one core
 SLOWER_4_BITS = 1.3  # than float32, measured on a CPU
-
-
-@dataclass(frozen=True)
-class Size:
-    """Counts of a dataset after its filters."""
-
-    users: int
-    items: int
-    interactions: int
 
 
 def card_fields(card: Card) -> Fields:
@@ -103,7 +93,12 @@ class Workload:
     """
 
     def __init__(
-        self, recipe: Recipe, card: Card, size: Size, aligned: Sequence[str] = (), systems: Sequence[str] = ()
+        self,
+        recipe: Recipe,
+        card: Card,
+        size: DataSize,
+        aligned: Sequence[str] = (),
+        systems: Sequence[str] = (),
     ) -> None:
         self.recipe, self.size = recipe, size
         self.systems = systems

@@ -12,8 +12,8 @@ from rich.text import Text
 from tqdm import tqdm
 
 from llmrec.config import Recipe, validate
+from llmrec.config.ids import tokenizer_class
 from llmrec.config.registry import TOKENIZERS
-from llmrec.config.tokenizers import tokenizer_class
 from llmrec.errors import UserError, did_you_mean
 from llmrec.ids.diagnosis import neighbour_recall
 from llmrec.ids.inputs.signals import RunSignals

@@ -19,8 +19,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llmrec.config import Positive, Recipe
-from llmrec.config.tokenizers import Codes as NumberOfCodes
-from llmrec.config.tokenizers import Levels, Rate, TokenizerSettings, Weight
+from llmrec.config.ids import Codes as NumberOfCodes
+from llmrec.config.ids import Levels, Rate, TokenizerSettings, Weight
 from llmrec.errors import UserError
 
 MAX_AUTO_CODES = 256

@@ -3,7 +3,7 @@
 import pytest
 
 from llmrec import estimate
-from llmrec.config import load_recipe
+from llmrec.config import DataSize, load_recipe
 from llmrec.data.card import load_card
 from llmrec.estimate import alignment
 from llmrec.models import modes
@@ -12,7 +12,7 @@ from llmrec.models.vocabulary import add_sid_tokens
 
 SHAPE = ["base.tiny.hidden=128", "base.tiny.intermediate=256", "base.tiny.layers=3", "base.tiny.kv_heads=2"]
 IDS = ["ids.quantizer.levels=3", "ids.quantizer.codes=32"]
-SIZE = estimate.Size(1000, 500, 9000)
+SIZE = DataSize(users=1000, items=500, interactions=9000)
 
 
 def work(*overrides):

@@ -5,12 +5,12 @@ import itertools
 import pytest
 
 from llmrec import estimate
-from llmrec.config import load_recipe
+from llmrec.config import DataSize, load_recipe
 from llmrec.data.card import load_card
 from llmrec.estimate import machine
 from llmrec.models.shape import model_shape
 
-SIZE = estimate.Size(1000, 500, 9000)
+SIZE = DataSize(users=1000, items=500, interactions=9000)
 
 
 def work(*overrides):

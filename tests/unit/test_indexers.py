@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from llmrec.config.tokenizers import Tokenizer
+from llmrec.config.ids import Tokenizer
 from llmrec.errors import UserError
 from llmrec.ids.collisions import count_collisions
 

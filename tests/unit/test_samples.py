@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from llmrec.cli import main
-from llmrec.config import TaskConfig, load_recipe
+from llmrec.config import DataSize, TaskConfig, load_recipe
 from llmrec.data import examples
 from llmrec.data.card import load_card
 from llmrec.errors import UserError
-from llmrec.estimate import Size, Workload
+from llmrec.estimate import Workload
 from llmrec.models.base import train_tokenizer
 from llmrec.text.candidates import CandidateSampler
 from llmrec.text.encode import PromptEncoder
@@ -344,7 +344,11 @@ def test_the_estimate_counts_the_rows_of_all_sources(run, encoder):
     }
     for name, entry in entries.items():
         recipe = load_recipe("recipe.yaml").model_copy(update={"prompts": [FIRST, entry]})
-        work = Workload(recipe, load_card("card.yaml"), Size(USERS, len(encoder.items), USERS * 8))
+        work = Workload(
+            recipe,
+            load_card("card.yaml"),
+            DataSize(users=USERS, items=len(encoder.items), interactions=USERS * 8),
+        )
         work.mix = work.mix[1:]
         work.sid_tokens = 1
         trees = trees_of(encoder, run, entry)

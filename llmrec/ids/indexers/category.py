@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import polars as pl
 
-from llmrec.config.tokenizers import Levels
+from llmrec.config.ids import Levels
 from llmrec.errors import UserError
 from llmrec.ids.indexers.paths import padded
 from llmrec.ids.tokenizer import Codes, Signals, Tokenizer

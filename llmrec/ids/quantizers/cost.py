@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from llmrec.config import Positive
-from llmrec.config.tokenizers import Rate
+from llmrec.config.ids import Rate
 from llmrec.ids.codecs.autoencoder import RqAutoencoder, fit_autoencoder
 from llmrec.ids.codecs.info_nce import info_nce
 from llmrec.ids.tokenizer import AutoencoderTokenizer, Codes, Signals

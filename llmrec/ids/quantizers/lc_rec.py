@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llmrec.config import Positive
-from llmrec.config.tokenizers import CollisionRule, Rate
+from llmrec.config.ids import CollisionRule, Rate
 from llmrec.ids.codecs.autoencoder import RqAutoencoder, fit_autoencoder
 from llmrec.ids.codecs.sinkhorn import even_codes
 from llmrec.ids.tokenizer import AutoencoderTokenizer, Codes, Signals

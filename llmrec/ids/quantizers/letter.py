@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmrec.config import Positive
-from llmrec.config.tokenizers import Weight
+from llmrec.config.ids import Weight
 from llmrec.errors import UserError
 from llmrec.ids.codecs.autoencoder import Quantized, RqAutoencoder, fit_autoencoder
 from llmrec.ids.codecs.info_nce import info_nce

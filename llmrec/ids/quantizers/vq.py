@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from llmrec.config import Positive
-from llmrec.config.tokenizers import Codes as NumberOfCodes
+from llmrec.config.ids import Codes as NumberOfCodes
 from llmrec.ids.codecs.kmeans import kmeans
 from llmrec.ids.codecs.residual import ResidualCodec, mean_vector
 from llmrec.ids.tokenizer import Codes, Signals, Tokenizer, number_of_codes
