@@ -8,8 +8,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import polars as pl
-
 from llmrec.artifacts import find_run
 from llmrec.data.examples import load_interactions, load_items
 

@@ -13,7 +13,7 @@ from llmrec.config.alignment import (
     RewardConfig,
 )
 from llmrec.config.collaborative import CollaborativeConfig, CollaborativeSystem, SystemSettings
-from llmrec.config.data import DataConfig, Filters, Split, Ties
+from llmrec.config.data import DataConfig, Filters, Part, Split, Ties
 from llmrec.config.decoding import (
     BEAMS,
     DecodeConfig,
@@ -73,6 +73,7 @@ __all__ = [
     "MmrConfig",
     "Model",
     "PairsConfig",
+    "Part",
     "Positive",
     "PriorConfig",
     "QloraSettings",

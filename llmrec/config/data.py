@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from llmrec.config.section import Fraction, LocalPath, Positive, Section, ShippedName
 
@@ -40,18 +40,53 @@ class Filters(Section):
         return [bound.isoformat() if isinstance(bound, date) else bound for bound in value]
 
 
+Part = Literal["train", "valid", "test"]
+_OF_GIVEN = ("column", "values", "valid")
+
+
 class Split(Section):
     """How users' interactions are split into train, valid and test (docs/contract.md, protocol).
 
     Attributes:
-        kind: the protocol.
+        kind: the protocol; `given` if the dataset says which part each interaction belongs to.
         fractions: shares of valid and test in a `temporal` split.
         fraction: share of users that are held out by `held_out_users`.
+        column: column of the log that names the part of a row in a `given` split; null if each part has files of its
+            own (`interactions.path` of the card).
+        values: value of that column → part; null knows train, valid and test, and their usual other names.
+        valid: where the valid part of a `given` split comes from: it is `given` too, or it is the `last` training
+            interaction of each user with at least two.
     """
 
-    kind: Literal["leave_one_out", "temporal", "held_out_users"] = "leave_one_out"
+    kind: Literal["leave_one_out", "temporal", "held_out_users", "given"] = "leave_one_out"
     fractions: tuple[Fraction, Fraction] = (0.1, 0.1)
     fraction: Fraction = 0.1
+    column: str | None = None
+    values: dict[str, Part] | None = None
+    valid: Literal["given", "last"] = "given"
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _values_as_text(cls, value: Any) -> Any:
+        """Turn numbers into text: a column may hold 0, 1 and 2."""
+        return {str(name): part for name, part in value.items()} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _keys_of_given(self) -> Split:
+        named = [name for name in _OF_GIVEN if name in self.model_fields_set]
+        if named and self.kind != "given":
+            raise ValueError(f"{named[0]} belongs to `kind: given`; this split is {self.kind}")
+        if self.values and self.column is None:
+            raise ValueError("values needs `column`, the column whose values it names")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the keys of `given` elsewhere: stage keys and reports of other splits stay as they were."""
+        written: dict[str, Any] = handler(self)
+        if self.kind == "given":
+            return {key: value for key, value in written.items() if key not in ("fractions", "fraction")}
+        return {key: value for key, value in written.items() if key not in _OF_GIVEN}
 
 
 Ties = Literal["auto", "file", "shuffle", "item"]

@@ -13,13 +13,14 @@ from tqdm import tqdm
 from llmrec.artifacts import StageContext
 from llmrec.config import Split, Ties
 from llmrec.data.attributes import bare_items, read_items, read_users
-from llmrec.data.card import load_card
-from llmrec.data.clean import by_user_and_time, clean, order_ties, tied_targets
+from llmrec.data.card import PART, load_card
+from llmrec.data.clean import by_user_and_time, clean, order_ties, tied_targets, without_leaks
 from llmrec.data.log import Log, read_log
 from llmrec.data.source import Dataset, locate
-from llmrec.data.split import SPLITS, Labels, split
+from llmrec.data.split import FINDINGS, SPLITS, Labels, findings, split, words_of_parts
 from llmrec.data.tables.notes import tell
 from llmrec.data.write import write_interactions
+from llmrec.errors import UserError
 from llmrec.files import write_json
 
 MANY_TIES = 0.1
@@ -42,9 +43,9 @@ def build(context: StageContext) -> None:
 
     with tqdm(total=3, leave=False, disable=None) as bar:
         bar.set_description("data: reading, filtering, ordering")
-        table, files = dataset.interactions
-        log, removed = clean(read_log(table, files, scratch), filters, config.ties, context.recipe.seed)
-        removed = log.dropped | removed
+        log, leaks = without_leaks(_read(dataset, split_config, scratch))
+        log, removed = clean(log, filters, config.ties, context.recipe.seed)
+        removed = log.dropped | ({"two_parts": leaks} if leaks else {}) | removed
         bar.update()
         bar.set_description("data: splitting, writing")
         labels = _labels(log, split_config, context.recipe.seed)
@@ -68,6 +69,8 @@ def build(context: StageContext) -> None:
             "removed": removed,
             "counts": _counts(log, labels),
         }
+        if split_config.kind == "given":
+            report["given"] = findings(log.rows["user"].to_numpy(), time, labels)
         if ties != "file":
             report["ties"] = ties
         bar.update()
@@ -76,12 +79,34 @@ def build(context: StageContext) -> None:
         bar.update()
     write_json(folder / "report.json", report)
     _print_summary(report)
+    if leaks:
+        tell(
+            "split",
+            f"{leaks:,} interactions are in two parts, same user, item and time; the later part keeps them",
+        )
+    for name, count in report.get("given", {}).items():
+        tell("split", f"{count:,} {FINDINGS[name]}")
     _tell_ties(tied, ties)
 
 
+def _read(dataset: Dataset, config: Split, scratch: Path) -> Log:
+    """Read the log, with the parts of its rows if the split is given."""
+    table, files = dataset.interactions
+    if config.kind != "given":
+        return read_log(table, files, scratch)
+    if config.column is None and not dataset.parts:
+        raise UserError(
+            "split.kind given needs split.column, or `path: {train: …, valid: …, test: …}` of the interactions"
+        )
+    table = table if config.column is None else table.with_part(config.column)
+    return read_log(table, files, scratch, dataset.parts, words_of_parts(config))
+
+
 def _labels(log: Log, config: Split, seed: int) -> Labels:
-    """The split of each row of an ordered log."""
-    return split(log.rows["user"].to_numpy(), log.seconds() if log.has_times else None, config, seed)
+    """The part of each row of an ordered log."""
+    time = log.seconds() if log.has_times else None
+    given = log.rows[PART].to_numpy() if PART in log.rows.columns else None
+    return split(log.rows["user"].to_numpy(), time, config, seed, given)
 
 
 def _tell_ties(share: float, ties: Ties) -> None:

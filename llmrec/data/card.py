@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from llmrec import assets
-from llmrec.config import DataSize, Filters, Section, Split, validate
+from llmrec.config import DataSize, Filters, Part, Section, Split, validate
 from llmrec.data.words import MISSING
 from llmrec.errors import UserError
 from llmrec.yaml_files import read_yaml
@@ -28,6 +28,8 @@ _ENDINGS: dict[str, Format] = {
 }
 EVENT_FIELDS = ("time", "rating", "event", "review", "summary")
 """Optional meanings of an interaction's columns, besides `user` and `item`."""
+PART = "part"
+"""Meaning of the column that names the part of a given split; a card names it by `split.column`."""
 TIME_UNITS = ("s", "ms", "us", "ns")
 """Units of numbers since 1970 that `time_format` can name."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
@@ -47,7 +49,8 @@ class Table(Section):
     """One table of a dataset: its files, their format, and the meaning of its columns.
 
     Attributes:
-        path: file or glob, relative to the dataset's folder.
+        path: file or glob, relative to the dataset's folder; of the log also one for each part of a given split:
+            `{train: …, valid: …, test: …}`.
         format: format of the files; null derives it from the file's ending. `loose_jsonl` is one Python dict a line,
             `sequences` one line `user item item …` a user, with the columns `user` and `item`.
         separator: separator of `csv` files, of one or more characters (`::`). null: the one with which the first line
@@ -65,7 +68,7 @@ class Table(Section):
         flags: meaning → columns of 0 and 1; the value is the list of the columns that hold 1.
     """
 
-    path: str
+    path: str | dict[Part, str]
     format: Format | None = None
     separator: Annotated[str, Field(min_length=1, pattern=r"^[^\r\n]*$")] | None = None
     header: bool | list[str] = True
@@ -77,6 +80,14 @@ class Table(Section):
     without_id: Literal["error", "drop"] = "error"
     split_on: dict[str, str] = Field(default={})
     flags: dict[str, list[str]] = Field(default={})
+
+    @model_validator(mode="after")
+    def _check_path(self) -> Table:
+        if isinstance(self.path, dict) and not isinstance(self, Interactions):
+            raise ValueError("path: only the log has files of the parts train, valid and test")
+        if isinstance(self.path, dict) and "train" not in self.path:
+            raise ValueError("path: the part train is needed")
+        return self
 
     @model_validator(mode="after")
     def _check_split_on(self) -> Table:
@@ -107,6 +118,8 @@ class Interactions(Table):
     """The interaction log: columns `user`, `item`, and optional `time`, `rating`, `event`, `review`, `summary`.
 
     `review` and `summary` are texts that the user wrote. They stay text, so they take memory while they are read.
+    `history` is a list of the items before `item`; a row is then one target with what came before, as in files that
+    are made for training. Rows of a user are joined to one sequence, which takes memory too.
     `time` may be a list of two columns: a day, and a clock time or milliseconds.
 
     Attributes:
@@ -148,11 +161,18 @@ class Interactions(Table):
     @field_validator("columns")
     @classmethod
     def _meanings(cls, value: dict[str, str]) -> dict[str, str]:
-        meanings = ("user", "item", *EVENT_FIELDS)
+        meanings = ("user", "item", "history", *EVENT_FIELDS)
         unknown = sorted(set(value) - set(meanings))
         if unknown:
             raise ValueError(f"{unknown[0]!r} has no meaning here (known: {', '.join(meanings)})")
+        beside = sorted(set(value) & set(EVENT_FIELDS))
+        if "history" in value and beside:
+            raise ValueError(f"{beside[0]!r} is unknown for the items of `history`; leave one of the two out")
         return _require(value, "user", "item")
+
+    def with_part(self, column: str) -> Interactions:
+        """Return this table with a column that names the part of a given split (`PART`)."""
+        return self.model_copy(update={"columns": self.columns | {PART: column}})
 
 
 class Items(Table):
@@ -265,7 +285,7 @@ class Card(Section):
         items: metadata of the items, if any.
         users: attributes of the users, if any.
         filters: filters of the log; a recipe's `data.filters` replaces them.
-        split: split of the log; a recipe's `data.split` replaces it.
+        split: split of the log; a recipe's `data.split` replaces it. A log with files for each part has a given one.
     """
 
     path: Path
@@ -282,6 +302,15 @@ class Card(Section):
     users: Users | None = None
     filters: Filters = Filters()
     split: Split = Split()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _files_of_parts_give_a_split(cls, tree: Any) -> Any:
+        """Take the split that the files give, unless the card names another."""
+        log = tree.get("interactions") if isinstance(tree, dict) else None
+        if isinstance(log, dict) and isinstance(log.get("path"), dict) and "split" not in tree:
+            return tree | {"split": {"kind": "given"}}
+        return tree
 
 
 def load_card(name: str) -> Card:

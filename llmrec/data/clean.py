@@ -8,8 +8,10 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from llmrec.config import Filters, Ties
+from llmrec.data.card import PART
 from llmrec.data.log import Log
 from llmrec.errors import UserError
 
@@ -91,12 +93,33 @@ def _seconds(bound: int | str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+def without_leaks(log: Log) -> tuple[Log, int]:
+    """Drop interactions of a given split that are also in a later part: same user, item and time.
+
+    Returns:
+        The log, and the number of dropped rows; none without times, because no two positions are equal.
+    """
+    if PART not in log.rows.columns or not log.has_times:
+        return log, 0
+    kept = log.keep(pl.col(PART) == pl.col(PART).max().over("user", "item", "time"))
+    return kept, len(log.rows) - len(kept.rows)
+
+
 def order_ties(log: Log, ties: Ties, seed: int) -> Log:
     """Bring rows into an order in which equal times lie as `ties` says; a stable sort by time keeps it.
 
-    Without times the order of the file is all there is, and it stays; so it does under `auto`.
+    Without times the order of the file is all there is, and it stays; so it does under `auto`. The parts of a given
+    split are in order first.
     """
-    if ties in ("auto", "file") or not log.has_times:
+    if not log.has_times:
+        return log
+    if PART in log.rows.columns:
+        return replace(log, rows=_ordered_ties(log, ties, seed).rows.sort(PART, maintain_order=True))
+    return _ordered_ties(log, ties, seed)
+
+
+def _ordered_ties(log: Log, ties: Ties, seed: int) -> Log:
+    if ties in ("auto", "file"):
         return log
     if ties == "item":
         rank = log.items.rank("ordinal").to_numpy()
@@ -109,8 +132,9 @@ def tied_targets(log: Log, labels: npt.NDArray[np.uint8], kind: str) -> float | 
 
     Args:
         log: ordered by user and time.
-        labels: index into `split.SPLITS` of each row `[rows]`.
-        kind: kind of the split; the target is a user's last test row under `held_out_users`, else the first.
+        labels: index into `split.LABELS` of each row `[rows]`.
+        kind: kind of the split; the target is a user's last test row under `held_out_users`, the first that has one
+            before it under `given`, else the first.
 
     Returns:
         A share between 0 and 1; None without times or test targets.
@@ -119,6 +143,10 @@ def tied_targets(log: Log, labels: npt.NDArray[np.uint8], kind: str) -> float | 
     if not log.has_times or not is_test.any():
         return None
     user, time = log.rows["user"].to_numpy(), log.rows["time"].to_numpy()
+    if kind == "given":
+        is_test &= np.append(False, user[1:] == user[:-1])
+        if not is_test.any():
+            return None
     is_same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
     is_tied = np.append(False, is_same) | np.append(is_same, False)
     rows = np.flatnonzero(is_test)

@@ -121,10 +121,7 @@ def evaluation_examples(
     if split not in {"valid", "test"}:
         raise UserError(f"split {split!r}: evaluation has a target in 'valid' and 'test' only")
     kind = read_json(_existing(run, "report.json"))["split"]["kind"]
-    eligible = pl.col("split") == split
-    # All rows of a held-out user have the split's name, and the last one is the target. Otherwise the first row
-    # with the split's name is the target.
-    target = pl.len() - 1 if kind == "held_out_users" else eligible.arg_max()
+    eligible, target = _target(kind, split)
     rows = load_interactions(run, events)
     texts = {name: _event_text(name) for name in events}
     examples = (
@@ -144,6 +141,20 @@ def evaluation_examples(
     return examples[np.sort(drawn)]
 
 
+def _target(kind: str, split: str) -> tuple[pl.Expr, pl.Expr]:
+    """Return which of a user's rows belong to a split, and the position of the one that is the target.
+
+    All rows of a held-out user have the split's name, and the last one is the target. Otherwise it is the first row
+    with the split's name. A given split may start a user's rows by such a row, which nothing precedes.
+    """
+    eligible = pl.col("split") == split
+    if kind == "held_out_users":
+        return eligible, pl.len() - 1
+    if kind == "given":
+        eligible &= pl.int_range(pl.len()) > 0
+    return eligible, eligible.arg_max()
+
+
 def tied_targets(run: Path, split: str) -> float:
     """Return the share of a split's targets with the same second as another interaction of their user.
 
@@ -153,8 +164,7 @@ def tied_targets(run: Path, split: str) -> float:
         UserError: the data stage has not run.
     """
     kind = read_json(_existing(run, "report.json"))["split"]["kind"]
-    eligible = pl.col("split") == split
-    target = pl.len() - 1 if kind == "held_out_users" else eligible.arg_max()
+    eligible, target = _target(kind, split)
     rows = (
         load_interactions(run)
         .group_by("user_id")

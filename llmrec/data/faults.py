@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from llmrec.data.card import Interactions
+from llmrec.data.card import PART, Interactions
 from llmrec.data.tables import read
 from llmrec.data.tables.notes import short, tell
 from llmrec.data.times import UNIT_NAMES, UNITS, mixed_units, no_times
@@ -75,10 +75,12 @@ def refuse_or_drop(
 def _faults(table: Interactions, rows: pl.DataFrame, unit: int, parts: list[read.TableFile]) -> list[Fault]:
     faults = []
     for name in rows.columns:
-        column = f"(column {table.columns[name]!r})"
+        column = f"(column {table.columns.get(name, name)!r})"
         nulls = rows[name].is_null() if rows[name].null_count() else None
         if name in ("user", "item") and nulls is not None:
             faults.append(Fault(name, nulls, f"an empty {name} id {column}", "without_id"))
+        elif name == PART and nulls is not None:
+            faults.append(Fault(name, nulls, f"no part {column}, which `values` in the split can name", None))
         elif name == "rating" and nulls is not None:
             faults.append(Fault(name, _has_text(name, nulls, table, parts), f"not a number {column}", None))
         elif name == "time":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -10,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from llmrec.data.card import Interactions
+from llmrec.data.card import PART, Interactions
 from llmrec.data.faults import refuse_or_drop
+from llmrec.data.split import LABELS
 from llmrec.data.tables import read
 from llmrec.data.tables.explode import explode
+from llmrec.data.tables.histories import joined
 from llmrec.data.tables.notes import tell
 from llmrec.data.times import UNIT_NAMES, Reading, are_positions, as_floats, date_of, derived_unit, reading
 from llmrec.errors import UserError
@@ -28,7 +31,7 @@ class Log:
 
     Attributes:
         rows: `user: u32, item: u32`, optional `time: i64 | f64` in `unit`, `rating: f32`, `event: u32`, and
-            `review: str`, `summary: str` as in the file.
+            `review: str`, `summary: str` as in the file; `part: u8`, an index into `split.LABELS`, of a given split.
         users: user ids; a user code is an index into it. Codes follow the order of first appearance.
         items: item ids; an item code is an index into it, in the same order.
         events: event names; an event code is an index into it.
@@ -86,7 +89,13 @@ def _renumber(rows: pl.DataFrame, column: str, names: pl.Series) -> tuple[pl.Dat
     return rows.with_columns(codes), names[order]
 
 
-def read_log(table: Interactions, files: list[Path], scratch: Path) -> Log:
+def read_log(
+    table: Interactions,
+    files: list[Path],
+    scratch: Path,
+    parts_of_files: Sequence[str] = (),
+    words: Mapping[str, int] | None = None,
+) -> Log:
     """Read the interactions of a dataset in one streaming pass.
 
     Ids become codes while reading, so that no text column is held in memory as a whole, except reviews if the card
@@ -96,29 +105,31 @@ def read_log(table: Interactions, files: list[Path], scratch: Path) -> Log:
         table: the card's description of the log.
         files: files of the log, read in this order.
         scratch: folder for rewritten copies.
+        parts_of_files: part of a given split that each file holds; empty if a column says so, or nothing does.
+        words: name of a part → index into `split.LABELS`; None if the split is not given.
 
     Raises:
         UserError: an empty id, a time that cannot be parsed or stands for no time, times in two units, or a rating
             that is not a number; the message names the file and row of the first bad value of each kind.
     """
-    parts = explode(read.scan(table, files, scratch), table)
+    parts, words = _open(table, files, scratch, parts_of_files, dict(words or {}))
     frame = read.combined(parts)
     how = None
     if "time" in table.columns:
         how = reading(
             pl.col("time"), parts, table.time_formats(), table.missing, has_clock="{" in table.columns["time"]
         )
-    rows, names = _collect(table, parts, frame, how)
+    rows, names = _collect(table, parts, frame, how, words)
     if how is not None and how.unit is None and _has_decimals(rows, frame):
         # The first values were whole numbers, and later ones are not.
         how = as_floats(pl.col("time").cast(pl.String).str.strip_chars())
-        rows, names = _collect(table, parts, frame, how)
+        rows, names = _collect(table, parts, frame, how, words)
     if rows.is_empty():
         raise UserError(f"{parts[0].path}: no interactions in it, only a header")
     unit = 1 if how is None else how.unit or derived_unit(rows["time"])
     for name in set(rows.columns) - {"user", "item", "time"}:
         if rows[name].null_count() == len(rows):
-            tell(files[0].name, f"column {table.columns[name]!r} ({name}) holds no value")
+            tell(files[0].name, f"column {table.columns.get(name)!r} ({name}) holds no value")
     rows, dropped = refuse_or_drop(table, rows, unit, parts)
     users, items, events = names
     has_dates = how is not None and how.name != "numbers"
@@ -127,8 +138,37 @@ def read_log(table: Interactions, files: list[Path], scratch: Path) -> Log:
     return log
 
 
+def _open(
+    table: Interactions,
+    files: list[Path],
+    scratch: Path,
+    parts_of_files: Sequence[str],
+    words: dict[str, int],
+) -> tuple[list[read.TableFile], dict[str, int]]:
+    """Open the files of a log as one row an interaction, with the part of each row where it is given.
+
+    Returns:
+        The files, and name of a part → index into `split.LABELS`.
+    """
+    parts = read.scan(table, files, scratch)
+    names = {name: code for code, name in enumerate(LABELS)}
+    if parts_of_files and PART not in table.columns:
+        words = names
+        parts = [
+            replace(part, frame=part.frame.with_columns(pl.lit(name).alias(PART)))
+            for part, name in zip(parts, parts_of_files, strict=True)
+        ]
+    if "history" in table.columns:
+        return [joined(parts, table, words)], names
+    return explode(parts, table), words
+
+
 def _collect(
-    table: Interactions, parts: list[read.TableFile], frame: pl.LazyFrame, how: Reading | None
+    table: Interactions,
+    parts: list[read.TableFile],
+    frame: pl.LazyFrame,
+    how: Reading | None,
+    words: dict[str, int],
 ) -> tuple[pl.DataFrame, list[pl.Series]]:
     """Read all rows as codes and numbers; return them with the users', items' and events' names."""
     dictionaries = {name: pl.Categories.random() for name in ("user", "item", "event")}
@@ -141,6 +181,8 @@ def _collect(
             columns[name] = coded.to_physical().cast(pl.UInt32)
         elif name == "time" and how is not None:
             columns[name] = how.values
+        elif name == PART:
+            columns[name] = read.part_code(pl.col(name), dtype, words)
         elif name in TEXT_FIELDS:
             columns[name] = pl.col(name).cast(pl.String)
         else:

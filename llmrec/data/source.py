@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmrec import assets
+from llmrec.config import Part
 from llmrec.data.card import Card, Interactions, Source, Table
+from llmrec.data.split import SPLITS
 from llmrec.errors import UserError
 
 Located = tuple[Table, list[Path]]
@@ -26,6 +28,7 @@ class Dataset:
     Attributes:
         origin: folder, addresses or wheel of the files.
         interactions: table and files of the log.
+        parts: part of a given split that each file of the log holds; empty if a card does not say so.
         items: table and files of the items' metadata, or None.
         users: table and files of the users' attributes, or None.
     """
@@ -34,6 +37,7 @@ class Dataset:
     interactions: tuple[Interactions, list[Path]]
     items: Located | None
     users: Located | None
+    parts: tuple[Part, ...] = ()
 
     def files(self) -> list[Path]:
         """Return the files of all tables."""
@@ -83,20 +87,41 @@ def _in_folder(card: Card, folder: Path, source: Source | None = None) -> Datase
     interactions, items, users = card.interactions, card.items, card.users
     if source is not None and source.interactions is not None:
         interactions, items, users = source.interactions, source.items, source.users
+    files, parts = _match_parts(interactions, folder)
     return Dataset(
         origin,
-        (interactions, _match(interactions, folder)),
-        (items, _match(items, folder)) if items else None,
-        (users, _match(users, folder)) if users else None,
+        (interactions, files),
+        (items, _match_parts(items, folder)[0]) if items else None,
+        (users, _match_parts(users, folder)[0]) if users else None,
+        parts,
     )
 
 
-def _match(table: Table, folder: Path) -> list[Path]:
-    """Return the files of a table, sorted by name."""
-    literal = folder / Path(table.path).expanduser()
+def _match_parts(table: Table, folder: Path) -> tuple[list[Path], tuple[Part, ...]]:
+    """Return the files of a table, and the part that each holds if the table has files of parts.
+
+    Raises:
+        UserError: no file matches, or one file belongs to two parts.
+    """
+    if isinstance(table.path, str):
+        return _match(table.path, folder), ()
+    matched: dict[Path, Part] = {}
+    for part in SPLITS:
+        for path in _match(table.path[part], folder) if part in table.path else []:
+            if path in matched:
+                raise UserError(
+                    f"{path}: matches `path` of both {matched[path]} and {part}; correct the card"
+                )
+            matched[path] = part
+    return list(matched), tuple(matched.values())
+
+
+def _match(pattern: str, folder: Path) -> list[Path]:
+    """Return the files that match a name or glob, sorted by name."""
+    literal = folder / Path(pattern).expanduser()
     if literal.is_file():
         return [literal]
-    matches = glob.glob(table.path, root_dir=folder, recursive=True)  # noqa: PTH207 - patterns may be absolute
+    matches = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - patterns may be absolute
     files = sorted(folder / name for name in matches)
     files = [path for path in files if path.is_file()]
     if not files:

@@ -1,20 +1,35 @@
-"""Splits a log into train, valid and test: leave-one-out, global temporal, held-out users."""
+"""Splits a log into train, valid and test: leave-one-out, global temporal, held-out users, or as the data says."""
 
 from __future__ import annotations
+
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from llmrec.config import Split
+from llmrec.config import Part, Split
 from llmrec.errors import UserError
 
-SPLITS = ("train", "valid", "test")
+SPLITS: tuple[Part, ...] = ("train", "valid", "test")
+KNOWN = 3
+"""Label of an interaction that is shown in histories, and neither trained on nor a target; given splits have them."""
+LABELS: tuple[str, ...] = (*SPLITS, "history")
+"""Names of labels in the column `split` of the interactions."""
 _TRAIN, _VALID, _TEST = range(3)
+_WORDS = {
+    "train": ("train", "training"),
+    "valid": ("valid", "validation", "val", "dev"),
+    "test": ("test", "testing"),
+}
 Labels = npt.NDArray[np.uint8]
 
 
 def split(
-    user: npt.NDArray[np.uint32], time: npt.NDArray[np.int64] | None, config: Split, seed: int
+    user: npt.NDArray[np.uint32],
+    time: npt.NDArray[np.int64] | None,
+    config: Split,
+    seed: int,
+    parts: Labels | None = None,
 ) -> Labels:
     """Label each interaction of a log that is ordered by user and time.
 
@@ -23,17 +38,22 @@ def split(
         time: time of each row `[rows]`, not decreasing within a user; None if the data has no times.
         config: the kind of split and its fractions.
         seed: seed of `held_out_users`.
+        parts: index into `LABELS` of each row `[rows]` as the data says, for `given`.
 
     Returns:
-        Index into `SPLITS` of each row `[rows]`.
+        Index into `LABELS` of each row `[rows]`.
 
     Raises:
-        UserError: train, valid or test is empty, or the split needs times but the data has none.
+        UserError: train, valid or test is empty, or the split needs times or parts that the data does not have.
     """
     if config.kind == "leave_one_out":
         labels = leave_one_out(user)
     elif config.kind == "held_out_users":
         labels = held_out_users(user, config.fraction, seed)
+    elif config.kind == "given":
+        if parts is None:
+            raise UserError("split.kind given needs split.column, or a `path` for each part")
+        labels = given(user, parts, config.valid)
     else:
         if time is None:
             raise UserError("split.kind temporal needs interactions.columns.time in the card")
@@ -47,10 +67,92 @@ def split(
 
 
 _ADVICE = {
+    "given": "`valid: last` in the split takes each user's last training interaction; the other two need rows",
     "leave_one_out": "no user has the 3 interactions it needs",
     "temporal": "too many interactions share one time: change split.fractions",
     "held_out_users": "too few users have the 2 interactions it needs: change split.fraction",
 }
+
+
+def given(user: npt.NDArray[np.uint32], parts: Labels, valid: Literal["given", "last"]) -> Labels:
+    """Return the parts that the data gives; with `last`, some training rows become valid.
+
+    Args:
+        user: user code of each row `[rows]`, not decreasing.
+        parts: index into `LABELS` of each row `[rows]`.
+        valid: `last` labels the last training row of each user with at least two of them valid.
+    """
+    labels = parts.copy()
+    if valid == "last":
+        train = np.flatnonzero(labels == _TRAIN)
+        is_last = np.append(user[train][1:] != user[train][:-1], True)[: len(train)]
+        has_more = np.append(False, user[train][1:] == user[train][:-1])[: len(train)]
+        labels[train[is_last & has_more]] = _VALID
+    return labels
+
+
+def words_of_parts(config: Split) -> dict[str, int]:
+    """Return which values of the column of a given split name which part, in lower case: an index into `LABELS`."""
+    if config.values:
+        return {value.strip().lower(): SPLITS.index(part) for value, part in config.values.items()}
+    return {word: LABELS.index(part) for part, words in _WORDS.items() for word in words}
+
+
+def findings(user: npt.NDArray[np.uint32], time: npt.NDArray[np.int64], labels: Labels) -> dict[str, int]:
+    """Count what a given split has that other splits never have.
+
+    Args:
+        user: user code of each row `[rows]`, not decreasing.
+        time: time or position of each row `[rows]`, not decreasing within a user.
+        labels: index into `LABELS` of each row `[rows]`.
+
+    Returns:
+        The counts that are not 0: `trained_on_later`, users with training interactions after a valid or test target;
+        `valid_after_test`, users with a valid target after a test target; `without_training`, users with a target
+        and no training interaction; `without_history`, users with a target and nothing before it;
+        `further_targets`, rows of valid and test beyond the first of a user, which is the one that is ranked.
+    """
+    users = int(user.max()) + 1
+    first = {code: _extreme(np.minimum, user, time, labels == code, users) for code in (_VALID, _TEST)}
+    last_train = _extreme(np.maximum, user, time, labels == _TRAIN, users)
+    last_valid = _extreme(np.maximum, user, time, labels == _VALID, users)
+    held_out = np.minimum(first[_VALID], first[_TEST])
+    has_target = held_out < _LATEST
+    has_training = last_train > -_LATEST
+    is_start = np.append(True, user[1:] != user[:-1])
+    counts = {
+        "trained_on_later": int((last_train > held_out).sum()),
+        "valid_after_test": int((last_valid > first[_TEST]).sum()),
+        "without_training": int((has_target & ~has_training).sum()),
+    }
+    without_history = further = 0
+    for code in (_VALID, _TEST):
+        targets = np.bincount(user[(labels == code) & ~is_start], minlength=users)
+        without_history += int((targets[user[is_start & (labels == code)]] == 0).sum())
+        further += int(np.maximum(targets - 1, 0).sum())
+    counts |= {"without_history": without_history, "further_targets": further}
+    return {name: count for name, count in counts.items() if count}
+
+
+_LATEST = np.iinfo(np.int64).max
+FINDINGS = {
+    "trained_on_later": "users have training interactions after a target of theirs: models learn from the future",
+    "valid_after_test": "users have a valid target after a test target",
+    "without_training": "users have a target and no training interaction",
+    "without_history": "targets are left out, because nothing is before them",
+    "further_targets": "rows of valid and test are no target: each user's first in a part is ranked",
+}
+"""What each finding of a given split means; a count stands before it."""
+
+
+def _extreme(
+    take: np.ufunc, user: npt.NDArray[np.uint32], time: npt.NDArray[np.int64], rows: Any, users: int
+) -> npt.NDArray[np.int64]:
+    """Return the smallest or largest time of each user's selected rows `[users]`; ∓`_LATEST` if there is none."""
+    start = _LATEST if take is np.minimum else -_LATEST
+    found = np.full(users, start, dtype=np.int64)
+    take.at(found, user[rows], time[rows])
+    return found
 
 
 def leave_one_out(user: npt.NDArray[np.uint32]) -> Labels:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmrec.data.log import TEXT_FIELDS, Log
-from llmrec.data.split import SPLITS
+from llmrec.data.split import LABELS
 from llmrec.data.words import TEXT_LIMIT, clean_text
 
 ROW_GROUP = 1 << 20
@@ -29,7 +29,7 @@ def write_interactions(
     Args:
         log: the log, ordered and compact.
         time: seconds or position of each row `[rows]`.
-        labels: index into `split.SPLITS` of each row `[rows]`.
+        labels: index into `split.LABELS` of each row `[rows]`.
         path: file to write.
     """
     coded = {
@@ -39,7 +39,7 @@ def write_interactions(
         "rating": None,
         "event": (log.rows["event"], log.events) if "event" in log.rows.columns else None,
         **dict.fromkeys(TEXT_FIELDS),
-        "split": (pl.Series(labels), pl.Series(SPLITS)),
+        "split": (pl.Series(labels), pl.Series(LABELS)),
     }
     writer = None
     for start in range(0, len(log.rows), ROW_GROUP):

@@ -48,6 +48,8 @@ def test_the_estimate_before_the_data_is_counted_uses_the_card(shop):
     folder, _ = shop
     shown = small_shop.run(folder, "sft", "recipe.yaml", "run=none", *AUTO, "--dry-run")
     assert shown.returncode == 0, shown.stderr
-    by_hand = small_shop.run(folder, "sft", "recipe.yaml", "run=none", "sft.batch=4", "sft.epochs=24", "--dry-run")
+    by_hand = small_shop.run(
+        folder, "sft", "recipe.yaml", "run=none", "sft.batch=4", "sft.epochs=24", "--dry-run"
+    )
     tokens = [text.split("M training tokens")[0].split(",")[-1] for text in (shown.stdout, by_hand.stdout)]
     assert tokens[0] == tokens[1]

@@ -30,13 +30,13 @@ def explode(parts: list[TableFile], table: Table) -> list[TableFile]:
 
 def _exploded(part: TableFile, table: Table) -> TableFile:
     schema = part.frame.collect_schema()
-    kinds = {name: _list_kind(part, name, dtype, table) for name, dtype in schema.items()}
+    kinds = {name: list_kind(part, name, dtype, table) for name, dtype in schema.items()}
     lists = [name for name, kind in kinds.items() if kind is not None]
     if not lists:
         return part
     if "item" not in lists:
         raise UserError(f"{part.path}: {lists[0]} holds lists and item does not; rows with lists need both")
-    frame = part.frame.with_columns(_as_list(name, kinds[name], schema[name], table) for name in lists)
+    frame = part.frame.with_columns(as_list(name, kinds[name], schema[name], table) for name in lists)
     as_lists = replace(part, frame=frame)
     is_empty = pl.col("item").list.len().fill_null(0) == 0
     for name in lists:
@@ -53,7 +53,7 @@ def _exploded(part: TableFile, table: Table) -> TableFile:
     return replace(part, frame=frame.filter(~is_empty).explode(lists), has_entries=True)
 
 
-def _list_kind(part: TableFile, name: str, dtype: pl.DataType, table: Table) -> str | None:
+def list_kind(part: TableFile, name: str, dtype: pl.DataType, table: Table) -> str | None:
     """Return how a column holds lists: by its type, as text, or separated; None if it does not."""
     if name in table.flags:
         return None
@@ -68,7 +68,8 @@ def _list_kind(part: TableFile, name: str, dtype: pl.DataType, table: Table) -> 
     return "text" if is_list and all(isinstance(list_of(text), list) for text in texts) else None
 
 
-def _as_list(name: str, kind: str | None, dtype: pl.DataType, table: Table) -> pl.Expr:
+def as_list(name: str, kind: str | None, dtype: pl.DataType, table: Table) -> pl.Expr:
+    """Return a column as lists, by what `list_kind` says of it."""
     column = pl.col(name)
     if kind == "separated":
         separator = table.split_on[name]

@@ -228,6 +228,18 @@ def identifier(column: pl.Expr, dtype: pl.DataType, missing: list[str]) -> pl.Ex
     return pl.when(~text.is_in(["", "nan", "NaN", *missing])).then(text)
 
 
+def as_identifier(column: pl.Expr, missing: list[str]) -> pl.Expr:
+    """Convert ids of any type to text, like `identifier`; for entries of lists, whose type is known later."""
+    text = column.cast(pl.String).str.strip_chars().str.replace(r"^(-?\d+)\.0$", "$1")
+    return pl.when(~text.is_in(["", "nan", "NaN", *missing])).then(text)
+
+
+def part_code(column: pl.Expr, dtype: pl.DataType, words: dict[str, int]) -> pl.Expr:
+    """Return the index of the part that a value names, u8; null if it names none."""
+    text = identifier(column, dtype, []).str.to_lowercase()
+    return text.replace_strict(words, default=None, return_dtype=pl.UInt8)
+
+
 def _unreadable(table: Table, path: Path, readable: Path, error: Exception) -> UserError:
     """Return the error for a file that cannot be read, in our words, with the line if it can be located."""
     if isinstance(error, OSError) and error.strerror is not None:
