@@ -183,7 +183,7 @@ def recommend(
 def serve(
     run: RunName,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     k_max: Annotated[int, typer.Option(min=1, help="Maximum number of items of a request.")] = 100,
 ) -> None:
     """Start vLLM's OpenAI server on a run, with its adapters, the catalogue and /v1/recommend."""

@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -33,6 +36,10 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
     from llmrec.decode.top_k import TopK
+
+
+CHECK = "llmrec.vllm.requests.RequestCheck"
+MAX_PORT = 65535
 
 
 class RecommendRequest(Section):
@@ -68,13 +75,43 @@ def serve(run: str, host: str = "127.0.0.1", port: int = 8000, k_max: int = 100)
             endpoints.
 
     Raises:
-        UserError: the run does not exist, vLLM is not installed, or `engine_settings` refuses the run.
+        UserError: the server cannot listen there, the run does not exist, vLLM is not installed, or `engine_settings`
+            refuses the run.
     """
+    check_address(host, port)
     served = TrainedRun.load(run)
     settings = engine_settings(served.base, list(served.adapters.values()), k_max)
     import uvloop
 
     uvloop.run(_serve(served, _arguments(served, settings, host, port), k_max))
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[None]:
+    """Turn an error of a socket that is bound inside into a UserError."""
+    try:
+        yield
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"cannot listen on {host}, port {port}: {reason}; see --host and --port") from None
+
+
+def check_address(host: str, port: int) -> None:
+    """Check that a server can listen, before an engine is started in vain.
+
+    Raises:
+        UserError: a port out of range or in use, an address that is not this machine's, or no permission.
+    """
+    if not 1 <= port <= MAX_PORT:
+        raise UserError(f"--port: expected 1 to {MAX_PORT}, found {port}")
+    with _listening(host, port), socket.socket(_family(host), socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+
+
+def _family(host: str) -> socket.AddressFamily:
+    """IPv6 for an address of that form, else IPv4, as vLLM chooses."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _arguments(served: TrainedRun, settings: dict[str, Any], host: str, port: int) -> Namespace:
@@ -90,6 +127,7 @@ def _arguments(served: TrainedRun, settings: dict[str, Any], host: str, port: in
         "port": port,
         "served_model_name": [BASE],
         "lora_modules": [LoRAModulePath(name, str(path)) for name, path in served.adapters.items()] or None,
+        "middleware": [CHECK],
         "allowed_origins": [],  # vLLM's default allows every web page to read from a local server
     }
     for name, value in overrides.items():
@@ -113,7 +151,8 @@ async def _serve(served: TrainedRun, args: Namespace, k_max: int) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)  # a running server installs its own handler
-    _, sock = setup_server(args, reuse_port=False)
+    with _listening(args.host, args.port):
+        _, sock = setup_server(args, reuse_port=False)
     async with build_async_engine_client(args) as client:
         tasks = await client.get_supported_tasks()
         app = build_app(args, tasks, client.model_config)

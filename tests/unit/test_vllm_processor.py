@@ -352,7 +352,7 @@ def test_right_requests_pass_and_one_that_never_ends_does_not(shop):
     for extra in (None, {}, {"mine": 1}):
         TrieLogitsProcessor.validate_params(SamplingParams(extra_args=extra))
     TrieLogitsProcessor.validate_params(params(catalogue=name, depth=1, allow=["i3", "i4"], deny=["i3"]))
-    with pytest.raises(ValueError, match="leave out ignore_eos"):
+    with pytest.raises(ValueError, match="ignore_eos: leave it out under a catalogue"):
         TrieLogitsProcessor.validate_params(
             SamplingParams(ignore_eos=True, extra_args={"llmrec_catalogue": name})
         )
