@@ -18,6 +18,7 @@ from llmrec.decode import score_candidates
 from llmrec.decode.batches import group_by_length
 from llmrec.decode.kv_cache import check_prompts
 from llmrec.errors import UserError
+from llmrec.models.device import every_position_sees_something
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -66,7 +67,8 @@ def generate_greedy(
     groups = group_by_length(
         [len(prompt) for prompt in prompts], lambda longest: max(1, batch_tokens // (longest + max_tokens))
     )
-    with torch.inference_mode(), tqdm(total=len(prompts), desc="answering", unit=" rows", leave=False) as bar:
+    bar = tqdm(total=len(prompts), desc="answering", unit=" rows", leave=False)
+    with torch.inference_mode(), every_position_sees_something(), bar:
         for group in groups:
             ids, mask = _pad_batch([prompts[row] for row in group], pad_id, on_left=True)
             sequences = model.generate(  # type: ignore[operator]  # transformers loses the method's type in its base class

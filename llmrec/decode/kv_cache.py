@@ -11,6 +11,7 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from llmrec.errors import UserError
+from llmrec.models.device import to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -127,31 +128,49 @@ def prefill(
     """
     check_prompts(model, prompts)
     shared = _shared(prompts)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
-    width = int(lengths.max()) - shared
+    own = [len(prompt) - shared for prompt in prompts]
+    width = max(own)
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
     for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) + shared :] = torch.tensor(prompt[shared:])
+        ids[row, width - own[row] :] = torch.tensor(prompt[shared:])
     capacity = shared + width + beam_tokens
     layers: list[CacheLayerMixin | LinearAttentionCacheLayerMixin] = [
         _RowLayer(len(prompts), capacity) for _ in range(model.config.num_hidden_layers)
     ]
     cache = Cache(layers=layers)
     if shared:
-        prefix = torch.tensor([list(prompts[0][:shared])], device=model.device)
+        prefix = to_device(torch.tensor([list(prompts[0][:shared])]), model.device)
         model(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    is_token = torch.arange(width, device=model.device) >= (width - lengths + shared).unsqueeze(1)
+    lengths = to_device(torch.tensor(own), model.device)
+    is_token = torch.arange(width, device=model.device) >= (width - lengths).unsqueeze(1)
     trunk = torch.cat([is_token.new_ones((len(prompts), shared)), is_token], dim=1)
     out = model(
-        input_ids=ids.to(model.device),
-        attention_mask=trunk.long(),
+        input_ids=to_device(ids, model.device),
+        attention_mask=_prompt_mask(trunk, shared) if min(own) < width else None,
         position_ids=(trunk.long().cumsum(1) - 1)[:, shared:].clamp(min=0),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
     )
     beam_mask = torch.zeros((len(prompts), 1, 0), dtype=torch.bool, device=model.device)
-    return TreeCache(model, cache, out.logits, lengths, trunk, beam_mask)
+    return TreeCache(model, cache, out.logits, lengths + shared, trunk, beam_mask)
+
+
+def _prompt_mask(trunk: torch.Tensor, shared: int) -> torch.Tensor:
+    """Causal mask of left-padded prompts, in which a pad sees itself.
+
+    A position that sees nothing would be left to the kernel: some give 0, some NaN, which then spreads over the row.
+
+    Args:
+        trunk: bool [U, P], whether a position holds a token.
+        shared: number of leading positions that are in the cache already.
+
+    Returns:
+        bool [U, 1, P − shared, P].
+    """
+    key = torch.arange(trunk.shape[1], device=trunk.device)
+    query = key[shared:, None]
+    return (((key <= query) & trunk[:, None]) | (key == query))[:, None]
 
 
 def _shared(prompts: Sequence[Sequence[int]]) -> int:

@@ -1,0 +1,253 @@
+"""Search, scores and losses on a simulated GPU: the CPU's results, whatever attention gives to rows that see nothing.
+
+Each search may wait for the device a counted number of times; a wait too many in a loop is what makes a GPU idle.
+"""
+
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import simulated_device
+import tiny_decoders
+import torch
+from simulated_device import DEVICE
+from tiny_decoders import CODES, LEVELS, TEXT
+
+from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.overlay import build_overlay
+from llmrec.catalogue.prefix_mass import CollaborativePrior
+from llmrec.catalogue.trie import Trie
+from llmrec.decode import batches, free_text, score_candidates
+from llmrec.decode.beam_search import TreeEngine
+from llmrec.decode.custom_generate import tree_generate
+from llmrec.decode.sampling import sample
+from llmrec.decode.scoring import Scoring
+from llmrec.models.vocabulary import codes_by_position
+from llmrec.text.target_tree import TargetTreeBuilder
+from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees
+from llmrec.train.alignment.losses import rosepo, sdpo
+from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
+from llmrec.train.sft.trainer import TreeTrainer
+
+RNG = np.random.default_rng(0)
+SIDS = np.unique(RNG.integers(0, CODES, (60, LEVELS)), axis=0)
+TRIE = Trie.build(SIDS, [CODES] * LEVELS)
+IDS = torch.arange(TEXT, TEXT + LEVELS * CODES)
+TAKEN = {tuple(sid) for sid in SIDS.tolist()}
+NEW = np.array([sid for sid in np.ndindex(CODES, CODES, CODES) if sid not in TAKEN][::30])
+CHANGED = build_overlay(TRIE, NEW, [0, 5, 7])
+SPELT = [[21, 22], [21, 22, 23, 24], [25], [26, 27, 28], [26, 29, 30, 31], [32, 33]]
+VOCABULARY, TEXTUAL_SIDS = codes_by_position(SPELT, 37)
+ORDER = np.lexsort(TEXTUAL_SIDS.T[::-1])
+TEXTUAL, TEXTUAL_IDS = Trie.build(TEXTUAL_SIDS[ORDER], VOCABULARY.codes), VOCABULARY.compact_ids
+PROMPTS = [[1, 2, 3, 4], [5, 6, 7], [9, 8, 7, 6, 5]]
+LED = [[*range(12), *prompt] for prompt in PROMPTS]
+DENY, ALLOW = [[1, 2, 3], [], [4, 9]], [None, [1, 2, 3, 10, 11], None]
+COLLABORATIVE = RNG.standard_normal((3, CHANGED.items)).astype(np.float32)
+
+
+class Place:
+    """A model and catalogues on a device, and engines of them."""
+
+    def __init__(self, model, device):
+        self.model, self.device = copy.deepcopy(model).to(device), device
+        self.trie, self.changed, self.textual = (trie.to(device) for trie in (TRIE, CHANGED, TEXTUAL))
+        self.ids, self.textual_ids = IDS.to(device), torch.from_numpy(TEXTUAL_IDS).to(device)
+
+    def engine(self, trie=None, **scoring):
+        ids = self.textual_ids if trie is self.textual else self.ids
+        return TreeEngine(self.model, self.trie if trie is None else trie, ids, 0, Scoring(**scoring))
+
+    def mask(self, trie, deny=DENY, allow=None):
+        return build_item_mask(trie, allow, deny, self.device)
+
+    def prior(self, trie, users=slice(None)):
+        return CollaborativePrior(trie, COLLABORATIVE[users, : trie.items], self.device)
+
+    def generator(self):
+        return torch.Generator().manual_seed(3) if self.device == "cpu" else simulated_device.generator(3)
+
+
+SEARCHES = {
+    "plain": lambda p: p.engine().search(PROMPTS, 5),
+    "a shared lead": lambda p: p.engine().search(LED, 5),
+    "deny-lists": lambda p: p.engine().search(PROMPTS, 5, mask=p.mask(p.trie)),
+    "allow-lists": lambda p: p.engine().search(PROMPTS, 5, mask=p.mask(p.trie, DENY, ALLOW)),
+    "an overlay": lambda p: p.engine(p.changed).search(PROMPTS, 5, mask=p.mask(p.changed)),
+    "an overlay, allow-lists": lambda p: p.engine(p.changed).search(
+        PROMPTS, 5, mask=p.mask(p.changed, DENY, ALLOW)
+    ),
+    "a floor": lambda p: p.engine().search(
+        PROMPTS, 8, 5, floor=torch.tensor([-20.0, -6.0, -30.0], device=p.device)
+    ),
+    "widened lists": lambda p: batches.rank(p.engine(), PROMPTS, 5, 5, p.mask(p.trie), 60),
+    "small batches": lambda p: batches.rank(p.engine(), PROMPTS, 5, 5, None, 20, 1e-5),
+    "the constrained policy": lambda p: p.engine(normalise="allowed").search(PROMPTS, 5, mask=p.mask(p.trie)),
+    "temperatures": lambda p: p.engine(temperature=(1.0, 0.5, 2.0)).search(PROMPTS, 5),
+    "a prior": lambda p: p.engine(prior=p.prior(p.trie), model_weight=0.6).search(PROMPTS, 5),
+    "a prior, an overlay": lambda p: p.engine(p.changed, prior=p.prior(p.changed), model_weight=0.6).search(
+        PROMPTS, 5
+    ),
+    "a prior of each batch": lambda p: batches.rank(
+        p.engine(), PROMPTS, 5, 5, None, 30, None, lambda users: p.prior(p.trie, users)
+    ),
+    "stochastic beams": lambda p: p.engine(normalise="allowed").search(
+        PROMPTS, 5, mask=p.mask(p.trie), noise=p.generator()
+    ),
+    "samples": lambda p: sample(p.engine(), PROMPTS, 6, p.mask(p.trie), p.generator()),
+    "textual IDs": lambda p: p.engine(p.textual).search(PROMPTS, 4),
+    "textual IDs, deny-lists": lambda p: p.engine(p.textual).search(
+        PROMPTS, 4, mask=p.mask(p.textual, [[0], [1, 2], []])
+    ),
+    "samples of textual IDs": lambda p: sample(p.engine(p.textual), PROMPTS, 4, None, p.generator()),
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_decoders.build("qwen3 with LoRA")
+
+
+@pytest.fixture(scope="module")
+def on_cpu(model):
+    return Place(model, "cpu")
+
+
+@pytest.fixture(params=[False, True], ids=["dead rows are 0", "dead rows are NaN"])
+def on_device(model, request):
+    with simulated_device.switched_on(request.param):
+        yield Place(model, DEVICE)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_lists_are_those_of_the_cpu(on_cpu, on_device, name):
+    expected, found = SEARCHES[name](on_cpu), SEARCHES[name](on_device)
+    tiny_decoders.same_lists(found, expected)
+    if expected.is_exact is not None:
+        assert found.is_exact.tolist() == expected.is_exact.tolist()
+
+
+def score_items(place):
+    rows = [
+        IDS.numpy()[SIDS[:9] + CODES * np.arange(LEVELS)],
+        np.zeros((0, 3), int),
+        np.array([[21, 22, 37, -1]]),
+    ]
+    return score_candidates.score(place.model, PROMPTS, rows, 24)
+
+
+def generate(place):
+    """The tree engine behind `generate`."""
+    made = place.model.generate(
+        torch.tensor([[1, 2, 3], [0, 4, 5]], device=place.device),
+        attention_mask=torch.tensor([[1, 1, 1], [0, 1, 1]], device=place.device),
+        num_beams=4,
+        num_return_sequences=3,
+        max_new_tokens=3,
+        pad_token_id=0,
+        custom_generate=tree_generate(place.trie, place.ids),
+        trust_remote_code=True,
+    )
+    return made.tolist()
+
+
+FREE_TEXT = {
+    "candidates": score_items,
+    "custom_generate": generate,
+    "greedy answers": lambda p: free_text.generate_greedy(p.model, PROMPTS, 6, [3], 0),
+    "log-probabilities of answers": lambda p: free_text.answer_log_probs(
+        p.model, PROMPTS, [[[1, 2], [3]], [[4]], [[5, 6, 7], [8]]], 0
+    ),
+    "embeddings": lambda p: free_text.text_embeddings(p.model, PROMPTS, 0),
+}
+
+
+@pytest.mark.parametrize("name", FREE_TEXT)
+def test_answers_and_scores_are_those_of_the_cpu(on_cpu, on_device, name):
+    expected, found = FREE_TEXT[name](on_cpu), FREE_TEXT[name](on_device)
+    assert len(found) == len(expected)
+    for left, right in zip(found, expected, strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-4)
+
+
+def completions(place, normalise):
+    """Log-probabilities of completions under a mask, and the gradient of S-DPO's and RosePO's loss."""
+    catalogue = Catalogue(place.trie, place.ids, [str(n) for n in range(len(SIDS))], {})
+    paths = catalogue.tokens.tolist()
+    groups = [
+        [paths[5], paths[12], paths[20]],
+        [paths[0], paths[30], paths[31]],
+        [paths[9], paths[1], paths[2]],
+    ]
+    trees = CompletionTrees.build(PROMPTS, groups, 0).to(place.device)
+    place.model.zero_grad()
+    found = CompletionScorer(normalise, catalogue).log_probs(place.model, trees, place.mask(place.trie))
+    chosen, rejected = found.total.view(3, 3)[:, 0], found.total.view(3, 3)[:, 1:]
+    loss = sdpo(chosen, rejected, 0.3).sum() + rosepo(chosen, rejected, 0.3, 0.1).sum()
+    loss.backward()
+    return found, gradient(place.model)
+
+
+def gradient(model):
+    return torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("normalise", ["vocabulary", "allowed"])
+def test_losses_of_alignment_and_their_gradients_are_those_of_the_cpu(on_cpu, on_device, normalise):
+    expected, expected_gradient = completions(on_cpu, normalise)
+    found, found_gradient = completions(on_device, normalise)
+    for left, right in zip(vars(found).values(), vars(expected).values(), strict=True):
+        torch.testing.assert_close(left.cpu(), right, atol=1e-4, rtol=0)
+    assert (found_gradient - expected_gradient).norm() < 1e-4 * expected_gradient.norm()
+
+
+def training_batch():
+    trees = []
+    for prompt in LED:
+        builder = TargetTreeBuilder()
+        for cut in range(3, len(prompt)):
+            builder.add([*prompt[:cut], 37], cut)
+        trees.append(TrainingTree(builder.build()))
+    rows = as_dataset(trees)
+    return TreeCollator(pad_id=0)([rows[i] for i in range(len(rows))])
+
+
+def train(place):
+    """SFT's loss on a batch, and its gradient."""
+    place.model.zero_grad()
+    batch = {name: value.to(place.device) for name, value in training_batch().items()}
+    loss = TreeTrainer.compute_loss(SimpleNamespace(_teacher=None), place.model, batch)
+    loss.backward()
+    return loss.item(), gradient(place.model)
+
+
+def test_sfts_loss_and_gradient_are_those_of_the_cpu(on_cpu, on_device):
+    (expected, expected_gradient), (found, found_gradient) = train(on_cpu), train(on_device)
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert (found_gradient - expected_gradient).norm() < 1e-4 * expected_gradient.norm()
+
+
+def waits_of(model, work):
+    """Places where `work` on a device waits for it, once model and catalogue are there."""
+    with simulated_device.switched_on() as waits:
+        place = Place(model, DEVICE)
+        work(place)  # what is computed once an engine, or once a process
+        waits.clear()
+        work(place)
+        return list(waits)
+
+
+BUDGETS = {
+    "plain": LEVELS + 4,
+    "a shared lead": LEVELS + 4,
+    "deny-lists": LEVELS + 6,
+    "textual IDs": 17,
+}
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_a_search_waits_once_a_level_and_a_few_times_more(model, name):
+    waits = waits_of(model, SEARCHES[name])
+    assert len(waits) <= BUDGETS[name], simulated_device.explain(waits)
