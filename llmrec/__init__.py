@@ -1,7 +1,9 @@
 """Fine-tune a language model into a recommender with semantic IDs, and prove that it recommends.
 
 >>> from llmrec import Recommender
->>> Recommender.load("quickstart").recommend(["50", "181"], k=10)  # doctest: +SKIP
+>>> Recommender.load("quickstart").recommend([50, 181], k=10)  # doctest: +SKIP
+
+The names in `__all__` are the public interface; docs/python.md describes it.
 """
 
 from __future__ import annotations
@@ -9,21 +11,44 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmrec.decode.top_k import TopK
+    from llmrec.errors import (
+        InvalidRequestError,
+        UnfinishedRunError,
+        UnknownItemError,
+        UnknownModelError,
+        UnknownRunError,
+        UnknownUserError,
+        UserError,
+    )
     from llmrec.recommend.recommender import Recommendation, Recommender
 
 __version__ = "0.1.0"
-__all__ = ["Recommendation", "Recommender", "UserError", "__version__"]
+__all__ = [
+    "InvalidRequestError",
+    "Recommendation",
+    "Recommender",
+    "TopK",
+    "UnfinishedRunError",
+    "UnknownItemError",
+    "UnknownModelError",
+    "UnknownRunError",
+    "UnknownUserError",
+    "UserError",
+    "__version__",
+]
 
-_LAZY = {
-    "Recommender": "llmrec.recommend.recommender",
+_MODULES = {
     "Recommendation": "llmrec.recommend.recommender",
-    "UserError": "llmrec.errors",
+    "Recommender": "llmrec.recommend.recommender",
+    "TopK": "llmrec.decode.top_k",
 }
+"""Where the public names are defined that are not exceptions; they are imported when they are first used."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
+    if name in __all__:
         from importlib import import_module
 
-        return getattr(import_module(_LAZY[name]), name)
+        return getattr(import_module(_MODULES.get(name, "llmrec.errors")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

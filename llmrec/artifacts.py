@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmrec import layout
 from llmrec.assets import file_sha256
-from llmrec.errors import UserError, did_you_mean
+from llmrec.errors import UnfinishedRunError, UnknownRunError, UserError, did_you_mean
 from llmrec.files import DISK_FULL, disk_is_full, link_or_copy, read_json, write_json
 from llmrec.layout import run_folder as run_folder
 from llmrec.layout import runs_root as runs_root
@@ -156,7 +156,7 @@ def find_run(name: str, what: str = "") -> Path:
         what: recipe key that names the run, for the message.
 
     Raises:
-        UserError: no such run; the message names the nearest.
+        UnknownRunError: no such run; the message names the nearest.
     """
     with contextlib.suppress(UserError):  # of a name that no run can have
         folder = run_folder(name)
@@ -165,12 +165,12 @@ def find_run(name: str, what: str = "") -> Path:
     names = sorted(path.parent.name for path in runs_root().glob(f"*/{layout.RECIPE}"))
     hint = did_you_mean(name, names, "runs there")
     where = f"{what}: " if what else ""
-    raise UserError(f"{where}no run named {name!r} under {runs_root()} ({hint})")
+    raise UnknownRunError(f"{where}no run named {name!r} under {runs_root()} ({hint})")
 
 
-def unfinished(run: Path) -> UserError:
+def unfinished(run: Path) -> UnfinishedRunError:
     """Return the error for a run without a finished sft stage."""
-    return UserError(f"{run}: no finished sft stage there; run `llmrec sft RECIPE` first")
+    return UnfinishedRunError(f"{run}: no finished sft stage there; run `llmrec sft RECIPE` first")
 
 
 def read_manifest(run: Path, stage: str) -> dict[str, Any] | None:

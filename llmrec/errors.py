@@ -1,4 +1,4 @@
-"""The exception for mistakes that the user can correct."""
+"""Exceptions for mistakes that the user can correct."""
 
 import difflib
 import itertools
@@ -9,8 +9,50 @@ class UserError(Exception):
     """A mistake in input, recipe or environment that the user can correct.
 
     The message is one line: what is wrong, where, and how to correct it. The command line prints it and
-    exits with status 2. A Python caller can catch it.
+    exits with status 2. A Python caller can catch it, or one of its kinds below.
     """
+
+
+class UnknownRunError(UserError):
+    """No run, export or merged checkpoint has this name or folder."""
+
+
+class UnfinishedRunError(UserError):
+    """A run whose SFT is not finished, so that no model can answer."""
+
+
+class UnknownModelError(UserError):
+    """A run has no model of this name."""
+
+
+class InvalidRequestError(UserError):
+    """A request that cannot be answered: an empty history, a list without items, an id that is not an id."""
+
+
+class UnknownItemError(InvalidRequestError):
+    """An item that is not in a run's catalogue.
+
+    Attributes:
+        item: the id that was given.
+        nearest: id of the item that is most like it; None if none is near.
+    """
+
+    def __init__(self, message: str, item: str = "", nearest: str | None = None) -> None:
+        super().__init__(message)
+        self.item, self.nearest = item, nearest
+
+
+class UnknownUserError(InvalidRequestError):
+    """A user who is not in a run's data.
+
+    Attributes:
+        user: the id that was given.
+        nearest: id of the user that is most like it; None if none is near.
+    """
+
+    def __init__(self, message: str, user: str = "", nearest: str | None = None) -> None:
+        super().__init__(message)
+        self.user, self.nearest = user, nearest
 
 
 def did_you_mean(name: str, valid: Sequence[str], otherwise: str = "known") -> str:

@@ -59,6 +59,17 @@ def open_shop(folder: Path) -> None:
     (folder / "recipe.yaml").write_text(RECIPE)
 
 
+def open_numbered_shop(folder: Path, first_item: int) -> None:
+    """The same shop with whole numbers as ids: customers from 1, items from `first_item`."""
+    open_shop(folder)
+    head, *log = (folder / "log.csv").read_text().splitlines()
+    rows = [line.split(",") for line in log]
+    lines = [f"{int(user[1:]) + 1},{int(item[1:]) + first_item},{time}" for user, item, time in rows]
+    (folder / "log.csv").write_text("\n".join([head, *lines]) + "\n")
+    items = [json.dumps({"sku": first_item + i, "name": f"Thing {i}"}) for i in range(ITEMS)]
+    (folder / "items.jsonl").write_text("\n".join(items))
+
+
 def open_rated_shop(folder: Path) -> None:
     """The same shop, whose customers rate and review: an item's rating hangs on the item, every ninth is left out."""
     open_shop(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from llmrec.errors import UserError, nearest_name
+from llmrec.errors import UnknownItemError, nearest_name
 
 LONGEST = 60
 """Number of characters of an id or title that a message shows."""
@@ -15,7 +15,7 @@ SEARCHED = 20_000
 
 def unknown_item(
     what: str, item: str, items: Sequence[str], titles: Mapping[str, str] | None = None, run: str = "RUN"
-) -> UserError:
+) -> UnknownItemError:
     """Return the error for an item that is not in a catalogue; it names the nearest item.
 
     Args:
@@ -31,10 +31,11 @@ def unknown_item(
     if near is not None:
         title = titles.get(near, near)
         hint = f"did you mean {near!r}{f', {title[:LONGEST]}' if title != near else ''}? "
-    return UserError(
+    message = (
         f"{what}: item {item[:LONGEST]!r} is not in the catalogue "
         f"({hint}search by title: llmrec items {run} --find WORDS)"
     )
+    return UnknownItemError(message, item, near)
 
 
 def find_items(words: str, titles: Mapping[str, str], near: bool = True) -> list[str]:

@@ -138,12 +138,13 @@ def recommend(run: str, user: str | None, history: str | None, k: int, model: st
     if (user is None) == (history is None):
         raise UserError("recommend: give either --user ID or --history ITEM,ITEM")
     folder = find_run(run)
-    from llmrec.recommend.recommender import Recommender, load_history
+    from llmrec.recommend.recommender import Recommender
 
     items = [part.strip() for part in (history or "").split(",") if part.strip()]
+    recommender = Recommender.load(folder, model)
     if user is not None:
-        items = load_history(folder, user)
-    rows = Recommender.load(folder, model).recommend(items, k)
+        items = recommender.history(user)
+    rows = recommender.recommend(items, k)
     width = min(TITLE_WIDTH, max(len(row.title) for row in rows)) if rows else 0
     print(f"rank  {'title':<{width}}  {'score':>8}  item")
     for rank, row in enumerate(rows, 1):

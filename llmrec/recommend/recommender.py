@@ -6,25 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import polars as pl
 
-from llmrec.artifacts import find_run
 from llmrec.catalogue.item_mask import ItemMask, build_item_mask
 from llmrec.catalogue.prefix_mass import CollaborativePrior
 from llmrec.catalogue.registry import find_catalogue
 from llmrec.collaborative import systems
-from llmrec.config import BEAMS, DecodeConfig
-from llmrec.data.examples import load_interactions
+from llmrec.config import BEAMS, DecodeConfig, validate
 from llmrec.decode import batches, reference, score_candidates
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.scoring import Scoring
 from llmrec.decode.top_k import TopK
-from llmrec.errors import UserError, nearest_name
+from llmrec.errors import UserError
 from llmrec.ids.load import code_vectors
 from llmrec.recommend import rerank
+from llmrec.recommend.given_ids import Id, as_ids, as_rows, has_rows
+from llmrec.recommend.histories import UserHistories
 from llmrec.recommend.trained_run import TrainedRun
 
 if TYPE_CHECKING:
@@ -35,7 +34,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """One recommended item; `score` is the sum of its SID tokens' log-probabilities."""
+    """One recommended item.
+
+    Attributes:
+        item_id: its id, as text also where the data's ids are numbers.
+        title: its title; its id where the run has no titles.
+        score: sum of the log-probabilities of its SID tokens.
+    """
 
     item_id: str
     title: str
@@ -44,6 +49,9 @@ class Recommendation:
 
 class Recommender:
     """A run's models, its catalogue and its prompt, ready to recommend.
+
+    Ids of items and users may be whole numbers where the data's are: 50 is the id "50". As a context manager it stops
+    vLLM at the end, if a call has started it.
 
     Args:
         run: the finished run.
@@ -74,7 +82,10 @@ class Recommender:
             as_trained: leave out what has changed in its catalogue since training (`llmrec items`).
 
         Raises:
-            UserError: no such run, its sft stage is not done, or it has no such model.
+            UnknownRunError: no such run, export or merged checkpoint.
+            UnfinishedRunError: its sft stage is not done.
+            UnknownModelError: it has no such model.
+            UserError: its files are missing or broken.
         """
         return cls(TrainedRun.load(run, as_trained), model, device)
 
@@ -100,29 +111,86 @@ class Recommender:
         """Item ids in trie order; added ones behind, retired ones included."""
         return self.run.catalogue.items
 
-    def recommend(
-        self,
-        history: Sequence[str],
-        k: int = 10,
-        mask_seen: bool = True,
-        allow: Sequence[str] | None = None,
-        deny: Sequence[str] = (),
-    ) -> list[Recommendation]:
-        """The top-k items for a history of item ids, oldest first.
+    @cached_property
+    def _histories(self) -> UserHistories:
+        return UserHistories.load(self.run.folder)
 
-        Args:
-            history: item ids.
-            k: items wanted; fewer come back where fewer are allowed.
-            mask_seen: leave out the items of the history.
-            allow: items that may be recommended (in stock, say); None for all.
-            deny: items that may not.
+    def history(self, user: Id) -> list[str]:
+        """Everything that a user of the run's data has interacted with, oldest first, held-out items included.
 
         Raises:
-            UserError: an empty history or allow-list, or an item the run does not know.
+            UnknownUserError: the data has no such user.
+            UserError: the folder holds no interactions (an export, a merged checkpoint).
         """
-        settings = DecodeConfig(width=max(k, BEAMS), k=k, mask_seen=mask_seen)
-        top = self.rank([history], settings, None if allow is None else [allow], [deny])
-        scored = zip(top.items[0].tolist(), top.scores[0].tolist(), strict=True)
+        return self._histories.of(user)
+
+    @overload
+    def recommend(  # type: ignore[overload-overlap]  # a text is a sequence of texts, but no list of histories
+        self,
+        history: Sequence[Id],
+        k: int = ...,
+        mask_seen: bool = ...,
+        allow: Sequence[Id] | None = ...,
+        deny: Sequence[Id] = ...,
+        model: str | None = ...,
+    ) -> list[Recommendation]: ...
+
+    @overload
+    def recommend(
+        self,
+        history: Sequence[Sequence[Id]],
+        k: int = ...,
+        mask_seen: bool = ...,
+        allow: Sequence[Id] | None = ...,
+        deny: Sequence[Id] = ...,
+        model: str | None = ...,
+    ) -> list[list[Recommendation]]: ...
+
+    def recommend(
+        self,
+        history: Sequence[Id] | Sequence[Sequence[Id]],
+        k: int = 10,
+        mask_seen: bool = True,
+        allow: Sequence[Id] | None = None,
+        deny: Sequence[Id] = (),
+        model: str | None = None,
+    ) -> list[Recommendation] | list[list[Recommendation]]:
+        """The top-k items for a history, or for each of many histories.
+
+        Args:
+            history: item ids, oldest first; or a list of such lists, which are decoded in batches. An empty list is
+                an empty history.
+            k: items wanted; fewer come back where fewer are allowed.
+            mask_seen: leave out the items of the history.
+            allow: items that may be recommended (in stock, say); None for all. It holds for all histories.
+            deny: items that may not, for all histories.
+            model: `base`, `sft` or an adapter's name; None for the one it was opened with.
+
+        Returns:
+            A list of recommendations, best first; for many histories, one such list each.
+
+        Raises:
+            UnknownItemError: an item that the run does not know.
+            InvalidRequestError: an empty history or allow-list, or something that is not an id.
+            UnknownModelError: the run has no such model.
+            UserError: `k` is not positive.
+        """
+        is_batch = has_rows(history)
+        histories: list[Any] = list(history) if is_batch else [history]
+        shared = None if allow is None else as_ids(allow, "allow")
+        top = self.rank(
+            histories,
+            k=k,
+            mask_seen=mask_seen,
+            allow=None if shared is None else [shared] * len(histories),
+            deny=[as_ids(deny, "deny")] * len(histories),
+            model=model,
+        )
+        lists = [self._named(top, user) for user in range(len(histories))]
+        return lists if is_batch else lists[0]
+
+    def _named(self, top: TopK, user: int) -> list[Recommendation]:
+        scored = zip(top.items[user].tolist(), top.scores[user].tolist(), strict=True)
         return [
             Recommendation(self.items[index], self.run.title(index), score)
             for index, score in scored
@@ -131,31 +199,45 @@ class Recommender:
 
     def rank(
         self,
-        histories: Sequence[Sequence[str]],
-        settings: DecodeConfig,
-        allow: Sequence[Sequence[str] | None] | None = None,
-        deny: Sequence[Sequence[str]] | None = None,
+        histories: Sequence[Sequence[Id]],
+        settings: DecodeConfig | None = None,
+        allow: Sequence[Sequence[Id] | None] | None = None,
+        deny: Sequence[Sequence[Id]] | None = None,
         model: str | None = None,
+        **decode: Any,
     ) -> TopK:
-        """Top items of many histories at once.
+        """Top items of many histories at once, with every option of decoding.
 
         Args:
             histories: U lists of item ids, oldest first.
-            settings: engine, beams, length of the lists, scoring; the recipe's section `decode`.
+            settings: all options as one object; None takes them from `decode`.
             allow: for each history, the items it may be given; None for all.
-            deny: for each history, items it may not be given, besides those seen if `settings.mask_seen`.
-            model: whose lists: `base`, or an adapter's folder; None for the one it was opened with. vLLM serves all
-                of a run's models side by side; the other engines load one at a time.
+            deny: for each history, items it may not be given, besides those seen if `mask_seen`.
+            model: whose lists: `base`, `sft`, or an adapter's name; None for the one it was opened with. vLLM serves
+                all of a run's models side by side; the other engines load one at a time.
+            decode: keys of the recipe's section `decode`: `k=10, width=50, engine="vllm", mmr={"trade_off": 0.7}`.
+                Without `width` there are as many beams as items, at least 20.
 
         Returns:
             TopK with items in trie order (`self.items`), rows as given.
 
         Raises:
-            UserError: an empty history or allow-list, an item the run does not know, or a model it has not.
+            UnknownItemError: an item that the run does not know.
+            InvalidRequestError: an empty history or allow-list, not one list a history, or something that is no id.
+            UnknownModelError: the run has no such model.
+            UserError: an option that does not exist, a wrong value, or options that exclude each other.
+            TypeError: both `settings` and single options.
         """
+        if settings is None:
+            settings = _decode_settings(decode)
+        elif decode:
+            raise TypeError(f"rank: give settings or {', '.join(decode)}, not both")
+        given = [as_ids(history, "history") for history in histories]
+        allow_ids = as_rows(allow, len(given), "allow")
+        deny_ids = [row or [] for row in as_rows(deny, len(given), "deny") or [None] * len(given)]
         adapter = self._adapter if model is None else self.run.adapter(model)
-        prompts = self.run.encode_prompts(histories)
-        allowed, denied = self.run.allow_and_deny_lists(histories, settings.mask_seen, allow, deny)
+        prompts = self.run.encode_prompts(given)
+        allowed, denied = self.run.allow_and_deny_lists(given, settings.mask_seen, allow_ids, deny_ids)
         if settings.engine == "generate":
             top = self._generate(self._checkpoint(adapter), prompts, settings, allowed, denied)
         elif settings.engine == "vllm":
@@ -163,7 +245,7 @@ class Recommender:
             top = self._vllm(settings).rank(prompts, int(settings.width), mask, adapter)
         else:
             mask = build_item_mask(self._trie, allowed, denied, self._trie.device)
-            prior = self._prior(settings, histories)
+            prior = self._prior(settings, given)
             top = self._search(self._checkpoint(adapter), prompts, settings, mask, prior)
         if settings.mmr is not None:
             return rerank.mmr(
@@ -171,8 +253,8 @@ class Recommender:
             )
         return TopK(top.items[:, : settings.list_length], top.scores[:, : settings.list_length], top.is_exact)
 
-    def score(self, histories: Sequence[Sequence[str]], items: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Scores of given candidates, all of a history's in one pass.
+    def score(self, histories: Sequence[Sequence[Id]], items: Sequence[Sequence[Id]]) -> list[list[float]]:
+        """Scores of given candidates, all of a history's in one pass, by the model that it was opened with.
 
         Args:
             histories: U lists of item ids, oldest first.
@@ -182,14 +264,27 @@ class Recommender:
             For each candidate, the sum of its SID tokens' log-probabilities, as `rank` scores it.
 
         Raises:
-            UserError: an empty history, or an item the run does not know.
+            UnknownItemError: an item that the run does not know.
+            InvalidRequestError: an empty history, not one list a history, or something that is not an id.
         """
-        prompts = self.run.encode_prompts(histories)
-        catalogue = self.run.catalogue
-        rows = [catalogue.tokens_of(row, "candidates").numpy() for row in items]
+        prompts = self.run.encode_prompts([as_ids(history, "history") for history in histories])
+        candidates = as_rows(items, len(prompts), "candidates") or []
+        rows = [self.run.catalogue.tokens_of(row or [], "candidates").numpy() for row in candidates]
         checkpoint = self.checkpoint
         scores = score_candidates.score(checkpoint.model, prompts, rows, pad_id=checkpoint.pad_id)
         return [row.tolist() for row in scores]
+
+    def close(self) -> None:
+        """Stop vLLM, if a call has started it, and let the model go."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = self._loaded = None
+
+    def __enter__(self) -> Recommender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @cached_property
     def _trie(self) -> ItemTrie:
@@ -289,16 +384,8 @@ class Recommender:
         )
 
 
-def load_history(run: str | Path, user: str) -> list[str]:
-    """Everything a user of a run's data has interacted with, oldest first.
-
-    Raises:
-        UserError: the data has no such user.
-    """
-    interactions = load_interactions(find_run(str(run)))
-    rows = interactions.filter(pl.col("user_id") == user)
-    if rows.is_empty():
-        near = nearest_name(user, interactions["user_id"].unique(maintain_order=True).to_list())
-        hint = f" (did you mean {near!r}?)" if near else ""
-        raise UserError(f"user {user!r} is not in this run's data{hint}")
-    return rows["item_id"].to_list()
+def _decode_settings(options: dict[str, Any]) -> DecodeConfig:
+    """The section `decode` of single options; without `width`, as many beams as items, at least 20."""
+    k = options.get("k")
+    width = max(k, BEAMS) if isinstance(k, int) else BEAMS
+    return validate(DecodeConfig, {"width": width} | options, "decode")

@@ -14,7 +14,7 @@ from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.lookup import unknown_item
 from llmrec.catalogue.registry import register_catalogue, reload_catalogue
 from llmrec.data.examples import load_items
-from llmrec.errors import UserError
+from llmrec.errors import InvalidRequestError, UnknownModelError, UserError
 from llmrec.files import read_json
 from llmrec.models.checkpoint import Checkpoint, load_checkpoint, load_tokenizer
 from llmrec.models.lora import WEIGHTS
@@ -101,6 +101,11 @@ class TrainedRun:
             if (path / WEIGHTS).is_file() and (path / proof).is_file()
         }
 
+    @property
+    def models(self) -> list[str]:
+        """Names of the models that can answer: the base, SFT's, which every run has, and the aligned ones."""
+        return [BASE, SFT, *(name for name in self.adapters if name != SFT)]
+
     @cached_property
     def default_model(self) -> str:
         """Which model answers where nobody names one: the winner of `eval/gate.json`, else what SFT has left.
@@ -122,13 +127,13 @@ class TrainedRun:
         """The adapter of a model; None for the base alone, which is also `sft` where SFT has left no adapter.
 
         Raises:
-            UserError: the run has no model of that name.
+            UnknownModelError: the run has no model of that name.
         """
         name = model or self.default_model
         if name == BASE or (name == SFT and SFT not in self.adapters):
             return None
         if name not in self.adapters:
-            raise UserError(f"no model {name!r} in this run; there are: {', '.join([BASE, *self.adapters])}")
+            raise UnknownModelError(f"no model {name!r} in this run; there are: {', '.join(self.models)}")
         return self.adapters[name]
 
     def load_model(self, adapter: Path | None = None, device: str = "cpu") -> Checkpoint:
@@ -156,11 +161,11 @@ class TrainedRun:
         """Token ids of the prompts for histories of item ids, oldest first.
 
         Raises:
-            UserError: an empty history, or an item that is not in the catalogue.
+            InvalidRequestError: an empty history, or an item that is not in the catalogue.
         """
         for history in histories:
             if not history:
-                raise UserError("the history is empty: give at least one item id")
+                raise InvalidRequestError("the history is empty: give at least one item id")
             self._check_known(history, "history")
         return [self.encoder.prompt(self.template, history) for history in histories]
 
@@ -189,10 +194,10 @@ class TrainedRun:
         """Allow- and deny-lists as places in trie order, the items seen among the denied if they are masked.
 
         Raises:
-            UserError: an empty allow-list, or an item that is not in the catalogue.
+            InvalidRequestError: an empty allow-list, or an item that is not in the catalogue.
         """
         if any(row is not None and not len(row) for row in allow or []):
-            raise UserError("an allow-list is empty: nothing may be recommended")
+            raise InvalidRequestError("an allow-list is empty: nothing may be recommended")
         index = self._indices
         allowed = None if allow is None else [None if row is None else index(row, "allow") for row in allow]
         denied = [index(row, "deny") for row in deny or [()] * len(histories)]

@@ -1,0 +1,69 @@
+"""Ids of items and users as a caller gives them: text, or whole numbers where the data's ids are numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import Any, TypeAlias
+
+from llmrec.errors import InvalidRequestError
+
+Id: TypeAlias = str | int
+"""An id; the number 50 is the id "50"."""
+
+
+def as_id(value: Any, what: str) -> str:
+    """Return an id as the run writes it.
+
+    Args:
+        value: text, or a whole number (NumPy's too).
+        what: where the id was given, for the message.
+
+    Raises:
+        InvalidRequestError: the value is neither.
+    """
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return str(int(value))
+    raise InvalidRequestError(f"{what}: an id is text or a whole number, not {value!r:.60}")
+
+
+def as_ids(values: Iterable[Any], what: str) -> list[str]:
+    """Return a list of ids as the run writes them.
+
+    Args:
+        values: a list, tuple, array or series of ids.
+        what: where the ids were given, for the message.
+
+    Raises:
+        InvalidRequestError: a single id where a list was expected, or something that is not an id.
+    """
+    if not _is_list(values):
+        raise InvalidRequestError(f"{what}: expected a list of ids, found {values!r:.60}")
+    return [as_id(value, what) for value in values]
+
+
+def as_rows(
+    rows: Sequence[Iterable[Any] | None] | None, count: int, what: str
+) -> list[list[str] | None] | None:
+    """Return one list of ids for each of `count` histories; None if no lists are given.
+
+    Raises:
+        InvalidRequestError: not one list a history, or something that is not a list of ids.
+    """
+    if rows is None:
+        return None
+    if not _is_list(rows) or len(rows) != count:
+        given = f"{len(rows)}" if _is_list(rows) else f"{rows!r:.60}"
+        raise InvalidRequestError(f"{what}: expected a list for each of {count} histories, found {given}")
+    return [None if row is None else as_ids(row, what) for row in rows]
+
+
+def has_rows(values: Iterable[Any]) -> bool:
+    """Whether a list holds lists of ids, and not ids; an empty list holds neither."""
+    return _is_list(values) and len(list(values)) > 0 and all(_is_list(value) for value in values)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str)
