@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from llmrec import layout
 from llmrec.assets import file_sha256
 from llmrec.errors import UnfinishedRunError, UnknownRunError, UserError, did_you_mean
 from llmrec.files import DISK_FULL, disk_is_full, link_or_copy, read_json, write_json
+from llmrec.hardware import describe_machine
 from llmrec.layout import run_folder as run_folder
 from llmrec.layout import runs_root as runs_root
 
@@ -260,6 +262,8 @@ def _commit(stage: Stage, key: str, context: StageContext, seconds: float) -> No
         "outputs": outputs,
         "sizes": {str(p.relative_to(work)): p.stat().st_size for p in files},
         "versions": {"python": sys.version.split()[0]} | _versions(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": describe_machine(),
         "seconds": round(seconds, 3),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "notes": context.notes,

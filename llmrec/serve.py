@@ -1,28 +1,34 @@
 """`llmrec serve RUN`: vLLM's OpenAI server on a run, with the additional endpoint `/v1/recommend`.
 
 The server loads the base and every adapter of the run. A request to its OpenAI endpoints names the catalogue in
-`vllm_xargs` (docs/serving.md). `/v1/recommend` takes a history and returns items; it runs the rounds of
-`llmrec.vllm.rounds` on the server's engine.
+`vllm_xargs` (docs/serving.md). `/v1/recommend` takes a history or a user and returns items; it runs the rounds of
+`llmrec.vllm.rounds` on the server's engine. `llmrec.serving` has the endpoints that need no engine.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.config import BEAMS, Section, validate
-from llmrec.errors import UserError
-from llmrec.recommend.model_names import BASE
+from llmrec.errors import InvalidRequestError, UserError
+from llmrec.recommend.given_ids import as_id
+from llmrec.recommend.histories import UserHistories
+from llmrec.recommend.model_names import BASE, SFT
 from llmrec.recommend.trained_run import TrainedRun
+from llmrec.serving.item_lookup import ItemLookup
+from llmrec.serving.request_metrics import measured
+from llmrec.serving.routes import add_item_routes
 from llmrec.vllm.engine import check_lengths, engine_request, engine_settings, read_response
 from llmrec.vllm.rounds import BeamSearchRounds, StepRequest, StepResponse
 
@@ -42,11 +48,23 @@ CHECK = "llmrec.vllm.requests.RequestCheck"
 MAX_PORT = 65535
 
 
+def _read_id(value: Any) -> str:
+    try:
+        return as_id(value, "id")
+    except InvalidRequestError:
+        raise ValueError("an id is text or a whole number") from None
+
+
+RequestId = Annotated[str, BeforeValidator(_read_id)]
+"""An id of a request: text, or a whole number."""
+
+
 class RecommendRequest(Section):
     """Body of a request to `/v1/recommend`.
 
     Attributes:
-        history: item ids, oldest first.
+        history: item ids, oldest first; None if `user_id` is given.
+        user_id: a user of the run's data, whose own history is taken; None if `history` is given.
         k: number of items.
         model: `base`, or the name of an adapter; None for the run's best model.
         width: number of beams. None means max(20, k), limited by the server's `k_max`.
@@ -55,17 +73,20 @@ class RecommendRequest(Section):
         mask_seen: whether to exclude the items of the history.
     """
 
-    history: list[str] = Field(min_length=1)
+    history: list[RequestId] | None = Field(None, min_length=1)
+    user_id: RequestId | None = None
     k: int = Field(10, ge=1)
     model: str | None = None
     width: int | None = Field(None, ge=1)
-    allow: list[str] | None = Field(None, min_length=1)
-    deny: list[str] = Field(default_factory=list)
+    allow: list[RequestId] | None = Field(None, min_length=1)
+    deny: list[RequestId] = Field(default_factory=list)
     mask_seen: bool = True
 
 
-def serve(run: str, host: str = "127.0.0.1", port: int = 8000, k_max: int = 100) -> None:
-    """Serve a run until interrupted.
+def serve(
+    run: str, host: str = "127.0.0.1", port: int = 8000, k_max: int = 100, api_key: str | None = None
+) -> None:
+    """Serve a run until interrupted (Ctrl-C or SIGTERM), then end the engine and return.
 
     Args:
         run: a run's name, or its folder.
@@ -73,6 +94,8 @@ def serve(run: str, host: str = "127.0.0.1", port: int = 8000, k_max: int = 100)
         port: TCP port.
         k_max: maximum number of beams, and therefore of items, of a request; also `max_logprobs` of the OpenAI
             endpoints.
+        api_key: key that every request to `/v1/…` must give (`Authorization: Bearer KEY`); None takes vLLM's variable
+            `VLLM_API_KEY`, and without it no request needs a key.
 
     Raises:
         UserError: the server cannot listen there, the run does not exist, vLLM is not installed, or `engine_settings`
@@ -83,10 +106,13 @@ def serve(run: str, host: str = "127.0.0.1", port: int = 8000, k_max: int = 100)
     settings = engine_settings(served.base, list(served.adapters.values()), k_max)
     import uvloop
 
-    uvloop.run(_serve(served, _arguments(served, settings, host, port), k_max))
+    args = _arguments(served, settings | ({"api_key": [api_key]} if api_key else {}), host, port)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(_serve(served, args, k_max))
+    print("llmrec: stopped", flush=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _listening(host: str, port: int) -> Iterator[None]:
     """Turn an error of a socket that is bound inside into a UserError."""
     try:
@@ -125,7 +151,8 @@ def _arguments(served: TrainedRun, settings: dict[str, Any], host: str, port: in
     overrides = settings | {
         "host": host,
         "port": port,
-        "served_model_name": [BASE],
+        # The base is also `sft` where SFT has trained the base itself, so that this name works on every run.
+        "served_model_name": [BASE] if SFT in served.adapters else [BASE, SFT],
         "lora_modules": [LoRAModulePath(name, str(path)) for name, path in served.adapters.items()] or None,
         "middleware": [CHECK],
         "allowed_origins": [],  # vLLM's default allows every web page to read from a local server
@@ -157,6 +184,7 @@ async def _serve(served: TrainedRun, args: Namespace, k_max: int) -> None:
         tasks = await client.get_supported_tasks()
         app = build_app(args, tasks, client.model_config)
         add_endpoint(app, served, k_max)
+        add_item_routes(app, ItemLookup(served), k_max)
         await init_app_state(client, app.state, args, tasks)
         print(f"llmrec: serving {served.name} on http://{args.host}:{args.port}", flush=True)
         ended = await serve_http(
@@ -173,13 +201,23 @@ def add_endpoint(app: FastAPI, served: TrainedRun, k_max: int) -> None:
     from starlette.responses import JSONResponse
     from vllm.exceptions import VLLMValidationError
 
+    @cache
+    def histories() -> UserHistories:
+        return UserHistories.load(served.folder)
+
     async def recommend_items(raw: Request) -> Response:
         try:
-            request = _read(await raw.body(), k_max)
-            state = raw.app.state
-            adapter = served.adapter(request.model)
-            lora = None if adapter is None else state.openai_serving_models.lora_requests[adapter.name]
-            return JSONResponse(await recommend(state.engine_client, served, request, lora))
+            with measured("/v1/recommend") as about:
+                request = _read(await raw.body(), k_max)
+                if request.user_id is not None:
+                    request = request.model_copy(update={"history": histories().of(request.user_id)})
+                state = raw.app.state
+                adapter = served.adapter(request.model)
+                about["model"] = request.model or served.default_model
+                lora = None if adapter is None else state.openai_serving_models.lora_requests[adapter.name]
+                answer = await recommend(state.engine_client, served, request, lora)
+                about["items"] = len(answer["items"])
+                return JSONResponse(answer)
         except UserError as error:
             raise VLLMValidationError(str(error)) from None
 
@@ -194,17 +232,16 @@ async def recommend(
     Args:
         client: the running engine.
         served: the run.
-        request: the request, with `width` set.
+        request: the request, with `width` and `history` set.
         lora: the adapter to use; None for the base.
 
     Raises:
         UserError: an item is not in the catalogue, no item is allowed, or the prompt exceeds the context.
     """
     catalogue = served.catalogue
-    prompts = served.encode_prompts([request.history])
-    allow, deny = served.allow_and_deny_lists(
-        [request.history], request.mask_seen, [request.allow], [request.deny]
-    )
+    history = request.history or []
+    prompts = served.encode_prompts([history])
+    allow, deny = served.allow_and_deny_lists([history], request.mask_seen, [request.allow], [request.deny])
     allowed = None if allow is None else allow[0]
     denied = set(deny[0])
     allowed_count = catalogue.count - len(denied) if allowed is None else len(set(allowed) - denied)
@@ -253,6 +290,8 @@ def _read(body: bytes, k_max: int) -> RecommendRequest:
     except ValueError as error:
         raise UserError(f"the request is not JSON: {error}") from None
     request = validate(RecommendRequest, tree, "request")
+    if (request.history is None) == (request.user_id is None):
+        raise UserError("request: give either history or user_id")
     size = max(request.k, request.width or 0)
     if size > k_max:
         raise UserError(f"request: {size} items or beams, but this server gives at most {k_max} (--k-max)")

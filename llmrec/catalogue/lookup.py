@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from llmrec.errors import UnknownItemError, nearest_name
 
@@ -48,21 +49,42 @@ def find_items(words: str, titles: Mapping[str, str], near: bool = True) -> list
         titles: item id → title; items that match equally well keep this order.
         near: whether, if no item has all words, each word counts as the nearest word of the titles.
     """
-    plain = {item: _plain(f"{title} {item}") for item, title in titles.items()}
-    wanted = _plain(words).split()
-    if not wanted:
-        return []
-    found = [item for item, text in plain.items() if all(word in text for word in wanted)]
-    if near and not found:
-        known = {part for text in plain.values() for part in text.split()}
-        wanted = [nearest_name(word, sorted(known)) or word for word in wanted]
-        found = [item for item, text in plain.items() if all(word in text for word in wanted)]
-    query = " ".join(wanted)
+    return TitleSearch(titles).find(words, near)
 
-    def distance(item: str) -> tuple[bool, bool]:
-        return _plain(titles[item]) != query and item != words, not plain[item].startswith(query)
 
-    return sorted(found, key=distance)
+class TitleSearch:
+    """Titles prepared for many searches.
+
+    Args:
+        titles: item id → title; items that match equally well keep this order.
+    """
+
+    def __init__(self, titles: Mapping[str, str]) -> None:
+        self._plain = {item: _plain(f"{title} {item}") for item, title in titles.items()}
+        self._titles = {item: _plain(title) for item, title in titles.items()}
+
+    def find(self, words: str, near: bool = True) -> list[str]:
+        """Return the items that `find_items` describes."""
+        wanted = _plain(words).split()
+        if not wanted:
+            return []
+        found = self._with_all(wanted)
+        if near and not found:
+            wanted = [nearest_name(word, self._words) or word for word in wanted]
+            found = self._with_all(wanted)
+        query = " ".join(wanted)
+
+        def distance(item: str) -> tuple[bool, bool]:
+            return self._titles[item] != query and item != words, not self._plain[item].startswith(query)
+
+        return sorted(found, key=distance)
+
+    def _with_all(self, words: Sequence[str]) -> list[str]:
+        return [item for item, text in self._plain.items() if all(word in text for word in words)]
+
+    @cached_property
+    def _words(self) -> list[str]:
+        return sorted({part for text in self._plain.values() for part in text.split()})
 
 
 def _plain(text: str) -> str:

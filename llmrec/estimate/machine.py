@@ -18,6 +18,7 @@ import psutil
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from llmrec.files import write_json
+from llmrec.hardware import cpu_name
 
 SIDE, GPU_SIDE = 512, 4096
 BURSTS, PRODUCTS, PAUSE = 3, 10, 0.1
@@ -96,6 +97,7 @@ def machine(*packages: str) -> dict[str, Any]:
     about = {
         "platform": platform.platform(),
         "python": platform.python_version(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "versions": {name: metadata.version(name) for name in ("llmrec", *packages)},

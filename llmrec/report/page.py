@@ -24,7 +24,8 @@ from llmrec.evaluate.summary import order_systems
 from llmrec.evaluate.tasks.scores import answers_shown
 from llmrec.files import read_json
 from llmrec.metrics.metric import metric_title
-from llmrec.report.plots import Bar, code_tree, grouped_bars, line_chart, usage_chart
+from llmrec.report.colours import style_of, styles_of
+from llmrec.report.plots import Axes, Bar, code_tree, grouped_bars, line_chart, usage_chart
 from llmrec.report.showcase import draw_users
 from llmrec.report.training_curves import alignment, shown_model
 from llmrec.report.verdict import advice, judge, shown_cutoff, shown_split, system_titles
@@ -35,7 +36,7 @@ SLICES = {
     "item_frequency": "training interactions of the target",
 }
 # Colours in the page's style sheet for categories of the code tree; all other categories are grey.
-TREE_STYLES, OTHER_STYLE = ("s0", "s1", "s3", "s4", "s5"), "s2"
+TREE_STYLES, OTHER_STYLE = ("g0", "g1", "g2", "g3", "g4"), "other"
 LISTS = "valid_ndcg@10"
 """Metric of the validation lists in `sft/metrics.jsonl`."""
 
@@ -66,6 +67,8 @@ def render(run: Path, stages: Sequence[str]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"figure": _figure, "signed": _signed, "count": "{:,}".format, "span": _span}
+    aligned, answers = alignment(run), answers_shown(run)
+    manifests = {name: manifest for name in stages if (manifest := read_manifest(run, name))}
     recipe, name = upgrade(read_yaml(run / layout.RECIPE)), run.resolve().name
     return environment.get_template("page.html.j2").render(
         recipe=recipe,
@@ -78,20 +81,22 @@ def render(run: Path, stages: Sequence[str]) -> str:
         protocol=protocol,
         split=split,
         k=k,
-        systems=[{"name": name, "title": titles[name], "style": f"s{i}"} for i, name in enumerate(systems)],
+        systems=[{"name": name, "title": titles[name], "style": style_of(name).name} for name in systems],
+        styles=styles_of(systems),
         models=models,
-        verdicts=list(verdicts.values()),
+        verdicts=sorted(verdicts.values(), key=lambda verdict: verdict.model != shown),
         advice=advice(run, metrics, verdicts[shown]) if shown else [],
         rows=_rows(metrics, protocol, split, k),
-        charts=_metric_charts(metrics[split], titles, protocol["k"]),
+        charts=_metric_charts(metrics[split], titles, protocol["k"], split),
         slices=_slice_charts(metrics["slices"][split], titles, f"ndcg@{k}"),
         curve=_loss_curve(run),
         codes=_codes(run),
         texts=_texts(run),
-        aligned=alignment(run),
+        aligned=aligned,
         shown=titles[shown] if shown else None,
         cards=draw_users(run, shown, split, protocol) if shown else [],
-        answers=answers_shown(run),
+        answers=answers,
+        contents=_contents(bool(answers), aligned is not None),
         measures=[
             {"title": metric_title(name), "formula": formula}
             for name, formula in protocol["formulas"].items()
@@ -100,8 +105,36 @@ def render(run: Path, stages: Sequence[str]) -> str:
             {"title": titles[name], "formula": baseline["formula"]}
             for name, baseline in protocol.get("baselines", {}).items()
         ],
-        manifests={name: manifest for name in stages if (manifest := read_manifest(run, name))},
+        manifests=manifests,
+        machines=_machines(manifests),
     )
+
+
+def _contents(answers: bool, aligned: bool) -> list[tuple[str, str]]:
+    """Return anchors and titles of the page's sections."""
+    return [
+        ("metrics", "Metrics"),
+        ("groups", "Groups of users"),
+        *([("answers", "Answers in words")] if answers else []),
+        ("training", "Training"),
+        *([("alignment", "Alignment")] if aligned else []),
+        ("ids", "Semantic IDs"),
+        ("users", "Users"),
+        ("protocol", "Protocol and formulas"),
+        ("provenance", "Provenance"),
+    ]
+
+
+def _machines(manifests: dict[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Return each machine that stages ran on, in words, with the names of these stages."""
+    stages: dict[str, list[str]] = {}
+    for name, manifest in manifests.items():
+        about = manifest.get("machine")
+        if about:
+            parts = [about["cpu"], f"{about['cores']} cores", f"{about['memory_gb']:g} GB of memory"]
+            parts += [about["gpu"]] if "gpu" in about else []
+            stages.setdefault(", ".join(parts), []).append(name)
+    return list(stages.items())
 
 
 def _rows(metrics: dict[str, Any], protocol: dict[str, Any], main: str, k: int) -> dict[str, Any]:
@@ -143,20 +176,22 @@ def _row(values: dict[str, Any], name: str, first: bool) -> dict[str, Any]:
 
 def _bars(values: dict[str, Any], titles: dict[str, str], metric: str) -> list[Bar]:
     bars = []
-    for index, (name, title) in enumerate(titles.items()):
+    for name, title in titles.items():
         low, high = values[name]["intervals"][metric]
-        bars.append(Bar(title, values[name][metric], low, high, f"s{index}"))
+        bars.append(Bar(title, values[name][metric], low, high, style_of(name).name))
     return bars
 
 
 def _metric_charts(
-    values: dict[str, Any], titles: dict[str, str], cutoffs: list[int]
+    values: dict[str, Any], titles: dict[str, str], cutoffs: list[int], split: str
 ) -> list[dict[str, Any]]:
     charts = []
     for measure in ("hr", "ndcg"):
         groups = {f"@{k}": _bars(values, titles, f"{measure}@{k}") for k in cutoffs}
+        name = measure.upper()
         label = f"{metric_title(measure)} at each cutoff, with intervals"
-        charts.append({"title": f"{measure.upper()}@k", "svg": grouped_bars(groups, label)})
+        axes = Axes("cutoff k", f"{name}@k, mean over users", is_share=True)
+        charts.append({"title": f"{name}@k on {split}", "svg": grouped_bars(groups, label, axes)})
     return charts
 
 
@@ -166,7 +201,8 @@ def _slice_charts(slices: dict[str, Any], titles: dict[str, str], metric: str) -
         groups = {label: _bars(values, titles, metric) for label, values in buckets.items()}
         notes = [f"{next(iter(values.values()))['users']:,} users" for values in buckets.values()]
         title = f"{metric.upper()} by {SLICES[name]}"
-        charts.append({"title": title, "svg": grouped_bars(groups, title, notes)})
+        axes = Axes(SLICES[name], f"{metric.upper()}, mean over users", is_share=True)
+        charts.append({"title": title, "svg": grouped_bars(groups, title, axes, notes)})
     return charts
 
 
@@ -184,11 +220,14 @@ def _loss_curve(run: Path) -> dict[str, Any] | None:
         return None
     last = {name: points[-1][1] for name, points in curves.items() if points}
     lowest = min(curves["validation"], key=lambda point: point[1]) if curves["validation"] else None
-    svgs = [line_chart(curves, "Training and validation loss by epoch", "epoch")]
+    title = "Training and validation loss by epoch"
+    axes = Axes("epoch", "loss, nats a token")
+    charts = [{"title": title, "svg": line_chart(curves, title, axes, ("train", "valid"))}]
     lists = [(line["epoch"], line[LISTS]) for line in lines if LISTS in line]
     if lists:
-        svgs.append(line_chart({"validation": lists}, "NDCG@10 of validation lists by epoch", "epoch"))
-    return {"svgs": svgs, "last": last, "lowest": lowest, "steps": lines[-1]["step"]}
+        title, axes = "NDCG@10 of validation lists by epoch", Axes("epoch", "NDCG@10", is_share=True)
+        charts.append({"title": title, "svg": line_chart({"validation": lists}, title, axes, ("valid",))})
+    return {"charts": charts, "last": last, "lowest": lowest, "steps": lines[-1]["step"]}
 
 
 def _codes(run: Path) -> dict[str, Any] | None:

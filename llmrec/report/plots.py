@@ -13,10 +13,26 @@ from numpy.typing import NDArray
 
 from llmrec.ids.tokens import level_letter
 
-WIDTH, HEIGHT = 460.0, 250.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 8.0, 12.0, 40.0
+WIDTH, HEIGHT = 460.0, 270.0
+LEFT, RIGHT, TOP, BOTTOM = 68.0, 8.0, 12.0, 56.0
 # The code tree is drawn in columns of one unit. Cells narrower than TREE_WIDE columns are not separated.
-TREE_COLUMNS, TREE_ROW, TREE_LEFT, TREE_WIDE = 1200, 56.0, 14.0, 4
+TREE_COLUMNS, TREE_ROW, TREE_LEFT, TREE_WIDE = 1200, 56.0, 46.0, 4
+TREE_BOTTOM = 30.0
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Names of a chart's axes, with their units.
+
+    Attributes:
+        x: the horizontal axis.
+        y: the vertical axis.
+        is_share: whether the values are shares, which end at 1.
+    """
+
+    x: str
+    y: str
+    is_share: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,20 +74,37 @@ class _Canvas:
             ET.SubElement(element, "title").text = tip
         return element
 
+    def name_axes(self, x: str, y: str, left: float, bottom: float, drop: float = 5.0) -> None:
+        """Name both axes of a chart whose area begins `left` and ends `bottom` from the edges.
+
+        The name of the horizontal axis stands `drop` above the lower edge.
+        """
+        width, height = (float(end) for end in self.root.attrib["viewBox"].split()[2:])
+        middle = (height - bottom) / 2
+        self.add("text", x, x=(left + width) / 2, y=height - drop, text_anchor="middle", class_="axis")
+        turn = f"rotate(-90 11 {middle:g})"
+        self.add("text", y, x=11, y=middle, text_anchor="middle", transform=turn, class_="axis")
+
     def render(self) -> Markup:
         return Markup(ET.tostring(self.root, encoding="unicode"))  # noqa: S704 - escaped by ElementTree
 
 
-def grouped_bars(groups: Mapping[str, Sequence[Bar]], label: str, notes: Sequence[str] = ()) -> Markup:
+def grouped_bars(
+    groups: Mapping[str, Sequence[Bar]], label: str, axes: Axes, notes: Sequence[str] = ()
+) -> Markup:
     """Draw groups of bars with interval whiskers.
 
     Args:
         groups: bars per group; the key is the group's label.
         label: what the chart shows, for screen readers.
+        axes: names of the axes.
         notes: a second line under each group's label, such as its number of users.
     """
     canvas = _Canvas(label)
-    ticks = axis_ticks(0.0, max((bar.high for bars in groups.values() for bar in bars), default=0.0))
+    canvas.name_axes(axes.x, axes.y, LEFT, BOTTOM, 5.0 if notes else 20.0)
+    ticks = axis_ticks(
+        0.0, max((bar.high for bars in groups.values() for bar in bars), default=0.0), axes.is_share
+    )
     scale = (HEIGHT - TOP - BOTTOM) / ticks[-1]
     _horizontal_grid(canvas, [(tick, HEIGHT - BOTTOM - tick * scale) for tick in ticks])
     group_width = (WIDTH - LEFT - RIGHT) / len(groups)
@@ -89,18 +122,21 @@ def grouped_bars(groups: Mapping[str, Sequence[Bar]], label: str, notes: Sequenc
     return canvas.render()
 
 
-def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], label: str, unit: str) -> Markup:
-    """Draw lines over a common horizontal axis; the CSS class of line number i is `line<i>`.
+def line_chart(
+    lines: Mapping[str, Sequence[tuple[float, float]]], label: str, axes: Axes, styles: Sequence[str]
+) -> Markup:
+    """Draw lines over a common horizontal axis.
 
     Args:
         lines: points `(x, y)` per line; the key is the line's name. There is at least one point.
         label: what the chart shows, for screen readers.
-        unit: name of the horizontal axis.
+        axes: names of the axes.
+        styles: CSS class of each line.
     """
     canvas = _Canvas(label)
     points = [point for line in lines.values() for point in line]
     x_ticks = axis_ticks(0.0, max(x for x, _ in points))
-    y_ticks = axis_ticks(min(y for _, y in points), max(y for _, y in points))
+    y_ticks = axis_ticks(min(y for _, y in points), max(y for _, y in points), axes.is_share)
     x_scale = (WIDTH - LEFT - RIGHT) / (x_ticks[-1] - x_ticks[0])
     y_scale = (HEIGHT - TOP - BOTTOM) / (y_ticks[-1] - y_ticks[0])
 
@@ -111,15 +147,15 @@ def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], label: str, u
     for tick in x_ticks:
         x = to_canvas(tick, y_ticks[0])[0]
         canvas.add("text", f"{tick:g}", x=x, y=HEIGHT - BOTTOM + 16, text_anchor="middle", class_="tick")
-    canvas.add("text", unit, x=(LEFT + WIDTH) / 2, y=HEIGHT - 6, text_anchor="middle", class_="label")
-    for index, (name, line) in enumerate(lines.items()):
+    canvas.name_axes(axes.x, axes.y, LEFT, BOTTOM, 20.0)
+    for (name, line), style in zip(lines.items(), styles, strict=True):
         corners = [to_canvas(x, y) for x, y in line]
         path = " ".join(f"{x:.2f},{y:.2f}" for x, y in corners)
-        canvas.add("polyline", points=path, class_=f"line line{index}", tip=name)
+        canvas.add("polyline", points=path, class_=f"line {style}", tip=name)
         if len(line) <= 60:
             for (x, y), (position, value) in zip(corners, line, strict=True):
-                tip = f"{name}, {unit} {position:g}: {value:.4f}"
-                canvas.add("circle", cx=x, cy=y, r=2.5, class_=f"dot line{index}", tip=tip)
+                tip = f"{name}, {axes.x} {position:g}: {value:.4f}"
+                canvas.add("circle", cx=x, cy=y, r=2.5, class_=f"dot {style}", tip=tip)
     return canvas.render()
 
 
@@ -130,17 +166,24 @@ def usage_chart(counts: Sequence[int], label: str) -> Markup:
         counts: items of each code.
         label: what the chart shows, for screen readers.
     """
-    width, height = 220.0, 84.0
+    width, height, left, bottom = 240.0, 132.0, 44.0, 36.0
     canvas = _Canvas(label, width, height)
+    canvas.name_axes("codes, most used first", "items", left, bottom)
     ordered = sorted(counts, reverse=True)
-    peak, step = max(ordered), width / len(ordered)
-    corners = [f"0,{height:g}"]
+    base, top = height - bottom, 8.0
+    peak, step = max(ordered), (width - left) / len(ordered)
+    scale = (base - top) / peak
+    corners = [f"{left:g},{base:g}"]
     for index, count in enumerate(ordered):
-        y = height - (height - 4) * count / peak
-        corners += [f"{index * step:.2f},{y:.2f}", f"{(index + 1) * step:.2f},{y:.2f}"]
-    canvas.add("polygon", points=" ".join([*corners, f"{width:g},{height:g}"]), class_="area")
-    even = height - (height - 4) * sum(ordered) / len(ordered) / peak
-    canvas.add("line", x1=0.0, x2=width, y1=even, y2=even, class_="even")
+        y = base - count * scale
+        corners += [f"{left + index * step:.2f},{y:.2f}", f"{left + (index + 1) * step:.2f},{y:.2f}"]
+    canvas.add("polygon", points=" ".join([*corners, f"{width:g},{base:g}"]), class_="area")
+    even = base - scale * sum(ordered) / len(ordered)
+    canvas.add("line", x1=left, x2=width, y1=even, y2=even, class_="even")
+    for text, y in (("0", base), (f"{peak:,}", top)):
+        canvas.add("text", text, x=left - 5, y=y + 4, text_anchor="end", class_="tick")
+    for text, x, anchor in (("1", left, "start"), (f"{len(ordered):,}", width, "end")):
+        canvas.add("text", text, x=x, y=base + 14, text_anchor=anchor, class_="tick")
     return canvas.render()
 
 
@@ -165,13 +208,16 @@ def code_tree(
         label: what the chart shows, for screen readers.
     """
     levels = min(3, sids.shape[1])
-    canvas = _Canvas(label, TREE_LEFT + TREE_COLUMNS, levels * TREE_ROW)
+    canvas = _Canvas(label, TREE_LEFT + TREE_COLUMNS, levels * TREE_ROW + TREE_BOTTOM)
+    canvas.name_axes(
+        f"all {len(sids):,} items, those of a prefix side by side", "level", TREE_LEFT, TREE_BOTTOM
+    )
     cells = [_Cells.of(sids[:, : level + 1], groups, len(styles)) for level in range(levels)]
     order = np.lexsort([row.rank[row.of_item] for row in reversed(cells)])
     shown = order[((np.arange(TREE_COLUMNS) + 0.5) / TREE_COLUMNS * len(sids)).astype(np.int64)]
     for level, row in enumerate(cells):
         y = level * TREE_ROW
-        canvas.add("text", level_letter(level), x=0, y=y + TREE_ROW / 2 + 4, class_="label")
+        canvas.add("text", level_letter(level), x=24, y=y + TREE_ROW / 2 + 6, class_="label")
         for style, path in _tree_row(row, row.of_item[shown], styles, y).items():
             canvas.add("path", d=path, class_=f"cell {style}")
     _tree_tips(canvas, sids, cells[0], shown, names)
@@ -246,9 +292,14 @@ def _tree_tips(
         )
 
 
-def axis_ticks(low: float, high: float) -> list[float]:
-    """Return at most seven round values; the first is at most `low`, the last is at least `high`."""
+def axis_ticks(low: float, high: float, is_share: bool = False) -> list[float]:
+    """Return at most seven round values; the first is at most `low`, the last is at least `high`.
+
+    The axis of shares, whose values are all the same, is from 0 to 1, so that none goes beyond 1.
+    """
     span = high - low
+    if span <= 0 and is_share:
+        low, high, span = 0.0, 1.0, 1.0
     if span <= 0:
         span = abs(high) or 1.0
         high = low + span

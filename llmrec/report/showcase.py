@@ -31,7 +31,8 @@ def draw_users(
 
     Returns:
         Per user `user`, `earlier` (number of history items that are not shown), `history`, `target`, `items` (title,
-        and whether it is the target) and `hit` (rank of the target in the list, or None).
+        and whether it is the target), `hit` (rank of the target in the list, or None) and `chosen_before` (how often
+        the target occurs in the history).
     """
     examples = evaluation_examples(run, split, protocol["users"], protocol["seed"])
     count = min(users, len(examples))
@@ -52,6 +53,7 @@ def draw_users(
                 "target": names.get(target, target),
                 "items": [{"title": names.get(item, item), "hit": item == target} for item in listed],
                 "hit": listed.index(target) + 1 if target in listed else None,
+                "chosen_before": history.count(target),
             }
         )
     return cards

@@ -7,29 +7,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from llmrec import layout
 from llmrec.evaluate import gate
 from llmrec.files import read_json
 from llmrec.recommend.model_names import ALIGNED, SFT
-from llmrec.report.plots import line_chart
+from llmrec.report.colours import style_of
+from llmrec.report.plots import Axes, line_chart
 
+NATS = "nats"
 CURVES = {
-    "loss": "Loss",
-    "reward": "Reward of a rollout",
-    "hits": "Share of groups with a hit",
-    "zero_variance_drawn": "Share of groups with zero reward variance, as drawn",
-    "zero_variance": "Share of groups with zero reward variance, as trained",
-    "distinct": "Share of distinct rollouts",
-    "chosen": "Implicit reward of chosen items",
-    "rejected": "Implicit reward of rejected items",
-    "margin": "Margin of the chosen item",
-    "accuracy": "Share of pairs in the right order",
-    "kl": "KL divergence from the reference",
-    "entropy": "Entropy of the policy",
-    "legal": "Share of rollouts that are items",
-    "clipped": "Share of clipped ratios",
+    "loss": ("Loss", "loss"),
+    "reward": ("Reward of a rollout", "mean reward"),
+    "hits": ("Share of groups with a hit", "share of groups"),
+    "zero_variance_drawn": ("Share of groups with zero reward variance, as drawn", "share of groups"),
+    "zero_variance": ("Share of groups with zero reward variance, as trained", "share of groups"),
+    "distinct": ("Share of distinct rollouts", "share of rollouts"),
+    "chosen": ("Implicit reward of chosen items", NATS),
+    "rejected": ("Implicit reward of rejected items", NATS),
+    "margin": ("Margin of the chosen item", NATS),
+    "accuracy": ("Share of pairs in the right order", "share of pairs"),
+    "kl": ("KL divergence from the reference", NATS),
+    "entropy": ("Entropy of the policy", NATS),
+    "legal": ("Share of rollouts that are items", "share of rollouts"),
+    "clipped": ("Share of clipped ratios", "share of ratios"),
 }
-"""Values of a log line → their titles, in the order of the charts; validation metrics (`valid_…`) follow."""
+"""Values of a log line → title and vertical axis, in the order of the charts; then validation metrics (`valid_…`)."""
 FORMER = {"silent": "zero_variance_drawn", "zero_signal": "zero_variance"}
 """Former name → present name of values, for the logs of earlier versions."""
 VALID, TERM = "valid_", "reward_"
@@ -59,19 +63,25 @@ def _training(run: Path, method: str) -> dict[str, Any] | None:
         return None
     logged = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
     lines = [{FORMER.get(key, key): value for key, value in line.items()} for line in logged]
-    charts = [(title, _points(lines, key)) for key, title in CURVES.items()]
+    charts = [(*titles, _points(lines, key)) for key, titles in CURVES.items()]
     keys = sorted({key for line in lines for key in line})
     for key in [key for key in keys if key.startswith(TERM) and key != REWARD_DEVIATION]:
-        charts.append((f"Reward: {key.removeprefix(TERM)}", _points(lines, key)))
+        charts.append((f"Reward: {key.removeprefix(TERM)}", "mean reward", _points(lines, key)))
     for key in [key for key in keys if key.startswith(VALID)]:
-        charts.append((f"{key.removeprefix(VALID).upper()} of validation lists", _points(lines, key)))
+        name = key.removeprefix(VALID).upper()
+        charts.append((f"{name} of validation lists", name, _points(lines, key)))
     figures = [
-        {"title": title, "svg": line_chart({title: points}, f"{title} by step, {method}", "step")}
-        for title, points in charts
-        if points
+        {"title": title, "svg": _curve(method, title, y, points)} for title, y, points in charts if points
     ]
     return {"method": method, "steps": lines[-1]["step"], "charts": figures} if figures else None
 
 
 def _points(lines: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
     return [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+
+
+def _curve(method: str, title: str, y: str, points: Sequence[tuple[float, float]]) -> Markup:
+    """Draw one value of a training by step, in the colour of the method's model."""
+    is_share = y.startswith("share") or y.partition("@")[0] in ("HR", "NDCG", "RECALL", "MRR")
+    axes = Axes("optimizer step", y, is_share)
+    return line_chart({title: points}, f"{title} by step, {method}", axes, [style_of(method).name])

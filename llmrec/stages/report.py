@@ -23,7 +23,7 @@ def run(context: StageContext) -> None:
 STAGE = Stage(
     name="report",
     help="Write report.html.",
-    version=2,
+    version=3,
     sections=("name", "description"),
     reads=(
         data.STAGE,

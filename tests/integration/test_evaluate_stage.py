@@ -155,7 +155,8 @@ class Links(HTMLParser):
         self.found = []
 
     def handle_starttag(self, tag, attributes):
-        loads = {name for name, _ in attributes} & {"src", "href", "srcset", "data"}
+        within = {name for name, value in attributes if name == "href" and value.startswith("#")}
+        loads = ({name for name, _ in attributes} & {"src", "href", "srcset", "data"}) - within
         handlers = [name for name, _ in attributes if name.startswith("on")]
         if loads or handlers or tag in {"script", "link", "iframe", "object", "embed", "base"}:
             self.found.append((tag, attributes))
@@ -197,6 +198,57 @@ def test_the_page_shows_training_and_codes_where_there_are_any(evaluated):
     assert "7 items shared" in " ".join(page.split())
 
 
+def test_every_chart_has_a_title_and_names_its_axes_and_the_contents_name_the_sections(evaluated):
+    (evaluated / "sft").mkdir()
+    log = [{"step": 5, "epoch": 0.5, "loss": 3.0}, {"step": 10, "epoch": 1.0, "valid_loss": 2.25}]
+    (evaluated / "sft/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    page = render(evaluated, pipeline.NAMES)
+    figures = re.findall(r"<figure.*?</figure>", page, re.DOTALL)
+    assert len(figures) >= 5
+    for figure in figures:
+        assert re.search(r"<figcaption>\w", figure)
+        assert len(re.findall(r'<text [^>]*class="axis"[^>]*>\w', figure)) == 2
+    assert re.findall(r'href="#(\w+)"', page) == re.findall(r'<h2 id="(\w+)"', page)
+    assert page.count("<h2") == page.count("<h2 id=")
+
+
+def test_a_system_keeps_its_colour_whoever_else_is_compared(evaluated):
+    def colours(page):
+        tiles = re.findall(r'class="tile (c-\w+)">\s*<div class="name">(.*?)</div>', page)
+        return {title: re.findall(rf"\.{style} {{ --mark: (.*?); }}", page) for style, title in tiles}
+
+    every = colours(render(evaluated, pipeline.NAMES))
+    path = evaluated / "eval/metrics.json"
+    metrics = read_json(path)
+    for values in (
+        metrics["test"],
+        *(group for of in metrics["slices"]["test"].values() for group in of.values()),
+    ):
+        del values["item_knn"]
+    del metrics["differences"]["test"]["sft"]["item_knn"], metrics["protocol"]["baselines"]["item_knn"]
+    write_json(path, metrics)
+    fewer = colours(render(evaluated, pipeline.NAMES))
+    assert len(every) == 3 and len(fewer) == 2
+    assert fewer.items() <= every.items()
+
+
+def test_repeats_are_explained_where_they_happen(evaluated):
+    assert "are repeats" not in render(evaluated, pipeline.NAMES)
+    rows = pl.read_parquet(evaluated / "data/interactions.parquet")
+    first = pl.col("item_id").first().over("user_id")
+    rows = rows.with_columns(item_id=pl.when(pl.col("split") == "test").then(first).otherwise("item_id"))
+    rows.write_parquet(evaluated / "data/interactions.parquet")
+    metrics = read_json(evaluated / "eval/metrics.json")
+    metrics["protocol"]["repeat_targets"]["test"] = 0.25
+    for masked, words in ((True, "no HR can exceed 0.7500"), (False, "repeats can be hits")):
+        metrics["protocol"]["mask_seen"] = masked
+        write_json(evaluated / "eval/metrics.json", metrics)
+        page = " ".join(render(evaluated, pipeline.NAMES).split())
+        assert "25.0% of the targets are repeats" in page and words in page
+        assert page.count("A repeat: it is 1 time in the history") == 10
+        assert ("no list can hold it" in page) == masked
+
+
 def test_any_number_of_systems_has_colours_and_tables_that_fit(evaluated):
     run_stage_function(report_stage, make_recipe(), evaluated)
     path = evaluated / "eval/metrics.json"
@@ -207,10 +259,10 @@ def test_any_number_of_systems_has_colours_and_tables_that_fit(evaluated):
     del metrics["slices"]["test"]["item_frequency"]
     write_json(path, metrics)
     page = render(evaluated, pipeline.NAMES)
-    styles = set(re.findall(r'class="tile (s\d+)"', page))
+    styles = set(re.findall(r'class="tile (c-[a-z0-9_]+)"', page))
     assert len(styles) == 3 + len(names)
     for style in styles:
-        assert re.search(rf"\.{style}(,[^{{]*)? {{ --mark: ", page), style
+        assert len(re.findall(rf"\.{style} {{ --mark: ", page)) == 2, style  # on light paper and on dark
     heads = [set(re.findall(r"<th>(.*?)</th>", head)) for head in re.findall(r"<thead>.*?</thead>", page)]
     of_test = [head - {"test"} for head in heads if "test" in head]
     assert len(of_test) == 3 and max(map(len, of_test)) <= 7

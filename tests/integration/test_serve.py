@@ -160,7 +160,7 @@ def test_clients_at_once_each_get_their_own_list(server, recommender):
     [
         ({"history": ["no such item"]}, "history: item 'no such item' is not in the catalogue"),
         ({"history": []}, "history: List should have at least 1 item"),
-        ({"k": 3}, "history: required, but missing"),
+        ({"k": 3}, "give either history or user_id"),
         ({"history": ["i1"], "size": 3}, "unknown key 'size'"),
         ({"history": ["i1"], "k": 21}, "at most 20 (--k-max)"),
         ({"history": ["i1"], "k": 5, "width": 4}, "width=4 is below k=5"),

@@ -1,5 +1,6 @@
 """Lists, summaries, slices, tables and charts of the evaluation."""
 
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -9,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrec.collaborative.popularity import Popularity
+from llmrec.config.registry import SYSTEMS
 from llmrec.errors import UserError
 from llmrec.evaluate.lists import SCHEMA, baseline_lists, count_invalid, model_systems, read_lists
 from llmrec.evaluate.summary import differences, slice_labels, summarise
-from llmrec.report.plots import Bar, axis_ticks, grouped_bars, line_chart, usage_chart
+from llmrec.recommend.model_names import ADAPTERS
+from llmrec.report.colours import COLOURS, style_of
+from llmrec.report.plots import Axes, Bar, axis_ticks, grouped_bars, line_chart, usage_chart
 
 CATALOGUE = ["a", "b", "c", "d"]
 
@@ -139,24 +143,44 @@ def test_ticks_enclose_the_values(low, span):
     assert ticks == sorted(set(ticks))
 
 
+AXES = Axes("epoch", "loss, nats")
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_no_axis_of_shares_goes_beyond_1(one, other):
+    ticks = axis_ticks(min(one, other), max(one, other), is_share=True)
+    assert 0 <= ticks[0] <= min(one, other) + 1e-6 and max(one, other) - 1e-6 <= ticks[-1] <= 1
+    assert axis_ticks(1, 1, is_share=True)[-1] == 1 < axis_ticks(1, 1)[-1]
+
+
+def test_a_system_has_its_own_colour_wherever_it_stands():
+    assert set(SYSTEMS.shipped) | {*ADAPTERS, "zero_shot"} <= COLOURS.keys()
+    names = [*COLOURS, "own:One", "own:Two"]
+    assert len({style_of(name).name for name in names}) == len({style_of(name).light for name in names})
+    assert len({style_of(name).dark for name in names}) == len(names)
+    for name in names:
+        assert re.fullmatch(r"c-[a-z0-9_]+", style_of(name).name)
+
+
 def test_charts_are_wellformed_and_escape_what_they_show():
     name = '</text><script>alert("x")</script>'
     charts = [
-        grouped_bars({name: [Bar(name, 0.2, 0.1, 0.3, "s0")]}, name, ["1 user"]),
-        grouped_bars({"none": [Bar("zero", 0.0, 0.0, 0.0, "s0")]}, "all zero"),
-        line_chart({name: [(0.5, 2.0), (1.0, 1.0)], "empty": []}, name, "epoch"),
-        line_chart({"one point": [(0.0, 1.0)]}, "one point", "epoch"),
+        grouped_bars({name: [Bar(name, 0.2, 0.1, 0.3, "s0")]}, name, Axes(name, name), ["1 user"]),
+        grouped_bars({"none": [Bar("zero", 0.0, 0.0, 0.0, "s0")]}, "all zero", AXES),
+        line_chart({name: [(0.5, 2.0), (1.0, 1.0)], "empty": []}, name, Axes(name, "y"), ("s0", "s1")),
+        line_chart({"one point": [(0.0, 1.0)]}, "one point", AXES, ("s0",)),
         usage_chart([3, 0, 1], name),
     ]
     for chart in charts:
         root = ElementTree.fromstring(chart)
         assert root.tag == "svg"
         assert "nan" not in chart
+        assert len([text for text in root.iter("text") if text.get("class") == "axis"]) == 2
         assert not root.findall(".//script")
 
 
 def test_bars_are_as_high_as_their_values():
     bars = [Bar("one", 0.1, 0.05, 0.15, "s0"), Bar("two", 0.2, 0.15, 0.25, "s1")]
-    root = ElementTree.fromstring(grouped_bars({"@1": bars}, "bars"))
+    root = ElementTree.fromstring(grouped_bars({"@1": bars}, "bars", AXES))
     heights = [float(rect.get("height")) for rect in root.findall("rect")]
     assert heights[1] == pytest.approx(2 * heights[0], abs=0.02)

@@ -1,0 +1,40 @@
+"""What a machine is, for records of how figures were made."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+def cpu_name() -> str:
+    """Return the name of the processor, or of its architecture if the system does not tell more."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return " ".join(value.split())
+    return platform.processor() or platform.machine()
+
+
+def core_count() -> int:
+    """Return the number of cores (of hardware threads) that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return `cpu`, `cores` that may be used, `memory_gb`, and `gpu` if torch is loaded and sees one."""
+    about: dict[str, Any] = {
+        "cpu": cpu_name(),
+        "cores": core_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        about["gpu"] = torch.cuda.get_device_name()
+    return about

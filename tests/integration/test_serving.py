@@ -1,0 +1,135 @@
+"""What the server answers without the engine: items by semantic ID, searches, metrics, keys, users' histories."""
+
+import json
+from urllib.parse import quote
+
+import pytest
+
+pytest.importorskip("starlette", reason="needs an extra of vLLM")
+pytest.importorskip("prometheus_client", reason="needs an extra of vLLM")
+pytest.importorskip("httpx", reason="starlette's test client needs it")
+
+from prometheus_client import generate_latest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from llmrec.errors import UserError
+from llmrec.ids.tokens import sid_token
+from llmrec.recommend.trained_run import TrainedRun
+from llmrec.serve import _read
+from llmrec.serving.item_lookup import ItemLookup
+from llmrec.serving.request_metrics import measured
+from llmrec.serving.routes import add_item_routes
+
+
+@pytest.fixture(scope="module")
+def served(shop):
+    return TrainedRun.load(shop[0] / "runs" / "shop")
+
+
+@pytest.fixture(scope="module")
+def app(served):
+    app = Starlette()
+    add_item_routes(app, ItemLookup(served), k_max=20)
+    return app
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    return TestClient(app)
+
+
+def test_what_a_model_writes_leads_back_to_its_item(served, client):
+    catalogue = served.catalogue
+    for item, sid in zip(catalogue.items, catalogue.sids.tolist(), strict=True):
+        text = "".join(sid_token(level, code) for level, code in enumerate(sid))
+        answer = client.get(f"/v1/items/{quote(text)}")
+        assert answer.status_code == 200
+        number = int(item.removeprefix("i"))
+        assert answer.json() == {"item_id": item, "title": f"Thing {number}", "sid": text}
+
+
+@pytest.mark.parametrize("sid", ["<a_0>", "<a_999><b_0>", "Thing 3", "nothing/at all", "../base"])
+def test_what_no_item_has_is_not_found(client, sid):
+    answer = client.get(f"/v1/items/{quote(sid, safe='')}")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == f"no item has the semantic ID {sid!r}"
+
+
+def test_a_search_finds_titles_and_ids(client):
+    found = client.get("/v1/search", params={"q": "THING 3", "k": 3}).json()["items"]
+    assert found[0]["item_id"] == "i3" and len(found) == 3
+    assert all("3" in item["title"] and item["sid"].startswith("<a_") for item in found)
+    assert len(client.get("/v1/search?q=thing").json()["items"]) == 10
+    assert client.get("/v1/search?q=zzzzzz").json() == {"items": []}
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("", "search: q is missing"),
+        ("q=%20", "search: q is missing"),
+        ("q=a&k=0", "k=0, expected 1 to 20"),
+        ("q=a&k=21", "k=21, expected 1 to 20"),
+        ("q=a&k=-1", "k=-1, expected 1 to 20"),
+        ("q=a&n=3", "unknown parameter 'n'"),
+    ],
+)
+def test_a_wrong_search_is_told_so_in_one_line(client, query, message):
+    answer = client.get(f"/v1/search?{query}")
+    assert answer.status_code == 400 and answer.json()["error"]["type"] == "BadRequestError"
+    assert message in answer.json()["error"]["message"]
+
+
+def count(line):
+    """Value of a line in the metrics; 0 if it is not there."""
+    shown = generate_latest().decode().splitlines()
+    return next((float(text.removeprefix(line)) for text in shown if text.startswith(line)), 0.0)
+
+
+def test_requests_are_counted_by_outcome(client):
+    lines = [
+        f'llmrec_requests_total{{endpoint="/v1/search",model="",outcome="{outcome}"}}'
+        for outcome in ("answered", "refused")
+    ]
+    lines.append('llmrec_request_seconds_count{endpoint="/v1/search"}')
+    before = [count(line) for line in lines]
+    for query in ("q=thing", "q=thing", "q="):
+        client.get(f"/v1/search?{query}")
+    assert [count(line) - value for line, value in zip(lines, before, strict=True)] == [2, 1, 2]
+    items, failed = 'llmrec_recommended_items_total{model="dpo"}', 'outcome="failed"'
+    with measured("/v1/recommend") as about:
+        about |= {"model": "dpo", "items": 7}
+    assert count(items) == 7
+    with pytest.raises(ZeroDivisionError), measured("/v1/recommend"):
+        raise ZeroDivisionError
+    assert count(f'llmrec_requests_total{{endpoint="/v1/recommend",model="",{failed}}}') == 1
+
+
+def test_vllms_key_guards_our_endpoints(app):
+    middleware = pytest.importorskip("vllm.entrypoints.serve.middleware.authenticate")
+    client = TestClient(middleware.AuthenticationMiddleware(app, ["secret"]))
+    assert client.get("/v1/search?q=thing").status_code == 401
+    assert client.get("/v1/search?q=thing", headers={"Authorization": "Bearer secret"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"k": 3}, "give either history or user_id"),
+        ({"history": ["i1"], "user_id": "u1"}, "give either history or user_id"),
+        ({"history": [True]}, "history.0: an id is text or a whole number"),
+        ({"history": ["i1"], "deny": [1.5]}, "deny.0: an id is text or a whole number"),
+        ({"user_id": ["u1"]}, "user_id: an id is text or a whole number"),
+    ],
+)
+def test_a_request_names_a_history_or_a_user(body, message):
+    with pytest.raises(UserError, match=message) as raised:
+        _read(json.dumps(body).encode(), 20)
+    assert "\n" not in str(raised.value)
+
+
+def test_ids_of_a_request_may_be_numbers():
+    request = _read(b'{"history": [50, "181"], "allow": [7], "deny": [8]}', 20)
+    assert (request.history, request.allow, request.deny) == (["50", "181"], ["7"], ["8"])
+    assert _read(b'{"user_id": 42}', 20).user_id == "42"
