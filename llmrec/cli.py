@@ -319,6 +319,19 @@ def cp(
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Your files: CSV, JSON lines or Parquet.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="The card. Default: the folder's name.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: take the best guess and say so.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Look at your files and write a card for them; show rows as they are understood."""
+    _call("commands.init", "run", folder, out, yes, force)
+
+
+@app.command()
 def doctor() -> None:
     """Check Python, packages, memory, disk and device; print each problem with its remedy."""
     _call("commands.doctor", "run")

@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich.table import Table
 from rich.text import Text
 
@@ -88,10 +87,13 @@ def _ask(question: Question) -> int:
     print(f"{_plain(question.where)}: {_plain(question.what)}?", file=sys.stderr)
     for number, option in enumerate(question.options, start=1):
         print(f"  {number}  {_plain(option)}", file=sys.stderr)
-    numbers = typer.prompt(
-        "  number", default=question.best + 1, type=_Number(len(question.options)), err=True
-    )
-    return int(numbers) - 1
+    while True:
+        print(f"  number [{question.best + 1}]: ", end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline().strip()  # empty, too, where the input has ended
+        if not answer:
+            return question.best
+        if answer.isdecimal() and 1 <= int(answer) <= len(question.options):
+            return int(answer) - 1
 
 
 def _take_best(question: Question) -> int:

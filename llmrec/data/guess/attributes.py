@@ -84,7 +84,7 @@ def guess_users(
     left_out = []
     for column in key.sheet.columns:
         name = meaning_of(column.name)
-        if column is key.column or column.is_empty or column.time is not None or name in ("", *columns):
+        if column is key.column or column.is_empty or column.is_time or name in ("", *columns):
             continue
         if names.is_personal(column.name):
             left_out.append(column.name)
@@ -220,8 +220,8 @@ def _described(key: _Key, title: Column, notes: list[str], log: LogGuess | None 
         if fitting:
             columns[role] = max(fitting, key=lambda column: (column.score(role), column.length))
             free.remove(columns[role])
-    if "categories" not in columns and not key.column.has_name:
-        lists = [column for column in free if column.is_text and column.list_sign in (">", "|", ";")]
+    if "categories" not in columns:
+        lists = [c for c in free if c.is_text and c.length < 200 and c.list_sign in ("&gt;", ">", "|")]
         columns |= {"categories": lists[0]} if lists else {}
     split_on = {}
     if "categories" in columns and (sign := columns["categories"].list_sign):

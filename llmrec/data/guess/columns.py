@@ -121,7 +121,7 @@ class Column:
     @cached_property
     def is_text(self) -> bool:
         """Whether the values are words, and no numbers, lists, addresses or codes of digits."""
-        if self.is_empty or self.is_number or self.is_list or self.time is not None:
+        if self.is_empty or self.is_number or self.is_list or self.is_time:
             return False
         return self._share(r"[^\W\d_]{2}") > 0.6 and self._share(r"^(?:https?://|[\w.+-]+@[\w-]+\.)") < 0.5
 
@@ -144,6 +144,11 @@ class Column:
         except (UserError, pl.exceptions.PolarsError):
             return None
         return _time_reading(how, read_as, len(self.values))
+
+    @property
+    def is_time(self) -> bool:
+        """Whether the values are dates, or numbers since 1970; small numbers may be anything."""
+        return self.time is not None and not self.time.are_positions
 
     @cached_property
     def list_sign(self) -> str | None:

@@ -172,6 +172,9 @@ def _layout(text: str) -> dict[str, Any] | None:
         width, count = Counter(map(len, rows)).most_common(1)[0] if rows else (0, 0)
         if width > 1 and len(rows[0]) == width and count >= 0.9 * len(rows):
             found.append((separator, rows))
+    if len(found) > 1:
+        # Titles of equally many words look like columns.
+        found = [each for each in found if each[0] != " "]
     if not found:
         return None
     separator, rows = max(found, key=lambda each: len(each[1][0]))

@@ -146,7 +146,7 @@ def _common(column: Column, role: str, sheet: Sheet) -> float | None:
     """Return how well a column can be a role's id by its name and values; None if it cannot."""
     score = column.score(role)
     other = max(column.score(name) for name in names.ROLES if name not in (role, "title", "clock"))
-    if other > score or (column.time is not None and not column.time.are_positions and score < 1):
+    if other > score or (column.is_time and score < 1):
         return None
     if not column.is_unique:
         score += 0.5
@@ -326,13 +326,11 @@ def title_in_log(log: LogGuess) -> Column | None:
     """Return a column of the log that holds the items' titles: each item has one, and it is named like a title."""
     item = log.columns["item"]
     free = [column for column in log.sheet.columns if column not in log.columns.values()]
-    fitting = [
-        column
-        for column in free
-        if column.score("title") >= 2 and column.is_text and depends_on(column.raw, item.raw)
-    ]
-    if fitting:
-        return max(fitting, key=lambda column: column.score("title"))
+    for role, least, longest in (("title", 2, 300), ("description", 1, 120)):
+        fitting = [c for c in free if c.score(role) >= least and c.is_text and c.length < longest]
+        fitting = [column for column in fitting if depends_on(column.raw, item.raw)]
+        if fitting:
+            return max(fitting, key=lambda column: column.score(role))
     return item if item.is_text and item.score("title") >= 2 else None
 
 
