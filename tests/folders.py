@@ -35,7 +35,8 @@ def parquet(frame):
 def log(*columns):
     """Rows of the log with more columns: each a function of place, user, item and time."""
     return [
-        (u, i, *(column(place, u, i, TIMES[place]) for column in columns)) for place, (u, i) in enumerate(PAIRS)
+        (u, i, *(column(place, u, i, TIMES[place]) for column in columns))
+        for place, (u, i) in enumerate(PAIRS)
     ]
 
 
@@ -51,7 +52,13 @@ def messy_shop():
     """400 users and 150 items: cp1252, `;`, decimal comma, zones, repeated rows, missing titles, unknown items."""
     kinds = ["Küche > Töpfe > Edelstahl", "Küche > Messer", "Garten > Möbel > Stühle", "Büro"]
     items = [
-        (f"A{i:03d}", "" if i % 17 == 3 else f"Größe {i} Stück", kinds[i % 4], f"{1 + i},{i % 10}0", f"Schöne Ware {i}")
+        (
+            f"A{i:03d}",
+            "" if i % 17 == 3 else f"Größe {i} Stück",
+            kinds[i % 4],
+            f"{1 + i},{i % 10}0",
+            f"Schöne Ware {i}",
+        )
         for i in range(150)
     ]
     orders = []
@@ -59,13 +66,22 @@ def messy_shop():
         for n in range(3 + user % 9):
             moment = datetime.datetime.fromtimestamp(START + 86_400 * n + 61 * user, datetime.UTC)
             zone = ("+00:00", "+01:00")[user % 2]
-            row = (len(orders), f"K{user:04d}", f"A{(7 * user + 11 * n) % 152:03d}", 1 + n % 3, f"{moment:%Y-%m-%dT%H:%M:%S}{zone}")
+            row = (
+                len(orders),
+                f"K{user:04d}",
+                f"A{(7 * user + 11 * n) % 152:03d}",
+                1 + n % 3,
+                f"{moment:%Y-%m-%dT%H:%M:%S}{zone}",
+            )
             orders.append((*row, f"{1 + user % 90},90"))
     head = ("bestell_nr", "kunden_id", "artikel_id", "menge", "bestellt_am", "einzelpreis")
     return {
         "bestellungen.csv": lines([head, *orders, *orders[::50]], ";", "cp1252", "\r\n"),
         "artikel.csv": lines(
-            [("artikel_id", "name", "kategorie", "preis", "beschreibung"), *items, *items[::25]], ";", "cp1252", "\r\n"
+            [("artikel_id", "name", "kategorie", "preis", "beschreibung"), *items, *items[::25]],
+            ";",
+            "cp1252",
+            "\r\n",
         ),
         "README.txt": b"Export of our shop, made on Monday.\nAsk Anna, if something is wrong.\n",
     }
@@ -75,9 +91,13 @@ def movielens_1m():
     return {
         "ml-1m/ratings.dat": lines(log(stars, when), "::"),
         "ml-1m/movies.dat": lines(
-            [(i, f"Café {i}: A Film (1995)", "Action|Comedy" if i % 2 else "Drama") for i in range(ITEMS)], "::", "latin-1"
+            [(i, f"Café {i}: A Film (1995)", "Action|Comedy" if i % 2 else "Drama") for i in range(ITEMS)],
+            "::",
+            "latin-1",
         ),
-        "ml-1m/users.dat": lines([(u, "FM"[u % 2], 25 + u % 3, u % 5, f"48{u:03d}") for u in range(USERS)], "::"),
+        "ml-1m/users.dat": lines(
+            [(u, "FM"[u % 2], 25 + u % 3, u % 5, f"48{u:03d}") for u in range(USERS)], "::"
+        ),
         "ml-1m/README": b"SUMMARY\nThese files contain ratings of movies.\n",
     }
 
@@ -87,9 +107,14 @@ def movielens_csv():
     return {
         "ratings.csv": lines([("userId", "movieId", "rating", "timestamp"), *log(stars, when)]),
         "movies.csv": lines(
-            [("movieId", "title", "genres"), *((i, f'"Film {i}, The (1995)"', "Action|Comedy") for i in range(ITEMS))]
+            [
+                ("movieId", "title", "genres"),
+                *((i, f'"Film {i}, The (1995)"', "Action|Comedy") for i in range(ITEMS)),
+            ]
         ),
-        "links.csv": lines([("movieId", "imdbId", "tmdbId"), *((i, f"01147{i:02d}", 800 + i) for i in range(ITEMS))]),
+        "links.csv": lines(
+            [("movieId", "imdbId", "tmdbId"), *((i, f"01147{i:02d}", 800 + i) for i in range(ITEMS))]
+        ),
         "tags.csv": lines([("userId", "movieId", "tag", "timestamp"), *tags]),
     }
 
@@ -98,7 +123,9 @@ def movielens_100k():
     flags = "|".join("1" if n in (1, 5) else "0" for n in range(19))
     return {
         "u.data": lines(log(stars, when), "\t"),
-        "u.item": "".join(f"{i}|Café {i} (1995)|01-Jan-1995||http://x/{i}|{flags}\n" for i in range(ITEMS)).encode("latin-1"),
+        "u.item": "".join(
+            f"{i}|Café {i} (1995)|01-Jan-1995||http://x/{i}|{flags}\n" for i in range(ITEMS)
+        ).encode("latin-1"),
         "u.genre": lines([("unknown", 0), ("Action", 1), ("Adventure", 2)], "|"),
         "u.user": lines([(u, 20 + u, "F", "writer", 94000 + u) for u in range(USERS)], "|"),
     }
@@ -122,7 +149,10 @@ def amazon_2023():
         }
         for i in range(ITEMS + 2)
     ]  # fmt: skip
-    return {"All_Beauty.jsonl.gz": gzip.compress(objects(reviews)), "meta_All_Beauty.jsonl.gz": gzip.compress(objects(meta))}
+    return {
+        "All_Beauty.jsonl.gz": gzip.compress(objects(reviews)),
+        "meta_All_Beauty.jsonl.gz": gzip.compress(objects(meta)),
+    }
 
 
 def amazon_2014():
@@ -139,7 +169,10 @@ def amazon_2014():
          "description": f"A soap that is called {i}.", "imUrl": f"http://x/{i}.jpg"}
         for i in range(ITEMS)
     ]  # fmt: skip
-    return {"reviews_Beauty_5.json.gz": gzip.compress(objects(reviews)), "meta_Beauty.json.gz": gzip.compress(objects(meta, repr))}
+    return {
+        "reviews_Beauty_5.json.gz": gzip.compress(objects(reviews)),
+        "meta_Beauty.json.gz": gzip.compress(objects(meta, repr)),
+    }
 
 
 def steam():
@@ -154,7 +187,10 @@ def steam():
          "developer": f"Studio {i % 3}"}
         for i in range(ITEMS)
     ]  # fmt: skip
-    return {"steam_reviews.json.gz": gzip.compress(objects(reviews, repr)), "steam_games.json.gz": gzip.compress(objects(games, repr))}
+    return {
+        "steam_reviews.json.gz": gzip.compress(objects(reviews, repr)),
+        "steam_games.json.gz": gzip.compress(objects(games, repr)),
+    }
 
 
 def steam_libraries():
@@ -176,7 +212,10 @@ def yelp():
          "categories": ("Food, Bars", "Food, Cafes", "Bars, Cafes", "Food, Bars, Cafes")[i % 4]}
         for i in range(ITEMS)
     ]  # fmt: skip
-    people = [{"user_id": f"u{u}", "name": f"Anna {u}", "yelping_since": day(START), "fans": u % 4} for u in range(USERS)]
+    people = [
+        {"user_id": f"u{u}", "name": f"Anna {u}", "yelping_since": day(START), "fans": u % 4}
+        for u in range(USERS)
+    ]
     return {
         "yelp_academic_dataset_review.json": objects(reviews),
         "yelp_academic_dataset_business.json": objects(places),
@@ -187,7 +226,9 @@ def yelp():
 def no_times():
     return {
         "purchases.csv": lines([("customer", "product"), *log()]),
-        "products.jsonl": objects({"sku": i, "name": f"Thing {i}", "path": KINDS[i % 5]} for i in range(ITEMS)),
+        "products.jsonl": objects(
+            {"sku": i, "name": f"Thing {i}", "path": KINDS[i % 5]} for i in range(ITEMS)
+        ),
     }
 
 
@@ -211,7 +252,11 @@ def typed_parquet():
     frame = pl.DataFrame(log(when), schema=["account_id", "article_id", "t_dat"], orient="row")
     frame = frame.with_columns(pl.from_epoch("t_dat"), price=pl.lit(0.05))
     articles = pl.DataFrame(
-        {"article_id": range(ITEMS), "prod_name": [f"Strap top {i}" for i in range(ITEMS)], "department_name": ["Jersey", "Shoes"] * 5}
+        {
+            "article_id": range(ITEMS),
+            "prod_name": [f"Strap top {i}" for i in range(ITEMS)],
+            "department_name": ["Jersey", "Shoes"] * 5,
+        }
     )
     return {"transactions_train.parquet": parquet(frame), "articles.parquet": parquet(articles)}
 
@@ -227,7 +272,16 @@ def parts():
 
 def retail():
     """The online retail log: titles in the log, guests without a customer, dates of Excel."""
-    head = ("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country")
+    head = (
+        "InvoiceNo",
+        "StockCode",
+        "Description",
+        "Quantity",
+        "InvoiceDate",
+        "UnitPrice",
+        "CustomerID",
+        "Country",
+    )
     rows = [
         (5000 + place, f"8{i}A", f"WHITE LANTERN {i}", 1 + place % 4, day(t, "%m/%d/%Y %H:%M"), f"{1 + i}.55", "" if place % 9 == 4 else f"17{u}", "UK")
         for place, (u, i, t) in enumerate(log(when))
@@ -262,14 +316,27 @@ def recbole():
 
 def baskets():
     histories = {u: [i for v, i in PAIRS if v == u] for u in range(USERS)}
-    return {"baskets.csv": lines([("customer_id", "items"), *((u, " ".join(map(str, items))) for u, items in histories.items())])}
+    return {
+        "baskets.csv": lines(
+            [("customer_id", "items"), *((u, " ".join(map(str, items))) for u, items in histories.items())]
+        )
+    }
 
 
 def events():
     def kind(place, user, item, time):
         return ("view", "cart", "purchase")[place % 3]
 
-    head = ("event_time", "event_type", "product_id", "category_code", "brand", "price", "user_id", "user_session")
+    head = (
+        "event_time",
+        "event_type",
+        "product_id",
+        "category_code",
+        "brand",
+        "price",
+        "user_id",
+        "user_session",
+    )
     rows = [
         (day(t, "%Y-%m-%d %H:%M:%S UTC"), e, 1000 + i, ("appliances.kitchen", "electronics.phone")[i % 2], "acme", 9.5 + i, 500 + u, f"s{u}{place}")
         for place, (u, i, t, e) in enumerate(log(when, kind))
@@ -278,7 +345,15 @@ def events():
 
 
 def json_array():
-    rows = [{"userId": u, "productId": f"p{i}", "createdAt": day(t, "%Y-%m-%dT%H:%M:%SZ"), "updatedAt": day(t + 999_999, "%Y-%m-%dT%H:%M:%SZ")} for u, i, t in log(when)]
+    rows = [
+        {
+            "userId": u,
+            "productId": f"p{i}",
+            "createdAt": day(t, "%Y-%m-%dT%H:%M:%SZ"),
+            "updatedAt": day(t + 999_999, "%Y-%m-%dT%H:%M:%SZ"),
+        }
+        for u, i, t in log(when)
+    ]
     items = {f"p{i}": {"name": f"Thing {i}", "categories": ["A", "B"]} for i in range(ITEMS)}
     return {"orders.json": json.dumps(rows, indent=1).encode(), "products.json": json.dumps(items).encode()}
 

@@ -99,10 +99,14 @@ def _ask(question: Question) -> int:
 def _take_best(question: Question) -> int:
     """Take the best guess, and say what else would have fitted."""
     taken, *others = [question.options[question.best], *_without(question.options, question.best)]
-    others_said = f" ({len(others)} others fit too, such as {others[0]})" if len(others) > 1 else f", not {others[0]}"
+    others_said = (
+        f" ({len(others)} others fit too, such as {others[0]})" if len(others) > 1 else f", not {others[0]}"
+    )
     tell(
         _plain(question.where),
-        _plain(f"{question.what} is taken to be {short(taken, 90)}{short(others_said, 90)}; `{question.key}` names another"),
+        _plain(
+            f"{question.what} is taken to be {short(taken, 90)}{short(others_said, 90)}; `{question.key}` names another"
+        ),
     )
     return question.best
 
@@ -121,7 +125,8 @@ def _print_guess(guess: Guess) -> None:
         if guessed is not None:
             print(_plain(f"{name}: {guessed.sheet.path} ({describe(guessed.sheet.found)})"))
             columns = ", ".join(
-                f"{meaning} = {_column(guessed.sheet, column.name)}" for meaning, column in guessed.columns.items()
+                f"{meaning} = {_column(guessed.sheet, column.name)}"
+                for meaning, column in guessed.columns.items()
             )
             print(f"  {_plain(columns)}")
     for note in guess.notes:
@@ -159,4 +164,6 @@ def _print_counts(guess: Guess, understood: Understood) -> None:
         )
     lacking = understood.item_report.get("without_metadata", 0)
     if guess.items is not None:
-        print(f"{understood.items - lacking:,} of {understood.items:,} items are described in {_plain(guess.items.sheet.path)}")
+        print(
+            f"{understood.items - lacking:,} of {understood.items:,} items are described in {_plain(guess.items.sheet.path)}"
+        )

@@ -114,7 +114,11 @@ CASES = {
     ),
     "movielens_100k": (
         {
-            "interactions": {"path": "u.data", "separator": "\t", "header": ["user", "item", "rating", "time"]},
+            "interactions": {
+                "path": "u.data",
+                "separator": "\t",
+                "header": ["user", "item", "rating", "time"],
+            },
             "items": {"path": "u.item", "separator": "|", "columns": {"item": "item", "title": "title"}},
         },
         {},
@@ -123,7 +127,12 @@ CASES = {
         {
             "interactions": {
                 "path": "All_Beauty.jsonl.gz",
-                "columns": {"user": "user_id", "item": "parent_asin", "time": "timestamp", "rating": "rating"},
+                "columns": {
+                    "user": "user_id",
+                    "item": "parent_asin",
+                    "time": "timestamp",
+                    "rating": "rating",
+                },
             },
             "items": {
                 "path": "meta_All_Beauty.jsonl.gz",
@@ -145,7 +154,12 @@ CASES = {
             "interactions": {
                 "path": "reviews_Beauty_5.json.gz",
                 "format": None,
-                "columns": {"user": "reviewerID", "item": "asin", "time": "unixReviewTime", "rating": "overall"},
+                "columns": {
+                    "user": "reviewerID",
+                    "item": "asin",
+                    "time": "unixReviewTime",
+                    "rating": "overall",
+                },
             },
             "items": {
                 "path": "meta_Beauty.json.gz",
@@ -162,7 +176,10 @@ CASES = {
                 "format": "loose_jsonl",
                 "columns": {"user": "username", "item": "product_id", "time": "date"},
             },
-            "items": {"path": "steam_games.json.gz", "columns": {"item": "id", "categories": "genres", "price": "price"}},
+            "items": {
+                "path": "steam_games.json.gz",
+                "columns": {"item": "id", "categories": "genres", "price": "price"},
+            },
         },
         {},
     ),
@@ -261,7 +278,13 @@ CASES = {
         {},
     ),
     "sequences": (
-        {"interactions": {"path": "Beauty.txt", "format": "sequences", "columns": {"user": "user", "item": "item"}}},
+        {
+            "interactions": {
+                "path": "Beauty.txt",
+                "format": "sequences",
+                "columns": {"user": "user", "item": "item"},
+            }
+        },
         {},
     ),
     "recbole": (
@@ -289,7 +312,12 @@ CASES = {
         {
             "interactions": {
                 "path": "2019-Oct.csv.gz",
-                "columns": {"user": "user_id", "item": "product_id", "time": "event_time", "event": "event_type"},
+                "columns": {
+                    "user": "user_id",
+                    "item": "product_id",
+                    "time": "event_time",
+                    "event": "event_type",
+                },
             }
         },
         {},
@@ -323,8 +351,28 @@ def test_the_card_of_a_folder(name, tmp_path, capsys):
 
 
 CLEAR = {
-    *("messy_shop", "movielens_1m", "movielens_csv", "amazon_2023", "amazon_2014", "steam", "steam_libraries", "yelp"),
-    *("no_times", "typed_parquet", "parts", "retail", "excel", "sequences", "recbole", "baskets", "events", "json_array"),
+    *(
+        "messy_shop",
+        "movielens_1m",
+        "movielens_csv",
+        "amazon_2023",
+        "amazon_2014",
+        "steam",
+        "steam_libraries",
+        "yelp",
+    ),
+    *(
+        "no_times",
+        "typed_parquet",
+        "parts",
+        "retail",
+        "excel",
+        "sequences",
+        "recbole",
+        "baskets",
+        "events",
+        "json_array",
+    ),
 }
 OPEN = {
     "pairs_only": "data.txt: the columns of user and item is taken to be",
@@ -432,21 +480,40 @@ def test_rows_are_shown_as_they_are_read(tmp_path, capsys):
 
 def test_text_of_the_files_is_never_markup_or_control(tmp_path, capsys):
     rows = [(f"u{u}", f"\x1b[31m{i}", f"[bold]Thing\x1b[2J {i}[/bold]") for u, i in folders.PAIRS]
-    files = {"orders.csv": folders.lines([("user", "item", "ti\x1btle"), *rows]), "a\x1b[1m.csv": b"x,y\n1,2\n"}
+    files = {
+        "orders.csv": folders.lines([("user", "item", "ti\x1btle"), *rows]),
+        "a\x1b[1m.csv": b"x,y\n1,2\n",
+    }
     code, card = init(tmp_path, files, "--yes")
     shown = capsys.readouterr()
     assert code == 0 and "\x1b" not in shown.out + shown.err + card.read_text()
     build(card, tmp_path / "run")
 
 
-def test_a_file_that_cannot_be_read_to_its_end_leaves_a_card_to_correct(tmp_path, capsys):
-    files = folders.no_times() | {"purchases.csv": folders.no_times()["purchases.csv"] + b'7,"8\n'}
-    files["purchases.csv"] = b"customer,product\n" + b"1,2\n2,1\n" * 500_000 * 5 + b"1,2,3\n"
-    code, card = init(tmp_path, files, "--yes")
+def test_a_file_that_cannot_be_read_to_its_end_leaves_a_card_to_correct(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("llmrec.data.guess.files._HEAD", 4_000)
+    log = b"customer,product\n" + b"1,2\n2,1\n" * 1_000 + b"1,2,3\n"
+    code, card = init(tmp_path, folders.no_times() | {"purchases.csv": log}, "--yes")
     shown = capsys.readouterr().err
     assert code == 2 and "card.yaml is written, but its data cannot be read yet: " in shown
-    assert "line 5000002: 3 fields" in shown
+    assert "line 2002: 3 fields" in shown
     assert read_yaml(card)["interactions"]["columns"] == {"user": "customer", "item": "product"}
+
+
+@pytest.mark.parametrize("name", ["messy_shop", "amazon_2014", "json_array", "excel", "parts"])
+def test_a_large_file_is_judged_by_its_first_rows(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("llmrec.data.guess.files._HEAD", 1_500)
+    monkeypatch.setattr("llmrec.data.guess.files.ROWS", 8)
+    expected, counts = CASES[name]
+    code, path = init(tmp_path, getattr(folders, name)(), "--yes")
+    assert code == 0
+    card = read_yaml(path)
+    if "items" in card:
+        card["items"].setdefault(
+            "encoding", "cp1252"
+        )  # derived by the reader, where not every row was looked at
+    includes(card, expected)
+    assert build(path, tmp_path / "run")["counts"]["interactions"] == counts.get("interactions", ALL)
 
 
 def test_rows_that_cannot_be_used_are_dropped_and_counted(tmp_path, capsys):
@@ -461,10 +528,18 @@ def test_rows_that_cannot_be_used_are_dropped_and_counted(tmp_path, capsys):
 
 
 def test_personal_columns_of_users_stay_out(tmp_path, capsys):
-    people = [(u, f"Anna {u}", f"a{u}@example.org", ("NL", "DE")[u % 2], 20 + u) for u in range(folders.USERS)]
-    files = folders.no_times() | {"customers.csv": folders.lines([("customer", "full_name", "E-Mail", "country", "age"), *people])}
+    people = [
+        (u, f"Anna {u}", f"a{u}@example.org", ("NL", "DE")[u % 2], 20 + u) for u in range(folders.USERS)
+    ]
+    files = folders.no_times() | {
+        "customers.csv": folders.lines([("customer", "full_name", "E-Mail", "country", "age"), *people])
+    }
     code, card = init(tmp_path, files, "--yes")
-    assert code == 0 and read_yaml(card)["users"]["columns"] == {"user": "customer", "country": "country", "age": "age"}
+    assert code == 0 and read_yaml(card)["users"]["columns"] == {
+        "user": "customer",
+        "country": "country",
+        "age": "age",
+    }
     assert "'full_name', 'E-Mail' may name a person" in capsys.readouterr().err
     build(card, tmp_path / "run")
     assert examples.load_users(tmp_path / "run").columns == ["user_id", "country", "age"]
@@ -474,14 +549,41 @@ def test_what_was_guessed_is_what_the_stage_writes(tmp_path):
     _, card = init(tmp_path, folders.messy_shop(), "--yes")
     build(card, tmp_path / "run")
     items = examples.load_items(tmp_path / "run").sort("item_id")
-    assert items.row(4) == ("A004", "Größe 4 Stück", ["Küche", "Töpfe", "Edelstahl"], pytest.approx(5.4), "Schöne Ware 4")
+    assert items.row(4) == (
+        "A004",
+        "Größe 4 Stück",
+        ["Küche", "Töpfe", "Edelstahl"],
+        pytest.approx(5.4),
+        "Schöne Ware 4",
+    )
     assert items["title"][3] == "item A003"
     first = examples.load_interactions(tmp_path / "run").row(0, named=True)
     assert (first["user_id"], first["item_id"], first["time"]) == ("K0000", "A000", folders.START)
 
 
 @pytest.mark.parametrize(
-    "text", ["plain", "two words", "a: b", "#", "yes", "1e-4", "12", "", " x", 'a"b', "\x1b", "ü→", "{x}", "*", "-", "~", "a #b", "\x85", "😀"]
+    "text",
+    [
+        "plain",
+        "two words",
+        "a: b",
+        "#",
+        "yes",
+        "1e-4",
+        "12",
+        "",
+        " x",
+        'a"b',
+        "\x1b",
+        "ü→",
+        "{x}",
+        "*",
+        "-",
+        "~",
+        "a #b",
+        "\x85",
+        "😀",
+    ],
 )
 def test_a_value_of_yaml_is_read_back(text):
     line = f"key: {scalar(text)}"

@@ -62,10 +62,14 @@ def guess_items(
         title = _title(key.sheet, key.column, choose)
         if title is not None:
             return _described(key, title, notes), []
-        notes.append(f"{key.sheet.path}: no column with titles, so items have no text; `items.columns.title` names one")
+        notes.append(
+            f"{key.sheet.path}: no column with titles, so items have no text; `items.columns.title` names one"
+        )
     title = title_in_log(log)
     if title is None:
-        return None, notes or ["no file describes the items, so they have no titles; write `items` if you have them"]
+        return None, notes or [
+            "no file describes the items, so they have no titles; write `items` if you have them"
+        ]
     # The log's other columns change with each interaction: only those that belong to the item describe it.
     return _described(_Key(log.sheet, log.columns["item"], 1, 3), title, notes, log), []
 
@@ -79,7 +83,9 @@ def guess_users(
     if key is None:
         return None, notes
     if not key.sheet.found.has_header:
-        return None, [f"{key.sheet.path}: describes users, but no line names its columns; add `users` by hand"]
+        return None, [
+            f"{key.sheet.path}: describes users, but no line names its columns; add `users` by hand"
+        ]
     columns = {"user": key.column}
     left_out = []
     for column in key.sheet.columns:
@@ -88,10 +94,15 @@ def guess_users(
             continue
         if names.is_personal(column.name):
             left_out.append(column.name)
-        elif column.distinct <= max(_MANY_VALUES, 0.1 * len(column.values)) and len(columns) <= _MOST_ATTRIBUTES:
+        elif (
+            column.distinct <= max(_MANY_VALUES, 0.1 * len(column.values))
+            and len(columns) <= _MOST_ATTRIBUTES
+        ):
             columns[name] = column
     if left_out:
-        notes.append(f"{key.sheet.path}: {', '.join(map(repr, left_out))} may name a person and stays out of the card")
+        notes.append(
+            f"{key.sheet.path}: {', '.join(map(repr, left_out))} may name a person and stays out of the card"
+        )
     return (TableGuess(key.sheet, columns, key.share, notes=notes), []) if len(columns) > 1 else (None, notes)
 
 
@@ -127,7 +138,9 @@ def _key(
     if not found:
         return None, notes
     what = f"the table that describes the {role}s"
-    options = [f"{key.sheet.path}, by {key.column.name!r} ({key.share:.0%} of the log's {role}s)" for key in found]
+    options = [
+        f"{key.sheet.path}, by {key.column.name!r} ({key.share:.0%} of the log's {role}s)" for key in found
+    ]
     question = Question("several files", what, options, 0, f"{role}s.path")
     best = found[choose_among(choose, question, [key.score for key in found])]
     return best, []
@@ -136,7 +149,9 @@ def _key(
 def _candidates(role: Role, of_log: Column, sheet: Sheet) -> list[Column]:
     """Return the columns of a table that can hold the ids of a role."""
     other: Role = "user" if role == "item" else "item"
-    columns = [c for c in sheet.columns if c.can_be_id and c.distinct > 0.5 * len(c.values) and "." not in c.name]
+    columns = [
+        c for c in sheet.columns if c.can_be_id and c.distinct > 0.5 * len(c.values) and "." not in c.name
+    ]
     columns = [c for c in columns if not c.is_text or c.name == of_log.name or c.score(role) >= 1]
     columns = [c for c in columns if c.score(other) <= c.score(role)]
     return sorted(columns, key=lambda column: -_fit(role, of_log, sheet, column))[:_MOST_KEYS]
@@ -189,8 +204,16 @@ def _bare(ids: pl.Series) -> pl.Series:
 
 def _title(sheet: Sheet, key: Column, choose: Choose) -> Column | None:
     """Return the column of the titles: by its name, else the text that differs most from row to row."""
-    others = [column for column in sheet.columns if column is not key and not column.is_empty and "." not in column.name]
-    named = [c for c in others if c.score("title") >= 1 and not c.is_list and (c.is_text or c.score("title") >= 2.8)]
+    others = [
+        column
+        for column in sheet.columns
+        if column is not key and not column.is_empty and "." not in column.name
+    ]
+    named = [
+        c
+        for c in others
+        if c.score("title") >= 1 and not c.is_list and (c.is_text or c.score("title") >= 2.8)
+    ]
     if named:
         scores = [column.score("title") + 0.3 * column.is_text for column in named]
         first = named[scores.index(max(scores))]
@@ -199,7 +222,11 @@ def _title(sheet: Sheet, key: Column, choose: Choose) -> Column | None:
         options = [f"{column.name!r} ({column.values[0][:40]!r}, …)" for column in named]
         question = Question(sheet.path, "the column of the title", options, 0, "items.columns.title")
         return named[choose_among(choose, question, [c.score("title") + 0.3 * c.is_text for c in named])]
-    texts = [c for c in others if c.is_text and c.length < 300 and not c.score("brand") and not c.score("categories")]
+    texts = [
+        c
+        for c in others
+        if c.is_text and c.length < 300 and not c.score("brand") and not c.score("categories")
+    ]
     texts = [column for column in texts if column.distinct > 0.5 * len(column.values)]
     return max(texts, key=lambda column: column.distinct, default=None)
 
@@ -212,7 +239,9 @@ def _is_copy(one: Column, other: Column) -> bool:
 def _described(key: _Key, title: Column, notes: list[str], log: LogGuess | None = None) -> TableGuess:
     """Add categories, brand, price and description to an item table's key and title."""
     columns = {"item": key.column, "title": title}
-    free = [c for c in key.sheet.columns if c not in columns.values() and not c.is_empty and "." not in c.name]
+    free = [
+        c for c in key.sheet.columns if c not in columns.values() and not c.is_empty and "." not in c.name
+    ]
     if log is not None:
         free = [column for column in free if column not in log.columns.values() and column is not log.clock]
     for role in ("categories", "brand", "price", "description"):
@@ -248,4 +277,6 @@ def _has_comma(price: Column, sheet: Sheet) -> bool:
     amounts = prices(price.values.to_list())
     if amounts.decimal == ",":
         return True
-    return amounts.doubtful is not None and not amounts.is_sure and sheet.found.written.get("separator") == ";"
+    return (
+        amounts.doubtful is not None and not amounts.is_sure and sheet.found.written.get("separator") == ";"
+    )

@@ -54,7 +54,11 @@ def card_text(guess: Guess, out: Path, understood: Understood | None) -> str:
         lines += ["", f"# What the items are. Of the log's items {guess.items.share:.0%} are in this file."]
         lines += _attributes("items", guess.items, None if understood is None else understood.item_report)
     else:
-        lines += ["", "# items:                      # no file describes the items; titles help a text model most", *_NO_ITEMS]
+        lines += [
+            "",
+            "# items:                      # no file describes the items; titles help a text model most",
+            *_NO_ITEMS,
+        ]
     if guess.users is not None:
         lines += ["", "# Who the users are."]
         lines += _attributes("users", guess.users, None if understood is None else understood.user_report)
@@ -98,7 +102,9 @@ def _log(guess: Guess, understood: Understood | None) -> list[str]:
         if guess.items is not None and guess.items.sheet is log.sheet:
             break
         if column not in used and column.is_text and (column.length > 30 or role == "summary"):
-            lines.append(_line(f"    # {role}: {scalar(column.name)}", "text of the user, for the task `review`"))
+            lines.append(
+                _line(f"    # {role}: {scalar(column.name)}", "text of the user, for the task `review`")
+            )
     lines += _rest(log, guess.items)
     lines += [f"  split_on: {_flow(log.split_on)}"] if log.split_on else []
     if guess.time_format:
@@ -117,7 +123,9 @@ def _rest(log: LogGuess, items: TableGuess | None) -> list[str]:
     used = {column.name for column in log.columns.values()} | ({log.clock.name} if log.clock else set())
     if items is not None and items.sheet is log.sheet:
         used |= {column.name for column in items.columns.values()}
-    return _not_used(column for column in log.sheet.columns if column.name not in used and "." not in column.name)
+    return _not_used(
+        column for column in log.sheet.columns if column.name not in used and "." not in column.name
+    )
 
 
 def _not_used(columns: Iterable[Column]) -> list[str]:
@@ -133,7 +141,9 @@ def _attributes(block: str, guess: TableGuess, report: dict[str, int] | None) ->
     lines = [f"{block}:", *_written(found, _header(found, columns)), "  columns:"]
     lines += [f"    {meaning}: {scalar(name)}" for meaning, name in _mapped(found, columns).items()]
     if block == "items":
-        free = [c for c in guess.sheet.columns if c.name not in columns.values() and c.has_name and not c.is_empty]
+        free = [
+            c for c in guess.sheet.columns if c.name not in columns.values() and c.has_name and not c.is_empty
+        ]
         for column in [c for c in free if "." not in c.name and not c.is_unique][:6]:
             meaning = meaning_of(column.name)
             if meaning and meaning not in columns:
@@ -150,7 +160,9 @@ def _filters(guess: Guess, understood: Understood | None) -> list[str]:
     lines = [
         "# Which interactions are kept. Rare users and items teach a model little; many studies keep those with 5 or more.",
         "filters:",
-        _line("  deduplicate: exact", "none | exact (same user, item, time) | first | last (of a user and item)"),
+        _line(
+            "  deduplicate: exact", "none | exact (same user, item, time) | first | last (of a user and item)"
+        ),
     ]
     kept = ""
     if understood is not None:
@@ -160,7 +172,12 @@ def _filters(guess: Guess, understood: Understood | None) -> list[str]:
         lines.append(_line("  # min_rating: 4", "keep only what users liked"))
     if "event" in guess.log.columns:
         event = guess.log.columns["event"]
-        lines.append(_line(f"  # events: {_flow([str(event.values[0])])}", "found: " + _comment(", ".join(event.examples()))))
+        lines.append(
+            _line(
+                f"  # events: {_flow([str(event.values[0])])}",
+                "found: " + _comment(", ".join(event.examples())),
+            )
+        )
     return lines
 
 
@@ -176,7 +193,10 @@ def _written(found: FoundTable, header: list[str] | None) -> list[str]:
         written.pop("separator")
     if header is not None:
         written["header"] = header
-    return lines + [f"  {key}: {_flow(value) if isinstance(value, list) else scalar(value)}" for key, value in written.items()]
+    return lines + [
+        f"  {key}: {_flow(value) if isinstance(value, list) else scalar(value)}"
+        for key, value in written.items()
+    ]
 
 
 def _format_of(name: str, path: Path) -> str | None:

@@ -220,5 +220,3 @@ def depends_on(value: pl.Series, key: pl.Series) -> bool:
     counts = pairs.group_by("key").agg(pl.len(), pl.col("value").n_unique().alias("values"))
     repeated = counts.filter(pl.col("len") > 1)
     return len(repeated) > 0 and cast(float, (repeated["values"] == 1).mean()) > 0.9
-
-

@@ -32,8 +32,36 @@ _LINES = 200
 _SEPARATORS = ("\t", "::", ";", ",", "|", " ")
 _TEXTS = {"readme", "license", "licence", "copying", "changelog", "notice"}
 _NEVER = {
-    *(".md", ".rst", ".yaml", ".yml", ".toml", ".ini", ".py", ".ipynb", ".r", ".sh", ".html", ".htm", ".pdf", ".log"),
-    *(".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".npy", ".npz", ".pt", ".safetensors", ".pkl", ".pickle"),
+    *(
+        ".md",
+        ".rst",
+        ".yaml",
+        ".yml",
+        ".toml",
+        ".ini",
+        ".py",
+        ".ipynb",
+        ".r",
+        ".sh",
+        ".html",
+        ".htm",
+        ".pdf",
+        ".log",
+    ),
+    *(
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".gif",
+        ".webp",
+        ".svg",
+        ".npy",
+        ".npz",
+        ".pt",
+        ".safetensors",
+        ".pkl",
+        ".pickle",
+    ),
 }
 _TO_UNPACK = {".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst"}
 _TO_EXPORT = {".xlsx", ".xls", ".ods", ".sqlite", ".db", ".sql", ".feather", ".avro", ".orc", ".xml"}
@@ -159,7 +187,11 @@ def _ways(path: Path, text: str) -> list[dict[str, Any]]:
         return [{"format": "jsonl"}, {"format": "loose_jsonl"}]
     layout = _layout(text)
     if layout is not None:
-        return [layout, layout | {"escape": "\\"}, layout | {"quote": None}]
+        ways = [layout, layout | {"escape": "\\"}, layout | {"quote": None}]
+        if "\ufffd" in text:
+            # The reader tries cp1252 itself, but not for separators of several characters.
+            ways += [layout | {"encoding": "cp1252"}, layout | {"encoding": "cp1252", "quote": None}]
+        return ways
     return [{"format": "sequences"}] if _are_sequences(text) else []
 
 

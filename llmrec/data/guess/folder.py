@@ -55,14 +55,18 @@ def guess_folder(folder: Path, choose: Choose, scratch: Path) -> Guess:
     tables, left_out = find_tables(folder, scratch)
     if not tables:
         name, why = next(iter(left_out.items()))
-        raise UserError(f"{folder}: no table in it that can be read ({name}: {why}); CSV, JSON lines and Parquet can be")
+        raise UserError(
+            f"{folder}: no table in it that can be read ({name}: {why}); CSV, JSON lines and Parquet can be"
+        )
     sheets = [Sheet(table) for table in tables]
     log = guess_log(sheets, choose)
     items, item_notes = guess_items(log, sheets, choose, scratch)
     users, user_notes = guess_users(log, items, sheets, choose, scratch)
     notes = [*item_notes, *user_notes, *(items.notes if items else []), *(users.notes if users else [])]
     if "time" not in log.columns:
-        notes.append(f"{log.sheet.path}: no column of times, so the order of its rows is the order of each user's choices")
+        notes.append(
+            f"{log.sheet.path}: no column of times, so the order of its rows is the order of each user's choices"
+        )
     used = [guessed.sheet for guessed in (log, items, users) if guessed is not None]
     notes += _left_out(sheets, used, left_out, notes)
     time_format = _time_format(log, items, choose)
@@ -70,7 +74,9 @@ def guess_folder(folder: Path, choose: Choose, scratch: Path) -> Guess:
     return Guess(folder, log, items, users, time_format, notes)
 
 
-def _left_out(sheets: list[Sheet], used: list[Sheet], left_out: dict[str, str], notes: list[str]) -> list[str]:
+def _left_out(
+    sheets: list[Sheet], used: list[Sheet], left_out: dict[str, str], notes: list[str]
+) -> list[str]:
     """Return lines for the files that the card does not use, if nothing was said of them."""
     names = [sheet.path for sheet in sheets if sheet not in used]
     lines = [f"{name}: not used" for name in names if not any(note.startswith(f"{name}: ") for note in notes)]
@@ -83,7 +89,9 @@ def _time_format(log: LogGuess, items: TableGuess | None, choose: Choose) -> lis
     if column is None or column.time is None or not column.time.is_doubtful:
         return []
     # Where a comma stands before cents, or a semicolon between values, dates begin with the day.
-    is_european = log.sheet.found.written.get("separator") == ";" or (items is not None and items.decimal == ",")
+    is_european = log.sheet.found.written.get("separator") == ";" or (
+        items is not None and items.decimal == ","
+    )
     orders = ("day", "month") if is_european or not _is_slashed(column) else ("month", "day")
     options = [f"the {order} first, as in {column.values[0]!r}" for order in orders]
     question = Question(log.sheet.path, "day and month of the times", options, 0, "interactions.time_format")
@@ -99,7 +107,8 @@ def _name_encodings(sheets: list[Sheet]) -> None:
     """Write down the encoding of files of which every row was read, and not as UTF-8."""
     for sheet in sheets:
         found = sheet.found
-        if found.is_whole and found.written["format"] == "csv" and any(map(_is_cp1252, found.files)):
+        is_read = found.is_whole and found.written["format"] == "csv" and "encoding" not in found.written
+        if is_read and any(map(_is_cp1252, found.files)):
             sheet.found = replace(found, written=found.written | {"encoding": "cp1252"})
 
 
@@ -114,4 +123,3 @@ def _is_cp1252(path: Path) -> bool:
     except UserError:
         return True
     return False
-

@@ -27,9 +27,7 @@ class Sheet:
     def __init__(self, found: FoundTable) -> None:
         """Hold a table."""
         self.found = found
-        self.columns = [
-            Column(name, found.rows[name], has_name=found.has_header) for name in found.columns
-        ]
+        self.columns = [Column(name, found.rows[name], has_name=found.has_header) for name in found.columns]
         for column in list(self.columns):
             self.columns += [_field_of(column, name) for name in column.nested]
 
@@ -97,10 +95,12 @@ def guess_log(sheets: list[Sheet], choose: Choose) -> LogGuess:
         raise UserError(_nothing_fits(sheets))
     totals = [pair.score + names.log_bonus(pair.sheet.path) + _extras(pair) for pair in best]
     options = [
-        short(f"{pair.sheet.path} ({_rows(pair.sheet)}: {listed_columns(pair.sheet.found)})", 120) for pair in best
+        short(f"{pair.sheet.path} ({_rows(pair.sheet)}: {listed_columns(pair.sheet.found)})", 120)
+        for pair in best
     ]
     question = Question("several files", "the log of who chose what", options, 0, "interactions.path")
-    sheet = best[choose_among(choose, question, totals)].sheet
+    # Views and purchases are different questions to a model, so two files come near each other sooner than columns do.
+    sheet = best[choose_among(choose, question, totals, margin=1)].sheet
     pair = _chosen_pair(sheet, pairs[sheet.path], choose)
     columns = {"user": pair.user, "item": pair.item}
     split_on = {"item": sign} if (sign := _sign_of_items(pair.item)) else {}
@@ -170,7 +170,11 @@ def _user_score(column: Column, sheet: Sheet, others: list[Sheet]) -> float | No
 def _item_score(column: Column, sheet: Sheet, others: list[Sheet]) -> float | None:
     if not (column.can_be_id or (column.is_list and not column.nested) or _sign_of_items(column)):
         return None
-    if column.is_unique and not (column.is_list or _sign_of_items(column)) and len(column.values) > _FEW_LEVELS:
+    if (
+        column.is_unique
+        and not (column.is_list or _sign_of_items(column))
+        and len(column.values) > _FEW_LEVELS
+    ):
         return None
     score = _common(column, "item", sheet)
     joined = max((_share(column, other, "item") for other in others), default=0)
@@ -200,7 +204,9 @@ def _share(column: Column, other: Sheet, role: str) -> float:
 def share_found(ids: pl.Series, among: pl.Series) -> float:
     """Return the share of the distinct ids that are among others."""
     distinct = ids.unique()
-    return 0.0 if distinct.is_empty() else float(distinct.is_in(among.unique().implode()).sum()) / len(distinct)
+    return (
+        0.0 if distinct.is_empty() else float(distinct.is_in(among.unique().implode()).sum()) / len(distinct)
+    )
 
 
 def _sign_of_items(column: Column) -> str | None:
@@ -227,10 +233,14 @@ def _chosen_pair(sheet: Sheet, pairs: list[_Pair], choose: Choose) -> _Pair:
         question = Question(where, "the columns of user and item", options, 0, "interactions.header")
         return pairs[choose_among(choose, question, [pair.score for pair in pairs])]
     users = _distinct([pair for pair in pairs if pair.item is first.item], "user")
-    question = Question(where, "the column of the user", [_shown(p.user) for p in users], 0, "interactions.columns.user")
+    question = Question(
+        where, "the column of the user", [_shown(p.user) for p in users], 0, "interactions.columns.user"
+    )
     user = users[choose_among(choose, question, [pair.score for pair in users])].user
     items = _distinct([pair for pair in pairs if pair.user is user], "item")
-    question = Question(where, "the column of the item", [_shown(p.item) for p in items], 0, "interactions.columns.item")
+    question = Question(
+        where, "the column of the item", [_shown(p.item) for p in items], 0, "interactions.columns.item"
+    )
     return items[choose_among(choose, question, [pair.score for pair in items])]
 
 
@@ -272,7 +282,11 @@ def _time(sheet: Sheet, pair: _Pair, choose: Choose) -> Column | None:
     first = max(alike, key=_fineness)
     rivals = [first, *(column for column in fitting if column not in alike)]
     question = Question(
-        sheet.path, "the column of the time", [_shown(column) for column in rivals], 0, "interactions.columns.time"
+        sheet.path,
+        "the column of the time",
+        [_shown(column) for column in rivals],
+        0,
+        "interactions.columns.time",
     )
     return rivals[choose_among(choose, question, [_time_score(fitting[0]), *map(_time_score, rivals[1:])])]
 
@@ -301,7 +315,11 @@ def _clock(sheet: Sheet, time: Column) -> Column | None:
 
 def _levels(sheet: Sheet, used: list[Column]) -> dict[str, Column]:
     """Return the columns of rating and event, if there are any."""
-    free = [column for column in sheet.columns if column not in used and not column.is_empty and "." not in column.name]
+    free = [
+        column
+        for column in sheet.columns
+        if column not in used and not column.is_empty and "." not in column.name
+    ]
     found = {}
     ratings = [column for column in free if column.is_number and _rating_score(column) >= 2]
     if ratings:
@@ -309,7 +327,10 @@ def _levels(sheet: Sheet, used: list[Column]) -> dict[str, Column]:
     events = [
         column
         for column in free
-        if column.score("event") >= 2 and not column.is_number and 1 < column.distinct <= 50 and column.length < 40
+        if column.score("event") >= 2
+        and not column.is_number
+        and 1 < column.distinct <= 50
+        and column.length < 40
     ]
     if events:
         found["event"] = max(events, key=lambda column: column.score("event"))
@@ -340,8 +361,12 @@ def _nothing_fits(sheets: list[Sheet]) -> str:
         "write a card by hand: `llmrec cp template my-shop.yaml`, then set `interactions.path`, `columns.user` and "
         "`columns.item`"
     )
-    with_user = [(sheet, c) for sheet in sheets for c in sheet.columns if c.score("user") >= 2.5 and not c.is_unique]
-    with_item = [(sheet, c) for sheet in sheets for c in sheet.columns if c.score("item") >= 2.5 and not c.is_unique]
+    with_user = [
+        (sheet, c) for sheet in sheets for c in sheet.columns if c.score("user") >= 2.5 and not c.is_unique
+    ]
+    with_item = [
+        (sheet, c) for sheet in sheets for c in sheet.columns if c.score("item") >= 2.5 and not c.is_unique
+    ]
     for one, user in with_user or [(s, c) for s in sheets for c in s.columns if c.score("user") >= 2.5]:
         for other, item in with_item:
             shared = sorted(set(one.found.columns) & set(other.found.columns))

@@ -29,8 +29,12 @@ _WORDS: dict[str, str] = {
     "descripcion descrizione",
 }
 ROLES = {role: frozenset(words.split()) for role, words in _WORDS.items()}
-_IDS = frozenset("id ids no nr num number nummer code key uid uuid guid identifier hash idx index ref".split())
-_PLAIN = frozenset("shop my global anonymous anon external internal raw original orig web main full the of".split())
+_IDS = frozenset(
+    "id ids no nr num number nummer code key uid uuid guid identifier hash idx index ref".split()
+)
+_PLAIN = frozenset(
+    "shop my global anonymous anon external internal raw original orig web main full the of".split()
+)
 _PERSONAL = frozenset(
     "name firstname lastname surname vorname nachname email mail phone telephone telefon mobile address adresse street "
     "strasse straße iban ip ssn password passwort token birthday birthdate dob geburtsdatum nickname login".split()
@@ -45,7 +49,7 @@ _LOG_FILES = {
     "kauf käufe invoices": 0.6,
     "rating ratings review reviews interaction interactions log train events bewertungen feedback inter": 0.5,
     "click clicks view views session sessions history behavior behaviors plays logs": 0.3,
-    "return returns refund refunds cart carts wishlist wishlists favorites retouren": -0.5,
+    "return returns refund refunds cart carts wishlist wishlists favorites retouren tag tags": -0.5,
 }
 _ITEM_FILES = frozenset(
     "item items product products article articles meta metadata movie movies film films book books game games catalog "

@@ -91,7 +91,9 @@ def _head(log: Log, items: pl.DataFrame | None, rows: int) -> pl.DataFrame:
     if "rating" in first.columns:
         columns["rating"] = first["rating"]
     if "event" in first.columns:
-        columns["event"] = pl.Series([None if code is None else log.events[code] for code in first["event"]], dtype=pl.String)
+        columns["event"] = pl.Series(
+            [None if code is None else log.events[code] for code in first["event"]], dtype=pl.String
+        )
     head = pl.DataFrame(columns)
     if items is None:
         return head
