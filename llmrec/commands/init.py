@@ -80,7 +80,8 @@ def _card_path(folder: Path) -> Path:
 
 def _chooser(yes: bool) -> Choose:
     """Return what answers questions: the user on a terminal, else the best guess."""
-    return _ask if not yes and sys.stdin.isatty() and sys.stderr.isatty() else _take_best
+    is_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+    return _ask if is_terminal and not yes else _take_best
 
 
 def _ask(question: Question) -> int:
@@ -105,7 +106,8 @@ def _take_best(question: Question) -> int:
     tell(
         _plain(question.where),
         _plain(
-            f"{question.what} is taken to be {short(taken, 90)}{short(others_said, 90)}; `{question.key}` names another"
+            f"{question.what} is taken to be {short(taken, 90)}{short(others_said, 90)}; "
+            f"`{question.key}` names another"
         ),
     )
     return question.best
@@ -157,13 +159,16 @@ def _cell(value: Any) -> str:
 
 
 def _print_counts(guess: Guess, understood: Understood) -> None:
-    print(f"{understood.users:,} users, {understood.items:,} items, {understood.interactions:,} interactions")
+    repeats = understood.dropped.get("deduplicate", 0)
+    print(
+        f"{understood.users:,} users, {understood.items:,} items, {understood.interactions:,} interactions"
+        + (f" ({repeats:,} repeats of a user, item and time left out)" if repeats else "")
+    )
     if understood.short_users:
         print(
-            f"{understood.short_users:,} users have fewer than 3 interactions: they train the model and are not tested"
+            f"{understood.short_users:,} users have fewer than 3 interactions: they train, but are not tested"
         )
     lacking = understood.item_report.get("without_metadata", 0)
     if guess.items is not None:
-        print(
-            f"{understood.items - lacking:,} of {understood.items:,} items are described in {_plain(guess.items.sheet.path)}"
-        )
+        described = f"{understood.items - lacking:,} of {understood.items:,} items"
+        print(f"{described} are described in {_plain(guess.items.sheet.path)}")

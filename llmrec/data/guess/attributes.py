@@ -17,6 +17,7 @@ from llmrec.data.guess.interactions import LogGuess, Sheet, share_found, title_i
 from llmrec.data.tables import read
 from llmrec.data.tables.notes import quiet
 from llmrec.data.words import MISSING, labels, prices
+from llmrec.errors import UserError
 
 Role = Literal["item", "user"]
 _MOST_KEYS = 3
@@ -126,7 +127,13 @@ def _key(
         if sheet is log.sheet:
             continue
         for column in _candidates(role, log.columns[role], sheet):
-            keys = column.values if sheet.found.is_whole else _all_ids(sheet.found, column.name, scratch)
+            try:
+                keys = column.values if sheet.found.is_whole else _all_ids(sheet.found, column.name, scratch)
+            except UserError as error:
+                notes.append(
+                    f"{sheet.path}: left out, {str(error).removeprefix(f'{sheet.found.files[0]}: ')}"
+                )
+                break
             share = share_found(ids, keys)
             score = 2 * share + _fit(role, log.columns[role], sheet, column)
             if role == "user" and not (column.score(role) >= 1 or names.is_user_file(sheet.path)):

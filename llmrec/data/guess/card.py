@@ -158,7 +158,7 @@ def _attributes(block: str, guess: TableGuess, report: dict[str, int] | None) ->
 
 def _filters(guess: Guess, understood: Understood | None) -> list[str]:
     lines = [
-        "# Which interactions are kept. Rare users and items teach a model little; many studies keep those with 5 or more.",
+        "# Which interactions are kept. Many studies keep users and items with 5 or more of them.",
         "filters:",
         _line(
             "  deduplicate: exact", "none | exact (same user, item, time) | first | last (of a user and item)"

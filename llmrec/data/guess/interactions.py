@@ -17,6 +17,7 @@ from llmrec.data.words import list_of
 from llmrec.errors import UserError
 
 _DAY = 86_400
+_MOST_COLUMNS = 200
 _FEW_LEVELS = 20
 _LIST_SIGNS = (" ", ",", ";", "|")
 
@@ -27,7 +28,10 @@ class Sheet:
     def __init__(self, found: FoundTable) -> None:
         """Hold a table."""
         self.found = found
-        self.columns = [Column(name, found.rows[name], has_name=found.has_header) for name in found.columns]
+        readable = [name for name in found.columns if found.rows[name].dtype not in (pl.Binary, pl.Object)]
+        self.columns = [
+            Column(name, found.rows[name], has_name=found.has_header) for name in readable[:_MOST_COLUMNS]
+        ]
         for column in list(self.columns):
             self.columns += [_field_of(column, name) for name in column.nested]
 
@@ -99,7 +103,7 @@ def guess_log(sheets: list[Sheet], choose: Choose) -> LogGuess:
         for pair in best
     ]
     question = Question("several files", "the log of who chose what", options, 0, "interactions.path")
-    # Views and purchases are different questions to a model, so two files come near each other sooner than columns do.
+    # Views and purchases are different things to learn, so files come near each other sooner than columns do.
     sheet = best[choose_among(choose, question, totals, margin=1)].sheet
     pair = _chosen_pair(sheet, pairs[sheet.path], choose)
     columns = {"user": pair.user, "item": pair.item}
@@ -251,6 +255,8 @@ def _distinct(pairs: list[_Pair], role: str) -> list[_Pair]:
         pair
         for pair in pairs
         if (column := getattr(pair, role)) is first
+        or column.is_list
+        or first.is_list
         or len(column.raw) != len(first.raw)
         or not is_one_to_one(column.raw, first.raw)
     ]
@@ -372,7 +378,7 @@ def _nothing_fits(sheets: list[Sheet]) -> str:
             shared = sorted(set(one.found.columns) & set(other.found.columns))
             if one is not other and shared:
                 return (
-                    f"users are in {one.path} ({user.name!r}) and items in {other.path} ({item.name!r}): join the two "
+                    f"users are in {one.path} ({user.name!r}) and items in {other.path} ({item.name!r}): join both "
                     f"by {shared[0]!r} to one file with a row for each user and item, and run this again"
                 )
     seen = "; ".join(f"{sheet.path}: {listed_columns(sheet.found)}" for sheet in sheets[:3])

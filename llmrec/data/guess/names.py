@@ -12,8 +12,9 @@ _WORDS: dict[str, str] = {
     "item": "item iid i product prod article art sku asin isbn ean gtin upc plu stockcode movie film book song track "
     "album artist game app business poi venue place hotel restaurant recipe video news post offer listing course job "
     "goods merchandise anime artikel produkt ware buch spiel produit livre producto articulo libro prodotto articolo",
-    "time": "time timestamp ts date datetime day epoch when unixreviewtime reviewtime created ordered purchased bought "
-    "orderdate invoicedate datum zeit zeitpunkt zeitstempel bestelldatum kaufdatum bestellzeit fecha hora heure data",
+    "time": "time timestamp ts date datetime day epoch when unixreviewtime reviewtime created ordered purchased "
+    "bought orderdate invoicedate datum zeit zeitpunkt zeitstempel bestelldatum kaufdatum bestellzeit fecha hora "
+    "heure data",
     "clock": "time clock hour uhrzeit hora heure ora",
     "rating": "rating star stars score overall grade note bewertung punkte sterne valoracion puntuacion voto",
     "event": "event eventtype eventname action behavior behaviour interaction interactiontype type kind aktion "
@@ -29,20 +30,21 @@ _WORDS: dict[str, str] = {
     "descripcion descrizione",
 }
 ROLES = {role: frozenset(words.split()) for role, words in _WORDS.items()}
-_IDS = frozenset(
-    "id ids no nr num number nummer code key uid uuid guid identifier hash idx index ref".split()
-)
-_PLAIN = frozenset(
-    "shop my global anonymous anon external internal raw original orig web main full the of".split()
-)
-_PERSONAL = frozenset(
-    "name firstname lastname surname vorname nachname email mail phone telephone telefon mobile address adresse street "
-    "strasse straße iban ip ssn password passwort token birthday birthdate dob geburtsdatum nickname login".split()
-)
-_OTHER_TIMES = frozenset(
-    "birth birthday birthdate dob geburtsdatum release released signup registered registration updated modified changed "
-    "shipped shipping delivered delivery dispatched returned expiry expires valid paid lieferdatum versanddatum "
-    "geändert".split()
+_LISTS = {
+    "id": "id ids no nr num number nummer code key uid uuid guid identifier hash idx index ref",
+    "plain": "shop my global anonymous anon external internal raw original orig web main full the of",
+    "personal": "name firstname lastname surname vorname nachname email mail phone telephone telefon mobile address "
+    "adresse street strasse straße iban ip ssn password passwort token birthday birthdate dob geburtsdatum nickname "
+    "login",
+    "other time": "birth birthday birthdate dob geburtsdatum release released signup registered registration updated "
+    "modified changed shipped shipping delivered delivery dispatched returned expiry expires valid paid lieferdatum "
+    "versanddatum geändert",
+    "item file": "item items product products article articles meta metadata movie movies film films book books game "
+    "games catalog catalogue song songs track tracks artikel produkte produkt business anime recipes courses",
+    "user file": "user users customer customers member members kunden client clients kunde",
+}
+_IDS, _PLAIN, _PERSONAL, _OTHER_TIMES, _ITEM_FILES, _USER_FILES = (
+    frozenset(words.split()) for words in _LISTS.values()
 )
 _LOG_FILES = {
     "order orders purchase purchases transaction transactions sale sales bestellung bestellungen verkäufe verkaeufe "
@@ -51,11 +53,6 @@ _LOG_FILES = {
     "click clicks view views session sessions history behavior behaviors plays logs": 0.3,
     "return returns refund refunds cart carts wishlist wishlists favorites retouren tag tags": -0.5,
 }
-_ITEM_FILES = frozenset(
-    "item items product products article articles meta metadata movie movies film films book books game games catalog "
-    "catalogue song songs track tracks artikel produkte produkt business anime recipes courses".split()
-)
-_USER_FILES = frozenset("user users customer customers member members kunden client clients kunde".split())
 
 
 def words_of(name: str) -> list[str]:
@@ -72,8 +69,8 @@ def _matches(word: str, role: str) -> bool:
         return True
     if role not in ("user", "item"):
         return False
-    stem = next((word.removesuffix(end) for end in _IDS if len(end) > 1 and word.endswith(end)), "")
-    return len(stem) > 2 and stem in known
+    stems = (word.removesuffix(end) for end in _IDS if len(end) > 1 and word.endswith(end))
+    return any(len(stem) > 2 and stem in known for stem in stems)
 
 
 def score(role: str, name: str) -> float:
