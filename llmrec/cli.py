@@ -187,7 +187,7 @@ def serve(
     k_max: Annotated[int, typer.Option(min=1, help="Maximum number of items of a request.")] = 100,
 ) -> None:
     """Start vLLM's OpenAI server on a run, with its adapters, the catalogue and /v1/recommend."""
-    _call("serve", "serve", run, host, port, k_max)
+    _call("serving.server", "serve", run, host, port, k_max)
 
 
 @app.command()
@@ -316,6 +316,19 @@ def cp(
 ) -> None:
     """Copy a shipped file, so that you can edit it."""
     _call("commands.shipped", "cp", name, dest, force)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Your files: CSV, JSON lines or Parquet.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="The card. Default: the folder's name.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: take the best guess and say so.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Look at your files and write a card for them; show rows as they are understood."""
+    _call("commands.init", "run", folder, out, yes, force)
 
 
 @app.command()

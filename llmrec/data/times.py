@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import cast
+from typing import Literal, cast
 
 import polars as pl
 
@@ -273,3 +273,19 @@ def no_times(times: pl.Series, unit: int) -> dict[str, pl.Series]:
 def date_of(time: float, unit: int) -> str:
     """Return the day of a time, for the user."""
     return datetime.fromtimestamp(time // unit, UTC).date().isoformat()
+
+
+def formats_in_order(times: pl.Series, first: Literal["day", "month"]) -> list[str]:
+    """Return formats for `time_format`, day or month first, that together read dates whose order is in doubt.
+
+    Args:
+        times: dates as text.
+        first: what comes first in each date.
+    """
+    found = []
+    for name in (name for rivals in _RIVALS for name in rivals if name.startswith(first)):
+        for form in _FAMILIES[name]:
+            read_as = pl.DataFrame({"time": times}).select(_parse(_plain(pl.col("time")), form))
+            if read_as["time"].is_not_null().any():
+                found.append(form.replace("%.f", ".%f"))
+    return found

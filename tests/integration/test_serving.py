@@ -16,10 +16,10 @@ from starlette.testclient import TestClient
 from llmrec.errors import UserError
 from llmrec.ids.tokens import sid_token
 from llmrec.recommend.trained_run import TrainedRun
-from llmrec.serve import _read
 from llmrec.serving.item_lookup import ItemLookup
 from llmrec.serving.request_metrics import measured
 from llmrec.serving.routes import add_item_routes
+from llmrec.serving.server import _read
 
 
 @pytest.fixture(scope="module")

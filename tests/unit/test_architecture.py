@@ -14,7 +14,7 @@ ORDER = (
     *("errors", "layout", "plugins", "yaml_files", "files", "assets", "config", "artifacts"),
     *("token_tree", "screen"),
     *("metrics", "data", "collaborative", "ids", "text", "models", "catalogue", "decode", "vllm"),
-    *("recommend", "train", "evaluate", "estimate", "report", "serve"),
+    *("recommend", "train", "evaluate", "estimate", "report", "serving"),
     *("stages", "pipeline", "bench", "commands", "cli"),
 )
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -13,7 +13,7 @@ from llmrec.commands import doctor, shipped
 from llmrec.config import BaseConfig, load_recipe
 from llmrec.errors import UserError
 from llmrec.models.shape import model_shape
-from llmrec.serve import serve
+from llmrec.serving.server import serve
 
 HEAVY = {
     "torch",

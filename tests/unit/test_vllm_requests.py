@@ -17,7 +17,7 @@ from vllm.entrypoints.serve.engine.protocol import UsageInfo
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from llmrec.serve import CHECK
+from llmrec.serving.server import CHECK
 from llmrec.vllm.logits_processor import TrieLogitsProcessor
 from llmrec.vllm.requests import REFUSED, SETTINGS
 

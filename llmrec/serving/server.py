@@ -11,8 +11,6 @@ import asyncio
 import contextlib
 import json
 import signal
-import socket
-from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
@@ -26,6 +24,7 @@ from llmrec.recommend.given_ids import as_id
 from llmrec.recommend.histories import UserHistories
 from llmrec.recommend.model_names import BASE, SFT
 from llmrec.recommend.trained_run import TrainedRun
+from llmrec.serving.address import check_address, listening
 from llmrec.serving.item_lookup import ItemLookup
 from llmrec.serving.request_metrics import measured
 from llmrec.serving.routes import add_item_routes
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
 
 
 CHECK = "llmrec.vllm.requests.RequestCheck"
-MAX_PORT = 65535
 
 
 def _read_id(value: Any) -> str:
@@ -112,34 +110,6 @@ def serve(
     print("llmrec: stopped", flush=True)
 
 
-@contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[None]:
-    """Turn an error of a socket that is bound inside into a UserError."""
-    try:
-        yield
-    except (OSError, OverflowError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"cannot listen on {host}, port {port}: {reason}; see --host and --port") from None
-
-
-def check_address(host: str, port: int) -> None:
-    """Check that a server can listen, before an engine is started in vain.
-
-    Raises:
-        UserError: a port out of range or in use, an address that is not this machine's, or no permission.
-    """
-    if not 1 <= port <= MAX_PORT:
-        raise UserError(f"--port: expected 1 to {MAX_PORT}, found {port}")
-    with _listening(host, port), socket.socket(_family(host), socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
-
-
-def _family(host: str) -> socket.AddressFamily:
-    """IPv6 for an address of that form, else IPv4, as vLLM chooses."""
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
 def _arguments(served: TrainedRun, settings: dict[str, Any], host: str, port: int) -> Namespace:
     """Return the arguments of vLLM's server: vLLM's defaults, overridden by our settings."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -178,7 +148,7 @@ async def _serve(served: TrainedRun, args: Namespace, k_max: int) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)  # a running server installs its own handler
-    with _listening(args.host, args.port):
+    with listening(args.host, args.port):
         _, sock = setup_server(args, reuse_port=False)
     async with build_async_engine_client(args) as client:
         tasks = await client.get_supported_tasks()

@@ -1,0 +1,174 @@
+"""`llmrec init FOLDER`: look at the files of a folder and write a card for them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from llmrec.data.guess.card import card_of, card_text
+from llmrec.data.guess.choices import Choose, Question
+from llmrec.data.guess.files import describe
+from llmrec.data.guess.folder import Guess, guess_folder
+from llmrec.data.guess.interactions import Sheet
+from llmrec.data.guess.reading import Understood, read_dataset
+from llmrec.data.tables.notes import short, tell
+from llmrec.data.words import clean_text
+from llmrec.errors import UserError
+from llmrec.files import atomic_write
+from llmrec.screen import show
+
+_WIDTH = 40
+
+
+def run(folder: Path, out: Path | None, yes: bool, force: bool) -> None:
+    """Guess what the files of a folder are, show rows as they are read, and write a card.
+
+    Args:
+        folder: folder of the files.
+        out: file of the card; None for `<name of the folder>.yaml` in the current folder.
+        yes: whether the best guess is taken where something is open, instead of asking.
+        force: whether an existing card is replaced.
+
+    Raises:
+        UserError: nothing in the folder fits; or the card exists; or the files are not read by the card, which is
+            written then all the same, so that its keys can be corrected.
+    """
+    folder = folder.expanduser()
+    out = _card_path(folder) if out is None else out.expanduser()
+    if out.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{out}: a card's name ends in .yaml")
+    if out.exists() and not force:
+        raise UserError(f"{out}: exists already; --force overwrites it")
+    with tempfile.TemporaryDirectory(prefix="llmrec-init-") as scratch:
+        guess = guess_folder(folder, _chooser(yes), _new(scratch, "guess"))
+        _print_guess(guess)
+        try:
+            understood = read_dataset(card_of(card_text(guess, out, None), out), _new(scratch, "read"))
+        except UserError as error:
+            _write(out, card_text(guess, out, None))
+            raise UserError(f"{out} is written, but its data cannot be read yet: {error}") from None
+    text = card_text(guess, out, understood)
+    card_of(text, out)  # what is written can be read back
+    _write(out, text)
+    _print_rows(understood)
+    _print_counts(guess, understood)
+    print(f"\n{out}: written. Next: llmrec run own-data {shlex.quote(f'data.card={out}')}")
+
+
+def _new(scratch: str, name: str) -> Path:
+    folder = Path(scratch) / name
+    folder.mkdir()
+    return folder
+
+
+def _write(out: Path, text: str) -> None:
+    with atomic_write(out) as partial:
+        partial.write_text(text, "utf-8")
+
+
+def _card_path(folder: Path) -> Path:
+    name = re.sub(r"[^\w-]+", "-", folder.resolve().name).strip("-")
+    return Path(f"{name or 'my-data'}.yaml")
+
+
+def _chooser(yes: bool) -> Choose:
+    """Return what answers questions: the user on a terminal, else the best guess."""
+    is_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+    return _ask if is_terminal and not yes else _take_best
+
+
+def _ask(question: Question) -> int:
+    print(f"{_plain(question.where)}: {_plain(question.what)}?", file=sys.stderr)
+    for number, option in enumerate(question.options, start=1):
+        print(f"  {number}  {_plain(option)}", file=sys.stderr)
+    while True:
+        print(f"  number [{question.best + 1}]: ", end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline().strip()  # empty, too, where the input has ended
+        if not answer:
+            return question.best
+        if answer.isdecimal() and 1 <= int(answer) <= len(question.options):
+            return int(answer) - 1
+
+
+def _take_best(question: Question) -> int:
+    """Take the best guess, and say what else would have fitted."""
+    taken, *others = [question.options[question.best], *_without(question.options, question.best)]
+    others_said = (
+        f" ({len(others)} others fit too, such as {others[0]})" if len(others) > 1 else f", not {others[0]}"
+    )
+    tell(
+        _plain(question.where),
+        _plain(
+            f"{question.what} is taken to be {short(taken, 90)}{short(others_said, 90)}; "
+            f"`{question.key}` names another"
+        ),
+    )
+    return question.best
+
+
+def _without(options: list[str], index: int) -> list[str]:
+    return options[:index] + options[index + 1 :]
+
+
+def _plain(text: object) -> str:
+    """Return text of the files without control characters."""
+    return clean_text(str(text), 400).text or ""
+
+
+def _print_guess(guess: Guess) -> None:
+    for name, guessed in (("interactions", guess.log), ("items", guess.items), ("users", guess.users)):
+        if guessed is not None:
+            print(_plain(f"{name}: {guessed.sheet.path} ({describe(guessed.sheet.found)})"))
+            columns = ", ".join(
+                f"{meaning} = {_column(guessed.sheet, column.name)}"
+                for meaning, column in guessed.columns.items()
+            )
+            print(f"  {_plain(columns)}")
+    for note in guess.notes:
+        tell("init", _plain(note))
+
+
+def _column(sheet: Sheet, name: str) -> str:
+    return name if sheet.found.has_header else f"column {sheet.found.columns.index(name) + 1}"
+
+
+def _print_rows(understood: Understood) -> None:
+    """Print the first rows as the data stage reads them."""
+    table = Table(title=None)
+    for name in understood.head.columns:
+        table.add_column(name, justify="right" if name in ("rating", "price") else "left")
+    for row in understood.head.rows():
+        table.add_row(*(Text(_cell(value)) for value in row))
+    print()
+    show(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        value = " | ".join(map(str, value))
+    if isinstance(value, float):
+        value = f"{value:g}" if value == round(value) else f"{value:.2f}"
+    return short(_plain("" if value is None else value), _WIDTH)
+
+
+def _print_counts(guess: Guess, understood: Understood) -> None:
+    repeats = understood.dropped.get("deduplicate", 0)
+    print(
+        f"{understood.users:,} users, {understood.items:,} items, {understood.interactions:,} interactions"
+        + (f" ({repeats:,} repeats of a user, item and time left out)" if repeats else "")
+    )
+    if understood.short_users:
+        print(
+            f"{understood.short_users:,} users have fewer than 3 interactions: they train, but are not tested"
+        )
+    lacking = understood.item_report.get("without_metadata", 0)
+    if guess.items is not None:
+        described = f"{understood.items - lacking:,} of {understood.items:,} items"
+        print(f"{described} are described in {_plain(guess.items.sheet.path)}")

@@ -1,0 +1,222 @@
+"""What the values of a column say: ids, times, numbers, lists, prices, text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import polars as pl
+
+from llmrec.data.guess import names
+from llmrec.data.tables import read
+from llmrec.data.tables.notes import quiet
+from llmrec.data.tables.read import TableFile
+from llmrec.data.times import LATEST, Reading, are_positions, derived_unit, reading
+from llmrec.data.words import MISSING, list_of, prices
+from llmrec.errors import UserError
+
+_NUMBER = r"^[-+]?\d+(?:[.,]\d+)?$"
+_CLOCK = r"^\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?$"
+_EARLY = 631_152_000
+_SIGNS = ("&gt;", ">", "|", ";", " / ", "/", ",")
+_NEVER_IN_LABELS = ("&gt;", ">", "|", ";")
+_FEW = 200
+
+
+@dataclass(frozen=True)
+class TimeReading:
+    """How the data stage reads a column as times.
+
+    Attributes:
+        share: share of the values that it reads as a time between 1990 and 2100.
+        is_doubtful: whether day and month could be the other way round.
+        seconds: the times since 1970, one a row; null for a value that is no time.
+        has_clock: whether some times are not at midnight.
+        are_positions: whether the values are small whole numbers, an order and no times.
+    """
+
+    share: float
+    is_doubtful: bool
+    seconds: pl.Series
+    has_clock: bool
+    are_positions: bool
+
+
+class Column:
+    """A column's name and its first values."""
+
+    def __init__(self, name: str, raw: pl.Series, has_name: bool = True) -> None:
+        """Hold a column.
+
+        Args:
+            name: its name in the file.
+            raw: its first values, as the reader gives them.
+            has_name: whether the file names it; else the name is a number that says nothing.
+        """
+        self.name, self.raw, self.has_name = name, raw, has_name
+
+    def score(self, role: str) -> float:
+        """Return how clearly the name says that the column has a role, 0 to 3."""
+        return names.score(role, self.name) if self.has_name else 0
+
+    @cached_property
+    def values(self) -> pl.Series:
+        """The values that are present, as ids: text without missing words."""
+        if isinstance(self.raw.dtype, pl.List | pl.Array | pl.Struct):
+            lists = [value for value in self.raw.to_list() if value is not None]
+            return pl.Series(self.name, [json.dumps(value, default=str) for value in lists], dtype=pl.String)
+        frame = pl.DataFrame({"value": self.raw})
+        text = frame.select(read.identifier(pl.col("value"), self.raw.dtype, list(MISSING)))["value"]
+        return text.drop_nulls()
+
+    @cached_property
+    def distinct(self) -> int:
+        """Number of different values."""
+        return self.values.n_unique()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no value is present."""
+        return not len(self.values)
+
+    @property
+    def is_unique(self) -> bool:
+        """Whether hardly a value occurs twice, as in the key of a table; a messy table repeats some."""
+        return not self.is_empty and self.distinct > 0.8 * len(self.values)
+
+    def _share(self, pattern: str) -> float:
+        return 0 if self.is_empty else cast(float, self.values.str.contains(pattern).mean())
+
+    @cached_property
+    def is_number(self) -> bool:
+        """Whether nearly all values are numbers."""
+        return self._share(_NUMBER) > 0.95
+
+    @cached_property
+    def has_decimals(self) -> bool:
+        """Whether the values are numbers, some with decimals."""
+        return self.is_number and self._share(r"[.,]\d") > 0
+
+    @cached_property
+    def is_clock(self) -> bool:
+        """Whether the values are times of the day, `14:05`."""
+        return self._share(_CLOCK) > 0.95
+
+    @cached_property
+    def is_list(self) -> bool:
+        """Whether the values are lists, by their type or as text."""
+        few = self.values.head(_FEW)
+        return len(few) > 0 and all(isinstance(list_of(value), list) for value in few)
+
+    @cached_property
+    def length(self) -> float:
+        """Mean number of characters of a value."""
+        return 0 if self.is_empty else cast(float, self.values.str.len_chars().mean())
+
+    @cached_property
+    def is_text(self) -> bool:
+        """Whether the values are words, and no numbers, lists, addresses or codes of digits."""
+        if self.is_empty or self.is_number or self.is_list or self.is_time:
+            return False
+        return self._share(r"[^\W\d_]{2}") > 0.6 and self._share(r"^(?:https?://|[\w.+-]+@[\w-]+\.)") < 0.5
+
+    @property
+    def can_be_id(self) -> bool:
+        """Whether the values can be ids: short, no amounts, no lists."""
+        return self.distinct > 1 and not self.has_decimals and not self.is_list and self.length < 64
+
+    @cached_property
+    def time(self) -> TimeReading | None:
+        """How the data stage reads the values as times; None if they are none."""
+        if self.is_empty or self.raw.dtype == pl.Boolean or self.length > 40:
+            return None
+        frame = pl.LazyFrame({"time": self.raw})
+        part = TableFile(Path(self.name), Path(self.name), frame)
+        try:
+            with quiet():
+                how = reading(pl.col("time"), [part], [], list(MISSING), has_clock=False)
+                read_as = frame.select(how.values.alias("time")).collect()["time"]
+        except (UserError, pl.exceptions.PolarsError):
+            return None
+        return _time_reading(how, read_as, len(self.values))
+
+    @property
+    def is_time(self) -> bool:
+        """Whether the values are dates, or numbers since 1970; small numbers may be anything."""
+        return self.time is not None and not self.time.are_positions
+
+    @cached_property
+    def list_sign(self) -> str | None:
+        """The sign between the labels of a list that is written as text; None if values are single labels."""
+        if self.is_list or self.is_empty:
+            return None
+        for sign in _SIGNS:
+            having = self.values.filter(self.values.str.contains(sign, literal=True))
+            if len(having) < 0.3 * len(self.values):
+                continue
+            pieces = {piece.strip() for value in self.values for piece in value.split(sign)}
+            if sign in _NEVER_IN_LABELS or len(pieces) < self.distinct:
+                return sign
+        return None
+
+    @cached_property
+    def decimal(self) -> str | None:
+        """Sign before the cents of prices; None if the values are no prices."""
+        amounts = prices(self.values.head(ROWS_OF_PRICES).to_list())
+        is_price = not self.is_empty and amounts.unread < 0.5 * min(len(self.values), ROWS_OF_PRICES)
+        return amounts.decimal if is_price else None
+
+    @cached_property
+    def nested(self) -> list[str]:
+        """Fields of the objects, if the values are lists of objects: `items` holds `[{"item_id": …}]`."""
+        if not self.is_list:
+            return []
+        fields: Counter[str] = Counter()
+        for value in self.values.head(20):
+            entries = list_of(value)
+            fields.update({name for entry in entries if isinstance(entry, dict) for name in entry})
+        return [name for name in fields if re.fullmatch(r"[\w ]+", name)]
+
+    def examples(self, count: int = 5) -> list[str]:
+        """Return the most frequent values, with how often they occur: `view (900)`."""
+        return [f"{value} ({often:,})" for value, often in Counter(self.values).most_common(count)]
+
+
+ROWS_OF_PRICES = 1_000
+
+
+def _time_reading(how: Reading, read_as: pl.Series, present: int) -> TimeReading | None:
+    times = read_as.drop_nulls()
+    if not len(times):
+        return None
+    unit = how.unit or derived_unit(times)
+    seconds = (read_as // unit).cast(pl.Int64)
+    if how.unit is None and are_positions(times, unit):
+        is_order = not times.dtype.is_float() and times.n_unique() > 1
+        return TimeReading(1, False, seconds, False, True) if is_order else None
+    good = seconds.is_between(_EARLY, LATEST).sum()
+    if good < 0.5 * present:
+        return None
+    has_clock = bool((seconds.drop_nulls() % 86_400 != 0).any())
+    return TimeReading(good / present, how.is_doubtful, seconds, has_clock, False)
+
+
+def is_one_to_one(first: pl.Series, second: pl.Series) -> bool:
+    """Whether each value of one column stands beside one value of the other, so that either can be the id."""
+    pairs = pl.DataFrame({"a": first.cast(pl.String), "b": second.cast(pl.String)}).drop_nulls().unique()
+    return len(pairs) > 0 and len(pairs) == pairs["a"].n_unique() == pairs["b"].n_unique()
+
+
+def depends_on(value: pl.Series, key: pl.Series) -> bool:
+    """Whether nearly each value of `key` has one value of another column, as an item has one title."""
+    pairs = pl.DataFrame({"key": key.cast(pl.String), "value": value.cast(pl.String)}).drop_nulls()
+    if pairs.is_empty():
+        return False
+    counts = pairs.group_by("key").agg(pl.len(), pl.col("value").n_unique().alias("values"))
+    repeated = counts.filter(pl.col("len") > 1)
+    return len(repeated) > 0 and cast(float, (repeated["values"] == 1).mean()) > 0.9

@@ -1,0 +1,294 @@
+"""Finds tables in a folder: which files are tables, how they are written, and which are parts of one table."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import io
+import re
+import shutil
+import zlib
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from llmrec.data.card import Table
+from llmrec.data.guess import names
+from llmrec.data.tables import read, sniff
+from llmrec.data.tables.notes import listed, quiet, short
+from llmrec.errors import UserError
+
+ROWS = 5_000
+"""Rows of a file by which its columns are judged."""
+KEYS_OF_OBJECT = "key"
+"""Column of the keys, if a file is one JSON object of objects."""
+_HEAD = 16 << 20
+_MOST_FILES = 200
+_LINES = 200
+_SEPARATORS = ("\t", "::", ";", ",", "|", " ")
+_TEXTS = {"readme", "license", "licence", "copying", "changelog", "notice"}
+_DOCUMENTS = ".md .rst .yaml .yml .toml .ini .py .ipynb .r .sh .html .htm .pdf .log"
+_PICTURES_AND_WEIGHTS = ".png .jpg .jpeg .gif .webp .svg .npy .npz .pt .safetensors .pkl .pickle"
+_NEVER = {*_DOCUMENTS.split(), *_PICTURES_AND_WEIGHTS.split()}
+_TO_UNPACK = {".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst"}
+_TO_EXPORT = {".xlsx", ".xls", ".ods", ".sqlite", ".db", ".sql", ".feather", ".avro", ".orc", ".xml"}
+_PARTS = re.compile(r"\d+|(?<![a-z])(?:train|training|valid|validation|val|dev|test)(?![a-z])", re.IGNORECASE)
+_PLACEHOLDER = re.compile(r"[{}]|\$\{")
+
+
+@dataclass(frozen=True)
+class FoundTable:
+    """Files that hold one table, and how they are written.
+
+    Attributes:
+        path: the files as a card names them, relative to the folder: a file or a glob.
+        files: the files.
+        written: keys of the card that say how the files are written (`format`, `separator`, `header`, …).
+        rows: their first rows, columns as in the files; text, except for typed columns of Parquet.
+        is_whole: whether these are all rows.
+        has_header: whether the files name their columns.
+    """
+
+    path: str
+    files: list[Path]
+    written: dict[str, Any]
+    rows: pl.DataFrame
+    is_whole: bool
+    has_header: bool = True
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return self.rows.columns
+
+    def table(self, columns: dict[str, str]) -> Table:
+        """Return the card's description of the table with some columns, meaning → name."""
+        return Table(path=self.path, columns=columns, **self.written)
+
+
+def find_tables(folder: Path, scratch: Path) -> tuple[list[FoundTable], dict[str, str]]:
+    """Open each file of a folder that may be a table, by the readers of the data stage.
+
+    Args:
+        folder: the folder; files in folders below it are found too.
+        scratch: folder for copies of the files' heads.
+
+    Returns:
+        The tables, the largest file first, and for each file that is none the reason.
+
+    Raises:
+        UserError: there are no files.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder))
+    if not paths:
+        raise UserError(f"{folder}: no files in it")
+    tables, left_out = [], {}
+    for path in paths[:_MOST_FILES]:
+        name = str(path.relative_to(folder))
+        try:
+            tables.append(_found(path, name, scratch))
+        except UserError as error:
+            left_out[name] = str(error).removeprefix(f"{path}: ")
+    for path in paths[_MOST_FILES:]:
+        left_out[str(path.relative_to(folder))] = f"only the first {_MOST_FILES} files are looked at"
+    return _grouped(sorted(tables, key=lambda table: -table.files[0].stat().st_size), folder), left_out
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+
+
+def _found(path: Path, name: str, scratch: Path) -> FoundTable:
+    """Open one file.
+
+    Raises:
+        UserError: it is no table, or none that can be read.
+    """
+    ending = path.suffix.lower()
+    if ending in _TO_UNPACK:
+        raise UserError("an archive: unpack it")
+    if ending in _TO_EXPORT:
+        raise UserError("not a format that is read: export it as CSV")
+    if ending in _NEVER or path.name.partition(".")[0].lower() in _TEXTS or _PLACEHOLDER.search(name):
+        raise UserError("not a table")
+    start = sniff.head(path)
+    if start.startswith(b"PAR1"):
+        return _opened(path, name, path, {"format": "parquet"}, scratch, is_whole=True)
+    text = start.decode(sniff.encoding(Table(path=name, columns={}), start), "replace").removeprefix("\ufeff")
+    if "\0" in text:
+        raise UserError("not a table")
+    head, is_whole = _head(path, scratch)
+    problems = []
+    ways = _ways(path, text)
+    for written in ways:
+        try:
+            return _opened(path, name, head, written, scratch, is_whole)
+        except UserError as error:
+            problems.append(UserError(str(error).replace(str(head), str(path))))
+    if ways and not is_whole:
+        # A value over several lines may be cut at the end of the head, and an array is not closed there.
+        return _opened(path, name, path, ways[0], scratch, is_whole=True)
+    raise problems[0] if problems else UserError("not a table")
+
+
+def _head(path: Path, scratch: Path) -> tuple[Path, bool]:
+    """Return a file of a text file's first lines, not compressed, and whether these are all."""
+    if path.suffix != ".gz" and path.stat().st_size <= _HEAD:
+        return path, True
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            start, is_whole = file.read(_HEAD), not file.read(1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"not a whole gzip file: {error}") from None
+    folder = scratch / f"head-{len(list(scratch.iterdir()))}"
+    folder.mkdir()
+    target = folder / path.name.removesuffix(".gz")
+    target.write_bytes(start if is_whole else start[: start.rfind(b"\n") + 1])
+    return target, is_whole
+
+
+def _ways(path: Path, text: str) -> list[dict[str, Any]]:
+    """Return how a text file may be written, the likeliest first; none if it is no table."""
+    ending = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if text.lstrip()[:1] in ("{", "[") and ending not in (".csv", ".tsv"):
+        return [{"format": "jsonl"}, {"format": "loose_jsonl"}]
+    layout = _layout(text)
+    if layout is not None:
+        ways = [layout, layout | {"escape": "\\"}, layout | {"quote": None}]
+        if "\ufffd" in text:
+            # The reader tries cp1252 itself, but not for separators of several characters.
+            ways += [layout | {"encoding": "cp1252"}, layout | {"encoding": "cp1252", "quote": None}]
+        return ways
+    return [{"format": "sequences"}] if _are_sequences(text) else []
+
+
+def _layout(text: str) -> dict[str, Any] | None:
+    """Return separator and header of CSV by its first lines; None if no separator makes columns of them."""
+    text = text if len(text) < 1 << 14 else text[: text.rfind("\n") + 1]
+    found: list[tuple[str, list[list[str]]]] = []
+    for separator in _SEPARATORS:
+        rows = _parsed(text, separator)
+        width, count = Counter(map(len, rows)).most_common(1)[0] if rows else (0, 0)
+        if width > 1 and len(rows[0]) == width and count >= 0.9 * len(rows):
+            found.append((separator, rows))
+    if len(found) > 1:
+        # Titles of equally many words look like columns.
+        found = [each for each in found if each[0] != " "]
+    if not found:
+        return None
+    separator, rows = max(found, key=lambda each: len(each[1][0]))
+    if separator == " " and not any(character.isdigit() for row in rows[1:] for character in row[0]):
+        return None  # prose
+    layout: dict[str, Any] = {"format": "csv", "separator": separator}
+    if not _has_header(rows):
+        layout["header"] = [f"column_{number}" for number in range(1, len(rows[0]) + 1)]
+    return layout
+
+
+def _parsed(text: str, separator: str) -> list[list[str]]:
+    """Return the first rows of a text, read with a separator."""
+    if len(separator) > 1:
+        text, separator = text.replace(separator, sniff.UNIT_SEPARATOR), sniff.UNIT_SEPARATOR
+    rows: list[list[str]] = []
+    try:
+        for row in sniff.reader(io.StringIO(text, newline=""), separator, '"', None, strict=False):
+            rows += [row] if row else []
+            if len(rows) == _LINES:
+                break
+    except csv.Error:
+        pass
+    return rows
+
+
+def _has_header(rows: list[list[str]]) -> bool:
+    """Whether the first row names the columns: by known names, else because it looks unlike the rows below."""
+    first = [cell.strip() for cell in rows[0]]
+    known = sum(names.is_known(cell) for cell in first)
+    numbers = sum(bool(re.fullmatch(r"[-+]?[\d.,:/ -]+", cell)) for cell in first)
+    if known and (known > 1 or not numbers):
+        return True
+    if numbers or sum(not cell for cell in first) > 1 or len(set(first)) < len(first):
+        return False
+    below = [{row[place] for row in rows[1:] if place < len(row)} for place in range(len(first))]
+    return not any(cell in values for cell, values in zip(first, below, strict=True))
+
+
+def _are_sequences(text: str) -> bool:
+    """Whether lines are `user item item …`: ids only, not equally many in each line."""
+    lines = [line.split() for line in text.splitlines()[:_LINES] if line.strip()]
+    ids = [part for line in lines for part in line]
+    if len(lines) < 2 or not all(len(line) > 1 for line in lines):
+        return False
+    digits = sum(any(character.isdigit() for character in part) for part in ids)
+    return digits > 0.8 * len(ids) and all(re.fullmatch(r"[\w.-]+", part) for part in ids)
+
+
+def _opened(
+    path: Path, name: str, head: Path, written: dict[str, Any], scratch: Path, is_whole: bool
+) -> FoundTable:
+    """Read the first rows of a file that is written in one way, and check the rest of its head."""
+    copies = scratch / f"open-{len(list(scratch.iterdir()))}"
+    copies.mkdir()
+    try:
+        with quiet():
+            table = Table(path=name, columns={}, **written)
+            kind, header = written["format"], written.get("header", True)
+            if kind == "sequences":
+                columns = ["user", "item"]
+            elif isinstance(header, list):
+                columns = header
+            else:
+                columns = read.column_names(table, head, copies, {KEYS_OF_OBJECT})
+            columns = [column for column in columns if column and not _PLACEHOLDER.search(column)]
+            table = Table(path=name, columns={column: column for column in columns}, **written)
+            (part,) = read.scan(table, [head], copies)
+            (rows,) = read.collect([part], table, part.frame.head(ROWS + 1))
+    finally:
+        shutil.rmtree(copies, ignore_errors=True)
+    if rows.is_empty() or not rows.width:
+        raise UserError("no rows in it")
+    is_whole = is_whole and len(rows) <= ROWS
+    return FoundTable(name, [path], written, rows.head(ROWS), is_whole, not isinstance(header, list))
+
+
+def _grouped(tables: list[FoundTable], folder: Path) -> list[FoundTable]:
+    """Join files of one table: equal columns, and names that differ in digits, or in train, valid and test."""
+    groups: dict[tuple[Any, ...], list[FoundTable]] = {}
+    for table in tables:
+        written = tuple((key, str(value)) for key, value in table.written.items())
+        schema = tuple((name, str(dtype)) for name, dtype in table.rows.schema.items())
+        groups.setdefault((_PARTS.sub("*", table.path), written, schema), []).append(table)
+    joined: list[FoundTable] = []
+    for (pattern, *_), members in groups.items():
+        pattern = re.sub(r"\*[\W_]*(?:\*[\W_]*)*\*", "*", pattern)
+        matches = {str(Path(name)) for name in glob.glob(pattern, root_dir=folder)}  # noqa: PTH207
+        if len(members) > 1 and matches == {member.path for member in members}:
+            rows = pl.concat([member.rows for member in members]).head(ROWS)
+            whole = all(m.is_whole for m in members) and sum(len(m.rows) for m in members) <= ROWS
+            files = sorted(member.files[0] for member in members)
+            joined.append(replace(members[0], path=pattern, files=files, rows=rows, is_whole=whole))
+        else:
+            joined += members
+    return joined
+
+
+def describe(table: FoundTable) -> str:
+    """Return how a table's files are written, for the user: `csv, separator ';', no header`."""
+    parts = [str(table.written["format"])]
+    if table.written.get("separator") is not None:
+        parts.append(f"separator {table.written['separator']!r}")
+    parts += [f"{key} {table.written[key]!r}" for key in ("encoding", "escape") if table.written.get(key)]
+    if not table.has_header:
+        parts.append("no header line")
+    if len(table.files) > 1:
+        parts.append(f"{len(table.files)} files")
+    return ", ".join(parts)
+
+
+def listed_columns(table: FoundTable) -> str:
+    """Return the names of a table's columns in one short line, without control characters."""
+    return short(listed(repr(name)[1:-1] for name in table.columns))

@@ -1,0 +1,125 @@
+"""Guesses a card from the files of a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llmrec.data.card import Table
+from llmrec.data.guess.attributes import TableGuess, guess_items, guess_users
+from llmrec.data.guess.choices import Choose, Question
+from llmrec.data.guess.columns import Column
+from llmrec.data.guess.files import find_tables
+from llmrec.data.guess.interactions import LogGuess, Sheet, guess_log
+from llmrec.data.tables import sniff
+from llmrec.data.tables.prepare import decoded
+from llmrec.data.times import formats_in_order
+from llmrec.errors import UserError
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What the files of a folder are.
+
+    Attributes:
+        folder: the folder.
+        log: the log.
+        items: the table of the items, if any.
+        users: the table of the users, if any.
+        time_format: formats of the times, if the data stage cannot tell day from month; else none.
+        notes: lines for the user about what was taken and left out.
+    """
+
+    folder: Path
+    log: LogGuess
+    items: TableGuess | None
+    users: TableGuess | None
+    time_format: list[str]
+    notes: list[str]
+
+
+def guess_folder(folder: Path, choose: Choose, scratch: Path) -> Guess:
+    """Look at the files of a folder: which is the log, which describe items and users, what their columns mean.
+
+    Args:
+        folder: the folder.
+        choose: answers what the files leave open.
+        scratch: an empty folder for copies.
+
+    Raises:
+        UserError: there is no such folder, or no table in it that can be a log; the message says what to do.
+    """
+    if not folder.is_dir():
+        problem = "a file: give its folder" if folder.is_file() else "no such folder"
+        raise UserError(f"{folder}: {problem}")
+    tables, left_out = find_tables(folder, scratch)
+    if not tables:
+        name, why = next(iter(left_out.items()))
+        raise UserError(
+            f"{folder}: no table in it that can be read ({name}: {why}); CSV, JSON lines and Parquet can be"
+        )
+    sheets = [Sheet(table) for table in tables]
+    log = guess_log(sheets, choose)
+    items, item_notes = guess_items(log, sheets, choose, scratch)
+    users, user_notes = guess_users(log, items, sheets, choose, scratch)
+    notes = [*item_notes, *user_notes, *(items.notes if items else []), *(users.notes if users else [])]
+    if "time" not in log.columns:
+        notes.append(
+            f"{log.sheet.path}: no column of times, so the order of its rows is the order of each user's choices"
+        )
+    used = [guessed.sheet for guessed in (log, items, users) if guessed is not None]
+    notes += _left_out(sheets, used, left_out, notes)
+    time_format = _time_format(log, items, choose)
+    _name_encodings(used)
+    return Guess(folder, log, items, users, time_format, notes)
+
+
+def _left_out(
+    sheets: list[Sheet], used: list[Sheet], left_out: dict[str, str], notes: list[str]
+) -> list[str]:
+    """Return lines for the files that the card does not use, if nothing was said of them."""
+    names = [sheet.path for sheet in sheets if sheet not in used]
+    lines = [f"{name}: not used" for name in names if not any(note.startswith(f"{name}: ") for note in notes)]
+    return lines + [f"{name}: left out, {why}" for name, why in left_out.items() if why != "not a table"]
+
+
+def _time_format(log: LogGuess, items: TableGuess | None, choose: Choose) -> list[str]:
+    """Return the formats of dates whose day and month could be the other way round; none if there is no doubt."""
+    column = log.columns.get("time")
+    if column is None or column.time is None or not column.time.is_doubtful:
+        return []
+    # Where a comma stands before cents, or a semicolon between values, dates begin with the day.
+    is_european = log.sheet.found.written.get("separator") == ";" or (
+        items is not None and items.decimal == ","
+    )
+    orders = ("day", "month") if is_european or not _is_slashed(column) else ("month", "day")
+    options = [f"the {order} first, as in {column.values[0]!r}" for order in orders]
+    question = Question(log.sheet.path, "day and month of the times", options, 0, "interactions.time_format")
+    chosen = orders[choose(question)]
+    return formats_in_order(column.values, "day" if chosen == "day" else "month")
+
+
+def _is_slashed(column: Column) -> bool:
+    return "/" in column.values[0]
+
+
+def _name_encodings(sheets: list[Sheet]) -> None:
+    """Write down the encoding of files of which every row was read, and not as UTF-8."""
+    for sheet in sheets:
+        found = sheet.found
+        is_read = found.is_whole and found.written["format"] == "csv" and "encoding" not in found.written
+        if is_read and any(map(_is_cp1252, found.files)):
+            sheet.found = replace(found, written=found.written | {"encoding": "cp1252"})
+
+
+def _is_cp1252(path: Path) -> bool:
+    """Whether a file that was read is not in UTF-8; then the reader has read it as cp1252."""
+    start = sniff.head(path)
+    if sniff.encoding(Table(path=path.name, columns={}), start) != "utf-8":
+        return False
+    try:
+        for _ in decoded(path, "utf-8"):
+            pass
+    except UserError:
+        return True
+    return False

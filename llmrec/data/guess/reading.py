@@ -1,0 +1,108 @@
+"""Reads a dataset by its card, as the data stage does, and keeps what a user wants to see of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from llmrec.data.attributes import Report, read_items, read_users
+from llmrec.data.card import Card
+from llmrec.data.clean import clean, k_core
+from llmrec.data.log import Log, read_log
+from llmrec.data.source import locate
+
+_CORE = 5
+_FEWEST = 3
+"""Interactions of a user that the split `leave_one_out` needs."""
+
+
+@dataclass(frozen=True)
+class Understood:
+    """A dataset as the data stage reads it.
+
+    Attributes:
+        users: number of users.
+        items: number of items.
+        interactions: number of interactions that stay.
+        dropped: number of rows that were left out, by reason.
+        in_core: number of interactions that filters of 5 for each user and item would keep.
+        short_users: number of users with fewer than 3 interactions.
+        has_times: whether the log has times.
+        item_report: counts of the items' table; empty without one.
+        user_report: counts of the users' table; empty without one.
+        head: the log's first rows, in the order of the file, with what is known of their items; times as text.
+    """
+
+    users: int
+    items: int
+    interactions: int
+    dropped: dict[str, int]
+    in_core: int
+    short_users: int
+    has_times: bool
+    item_report: Report
+    user_report: Report
+    head: pl.DataFrame
+
+
+def read_dataset(card: Card, scratch: Path, rows: int = 10) -> Understood:
+    """Read all tables of a card by the code of the data stage.
+
+    Args:
+        card: the card.
+        scratch: an empty folder for rewritten copies.
+        rows: number of rows of `head`.
+
+    Raises:
+        UserError: the data stage cannot read the files like this; the message names the file and row.
+    """
+    dataset = locate(card)
+    read = read_log(*dataset.interactions, scratch)
+    log, removed = clean(read, card.filters)
+    items, item_report = None, Report()
+    if dataset.items is not None:
+        items, item_report = read_items(*dataset.items, log.items, scratch)
+    user_report = Report()
+    if dataset.users is not None:
+        _, user_report = read_users(*dataset.users, log.users, scratch)
+    user, item = log.rows["user"].to_numpy(), log.rows["item"].to_numpy()
+    return Understood(
+        users=len(log.users),
+        items=len(log.items),
+        interactions=len(log.rows),
+        dropped=read.dropped | {name: count for name, count in removed.items() if count},
+        in_core=int(k_core(user, item, _CORE, _CORE).sum()),
+        short_users=int((np.bincount(user) < _FEWEST).sum()),
+        has_times=log.has_times,
+        item_report=item_report,
+        user_report=user_report,
+        head=_head(read, items, rows),
+    )
+
+
+def _head(log: Log, items: pl.DataFrame | None, rows: int) -> pl.DataFrame:
+    first = log.rows.head(rows)
+    columns = {"user": log.users[first["user"]], "item": log.items[first["item"]]}
+    if "time" in first.columns:
+        columns["time"] = _shown_times(first["time"], log)
+    if "rating" in first.columns:
+        columns["rating"] = first["rating"]
+    if "event" in first.columns:
+        columns["event"] = pl.Series(
+            [None if code is None else log.events[code] for code in first["event"]], dtype=pl.String
+        )
+    head = pl.DataFrame(columns)
+    if items is None:
+        return head
+    known = [name for name in ("title", "categories", "brand", "price") if name in items.columns]
+    described = items.select(pl.col("item_id").alias("item"), *known)
+    return head.join(described, on="item", how="left", maintain_order="left")
+
+
+def _shown_times(times: pl.Series, log: Log) -> pl.Series:
+    if log.clock() == "positions":
+        return times.cast(pl.String)
+    return pl.from_epoch((times // log.unit).cast(pl.Int64)).dt.strftime("%Y-%m-%d %H:%M:%S")
