@@ -159,6 +159,7 @@ def test_each_kind_of_error_has_its_exit_code_and_one_line(error, code, told, ca
 
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(capsys, monkeypatch):
     failing(UserError("wrong"), monkeypatch)
+    monkeypatch.setenv("LLMREC_DEBUG", "")  # so that what --debug sets ends with the test
     assert main(["--debug", "ls"]) == 2
     assert "Traceback" in capsys.readouterr().err
 

@@ -21,7 +21,7 @@ COLUMNS = {"user": "u", "item": "items"}
 
 def read_pairs(folder, content, name, columns=COLUMNS, **table):
     card = {"interactions": {"path": name, "columns": columns} | table}
-    return build(folder, {name: content}, card).rows(
+    return build(folder, {name: content}, card, ties="file").rows(
         *("user_id", "item_id", "time")[: 3 if "time" in columns else 2]
     )
 
