@@ -286,12 +286,13 @@ def export_index(
 @app.command()
 def import_index(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Folder with *.inter.json and *.item.json.")
+        Path, typer.Argument(metavar="FOLDER", help="Folder with the files of one of these projects.")
     ],
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="Folder for the card and the tables.")],
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Which dataset of several.")] = None,
 ) -> None:
-    """Convert files of LC-Rec, LETTER or MiniOneRec to a dataset."""
-    _call("commands.ids", "import_index", folder, dest)
+    """Convert files of LC-Rec, LETTER, MiniOneRec or OpenOneRec to a dataset."""
+    _call("commands.ids", "import_index", folder, dest, name)
 
 
 @app.command()

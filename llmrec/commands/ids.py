@@ -37,15 +37,14 @@ def export_index(run_name: str, folder: Path, name: str | None) -> None:
         print(path)
 
 
-def import_index(folder: Path, dest: Path) -> None:
-    """Convert a folder with `*.inter.json` and `*.item.json` to a dataset, and print how to run it."""
-    from llmrec.ids import exchange
+def import_index(folder: Path, dest: Path, name: str | None) -> None:
+    """Convert a folder of another project's files to a dataset, and print how to run it."""
+    from llmrec.ids import moving
 
-    card = exchange.to_tables(folder, dest)
+    card, index = moving.import_folder(folder, dest, name)
     words = ["llmrec", "run", "RECIPE", f"data.card={card}"]
-    index = sorted(folder.glob("*.index.json"))
-    if len(index) == 1:
-        words.append(f"ids.quantizer={{kind: index, path: {index[0]}}}")
+    if index is not None:
+        words.append(f"ids.quantizer={{kind: index, path: {index}}}")
     print(f"{card}\ntry:    {shlex.join(words)}")
 
 

@@ -125,16 +125,31 @@ class Interactions(Table):
     Attributes:
         time_format: format of the times, or several, in the codes of strptime (`%d/%m/%Y %H:%M`); or the unit of
             numbers since 1970: `s`, `ms`, `us`, `ns`. null derives it.
+        pattern: meaning of `user` or `item` → regular expression for the whole value, whose group is the id
+            (`(.+)-1`). A row, or an entry of a list, that does not match is no interaction: left out and counted.
         times: rows without a time, or with one that stands for none (negative, before 1970, 1970-01-01 00:00, after
             2100), are an error (`error`), or are dropped and counted (`drop`).
     """
 
     time_format: str | list[str] | None = None
+    pattern: dict[Literal["user", "item"], str] = Field(default={})
     times: Literal["error", "drop"] = "error"
 
     def time_formats(self) -> list[str]:
         """Return the formats of the times; none if they are to be derived."""
         return [self.time_format] if isinstance(self.time_format, str) else list(self.time_format or [])
+
+    @field_validator("pattern")
+    @classmethod
+    def _one_group(cls, value: dict[str, str]) -> dict[str, str]:
+        for expression in value.values():
+            try:
+                groups = re.compile(expression).groups
+            except re.error as error:
+                raise ValueError(f"{expression!r} is no regular expression: {error}") from None
+            if groups != 1:
+                raise ValueError(f"{expression!r} needs one group, the id")
+        return value
 
     @field_validator("columns", mode="before")
     @classmethod

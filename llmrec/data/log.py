@@ -15,7 +15,7 @@ from llmrec.data.card import PART, Interactions
 from llmrec.data.faults import refuse_or_drop
 from llmrec.data.split import LABELS
 from llmrec.data.tables import read
-from llmrec.data.tables.explode import explode
+from llmrec.data.tables.explode import explode, matching
 from llmrec.data.tables.histories import joined
 from llmrec.data.tables.notes import tell
 from llmrec.data.times import UNIT_NAMES, Reading, are_positions, as_floats, date_of, derived_unit, reading
@@ -160,7 +160,7 @@ def _open(
         ]
     if "history" in table.columns:
         return [joined(parts, table, words)], names
-    return explode(parts, table), words
+    return matching(explode(parts, table), table.pattern), words
 
 
 def _collect(

@@ -95,7 +95,8 @@ def words_of_parts(config: Split) -> dict[str, int]:
     """Return which values of the column of a given split name which part, in lower case: an index into `LABELS`."""
     if config.values:
         return {value.strip().lower(): SPLITS.index(part) for value, part in config.values.items()}
-    return {word: LABELS.index(part) for part, words in _WORDS.items() for word in words}
+    words = {word: LABELS.index(part) for part, words in _WORDS.items() for word in words}
+    return words | {LABELS[KNOWN]: KNOWN}
 
 
 def findings(user: npt.NDArray[np.uint32], time: npt.NDArray[np.int64], labels: Labels) -> dict[str, int]:

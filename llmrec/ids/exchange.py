@@ -1,6 +1,7 @@
 """Exchange of data in the JSON files of LC-Rec, LETTER and MiniOneRec.
 
-name.index.json  {"12": ["<a_3>", "<b_41>", "<c_7>"], …}      an item's tokens, one letter a level
+name.index.json  {"12": ["<a_3>", "<b_41>", "<c_7>"], …}      an item's tokens, one letter a level; also as one text,
+                 as `<s_a_3>` or `<item_a_3>`, and between `<|sid_begin|>` and `<|sid_end|>`
 name.item.json   {"12": {"title": …, "description": …, "brand": …, "categories": "One,Two"}, …}
 name.inter.json  {"7": [12, 3, 40], …}                        a user's items, oldest first
 """
@@ -11,6 +12,7 @@ import json
 import re
 import string
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,11 @@ from llmrec.errors import UserError
 from llmrec.files import atomic_write
 from llmrec.ids.load import load_sids
 from llmrec.ids.tokenizer import Codes
-from llmrec.ids.tokens import sid_token
+from llmrec.ids.tokens import MARKS, parse_token, sid_token, split_tokens
 
 LEVELS = string.ascii_lowercase
 MAX_BYTES, MAX_CODES = 2**30, 2**20
 TEXTS = ("title", "description", "brand")
-_TOKEN = re.compile(r"<([a-z])_([0-9]{1,7})>")
 
 
 def read_index(path: Path, items: list[str]) -> Codes:
@@ -55,8 +56,10 @@ def read_index(path: Path, items: list[str]) -> Codes:
             f"{path}: no index for {len(missing)} of {len(items)} items, such as {_preview(missing[0])}; "
             "its keys must be the data's item ids"
         )
-    width = len(index[items[0]]) if isinstance(index[items[0]], list) else 0
-    codes = np.array([_path(index[item], width, item, path) for item in items], np.int32)
+    tokens = {item: _tokens(index[item]) for item in items}
+    first = tokens[items[0]]
+    width = len(first) if isinstance(first, list) else 0
+    codes = np.array([_path(tokens[item], width, item, path) for item in items], np.int32)
     unique = len(np.unique(codes, axis=0)) == len(codes)
     return Codes(codes, (codes.max(axis=0) + 1).tolist(), unique=unique)
 
@@ -99,12 +102,13 @@ def export(run: Path, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def to_tables(folder: Path, dest: Path) -> Path:
+def to_tables(folder: Path, dest: Path, name: str | None = None) -> Path:
     """Convert a folder of these files into a dataset: `interactions.csv`, `items.jsonl` and a card that names them.
 
     Args:
         folder: contains one `*.inter.json`, and optionally an `*.item.json` of the same name with titles.
         dest: destination; created if missing.
+        name: which `*.inter.json`, if there are several.
 
     Returns:
         The path of the card.
@@ -112,24 +116,51 @@ def to_tables(folder: Path, dest: Path) -> Path:
     Raises:
         UserError: no or several `*.inter.json`, a file of another form, or a card already at `dest`.
     """
-    logs = sorted(folder.glob("*.inter.json"))
+    logs = sorted(folder.glob(f"{name or '*'}.inter.json"))
     if len(logs) != 1:
         names = ", ".join(path.name for path in logs) or "none"
-        raise UserError(f"{folder}: one *.inter.json is needed ({names} found)")
+        raise UserError(f"{folder}: one *.inter.json is needed ({names} found); --name chooses")
+    found = logs[0].name.removesuffix(".inter.json")
+    split = {"kind": "leave_one_out"}
+    return write_dataset(
+        dest, found, lambda: read_log(logs[0]), read_items(folder / f"{found}.item.json"), split
+    )
+
+
+def write_dataset(
+    dest: Path,
+    name: str,
+    read: Callable[[], pl.DataFrame],
+    items: pl.DataFrame | None,
+    split: dict[str, str],
+) -> Path:
+    """Write `interactions.csv`, `items.jsonl` and a card that names them.
+
+    Args:
+        dest: destination; created if missing.
+        name: name of the dataset.
+        read: reads the interactions, `user_id: str, item_id: str, position: int` and any others.
+        items: `item_id: str, title: str` and any others; None if there are no texts.
+        split: the card's split.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        UserError: a card already at `dest`.
+    """
     card = dest / "card.yaml"
     if card.exists():
         raise UserError(f"{card}: exists already; name another folder, or remove it")
-    name = logs[0].name.removesuffix(".inter.json")
     tree: dict[str, Any] = {
         "name": re.sub(r"[^A-Za-z0-9._-]+", "-", name),
         "interactions": {
             "path": "interactions.csv",
             "columns": {"user": "user_id", "item": "item_id", "time": "position"},
         },
-        "split": {"kind": "leave_one_out"},
+        "split": split,
     }
-    log = _log(logs[0])
-    items = _items(folder / f"{name}.item.json")
+    log = read()
     dest.mkdir(parents=True, exist_ok=True)
     with atomic_write(dest / "interactions.csv") as partial:
         log.write_csv(partial)
@@ -154,14 +185,21 @@ def _path(tokens: Any, width: int, item: str, path: Path) -> list[int]:
         )
     codes = []
     for letter, token in zip(LEVELS, tokens, strict=False):
-        match = _TOKEN.fullmatch(token) if isinstance(token, str) else None
-        if match is None or match[1] != letter or int(match[2]) >= MAX_CODES:
+        parsed = parse_token(token) if isinstance(token, str) else None
+        if parsed is None or parsed[0] != letter or parsed[1] >= MAX_CODES:
             raise UserError(
                 f"{path}: item {_preview(item)}: {_preview(token)} is no token such as <{letter}_0>, "
                 f"its number below {MAX_CODES}"
             )
-        codes.append(int(match[2]))
+        codes.append(parsed[1])
     return codes
+
+
+def _tokens(written: Any) -> Any:
+    """Return an item's tokens without the marks around them; what is no list or text stays as it is."""
+    if isinstance(written, str):
+        written = split_tokens(written)
+    return [token for token in written if token not in MARKS] if isinstance(written, list) else written
 
 
 def _features(row: dict[str, Any]) -> dict[str, str]:
@@ -170,7 +208,7 @@ def _features(row: dict[str, Any]) -> dict[str, str]:
     return texts | {"categories": ",".join(str(name) for name in row.get("categories") or [])}
 
 
-def _log(path: Path) -> pl.DataFrame:
+def read_log(path: Path) -> pl.DataFrame:
     """Interactions `user_id: str, item_id: str, position: int` of an `*.inter.json`."""
     users: list[str] = []
     items: list[str] = []
@@ -185,7 +223,7 @@ def _log(path: Path) -> pl.DataFrame:
     return pl.DataFrame({"user_id": users, "item_id": items, "position": positions})
 
 
-def _items(path: Path) -> pl.DataFrame | None:
+def read_items(path: Path) -> pl.DataFrame | None:
     """Items of an `*.item.json`: `item_id`, `title` and the fields with values; None if there is no such file."""
     if not path.is_file():
         return None

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrec.errors import UserError
-from llmrec.ids.tokens import sid_token
+from llmrec.ids.tokens import other_spellings, sid_token
 from llmrec.text.tokens import TextEncoder
 
 if TYPE_CHECKING:
@@ -104,8 +103,10 @@ def add_sid_tokens(
     the hidden space, is added, so that codes near in item space are near in the model too. `levels` also adds a
     direction that all codes of a level share: from it the model learns which level comes next before it knows any
     code. IDs without codebooks get noise instead of centroids: with equal rows the model could not distinguish items
-    until the first steps have moved the rows apart. An untied LM head gets its rows in the same way. A base that
-    already has exactly these tokens keeps its rows.
+    until the first steps have moved the rows apart. An untied LM head gets its rows in the same way.
+
+    Rows of tokens that a base already has stay as they are, and tokens that it has beyond these are not used. A token
+    that it has in another project's spelling (`<s_a_0>`, `<item_a_0>`) lends its row to the new one.
 
     Args:
         model: the base model, tied or untied.
@@ -114,34 +115,49 @@ def add_sid_tokens(
         codebooks: float32 `[codes, dim]` for each level; None if the IDs have no codebooks.
         init: `levels`, `geometry`, or `mean` for the mean alone.
         seed: seed of the directions, the rotations and the noise.
-
-    Raises:
-        UserError: the base has semantic-ID tokens of other sizes.
     """
     from tokenizers import AddedToken
 
     names = [[sid_token(level, code) for code in range(size)] for level, size in enumerate(sizes)]
-    existing = {token for token in tokenizer.get_vocab() if _SID_TOKEN.match(token)}
-    if existing and existing != {name for level in names for name in level}:
-        counts = sorted(Counter(token[1] for token in existing).items())
-        raise UserError(
-            f"base.model: its vocabulary has SID tokens of {[size for _, size in counts]} codes a level, "
-            f"these IDs need {sizes}; "
-            "start from a base without them, or make the IDs with the same sizes"
-        )
-    used = len(tokenizer)
-    if not existing:
-        tokens = [AddedToken(name, normalized=False, special=False) for level in names for name in level]
-        tokenizer.add_tokens(tokens)
+    known, used = tokenizer.get_vocab(), len(tokenizer)
+    missing = [name for level in names for name in level if name not in known]
+    tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in missing])
     vocabulary = SidVocabulary([np.array(tokenizer.convert_tokens_to_ids(level)) for level in names])
-    if existing:
+    _tell_known(known, names, missing)
+    if not missing:
         return vocabulary
     if codebooks is None and init != "mean":
         print(f"base.init={init}: these IDs have no codebooks; new rows get mean and noise", file=sys.stderr)
     hidden = embedding_weight(model).shape[1]
     offsets = initial_offsets(hidden, sizes, codebooks, init, seed)
-    _initialise_rows(model, vocabulary, used, offsets)
+    is_missing = np.isin(vocabulary.compact_ids, tokenizer.convert_tokens_to_ids(missing))
+    _initialise_rows(model, vocabulary.compact_ids[is_missing], used, offsets[is_missing])
+    lent = {name: next((twin for twin in other_spellings(name) if twin in known), None) for name in missing}
+    ids = tokenizer.get_vocab()
+    pairs = [(known[twin], ids[name], twin) for name, twin in lent.items() if twin is not None]
+    if pairs:
+        _copy_rows(model, [new for _, new, _ in pairs], [old for old, _, _ in pairs])
+        text = f"{len(pairs):,} of {len(missing):,} new SID tokens start as the base's {pairs[0][2]} and the like"
+        print(f"base.model: {text}", file=sys.stderr)
     return vocabulary
+
+
+def _tell_known(known: Mapping[str, int], names: list[list[str]], missing: list[str]) -> None:
+    """Say how the SID tokens that a base has differ from the ones that the IDs need."""
+    existing = sum(1 for token in known if _SID_TOKEN.match(token))
+    used = sum(map(len, names)) - len(missing)
+    if existing and (missing or existing > used):
+        text = f"it has {existing:,} SID tokens; these IDs use {used:,} of them, and {len(missing):,} are new"
+        print(f"base.model: {text}", file=sys.stderr)
+
+
+def _copy_rows(model: PreTrainedModel, targets: list[int], sources: list[int]) -> None:
+    """Copy rows of the embedding matrices, in place."""
+    import torch
+
+    with torch.no_grad():
+        for weight in embedding_matrices(model):
+            weight[targets] = weight[sources]
 
 
 def add_textual_ids(
@@ -175,7 +191,7 @@ def add_textual_ids(
     vocabulary, codes = codes_by_position(distinct_token_lists(TextEncoder(tokenizer), texts), end)
     if fresh:
         hidden = embedding_weight(model).shape[1]
-        _initialise_rows(model, vocabulary, used, torch.zeros((1, hidden)))
+        _initialise_rows(model, vocabulary.added_ids, used, torch.zeros((1, hidden)))
     return vocabulary, codes
 
 
@@ -242,20 +258,20 @@ def _weight(module: Any) -> torch.nn.Parameter:
 
 
 def _initialise_rows(
-    model: PreTrainedModel, vocabulary: SidVocabulary, used: int, offsets: torch.Tensor
+    model: PreTrainedModel, new_ids: NDArray[np.int64], used: int, offsets: torch.Tensor
 ) -> None:
     """Grow the embedding matrices if necessary, and write the rows of new tokens.
 
     Args:
         model: the model, changed in place.
-        vocabulary: the new tokens are its `added_ids`.
+        new_ids: token ids of the new tokens.
         used: number of tokens before the extension; the matrices may have more rows (Qwen pads them).
         offsets: float32 `[new tokens, hidden]`, in units of the standard deviation of the existing rows.
     """
     import torch
 
     rows_before = len(embedding_weight(model))
-    ids = torch.from_numpy(vocabulary.added_ids)
+    ids = torch.from_numpy(new_ids)
     if int(ids.max()) >= rows_before:
         model.resize_token_embeddings(int(ids.max()) + 1, pad_to_multiple_of=PAD_TO, mean_resizing=False)
     with torch.no_grad():

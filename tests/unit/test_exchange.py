@@ -29,6 +29,22 @@ def test_codes_come_in_the_catalogue_s_order(tmp_path):
     assert codes.sizes == [4, 3] and codes.unique and codes.codes.dtype == np.int32
 
 
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"0": ["<s_a_3>", "<s_b_0>"], "1": ["<s_a_0>", "<s_b_2>"]},
+        {"0": ["<item_a_3>", "<item_b_0>"], "1": ["<item_a_0>", "<item_b_2>"]},
+        {"0": "<a_3><b_0>", "1": "<a_0> <b_2>"},
+        {"0": "<|sid_begin|><s_a_3><s_b_0><|sid_end|>", "1": "<|sid_begin|><s_a_0><s_b_2><|sid_end|>"},
+        {"0": ["<|sid_begin|>", "<s_a_3>", "<s_b_0>", "<|sid_end|>"], "1": ["<a_0>", "<b_2>"]},
+    ],
+)
+def test_other_spellings_are_the_same_codes(tmp_path, index):
+    np.testing.assert_array_equal(
+        exchange.read_index(written(tmp_path, index), ["0", "1"]).codes, [[3, 0], [0, 2]]
+    )
+
+
 def test_shared_paths_are_left_to_the_collision_rule(tmp_path):
     codes = exchange.read_index(written(tmp_path, {"0": ["<a_1>"], "1": ["<a_1>"]}), ["0", "1"])
     assert not codes.unique and codes.sizes == [2]
@@ -45,7 +61,10 @@ def test_shared_paths_are_left_to_the_collision_rule(tmp_path):
         ({"0": ["<a_1>"], "1": ["<a_9999999>"]}, "its number below 1048576"),
         ({"0": ["<a_1>"], "1": [1]}, "1 is no token"),
         ({"0": [], "1": []}, "a list of 1 to 26 tokens"),
-        ({"0": "<a_1>", "1": "<a_2>"}, "a list of 1 to 26 tokens"),
+        ({"0": {"a": 1}, "1": "<a_2>"}, "a list of 1 to 26 tokens"),
+        ({"0": "no token", "1": "<a_2>"}, "'no token' is no token such as <a_0>"),
+        ({"0": "<a_1> and <b_2>", "1": "<a_2>"}, "is no token such as <a_0>"),
+        ({"0": ["<x_a_1>"], "1": ["<a_2>"]}, "'<x_a_1>' is no token"),
         ([["<a_1>"]], "a JSON object"),
         ({}, "a JSON object"),
         ('{"0": ["<a_1>"], "0": ["<a_2>"], "1": ["<a_3>"]}', "key '0' is written twice"),

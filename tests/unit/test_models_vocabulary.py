@@ -10,7 +10,6 @@ from small_models import KINDS, SIZES, make_codebooks, make_model
 from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from llmrec import assets
-from llmrec.errors import UserError
 from llmrec.ids.tokens import level_letter, sid_token
 from llmrec.models.vocabulary import SidVocabulary, add_sid_tokens, embedding_matrices
 
@@ -116,12 +115,46 @@ def test_a_base_with_the_same_tokens_keeps_its_rows():
     assert torch.equal(model.get_input_embeddings().weight, trained)
 
 
-@pytest.mark.parametrize("sizes", [[16, 8], [16, 8, 4], [8, 16, 3]])
-def test_a_base_with_other_sizes_is_refused(sizes):
-    model, tokenizer = make_model()
-    add_sid_tokens(model, tokenizer, SIZES, make_codebooks(), "geometry", 0)
-    with pytest.raises(UserError, match="SID tokens of"):
-        add_sid_tokens(model, tokenizer, sizes, make_codebooks(sizes), "geometry", 0)
+@pytest.mark.parametrize(
+    ("sizes", "used", "new"), [([16, 8], 24, 0), ([16, 8, 4], 27, 1), ([8, 17, 3], 19, 9), ([9], 9, 0)]
+)
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_base_that_has_more_tokens_or_fewer_keeps_their_rows(sizes, used, new, tied, capsys):
+    model, tokenizer = make_model(tied=tied)
+    first = add_sid_tokens(model, tokenizer, SIZES, make_codebooks(), "geometry", 0)
+    with torch.no_grad():
+        for weight in embedding_matrices(model):
+            weight.normal_()
+    trained = [weight.detach().clone() for weight in embedding_matrices(model)]
+    again = add_sid_tokens(model, tokenizer, sizes, make_codebooks(sizes), "geometry", 1)
+    assert f"it has 27 SID tokens; these IDs use {used} of them, and {new} are new" in capsys.readouterr().err
+    assert again.codes == sizes and len(set(again.compact_ids.tolist())) == sum(sizes)
+    for before, after in zip(first.token_ids, again.token_ids, strict=False):
+        shared = min(len(before), len(after))
+        np.testing.assert_array_equal(before[:shared], after[:shared])
+    for old, weight in zip(trained, embedding_matrices(model), strict=True):
+        known = torch.from_numpy(np.intersect1d(first.compact_ids, again.compact_ids))
+        assert torch.equal(weight[known], old[known])
+
+
+@pytest.mark.parametrize("spelling", ["<s_{}_{}>", "<item_{}_{}>"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_tokens_in_another_spelling_lend_their_rows(spelling, tied, capsys):
+    model, tokenizer = make_model(tied=tied)
+    theirs = [
+        spelling.format(letter, code)
+        for letter, size in zip("ab", (20, 8), strict=True)
+        for code in range(size)
+    ]
+    tokenizer.add_tokens(theirs)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    vocabulary = add_sid_tokens(model, tokenizer, SIZES, make_codebooks(), "levels", 0)
+    rows = tokenizer.convert_tokens_to_ids([*theirs[:16], *theirs[20:]])
+    for weight in embedding_matrices(model):
+        assert torch.equal(weight[torch.from_numpy(np.concatenate(vocabulary.token_ids[:2]))], weight[rows])
+        assert len(weight[torch.from_numpy(vocabulary.token_ids[2])].unique(dim=0)) == 3
+    told = f"24 of 27 new SID tokens start as the base's {theirs[0]} and the like"
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import polars as pl
 
 from llmrec.data.card import Table
-from llmrec.data.tables.notes import tell
+from llmrec.data.tables.notes import short, tell
 from llmrec.data.tables.read import TableFile, first_bad, sample
 from llmrec.data.words import list_of
 from llmrec.errors import UserError
@@ -26,6 +28,40 @@ def explode(parts: list[TableFile], table: Table) -> list[TableFile]:
         UserError: lists of unequal length in one row, or lists in another column than `item` alone.
     """
     return [_exploded(part, table) for part in parts]
+
+
+def matching(parts: list[TableFile], patterns: Mapping[Literal["user", "item"], str]) -> list[TableFile]:
+    """Return the files of a log with the ids that patterns find, and without rows in which one finds none.
+
+    Args:
+        parts: the files, one row an interaction.
+        patterns: `user` or `item` → regular expression for the whole value; its group is the id.
+
+    Raises:
+        UserError: no row matches, or an expression that Polars cannot use.
+    """
+    if not patterns:
+        return parts
+    found = []
+    for part in parts:
+        groups: dict[str, pl.Expr] = {
+            name: pl.col(name).cast(pl.String).str.strip_chars().str.extract(f"^(?:{pattern})$", 1)
+            for name, pattern in patterns.items()
+        }
+        frame = part.frame.with_columns(**groups)
+        matches = pl.all_horizontal(pl.col(name).is_not_null() for name in patterns)
+        try:
+            kept, rows = frame.select(matches.sum(), pl.len()).collect(engine="streaming").row(0)
+        except pl.exceptions.PolarsError as error:
+            # Polars' expressions are those of Python without looking around and back references.
+            raise UserError(f"pattern: {short(str(error), 200)}") from None
+        if not kept:
+            raise UserError(f"{part.path}: no row matches `pattern` of the card")
+        tell(
+            part.path.name, f"{rows - kept:,} of {rows:,} rows are left out, because `pattern` does not match"
+        )
+        found.append(replace(part, frame=frame.filter(matches), has_entries=True))
+    return found
 
 
 def _exploded(part: TableFile, table: Table) -> TableFile:
