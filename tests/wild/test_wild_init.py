@@ -375,7 +375,7 @@ CLEAR = {
     ),
 }
 OPEN = {
-    "pairs_only": "data.txt: the columns of user and item is taken to be",
+    "pairs_only": "data.txt: the columns of user and item: user column_1 (0, 0, 0, …; 12 different), item column_2",
     "two_logs": "`interactions.path` names another",
     "doubtful_days": "`interactions.time_format` names another",
 }

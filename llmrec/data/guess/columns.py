@@ -199,7 +199,7 @@ def _time_reading(how: Reading, read_as: pl.Series, present: int) -> TimeReading
     if how.unit is None and are_positions(times, unit):
         is_order = not times.dtype.is_float() and times.n_unique() > 1
         return TimeReading(1, False, seconds, False, True) if is_order else None
-    good = seconds.is_between(_EARLY, LATEST).sum()
+    good = int(seconds.is_between(_EARLY, LATEST).sum())
     if good < 0.5 * present:
         return None
     has_clock = bool((seconds.drop_nulls() % 86_400 != 0).any())
