@@ -331,6 +331,13 @@ def typed_parquet():
     return {"transactions_train.parquet": parquet(frame), "articles.parquet": parquet(articles)}
 
 
+def parquet_lists():
+    """A row a user, with lists; an object and bytes beside them."""
+    rows = [(u, [i for v, i in PAIRS if v == u], {"a": 1}, b"\xff") for u in range(USERS)]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_ids", "meta", "blob"], orient="row")
+    return {"histories.parquet": parquet(frame)}
+
+
 def parts():
     rows, head = log(when), ("user", "item", "time")
     return {

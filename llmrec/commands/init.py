@@ -106,7 +106,7 @@ def _take_best(question: Question) -> int:
     tell(
         _plain(question.where),
         _plain(
-            f"{question.what} is taken to be {short(taken, 90)}{short(others_said, 90)}; "
+            f"{question.what}: {short(taken, 90)} is taken{short(others_said, 90)}; "
             f"`{question.key}` names another"
         ),
     )

@@ -243,6 +243,10 @@ CASES = {
         },
         {},
     ),
+    "parquet_lists": (
+        {"interactions": {"path": "histories.parquet", "columns": {"user": "user_id", "item": "item_ids"}}},
+        {},
+    ),
     "parts": ({"interactions": {"path": "orders-*.csv", "columns": NAMED}}, {}),
     "retail": (
         {
@@ -375,7 +379,7 @@ CLEAR = {
     ),
 }
 OPEN = {
-    "pairs_only": "data.txt: the columns of user and item is taken to be",
+    "pairs_only": "data.txt: the columns of user and item: user column_1 (0, 0, 0, …; 12 different), item column_2",
     "two_logs": "`interactions.path` names another",
     "doubtful_days": "`interactions.time_format` names another",
 }
@@ -589,3 +593,18 @@ def test_a_value_of_yaml_is_read_back(text):
     line = f"key: {scalar(text)}"
     assert "\n" not in line and parse_yaml(line, "test") == {"key": text}
     assert parse_yaml(f"key: [{scalar(text)}]", "test") == {"key": [text]}
+
+
+def test_a_log_with_titles_describes_items_by_what_belongs_to_them(tmp_path):
+    rows = [
+        (*row, f"Thing {row[1]}", folders.KINDS[row[1] % 5], row[0] + 0.5)
+        for row in folders.log(folders.when)
+    ]
+    head = ("user", "item", "time", "title", "category", "price")
+    _, card = init(tmp_path, {"orders.csv": folders.lines([head, *rows])}, "--yes")
+    # The price differs from user to user, so it is none of the item's.
+    assert read_yaml(card)["items"] == {
+        "path": "orders.csv",
+        "columns": {"item": "item", "title": "title", "categories": "category"},
+        "split_on": {"categories": ">"},
+    }

@@ -11,7 +11,7 @@ import polars as pl
 
 from llmrec.data.guess import names
 from llmrec.data.guess.choices import Choose, Question, choose_among
-from llmrec.data.guess.columns import Column
+from llmrec.data.guess.columns import Column, depends_on
 from llmrec.data.guess.files import FoundTable
 from llmrec.data.guess.interactions import LogGuess, Sheet, share_found, title_in_log
 from llmrec.data.tables import read
@@ -251,6 +251,7 @@ def _described(key: _Key, title: Column, notes: list[str], log: LogGuess | None 
     ]
     if log is not None:
         free = [column for column in free if column not in log.columns.values() and column is not log.clock]
+        free = [column for column in free if depends_on(column.raw, key.column.raw)]
     for role in ("categories", "brand", "price", "description"):
         fitting = [column for column in free if column.score(role) >= 1 and _is_possible(role, column)]
         if fitting:

@@ -214,6 +214,8 @@ def is_one_to_one(first: pl.Series, second: pl.Series) -> bool:
 
 def depends_on(value: pl.Series, key: pl.Series) -> bool:
     """Whether nearly each value of `key` has one value of another column, as an item has one title."""
+    if key.dtype.is_nested() or value.dtype.is_nested():
+        return False
     pairs = pl.DataFrame({"key": key.cast(pl.String), "value": value.cast(pl.String)}).drop_nulls()
     if pairs.is_empty():
         return False
