@@ -19,6 +19,7 @@ from llmrec.config import EvalConfig, EvalTask, Recipe, TaskConfig
 from llmrec.errors import UserError
 from llmrec.files import write_json
 from llmrec.models.supported import check_local
+from llmrec.models.tokenizer import check_local_tokenizer
 from llmrec.train.alignment.rewards import load_reward
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def validate(name: str, overrides: list[str]) -> None:
     with _collect_errors(problems):
         recipe = config.validate(Recipe, tree, str(path))
         check_local(recipe.base)
+        check_local_tokenizer(recipe.base)
         for reward in recipe.grpo.rewards:
             load_reward(reward.name)
     _check_data(tree, problems)

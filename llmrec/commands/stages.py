@@ -13,6 +13,7 @@ from llmrec.artifacts import SINGLE_PROCESS, Workers
 from llmrec.config import Recipe, load_recipe, load_recipe_of_run, validate
 from llmrec.errors import UserError, did_you_mean
 from llmrec.files import read_json
+from llmrec.models.tokenizer import check_local_tokenizer
 
 
 def resolve(name: str, overrides: list[str]) -> tuple[Recipe, Path]:
@@ -168,6 +169,8 @@ def run_stages(
     pending, plan = _plan(recipe, folder, until, kept)
     for line in [plan.summary(), *plan.load_notice(), *plan.shortages(folder)] if pending else []:
         print(f"{folder}: {line}", file=sys.stderr)
+    if recipe.sft.start is None and {"sft", "zero_shot"} & set(pending):
+        check_local_tokenizer(recipe.base)  # before the stages that come first have trained anything
     names = [stage.name for stage in pipeline.stages_of(recipe, until)]
 
     def estimate_again() -> None:

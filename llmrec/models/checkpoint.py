@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from llmrec.errors import UserError
+from llmrec.files import read_json
 from llmrec.ids.tokens import sid_token
 from llmrec.models.lora import load_adapter
 from llmrec.models.vocabulary import ITEM_END, SidVocabulary, embedding_weight
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,52 @@ def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedT
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.use_cache = True  # training turned it off
+    if model.can_generate():
+        model.generation_config = plain_generation(model.generation_config.to_dict())
     model.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
+
+
+def plain_generation(*settings: Mapping[str, Any]) -> GenerationConfig:
+    """Generation settings that name the special tokens and nothing else.
+
+    A chat model comes with sampling defaults, such as a temperature and a repetition penalty. Servers and `generate`
+    apply them to requests that ask for none, which changes the scores of items. Some cannot even be saved.
+
+    Args:
+        settings: where token ids are looked up, the first place that has a valid value counts.
+    """
+    from transformers import GenerationConfig
+
+    found = {name: [_token_ids(place.get(name)) for place in settings] for name in SPECIAL_IDS}
+    return GenerationConfig(
+        **{name: next((value for value in ids if value is not None), None) for name, ids in found.items()}
+    )
+
+
+def _token_ids(value: object) -> int | list[int] | None:
+    """A token id, or a list of several, each once (the trainer adds the end token again); None for anything else."""
+    if isinstance(value, list) and value and all(map(_is_token_id, value)):
+        distinct: list[int] = list(dict.fromkeys(value))
+        return distinct if len(distinct) > 1 else distinct[0]
+    return value if _is_token_id(value) else None
+
+
+def _is_token_id(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def read_generation(folder: Path) -> GenerationConfig:
+    """Plain generation settings of a checkpoint folder, whose own may be missing, broken or of any kind."""
+    places = []
+    for name in ("generation_config.json", "config.json"):
+        try:
+            content = read_json(folder / name)
+        except UserError:
+            continue
+        if isinstance(content, dict):
+            places.append(content)
+    return plain_generation(*places)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -90,7 +139,11 @@ def load_checkpoint(
 
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype="auto", trust_remote_code=False, use_safetensors=True
+            str(folder),
+            dtype="auto",
+            trust_remote_code=False,
+            use_safetensors=True,
+            generation_config=read_generation(folder),
         )
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: the checkpoint cannot be loaded: {str(error).splitlines()[0]}") from None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmrec.errors import UserError
+from llmrec.text.chat import ChatFrame, chat_frame
 from llmrec.text.prompts import Fields, Segment, Template, TemplateScope, render, split_trunk
 from llmrec.text.slots import Filler, MissingFieldError, TemplatePart
 from llmrec.text.target_tree import BRANCH, TargetTree, TargetTreeBuilder
@@ -18,9 +19,6 @@ from llmrec.token_tree import IGNORE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-# A chat template that prints today's date would make training and serving differ.
-FIXED_DATE = "01 Jan 2025"
 
 
 @dataclass(frozen=True)
@@ -34,15 +32,6 @@ class Sample:
 
     ids: list[int]
     answer: int
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """Token ids that a tokenizer's chat format puts before and after a prompt, and its end token."""
-
-    before: list[int]
-    after: list[int]
-    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +119,7 @@ class PromptEncoder:
         self._longest_sid = max(map(len, item_tokens.values()), default=0)
         user_fields = frozenset().union(*(users or {}).values())
         self.fields = Fields(item_fields(items), user_fields, events)
-        self._frames: dict[str | None, _Frame] = {}
+        self._frames: dict[str | None, ChatFrame] = {}
         self._programs: dict[tuple[str, TemplateScope], list[TemplatePart]] = {}
         self._trunks: dict[
             tuple[str, TemplateScope], tuple[list[TemplatePart], list[bool], list[TemplatePart]]
@@ -325,7 +314,7 @@ class PromptEncoder:
     def _parts(self, segments: Sequence[Segment]) -> list[TemplatePart]:
         return [self._filler.part(segment) for segment in segments]
 
-    def _frame(self, template: Template) -> _Frame:
+    def _frame(self, template: Template) -> ChatFrame:
         if template.system not in self._frames:
             self._frames[template.system] = chat_frame(self._tokenizer, template.system, self._text)
         return self._frames[template.system]
@@ -351,39 +340,3 @@ def build_chain(sample: Sample, history_length: int = 0) -> TargetTree:
     return TargetTree(
         ids[:-1], depth, end, labels, np.where(labels == IGNORE, 0, history_length).astype(np.int32)
     )
-
-
-def chat_frame(tokenizer: PreTrainedTokenizerFast, system: str | None, text: TextEncoder) -> _Frame:
-    """Return the tokenizer's chat markup around a user message. Without a chat template it is the BOS token, if any.
-
-    The system text is encoded as data, like every other text.
-
-    Raises:
-        UserError: the tokenizer has no end token.
-    """
-    if tokenizer.eos_token_id is None:
-        raise UserError("the base model's tokenizer has no end-of-sequence token")
-    end = int(tokenizer.eos_token_id)
-    if tokenizer.chat_template is None:
-        bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
-        lead = text(system + "\n") if system else []
-        return _Frame(bos + lead, [], end)
-    marks = {"system": "\ue000system\ue001", "user": "\ue000user\ue001"}
-    roles = ["system", "user"] if system else ["user"]
-    rendered: str = tokenizer.apply_chat_template(
-        [{"role": role, "content": marks[role]} for role in roles],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=False,
-        date_string=FIXED_DATE,
-    )  # type: ignore[assignment]  # with tokenize=False it returns text; transformers declares every return type
-    opening, _, rest = rendered.partition(marks["system"]) if system else ("", "", rendered)
-    middle, user_mark, after = rest.partition(marks["user"])
-    if not user_mark:
-        raise UserError("the base model's chat template does not show the user's message")
-    before = _markup(tokenizer, opening) + (text(system) if system else []) + _markup(tokenizer, middle)
-    return _Frame(before, _markup(tokenizer, after), end)
-
-
-def _markup(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
