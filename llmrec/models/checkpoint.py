@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llmrec.errors import UserError
 from llmrec.ids.tokens import sid_token
+from llmrec.models.device import ATTENTION, leave_out_cudnn_attention
 from llmrec.models.lora import load_adapter
 from llmrec.models.vocabulary import ITEM_END, SidVocabulary, embedding_weight
 
@@ -88,9 +89,14 @@ def load_checkpoint(
     """
     from transformers import AutoModelForCausalLM
 
+    leave_out_cudnn_attention()
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype="auto", trust_remote_code=False, use_safetensors=True
+            str(folder),
+            dtype="auto",
+            attn_implementation=ATTENTION,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: the checkpoint cannot be loaded: {str(error).splitlines()[0]}") from None
