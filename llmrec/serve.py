@@ -57,7 +57,13 @@ class RecommendRequest(Section):
     mask_seen: bool = True
 
 
-def serve(run: str, host: str = "127.0.0.1", port: int = 8000, k_max: int = 100) -> None:
+def serve(
+    run: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    k_max: int = 100,
+    memory_gb: float | None = None,
+) -> None:
     """Serve a run until interrupted.
 
     Args:
@@ -66,12 +72,13 @@ def serve(run: str, host: str = "127.0.0.1", port: int = 8000, k_max: int = 100)
         port: TCP port.
         k_max: maximum number of beams, and therefore of items, of a request; also `max_logprobs` of the OpenAI
             endpoints.
+        memory_gb: memory in GiB: of vLLM on a GPU, or of its attention cache on a CPU; None takes what can be spared.
 
     Raises:
         UserError: the run does not exist, vLLM is not installed, or `engine_settings` refuses the run.
     """
     served = TrainedRun.load(run)
-    settings = engine_settings(served.base, list(served.adapters.values()), k_max)
+    settings = engine_settings(served.base, list(served.adapters.values()), k_max, memory_gb)
     import uvloop
 
     uvloop.run(_serve(served, _arguments(served, settings, host, port), k_max))
