@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 import torch
 from tqdm import tqdm
@@ -15,6 +16,7 @@ from llmrec.catalogue.item_mask import ItemMask
 from llmrec.catalogue.prefix_mass import CollaborativePrior
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.top_k import TopK
+from llmrec.models.device import to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -127,13 +129,14 @@ def rank(
         prior: function of user indices; returns the collaborative prior of these users.
 
     Returns:
-        TopK of k columns, with one row a prompt in the order of the prompts.
+        TopK of k columns, with one row a prompt in the order of the prompts. A model in 16 bits proves no list: there
+        `is_exact` is None.
     """
     run = _Runner(engine, prompts, k, mask, memory_budget(engine.model.device, memory_gb), prior)
     run.search(list(range(len(prompts))), width)
     if widest is not None and widest > width:
         run.search(np.flatnonzero(~run.is_exact).tolist(), widest, widen=True)
-    return TopK(run.items, run.scores, run.is_exact)
+    return TopK(run.items, run.scores, run.is_exact if engine.is_precise else None)
 
 
 class _Runner:
@@ -156,19 +159,30 @@ class _Runner:
         self.is_exact = np.zeros(len(prompts), bool)
 
     def search(self, users: list[int], width: int, widen: bool = False) -> None:
-        device = self.engine.model.device
         for group in self._groups(users, width):
-            rows = torch.tensor(group, device=device)
-            floor = torch.from_numpy(self.scores[group, -1]).to(device) if widen else None
+            device = self.engine.model.device
+            rows = to_device(torch.tensor(group), device)
+            floor = to_device(torch.from_numpy(self.scores[group, -1]), device) if widen else None
             mask = None if self.mask is None else self.mask.select(rows)
             engine = self.engine
             if self.prior is not None:
                 engine = replace(engine, scoring=replace(engine.scoring, prior=self.prior(group)))
             top = engine.search([self.prompts[i] for i in group], width, self.k, mask, floor)
-            columns = top.items.shape[1]
-            self.items[group, :columns] = top.items
-            self.scores[group, :columns] = top.scores
-            self.is_exact[group] = top.is_exact
+            self._write(np.array(group), top)
+
+    def _write(self, users: npt.NDArray[np.int64], top: TopK) -> None:
+        """Keep a search's lists; where a search found fewer items than the one before, that one's list stays.
+
+        In 16 bits scores depend on the batch, so a second search may drop what the first one found.
+        """
+        missing = self.k - top.items.shape[1]
+        items = np.pad(top.items, ((0, 0), (0, missing)), constant_values=-1)
+        scores = np.pad(top.scores, ((0, 0), (0, missing)), constant_values=-np.inf)
+        better = (items >= 0).sum(1) >= (self.items[users] >= 0).sum(1)
+        users = users[better]
+        self.items[users], self.scores[users] = items[better], scores[better]
+        if top.is_exact is not None:
+            self.is_exact[users] = top.is_exact[better]
 
     def _groups(self, users: list[int], width: int) -> Iterator[list[int]]:
         beam_tokens = self.engine.beam_tokens(width)
