@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PriorFactory = Callable[[list[int]], CollaborativePrior]
 CPU_BUDGET_GB = 1.0
 """Memory budget on a CPU, in GiB; larger batches do not make a CPU faster."""
+GPU_BUDGET_GB = 8.0
+"""Largest memory budget on a GPU, in GiB: kernels count a tensor's elements in 32 bits."""
 LOGIT_COPIES = 3
 """Float32 copies of a beam's logits that exist at once."""
 
@@ -82,7 +84,9 @@ def memory_budget(device: torch.device, limit_gb: float | None = None) -> int:
     if limit_gb is not None:
         return int(limit_gb * 2**30)
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * 0.6)
+        # What torch keeps for later is free to it, though not to the driver.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(min(GPU_BUDGET_GB * 2**30, (torch.cuda.mem_get_info(device)[0] + kept) * 0.6))
     return int(min(CPU_BUDGET_GB * 2**30, psutil.virtual_memory().available / 4))
 
 
@@ -160,15 +164,30 @@ class _Runner:
 
     def search(self, users: list[int], width: int, widen: bool = False) -> None:
         for group in self._groups(users, width):
-            device = self.engine.model.device
-            rows = to_device(torch.tensor(group), device)
-            floor = to_device(torch.from_numpy(self.scores[group, -1]), device) if widen else None
-            mask = None if self.mask is None else self.mask.select(rows)
-            engine = self.engine
-            if self.prior is not None:
-                engine = replace(engine, scoring=replace(engine.scoring, prior=self.prior(group)))
-            top = engine.search([self.prompts[i] for i in group], width, self.k, mask, floor)
-            self._write(np.array(group), top)
+            self._search_group(group, width, widen)
+
+    def _search_group(self, group: list[int], width: int, widen: bool) -> None:
+        """Search for some users at once; where a GPU's memory ends, for half of them at a time."""
+        try:
+            self._search_together(group, width, widen)
+            return
+        except torch.OutOfMemoryError:
+            if len(group) == 1:
+                raise
+        torch.cuda.empty_cache()
+        for half in (group[: len(group) // 2], group[len(group) // 2 :]):
+            self._search_group(half, width, widen)
+
+    def _search_together(self, group: list[int], width: int, widen: bool) -> None:
+        device = self.engine.model.device
+        rows = to_device(torch.tensor(group), device)
+        floor = to_device(torch.from_numpy(self.scores[group, -1]), device) if widen else None
+        mask = None if self.mask is None else self.mask.select(rows)
+        engine = self.engine
+        if self.prior is not None:
+            engine = replace(engine, scoring=replace(engine.scoring, prior=self.prior(group)))
+        top = engine.search([self.prompts[i] for i in group], width, self.k, mask, floor)
+        self._write(np.array(group), top)
 
     def _write(self, users: npt.NDArray[np.int64], top: TopK) -> None:
         """Keep a search's lists; where a search found fewer items than the one before, that one's list stays.
