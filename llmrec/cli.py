@@ -185,9 +185,15 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     k_max: Annotated[int, typer.Option(min=1, help="Maximum number of items of a request.")] = 100,
+    memory_gb: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, help="GB of vLLM on a GPU, or of its attention cache on a CPU; else what is free."
+        ),
+    ] = None,
 ) -> None:
     """Start vLLM's OpenAI server on a run, with its adapters, the catalogue and /v1/recommend."""
-    _call("serving.server", "serve", run, host, port, k_max)
+    _call("serving.server", "serve", run, host, port, k_max, None, memory_gb)
 
 
 @app.command()

@@ -78,7 +78,9 @@ def build_item_mask(
     for out, row in zip(lists, rows, strict=True):
         out[: len(row)] = row
     flags = torch.tensor([[row is not None] for row in allowed])
-    return ItemMask(torch.from_numpy(lists).to(device), flags.to(device), bool(flags.any()))
+    any_allow = bool(flags.any())
+    on_device = torch.from_numpy(lists).to(device, non_blocking=True)
+    return ItemMask(on_device, flags.to(device, non_blocking=True), any_allow)
 
 
 def _list(allow: Sequence[int] | None, deny: Sequence[int]) -> npt.NDArray[np.int64]:

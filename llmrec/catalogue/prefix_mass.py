@@ -41,7 +41,7 @@ class CollaborativePrior:
         Raises:
             UserError: not one score an item, or scores that are NaN or +inf.
         """
-        scores = torch.as_tensor(item_scores).to(device, torch.float64)
+        scores = torch.as_tensor(item_scores)
         if scores.ndim != 2 or scores.shape[1] != trie.items:
             raise UserError(
                 f"collaborative scores have shape {list(scores.shape)}: give one row a user, "
@@ -49,6 +49,7 @@ class CollaborativePrior:
             )
         if not bool((scores < torch.inf).all()):
             raise UserError("collaborative scores hold NaN or +inf: give numbers, or -inf for no chance")
+        scores = scores.to(device, torch.float64, non_blocking=True)
         if len(trie.removed):
             scores = scores.index_fill(1, torch.from_numpy(trie.removed).to(scores.device), -torch.inf)
         self._trie = trie

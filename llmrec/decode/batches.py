@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 import torch
 from tqdm import tqdm
@@ -15,6 +16,7 @@ from llmrec.catalogue.item_mask import ItemMask
 from llmrec.catalogue.prefix_mass import CollaborativePrior
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.top_k import TopK
+from llmrec.models.device import to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 PriorFactory = Callable[[list[int]], CollaborativePrior]
 CPU_BUDGET_GB = 1.0
 """Memory budget on a CPU, in GiB; larger batches do not make a CPU faster."""
+GPU_BUDGET_GB = 8.0
+"""Largest memory budget on a GPU, in GiB: kernels count a tensor's elements in 32 bits."""
 LOGIT_COPIES = 3
 """Float32 copies of a beam's logits that exist at once."""
 
@@ -80,7 +84,9 @@ def memory_budget(device: torch.device, limit_gb: float | None = None) -> int:
     if limit_gb is not None:
         return int(limit_gb * 2**30)
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * 0.6)
+        # What torch keeps for later is free to it, though not to the driver.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(min(GPU_BUDGET_GB * 2**30, (torch.cuda.mem_get_info(device)[0] + kept) * 0.6))
     return int(min(CPU_BUDGET_GB * 2**30, psutil.virtual_memory().available / 4))
 
 
@@ -127,13 +133,14 @@ def rank(
         prior: function of user indices; returns the collaborative prior of these users.
 
     Returns:
-        TopK of k columns, with one row a prompt in the order of the prompts.
+        TopK of k columns, with one row a prompt in the order of the prompts. A model in 16 bits proves no list: there
+        `is_exact` is None.
     """
     run = _Runner(engine, prompts, k, mask, memory_budget(engine.model.device, memory_gb), prior)
     run.search(list(range(len(prompts))), width)
     if widest is not None and widest > width:
         run.search(np.flatnonzero(~run.is_exact).tolist(), widest, widen=True)
-    return TopK(run.items, run.scores, run.is_exact)
+    return TopK(run.items, run.scores, run.is_exact if engine.is_precise else None)
 
 
 class _Runner:
@@ -156,19 +163,45 @@ class _Runner:
         self.is_exact = np.zeros(len(prompts), bool)
 
     def search(self, users: list[int], width: int, widen: bool = False) -> None:
-        device = self.engine.model.device
         for group in self._groups(users, width):
-            rows = torch.tensor(group, device=device)
-            floor = torch.from_numpy(self.scores[group, -1]).to(device) if widen else None
-            mask = None if self.mask is None else self.mask.select(rows)
-            engine = self.engine
-            if self.prior is not None:
-                engine = replace(engine, scoring=replace(engine.scoring, prior=self.prior(group)))
-            top = engine.search([self.prompts[i] for i in group], width, self.k, mask, floor)
-            columns = top.items.shape[1]
-            self.items[group, :columns] = top.items
-            self.scores[group, :columns] = top.scores
-            self.is_exact[group] = top.is_exact
+            self._search_group(group, width, widen)
+
+    def _search_group(self, group: list[int], width: int, widen: bool) -> None:
+        """Search for some users at once; where a GPU's memory ends, for half of them at a time."""
+        try:
+            self._search_together(group, width, widen)
+            return
+        except torch.OutOfMemoryError:
+            if len(group) == 1:
+                raise
+        torch.cuda.empty_cache()
+        for half in (group[: len(group) // 2], group[len(group) // 2 :]):
+            self._search_group(half, width, widen)
+
+    def _search_together(self, group: list[int], width: int, widen: bool) -> None:
+        device = self.engine.model.device
+        rows = to_device(torch.tensor(group), device)
+        floor = to_device(torch.from_numpy(self.scores[group, -1]), device) if widen else None
+        mask = None if self.mask is None else self.mask.select(rows)
+        engine = self.engine
+        if self.prior is not None:
+            engine = replace(engine, scoring=replace(engine.scoring, prior=self.prior(group)))
+        top = engine.search([self.prompts[i] for i in group], width, self.k, mask, floor)
+        self._write(np.array(group), top)
+
+    def _write(self, users: npt.NDArray[np.int64], top: TopK) -> None:
+        """Keep a search's lists; where a search found fewer items than the one before, that one's list stays.
+
+        In 16 bits scores depend on the batch, so a second search may drop what the first one found.
+        """
+        missing = self.k - top.items.shape[1]
+        items = np.pad(top.items, ((0, 0), (0, missing)), constant_values=-1)
+        scores = np.pad(top.scores, ((0, 0), (0, missing)), constant_values=-np.inf)
+        better = (items >= 0).sum(1) >= (self.items[users] >= 0).sum(1)
+        users = users[better]
+        self.items[users], self.scores[users] = items[better], scores[better]
+        if top.is_exact is not None:
+            self.is_exact[users] = top.is_exact[better]
 
     def _groups(self, users: list[int], width: int) -> Iterator[list[int]]:
         beam_tokens = self.engine.beam_tokens(width)

@@ -19,15 +19,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from llmrec.catalogue.item_mask import ItemMask
 from llmrec.decode.gumbel_top_k import perturb
 from llmrec.decode.kv_cache import TreeCache, prefill
 from llmrec.decode.scoring import PLAIN, Scoring
-from llmrec.decode.top_k import TopK
+from llmrec.decode.top_k import TopK, fetch
 from llmrec.errors import UserError
 from llmrec.models.head import head_over_tokens
 
@@ -38,6 +36,8 @@ if TYPE_CHECKING:
 
 MARGIN = 1e-4
 """Least distance of a certified list's last score from the best dropped prefix; above float32's error of a score."""
+ROUGH_MARGIN = 0.5
+"""The same of a model in 16 bits, whose scores depend on what else is in a batch; there it proves nothing."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,16 @@ class TreeEngine:
         """Column of each compact token in the logits, int64 [...]; −1 for a pad."""
         ids = self.token_ids[token]
         return ids if self.scoring.normalise == "vocabulary" else torch.where(ids < 0, ids, token.long())
+
+    @property
+    def is_precise(self) -> bool:
+        """Whether the model's scores are precise enough that a search can prove a list."""
+        return self.model.dtype.itemsize >= torch.float32.itemsize
+
+    @property
+    def margin(self) -> float:
+        """Least distance of a list's last score from the best dropped prefix at which the list counts as complete."""
+        return MARGIN if self.is_precise else ROUGH_MARGIN
 
     @cached_property
     def _has_pads(self) -> bool:
@@ -130,8 +140,9 @@ class TreeEngine:
                     beams, logits = self._advance(depth + 1, beams, state)
         has_item = beams.scores > -torch.inf
         items = torch.where(has_item, self.trie.item(beams.nodes), -1)
-        is_exact = None if noise is not None else _certify(beams, k)
-        return TopK(items[:, :k].cpu().numpy(), beams.scores[:, :k].cpu().numpy(), is_exact)
+        is_exact = _certify(beams, k, self.margin)
+        items, scores, is_exact = fetch(items[:, :k], beams.scores[:, :k], is_exact[:, None])
+        return TopK(items, scores, None if noise is not None else is_exact[:, 0])
 
     def _step(
         self,
@@ -151,7 +162,7 @@ class TreeEngine:
         order = score if beams.noise is None else perturb(beams.order, score, beams.noise)
         order = order.flatten(1)
         if floor is not None:
-            order = order.masked_fill(order < floor.unsqueeze(1) - MARGIN, -torch.inf)
+            order = order.masked_fill(order < floor.unsqueeze(1) - self.margin, -torch.inf)
         best, index = _best(order, width + 1, mask, self.trie, child.flatten(1))
         is_last = depth + 1 == self.trie.length
         dropped = best[:, width] if best.shape[1] > width and not is_last else None
@@ -251,9 +262,7 @@ def _best(
     return best, index.gather(1, place)
 
 
-def _certify(beams: _Beams, k: int) -> npt.NDArray[np.bool_]:
+def _certify(beams: _Beams, k: int, margin: float) -> torch.Tensor:
     """Whether each list is provably the true top-k, bool [U]."""
     last = beams.scores[:, k - 1] if beams.scores.shape[1] >= k else torch.full_like(beams.bound, -torch.inf)
-    none_dropped = beams.bound == -torch.inf
-    is_exact: npt.NDArray[np.bool_] = (none_dropped | (last >= beams.bound + MARGIN)).cpu().numpy()
-    return is_exact
+    return (beams.bound == -torch.inf) | (last >= beams.bound + margin)

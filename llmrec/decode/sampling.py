@@ -10,7 +10,7 @@ import torch
 
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.kv_cache import prefill
-from llmrec.decode.top_k import TopK
+from llmrec.decode.top_k import TopK, fetch
 from llmrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,4 +77,4 @@ def _sample(
             tokens = engine.token_ids[token.gather(-1, chosen).squeeze(-1)].clamp(min=0)
             logits = state.advance(tokens, parents)
             parents = torch.arange(count, device=nodes.device).expand_as(nodes)
-    return TopK(trie.item(nodes).cpu().numpy(), scores.cpu().numpy())
+    return TopK(*fetch(trie.item(nodes), scores))

@@ -16,6 +16,7 @@ import torch
 
 from llmrec.decode.kv_cache import check_prompts
 from llmrec.errors import UserError
+from llmrec.models.device import to_device
 from llmrec.token_tree import TokenTree, ancestor_mask, collate, unlabelled_tree
 
 if TYPE_CHECKING:
@@ -141,7 +142,8 @@ def _sums(model: PreTrainedModel, group: Sequence[_Branches], pad_id: int) -> li
     """Scores of the candidates of one batch of trees."""
     batch = collate([piece.tree for piece in group], pad_id, multiple=1)
     ids, positions, end = (
-        torch.from_numpy(batch[name]).to(model.device) for name in ("input_ids", "position_ids", "end")
+        to_device(torch.from_numpy(batch[name]), model.device)
+        for name in ("input_ids", "position_ids", "end")
     )
     mask = ancestor_mask(end)[:, None]
     outputs = model.get_decoder()(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
@@ -161,8 +163,7 @@ def _sums(model: PreTrainedModel, group: Sequence[_Branches], pad_id: int) -> li
 
 def _log_probs(head: torch.nn.Module, hidden: torch.Tensor, rows: Ints, tokens: Ints) -> Floats:
     """Log-probability of `tokens[i]` after `hidden[rows[i]]`, float32; a bounded number of positions at a time."""
-    row = torch.from_numpy(rows).to(hidden.device)
-    token = torch.from_numpy(tokens).to(hidden.device)
+    row, token = (to_device(torch.from_numpy(part), hidden.device) for part in (rows, tokens))
     log_probs = torch.empty(len(rows), device=hidden.device)
     for begin in range(0, len(hidden), HEAD_ROWS):
         logits = head(hidden[begin : begin + HEAD_ROWS]).float()

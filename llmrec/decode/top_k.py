@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 
 @dataclass(frozen=True)
@@ -21,3 +23,19 @@ class TopK:
     items: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
     is_exact: npt.NDArray[np.bool_] | None = None
+
+
+def fetch(*results: torch.Tensor) -> list[npt.NDArray[Any]]:
+    """Copy results from the device to the host, all at once: each copy waits for the device.
+
+    Args:
+        results: tensors [U, …] of two dimensions, of floats or of integers up to 2⁵³.
+
+    Returns:
+        Arrays of the same shapes, types and values.
+    """
+    if results[0].device.type == "cpu":
+        return [result.numpy() for result in results]
+    together = torch.cat([result.double() for result in results], dim=1).cpu()
+    parts = together.split([result.shape[1] for result in results], dim=1)
+    return [part.to(result.dtype).numpy() for part, result in zip(parts, results, strict=True)]

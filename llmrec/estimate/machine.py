@@ -74,6 +74,16 @@ def thread_count() -> int:
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
+def memory_of_training() -> tuple[float, str]:
+    """Memory, in GB, of what a training fills, and what that is: the GPU or this machine."""
+    if shutil.which("nvidia-smi"):
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.mem_get_info()[1] / 1e9, "the GPU"
+    return psutil.virtual_memory().total / 1e9, "this machine"
+
+
 def matmul_rate() -> float:
     """FLOP/s of a matrix product on the idle machine."""
     return machine_speed().flops

@@ -13,7 +13,7 @@ from llmrec.collaborative.systems import systems_in
 from llmrec.config import DataSize, Recipe, sized
 from llmrec.data.card import Card, load_card
 from llmrec.estimate import alignment
-from llmrec.estimate.machine import BUSY, machine_speed
+from llmrec.estimate.machine import BUSY, machine_speed, memory_of_training
 from llmrec.estimate.work import Workload
 from llmrec.files import read_json
 from llmrec.recommend.model_names import ALIGNED
@@ -61,18 +61,16 @@ class Plan:
 
     def shortages(self, run: Path) -> list[str]:
         """Return a message for each resource, disk or memory, of which the plan needs more than the machine has."""
-        import psutil
-
         folder = next(path for path in (run, *run.absolute().parents) if path.exists())
         disk = shutil.disk_usage(folder).free / 1e9
-        memory = psutil.virtual_memory().total / 1e9
+        memory, where = memory_of_training()
         messages = []
         if self.disk_gb > disk:
             need, free = format_gigabytes(self.disk_gb), format_gigabytes(disk)
             messages.append(f"needs about {need} of disk; {free} are free at {folder}")
         if self.memory_gb > memory:
             need, total = format_gigabytes(self.memory_gb), format_gigabytes(memory)
-            messages.append(f"needs about {need} of memory; there are {total}")
+            messages.append(f"needs about {need} of memory; {where} has {total}")
         return messages
 
 

@@ -44,6 +44,9 @@ def load_base(
     """
     import torch
 
+    from llmrec.models.device import leave_out_cudnn_attention
+
+    leave_out_cudnn_attention()
     dtype = getattr(torch, config.dtype)
     if config.model == "tiny":
         tokenizer = train_tokenizer(texts, config.tiny.vocabulary)
@@ -135,6 +138,8 @@ def _load_checkpoint(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     """Load a hub id or a folder of safetensors weights."""
     from transformers import AutoModelForCausalLM
 
+    from llmrec.models.device import ATTENTION
+
     folder = _checkpoint_folder(name)
     _check_plain(folder, name)
     tokenizer = load_base_tokenizer(folder, name)
@@ -142,6 +147,7 @@ def _load_checkpoint(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
+            attn_implementation=ATTENTION,
             trust_remote_code=False,
             use_safetensors=True,
             generation_config=read_generation(folder),
@@ -208,9 +214,13 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
     from transformers.initialization import no_init_weights
 
+    from llmrec.models.device import ATTENTION
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation=ATTENTION
+        )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"base.model: {path} cannot be loaded ({first_line(error)})") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.ids.tokens import sid_token
+from llmrec.models.device import ATTENTION, leave_out_cudnn_attention
 from llmrec.models.lora import load_adapter
 from llmrec.models.vocabulary import ITEM_END, SidVocabulary, embedding_weight
 
@@ -137,10 +138,12 @@ def load_checkpoint(
     """
     from transformers import AutoModelForCausalLM
 
+    leave_out_cudnn_attention()
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype="auto",
+            attn_implementation=ATTENTION,
             trust_remote_code=False,
             use_safetensors=True,
             generation_config=read_generation(folder),

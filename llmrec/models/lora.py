@@ -179,7 +179,8 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
 
     check_adapter(model, folder)
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        # PEFT would read the adapter by way of the first GPU, in every process.
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, torch_device="cpu")
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder}: the adapter cannot be loaded: {str(error).splitlines()[0]}") from None
 

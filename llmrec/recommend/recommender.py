@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,6 +103,7 @@ class Recommender:
         """The base with an adapter, or alone; one model is held at a time, and a second takes its place."""
         if self._loaded is None or self._loaded[0] != adapter:
             self._loaded = None
+            gc.collect()  # a model with an adapter is held by cycles, and two may not fit the device
             device = batches.resolve_device(self._device)
             self._loaded = adapter, self.run.load_model(adapter, device)
         return self._loaded[1]

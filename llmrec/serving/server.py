@@ -82,7 +82,12 @@ class RecommendRequest(Section):
 
 
 def serve(
-    run: str, host: str = "127.0.0.1", port: int = 8000, k_max: int = 100, api_key: str | None = None
+    run: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    k_max: int = 100,
+    api_key: str | None = None,
+    memory_gb: float | None = None,
 ) -> None:
     """Serve a run until interrupted (Ctrl-C or SIGTERM), then end the engine and return.
 
@@ -94,6 +99,7 @@ def serve(
             endpoints.
         api_key: key that every request to `/v1/…` must give (`Authorization: Bearer KEY`); None takes vLLM's variable
             `VLLM_API_KEY`, and without it no request needs a key.
+        memory_gb: memory in GiB: of vLLM on a GPU, or of its attention cache on a CPU; None takes what can be spared.
 
     Raises:
         UserError: the server cannot listen there, the run does not exist, vLLM is not installed, or `engine_settings`
@@ -101,7 +107,7 @@ def serve(
     """
     check_address(host, port)
     served = TrainedRun.load(run)
-    settings = engine_settings(served.base, list(served.adapters.values()), k_max)
+    settings = engine_settings(served.base, list(served.adapters.values()), k_max, memory_gb)
     import uvloop
 
     args = _arguments(served, settings | ({"api_key": [api_key]} if api_key else {}), host, port)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from llmrec.config import TrainingConfig
 from llmrec.config.precision import uses_bfloat16
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 LOG_POINTS, POINTS = 50, 10
 """Number of log lines in a whole training, and number of saves and of validations."""
@@ -22,6 +25,22 @@ def default_interval(steps: int, min_steps: int) -> int:
     More frequent saves would cost more than the training between them.
     """
     return max(math.ceil(steps / POINTS), min(steps, min_steps))
+
+
+Arguments = TypeVar("Arguments", bound="TrainingArguments")
+
+
+def on_one_gpu(arguments: Arguments) -> Arguments:
+    """Let a process train on one GPU, whatever number it sees.
+
+    With several, Trainer would copy the model to each (DataParallel), which TRL refuses. `--processes` uses them.
+
+    Args:
+        arguments: a trainer's arguments; changed in place.
+    """
+    if arguments.n_gpu > 1:  # read first: Trainer counts the GPUs when it is asked for them
+        arguments._n_gpu = 1
+    return arguments
 
 
 def training_arguments(

@@ -34,11 +34,12 @@ def run_in_processes(function: StageFunction, context: StageContext) -> Any:
         The function's result in the first process.
 
     Raises:
-        UserError: the function raised it in a process, or a process died.
+        UserError: the function raised it in a process, a process died, or there are fewer GPUs than processes.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    _check_gpus(context.workers.count)
     settings = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -106,12 +107,36 @@ def run_in_every_process(work: Callable[[int, int], Result]) -> list[Result]:
 def _run_in_process(function: StageFunction, context: StageContext) -> Any:
     """Run the function in one process. A process that raises UserError exits, so that the others stop waiting."""
     try:
+        _join_group()
         return function(context)
     except UserError as error:
         file = context.scratch / ERROR_FILE.format(os.environ["RANK"])
         with atomic_write(file) as partial:
             partial.write_text(str(error), "utf-8")
         raise SystemExit(1) from None
+
+
+def _check_gpus(count: int) -> None:
+    """Raise a UserError for more processes than GPUs, of which each takes one; on CPUs any number can train."""
+    import torch
+
+    if torch.cuda.is_available() and count > torch.cuda.device_count():
+        raise UserError(
+            f"--processes {count}: each needs a GPU of its own, and this machine shows {torch.cuda.device_count()}"
+        )
+
+
+def _join_group() -> None:
+    """Join the group of processes, on GPUs, with a backend for tensors on the CPU too.
+
+    accelerate would start NCCL alone if it is asked before it knows that the model is sharded. Gathering whole
+    weights needs both.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group("cuda:nccl,cpu:gloo")
 
 
 def _error_files(context: StageContext) -> list[Path]:

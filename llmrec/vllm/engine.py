@@ -23,6 +23,7 @@ from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.models.lora import check_adapter, is_dora
 from llmrec.models.vocabulary import without_pads
+from llmrec.vllm.memory import gpu_share, saved_dtype
 from llmrec.vllm.rounds import BeamSearchRounds, StepRequest, StepResponse
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ class VllmEngine:
         base: the run's `base/` folder.
         adapters: folders of pure LoRA adapters of this base. `rank` and `sample` accept any of them.
         width: largest number of beams that `rank` accepts.
-        cache_gb: memory of the attention cache on a CPU, in GiB; None takes a quarter of the free memory, at most 4.
-            On a GPU vLLM takes the free memory.
+        cache_gb: as for `engine_settings`.
         options: arguments of vLLM that replace ours; None restores vLLM's default.
 
     Attributes:
@@ -68,7 +68,8 @@ class VllmEngine:
         cache_gb: float | None = None,
         **options: Any,
     ) -> None:
-        settings = engine_settings(base, adapters, width, cache_gb) | options
+        gpu_memory = "gpu_memory_utilization" not in options
+        settings = engine_settings(base, adapters, width, cache_gb, gpu_memory) | options
         self.name = register_catalogue(base)
         self._levels = find_catalogue(self.name).length
         self._width = width
@@ -224,7 +225,7 @@ class VllmEngine:
 
 
 def engine_settings(
-    base: Path, adapters: Sequence[Path], width: int, cache_gb: float | None = None
+    base: Path, adapters: Sequence[Path], width: int, cache_gb: float | None = None, gpu_memory: bool = True
 ) -> dict[str, Any]:
     """Arguments of vLLM's engine with which the rounds return exact lists, offline and in the server.
 
@@ -232,10 +233,13 @@ def engine_settings(
         base: the run's `base/` folder.
         adapters: folders of pure LoRA adapters of this base.
         width: largest number of beams.
-        cache_gb: memory of the attention cache on a CPU, in GiB; None takes a quarter of the free memory, at most 4.
+        cache_gb: memory in GiB: of the attention cache on a CPU, None takes a quarter of the free memory, at most 4;
+            of all of vLLM on a GPU, None takes what is free.
+        gpu_memory: whether to say how much of a GPU vLLM takes; False where the caller does.
 
     Raises:
-        UserError: vLLM is missing, a folder is not a base or an adapter, or an adapter belongs to another base.
+        UserError: vLLM is missing, a folder is not a base or an adapter, an adapter belongs to another base, or a GPU
+            has too little free memory.
     """
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
@@ -261,6 +265,10 @@ def engine_settings(
         cache = int((cache_gb or spare) * 2**30)
         settings |= {"dtype": "float32", "block_size": CPU_BLOCK, "enforce_eager": True}
         settings |= {"kv_cache_memory_bytes": cache}
+    elif current_platform.is_cuda():
+        settings |= {"dtype": saved_dtype(base)}
+        if gpu_memory:
+            settings |= {"gpu_memory_utilization": gpu_share(cache_gb)}
     if adapters:
         check_adapters(base, adapters)
         rank = max(adapter_rank(path) for path in adapters)

@@ -102,8 +102,8 @@ class Slots:
         if not any(lengths):
             return None
         keys = np.concatenate(lists) + np.repeat(np.arange(len(slots)) * stride, lengths)
-        is_allow_list = torch.from_numpy(self.is_allow_list[slots, None]).to(device)
-        return RowLists(torch.from_numpy(keys).to(device), is_allow_list, stride)
+        is_allow_list = torch.from_numpy(self.is_allow_list[slots, None]).to(device, non_blocking=True)
+        return RowLists(torch.from_numpy(keys).to(device, non_blocking=True), is_allow_list, stride)
 
 
 @dataclass
@@ -242,7 +242,9 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
         if owner == END_ONLY:
             self._close(logits, rows, slots)
             return
-        catalogue = self._on_device.setdefault(owner, self._slots.catalogues[owner].to(self._device))
+        if owner not in self._on_device:
+            self._on_device[owner] = self._slots.catalogues[owner].to(self._device)
+        catalogue = self._on_device[owner]
         end = self._to_device(self._slots.end[slots])
         if ctx is None:
             tokens = self._to_device(self._slots.tokens[slots])

@@ -154,7 +154,8 @@ def test_perplexity_is_that_of_the_reference_answers(asked):
         recommender.run.encode_prompts(examples["history"].to_list()), examples["target"], strict=True
     ):
         ids = recommender.run.catalogue.item_tokens()[target]
-        logits = model(torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)
+        row = torch.tensor([[*prompt, *ids]], device=model.device)
+        logits = model(row).logits[0].log_softmax(-1)
         loss -= sum(logits[len(prompt) - 1 + n, token].item() for n, token in enumerate(ids))
     assert rows["tokens"].to_list() == [3] * 10
     values = read(folder, "eval/tasks.json")["valid"]["sequential"]["sids"]

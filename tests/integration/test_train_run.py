@@ -151,7 +151,7 @@ def train_together(folder, run, options, *workers):
     return folder / "runs" / run
 
 
-def assert_learnt_alike(one, two, rel=1e-4):
+def assert_learnt_alike(one, two, rel=1e-4, atol=1e-5):
     """The same losses, gradients and validation lists, and the same weights in the end."""
     logs = log_of(one), log_of(two)
     assert len(logs[0]) == len(logs[1]) and any("valid_ndcg@10" in line for line in logs[0])
@@ -166,7 +166,7 @@ def assert_learnt_alike(one, two, rel=1e-4):
         with safe_open(one / name, "np") as mine, safe_open(two / name, "np") as yours:
             assert set(mine.keys()) == set(yours.keys())
             for tensor in mine.keys():  # noqa: SIM118
-                np.testing.assert_allclose(mine.get_tensor(tensor), yours.get_tensor(tensor), atol=1e-5)
+                np.testing.assert_allclose(mine.get_tensor(tensor), yours.get_tensor(tensor), atol=atol)
 
 
 def test_two_processes_learn_what_one_does(shop, together):
@@ -197,7 +197,7 @@ def test_all_weights_are_learnt_in_parts_too(shop):
     options = ["sft.mode=full", "sft.lr=1e-4", "sft.valid_lists=9", "sft.gradient_checkpointing=true"]
     options += ["sft.bf16=true", "sft.batch=8", "sft.accumulate=2"]
     one, two = (train_together(shop[0], f"full-{len(how)}", options, *how) for how in ((), SHARED))
-    assert_learnt_alike(one, two, rel=2e-3)
+    assert_learnt_alike(one, two, rel=2e-3, atol=1e-4)  # a step of Adam is as large as its learning rate
     assert json.loads((two / "base/config.json").read_text())["use_cache"] is True
 
 

@@ -6,12 +6,13 @@ from threading import Barrier
 import numpy as np
 import polars as pl
 import pytest
+import simulated_device
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec.collaborative.popularity import Popularity
-from llmrec.collaborative.sasrec import losses
+from llmrec.collaborative.sasrec import baseline, losses
 from llmrec.collaborative.sasrec.baseline import Sasrec
 from llmrec.collaborative.sasrec.dropout import Dropout
 from llmrec.collaborative.sasrec.losses import bce_loss, ce_loss
@@ -284,6 +285,19 @@ def test_a_saved_model_comes_back_as_it_was(trained, tmp_path):
     histories = [*VALID["history"].to_list(), []]
     assert again.recommend(histories, 5) == model.recommend(histories, 5)
     np.testing.assert_array_equal(again.vectors, model.vectors)
+
+
+def test_a_loaded_model_scores_on_the_device_as_on_the_cpu(trained, tmp_path, monkeypatch):
+    model, _ = trained
+    model.save(tmp_path / "model.safetensors")
+    monkeypatch.setattr(baseline, "choose_device", lambda: simulated_device.DEVICE)
+    with simulated_device.switched_on():
+        again = Sasrec.load(tmp_path / "model.safetensors")
+        assert str(again.model.items.weight.device) == simulated_device.DEVICE
+        histories = [*VALID["history"].to_list(), []]
+        found = again.log_probs(histories, ITEMS)
+        np.testing.assert_allclose(again.vectors, model.vectors)
+    np.testing.assert_allclose(found, model.log_probs(histories, ITEMS), atol=1e-4)
 
 
 def test_items_without_training_interactions_have_zero_vectors():

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import simulated_device
 import torch
 from catalogue_folder import registered, sid_tables
 from hypothesis import given
@@ -356,3 +357,47 @@ def test_right_requests_pass_and_one_that_never_ends_does_not(shop):
         TrieLogitsProcessor.validate_params(
             SamplingParams(ignore_eos=True, extra_args={"llmrec_catalogue": name})
         )
+
+
+def test_on_a_device_rows_are_the_cpus_and_no_step_copies_the_trie_or_waits(shop):
+    """V1 and V2; the trie goes to the device once."""
+    name, item_tokens = shop
+    requests_ = [
+        ({}, []),
+        ({"deny": ["i0", "i1"]}, []),
+        ({"allow": ["i5"], "depth": 1}, [int(item_tokens[5][0])]),
+    ]
+
+    def start(device, version):
+        if version == 1:
+            plugin = TrieLogitsProcessor(config(), torch.device(device), False)
+            add(plugin, *((params(catalogue=name, **keys), [7, *prefix], []) for keys, prefix in requests_))
+            return plugin, None
+        states = SimpleNamespace(
+            device=torch.device(device),
+            max_num_reqs=SLOTS,
+            prompt_len=SimpleNamespace(np=np.array([1 + len(prefix) for _, prefix in requests_])),
+            all_token_ids=SimpleNamespace(
+                gpu=torch.tensor([[7, 0], [7, 0], [7, int(item_tokens[5][0])]]).to(device)
+            ),
+        )
+        plugin = TrieLogitsProcessor(config(), states)
+        for slot, (keys, _) in enumerate(requests_):
+            plugin.add_request(slot, params(catalogue=name, **keys))
+        whole = layout([(slot, [7, *prefix], 0) for slot, (_, prefix) in enumerate(requests_)])
+        moved = {
+            field: value.to(device) for field, value in vars(whole).items() if isinstance(value, torch.Tensor)
+        }
+        return plugin, LogitsContext(**(vars(whole) | moved))
+
+    for version in (1, 2):
+        plugin, ctx = start("cpu", version)
+        expected = plugin.apply(random_logits(3), ctx)
+        with simulated_device.switched_on() as waits:
+            plugin, ctx = start(simulated_device.DEVICE, version)
+            plugin.apply(random_logits(3).to(simulated_device.DEVICE), ctx)
+            logits = random_logits(3).to(simulated_device.DEVICE)
+            waits.clear()
+            plugin.apply(logits, ctx)
+            assert not waits, simulated_device.explain(waits)
+            torch.testing.assert_close(logits.cpu(), expected)

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from llmrec.collaborative.popularity import Popularity
-from llmrec.collaborative.sasrec.model import SasrecModel
+from llmrec.collaborative.sasrec.model import SasrecModel, choose_device
 from llmrec.collaborative.sasrec.settings import SasrecSettings
 from llmrec.collaborative.sasrec.training import PARTS, Loss, train
 from llmrec.collaborative.sasrec.windows import pad
@@ -107,6 +107,7 @@ class Sasrec:
             counts = tensors.pop("counts").numpy()
             model = SasrecModel(len(about["items"]), config)
             model.load_state_dict(tensors)
+            model.to(choose_device())
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; run the stage collaborative first") from None
         except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:

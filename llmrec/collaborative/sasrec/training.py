@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from llmrec.collaborative.sasrec.dropout import Dropout
 from llmrec.collaborative.sasrec.losses import bce_loss, ce_loss
-from llmrec.collaborative.sasrec.model import SasrecModel
+from llmrec.collaborative.sasrec.model import SasrecModel, choose_device
 from llmrec.collaborative.sasrec.settings import SasrecSettings
 from llmrec.collaborative.sasrec.windows import Ints, Window, augment, batches, cut_windows, pad, split_batch
 from llmrec.collaborative.sasrec.workers import RunAll, run_in_turn
@@ -127,7 +127,7 @@ class _Trainer:
         self.histories = histories
         self.negatives = NegativeSampler(histories, items)
         self.loss, self.config, self.seed, self.run_all = loss, config, seed, run_all
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = choose_device()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.model = SasrecModel(items, config).to(self.device)

@@ -17,6 +17,7 @@ import torch
 
 from llmrec.catalogue.catalogue import Prefixes, walk
 from llmrec.decode.scoring import log_normaliser, split_for_cache
+from llmrec.models.device import to_device
 from llmrec.models.head import head_at_positions, head_over_tokens
 from llmrec.token_tree import TokenTree, ancestor_mask, collate, unlabelled_tree
 
@@ -124,7 +125,7 @@ class CompletionTrees:
 
     def to(self, device: torch.device | str) -> CompletionTrees:
         """Return the same trees on a device."""
-        return self.from_batch({name: value.to(device) for name, value in self.as_batch().items()})
+        return self.from_batch({name: to_device(value, device) for name, value in self.as_batch().items()})
 
 
 def _tree(

@@ -24,6 +24,7 @@ from llmrec.train.alignment.setup import (
     order_prompts,
     train,
 )
+from llmrec.train.arguments import on_one_gpu
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,12 +82,14 @@ def _train_round(
         settings=settings,
         scorer=initial.scorer(settings),
         model=initial.model,
-        args=DPOConfig(
-            **alignment_arguments(settings, steps, seed, scratch, recipe.track.report_to),
-            per_device_train_batch_size=settings.batch,
-            loss_type=[UNUSED if ours else settings.loss],
-            label_smoothing=0.0 if ours else settings.label_smoothing,
-            max_length=None,
+        args=on_one_gpu(
+            DPOConfig(
+                **alignment_arguments(settings, steps, seed, scratch, recipe.track.report_to),
+                per_device_train_batch_size=settings.batch,
+                loss_type=[UNUSED if ours else settings.loss],
+                label_smoothing=0.0 if ours else settings.label_smoothing,
+                max_length=None,
+            )
         ),
         train_dataset=Dataset.from_dict(rows).select(order),
         data_collator=PairCollator(initial.pad_id),

@@ -17,7 +17,7 @@ from trl.trainer.utils import use_adapter
 from llmrec.config import DpoConfig
 from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees, LogProbs
 from llmrec.train.alignment.losses import rosepo, sdpo
-from llmrec.train.alignment.setup import ResumesFromAdapter, check_policy_is_reference
+from llmrec.train.alignment.setup import ResumesFromAdapter, check_policy_is_reference, computes_in_16_bits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,7 +72,7 @@ class TreeDPOTrainer(ResumesFromAdapter, DPOTrainer):
             policy = self._scorer.log_probs(model, trees)
         reference = self._reference(trees)
         if not self._begun and self.state.global_step == 0:
-            check_policy_is_reference(policy.tokens.detach(), reference.tokens)
+            check_policy_is_reference(policy.tokens.detach(), reference.tokens, computes_in_16_bits(self))
         self._begun = True
         rows = len(trees.input_ids)
         pairs = PairLogProbs.from_rows(policy, rows), PairLogProbs.from_rows(reference, rows)

@@ -27,6 +27,7 @@ from llmrec.train.alignment.setup import (
     train,
 )
 from llmrec.train.alignment.targets import draw_targets
+from llmrec.train.arguments import on_one_gpu
 
 METRIC_NAMES = {
     "reward": "reward",
@@ -74,16 +75,18 @@ def align_by_rewards(ctx: StageContext) -> None:
         scorer=initial.scorer(settings),
         context=_reward_context(settings, initial),
         model=initial.model,
-        args=GRPOConfig(
-            **common,
-            **loss_arguments(settings),
-            per_device_train_batch_size=settings.batch * settings.generations,
-            num_generations=settings.generations,
-            num_iterations=settings.iterations,
-            max_completion_length=initial.run.catalogue.length,
-            reward_weights=[reward.weight for reward in settings.rewards],
-            shuffle_dataset=False,
-            disable_dropout=True,
+        args=on_one_gpu(
+            GRPOConfig(
+                **common,
+                **loss_arguments(settings),
+                per_device_train_batch_size=settings.batch * settings.generations,
+                num_generations=settings.generations,
+                num_iterations=settings.iterations,
+                max_completion_length=initial.run.catalogue.length,
+                reward_weights=[reward.weight for reward in settings.rewards],
+                shuffle_dataset=False,
+                disable_dropout=True,
+            )
         ),
         train_dataset=Dataset.from_dict({"prompt": order.tolist()}),
         processing_class=initial.run.tokenizer,

@@ -16,7 +16,7 @@ from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees
 from llmrec.train.alignment.losses import ecpo_old_log_probs, gbpo_old_log_probs
 from llmrec.train.alignment.rewards import RewardContext
 from llmrec.train.alignment.rollouts import RolloutSampler, RolloutTasks, ScoredGroups, sample_rollouts
-from llmrec.train.alignment.setup import ResumesFromAdapter, check_policy_is_reference
+from llmrec.train.alignment.setup import ResumesFromAdapter, check_policy_is_reference, computes_in_16_bits
 
 UNBOUNDED = 1e6
 """A clip range that clips nothing."""
@@ -177,7 +177,7 @@ class TreeGRPOTrainer(ResumesFromAdapter, GRPOTrainer):
         """Set the log-probabilities that the ratio is taken to, as the loss has them."""
         old_log_probs = inputs.get("old_per_token_logps")
         if "ref_per_token_logps" in inputs and old_log_probs is None and self.state.global_step == 0:
-            check_policy_is_reference(tokens, inputs["ref_per_token_logps"])
+            check_policy_is_reference(tokens, inputs["ref_per_token_logps"], computes_in_16_bits(self))
         old = tokens if old_log_probs is None else old_log_probs
         advantages = inputs["advantages"].unsqueeze(1)
         settings = self._settings

@@ -23,13 +23,14 @@ from llmrec.models.evaluating import eval_mode
 from llmrec.models.lora import save_adapter
 from llmrec.train.alignment.rewards import Groups, RewardContext, has_zero_variance, sum_rewards
 from llmrec.vllm.engine import VllmEngine
+from llmrec.vllm.memory import gpu_share
 
 if TYPE_CHECKING:
     from llmrec.catalogue.catalogue import Catalogue
 
 
 GPU_SHARE = 0.4
-"""What vLLM may take of a GPU that it shares with the training."""
+"""What vLLM may take at most of a GPU that it shares with the training."""
 NO_TARGET = -1
 """A target that nobody knows: no rollout hits it."""
 
@@ -136,8 +137,7 @@ class VllmSampler:
             )
         if not torch.cuda.is_available():
             return VllmEngine(self._base, [adapter])
-        torch.cuda.empty_cache()
-        return VllmEngine(self._base, [adapter], gpu_memory_utilization=GPU_SHARE)
+        return VllmEngine(self._base, [adapter], gpu_memory_utilization=gpu_share(most=GPU_SHARE))
 
     def close(self) -> None:
         """End vLLM."""

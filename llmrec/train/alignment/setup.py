@@ -20,6 +20,7 @@ from llmrec.files import read_json, write_json
 from llmrec.models import modes
 from llmrec.models.lora import load_adapter_weights, save_adapter
 from llmrec.recommend.trained_run import TrainedRun
+from llmrec.text.mix import print_notice
 from llmrec.train.alignment.completions import CompletionScorer
 from llmrec.train.arguments import default_interval, training_arguments
 from llmrec.train.batch_order import group_by_length
@@ -37,8 +38,9 @@ MIN_INTERVAL = 5
 """Between two saves or looks at validation lists."""
 LISTS = 50
 """Length of the lists that are watched: a policy that has lost diversity loses HR at this depth first."""
-SAME = 1e-5
-"""How far policy and reference may be apart before the first step, in nats a token."""
+SAME, SAME_ON_GPU, SAME_IN_16_BITS = 1e-5, 1e-3, 0.1
+"""How far policy and reference may be apart before the first step, in nats a token. With gradients a GPU may compute
+by other kernels than without."""
 
 
 @dataclass(frozen=True)
@@ -206,11 +208,31 @@ class ResumesFromAdapter(Trainer):
         load_adapter_weights(self.policy, Path(resume_from_checkpoint))
 
 
-def check_policy_is_reference(policy: torch.Tensor, reference: torch.Tensor) -> None:
-    """Raise unless policy and reference give tokens, float [N, L], the same log-probabilities before training."""
+def check_policy_is_reference(policy: torch.Tensor, reference: torch.Tensor, in_16_bits: bool) -> None:
+    """Raise unless policy and reference give tokens, float [N, L], the same log-probabilities before training.
+
+    What rounding alone may explain is a warning where it is larger than expected.
+
+    Args:
+        policy: log-probabilities of the policy.
+        reference: those of the reference.
+        in_16_bits: whether the model's weights or its computation have 16 bits.
+    """
     apart = float((policy - reference).abs().max())
-    if not apart <= SAME:
-        raise AssertionError(f"policy and reference are {apart:.2e} nats apart before the first step")
+    is_exact = policy.device.type == "cpu" and not in_16_bits
+    expected = SAME_IN_16_BITS if in_16_bits else SAME if is_exact else SAME_ON_GPU
+    if apart <= expected:
+        return
+    message = f"policy and reference are {apart:.2e} nats apart before the first step"
+    if is_exact or not apart <= 10 * expected:
+        raise AssertionError(message)
+    print_notice(f"{message}; rounding should explain no more than {expected:g}")
+
+
+def computes_in_16_bits(trainer: Trainer) -> bool:
+    """Whether a trainer's model has weights of 16 bits, or computes in them."""
+    model: Any = trainer.model
+    return trainer.args.bf16 or trainer.args.fp16 or model.dtype.itemsize < torch.float32.itemsize
 
 
 class ValidationCallback(TrainerCallback):

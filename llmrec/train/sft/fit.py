@@ -22,7 +22,7 @@ from llmrec.errors import UserError
 from llmrec.models import dropout, modes
 from llmrec.text.mix import print_notice
 from llmrec.train import sharding
-from llmrec.train.arguments import default_interval, training_arguments
+from llmrec.train.arguments import default_interval, on_one_gpu, training_arguments
 from llmrec.train.launch import is_main_process, run_in_every_process
 from llmrec.train.memory import explain_out_of_memory, sft_memory_remedies
 from llmrec.train.metrics_file import MetricsFile, ProgressBar, last_checkpoint
@@ -148,7 +148,7 @@ def sft_arguments(
     often = default_interval(steps, MIN_INTERVAL)
     save_steps, eval_steps = sft.save_steps or often, sft.eval_steps or often
     best = validate and sft.keep != "last"
-    return SFTConfig(
+    arguments = SFTConfig(
         **training_arguments(sft, checkpoints, steps, recipe.seed, recipe.track.report_to),
         per_device_train_batch_size=sft.batch // workers.count,
         per_device_eval_batch_size=sft.batch,
@@ -163,6 +163,7 @@ def sft_arguments(
         metric_for_best_model=BEST.get(sft.keep),
         greater_is_better=sft.keep == "ndcg",
     )
+    return on_one_gpu(arguments)
 
 
 def _teacher(ctx: StageContext, prepared: Prepared) -> Teacher | None:
