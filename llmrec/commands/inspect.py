@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from pydantic import ValidationError
 
-from llmrec import assets, config
+from llmrec import assets, config, pipeline
 from llmrec.artifacts import find_run
 from llmrec.commands.stages import resolve, run_stages
 from llmrec.config import EvalConfig, EvalTask, Recipe, TaskConfig
@@ -114,12 +115,30 @@ def _collect_errors(problems: list[str]) -> Iterator[None]:
 
 
 def preview(name: str, overrides: list[str]) -> None:
-    """Print decoded training samples of a recipe, with ids, loss mask and the leak check."""
+    """Print decoded training samples of a recipe, with ids, loss mask and the leak check.
+
+    It reads the data, and trains nothing: if the run has no semantic IDs yet, examples take their place.
+    """
     recipe, folder = resolve(name, overrides)
-    run_stages(recipe, folder, "ids", records=False)
+    from llmrec.ids.tokenizer import TextTokenizer
+
+    # Textual IDs are made from item texts without training.
+    is_textual = isinstance(recipe.ids.quantizer, TextTokenizer)
+    run_stages(recipe, folder, "ids" if is_textual else "data", records=False)
     from llmrec.train.sft.preview import render
 
-    print(render(recipe, folder))
+    if "ids" not in pipeline.pending(recipe, folder, "ids"):
+        print(render(recipe, folder))
+        return
+    from llmrec.train.sft.example_ids import write_example_run
+
+    print(
+        "llmrec: the stage ids has not run, so the semantic IDs are examples; preview trains nothing",
+        file=sys.stderr,
+    )
+    with tempfile.TemporaryDirectory() as examples:
+        write_example_run(recipe, folder, Path(examples))
+        print(render(recipe, Path(examples)))
 
 
 def recommend(run: str, user: str | None, history: str | None, k: int, model: str | None = None) -> None:

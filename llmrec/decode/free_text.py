@@ -66,7 +66,10 @@ def generate_greedy(
     groups = group_by_length(
         [len(prompt) for prompt in prompts], lambda longest: max(1, batch_tokens // (longest + max_tokens))
     )
-    with torch.inference_mode(), tqdm(total=len(prompts), desc="answering", unit=" rows", leave=False) as bar:
+    with (
+        torch.inference_mode(),
+        tqdm(total=len(prompts), desc="answering", unit=" rows", leave=False, disable=None) as bar,
+    ):
         for group in groups:
             ids, mask = _pad_batch([prompts[row] for row in group], pad_id, on_left=True)
             sequences = model.generate(  # type: ignore[operator]  # transformers loses the method's type in its base class

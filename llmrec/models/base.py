@@ -14,6 +14,7 @@ from llmrec.config import BaseConfig, TinyConfig
 from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.models.supported import check_config, check_model
+from llmrec.quiet import hide_loading_bars
 
 if TYPE_CHECKING:
     import torch
@@ -136,6 +137,7 @@ def _load_checkpoint(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     _check_plain(folder, name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        hide_loading_bars()
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=False, use_safetensors=True
         )
@@ -205,6 +207,7 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        hide_loading_bars()
         loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"base.model: {path} cannot be loaded ({_first_line(error)})") from None

@@ -10,6 +10,7 @@ from llmrec.errors import UserError
 from llmrec.ids.tokens import sid_token
 from llmrec.models.lora import load_adapter
 from llmrec.models.vocabulary import ITEM_END, SidVocabulary, embedding_weight
+from llmrec.quiet import hide_loading_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -47,6 +48,7 @@ def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedT
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.use_cache = True  # training turned it off
+    hide_loading_bars()
     model.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
 
@@ -89,6 +91,7 @@ def load_checkpoint(
     from transformers import AutoModelForCausalLM
 
     try:
+        hide_loading_bars()
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype="auto", trust_remote_code=False, use_safetensors=True
         )

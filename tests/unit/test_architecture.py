@@ -11,10 +11,21 @@ from llmrec import pipeline
 PACKAGE = Path(llmrec.__file__).parent
 # A part may import itself and what stands before it.
 ORDER = (
-    *("errors", "layout", "plugins", "yaml_files", "files", "assets", "config", "artifacts"),
+    *(
+        "errors",
+        "layout",
+        "plugins",
+        "yaml_files",
+        "files",
+        "quiet",
+        "hardware",
+        "assets",
+        "config",
+        "artifacts",
+    ),
     *("token_tree", "screen"),
     *("metrics", "data", "collaborative", "ids", "text", "models", "catalogue", "decode", "vllm"),
-    *("recommend", "train", "evaluate", "estimate", "report", "serve"),
+    *("recommend", "train", "evaluate", "estimate", "report", "serving", "serve"),
     *("stages", "pipeline", "bench", "commands", "cli"),
 )
 MODULES = sorted(PACKAGE.rglob("*.py"))
