@@ -138,7 +138,9 @@ def preview(name: str, overrides: list[str]) -> None:
     )
     with tempfile.TemporaryDirectory() as examples:
         write_example_run(recipe, folder, Path(examples))
-        print(render(recipe, Path(examples)))
+        # Rows of tokens are not shown, and examples have no codebooks to start them from.
+        base = recipe.base.model_copy(update={"init": "mean"})
+        print(render(recipe.model_copy(update={"base": base}), Path(examples)))
 
 
 def recommend(run: str, user: str | None, history: str | None, k: int, model: str | None = None) -> None:
