@@ -11,6 +11,7 @@ pytest.importorskip("httpx", reason="starlette's test client needs it")
 
 from prometheus_client import generate_latest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
 from llmrec import serve
@@ -107,9 +108,12 @@ def test_requests_are_counted_by_outcome(client):
     assert count(f'llmrec_requests_total{{endpoint="/v1/recommend",model="",{failed}}}') == 1
 
 
-def test_vllms_key_guards_our_endpoints(app):
+def test_vllms_key_guards_our_endpoints(served):
     middleware = pytest.importorskip("vllm.entrypoints.serve.middleware.authenticate")
-    client = TestClient(middleware.AuthenticationMiddleware(app, ["secret"]))
+    guard = Middleware(middleware.AuthenticationMiddleware, tokens=["secret"])
+    app = Starlette(middleware=[guard])
+    add_item_routes(app, ItemLookup(served), k_max=20)
+    client = TestClient(app)
     assert client.get("/v1/search?q=thing").status_code == 401
     assert client.get("/v1/search?q=thing", headers={"Authorization": "Bearer secret"}).status_code == 200
 
