@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import errno
 import importlib
-import logging
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,19 +20,8 @@ from typer.exceptions import TyperException
 from llmrec import __version__
 from llmrec.errors import UserError
 from llmrec.pipeline import LATER, STAGES
+from llmrec.quiet import quieten
 
-# Defaults that silence other libraries; the user's environment has priority.
-QUIET = {
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "MPLBACKEND": "Agg",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TRL_EXPERIMENTAL_SILENCE": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-}
 INTERRUPTED = 130
 NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -90,7 +77,7 @@ def _options(
 ) -> None:
     if debug:
         os.environ["LLMREC_DEBUG"] = "1"
-    _quieten()
+    quieten()
 
 
 @app.command()
@@ -185,6 +172,10 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     k_max: Annotated[int, typer.Option(min=1, help="Maximum number of items of a request.")] = 100,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="VLLM_API_KEY", metavar="KEY", help="Key that requests to /v1/… must give."),
+    ] = None,
     memory_gb: Annotated[
         float | None,
         typer.Option(
@@ -193,7 +184,7 @@ def serve(
     ] = None,
 ) -> None:
     """Start vLLM's OpenAI server on a run, with its adapters, the catalogue and /v1/recommend."""
-    _call("serving.server", "serve", run, host, port, k_max, None, memory_gb)
+    _call("serving.server", "serve", run, host, port, k_max, api_key, memory_gb)
 
 
 @app.command()
@@ -354,15 +345,6 @@ def bench(
 ) -> None:
     """Run a benchmark and print its table and JSON."""
     _call("commands.bench", "run", name, options or [], dry_run)
-
-
-def _quieten() -> None:
-    if not os.environ.get("LLMREC_DEBUG"):
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about optional kernels
-        for key, value in QUIET.items():
-            os.environ.setdefault(key, value)
-        if not sys.warnoptions:
-            warnings.simplefilter("ignore")
 
 
 def _explain(error: Exception) -> tuple[int, str]:

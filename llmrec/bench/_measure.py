@@ -25,7 +25,7 @@ def time_interleaved(
         For each system, seconds of each repeat.
     """
     seconds: dict[str, list[float]] = {name: [] for name in systems}
-    with tqdm(total=(repeats + 1) * len(systems), desc=what, leave=False) as bar:
+    with tqdm(total=(repeats + 1) * len(systems), desc=what, leave=False, disable=None) as bar:
         for repeat in range(repeats + 1):
             for name, work in systems.items():
                 start = time.perf_counter()

@@ -23,7 +23,7 @@ from llmrec.bench._measure import speedup, summary, time_interleaved
 from llmrec.bench.trie import LEVELS, VOCABULARY
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
-from llmrec.screen import show
+from llmrec.report.screen import show
 
 ALLOWED = "trees, among allowed tokens"
 REFERENCE = ", reference"

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from llmrec import config, pipeline
 from llmrec.estimate.machine import write_figures
-from llmrec.screen import show
+from llmrec.report.screen import show
 
 ROWS_PER_USER = 50
 ROWS_PER_ITEM = 100
@@ -66,7 +66,9 @@ def generate(path: Path, rows: int, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     users, items = max(1, rows // ROWS_PER_USER), max(2, rows // ROWS_PER_ITEM)
     with path.open("wb") as file:
-        for start in tqdm(range(0, rows, _CHUNK), desc=f"generating {rows:,} rows", delay=2, leave=False):
+        for start in tqdm(
+            range(0, rows, _CHUNK), desc=f"generating {rows:,} rows", delay=2, leave=False, disable=None
+        ):
             size = min(_CHUNK, rows - start)
             chunk = {
                 "user": rng.integers(0, users, size),

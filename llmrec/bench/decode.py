@@ -24,7 +24,7 @@ from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.reference import beam_search, prefix_table
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
-from llmrec.screen import show
+from llmrec.report.screen import show
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

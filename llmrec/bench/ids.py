@@ -23,7 +23,7 @@ from llmrec.ids.collisions import resolve_collisions
 from llmrec.ids.new_items import assign_ids
 from llmrec.ids.quantizers.rq_kmeans import RqKmeansTokenizer
 from llmrec.ids.tokenizer import Codes, Tokenizer
-from llmrec.screen import show
+from llmrec.report.screen import show
 
 DIM, LEVELS, CODES, BLOCK = 384, 3, 256, 65_536
 PEER = "vector-quantize-pytorch"

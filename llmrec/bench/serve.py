@@ -23,7 +23,7 @@ from llmrec.artifacts import run_folder
 from llmrec.data.examples import evaluation_examples
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
-from llmrec.screen import show
+from llmrec.report.screen import show
 
 READY_SECONDS = 300
 HOST = "127.0.0.1"

@@ -23,7 +23,7 @@ from llmrec.config import load_recipe
 from llmrec.data.examples import training_histories
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
-from llmrec.screen import show
+from llmrec.report.screen import show
 from llmrec.train.sft.epochs import Epochs
 from llmrec.train.sft.prepare import Prepared, prepare
 from llmrec.train.sft.samples import TrainingTree, TreeCollator

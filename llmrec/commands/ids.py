@@ -53,7 +53,7 @@ def _compare(name: str, overrides: list[str], compare: str, out: Path | None) ->
     from llmrec.estimate import machine
     from llmrec.ids import compare as comparison
     from llmrec.ids.inputs.signals import RunSignals
-    from llmrec.screen import show
+    from llmrec.report.screen import show
 
     kinds = comparison.parse_kinds(compare)
     recipe, folder = stages.resolve(name, overrides)

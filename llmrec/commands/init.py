@@ -22,7 +22,7 @@ from llmrec.data.tables.notes import short, tell
 from llmrec.data.words import clean_text
 from llmrec.errors import UserError
 from llmrec.files import atomic_write
-from llmrec.screen import show
+from llmrec.report.screen import show
 
 _WIDTH = 40
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from pydantic import ValidationError
 
-from llmrec import assets, config
+from llmrec import assets, config, pipeline
 from llmrec.artifacts import find_run
 from llmrec.commands.stages import resolve, run_stages
 from llmrec.config import EvalConfig, EvalTask, Recipe, TaskConfig
@@ -116,12 +117,32 @@ def _collect_errors(problems: list[str]) -> Iterator[None]:
 
 
 def preview(name: str, overrides: list[str]) -> None:
-    """Print decoded training samples of a recipe, with ids, loss mask and the leak check."""
+    """Print decoded training samples of a recipe, with ids, loss mask and the leak check.
+
+    It reads the data, and trains nothing: if the run has no semantic IDs yet, examples take their place.
+    """
     recipe, folder = resolve(name, overrides)
-    recipe = run_stages(recipe, folder, "ids", records=False)
+    from llmrec.ids.tokenizer import TextTokenizer
+
+    # Textual IDs are made from item texts without training.
+    is_textual = isinstance(recipe.ids.quantizer, TextTokenizer)
+    recipe = run_stages(recipe, folder, "ids" if is_textual else "data", records=False)
     from llmrec.train.sft.preview import render
 
-    print(render(recipe, folder))
+    if "ids" not in pipeline.pending(recipe, folder, "ids"):
+        print(render(recipe, folder))
+        return
+    from llmrec.train.sft.example_ids import write_example_run
+
+    print(
+        "llmrec: the stage ids has not run, so the semantic IDs are examples; preview trains nothing",
+        file=sys.stderr,
+    )
+    with tempfile.TemporaryDirectory() as examples:
+        write_example_run(recipe, folder, Path(examples))
+        # Rows of tokens are not shown, and examples have no codebooks to start them from.
+        base = recipe.base.model_copy(update={"init": "mean"})
+        print(render(recipe.model_copy(update={"base": base}), Path(examples)))
 
 
 def recommend(run: str, user: str | None, history: str | None, k: int, model: str | None = None) -> None:
@@ -176,7 +197,7 @@ def compare(
         raise UserError("compare: only one run given; name a second, or --against SYSTEM of the same run")
     folders = [find_run(run) for run in runs]
     from llmrec.evaluate import compare as comparison
-    from llmrec.screen import show
+    from llmrec.report.screen import show
 
     names = [name.strip() for name in (metrics or "").split(",") if name.strip()]
     result = comparison.compare(folders, split, names or None, against)

@@ -230,7 +230,7 @@ def _show_results(folder: Path, until: str) -> None:
         return
     from llmrec.evaluate import gate
     from llmrec.report import tables, verdict
-    from llmrec.screen import show
+    from llmrec.report.screen import show
 
     metrics = read_json(folder / layout.METRICS)
     for split in metrics["protocol"]["splits"]:

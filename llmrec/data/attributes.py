@@ -205,4 +205,4 @@ def _hint_at_separator(flat: list[list[str]], name: str, separator: str | None, 
 
 
 def _progress(values: pl.Series) -> Any:
-    return tqdm(values.to_list(), desc=f"cleaning {values.name}", delay=2, leave=False)
+    return tqdm(values.to_list(), desc=f"cleaning {values.name}", delay=2, leave=False, disable=None)

@@ -210,7 +210,13 @@ class _Runner:
             lambda longest: self.cost.max_users(longest, width, beam_tokens, self.budget),
         )
         label = "decoding" if width == self.k else f"decoding, {width} beams"
-        with tqdm(total=len(users), desc=label, unit=" users", leave=False, disable=len(groups) < 2) as bar:
+        with tqdm(
+            total=len(users),
+            desc=label,
+            unit=" users",
+            leave=False,
+            disable=True if len(groups) < 2 else None,
+        ) as bar:
             for group in groups:
                 yield [users[i] for i in group]
                 bar.update(len(group))

@@ -67,7 +67,7 @@ def generate_greedy(
     groups = group_by_length(
         [len(prompt) for prompt in prompts], lambda longest: max(1, batch_tokens // (longest + max_tokens))
     )
-    bar = tqdm(total=len(prompts), desc="answering", unit=" rows", leave=False)
+    bar = tqdm(total=len(prompts), desc="answering", unit=" rows", leave=False, disable=None)
     with torch.inference_mode(), every_position_sees_something(), bar:
         for group in groups:
             ids, mask = _pad_batch([prompts[row] for row in group], pad_id, on_left=True)

@@ -90,7 +90,7 @@ def compare(signals: RunSignals, recipe: Recipe, kinds: list[str]) -> list[dict[
         _ = signals.collaborative
     _ = signals.histories, signals.traffic
     rows: list[dict[str, Any]] = []
-    for kind in tqdm(kinds, desc="tokenizers", unit="kind"):
+    for kind in tqdm(kinds, desc="tokenizers", unit="kind", disable=None):
         start = time.perf_counter()
         try:
             semantic_ids = make_semantic_ids(signals, recipe_for(recipe, kind))

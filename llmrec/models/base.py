@@ -16,6 +16,7 @@ from llmrec.files import read_json
 from llmrec.models.checkpoint import plain_generation, read_generation
 from llmrec.models.supported import check_config, check_model
 from llmrec.models.tokenizer import check_chat_template, first_line, load_base_tokenizer
+from llmrec.quiet import hide_loading_bars
 
 if TYPE_CHECKING:
     import torch
@@ -144,6 +145,7 @@ def _load_checkpoint(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     _check_plain(folder, name)
     tokenizer = load_base_tokenizer(folder, name)
     try:
+        hide_loading_bars()
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
@@ -218,6 +220,7 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        hide_loading_bars()
         loaded = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation=ATTENTION
         )

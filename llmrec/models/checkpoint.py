@@ -13,6 +13,7 @@ from llmrec.ids.tokens import sid_token
 from llmrec.models.device import ATTENTION, leave_out_cudnn_attention
 from llmrec.models.lora import load_adapter
 from llmrec.models.vocabulary import ITEM_END, SidVocabulary, embedding_weight
+from llmrec.quiet import hide_loading_bars
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -55,6 +56,7 @@ def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedT
     model.config.use_cache = True  # training turned it off
     if model.can_generate():
         model.generation_config = plain_generation(model.generation_config.to_dict())
+    hide_loading_bars()
     model.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
 
@@ -140,6 +142,7 @@ def load_checkpoint(
 
     leave_out_cudnn_attention()
     try:
+        hide_loading_bars()
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype="auto",

@@ -22,7 +22,6 @@ from llmrec.config import BEAMS, Section, validate
 from llmrec.errors import InvalidRequestError, UserError
 from llmrec.recommend.given_ids import as_id
 from llmrec.recommend.histories import UserHistories
-from llmrec.recommend.model_names import BASE, SFT
 from llmrec.recommend.trained_run import TrainedRun
 from llmrec.serving.address import check_address, listening
 from llmrec.serving.item_lookup import ItemLookup
@@ -128,7 +127,7 @@ def _arguments(served: TrainedRun, settings: dict[str, Any], host: str, port: in
         "host": host,
         "port": port,
         # The base is also `sft` where SFT has trained the base itself, so that this name works on every run.
-        "served_model_name": [BASE] if SFT in served.adapters else [BASE, SFT],
+        "served_model_name": [name for name in served.models if name not in served.adapters],
         "lora_modules": [LoRAModulePath(name, str(path)) for name, path in served.adapters.items()] or None,
         "middleware": [CHECK],
         "allowed_origins": [],  # vLLM's default allows every web page to read from a local server

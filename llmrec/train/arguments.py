@@ -75,5 +75,6 @@ def training_arguments(
         "save_total_limit": section.checkpoints,
         "report_to": list(report_to) or "none",
         "disable_tqdm": False,
+        "log_level_replica": "error",  # processes other than the first would warn again
         "use_cpu": not torch.cuda.is_available(),
     }

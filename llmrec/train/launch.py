@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from llmrec.artifacts import StageContext
 from llmrec.errors import UserError
 from llmrec.files import atomic_write
+from llmrec.quiet import quieten
 
 Result = TypeVar("Result")
 StageFunction = Callable[[StageContext], Any]
@@ -106,6 +107,7 @@ def run_in_every_process(work: Callable[[int, int], Result]) -> list[Result]:
 
 def _run_in_process(function: StageFunction, context: StageContext) -> Any:
     """Run the function in one process. A process that raises UserError exits, so that the others stop waiting."""
+    quieten()
     try:
         _join_group()
         return function(context)

@@ -111,7 +111,11 @@ class VllmEngine:
         scores = np.full((len(prompts), width), -np.inf, np.float32)
         groups = self._groups([len(prompt) for prompt in prompts], width)
         with tqdm(
-            total=len(prompts), desc="decoding", unit=" users", leave=False, disable=len(groups) < 2
+            total=len(prompts),
+            desc="decoding",
+            unit=" users",
+            leave=False,
+            disable=True if len(groups) < 2 else None,
         ) as progress:
             for group in groups:
                 top = self._search([prompts[user] for user in group], width, _select_users(mask, group), lora)

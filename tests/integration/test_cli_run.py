@@ -1,6 +1,7 @@
 """The real command line on the small shop of `tests/shop.py`, from a CSV to recommendations."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from shop import CARD
 
 from llmrec.cli import main
 from llmrec.commands.stages import next_command
+from llmrec.train.sft.example_ids import example_sids
 
 
 @pytest.fixture(autouse=True)
@@ -180,6 +182,35 @@ def test_preview_shows_what_is_trained_on_and_leaves_the_runs_recipe(capsys):
     assert Path("runs/shop/recipe.yaml").read_text() == before
 
 
+def test_preview_trains_nothing_and_says_that_its_ids_are_examples(capsys):
+    options = ["run=looked-at", "ids.quantizer={kind: letter, levels: 2, codes: 7, epochs: 100000}"]
+    assert main(["preview", "recipe.yaml", *options]) == 0
+    shown = capsys.readouterr()
+    assert "the semantic IDs are examples; preview trains nothing" in shown.err
+    assert "<b_" in shown.out and "<c_" not in shown.out and "loss on" in shown.out
+    made = {path.name for path in Path("runs/looked-at").iterdir()}
+    assert "data" in made and not made & {"collaborative", "ids", "base", "sft"}
+    assert shown.err.count("codebooks") == 0
+
+
+def test_example_ids_are_different_and_within_their_sizes():
+    for items, codes, levels in ((40, 8, 2), (5, 2, 1), (1, 4, 3), (1000, 10, 3), (1001, 10, 3)):
+        sids = example_sids(items, codes, levels, seed=3)
+        assert len({tuple(sid) for sid in sids.tolist()}) == items
+        assert sids.min() >= 0 and sids.max() < codes and sids.shape[1] >= levels
+    assert example_sids(1001, 10, 3, 0).shape[1] == 4
+
+
+def test_a_run_in_a_pipe_prints_its_own_lines_alone(shop):
+    """No bars, and nothing of other libraries."""
+    _, done = shop
+    allowed = re.compile(
+        r"/\S+: .*memory|/\S+: other programs|\[\d/\d\] \w+ +|log\.csv: times|data: 60 users|llmrec: "
+    )
+    strange = [line for line in done.stderr.splitlines() if line.strip() and not allowed.match(line)]
+    assert strange == []
+
+
 def test_a_run_in_use_is_refused(capsys):
     from llmrec.artifacts import lock
 
@@ -197,6 +228,16 @@ def test_the_runs_own_recipe_works_from_any_folder(shop, capsys, monkeypatch, tm
     monkeypatch.chdir(tmp_path)
     assert main(["run", str(recipe), "run=shop"]) == 0
     assert capsys.readouterr().err.count("done before, skipped") == 7
+
+
+def test_the_report_says_on_what_machine_and_data_and_when_its_figures_were_made():
+    page = " ".join(Path("runs/shop/eval/report.html").read_text().split())
+    manifest = json.loads(Path("runs/shop/eval/manifest.json").read_text())
+    about = manifest["machine"]
+    assert f"{about['cpu']}, {about['cores']} cores, {about['memory_gb']:g} GB of memory" in page
+    assert f"<dt>Date</dt><dd>{manifest['finished'][:10]}" in page
+    assert "shop: 480 interactions read; 480 kept, of 60 users and 40 items, 20% of all pairs." in page
+    assert "test: 60 of 60 users." in page
 
 
 def test_a_run_keeps_its_card():

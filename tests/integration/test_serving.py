@@ -11,8 +11,10 @@ pytest.importorskip("httpx", reason="starlette's test client needs it")
 
 from prometheus_client import generate_latest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
+from llmrec import serve
 from llmrec.errors import UserError
 from llmrec.ids.tokens import sid_token
 from llmrec.recommend.trained_run import TrainedRun
@@ -106,11 +108,45 @@ def test_requests_are_counted_by_outcome(client):
     assert count(f'llmrec_requests_total{{endpoint="/v1/recommend",model="",{failed}}}') == 1
 
 
-def test_vllms_key_guards_our_endpoints(app):
+def test_vllms_key_guards_our_endpoints(served):
     middleware = pytest.importorskip("vllm.entrypoints.serve.middleware.authenticate")
-    client = TestClient(middleware.AuthenticationMiddleware(app, ["secret"]))
+    guard = Middleware(middleware.AuthenticationMiddleware, tokens=["secret"])
+    app = Starlette(middleware=[guard])
+    add_item_routes(app, ItemLookup(served), k_max=20)
+    client = TestClient(app)
     assert client.get("/v1/search?q=thing").status_code == 401
     assert client.get("/v1/search?q=thing", headers={"Authorization": "Bearer secret"}).status_code == 200
+
+
+def test_a_user_is_answered_by_the_runs_own_history(served, shop, monkeypatch):
+    exceptions = pytest.importorskip("vllm.exceptions")
+    asked = []
+
+    async def answer(client, run, request, lora):
+        asked.append((request.history, lora))
+        return {"items": [{}, {}]}
+
+    monkeypatch.setattr(serve, "recommend", answer)
+    app = Starlette()
+    app.state.engine_client = None
+    serve.add_endpoint(app, served, 20)
+    client, line = TestClient(app), 'llmrec_recommended_items_total{model="sft"}'
+    before = count(line)
+    assert client.post("/v1/recommend", json={"user_id": "u7", "model": "sft"}).status_code == 200
+    rows = (shop[0] / "log.csv").read_text().splitlines()
+    assert asked == [([row.split(",")[1] for row in rows if row.startswith("u7,")], None)]
+    assert count(line) - before == 2
+    with pytest.raises(
+        exceptions.VLLMValidationError, match=r"'U7' is not in this run's data \(did you mean 'u7'"
+    ):
+        client.post("/v1/recommend", json={"user_id": "U7"})
+
+
+def test_sft_is_a_model_of_a_run_without_adapters_and_a_key_is_passed_on(served):
+    pytest.importorskip("vllm")
+    args = serve._arguments(served, {"model": str(served.base), "api_key": ["secret"]}, "127.0.0.1", 1)
+    assert args.served_model_name == ["base", "sft"] and args.lora_modules is None
+    assert args.api_key == ["secret"]
 
 
 @pytest.mark.parametrize(

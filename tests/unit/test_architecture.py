@@ -11,8 +11,19 @@ from llmrec import pipeline
 PACKAGE = Path(llmrec.__file__).parent
 # A part may import itself and what stands before it.
 ORDER = (
-    *("errors", "layout", "plugins", "yaml_files", "files", "assets", "hardware", "config", "artifacts"),
-    *("token_tree", "screen"),
+    *(
+        "errors",
+        "layout",
+        "plugins",
+        "yaml_files",
+        "files",
+        "quiet",
+        "hardware",
+        "assets",
+        "config",
+        "artifacts",
+    ),
+    "token_tree",
     *("metrics", "data", "collaborative", "ids", "text", "models", "catalogue", "decode", "vllm"),
     *("recommend", "train", "evaluate", "estimate", "report", "serving"),
     *("stages", "pipeline", "bench", "commands", "cli"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import cli, estimate, pipeline
+from llmrec import cli, estimate, pipeline, quiet
 from llmrec.cli import main
 from llmrec.commands import doctor, shipped
 from llmrec.config import BaseConfig, load_recipe
@@ -32,7 +32,7 @@ HEAVY = {
 @pytest.fixture(autouse=True)
 def folders(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMREC_RUNS", str(tmp_path / "runs"))
-    for name in cli.QUIET:
+    for name in (*quiet.DEFAULTS, "TQDM_DISABLE"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
     monkeypatch.delenv("LLMREC_DEBUG", raising=False)
 

@@ -143,10 +143,14 @@ class _Trainer:
         draw = np.random.default_rng([self.seed, epoch])
         pieces = augment(self.histories, self.config, draw)
         windows = cut_windows(pieces, self.config.history, self.model.start)
-        for step, batch in enumerate(batches(windows, self.config.batch, draw)):
-            targets = sum(window.target_count for window in batch)
-            total += self._step(batch, targets, (self.seed, epoch, step)) * targets
-            count += targets
+        every = sum(window.target_count for window in windows)
+        name = f"SASRec ({self.loss}), epoch {epoch}"
+        with tqdm(total=every, desc=name, unit=" targets", leave=False, disable=None) as progress:
+            for step, batch in enumerate(batches(windows, self.config.batch, draw)):
+                targets = sum(window.target_count for window in batch)
+                total += self._step(batch, targets, (self.seed, epoch, step)) * targets
+                count += targets
+                progress.update(targets)
         return total / max(count, 1)
 
     def _step(self, batch: Sequence[Window], targets: int, stream: tuple[int, ...]) -> float:

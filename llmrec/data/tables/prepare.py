@@ -37,7 +37,9 @@ def write_copy(path: Path, scratch: Path, lines: Iterable[str] | None = None) ->
 def _blocks(path: Path) -> Iterator[bytes]:
     """Yield the content of a file, decompressed if it is gzip, with a progress bar over its bytes on disk."""
     size = path.stat().st_size
-    bar = tqdm(total=size, unit="B", unit_scale=True, desc=f"reading {path.name}", delay=2, leave=False)
+    bar = tqdm(
+        total=size, unit="B", unit_scale=True, desc=f"reading {path.name}", delay=2, leave=False, disable=None
+    )
     with path.open("rb") as file, bar:
         source = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
         while block := source.read(_BLOCK):

@@ -206,7 +206,7 @@ def train(model: RqAutoencoder, items: Standardised, config: AutoencoderTokenize
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=WEIGHT_DECAY, fused=True)
     warm_up = min(WARM_UP, config.epochs // 2)
     losses: list[float] = []
-    bar = tqdm(range(config.epochs), desc=config.kind, unit="epoch")
+    bar = tqdm(range(config.epochs), desc=config.kind, unit="epoch", disable=None)
     for epoch in bar:
         if epoch == warm_up:
             start_codebooks(model, items, seed)

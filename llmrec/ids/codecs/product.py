@@ -99,7 +99,7 @@ def learn_parts(
     """Run k-means in each subspace; return codebooks `[size, part]` and the items' codes, int32 `[n, levels]`."""
     results = [
         kmeans(part, size, iterations, seed + level)
-        for level, part in enumerate(tqdm(parts, desc="product quantization", unit="level"))
+        for level, part in enumerate(tqdm(parts, desc="product quantization", unit="level", disable=None))
     ]
     codes = np.stack([assigned for _, assigned in results], axis=1)
     return [centroids for centroids, _ in results], codes

@@ -68,7 +68,7 @@ def cluster_tree(users: sparse.csc_array, clusters: int, leaf: int, seed: int) -
     paths = np.full((items, levels), -1, np.int32)
     popularity = _degrees(users)
     parts = [(np.arange(items), users)] if items > leaf else []
-    for level in tqdm(range(levels), desc="spectral clusters", unit="level"):
+    for level in tqdm(range(levels), desc="spectral clusters", unit="level", disable=None):
         smaller = []
         for members, rows in parts:
             labels = _split(rows, min(clusters, len(members)), seed)

@@ -26,7 +26,7 @@ class BalancedRqKmeansTokenizer(KmeansTokenizer):
         residuals = np.array(vectors, order="C")
         columns: list[NDArray[np.int32]] = []
         codebooks: list[NDArray[np.float32]] = []
-        for level in tqdm(range(self.levels), desc="balanced residual k-means", unit="level"):
+        for level in tqdm(range(self.levels), desc="balanced residual k-means", unit="level", disable=None):
             centroids, assigned = balanced_kmeans(residuals, size, self.iterations, seed + level)
             residuals -= centroids[assigned]
             columns.append(assigned)

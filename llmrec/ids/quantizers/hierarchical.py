@@ -28,7 +28,7 @@ class HierarchicalTokenizer(KmeansTokenizer):
         nodes = np.zeros(len(vectors), np.int32)
         count = 1
         columns, centroids, children = [], [], []
-        for level in tqdm(range(self.levels), desc="hierarchical k-means", unit="level"):
+        for level in tqdm(range(self.levels), desc="hierarchical k-means", unit="level", disable=None):
             column = np.empty(len(vectors), np.int32)
             table = np.full((count, size), -1, np.int32)
             books = []

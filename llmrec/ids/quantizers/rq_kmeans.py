@@ -23,7 +23,7 @@ class RqKmeansTokenizer(KmeansTokenizer):
         size = number_of_codes(self.codes, len(vectors))
         codec = ResidualCodec([], mean_vector(vectors))
         codes = np.empty((len(vectors), self.levels), np.int32)
-        for level in tqdm(range(self.levels), desc="residual k-means", unit="level"):
+        for level in tqdm(range(self.levels), desc="residual k-means", unit="level", disable=None):
             rows = training_rows(len(vectors), size, seed + level)
             residuals = codec.residuals(vectors[rows], codes[rows, :level])
             centroids = learn_centroids(residuals, size, self.iterations, seed + level)

@@ -298,5 +298,7 @@ def _blocks(rows: int, items: int, what: str) -> Iterator[tuple[int, int]]:
     """Yield the bounds of blocks of rows. A block of scores [rows, items] has at most `_CELLS` numbers."""
     size = max(1, _CELLS // items)
     starts = range(0, rows, size)
-    for start in tqdm(starts, desc=what, unit=" blocks", leave=False, disable=len(starts) < 2):
+    for start in tqdm(
+        starts, desc=what, unit=" blocks", leave=False, disable=True if len(starts) < 2 else None
+    ):
         yield start, min(start + size, rows)

@@ -180,7 +180,9 @@ def _task_trees(
     names_past = [uses_history(template) for template in mixed.templates]
     missing: Counter[str] = Counter()
     pairs = zip(drawn.tolist(), choice.tolist(), strict=True)
-    for row, index in tqdm(pairs, total=len(drawn), desc=f"encoding {task.id}", unit=" rows", leave=False):
+    for row, index in tqdm(
+        pairs, total=len(drawn), desc=f"encoding {task.id}", unit=" rows", leave=False, disable=None
+    ):
         case, template, draw = rows.case(row), mixed.templates[index], None
         if task.candidates is not None:
             draw = partial(negatives.sample, count=task.candidates, chosen=rows.person(row).observed_items)

@@ -1,0 +1,53 @@
+"""Silences what other libraries print in an ordinary run; errors and our own progress bars stay."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+
+DEFAULTS = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MPLBACKEND": "Agg",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""Defaults of variables; the user's environment has priority."""
+LOGGERS = ("bitsandbytes", "transformers.trainer", "vllm")
+"""Loggers that warn about optional kernels, missing packages, and tied weights, which are stored once."""
+
+
+def quieten() -> None:
+    """Silence other libraries in this process and its children, unless `LLMREC_DEBUG` is set.
+
+    Call it before they are imported. Where stderr is no terminal, no library draws progress bars.
+    """
+    if os.environ.get("LLMREC_DEBUG"):
+        return
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for key, value in DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+def hide_loading_bars() -> None:
+    """Hide the bars that transformers draws while it reads and writes weights; bars of downloads stay."""
+    if os.environ.get("LLMREC_DEBUG"):
+        return
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    were_hidden = are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()
+    if not were_hidden:
+        enable_progress_bars()
