@@ -141,8 +141,8 @@ class TreeEngine:
         has_item = beams.scores > -torch.inf
         items = torch.where(has_item, self.trie.item(beams.nodes), -1)
         is_exact = _certify(beams, k, self.margin)
-        items, scores, is_exact = fetch(items[:, :k], beams.scores[:, :k], is_exact[:, None])
-        return TopK(items, scores, None if noise is not None else is_exact[:, 0])
+        best, scores, exact = fetch(items[:, :k], beams.scores[:, :k], is_exact[:, None])
+        return TopK(best, scores, None if noise is not None else exact[:, 0])
 
     def _step(
         self,

@@ -1,7 +1,9 @@
-"""Dropout for models that were pretrained without it: Qwen and LLaMA have none outside attention."""
+"""Dropout for models that were pretrained without it, as Qwen and LLaMA outside attention, and a pause of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,3 +45,14 @@ def attach_dropout(model: PreTrainedModel | PeftModel, rate: float) -> None:
 
 def _drop(rate: float, module: torch.nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
     return dropout(output, rate, module.training)
+
+
+@contextmanager
+def eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Put a model into eval mode inside the block; restore its mode afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -27,8 +27,9 @@ from llmrec.serving.address import check_address, listening
 from llmrec.serving.item_lookup import ItemLookup
 from llmrec.serving.request_metrics import measured
 from llmrec.serving.routes import add_item_routes
-from llmrec.vllm.engine import check_lengths, engine_request, engine_settings, read_response
+from llmrec.vllm.engine import check_lengths, engine_request, read_response
 from llmrec.vllm.rounds import BeamSearchRounds, StepRequest, StepResponse
+from llmrec.vllm.settings import engine_settings
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -16,7 +16,7 @@ from llmrec.models import modes
 from llmrec.models.base import load_base
 from llmrec.models.lora import linear_layers
 from llmrec.models.vocabulary import embedding_matrices
-from llmrec.vllm.engine import check_adapters
+from llmrec.vllm.settings import check_adapters
 
 # 4-bit layers need widths that are multiples of 64.
 WIDE = {"hidden": 64, "intermediate": 128}

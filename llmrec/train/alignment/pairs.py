@@ -107,7 +107,7 @@ def beam_searcher(
     from llmrec.catalogue.item_mask import build_item_mask
     from llmrec.decode import batches
     from llmrec.decode.beam_search import TreeEngine
-    from llmrec.models.evaluating import eval_mode
+    from llmrec.models.dropout import eval_mode
 
     items = run.catalogue.items
 

@@ -19,11 +19,11 @@ from llmrec.decode.sampling import sample
 from llmrec.decode.scoring import Scoring
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
-from llmrec.models.evaluating import eval_mode
+from llmrec.models.dropout import eval_mode
 from llmrec.models.lora import save_adapter
 from llmrec.train.alignment.rewards import Groups, RewardContext, has_zero_variance, sum_rewards
 from llmrec.vllm.engine import VllmEngine
-from llmrec.vllm.memory import gpu_share
+from llmrec.vllm.settings import gpu_share
 
 if TYPE_CHECKING:
     from llmrec.catalogue.catalogue import Catalogue
