@@ -56,6 +56,13 @@ class _Module(backends._DummyBackendModule):
     def is_available(self):
         return _State.is_on
 
+    def get_rng_state(self, device=None):
+        """Torch's `fork_rng` saves it for every device that a process knows; draws are by generators of their own."""
+        return torch.empty(0, dtype=torch.uint8)
+
+    def set_rng_state(self, state, device=None):
+        """Nothing is drawn without a generator, so there is nothing to restore."""
+
 
 @functools.cache
 def _register():

@@ -130,6 +130,9 @@ def preview(name: str, overrides: list[str]) -> None:
     from llmrec.train.sft.preview import render
 
     if "ids" not in pipeline.pending(recipe, folder, "ids"):
+        run_stages(
+            recipe, folder, "ids", records=False
+        )  # it is done, here or in the parent, from which it is linked
         print(render(recipe, folder))
         return
     from llmrec.train.sft.example_ids import write_example_run

@@ -140,7 +140,7 @@ def test_the_gate_is_written_printed_and_shown(planted):
     for line in sentences(gate):
         assert f"gate: {line}" in shown
     assert '<h2 id="alignment">Alignment</h2>' in page and page.count("Reward") >= 2
-    assert page.count('class="lead"') == 1 and page.count("<details><summary>The ") == 2
+    assert page.count('class="lead"') == 1 and page.count("<details><summary>The ") == 3
 
 
 def test_the_winner_recommends_until_it_is_trained_anew(planted, tmp_path):

@@ -217,7 +217,7 @@ def text_of(path, answer):
 def test_every_endpoint_answers_with_an_item_whatever_the_biases_and_penalties(
     server, recommender, legal, path
 ):
-    codes = recommender.catalogue.token_ids.tolist()
+    codes = recommender.run.catalogue.token_ids.tolist()
     biases = [{}, dict.fromkeys(codes, -100), {0: 100, 1: 100}, {codes[0]: 100, codes[-1]: 100}]
     for seed, bias in enumerate(biases):
         more = {"logit_bias": {str(token): value for token, value in bias.items()}, "seed": seed}

@@ -14,10 +14,10 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
-from llmrec import serve
 from llmrec.errors import UserError
 from llmrec.ids.tokens import sid_token
 from llmrec.recommend.trained_run import TrainedRun
+from llmrec.serving import server as serve
 from llmrec.serving.item_lookup import ItemLookup
 from llmrec.serving.request_metrics import measured
 from llmrec.serving.routes import add_item_routes

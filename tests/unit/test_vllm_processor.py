@@ -20,8 +20,8 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext, 
 from vllm.v1.worker.gpu.sample.logits_processor.loader import _load_v2_logitsprocs_by_fqcns
 
 from llmrec.vllm import logits_processor
-from llmrec.vllm.engine import PROCESSOR
 from llmrec.vllm.logits_processor import TrieLogitsProcessor
+from llmrec.vllm.settings import PROCESSOR
 
 END, VOCABULARY, LEVELS, SLOTS = 3, 40, 3, 6
 CPU = torch.device("cpu")
