@@ -9,8 +9,8 @@ where the host would wait for the device is noted.
         ...
     assert len(waits) <= 3, simulated_device.explain(waits)
 
-It is torch's Python backend for PrivateUse1; nothing is compiled, and torch.cuda is left alone. A process that never
-switches it on has no such device, and outside of `switched_on` torch says that it is not available.
+It is torch's Python backend for PrivateUse1; nothing is compiled, and torch.cuda is left alone. Outside of
+`switched_on` torch says that the device is not available, so that other tests of the process see none.
 
 It cannot see: kernels (attention takes torch's math path, so nothing of alignment, ties, nondeterminism, or NaN but
 what `dead_rows_are_nan` asks for), memory and its end, speed, streams and races, several devices and NCCL, compiled
@@ -21,7 +21,6 @@ not work. Copies without `non_blocking` count as waits; those with it do not, as
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 from collections import Counter
 from unittest import mock
@@ -56,18 +55,18 @@ class _Module(backends._DummyBackendModule):
     def is_available(self):
         return _State.is_on
 
-    def get_rng_state(self, device=None):
-        """Torch's `fork_rng` saves it for every device that a process knows; draws are by generators of their own."""
-        return torch.empty(0, dtype=torch.uint8)
+    def device_count(self):
+        return int(_State.is_on)
 
-    def set_rng_state(self, state, device=None):
-        """Nothing is drawn without a generator, so there is nothing to restore."""
+    def get_rng_state(self, device=0):
+        return torch.get_rng_state()
+
+    def set_rng_state(self, state, device=0):
+        torch.set_rng_state(state)
 
 
-@functools.cache
-def _register():
-    """Tell torch of the device; once a process."""
-    backends._setup_privateuseone_for_python_backend(NAME, hook=_Hook(), backend_module=_Module())
+# At import, because autograd counts devices once, at a process's first backward.
+backends._setup_privateuseone_for_python_backend(NAME, hook=_Hook(), backend_module=_Module())
 
 
 def explain(waits):
@@ -258,7 +257,6 @@ def switched_on(dead_rows_are_nan=False):
     Args:
         dead_rows_are_nan: whether attention gives NaN, and not 0, to a query that may look at nothing.
     """
-    _register()
     make = torch.tensor
 
     def tensor(data, *args, device=None, **kwargs):  # torch's own does not ask the dispatcher

@@ -139,10 +139,10 @@ class TreeEngine:
                 if depth + 1 < self.trie.length:
                     beams, logits = self._advance(depth + 1, beams, state)
         has_item = beams.scores > -torch.inf
-        items = torch.where(has_item, self.trie.item(beams.nodes), -1)
-        is_exact = _certify(beams, k, self.margin)
-        best, scores, exact = fetch(items[:, :k], beams.scores[:, :k], is_exact[:, None])
-        return TopK(best, scores, None if noise is not None else exact[:, 0])
+        found = torch.where(has_item, self.trie.item(beams.nodes), -1)
+        proven = _certify(beams, k, self.margin)
+        items, scores, is_exact = fetch(found[:, :k], beams.scores[:, :k], proven[:, None])
+        return TopK(items, scores, None if noise is not None else is_exact[:, 0])
 
     def _step(
         self,

@@ -29,6 +29,7 @@ from llmrec.text.target_tree import TargetTreeBuilder
 from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees
 from llmrec.train.alignment.losses import rosepo, sdpo
 from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
+from llmrec.train.sft.teacher import Teacher
 from llmrec.train.sft.trainer import TreeTrainer
 
 RNG = np.random.default_rng(0)
@@ -203,29 +204,48 @@ def test_losses_of_alignment_and_their_gradients_are_those_of_the_cpu(on_cpu, on
     assert (found_gradient - expected_gradient).norm() < 1e-4 * expected_gradient.norm()
 
 
+class Popular:
+    """A teacher's model: the same scores for everybody."""
+
+    def log_probs(self, histories, items):
+        return np.tile(COLLABORATIVE[0, : len(items)], (len(histories), 1))
+
+
+TEACHER = Teacher(Popular(), Catalogue(TRIE, IDS, [str(n) for n in range(len(SIDS))], {}), 0.5)
+
+
 def training_batch():
-    trees = []
-    for prompt in LED:
+    """Windows of items, each asked for after those before it."""
+    trees, tokens = [], IDS.numpy()[SIDS + CODES * np.arange(LEVELS)].tolist()
+    for window in ([3, 1, 4, 1], [5, 9], [2, 6, 5]):
         builder = TargetTreeBuilder()
-        for cut in range(3, len(prompt)):
-            builder.add([*prompt[:cut], 37], cut)
-        trees.append(TrainingTree(builder.build()))
+        for cut in range(1, len(window)):
+            path = [token for item in window[: cut + 1] for token in tokens[item]]
+            builder.add(path, len(path) - LEVELS, history_length=cut)
+        trees.append(TrainingTree(builder.build(), np.array(window, np.int32), len(window)))
     rows = as_dataset(trees)
     return TreeCollator(pad_id=0)([rows[i] for i in range(len(rows))])
 
 
-def train(place):
+def train(place, teacher=None):
     """SFT's loss on a batch, and its gradient."""
     place.model.zero_grad()
-    batch = {name: value.to(place.device) for name, value in training_batch().items()}
-    loss = TreeTrainer.compute_loss(SimpleNamespace(_teacher=None), place.model, batch)
+    batch = {
+        name: value.to(place.device) if isinstance(value, torch.Tensor) else value  # as a Trainer does
+        for name, value in training_batch().items()
+    }
+    loss = TreeTrainer.compute_loss(SimpleNamespace(_teacher=teacher), place.model.train(), batch)
     loss.backward()
-    return loss.item(), gradient(place.model)
+    return loss.detach(), place.model.eval()
 
 
-def test_sfts_loss_and_gradient_are_those_of_the_cpu(on_cpu, on_device):
-    (expected, expected_gradient), (found, found_gradient) = train(on_cpu), train(on_device)
-    assert found == pytest.approx(expected, abs=1e-5)
+@pytest.mark.parametrize("teacher", [None, TEACHER], ids=["plain", "with a teacher"])
+def test_sfts_loss_and_gradient_are_those_of_the_cpu(on_cpu, on_device, teacher):
+    (expected, expected_gradient), (found, found_gradient) = (
+        (loss.item(), gradient(model))
+        for loss, model in (train(place, teacher) for place in (on_cpu, on_device))
+    )
+    assert found == pytest.approx(expected, abs=1e-4)
     assert (found_gradient - expected_gradient).norm() < 1e-4 * expected_gradient.norm()
 
 
@@ -240,10 +260,13 @@ def waits_of(model, work):
 
 
 BUDGETS = {
-    "plain": LEVELS + 4,
-    "a shared lead": LEVELS + 4,
-    "deny-lists": LEVELS + 6,
-    "textual IDs": 17,
+    "plain": LEVELS + 2,
+    "a shared lead": LEVELS + 2,
+    "deny-lists": LEVELS + 2,
+    "a prior": LEVELS + 2,
+    "samples": LEVELS + 1,
+    "widened lists": 2 * (LEVELS + 1) + 1,
+    "textual IDs": 2 * TEXTUAL.length + 5,
 }
 
 
@@ -251,3 +274,17 @@ BUDGETS = {
 def test_a_search_waits_once_a_level_and_a_few_times_more(model, name):
     waits = waits_of(model, SEARCHES[name])
     assert len(waits) <= BUDGETS[name], simulated_device.explain(waits)
+
+
+def test_candidates_wait_twice_a_batch(model):
+    waits = waits_of(
+        model, lambda place: score_candidates.score(place.model, PROMPTS[:1], [np.array([[20, 26]])])
+    )
+    assert len(waits) <= 2, simulated_device.explain(waits)
+
+
+@pytest.mark.parametrize("teacher", [None, TEACHER], ids=["plain", "with a teacher"])
+def test_a_training_step_waits_for_its_batch_and_for_what_is_learned(model, teacher):
+    """Five copies of the batch; the labelled positions for the head, the loss, and the gradient."""
+    waits = waits_of(model, lambda place: train(place, teacher))
+    assert len(waits) <= 5 + 3, simulated_device.explain(waits)

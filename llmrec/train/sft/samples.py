@@ -270,9 +270,9 @@ def as_dataset(lessons: Sequence[TrainingTree]) -> Dataset:
 class TreeCollator:
     """Rows of `as_dataset` to a padded batch, as `llmrec.token_tree.collate` gives it.
 
-    Beside its keys there are `labels`, the same as `shift_labels`; `history_length`, int64 [B, T], filled with 0;
-    `window_items`, int64 [B, W], filled with −1; `branches`, int64 [B, …], likewise; and `observed` and `owner`,
-    int64 [B].
+    Beside its keys there are `labels`, the same as `shift_labels`, and arrays for the teacher, which a Trainer leaves
+    on the host: `host_labels`, the same once more; `history_length`, int64 [B, T], filled with 0; `window_items`,
+    int64 [B, W], filled with −1; `branches`, int64 [B, …], likewise; and `observed` and `owner`, int64 [B].
     """
 
     def __init__(self, pad_id: int) -> None:
@@ -283,16 +283,18 @@ class TreeCollator:
         import torch
 
         trees = [TargetTree(*(row[name] for name in TREE)) for row in rows]
-        batch = {key: torch.from_numpy(value) for key, value in collate(trees, self._pad_id).items()}
+        batch: dict[str, Any] = {
+            key: torch.from_numpy(value) for key, value in collate(trees, self._pad_id).items()
+        }
         # Trainer counts the batch's targets only where it finds a key named labels.
         batch["labels"] = batch["shift_labels"]
         lengths = np.zeros(batch["input_ids"].shape, np.int64)
         for padded, tree in zip(lengths, trees, strict=True):
             padded[: len(tree)] = tree.history_length
-        batch["history_length"] = torch.from_numpy(lengths)
+        batch["history_length"], batch["host_labels"] = lengths, batch["labels"].numpy()
         for name in ("window_items", "branches"):
             several = [torch.from_numpy(row[name]).long() for row in rows]
-            batch[name] = torch.nn.utils.rnn.pad_sequence(several, batch_first=True, padding_value=-1)
+            batch[name] = torch.nn.utils.rnn.pad_sequence(several, batch_first=True, padding_value=-1).numpy()
         for name in ("observed", "owner"):
-            batch[name] = torch.tensor([int(row[name][0]) for row in rows])
+            batch[name] = np.array([int(row[name][0]) for row in rows])
         return batch

@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from llmrec.catalogue.prefix_mass import CollaborativePrior
+from llmrec.models.device import to_device
 from llmrec.text.target_tree import BRANCH
 from llmrec.token_tree import IGNORE
 
@@ -88,9 +89,7 @@ class Teacher:
                 row[[numbers[item] for item in history]] = -np.inf
         return log_probs
 
-    def losses(
-        self, log_probs: torch.Tensor, losses: torch.Tensor, batch: Mapping[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def losses(self, log_probs: torch.Tensor, losses: torch.Tensor, batch: Mapping[str, Any]) -> torch.Tensor:
         """Losses of a batch's labels, mixed with the teacher's cross-entropy for next-item answers.
 
         Args:
@@ -103,20 +102,21 @@ class Teacher:
         """
         mixed = losses.clone()
         for word in self.distributions(batch):
-            at, tokens, chances, real = (value.to(losses.device) for value in vars(word).values())
+            at, tokens, chances, real = (to_device(value, losses.device) for value in vars(word).values())
             teacher_losses = -(chances * log_probs[at[:, None], tokens]).sum(1)
             share = torch.where(real, self.weight, 1.0)
             mixed = mixed.index_put((at,), torch.lerp(losses[at], teacher_losses, share))
         return mixed
 
-    def distributions(self, batch: Mapping[str, torch.Tensor]) -> list[TeacherDistribution]:
+    def distributions(self, batch: Mapping[str, Any]) -> list[TeacherDistribution]:
         """The teacher's distributions for a batch's labels, level by level of the semantic IDs.
 
         Args:
             batch: as for `losses`.
         """
         labels, after, window, observed = (
-            batch[name].cpu() for name in ("shift_labels", "history_length", "window_items", "observed")
+            torch.as_tensor(batch[name])
+            for name in ("host_labels", "history_length", "window_items", "observed")
         )
         learned = labels != IGNORE
         labels, after, row = labels[learned], after[learned], learned.nonzero()[:, 0]
@@ -142,12 +142,12 @@ class Teacher:
             words.append(TeacherDistribution(at[at_level], tokens[which], chances[which], real[at_level]))
         return words
 
-    def _answers(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def _answers(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Items of a batch's answers, int64 [B, W, 1 + branches]: those of the window, then their branches."""
-        window, branches = batch["window_items"].cpu(), batch["branches"].cpu()
+        window, branches = torch.as_tensor(batch["window_items"]), torch.as_tensor(batch["branches"])
         width = max(1, window.shape[1] - 1)
         # Rows of different lengths are padded behind their end, so a row's count is the batch's.
-        observed = (batch["observed"].cpu().clamp(max=window.shape[1]) - 1).clamp(min=0)
+        observed = (torch.as_tensor(batch["observed"]).clamp(max=window.shape[1]) - 1).clamp(min=0)
         filled = (branches >= 0).sum(1)
         count = int((filled // observed.clamp(min=1)).max()) if branches.shape[1] else 0
         beside = branches.new_zeros(len(window), 1 + width, count)
@@ -159,7 +159,7 @@ class Teacher:
 
     def _level_distributions(
         self,
-        batch: Mapping[str, torch.Tensor],
+        batch: Mapping[str, Any],
         answers: torch.Tensor,
         row: torch.Tensor,
         after: torch.Tensor,
@@ -174,7 +174,9 @@ class Teacher:
             after: int64 [q], how many of its items are the history.
             place: int64 [q], which answer there: 0 the window's own, else that of a branch.
         """
-        window, observed, owner = (batch[name].cpu() for name in ("window_items", "observed", "owner"))
+        window, observed, owner = (
+            torch.as_tensor(batch[name]) for name in ("window_items", "observed", "owner")
+        )
         trie = self.catalogue.trie
         nodes = self._nodes[answers[row, after, place]]
         levels = []

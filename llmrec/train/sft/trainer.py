@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch.nn.functional import cross_entropy, log_softmax, nll_loss
@@ -123,7 +124,7 @@ class TreeTrainer(SFTTrainer):
         )
         return loss
 
-    def _pad_to_same_count(self, parts: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+    def _pad_to_same_count(self, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """A batch's pieces, and where weights are sharded as many as any process has: all call the model together."""
         if not self.is_fsdp_enabled:
             return parts
@@ -131,6 +132,7 @@ class TreeTrainer(SFTTrainer):
         torch.distributed.all_reduce(count, torch.distributed.ReduceOp.MAX)
         nothing = _part(parts[0], [0], MULTIPLE)
         nothing["shift_labels"] = torch.full_like(nothing["shift_labels"], IGNORE)
+        nothing["host_labels"] = np.full_like(nothing["host_labels"], IGNORE)
         return [nothing] * (int(count) - len(parts)) + parts
 
     def compute_loss(
@@ -173,7 +175,7 @@ class TreeTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def split_batch(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+def split_batch(batch: dict[str, Any]) -> list[dict[str, Any]]:
     """A batch in pieces of at most `MAX_ATTENTION_PAIRS` pairs of positions, each cut to the last label of its trees.
 
     Memory grows with the square of a tree's length, and a few users have read, or bought, very long texts.
@@ -185,10 +187,10 @@ def split_batch(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]
         The batch itself where it is small enough; else its pieces, trees in order of their length. A tree too long
         for `MAX_ATTENTION_PAIRS` is a piece of its own.
     """
-    labels = batch["shift_labels"]
+    labels = torch.as_tensor(batch["host_labels"])
     if labels.shape[0] * labels.shape[1] ** 2 <= MAX_ATTENTION_PAIRS:
         return [batch]
-    place = torch.arange(1, labels.shape[1] + 1, device=labels.device)
+    place = torch.arange(1, labels.shape[1] + 1)
     widths = torch.where(labels != IGNORE, place, 1).amax(1)
     order = widths.argsort(stable=True)
     parts: list[list[int]] = []
@@ -199,7 +201,7 @@ def split_batch(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]
     return [_part(batch, rows, int(widths[rows].max())) for rows in parts]
 
 
-def _part(batch: dict[str, torch.Tensor], rows: list[int], width: int) -> dict[str, torch.Tensor]:
+def _part(batch: dict[str, Any], rows: list[int], width: int) -> dict[str, Any]:
     """Some rows of a batch, and of these the first positions, as many as kernels like."""
     width = -(-width // MULTIPLE) * MULTIPLE
     of_rows = ("window_items", "branches", "observed", "owner")
