@@ -292,16 +292,20 @@ def _tree_tips(
         )
 
 
+LEAST_SPAN = 1e-9
+"""Difference of values below which an axis takes them as the same."""
+
+
 def axis_ticks(low: float, high: float, is_share: bool = False) -> list[float]:
     """Return at most seven round values; the first is at most `low`, the last is at least `high`.
 
     The axis of shares, whose values are all the same, is from 0 to 1, so that none goes beyond 1.
     """
     span = high - low
-    if span <= 0 and is_share:
+    if span < LEAST_SPAN and is_share:
         low, high, span = 0.0, 1.0, 1.0
-    if span <= 0:
-        span = abs(high) or 1.0
+    if span < LEAST_SPAN:
+        span = abs(high) if abs(high) >= LEAST_SPAN else 1.0
         high = low + span
     power = 10.0 ** math.floor(math.log10(span / 5))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= span / 5 * 0.999)

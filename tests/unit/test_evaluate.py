@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmrec.collaborative.popularity import Popularity
@@ -147,6 +147,7 @@ AXES = Axes("epoch", "loss, nats")
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
+@example(0.0, 5e-324)
 def test_no_axis_of_shares_goes_beyond_1(one, other):
     ticks = axis_ticks(min(one, other), max(one, other), is_share=True)
     assert 0 <= ticks[0] <= min(one, other) + 1e-6 and max(one, other) - 1e-6 <= ticks[-1] <= 1
