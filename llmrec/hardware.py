@@ -9,8 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 
 def cpu_name() -> str:
     """Return the name of the processor, or of its architecture if the system does not tell more."""
@@ -29,6 +27,8 @@ def core_count() -> int:
 
 def describe_machine() -> dict[str, Any]:
     """Return `cpu`, `cores` that may be used, `memory_gb`, and `gpu` if torch is loaded and sees one."""
+    import psutil  # not at start-up: every command imports this module
+
     about: dict[str, Any] = {
         "cpu": cpu_name(),
         "cores": core_count(),

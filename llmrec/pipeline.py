@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from llmrec import artifacts, assets, layout
 from llmrec.artifacts import Stage
 from llmrec.errors import UserError
-from llmrec.files import atomic_write, read_json
+from llmrec.files import atomic_write
 from llmrec.stages import (
     collaborative,
     data,
@@ -112,13 +112,12 @@ def execute(
 
 def with_sizes(recipe: Recipe, *folders: Path) -> Recipe:
     """Return a recipe with numbers for its keys that are `auto`, if the data stage of a folder has counted."""
-    counted = [folder for folder in folders if artifacts.read_manifest(folder, data.STAGE.name) is not None]
-    if not recipe.auto or not counted:
+    if not recipe.auto:
         return recipe
     from llmrec.config import DataSize, sized
 
-    counts = read_json(counted[0] / layout.DATA_REPORT)["counts"]
-    return sized(recipe, DataSize(**{name: counts[name] for name in DataSize.model_fields}))
+    size = next(filter(None, map(DataSize.counted, folders)), None)
+    return recipe if size is None else sized(recipe, size)
 
 
 def _record(recipe: Recipe, run: Path) -> None:

@@ -19,7 +19,7 @@ from llmrec.data.guess.folder import Guess, guess_folder
 from llmrec.data.guess.interactions import Sheet
 from llmrec.data.guess.reading import Understood, read_dataset
 from llmrec.data.tables.notes import short, tell
-from llmrec.data.words import clean_text
+from llmrec.data.words import plain
 from llmrec.errors import UserError
 from llmrec.files import atomic_write
 from llmrec.report.screen import show
@@ -99,7 +99,8 @@ def _ask(question: Question) -> int:
 
 def _take_best(question: Question) -> int:
     """Take the best guess, and say what else would have fitted."""
-    taken, *others = [question.options[question.best], *_without(question.options, question.best)]
+    taken = question.options[question.best]
+    others = [option for place, option in enumerate(question.options) if place != question.best]
     others_said = (
         f" ({len(others)} others fit too, such as {others[0]})" if len(others) > 1 else f", not {others[0]}"
     )
@@ -113,13 +114,9 @@ def _take_best(question: Question) -> int:
     return question.best
 
 
-def _without(options: list[str], index: int) -> list[str]:
-    return options[:index] + options[index + 1 :]
-
-
 def _plain(text: object) -> str:
     """Return text of the files without control characters."""
-    return clean_text(str(text), 400).text or ""
+    return plain(text, 400)
 
 
 def _print_guess(guess: Guess) -> None:

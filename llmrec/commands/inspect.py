@@ -126,13 +126,11 @@ def preview(name: str, overrides: list[str]) -> None:
 
     # Textual IDs are made from item texts without training.
     is_textual = isinstance(recipe.ids.quantizer, TextTokenizer)
-    recipe = run_stages(recipe, folder, "ids" if is_textual else "data", records=False)
+    has_ids = is_textual or "ids" not in pipeline.pending(recipe, folder, "ids")
+    recipe = run_stages(recipe, folder, "ids" if has_ids else "data", records=False)
     from llmrec.train.sft.preview import render
 
-    if "ids" not in pipeline.pending(recipe, folder, "ids"):
-        run_stages(
-            recipe, folder, "ids", records=False
-        )  # it is done, here or in the parent, from which it is linked
+    if has_ids:
         print(render(recipe, folder))
         return
     from llmrec.train.sft.example_ids import write_example_run

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+from llmrec import layout
 from llmrec.config.section import Section
+from llmrec.files import read_json
 
 AUTO = "auto"
 LONG = 40
@@ -30,6 +33,15 @@ class DataSize(Section):
     users: int
     items: int
     interactions: int
+
+    @classmethod
+    def counted(cls, run: Path) -> DataSize | None:
+        """Return the counts of a run's data stage; None if it has not counted."""
+        report = run / layout.DATA_REPORT
+        if not report.is_file():
+            return None
+        counts = read_json(report)["counts"]
+        return cls(**{name: counts[name] for name in cls.model_fields})
 
     @property
     def per_user(self) -> float:

@@ -87,6 +87,11 @@ def clean_text(raw: str | None, limit: int) -> Clean:
     return Clean(text or None, was_unescaped, had_control, clipped, had_markup)
 
 
+def plain(text: object, limit: int) -> str:
+    """Return text in one line without markup and control characters, at most `limit` characters of it."""
+    return clean_text(str(text), limit).text or ""
+
+
 def unescape(text: str) -> str:
     """Replace HTML entities until none is left: `&amp;amp;` becomes `&`."""
     while "&" in text:
@@ -222,7 +227,7 @@ def prices(values: Sequence[Any], decimal: str | None = None, missing: Sequence[
 
 def _number(value: Any) -> str | None:
     """Return the first number of a price as it is written; None if the value is no price."""
-    text = clean_text(str(value), 2 * _LONGEST_PRICE).text or ""
+    text = plain(value, 2 * _LONGEST_PRICE)
     if len(text) > _LONGEST_PRICE or _NOT_A_PRICE.search(text):
         return None
     match = _NUMBER.search(text)

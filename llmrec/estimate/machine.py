@@ -18,7 +18,7 @@ import psutil
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from llmrec.files import write_json
-from llmrec.hardware import cpu_name
+from llmrec.hardware import core_count, cpu_name
 
 SIDE, GPU_SIDE = 512, 4096
 BURSTS, PRODUCTS, PAUSE = 3, 10, 0.1
@@ -70,7 +70,7 @@ def thread_count() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if asked.isdecimal() and int(asked):
         return int(asked)
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = core_count()
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmrec import layout
 from llmrec.artifacts import Stage, read_manifest
 from llmrec.collaborative.systems import systems_in
 from llmrec.config import DataSize, Recipe, sized
@@ -15,7 +14,6 @@ from llmrec.data.card import Card, load_card
 from llmrec.estimate import alignment
 from llmrec.estimate.machine import BUSY, machine_speed, memory_of_training
 from llmrec.estimate.work import Workload
-from llmrec.files import read_json
 from llmrec.recommend.model_names import ALIGNED
 
 LIBRARIES_GB = 1.2
@@ -148,8 +146,4 @@ def _memory(work: Workload, stage: str) -> float:
 
 def dataset_size(card: Card, run: Path) -> DataSize | None:
     """Return the size of the data: from the finished data stage, else from the card, else None."""
-    report = run / layout.DATA_REPORT
-    if report.is_file():
-        counts = read_json(report)["counts"]
-        return DataSize(**{name: counts[name] for name in DataSize.model_fields})
-    return card.size
+    return DataSize.counted(run) or card.size

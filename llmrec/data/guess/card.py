@@ -19,7 +19,7 @@ from llmrec.data.guess.files import FoundTable
 from llmrec.data.guess.folder import Guess
 from llmrec.data.guess.interactions import LogGuess
 from llmrec.data.guess.reading import Understood
-from llmrec.data.words import clean_text
+from llmrec.data.words import plain
 from llmrec.errors import UserError
 from llmrec.yaml_files import parse_yaml
 
@@ -241,4 +241,4 @@ def _line(text: str, comment: str) -> str:
 
 def _comment(text: str) -> str:
     """Return text of the files in one line without control characters."""
-    return clean_text(text, 200).text or ""
+    return plain(text, 200)
