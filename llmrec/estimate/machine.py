@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,7 @@ SIDE, GPU_SIDE = 512, 4096
 BURSTS, PRODUCTS, PAUSE = 3, 10, 0.1
 LOOKED_AT = 0.3
 """Seconds during which the use of the processors is observed."""
+FIXED_SEED = "fixed in the benchmark's code"
 BUSY = 0.2
 """Share of the processors that other programs use on a machine that is called busy."""
 
@@ -119,15 +121,19 @@ def machine(*packages: str) -> dict[str, Any]:
     return about
 
 
-def write_figures(out: Path | None, command: str, figures: Any, *packages: str) -> None:
-    """Write figures as JSON, with their command, the machine and package versions.
+def write_figures(
+    out: Path | None, command: str, figures: Any, *packages: str, seed: int | list[int] | str = FIXED_SEED
+) -> None:
+    """Write figures as JSON, with their command, the date (UTC), the seed, the machine and package versions.
 
     Args:
         out: the file; None writes nothing.
         command: the command that measured the figures.
         figures: JSON data.
         packages: packages whose versions are listed.
+        seed: the seed or seeds that decided the figures.
     """
     if out is not None:
-        content = {"command": command, "machine": machine(*packages), "figures": figures}
-        write_json(out, content)
+        date = datetime.now(UTC).date().isoformat()
+        about = {"command": command, "date": date, "seed": seed, "machine": machine(*packages)}
+        write_json(out, about | {"figures": figures})
