@@ -29,6 +29,7 @@ from llmrec.train.alignment.grpo_trainer import TreeGRPOTrainer, loss_arguments
 from llmrec.train.alignment.losses import sdpo
 from llmrec.train.alignment.rewards import RewardContext
 from llmrec.train.alignment.rollouts import RolloutTasks, TreeSampler
+from llmrec.train.arguments import checkpointing_argument
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -157,7 +158,7 @@ def _arguments() -> dict[str, Any]:
         "output_dir": tempfile.gettempdir(),
         "report_to": "none",
         "remove_unused_columns": False,
-        "gradient_checkpointing": False,
+        **checkpointing_argument(False),
         "bf16": False,
         "use_cpu": DEVICE == "cpu",
     }

@@ -24,6 +24,7 @@ from llmrec.data.examples import training_histories
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
 from llmrec.report.screen import show
+from llmrec.train.arguments import checkpointing_argument
 from llmrec.train.sft.epochs import Epochs
 from llmrec.train.sft.prepare import Prepared, prepare
 from llmrec.train.sft.samples import TrainingTree, TreeCollator
@@ -169,7 +170,7 @@ class _Work:
         settings = SFTConfig(
             output_dir=tempfile.gettempdir(),
             per_device_train_batch_size=per_batch,
-            gradient_checkpointing=self.checkpointing,
+            **checkpointing_argument(self.checkpointing),
             padding_free=options.pop("padding_free", False),
             dataset_kwargs={"skip_prepare_dataset": True},
             remove_unused_columns=False,

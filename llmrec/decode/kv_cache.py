@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -104,12 +105,24 @@ class TreeCache:
             input_ids=tokens,
             attention_mask=mask.unsqueeze(1),
             position_ids=(self.lengths + self.depth).unsqueeze(1).expand(-1, beams),
-            past_key_values=self.cache,
             use_cache=True,
+            **cache_argument(self.model, self.cache),
         )
         self.depth += 1
         logits: torch.Tensor = out.logits
         return logits
+
+
+def cache_argument(model: PreTrainedModel, cache: Cache) -> dict[str, Cache]:
+    """A model's argument for its cache: transformers has renamed `past_key_values` to `cache`.
+
+    Args:
+        model: the model, with or without adapters.
+        cache: the argument's value.
+    """
+    plain = getattr(model, "get_base_model", lambda: model)()
+    name = "cache" if "cache" in inspect.signature(plain.forward).parameters else "past_key_values"
+    return {name: cache}
 
 
 def prefill(
@@ -140,7 +153,7 @@ def prefill(
     cache = Cache(layers=layers)
     if shared:
         prefix = to_device(torch.tensor([list(prompts[0][:shared])]), model.device)
-        model(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model(input_ids=prefix, use_cache=True, logits_to_keep=1, **cache_argument(model, cache))
     lengths = to_device(torch.tensor(own), model.device)
     is_token = torch.arange(width, device=model.device) >= (width - lengths).unsqueeze(1)
     trunk = torch.cat([is_token.new_ones((len(prompts), shared)), is_token], dim=1)
@@ -148,9 +161,9 @@ def prefill(
         input_ids=to_device(ids, model.device),
         attention_mask=_prompt_mask(trunk, shared) if min(own) < width else None,
         position_ids=(trunk.long().cumsum(1) - 1)[:, shared:].clamp(min=0),
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **cache_argument(model, cache),
     )
     beam_mask = torch.zeros((len(prompts), 1, 0), dtype=torch.bool, device=model.device)
     return TreeCache(model, cache, out.logits, lengths + shared, trunk, beam_mask)
