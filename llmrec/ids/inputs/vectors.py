@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,10 @@ def encode(texts: list[str], config: EncoderConfig) -> NDArray[np.float32]:
         ) from None
     encoder.max_seq_length = min(config.max_tokens, encoder.max_seq_length or config.max_tokens)
     clipped = [text[: config.max_tokens * CHARACTERS_PER_TOKEN] for text in texts]
-    vectors = encoder.encode(clipped, batch_size=config.batch, show_progress_bar=True, convert_to_numpy=True)
+    on_terminal = sys.stderr.isatty()  # asked for, the bar would be drawn in a pipe too
+    vectors = encoder.encode(
+        clipped, batch_size=config.batch, show_progress_bar=on_terminal, convert_to_numpy=True
+    )
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
