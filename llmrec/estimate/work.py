@@ -226,7 +226,8 @@ class Workload:
     @property
     def _chat_head(self) -> int:
         """Tokens of the chat format before a message; the tiny base has none."""
-        return 0 if self.recipe.base.model == "tiny" else CHAT_HEAD
+        base = self.recipe.base
+        return CHAT_HEAD if base.chat and base.model != "tiny" else 0
 
     def _count(self, segments: list[Segment]) -> float:
         tokens = sum(len(s) for s in segments if isinstance(s, str)) / CHARACTERS_PER_TOKEN
