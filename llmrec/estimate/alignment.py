@@ -8,6 +8,7 @@ whole vocabulary.
 from __future__ import annotations
 
 from llmrec.config import AlignmentConfig, DpoConfig, GrpoConfig, PairsConfig
+from llmrec.config.training import Bfloat16
 from llmrec.estimate.work import (
     BYTES_PER_TRAINED,
     ROWS_PER_SECOND,
@@ -28,8 +29,8 @@ def seconds(work: Workload, stage: str) -> float:
         tokens = prompts * work.list_tokens(recipe.pairs.width) if _needs_beams(work) else 0.0
         return prompts / ROWS_PER_SECOND + _time(work, 2 * tokens)
     if stage == "dpo":
-        return _time(work, _dpo(work) + _validation(work, recipe.dpo))
-    return _time(work, _grpo(work) + _validation(work, recipe.grpo))
+        return _time(work, _dpo(work) + _validation(work, recipe.dpo), recipe.dpo.bf16)
+    return _time(work, _grpo(work) + _validation(work, recipe.grpo), recipe.grpo.bf16)
 
 
 def memory(work: Workload, stage: str) -> float:
@@ -100,6 +101,6 @@ def _needs_beams(work: Workload) -> bool:
     return bool({"beams", "judge"} & set(work.recipe.pairs.sources))
 
 
-def _time(work: Workload, flops: float) -> float:
+def _time(work: Workload, flops: float, bf16: Bfloat16 = False) -> float:
     slower = SLOWER_4_BITS if work.recipe.sft.mode == "qlora" else 1.0
-    return flops * slower * work.shape.parameters / work.flop_rate()
+    return flops * slower * work.shape.parameters / work.flop_rate(bf16)

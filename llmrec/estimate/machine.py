@@ -37,10 +37,12 @@ class Speed:
     Attributes:
         flops: FLOP/s of a matrix product on the idle machine: float32 on all cores, or bfloat16 on a GPU.
         used_by_others: share of the processors that other programs used just before, 0 to 1; 0 on a GPU.
+        gpu: whether the machine has a GPU that computes.
     """
 
     flops: float
     used_by_others: float
+    gpu: bool = False
 
 
 @cache
@@ -57,7 +59,9 @@ def machine_speed() -> Speed:
 
         if torch.cuda.is_available():
             on_gpu = torch.randn(GPU_SIDE, GPU_SIDE, dtype=torch.bfloat16, device="cuda")
-            return Speed(_rate(lambda: (on_gpu @ on_gpu)[0, 0].item(), GPU_SIDE, time.perf_counter), 0.0)
+            return Speed(
+                _rate(lambda: (on_gpu @ on_gpu)[0, 0].item(), GPU_SIDE, time.perf_counter), 0.0, gpu=True
+            )
     used = psutil.cpu_percent(interval=LOOKED_AT) / 100
     matrix = np.random.default_rng(0).standard_normal((SIDE, SIDE), dtype=np.float32)
     if not any(library["user_api"] == "blas" for library in threadpool_info()):
@@ -86,9 +90,23 @@ def memory_of_training() -> tuple[float, str]:
     return psutil.virtual_memory().total / 1e9, "this machine"
 
 
-def matmul_rate() -> float:
-    """FLOP/s of a matrix product on the idle machine."""
-    return machine_speed().flops
+def matmul_rate(bfloat16: bool = False) -> float:
+    """FLOP/s of a matrix product on the idle machine, in float32 or in bfloat16; on a GPU always in bfloat16."""
+    return _bfloat16_rate() if bfloat16 and not machine_speed().gpu else machine_speed().flops
+
+
+@cache
+def _bfloat16_rate() -> float:
+    """FLOP/s of a bfloat16 product on all cores, measured as `machine_speed` does; NumPy has no such products."""
+    import torch
+
+    matrix = torch.randn(SIDE, SIDE, dtype=torch.bfloat16)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _rate(lambda: matrix @ matrix, SIDE, time.thread_time) * thread_count()
+    finally:
+        torch.set_num_threads(before)
 
 
 def _rate(product: Callable[[], object], side: int, clock: Callable[[], float]) -> float:

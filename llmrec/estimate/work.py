@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 
 from llmrec.config import ALL_LINEAR, DataSize, LoraSettings, Recipe
+from llmrec.config.precision import uses_bfloat16
+from llmrec.config.training import Bfloat16
 from llmrec.data.card import EVENT_FIELDS, Card, Source
 from llmrec.estimate.machine import matmul_rate
 from llmrec.models.shape import model_shape
@@ -15,9 +17,15 @@ from llmrec.text.tasks import Source as RowSource
 from llmrec.text.tasks import Task
 from llmrec.token_tree import MAX_ATTENTION_PAIRS
 
-REACHED = 0.35  # share of the measured rate that training and decoding of small models reach
-REACHED_WIDE = 0.45  # share that models reach from the hidden size `WIDE` on, whose matrix products are large
 WIDE = 512
+REACHED = {
+    (False, False): 0.35,
+    (False, True): 0.45,
+    (True, False): 0.15,
+    (True, True): 0.45,
+}
+"""Share of the measured rate that a model reaches, by (bfloat16, hidden size of at least `WIDE`): products of narrow
+matrices are a smaller part of the time, all the more where they are fast."""
 ENCODER_PARAMETERS = 10.6e6  # all-MiniLM-L6-v2 without its embeddings
 ENCODED_TOKENS = 32  # of one item's text
 CHARACTERS_PER_TOKEN = 4
@@ -226,7 +234,8 @@ class Workload:
     @property
     def _chat_head(self) -> int:
         """Tokens of the chat format before a message; the tiny base has none."""
-        return 0 if self.recipe.base.model == "tiny" else CHAT_HEAD
+        base = self.recipe.base
+        return CHAT_HEAD if base.chat and base.model != "tiny" else 0
 
     def _count(self, segments: list[Segment]) -> float:
         tokens = sum(len(s) for s in segments if isinstance(s, str)) / CHARACTERS_PER_TOKEN
@@ -263,7 +272,7 @@ class Workload:
         elif stage == "tasks":
             questions = sum(min(size.users, entry.users or size.users) for entry in recipe.eval.tasks)
             flops = questions * (2 * QUESTION_TOKENS + ANSWER_TOKENS) * 2 * self.shape.parameters
-        return flops / self.flop_rate() + teacher
+        return flops / self.flop_rate(recipe.sft.bf16 if stage == "sft" else False) + teacher
 
     def training_flops(self) -> float:
         """FLOPs of SFT's steps.
@@ -280,9 +289,10 @@ class Workload:
         slower = SLOWER_4_BITS if sft.mode == "qlora" else 1.0
         return tokens * passes * blocks * slower + labels * 6 * shape.head_parameters
 
-    def flop_rate(self) -> float:
-        """FLOP/s that this model reaches on the idle machine."""
-        return matmul_rate() * (REACHED_WIDE if self.shape.hidden >= WIDE else REACHED)
+    def flop_rate(self, bf16: Bfloat16 = False) -> float:
+        """FLOP/s that this model reaches on the idle machine, given the key `bf16` of what runs."""
+        fast = uses_bfloat16(bf16)
+        return matmul_rate(fast) * REACHED[fast, self.shape.hidden >= WIDE]
 
     def _mean_length(self) -> float:
         """Mean tokens of a training tree."""

@@ -32,6 +32,9 @@ def test_only_the_sid_rows_of_the_base_were_trained(shop, lora):
 
     with small_shop.inside(shop[0]):
         start = prepare(load_recipe("recipe.yaml", LORA), lora)
+        on_it = prepare(load_recipe("recipe.yaml", [*LORA, f"base.model={lora / 'base'}"]), lora)
+    assert start.new_tokens.tolist() == start.catalogue.vocabulary.added_ids.tolist()
+    assert not len(on_it.new_tokens)  # that base has them, trained
     before = start.model.get_input_embeddings().weight.detach().numpy()
     with safe_open(lora / "base" / "model.safetensors", framework="np") as file:
         after = file.get_tensor("model.embed_tokens.weight")

@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+import torch
 
 from llmrec import estimate
 from llmrec.config import DataSize, load_recipe
@@ -92,3 +93,24 @@ def test_a_tree_shares_the_chat_format_and_a_sample_repeats_it():
 
     added = [per_target(chat) - per_target(plain) for chat, plain in zip((tree, single), bare, strict=True)]
     assert added[0] < 0.5 * added[1]
+
+
+def test_bfloat16_counts_where_the_machine_has_it(monkeypatch):
+    rates = {False: 100.0, True: 400.0}
+    monkeypatch.setattr(estimate.work, "matmul_rate", lambda fast=False: rates[fast])
+    for has_it in (False, True):
+        monkeypatch.setattr(
+            estimate.work, "uses_bfloat16", lambda wanted, has_it=has_it: bool(wanted) and has_it
+        )
+        planned = work("sft.bf16=auto")
+        assert planned.flop_rate("auto") == rates[has_it] * estimate.work.REACHED[has_it, True]
+        assert planned.flop_rate() == rates[False] * estimate.work.REACHED[False, True]
+        wanted = planned.training_flops() + planned.validation_tokens() * 2 * planned.shape.linear_parameters
+        assert planned.seconds("sft") == pytest.approx(wanted / planned.flop_rate("auto"))
+
+
+def test_the_rate_of_bfloat16_is_measured():
+    machine._bfloat16_rate.cache_clear()
+    before = torch.get_num_threads()
+    assert machine.matmul_rate(bfloat16=True) > 0
+    assert torch.get_num_threads() == before

@@ -31,7 +31,7 @@ class TreeTrainer(SFTTrainer):
         epochs: the trees of the whole training; their order is ours, and a step takes `args`'s batch of them from
             all processes together. A batch of long trees is computed a piece at a time.
         validation_lists: validation users whose lists are decoded at every evaluation, which then has `eval_ndcg@10`.
-        teacher: whose word is learned beside the labels.
+        teacher: whose probabilities are learned beside the labels.
         compiled: whether a sharded model's layers are compiled; of another, `args` says it.
         kwargs: SFTTrainer's.
     """
@@ -142,7 +142,7 @@ class TreeTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Mean negative log-likelihood of the batch's labels, in training with the teacher's word mixed in.
+        """Mean negative log-likelihood of the batch's labels, in training with the teacher's probabilities mixed in.
 
         Args:
             model: the (wrapped) model.
