@@ -18,7 +18,7 @@ import torch
 from rich.table import Table
 
 from llmrec.artifacts import read_manifest, run_folder
-from llmrec.bench._measure import speedup, summary, time_interleaved
+from llmrec.bench._measure import speedup, summary, time_interleaved, work_done
 from llmrec.config import load_recipe
 from llmrec.data.examples import training_histories
 from llmrec.errors import UserError
@@ -51,7 +51,7 @@ def run(
 ) -> list[dict[str, Any]]:
     """Time a pass over the same targets: forward and backward of all batches, and one AdamW step.
 
-    The systems run in float32 and are interleaved.
+    The systems run in the precision of the run's base (`base.dtype`) and are interleaved.
 
     Args:
         runs: runs with a finished stage ids; their recipes give base model, first template and history.
@@ -66,9 +66,9 @@ def run(
         out: JSON file for the figures; None writes nothing.
 
     Returns:
-        Per run: number of targets; per system the tokens that pass through the model, seconds, `times_faster`; the
-        relative difference of the trees' gradient from that of padded samples; peak memory in MB; and encoded samples
-        a second.
+        Per run: number of targets; per system the tokens that pass through the model, seconds, `times_faster`, the
+        operations (`work_done`); the relative difference of the trees' gradient from that of padded samples; peak
+        memory in MB; and encoded samples a second.
     """
     figures = []
     for name in runs:
@@ -85,6 +85,7 @@ def run(
                 "tokens": {system: _tokens(trainer) for system, trainer in works.items()},
                 "seconds": {system: summary(times) for system, times in seconds.items()},
                 "times_faster": faster,
+                "work": work_done(passes, seconds),
                 "gradient_error": _gradient_error(works["trees"], works[PADDED]),
                 "peak_memory_mb": {system: _peak(name, system, size) for system in works} if memory else {},
                 "samples_per_second": _encoding(work),

@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from llmrec.config.precision import uses_bfloat16
 from llmrec.files import write_json
 from llmrec.hardware import core_count, cpu_name
 
+Precision = Literal["float32", "bfloat16", "auto"]
 SIDE, GPU_SIDE = 512, 4096
 BURSTS, PRODUCTS, PAUSE = 3, 10, 0.1
 LOOKED_AT = 0.3
@@ -33,7 +35,7 @@ class Speed:
     """What a machine computes, and how much of it others use.
 
     Attributes:
-        flops: FLOP/s of a matrix product on the idle machine: float32 on all cores, or bfloat16 on a GPU.
+        flops: FLOP/s of a matrix product on the idle machine: float32 on all cores, or on a GPU.
         used_by_others: share of the processors that other programs used just before, 0 to 1; 0 on a GPU.
     """
 
@@ -41,21 +43,27 @@ class Speed:
     used_by_others: float
 
 
+def machine_speed(precision: Precision = "bfloat16") -> Speed:
+    """Measure the machine in about a second, once.
+
+    A GPU multiplies bfloat16 about ten times as fast as float32, so there the product is of the precision that a
+    model computes in: `auto` is bfloat16 where the GPU has it in hardware. A CPU is measured in float32.
+    """
+    if not _has_gpu():
+        return _cpu_speed()
+    is_half = precision == "bfloat16" or (precision == "auto" and uses_bfloat16("auto"))
+    return Speed(_gpu_rate("bfloat16" if is_half else "float32"), 0.0)
+
+
 @cache
-def machine_speed() -> Speed:
-    """Measure the machine in about a second.
+def _cpu_speed() -> Speed:
+    """The speed of this machine's processors, and how busy they are.
 
     Load falsifies wall-clock times: a product of two threads waits for the slower one. So one thread is timed by its
     own CPU clock, which stands still while others run, in the best of several short bursts. The rate is multiplied by
     the number of cores. Where the library of matrix products cannot be limited to a thread (Apple's), the wall clock
     is read.
     """
-    if shutil.which("nvidia-smi"):
-        import torch
-
-        if torch.cuda.is_available():
-            on_gpu = torch.randn(GPU_SIDE, GPU_SIDE, dtype=torch.bfloat16, device="cuda")
-            return Speed(_rate(lambda: (on_gpu @ on_gpu)[0, 0].item(), GPU_SIDE, time.perf_counter), 0.0)
     used = psutil.cpu_percent(interval=LOOKED_AT) / 100
     matrix = np.random.default_rng(0).standard_normal((SIDE, SIDE), dtype=np.float32)
     if not any(library["user_api"] == "blas" for library in threadpool_info()):
@@ -76,17 +84,34 @@ def thread_count() -> int:
 
 def memory_of_training() -> tuple[float, str]:
     """Memory, in GB, of what a training fills, and what that is: the GPU or this machine."""
-    if shutil.which("nvidia-smi"):
+    if _has_gpu():
         import torch
 
-        if torch.cuda.is_available():
-            return torch.cuda.mem_get_info()[1] / 1e9, "the GPU"
+        return torch.cuda.mem_get_info()[1] / 1e9, "the GPU"
     return psutil.virtual_memory().total / 1e9, "this machine"
 
 
-def matmul_rate() -> float:
-    """FLOP/s of a matrix product on the idle machine."""
-    return machine_speed().flops
+def matmul_rate(precision: Precision = "bfloat16") -> float:
+    """FLOP/s of a matrix product on the idle machine; see `machine_speed`."""
+    return machine_speed(precision).flops
+
+
+def _has_gpu() -> bool:
+    """Whether torch sees a GPU; without NVIDIA's driver torch is not loaded to find out."""
+    if not shutil.which("nvidia-smi"):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@cache
+def _gpu_rate(dtype: str) -> float:
+    """FLOP/s of a product of large matrices on the GPU."""
+    import torch
+
+    factor = torch.randn(GPU_SIDE, GPU_SIDE, dtype=getattr(torch, dtype), device="cuda")
+    return _rate(lambda: (factor @ factor)[0, 0].item(), GPU_SIDE, time.perf_counter)
 
 
 def _rate(product: Callable[[], object], side: int, clock: Callable[[], float]) -> float:

@@ -118,7 +118,7 @@ def plan(recipe: Recipe, run: Path, stages: Sequence[Stage]) -> Plan:
         systems_in(requested),
     )
     parameters, tokens = work.shape.parameters / 1e6, work.training_counts()[0] / 1e6
-    trained, speed = work.trained_parameters() / 1e6, machine_speed()
+    trained, speed = work.trained_parameters() / 1e6, machine_speed(work.precision("sft"))
     basis = (
         f"{size.users:,} users, {size.items:,} items, {size.interactions:,} interactions; "
         f"{parameters:,.3g} M parameters, {trained:,.2g} M of them trained, {tokens:,.2g} M training tokens, "

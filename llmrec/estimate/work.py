@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from llmrec.config import ALL_LINEAR, DataSize, LoraSettings, Recipe
 from llmrec.data.card import EVENT_FIELDS, Card, Source
-from llmrec.estimate.machine import matmul_rate
+from llmrec.estimate.machine import Precision, matmul_rate
 from llmrec.models.shape import model_shape
 from llmrec.text.mix import load_training_mix
 from llmrec.text.prompts import Fields, Segment, Template, render, slots, split_trunk
@@ -263,7 +263,7 @@ class Workload:
         elif stage == "tasks":
             questions = sum(min(size.users, entry.users or size.users) for entry in recipe.eval.tasks)
             flops = questions * (2 * QUESTION_TOKENS + ANSWER_TOKENS) * 2 * self.shape.parameters
-        return flops / self.flop_rate() + teacher
+        return flops / self.flop_rate(stage) + teacher
 
     def training_flops(self) -> float:
         """FLOPs of SFT's steps.
@@ -280,9 +280,16 @@ class Workload:
         slower = SLOWER_4_BITS if sft.mode == "qlora" else 1.0
         return tokens * passes * blocks * slower + labels * 6 * shape.head_parameters
 
-    def flop_rate(self) -> float:
-        """FLOP/s that this model reaches on the idle machine."""
-        return matmul_rate() * (REACHED_WIDE if self.shape.hidden >= WIDE else REACHED)
+    def flop_rate(self, stage: str) -> float:
+        """FLOP/s that this model reaches in a stage on the idle machine."""
+        return matmul_rate(self.precision(stage)) * (REACHED_WIDE if self.shape.hidden >= WIDE else REACHED)
+
+    def precision(self, stage: str) -> Precision:
+        """What a stage computes in: that of the base, or of `bf16` of a training."""
+        training = {"sft": self.recipe.sft, "dpo": self.recipe.dpo, "grpo": self.recipe.grpo}.get(stage)
+        if self.recipe.base.dtype == "bfloat16" or (training is not None and training.bf16 is True):
+            return "bfloat16"
+        return "auto" if training is not None and training.bf16 == "auto" else "float32"
 
     def _mean_length(self) -> float:
         """Mean tokens of a training tree."""

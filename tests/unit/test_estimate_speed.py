@@ -33,7 +33,7 @@ def test_the_rate_counts_the_threads_that_torch_would_use(monkeypatch):
     for unset in ("", "0", "many"):
         monkeypatch.setenv("OMP_NUM_THREADS", unset)
         assert machine.thread_count() >= 1
-    machine.machine_speed.cache_clear()
+    machine._cpu_speed.cache_clear()
     speed = machine.machine_speed()
     assert speed.flops > 0 and 0 <= speed.used_by_others <= 1
     assert machine.matmul_rate() == speed.flops
