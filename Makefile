@@ -1,6 +1,7 @@
 # make quickstart                  install, then run recipe `quickstart` through every stage
 # make sft RECIPE=beauty-tiny ARGS='sft.epochs=2 run=mine'
 # make grpo RECIPE=quickstart       align the model, and report whether it improved
+# make gpu-check                    ten minutes on a machine with a GPU: docs/gpu.md
 PYTHON      ?= python3
 RECIPE      ?= quickstart
 ARGS        ?=
@@ -22,14 +23,15 @@ UNWANTED := torchvision torchaudio torchcodec
 .DEFAULT_GOAL := help
 # Each file of llmrec/stages/ is a stage and a target.
 STAGES := $(patsubst llmrec/stages/%.py,%,$(filter-out %/__init__.py,$(wildcard llmrec/stages/*.py)))
-.PHONY: help setup setup-test quickstart $(STAGES) bench lint format test test-all test-newest clean
+.PHONY: help setup setup-test quickstart $(STAGES) bench gpu-check lint format test test-all test-newest clean
 
-help:        ; @grep -E '^# make' Makefile; echo "# targets: setup quickstart $(STAGES) bench lint format test test-all test-newest clean"
+help:        ; @grep -E '^# make' Makefile; echo "# targets: setup quickstart $(STAGES) bench gpu-check lint format test test-all test-newest clean"
 setup:       $(VENV)/.installed
 setup-test:  $(VENV)/.installed-test
 quickstart:  setup ; $(LLMREC) run quickstart $(ARGS)
 $(STAGES):   setup ; $(LLMREC) $@ $(RECIPE) $(ARGS)
 bench:       setup ; $(LLMREC) bench $(ARGS)
+gpu-check:   ; @$(PYTHON) eval/gpu_check.py $(ARGS)
 lint:        setup-test ; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 format:      setup-test ; $(BIN)/ruff check --fix . && $(BIN)/ruff format .
 test:        lint ; $(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import torch
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
 from llmrec.artifacts import read_manifest, run_folder
-from llmrec.bench._measure import speedup, summary, time_interleaved
+from llmrec.bench._measure import precision_of, speedup, summary, time_interleaved, work_done
 from llmrec.config import load_recipe
 from llmrec.data.examples import training_histories
 from llmrec.errors import UserError
-from llmrec.estimate.machine import matmul_rate, write_figures
+from llmrec.estimate.machine import write_figures
 from llmrec.models.lora import attach_lora
 from llmrec.report.screen import show
 from llmrec.train.arguments import checkpointing_argument
@@ -69,14 +68,13 @@ def run(
             square.
         repeats: number of timed passes over all targets.
         checkpointing: whether all systems use gradient checkpointing.
-        bf16: whether all systems compute in bfloat16 (autocast), as `sft.bf16`; else in float32.
+        bf16: whether all systems compute in bfloat16 (autocast), as `sft.bf16`; else in the base's precision.
         memory: whether to measure the peak memory of each system too, in a separate process.
         out: JSON file for the figures; None writes nothing.
 
     Returns:
-        Per run: number of targets; per system the tokens that pass through the model, seconds, `times_faster`; FLOPs
-        of the trees' pass as PyTorch counts them, and the share that they reach of the machine's rate for matrix
-        products of this precision; the relative difference of the trees' gradient from that of padded samples; peak
+        Per run: number of targets; per system the tokens that pass through the model, seconds, `times_faster`, the
+        operations (`work_done`); the relative difference of the trees' gradient from that of padded samples; peak
         memory in MB; and encoded samples a second.
     """
     figures = []
@@ -95,8 +93,7 @@ def run(
                 "tokens": {system: _tokens(trainer) for system, trainer in works.items()},
                 "seconds": {system: summary(times) for system, times in seconds.items()},
                 "times_faster": faster,
-                "flops": (flops := _flops(passes["trees"])),
-                "peak_share": flops / summary(seconds["trees"])["median"] / matmul_rate(bf16),
+                "work": work_done(passes, seconds, "bfloat16" if bf16 else precision_of(work.model)),
                 "gradient_error": _gradient_error(works["trees"], works[PADDED]),
                 "peak_memory_mb": {system: _peak(name, system, size) for system in works} if memory else {},
                 "samples_per_second": _encoding(work),
@@ -226,13 +223,6 @@ def _pass(trainer: SFTTrainer) -> Callable[[], None]:
     return work
 
 
-def _flops(work: Callable[[], None]) -> int:
-    """FLOPs of a pass: its matrix products, forward and backward."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
-
-
 def _model(trainer: SFTTrainer) -> torch.nn.Module:
     assert trainer.model is not None
     return trainer.model
@@ -302,7 +292,7 @@ def _show(figures: list[dict[str, Any]]) -> None:
         "tokens",
         "MB",
         "|Δ∇|",
-        "of peak",
+        "of matmul rate",
     )
     for heading in columns:
         table.add_column(heading, justify="left" if heading in columns[:2] else "right")
@@ -321,6 +311,6 @@ def _show(figures: list[dict[str, Any]]) -> None:
                 f"{row['tokens'][system] / row['tokens']['trees']:.1f}x",
                 " / ".join(memory),
                 f"{row['gradient_error']:.0e}",
-                f"{row['peak_share']:.0%}",
+                f"{row['work']['share_of_matmul_rate']['trees']:.0%}",
             )
     show(table)

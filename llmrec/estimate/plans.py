@@ -10,10 +10,9 @@ from pathlib import Path
 from llmrec.artifacts import Stage, read_manifest
 from llmrec.collaborative.systems import systems_in
 from llmrec.config import DataSize, Recipe, sized
-from llmrec.config.precision import uses_bfloat16
 from llmrec.data.card import Card, load_card
 from llmrec.estimate import alignment
-from llmrec.estimate.machine import BUSY, machine_speed, matmul_rate, memory_of_training
+from llmrec.estimate.machine import BUSY, machine_speed, memory_of_training
 from llmrec.estimate.work import Workload
 from llmrec.recommend.model_names import ALIGNED
 
@@ -119,12 +118,12 @@ def plan(recipe: Recipe, run: Path, stages: Sequence[Stage]) -> Plan:
         systems_in(requested),
     )
     parameters, tokens = work.shape.parameters / 1e6, work.training_counts()[0] / 1e6
-    trained, speed = work.trained_parameters() / 1e6, machine_speed()
-    fast = uses_bfloat16(recipe.sft.bf16)
+    precision = work.precision("sft")
+    trained, speed = work.trained_parameters() / 1e6, machine_speed(precision)
     basis = (
         f"{size.users:,} users, {size.items:,} items, {size.interactions:,} interactions; "
         f"{parameters:,.3g} M parameters, {trained:,.2g} M of them trained, {tokens:,.2g} M training tokens, "
-        f"{matmul_rate(fast) / 1e9:,.0f} GFLOP/s measured{' in bfloat16' if fast else ''}; downloads not counted"
+        f"{speed.flops / 1e9:,.0f} GFLOP/s measured in {precision}; downloads not counted"
     )
     seconds: dict[str, float | None] = {
         stage.name: stage.start_seconds + _seconds(work, stage.name) for stage in stages

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from llmrec.config import ALL_LINEAR, DataSize, LoraSettings, Recipe
 from llmrec.config.precision import uses_bfloat16
-from llmrec.config.training import Bfloat16
 from llmrec.data.card import EVENT_FIELDS, Card, Source
-from llmrec.estimate.machine import matmul_rate
+from llmrec.estimate.machine import Precision, matmul_rate
 from llmrec.models.shape import model_shape
 from llmrec.text.mix import load_training_mix
 from llmrec.text.prompts import Fields, Segment, Template, render, slots, split_trunk
@@ -19,12 +18,12 @@ from llmrec.token_tree import MAX_ATTENTION_PAIRS
 
 WIDE = 512
 REACHED = {
-    (False, False): 0.35,
-    (False, True): 0.45,
-    (True, False): 0.15,
-    (True, True): 0.45,
+    ("float32", False): 0.35,
+    ("float32", True): 0.45,
+    ("bfloat16", False): 0.15,
+    ("bfloat16", True): 0.45,
 }
-"""Share of the measured rate that a model reaches, by (bfloat16, hidden size of at least `WIDE`): products of narrow
+"""Share of the measured rate that a model reaches, by (precision, hidden size of at least `WIDE`): products of narrow
 matrices are a smaller part of the time, all the more where they are fast."""
 ENCODER_PARAMETERS = 10.6e6  # all-MiniLM-L6-v2 without its embeddings
 ENCODED_TOKENS = 32  # of one item's text
@@ -272,7 +271,7 @@ class Workload:
         elif stage == "tasks":
             questions = sum(min(size.users, entry.users or size.users) for entry in recipe.eval.tasks)
             flops = questions * (2 * QUESTION_TOKENS + ANSWER_TOKENS) * 2 * self.shape.parameters
-        return flops / self.flop_rate(recipe.sft.bf16 if stage == "sft" else False) + teacher
+        return flops / self.flop_rate(stage) + teacher
 
     def training_flops(self) -> float:
         """FLOPs of SFT's steps.
@@ -289,10 +288,18 @@ class Workload:
         slower = SLOWER_4_BITS if sft.mode == "qlora" else 1.0
         return tokens * passes * blocks * slower + labels * 6 * shape.head_parameters
 
-    def flop_rate(self, bf16: Bfloat16 = False) -> float:
-        """FLOP/s that this model reaches on the idle machine, given the key `bf16` of what runs."""
-        fast = uses_bfloat16(bf16)
-        return matmul_rate(fast) * REACHED[fast, self.shape.hidden >= WIDE]
+    def flop_rate(self, stage: str) -> float:
+        """FLOP/s that this model reaches in a stage on the idle machine."""
+        precision = self.precision(stage)
+        return matmul_rate(precision) * REACHED[precision, self.shape.hidden >= WIDE]
+
+    def precision(self, stage: str) -> Precision:
+        """What a stage computes in on this machine: the base's precision, or that of `bf16` of a training."""
+        training = {"sft": self.recipe.sft, "dpo": self.recipe.dpo, "grpo": self.recipe.grpo}.get(stage)
+        is_half = self.recipe.base.dtype == "bfloat16" or (
+            training is not None and uses_bfloat16(training.bf16)
+        )
+        return "bfloat16" if is_half else "float32"
 
     def _mean_length(self) -> float:
         """Mean tokens of a training tree."""

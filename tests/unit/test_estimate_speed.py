@@ -34,7 +34,7 @@ def test_the_rate_counts_the_threads_that_torch_would_use(monkeypatch):
     for unset in ("", "0", "many"):
         monkeypatch.setenv("OMP_NUM_THREADS", unset)
         assert machine.thread_count() >= 1
-    machine.machine_speed.cache_clear()
+    machine._cpu_speed.cache_clear()
     speed = machine.machine_speed()
     assert speed.flops > 0 and 0 <= speed.used_by_others <= 1
     assert machine.matmul_rate() == speed.flops
@@ -96,21 +96,20 @@ def test_a_tree_shares_the_chat_format_and_a_sample_repeats_it():
 
 
 def test_bfloat16_counts_where_the_machine_has_it(monkeypatch):
-    rates = {False: 100.0, True: 400.0}
-    monkeypatch.setattr(estimate.work, "matmul_rate", lambda fast=False: rates[fast])
-    for has_it in (False, True):
-        monkeypatch.setattr(
-            estimate.work, "uses_bfloat16", lambda wanted, has_it=has_it: bool(wanted) and has_it
-        )
+    rates = {"float32": 100.0, "bfloat16": 400.0}
+    monkeypatch.setattr(estimate.work, "matmul_rate", rates.get)
+    for precision in rates:
+        has_it = precision == "bfloat16"
+        monkeypatch.setattr(estimate.work, "uses_bfloat16", lambda wanted, has_it=has_it: wanted and has_it)
         planned = work("sft.bf16=auto")
-        assert planned.flop_rate("auto") == rates[has_it] * estimate.work.REACHED[has_it, True]
-        assert planned.flop_rate() == rates[False] * estimate.work.REACHED[False, True]
-        wanted = planned.training_flops() + planned.validation_tokens() * 2 * planned.shape.linear_parameters
-        assert planned.seconds("sft") == pytest.approx(wanted / planned.flop_rate("auto"))
+        assert planned.flop_rate("sft") == rates[precision] * estimate.work.REACHED[precision, True]
+        assert planned.flop_rate("decode") == 100 * estimate.work.REACHED["float32", True]
+        flops = planned.training_flops() + planned.validation_tokens() * 2 * planned.shape.linear_parameters
+        assert planned.seconds("sft") == pytest.approx(flops / planned.flop_rate("sft"))
 
 
 def test_the_rate_of_bfloat16_is_measured():
-    machine._bfloat16_rate.cache_clear()
+    machine._cpu_bfloat16_rate.cache_clear()
     before = torch.get_num_threads()
-    assert machine.matmul_rate(bfloat16=True) > 0
+    assert machine.matmul_rate("bfloat16") > 0
     assert torch.get_num_threads() == before
