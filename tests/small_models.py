@@ -34,10 +34,10 @@ def make_codebooks(sizes=SIZES, dim=12):
     return [rng.standard_normal((size, dim)).astype(np.float32) for size in sizes]
 
 
-def make_model(kind="qwen3", tied=True, rows=None, hidden=32):
+def make_model(kind="qwen3", tied=True, rows=None, hidden=32, head=16):
     tokenizer = train_tokenizer([f"red nail polish {i}" for i in range(100)], 300)
     config, model = KINDS[kind]
-    shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": head}
     torch.manual_seed(0)
     made = model(
         config(

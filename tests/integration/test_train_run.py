@@ -143,9 +143,13 @@ def log_of(run):
 
 @pytest.fixture(scope="module")
 def together(shop, lora):
-    """What the tests of several processes train, and the run that one process made of it."""
+    """What the tests of several processes train, and the run that one process made of it.
+
+    Neither its trees nor its validation users fill the batches.
+    """
     options = [*LORA, "sft.valid_lists=9", "sft.keep=ndcg", "sft.eval_steps=2", "sft.save_steps=2"]
     options += ["sft.distillation={teacher: item_knn, weight: 0.5, synthetic_items: 1}", "sft.lora.rank=1"]
+    options += ["sft.valid_users=11"]
     return options, train_together(shop[0], "together-1", options)
 
 
@@ -156,9 +160,10 @@ def train_together(folder, run, options, *workers):
 
 
 def assert_learnt_alike(one, two, rel=1e-4, atol=1e-5):
-    """The same losses, gradients and validation lists, and the same weights in the end."""
+    """The same losses, gradients, validation losses and lists, and the same weights in the end."""
     logs = log_of(one), log_of(two)
-    assert len(logs[0]) == len(logs[1]) and any("valid_ndcg@10" in line for line in logs[0])
+    assert len(logs[0]) == len(logs[1])
+    assert all(any(name in line for line in logs[0]) for name in ("valid_loss", "valid_ndcg@10"))
     for mine, yours in zip(*logs, strict=True):
         assert mine.keys() == yours.keys()
         assert list(yours.values()) == pytest.approx(list(mine.values()), rel=rel, abs=1e-7)
@@ -175,7 +180,6 @@ def assert_learnt_alike(one, two, rel=1e-4, atol=1e-5):
 
 @pytest.mark.cpu_alone
 def test_two_processes_learn_what_one_does(shop, together):
-    """One tree fewer than a whole last batch is filled up."""
     options, one = together
     assert_learnt_alike(one, train_together(shop[0], "together-2", options, "--processes", "2"))
 
@@ -202,7 +206,7 @@ def test_two_processes_with_a_part_of_the_weights_each_learn_what_one_does(shop,
 @pytest.mark.cpu_alone
 def test_all_weights_are_learnt_in_parts_too(shop):
     options = ["sft.mode=full", "sft.lr=1e-4", "sft.valid_lists=9", "sft.gradient_checkpointing=true"]
-    options += ["sft.bf16=true", "sft.batch=8", "sft.accumulate=2"]
+    options += ["sft.bf16=true", "sft.batch=8", "sft.accumulate=2", "sft.valid_users=11"]
     one, two = (train_together(shop[0], f"full-{len(how)}", options, *how) for how in ((), SHARED))
     assert_learnt_alike(one, two, rel=2e-3, atol=1e-4)  # a step of Adam is as large as its learning rate
     assert json.loads((two / "base/config.json").read_text())["use_cache"] is True

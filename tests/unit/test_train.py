@@ -59,14 +59,18 @@ def samples():
     return users
 
 
-def batch_of(samples):
+def trees_of(samples):
     trees = []
     for user in samples:
         builder = TargetTreeBuilder()
         for ids, scored in user:
             builder.add(ids, scored)
-        trees.append(builder.build())
-    rows = as_dataset([TrainingTree(tree) for tree in trees])
+        trees.append(TrainingTree(builder.build()))
+    return trees
+
+
+def batch_of(samples):
+    rows = as_dataset(trees_of(samples))
     return TreeCollator(pad_id=0)([rows[i] for i in range(len(rows))])
 
 
@@ -112,16 +116,34 @@ def test_the_trainers_loss_on_trees_equals_the_unrolled_one(samples, kind, tied,
 
 
 @pytest.fixture
-def trainer(tmp_path):
-    """A trainer of a small model; what it is given to train on does not matter."""
+def trainer(tmp_path, samples):
+    """A trainer of a small model, which evaluates two trees at a time; what it trains on does not matter."""
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.BPE()), pad_token="p", eos_token="e"
     )
     epochs = Epochs.write(lambda _: [EMPTY_TREE], 1, False, tmp_path)
     settings = {"report_to": "none", "use_cpu": True, "bf16": False, "max_length": None}
+    settings["per_device_eval_batch_size"] = 2
     rows = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}
     args = SFTConfig(output_dir=str(tmp_path), **settings, **rows)
-    return TreeTrainer(epochs, model=make("qwen3", True), args=args, processing_class=tokenizer)
+    model = make("qwen3", True)
+    collator = TreeCollator(pad_id=0)
+    return TreeTrainer(
+        epochs,
+        validation=trees_of(samples),
+        model=model,
+        args=args,
+        processing_class=tokenizer,
+        data_collator=collator,
+    )
+
+
+def test_an_evaluations_loss_is_the_mean_over_all_labels_however_they_fall_into_batches(trainer, samples):
+    with torch.inference_mode():
+        expected = unrolled_loss(trainer.model.eval(), samples).item()
+        batches = [unrolled_loss(trainer.model, part).item() for part in (samples[:2], samples[2:])]
+    assert abs((2 * batches[0] + batches[1]) / 3 - expected) > 1e-4, "a mean over users would differ"
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_pieces_hold_the_whole_batch_and_no_more_than_they_may(samples, monkeypatch):

@@ -162,3 +162,22 @@ class LengthGroupedSampler(Sampler[int]):
             left -= len(order)
         nothing = len(self._epochs.lengths) - 1
         yield from [nothing] * (len(self) - self._epochs.tree_count)
+
+
+class FilledSampler(Sampler[int]):
+    """Rows in their order, filled up with the row after them, so that each process takes as many.
+
+    Args:
+        rows: number of rows; the dataset has one more, which holds nothing to learn.
+        multiple: the order's length is a multiple of this.
+    """
+
+    def __init__(self, rows: int, multiple: int) -> None:
+        self._rows, self._multiple = rows, multiple
+
+    def __len__(self) -> int:
+        return -(-self._rows // self._multiple) * self._multiple
+
+    def __iter__(self) -> Iterator[int]:
+        yield from range(self._rows)
+        yield from [self._rows] * (len(self) - self._rows)

@@ -89,7 +89,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
         model=model,
         args=sft_arguments(recipe, checkpoints, epochs.tree_count, bool(valid), ctx.workers),
         epochs=epochs,
-        eval_dataset=samples.as_dataset(valid) if valid else None,
+        validation=valid,
         data_collator=samples.TreeCollator(prepared.tokenizer.pad_token_id),
         processing_class=prepared.tokenizer,
         validation_lists=_validation_lists(ctx, prepared) if valid else None,
@@ -151,7 +151,7 @@ def sft_arguments(
     arguments = SFTConfig(
         **training_arguments(sft, checkpoints, steps, recipe.seed, recipe.track.report_to),
         per_device_train_batch_size=sft.batch // workers.count,
-        per_device_eval_batch_size=sft.batch,
+        per_device_eval_batch_size=sft.batch // workers.count,
         **(sharding.ARGUMENTS if workers.sharded else {"torch_compile": sft.compile}),
         ddp_find_unused_parameters=False,
         dataset_kwargs={"skip_prepare_dataset": True},

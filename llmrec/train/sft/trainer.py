@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,7 +17,8 @@ from trl import SFTTrainer
 from llmrec.models.head import head_at_positions
 from llmrec.token_tree import IGNORE, MAX_ATTENTION_PAIRS, MULTIPLE, ancestor_mask
 from llmrec.train import sharding
-from llmrec.train.sft.epochs import Epochs, LengthGroupedSampler
+from llmrec.train.sft.epochs import EMPTY_TREE, Epochs, FilledSampler, LengthGroupedSampler
+from llmrec.train.sft.samples import TrainingTree, as_dataset
 from llmrec.train.sft.teacher import Teacher
 from llmrec.train.validation import NDCG_CUTOFF, ValidationLists
 
@@ -30,6 +32,8 @@ class TreeTrainer(SFTTrainer):
     Args:
         epochs: the trees of the whole training; their order is ours, and a step takes `args`'s batch of them from
             all processes together. A batch of long trees is computed a piece at a time.
+        validation: trees of validation users, whose loss every evaluation measures as `eval_loss`: the mean over the
+            labels of all of them, whatever the batches and the number of processes.
         validation_lists: validation users whose lists are decoded at every evaluation, which then has `eval_ndcg@10`.
         teacher: whose probabilities are learned beside the labels.
         compiled: whether a sharded model's layers are compiled; of another, `args` says it.
@@ -39,12 +43,14 @@ class TreeTrainer(SFTTrainer):
     def __init__(
         self,
         epochs: Epochs,
+        validation: Sequence[TrainingTree] = (),
         validation_lists: ValidationLists | None = None,
         teacher: Teacher | None = None,
         compiled: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(train_dataset=epochs.rows, **kwargs)
+        rows = as_dataset([*validation, EMPTY_TREE]) if validation else None
+        super().__init__(train_dataset=epochs.rows, eval_dataset=rows, **kwargs)
         self._epochs, self._lists, self._teacher = epochs, validation_lists, teacher
         if self.is_fsdp_enabled:
             sharding.shard(self._trained_model, compiled)
@@ -58,6 +64,11 @@ class TreeTrainer(SFTTrainer):
         turn = self.args.train_batch_size * self.accelerator.num_processes
         step = turn * self.args.gradient_accumulation_steps
         return LengthGroupedSampler(self._epochs, step, self.args.seed, turn)
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> FilledSampler:
+        processes = self.accelerator.num_processes
+        turn = self.args.eval_batch_size * processes if processes > 1 else 1
+        return FilledSampler(len(eval_dataset) - 1, turn)
 
     def autocast_smart_context_manager(
         self, cache_enabled: bool | None = True
@@ -81,12 +92,20 @@ class TreeTrainer(SFTTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Trainer's loop, and the NDCG@10 of the validation lists, each process decoding its part."""
+        """Trainer's loop with the loss of all labels, and the NDCG@10 of the validation lists.
+
+        Trainer would average the means of batches, whose shares of the labels differ. Each process decodes a part of
+        the lists.
+        """
+        process = self.accelerator
+        self._evaluated = torch.zeros(2, dtype=torch.float64, device=process.device)
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
         )
-        if self._lists is not None and output.metrics is not None:
-            process = self.accelerator
+        assert output.metrics is not None
+        loss, count = process.reduce(self._evaluated, "sum").tolist()
+        output.metrics[f"{metric_key_prefix}_loss"] = loss / count
+        if self._lists is not None:
             users = self._lists.part(process.process_index, process.num_processes)
             judged = f"ndcg@{NDCG_CUTOFF}"
             with sharding.unsharded(self._trained_model), process.autocast():
@@ -94,6 +113,20 @@ class TreeTrainer(SFTTrainer):
             total = process.reduce(torch.tensor(total, device=process.device), "sum").item()
             output.metrics[f"{metric_key_prefix}_{judged}"] = total / len(self._lists.prompts)
         return output
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Any, Any, Any]:
+        """Trainer's step, which also adds the batch to the sums of the evaluation."""
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        count = int((inputs["host_labels"] != IGNORE).sum())
+        self._evaluated[0] += loss.double() * count
+        self._evaluated[1] += count
+        return loss, logits, labels
 
     def training_step(
         self,
