@@ -239,7 +239,10 @@ def run_all(chosen: list[Step], folder: Path, found: dict[str, Any], end: float,
     machine = {
         name: found.get(name) for name in ("gpu", "gpu_memory_gb", "compute_capability", "cuda", "python")
     }
-    machine |= {"platform": platform.platform(), "cores": os.cpu_count()}
+    sys.path.insert(0, str(ROOT))
+    from llmrec.hardware import cpu_name  # needs nothing but the standard library
+
+    machine |= {"platform": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count()}
     machine["versions"] = {name: found["versions"][name] for name in SHOWN if name in found["versions"]}
     print(
         f"{found['executable']}: torch {found['torch']}, {found['gpu'] or 'no GPU: a rehearsal'}", flush=True
@@ -262,7 +265,8 @@ def run_all(chosen: list[Step], folder: Path, found: dict[str, Any], end: float,
         write(folder / f"{number:02d}-{step.name}.json", result)
         is_sound &= outcome["verdict"] in ("passed", "not run", *(["cut"] if step.open_end else []))
         results.append({name: value for name, value in result.items() if name != "machine"})
-        write(folder / "gpu-check.json", {"command": "make gpu-check", "machine": machine, "steps": results})
+        about = {"command": "make gpu-check", "date": time.strftime("%Y-%m-%d"), "seed": "fixed in the steps"}
+        write(folder / "gpu-check.json", about | {"machine": machine, "steps": results})
         print(
             f"{step.name:<20} {outcome['verdict']:<8} {outcome['seconds']:6.1f} s  {outcome['reason']}",
             flush=True,

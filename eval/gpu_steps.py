@@ -145,8 +145,10 @@ def _benches(folder: Path, tiny: bool) -> list[Step]:
 
 
 def _decode_benches(folder: Path, tiny: bool) -> list[Step]:
-    shape = "qwen3-8x512" if tiny else "qwen3-1.7b"
-    sizes = ["prompt=12", "items=300", "repeats=1"] if tiny else ["prompt=1000", "items=10000", "repeats=3"]
+    shape = "qwen3-2x64" if tiny else "qwen3-1.7b"
+    sizes = ["prompt=1000", "items=10000", "repeats=3"]
+    if tiny:
+        sizes = ["prompt=12", "items=300", "repeats=1", "cache_gb=1"]
 
     def step(beams: int, users: int, peer: str, limit: int) -> Step:
         name = f"decode-{beams}-{peer}"

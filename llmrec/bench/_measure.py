@@ -29,6 +29,7 @@ _SIZES = (
 _SHAPES = {
     "qwen2.5-0.5b": ("qwen2", 896, 4864, 24, 14, 2, 64, 151_936),
     "qwen2.5-1.5b": ("qwen2", 1536, 8960, 28, 12, 2, 128, 151_936),
+    "qwen3-2x64": ("qwen3", 64, 128, 2, 2, 1, 32, 2048),
     "qwen3-8x512": ("qwen3", 512, 1536, 8, 8, 4, 64, 151_936),
     "qwen3-0.6b": ("qwen3", 1024, 3072, 28, 16, 8, 128, 151_936),
     "qwen3-1.7b": ("qwen3", 2048, 6144, 28, 16, 8, 128, 151_936),
@@ -37,7 +38,7 @@ _SHAPES = {
 SHAPES: dict[str, dict[str, Any]] = {
     name: dict(zip(_SIZES, sizes, strict=True)) for name, sizes in _SHAPES.items()
 }
-"""Sizes of models' configurations, those of the published models; `qwen3-8x512` is a small one of ours."""
+"""Sizes of models' configurations: those of published models, and two small ones of ours."""
 
 
 def build(

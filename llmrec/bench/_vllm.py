@@ -28,7 +28,12 @@ GPU_SHARE = 0.5
 
 
 def compare(
-    base: Path, model: PreTrainedModel, prompts: list[list[int]], width: int, repeats: int
+    base: Path,
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    width: int,
+    repeats: int,
+    cache_gb: float | None = None,
 ) -> dict[str, Any]:
     """Time searches with `width` beams; the prefix cache is emptied before every search.
 
@@ -42,6 +47,7 @@ def compare(
         prompts: token-id lists of equal length.
         width: number of beams.
         repeats: number of timed repeats.
+        cache_gb: memory of an engine in GiB, as for `llmrec.bench.decode.run`.
 
     Returns:
         Seconds of each system, the speedup of tree and rounds over vLLM's beam search, and score differences.
@@ -54,7 +60,7 @@ def compare(
     tree = TreeEngine(model, catalogue.trie, catalogue.token_ids)
     options: dict[str, Any] = {
         "width": 2 * width,
-        "cache_gb": _memory_gb(),
+        "cache_gb": _memory_gb() if cache_gb is None else cache_gb,
         "max_model_len": len(prompts[0]) + 64,
     }
     blocks: dict[str, dict[str, Any]] = {"tuned": {}}

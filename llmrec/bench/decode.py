@@ -43,6 +43,7 @@ def run(
     items: int = 10_000,
     repeats: int = 5,
     against: Sequence[str] = ("generate", "vllm"),
+    cache_gb: float | None = None,
     out: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Time top-K decoding with interleaved engines, in float32 on the CPU (bfloat16 on a GPU).
@@ -57,6 +58,8 @@ def run(
         items: size of the catalogue of random 3-level semantic IDs, with 256 codes a level.
         repeats: number of timed repeats.
         against: `generate`, and `vllm` (not for `smollm2`, and only if vLLM is installed).
+        cache_gb: memory of a vLLM engine in GiB: of its cache on a CPU, of all that it takes on a GPU; None takes 4
+            GiB on a CPU, and half of what is free on a GPU.
         out: JSON file for the figures; None writes nothing.
 
     Returns:
@@ -75,7 +78,9 @@ def run(
                 figures[-1] |= _compare(subject, width, repeats)
             if with_vllm and name != "smollm2":
                 with _base(subject) as base:
-                    figures[-1]["vllm"] = _vllm.compare(base, subject.model, subject.prompts, width, repeats)
+                    figures[-1]["vllm"] = _vllm.compare(
+                        base, subject.model, subject.prompts, width, repeats, cache_gb
+                    )
     _show([row for row in figures if "seconds" in row])
     _show_vllm([row for row in figures if "vllm" in row])
     write_figures(out, "llmrec bench decode", figures, "torch", "transformers")

@@ -23,7 +23,7 @@ from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.catalogue.overlay import build_overlay
 from llmrec.catalogue.prefix_mass import CollaborativePrior
 from llmrec.catalogue.trie import Trie
-from llmrec.config import DpoConfig
+from llmrec.config import DpoConfig, GrpoConfig
 from llmrec.decode import batches, free_text, score_candidates
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.custom_generate import tree_generate
@@ -33,7 +33,9 @@ from llmrec.models.vocabulary import codes_by_position
 from llmrec.text.target_tree import TargetTreeBuilder
 from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees
 from llmrec.train.alignment.dpo_trainer import PairCollator, TreeDPOTrainer
+from llmrec.train.alignment.grpo_trainer import TreeGRPOTrainer
 from llmrec.train.alignment.losses import rosepo, sdpo
+from llmrec.train.alignment.rollouts import RolloutTasks
 from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
 from llmrec.train.sft.teacher import Teacher
 from llmrec.train.sft.trainer import TreeTrainer
@@ -259,6 +261,38 @@ def test_dpos_figures_are_those_of_the_cpu(on_cpu, on_device):
         assert figures_there[name] == pytest.approx(values, abs=1e-4)
 
 
+def grpo_log_probs(place):
+    """Log-probabilities of a micro-batch of GRPO, laid out as TRL hands them over, and their gradient."""
+    catalogue = Catalogue(place.trie, place.ids, [str(n) for n in range(len(SIDS))], {})
+    prompts = [prompt[:3] for prompt in PROMPTS]
+    rows = [row for row in range(len(prompts)) for _ in range(4)]
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(autocast=contextlib.nullcontext, device=place.device),
+        _inputs=None,
+        _rows=rows,
+        _scorer=CompletionScorer("vocabulary", catalogue),
+        _settings=GrpoConfig(batch=8),
+        _tasks=RolloutTasks(prompts, [[]] * 3, np.arange(3), [[]] * 3),
+        _tokenizer=SimpleNamespace(pad_token_id=0),
+    )
+    trainer._log_probs = partial(TreeGRPOTrainer._log_probs, trainer)
+    ids = torch.tensor([prompts[row] + PATHS[7 * n % 40] for n, row in enumerate(rows)]).to(place.device)
+    place.model.zero_grad()
+    tokens, entropy, _ = TreeGRPOTrainer._get_per_token_logps_and_entropies(
+        trainer, place.model, ids, torch.ones_like(ids), LEVELS
+    )
+    tokens.sum().backward()
+    return tokens.detach(), entropy.detach()
+
+
+def test_grpos_log_probabilities_are_those_of_the_cpu(on_cpu, on_device):
+    expected, expected_gradient = grpo_log_probs(on_cpu), gradient(on_cpu.model)
+    found, found_gradient = grpo_log_probs(on_device), gradient(on_device.model)
+    for left, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(left.cpu(), right, atol=1e-4, rtol=0)
+    assert (found_gradient - expected_gradient).norm() < 1e-4 * expected_gradient.norm()
+
+
 class Popular:
     """A teacher's model: the same scores for everybody."""
 
@@ -331,10 +365,12 @@ def test_a_search_waits_once_a_level_and_a_few_times_more(model, name):
     assert len(waits) <= BUDGETS[name], device.explain(waits)
 
 
+def score_few(place):
+    return score_candidates.score(place.model, PROMPTS[:1], [np.array([[20, 26]])])
+
+
 def test_candidates_wait_twice_a_batch(model):
-    waits = waits_of(
-        model, lambda place: score_candidates.score(place.model, PROMPTS[:1], [np.array([[20, 26]])])
-    )
+    waits = waits_of(model, score_few)
     assert len(waits) <= 2, device.explain(waits)
 
 
@@ -350,3 +386,9 @@ def test_a_step_of_dpo_waits_for_its_batch_and_what_is_scored(model):
     figures that are logged, once."""
     waits = waits_of(model, dpo_step)
     assert len(waits) <= 9 + 3 + 1, device.explain(waits)
+
+
+def test_log_probabilities_of_grpo_wait_for_their_tokens_and_what_is_scored(model):
+    """The batch comes to the device and its tokens and lengths go back; the scored positions, and their gradient."""
+    waits = waits_of(model, grpo_log_probs)
+    assert len(waits) <= 1 + 2 + 2, device.explain(waits)

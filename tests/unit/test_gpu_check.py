@@ -44,7 +44,9 @@ def results(check, tmp_path):
     def run(*steps, minutes=10.0):
         code = driver.run_all(list(steps), tmp_path, here, time.monotonic() + 60 * minutes, False)
         files = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("[0-9]*.json"))]
-        together = json.loads((tmp_path / "gpu-check.json").read_text())["steps"]
+        content = json.loads((tmp_path / "gpu-check.json").read_text())
+        assert content["date"] and content["seed"] and content["machine"]["cpu"]  # as a file of eval/results
+        together = content["steps"]
         assert together == [{key: one[key] for key in one if key != "machine"} for one in files]
         return code, {one["step"]: one for one in files}
 

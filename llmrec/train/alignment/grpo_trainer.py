@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from trl import GRPOTrainer
 
 from llmrec.config import GrpoConfig
+from llmrec.models.device import to_device
 from llmrec.models.vocabulary import without_pads
 from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees, LogProbs
 from llmrec.train.alignment.losses import ecpo_old_log_probs, gbpo_old_log_probs
@@ -99,8 +100,8 @@ class TreeGRPOTrainer(ResumesFromAdapter, GRPOTrainer):
         output = super()._generate_and_score_completions(inputs)
         assert self._drawn is not None
         device = output["completion_ids"].device
-        output["task"] = torch.tensor(self._rows, device=device)
-        output["injected"] = torch.from_numpy(self._drawn.injected.reshape(-1)).to(device)
+        output["task"] = to_device(torch.tensor(self._rows), device)
+        output["injected"] = to_device(torch.from_numpy(self._drawn.injected.reshape(-1)), device)
         output["place"] = torch.arange(len(self._rows), device=device)
         return output
 
@@ -156,7 +157,8 @@ class TreeGRPOTrainer(ResumesFromAdapter, GRPOTrainer):
             )
             for at in range(0, len(rows), size)
         ]
-        back = torch.tensor([place for row in rows for place in places[row]]).argsort().to(input_ids.device)
+        order = torch.tensor([place for row in rows for place in places[row]])
+        back = to_device(order.argsort(), input_ids.device)
         tokens, entropy = (
             torch.cat([pad(value, (0, logits_to_keep - value.shape[1])) for value in values])[back]
             for values in zip(*((part.tokens, part.entropy) for part in parts), strict=True)
