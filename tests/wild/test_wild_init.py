@@ -1,16 +1,411 @@
-"""What `llmrec init` asks, says and writes: questions, errors, the card's file, text that is never markup."""
+"""`llmrec init` on folders as people bring them: the right card, read by the data stage with the right counts."""
 
 import io
 import sys
 
 import folders
 import pytest
-from folder_cards import ALL
-from initialised import build, init, write
 
+from llmrec import pipeline
 from llmrec.cli import main
+from llmrec.config import Recipe
+from llmrec.data import examples
 from llmrec.data.guess.card import scalar
+from llmrec.data.guess.folder import guess_folder
+from llmrec.files import read_json
 from llmrec.yaml_files import parse_yaml, read_yaml
+
+ALL = len(folders.PAIRS)
+
+
+def write(files, folder):
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def init(tmp_path, files, *options):
+    """Run `llmrec init` on a folder with files; return the exit code and the card's path."""
+    folder = write(files, tmp_path / "export")
+    return main(["init", str(folder), "--out", str(tmp_path / "card.yaml"), *options]), tmp_path / "card.yaml"
+
+
+def build(card, run):
+    pipeline.execute(Recipe.model_validate({"name": "t", "data": {"card": str(card)}}), run, until="data")
+    return read_json(run / "data/report.json")
+
+
+def includes(whole, part):
+    """Assert that a nested mapping has all entries of another one; None: it has no such key."""
+    for key, value in part.items():
+        if isinstance(value, dict):
+            includes(whole[key], value)
+        elif value is None:
+            assert key not in whole, (key, whole[key])
+        else:
+            assert whole.get(key) == value, (key, whole.get(key))
+
+
+NAMED = {"user": "user", "item": "item", "time": "time"}
+CASES = {
+    "messy_shop": (
+        {
+            "interactions": {
+                "path": "bestellungen.csv",
+                "separator": ";",
+                "columns": {"user": "kunden_id", "item": "artikel_id", "time": "bestellt_am"},
+                "times": None,
+                "without_id": None,
+            },
+            "items": {
+                "path": "artikel.csv",
+                "separator": ";",
+                "encoding": "cp1252",
+                "columns": {
+                    "item": "artikel_id",
+                    "title": "name",
+                    "categories": "kategorie",
+                    "price": "preis",
+                    "description": "beschreibung",
+                },
+                "split_on": {"categories": ">"},
+                "decimal": ",",
+            },
+            "users": None,
+        },
+        {"users": 400, "items": 152, "interactions": sum(3 + user % 9 for user in range(400))},
+    ),
+    "movielens_1m": (
+        {
+            "interactions": {
+                "path": "ml-1m/ratings.dat",
+                "format": "csv",
+                "separator": "::",
+                "header": ["user", "item", "rating", "time"],
+                "columns": NAMED | {"rating": "rating"},
+            },
+            "items": {
+                "path": "ml-1m/movies.dat",
+                "separator": "::",
+                "encoding": "cp1252",
+                "header": ["item", "title", "categories"],
+                "columns": {"item": "item", "title": "title", "categories": "categories"},
+                "split_on": {"categories": "|"},
+            },
+        },
+        {},
+    ),
+    "movielens_csv": (
+        {
+            "interactions": {
+                "path": "ratings.csv",
+                "separator": None,
+                "columns": {"user": "userId", "item": "movieId", "time": "timestamp", "rating": "rating"},
+            },
+            "items": {
+                "path": "movies.csv",
+                "columns": {"item": "movieId", "title": "title", "categories": "genres"},
+                "split_on": {"categories": "|"},
+            },
+        },
+        {},
+    ),
+    "movielens_100k": (
+        {
+            "interactions": {
+                "path": "u.data",
+                "separator": "\t",
+                "header": ["user", "item", "rating", "time"],
+            },
+            "items": {"path": "u.item", "separator": "|", "columns": {"item": "item", "title": "title"}},
+        },
+        {},
+    ),
+    "amazon_2023": (
+        {
+            "interactions": {
+                "path": "All_Beauty.jsonl.gz",
+                "columns": {
+                    "user": "user_id",
+                    "item": "parent_asin",
+                    "time": "timestamp",
+                    "rating": "rating",
+                },
+            },
+            "items": {
+                "path": "meta_All_Beauty.jsonl.gz",
+                "columns": {
+                    "item": "parent_asin",
+                    "title": "title",
+                    "categories": "categories",
+                    "brand": "store",
+                    "price": "price",
+                    "description": "description",
+                },
+                "split_on": None,
+            },
+        },
+        {},
+    ),
+    "amazon_2014": (
+        {
+            "interactions": {
+                "path": "reviews_Beauty_5.json.gz",
+                "format": None,
+                "columns": {
+                    "user": "reviewerID",
+                    "item": "asin",
+                    "time": "unixReviewTime",
+                    "rating": "overall",
+                },
+            },
+            "items": {
+                "path": "meta_Beauty.json.gz",
+                "format": "loose_jsonl",
+                "columns": {"item": "asin", "title": "title", "categories": "categories", "brand": "brand"},
+            },
+        },
+        {},
+    ),
+    "steam": (
+        {
+            "interactions": {
+                "path": "steam_reviews.json.gz",
+                "format": "loose_jsonl",
+                "columns": {"user": "username", "item": "product_id", "time": "date"},
+            },
+            "items": {
+                "path": "steam_games.json.gz",
+                "columns": {"item": "id", "categories": "genres", "price": "price"},
+            },
+        },
+        {},
+    ),
+    "steam_libraries": (
+        {"interactions": {"format": "loose_jsonl", "columns": {"user": "user_id", "item": "items.item_id"}}},
+        {},
+    ),
+    "yelp": (
+        {
+            "interactions": {
+                "path": "yelp_academic_dataset_review.json",
+                "columns": {"user": "user_id", "item": "business_id", "time": "date", "rating": "stars"},
+            },
+            "items": {
+                "path": "yelp_academic_dataset_business.json",
+                "columns": {"item": "business_id", "title": "name", "categories": "categories"},
+                "split_on": {"categories": ","},
+            },
+            "users": {"columns": {"user": "user_id", "fans": "fans"}},
+        },
+        {},
+    ),
+    "no_times": (
+        {
+            "interactions": {"path": "purchases.csv", "columns": {"user": "customer", "item": "product"}},
+            "items": {
+                "path": "products.jsonl",
+                "columns": {"item": "sku", "title": "name", "categories": "path"},
+                "split_on": {"categories": ">"},
+            },
+        },
+        {},
+    ),
+    "pairs_only": (
+        {"interactions": {"path": "data.txt", "separator": " ", "header": ["user", "item"]}, "items": None},
+        {},
+    ),
+    "header_less": (
+        {"interactions": {"path": "events.csv", "header": ["user", "item", "time"], "columns": NAMED}},
+        {},
+    ),
+    "two_logs": (
+        {
+            "interactions": {
+                "path": "purchases.csv",
+                "columns": {"user": "customer_id", "item": "product_id", "time": "bought_at"},
+            }
+        },
+        {},
+    ),
+    "typed_parquet": (
+        {
+            "interactions": {
+                "path": "transactions_train.parquet",
+                "columns": {"user": "account_id", "item": "article_id", "time": "t_dat"},
+            },
+            "items": {
+                "path": "articles.parquet",
+                "columns": {"item": "article_id", "title": "prod_name", "categories": "department_name"},
+            },
+        },
+        {},
+    ),
+    "parquet_lists": (
+        {"interactions": {"path": "histories.parquet", "columns": {"user": "user_id", "item": "item_ids"}}},
+        {},
+    ),
+    "parts": ({"interactions": {"path": "orders-*.csv", "columns": NAMED}}, {}),
+    "retail": (
+        {
+            "interactions": {
+                "path": "online_retail.csv",
+                "columns": {"user": "CustomerID", "item": "StockCode", "time": "InvoiceDate"},
+                "without_id": "drop",
+            },
+            "items": {
+                "path": "online_retail.csv",
+                "columns": {"item": "StockCode", "title": "Description"},
+            },
+        },
+        {"interactions": sum(place % 9 != 4 for place in range(ALL))},
+    ),
+    "excel": (
+        {
+            "interactions": {
+                "separator": "\t",
+                "columns": {"user": "Kundennr", "item": "Artikelnr", "time": ["Datum", "Uhrzeit"]},
+            },
+            "items": {"columns": {"item": "Artikelnr", "title": "Artikelbezeichnung"}},
+        },
+        {},
+    ),
+    "doubtful_days": (
+        {
+            "interactions": {
+                "columns": {"user": "client", "item": "produit", "time": "date"},
+                "time_format": "%d/%m/%Y",
+            }
+        },
+        {},
+    ),
+    "sequences": (
+        {
+            "interactions": {
+                "path": "Beauty.txt",
+                "format": "sequences",
+                "columns": {"user": "user", "item": "item"},
+            }
+        },
+        {},
+    ),
+    "recbole": (
+        {
+            "interactions": {
+                "path": "ml.inter",
+                "format": "csv",
+                "separator": "\t",
+                "columns": {
+                    "user": "user_id:token",
+                    "item": "item_id:token",
+                    "time": "timestamp:float",
+                    "rating": "rating:float",
+                },
+            },
+            "items": {"path": "ml.item", "columns": {"title": "movie_title:token_seq"}},
+        },
+        {},
+    ),
+    "baskets": (
+        {"interactions": {"columns": {"user": "customer_id", "item": "items"}, "split_on": {"item": " "}}},
+        {},
+    ),
+    "events": (
+        {
+            "interactions": {
+                "path": "2019-Oct.csv.gz",
+                "columns": {
+                    "user": "user_id",
+                    "item": "product_id",
+                    "time": "event_time",
+                    "event": "event_type",
+                },
+            }
+        },
+        {},
+    ),
+    "json_array": (
+        {
+            "interactions": {
+                "path": "orders.json",
+                "columns": {"user": "userId", "item": "productId", "time": "createdAt"},
+            },
+            "items": {"path": "products.json", "columns": {"item": "key", "title": "name"}},
+        },
+        {},
+    ),
+    "other_zeros": ({"interactions": {"columns": {"user": "user", "item": "sku"}}, "items": None}, {}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_card_of_a_folder(name, tmp_path, capsys):
+    expected, counts = CASES[name]
+    code, path = init(tmp_path, getattr(folders, name)(), "--yes")
+    shown = capsys.readouterr()
+    assert code == 0, shown.err
+    card = read_yaml(path)
+    includes(card, expected)
+    report = build(path, tmp_path / "run")
+    found = {key: report["counts"][key] for key in ("users", "items", "interactions")}
+    assert found == {"users": folders.USERS, "items": folders.ITEMS, "interactions": ALL} | counts
+    assert card["size"] == found
+
+
+CLEAR = {
+    *(
+        "messy_shop",
+        "movielens_1m",
+        "movielens_csv",
+        "amazon_2023",
+        "amazon_2014",
+        "steam",
+        "steam_libraries",
+        "yelp",
+    ),
+    *(
+        "no_times",
+        "typed_parquet",
+        "parts",
+        "retail",
+        "excel",
+        "sequences",
+        "recbole",
+        "baskets",
+        "events",
+        "json_array",
+    ),
+}
+OPEN = {
+    "pairs_only": "data.txt: the columns of user and item: user column_1 (0, 0, 0, …; 12 different), item column_2",
+    "two_logs": "`interactions.path` names another",
+    "doubtful_days": "`interactions.time_format` names another",
+}
+
+
+@pytest.mark.parametrize("name", sorted(CLEAR))
+def test_nothing_is_asked_that_the_files_show(name, tmp_path, monkeypatch):
+    def asked(question):
+        raise AssertionError(question)
+
+    guess = guess_folder(write(getattr(folders, name)(), tmp_path / "export"), asked, scratch(tmp_path))
+    assert guess.log.columns.keys() >= {"user", "item"}
+
+
+def scratch(tmp_path):
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_a_guess_that_could_be_another_is_said(name, tmp_path, capsys):
+    code, _ = init(tmp_path, getattr(folders, name)(), "--yes")
+    told = capsys.readouterr().err.splitlines()
+    assert code == 0 and sum(OPEN[name] in line for line in told) == 1
+    assert all(len(line) <= 300 for line in told)
 
 
 class Terminal(io.StringIO):
@@ -109,6 +504,67 @@ def test_a_file_that_cannot_be_read_to_its_end_leaves_a_card_to_correct(tmp_path
     assert read_yaml(card)["interactions"]["columns"] == {"user": "customer", "item": "product"}
 
 
+@pytest.mark.parametrize("name", ["messy_shop", "amazon_2014", "json_array", "excel", "parts"])
+def test_a_large_file_is_judged_by_its_first_rows(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("llmrec.data.guess.files._HEAD", 1_500)
+    monkeypatch.setattr("llmrec.data.guess.files.ROWS", 8)
+    expected, counts = CASES[name]
+    code, path = init(tmp_path, getattr(folders, name)(), "--yes")
+    assert code == 0
+    card = read_yaml(path)
+    if "items" in card:
+        card["items"].setdefault(
+            "encoding", "cp1252"
+        )  # derived by the reader, where not every row was looked at
+    includes(card, expected)
+    assert build(path, tmp_path / "run")["counts"]["interactions"] == counts.get("interactions", ALL)
+
+
+def test_rows_that_cannot_be_used_are_dropped_and_counted(tmp_path, capsys):
+    rows = folders.log(folders.when)
+    bad = [("", 1, folders.START), (1, "", folders.START), (2, 2, ""), (3, 3, 0)]
+    files = {"orders.csv": folders.lines([("user", "item", "time"), *rows, *bad])}
+    code, card = init(tmp_path, files, "--yes")
+    assert code == 0
+    text = card.read_text()
+    assert "without_id: drop            # 2 rows" in text and "times: drop                 # 2 rows" in text
+    assert build(card, tmp_path / "run")["counts"]["interactions"] == ALL
+
+
+def test_personal_columns_of_users_stay_out(tmp_path, capsys):
+    people = [
+        (u, f"Anna {u}", f"a{u}@example.org", ("NL", "DE")[u % 2], 20 + u) for u in range(folders.USERS)
+    ]
+    files = folders.no_times() | {
+        "customers.csv": folders.lines([("customer", "full_name", "E-Mail", "country", "age"), *people])
+    }
+    code, card = init(tmp_path, files, "--yes")
+    assert code == 0 and read_yaml(card)["users"]["columns"] == {
+        "user": "customer",
+        "country": "country",
+        "age": "age",
+    }
+    assert "'full_name', 'E-Mail' may name a person" in capsys.readouterr().err
+    build(card, tmp_path / "run")
+    assert examples.load_users(tmp_path / "run").columns == ["user_id", "country", "age"]
+
+
+def test_what_was_guessed_is_what_the_stage_writes(tmp_path):
+    _, card = init(tmp_path, folders.messy_shop(), "--yes")
+    build(card, tmp_path / "run")
+    items = examples.load_items(tmp_path / "run").sort("item_id")
+    assert items.row(4) == (
+        "A004",
+        "Größe 4 Stück",
+        ["Küche", "Töpfe", "Edelstahl"],
+        pytest.approx(5.4),
+        "Schöne Ware 4",
+    )
+    assert items["title"][3] == "item A003"
+    first = examples.load_interactions(tmp_path / "run").row(0, named=True)
+    assert (first["user_id"], first["item_id"], first["time"]) == ("K0000", "A000", folders.START)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -137,3 +593,18 @@ def test_a_value_of_yaml_is_read_back(text):
     line = f"key: {scalar(text)}"
     assert "\n" not in line and parse_yaml(line, "test") == {"key": text}
     assert parse_yaml(f"key: [{scalar(text)}]", "test") == {"key": [text]}
+
+
+def test_a_log_with_titles_describes_items_by_what_belongs_to_them(tmp_path):
+    rows = [
+        (*row, f"Thing {row[1]}", folders.KINDS[row[1] % 5], row[0] + 0.5)
+        for row in folders.log(folders.when)
+    ]
+    head = ("user", "item", "time", "title", "category", "price")
+    _, card = init(tmp_path, {"orders.csv": folders.lines([head, *rows])}, "--yes")
+    # The price differs from user to user, so it is none of the item's.
+    assert read_yaml(card)["items"] == {
+        "path": "orders.csv",
+        "columns": {"item": "item", "title": "title", "categories": "category"},
+        "split_on": {"categories": ">"},
+    }
