@@ -99,7 +99,11 @@ def main() -> None:
         print(arm, json.dumps(figures["arms"][arm]), file=sys.stderr, flush=True)
         figures["cpu_seconds"] = round(time.process_time() - start)
         write_figures(
-            options.out, " ".join(["python", *sys.argv]), figures, "torch", "transformers", "peft", "numpy"
+            options.out,
+            " ".join(["python", *sys.argv]),
+            figures,
+            *("torch", "transformers", "peft", "numpy"),
+            seed=options.seed,
         )
 
 

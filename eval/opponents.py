@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import sys
 import time
-from importlib import metadata
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from llmrec.artifacts import read_manifest
 from llmrec.collaborative.systems import load_baseline
 from llmrec.config import load_recipe
 from llmrec.data.examples import evaluation_examples, load_items
+from llmrec.estimate.machine import machine
 from llmrec.evaluate.lists import baseline_lists
 from llmrec.evaluate.summary import summarise
 from llmrec.files import read_json
@@ -72,16 +72,12 @@ def main() -> None:
     """Measure the runs that the command line names, and write one file."""
     out, *given = sys.argv[1:]
     split = os.environ.get("SPLIT", "test")
-    names = ("llmrec", "torch", "numpy", "scipy", "polars", "sentence-transformers")
+    names = ("torch", "numpy", "scipy", "polars", "sentence-transformers")
     found: dict[str, Any] = {
         "command": "python eval/opponents.py " + " ".join([Path(out).name, *given]),
+        "date": datetime.now(UTC).date().isoformat(),
         "split": split,
-        "machine": {
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-            "cores": os.cpu_count(),
-            "versions": {name: metadata.version(name) for name in names},
-        },
+        "machine": machine(*names),
         "datasets": {},
     }
     for text in given:

@@ -1,4 +1,4 @@
-"""What a machine is, for records of how figures were made."""
+"""What a machine is: for records of how figures were made, and where models compute."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ def cpu_name() -> str:
 def core_count() -> int:
     """Return the number of cores (of hardware threads) that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_device() -> str:
+    """Return torch's name of a GPU if there is one, else of the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def describe_machine() -> dict[str, Any]:

@@ -9,9 +9,20 @@ from hypothesis import HealthCheck, settings
 
 # Models are tiny here: more threads only wait for each other, badly so on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A GPU is used only where it is asked for (docs/gpu.md): tests then mean the same on every machine.
+ON_GPU = "LLMREC_TEST_DEVICE" in os.environ
+if not ON_GPU:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # A busy machine is no reason to fail: no test here asserts a time.
 settings.register_profile("llmrec", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("llmrec")
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out, on a GPU, what is claimed of CPUs alone."""
+    for item in items:
+        if ON_GPU and item.get_closest_marker("cpu_alone"):
+            item.add_marker(pytest.mark.skip(reason="claimed of CPUs alone"))
 
 
 def pytest_xdist_auto_num_workers(config):

@@ -32,6 +32,8 @@ from torch.utils._pytree import tree_iter, tree_map
 
 NAME, CPU = "simgpu", torch.device("cpu")
 DEVICE = f"{NAME}:0"
+SAME_DRAWS = True
+"""Whether the device's generators draw what the CPU's draw."""
 READS_VALUES = {"_local_scalar_dense", "equal", "is_nonzero"}
 SIZE_FROM_VALUES = {"nonzero", "masked_select", "argwhere", "bincount", "repeat_interleave", "unique_dim"}
 SIZE_FROM_VALUES |= {"unique_consecutive", "_unique2"}
@@ -58,6 +60,9 @@ class _Module(backends._DummyBackendModule):
     def device_count(self):
         return int(_State.is_on)
 
+    def get_amp_supported_dtype(self):
+        return [torch.bfloat16, torch.float16]
+
     def get_rng_state(self, device=0):
         return torch.get_rng_state()
 
@@ -81,20 +86,21 @@ def generator(seed):
     return made
 
 
-def _note(kind, operation):
-    """Note a wait, with the innermost line of llmrec that led to it."""
+def wait_at(kind, operation):
+    """A wait as text, with the innermost line of llmrec that led to it."""
     frame, library = sys._getframe(1), ""
     while frame is not None:
         file = frame.f_code.co_filename
         if "/llmrec/" in file and "site-packages" not in file:
-            _State.waits.append(
-                f"{kind} ({operation}) at {file.rpartition('/llmrec/')[2]}:{frame.f_lineno}{library}"
-            )
-            return
+            return f"{kind} ({operation}) at {file.rpartition('/llmrec/')[2]}:{frame.f_lineno}{library}"
         if not library and "site-packages" in file and "/torch/" not in file:
             library = f", in {file.rpartition('site-packages/')[2]}:{frame.f_lineno}"
         frame = frame.f_back
-    _State.waits.append(f"{kind} ({operation}) outside{library}")
+    return f"{kind} ({operation}) outside{library}"
+
+
+def _note(kind, operation):
+    _State.waits.append(wait_at(kind, operation))
 
 
 class DeviceTensor(torch.Tensor):

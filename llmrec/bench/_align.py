@@ -15,12 +15,13 @@ from datasets import Dataset
 from peft import PeftModel
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 
-from llmrec.bench.decode import SMOLLM2
+from llmrec.bench._measure import wait
 from llmrec.bench.trie import CODES, catalogue
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.trie import Trie
 from llmrec.config import BaseConfig, DpoConfig, GrpoConfig, LoraSettings, RewardConfig
 from llmrec.decode.reference import prefix_table
+from llmrec.hardware import choose_device
 from llmrec.models import lora
 from llmrec.models.base import load_base
 from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees
@@ -29,13 +30,14 @@ from llmrec.train.alignment.grpo_trainer import TreeGRPOTrainer, loss_arguments
 from llmrec.train.alignment.losses import sdpo
 from llmrec.train.alignment.rewards import RewardContext
 from llmrec.train.alignment.rollouts import RolloutTasks, TreeSampler
+from llmrec.train.arguments import checkpointing_argument
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TREES, TRL, ANSWERS, CONSTRAINED = "trees", "TRL", "TRL, head at the answers", "… and the trie's constraint"
 """The systems. Without Triton, TRL's head also scores every position of the prompt; with it, only the answers."""
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = choose_device()
 Normalise = Literal["vocabulary", "allowed"]
 
 
@@ -44,7 +46,7 @@ class Subject:
     """A policy, its catalogue, and prompts.
 
     Attributes:
-        model: the policy, a base with an adapter.
+        model: the policy, a base with an adapter, on `DEVICE`.
         tokenizer: the base's tokenizer.
         catalogue: the items, on `DEVICE`.
         prompts: token-id lists of equal length.
@@ -57,27 +59,20 @@ class Subject:
 
     @classmethod
     def make(
-        cls, model: str, shape: Mapping[str, int], length: int, items: int, prompt: int, batch: int
+        cls, config: BaseConfig, vocabulary: int, length: int, items: int, prompt: int, batch: int
     ) -> Subject:
         """Build a base whose vocabulary ends with semantic-ID tokens, and an adapter with non-zero weights.
 
         Args:
-            model: `qwen3` (random weights), `smollm2`, or a value of a recipe's `base.model`.
-            shape: `layers`, `hidden` and `vocabulary` of `qwen3`, semantic-ID tokens included.
+            config: the base.
+            vocabulary: least size of its vocabulary, semantic-ID tokens included.
             length: number of levels of the random semantic IDs.
             items: number of items.
             prompt: number of random tokens of a prompt.
             batch: number of prompts.
         """
-        heads = max(1, shape["hidden"] // 64)
-        tiny = dict(shape) | {"heads": heads, "kv_heads": max(1, heads // 2)}
-        tiny["intermediate"] = 3 * shape["hidden"]
-        bases = {"qwen3": {"tiny": tiny}, "smollm2": {"model": SMOLLM2}}
-        config = BaseConfig.model_validate(bases.get(model, {"model": model}))
         base, tokenizer = load_base(config, ["red nail polish"], 0)
-        rows = base.config.vocab_size + length * CODES
-        if model == "qwen3":
-            rows = max(rows, shape["vocabulary"])
+        rows = max(base.config.vocab_size + length * CODES, vocabulary)
         torch.manual_seed(0)
         base.resize_token_embeddings(rows, mean_resizing=False)
         wrapped = lora.attach_lora(base, LoraSettings())
@@ -89,7 +84,7 @@ class Subject:
         trie, names = Trie.build(sids, [CODES] * length), [str(item) for item in range(len(sids))]
         item_catalogue = Catalogue(trie, torch.arange(rows - length * CODES, rows), names, {})
         prompts = np.random.default_rng(2).integers(100, 300, (batch, prompt)).tolist()
-        return cls(wrapped, tokenizer, item_catalogue.to(DEVICE), prompts)
+        return cls(wrapped.to(DEVICE), tokenizer, item_catalogue.to(DEVICE), prompts)
 
     def first(self, prompts: int) -> Subject:
         """The same subject with its first `prompts` prompts."""
@@ -157,7 +152,7 @@ def _arguments() -> dict[str, Any]:
         "output_dir": tempfile.gettempdir(),
         "report_to": "none",
         "remove_unused_columns": False,
-        "gradient_checkpointing": False,
+        **checkpointing_argument(False),
         "bf16": False,
         "use_cpu": DEVICE == "cpu",
     }
@@ -248,12 +243,6 @@ class Pass:
         return torch.cat(parts).double(), sum(token_counts)
 
 
-def wait() -> None:
-    """Wait until the GPU has finished its queued work."""
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-
-
 def grpo_pass(subject: Subject, system: str, generations: int, normalise: Normalise = "vocabulary") -> Pass:
     """GRPO's pass over uniformly drawn items; `normalise` as for `grpo`."""
     trainer = grpo(subject, system, generations, normalise)
@@ -284,9 +273,11 @@ def grpo_step(subject: Subject, system: str, generations: int) -> Callable[[], N
 def _rollouts(subject: Subject, generations: int) -> dict[str, torch.Tensor]:
     """A batch of GRPO in TRL's layout, with one row a completion, prompt included; slightly off-policy."""
     groups = subject.answers(generations)
-    trees = CompletionTrees.build(subject.prompts, groups, subject.pad_id)
+    trees = CompletionTrees.build(subject.prompts, groups, subject.pad_id).to(DEVICE)
     with torch.no_grad():
-        log_probs = CompletionScorer("vocabulary", subject.catalogue).log_probs(subject.model, trees).tokens
+        log_probs = (
+            CompletionScorer("vocabulary", subject.catalogue).log_probs(subject.model, trees).tokens.cpu()
+        )
     answers = torch.tensor(groups).flatten(0, 1)
     prompts = torch.tensor(subject.prompts).repeat_interleave(generations, 0)
     torch.manual_seed(1)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
+import torch
 
 from llmrec.bench._measure import speedup, summary, time_interleaved
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     Processes = list[psutil.Process]
 
 CACHE_GB = 4
+"""Memory of an engine's cache on a CPU, in GiB."""
+GPU_SHARE = 0.5
+"""Share of a GPU's free memory that an engine takes; the tree engine needs the rest."""
 
 
 def compare(
@@ -27,8 +32,9 @@ def compare(
 ) -> dict[str, Any]:
     """Time searches with `width` beams; the prefix cache is emptied before every search.
 
-    vLLM's beam search runs with our block size (`tuned`) and with vLLM's default for the machine (`default`).
-    Waiting engines poll, so they are suspended while another system is timed.
+    vLLM's beam search runs with our block size (`tuned`) and with vLLM's default for the machine (`default`). On a
+    GPU ours is the default, so there is one engine. Waiting engines poll, so they are suspended while another system
+    is timed.
 
     Args:
         base: the folder that vLLM loads.
@@ -48,34 +54,34 @@ def compare(
     tree = TreeEngine(model, catalogue.trie, catalogue.token_ids)
     options: dict[str, Any] = {
         "width": 2 * width,
-        "cache_gb": CACHE_GB,
+        "cache_gb": _memory_gb(),
         "max_model_len": len(prompts[0]) + 64,
     }
-    tuned, tuned_processes = _start(lambda: VllmEngine(base, **options))
-    default, default_processes = _start(lambda: VllmEngine(base, **options, block_size=None))
+    blocks: dict[str, dict[str, Any]] = {"tuned": {}}
+    if not torch.cuda.is_available():
+        blocks["default"] = {"block_size": None}
+    engines: dict[str, tuple[VllmEngine, Processes]] = {}
     try:
+        for name, block in blocks.items():
+            engines[name] = _start(partial(VllmEngine, base, **options, **block))
+        tuned, tuned_processes = engines["tuned"]
         works: dict[str, tuple[Callable[[], object], Processes]] = {
             "tree": (lambda: tree.search(prompts, width), []),
             "rounds": (_fresh(tuned, lambda: tuned.rank(prompts, width)), tuned_processes),
-            "beam_search, tuned": (
-                _fresh(tuned, lambda: _beam_search(tuned, prompts, width)),
-                tuned_processes,
-            ),
-            "beam_search, default": (
-                _fresh(default, lambda: _beam_search(default, prompts, width)),
-                default_processes,
-            ),
         }
-        processes = [*tuned_processes, *default_processes]
+        for name, (engine, needed) in engines.items():
+            beams = partial(_beam_search, engine, prompts, width)
+            works[f"beam_search, {name}"] = (_fresh(engine, beams), needed)
+        processes = [process for _, started in engines.values() for process in started]
         systems = {name: _alone(work, needed, processes) for name, (work, needed) in works.items()}
         scores = tree.search(prompts, width).scores
         difference = np.abs(scores - tuned.rank(prompts, width).scores).max()
         vllm_difference = np.abs(scores - _beam_search(tuned, prompts, width)).max()
         seconds = time_interleaved(systems, repeats, f"vLLM, {width} beams")
     finally:
-        _resume(processes)
-        tuned.close()
-        default.close()
+        for engine, started in engines.values():
+            _resume(started)
+            engine.close()
     return {
         "seconds": {name: summary(times) for name, times in seconds.items()},
         "tree_times_faster": {
@@ -84,6 +90,13 @@ def compare(
         "rounds_times_faster": speedup(seconds["beam_search, tuned"], seconds["rounds"]),
         "score_difference": {"rounds": float(difference), "beam_search": float(vllm_difference)},
     }
+
+
+def _memory_gb() -> float:
+    """GiB for an engine: of its cache on a CPU, of all that it takes on a GPU."""
+    if not torch.cuda.is_available():
+        return CACHE_GB
+    return GPU_SHARE * torch.cuda.mem_get_info()[0] / 2**30
 
 
 def save(base: Path, model: PreTrainedModel, catalogue: Catalogue) -> None:

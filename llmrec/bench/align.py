@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
@@ -19,8 +19,10 @@ from llmrec.bench._align import (
     grpo_step,
     sdpo_pass,
 )
-from llmrec.bench._measure import speedup, summary, time_interleaved
+from llmrec.bench._measure import precision_of, speedup, summary, time_interleaved, work_done
+from llmrec.bench.decode import SMOLLM2
 from llmrec.bench.trie import LEVELS, VOCABULARY
+from llmrec.config import BaseConfig
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
 from llmrec.report.screen import show
@@ -48,9 +50,10 @@ def run(
     parts: Sequence[str] = PARTS,
     against: Sequence[str] = ("answers", "constrained"),
     repeats: int = 5,
+    dtype: Literal["float32", "bfloat16"] = "float32",
     out: Path | None = None,
 ) -> list[Figures]:
-    """Time alignment of one model with LoRA, on the same completions, in float32 and interleaved.
+    """Time alignment of one model with LoRA, on the same completions, interleaved.
 
     `grpo` is the policy's forward and backward pass. `sdpo` is the same, with the reference's pass timed separately.
     TRL's trainer has no S-DPO, so its forward pass gets the chosen and all rejected items as rows, and our loss gets
@@ -75,19 +78,22 @@ def run(
             same, with samples constrained to the catalogue by a prefix function; `trl`: TRL unchanged, which is far
             slower on a CPU.
         repeats: number of timed repeats.
+        dtype: precision of the base, `float32` or `bfloat16`; the adapter's is float32.
         out: JSON file for the figures; None writes nothing.
 
     Returns:
-        Per part: seconds, and `times_faster` than each peer; for a pass, the number of tokens that pass through the
-        model and the relative error of the trees' gradient; for S-DPO also `with_reference`, the times with the
-        reference's pass. (For `smollm2`, whose new rows are untrained, float32 alone causes an error of about 1e-4.)
+        Per part: seconds, `times_faster` than each peer, and the operations (`work_done`); for a pass, the number of
+        tokens that pass through the model and the relative error of the trees' gradient; for S-DPO also
+        `with_reference`, the times with the reference's pass. (For `smollm2`, whose new rows are untrained, float32
+        alone causes an error of about 1e-4.)
 
     Raises:
         UserError: an unknown part or peer.
     """
     _check(parts, against)
     shape = {"layers": layers, "hidden": hidden, "vocabulary": vocabulary}
-    subject = Subject.make(model, shape, length, items, prompt, max(batch, pairs))
+    least = vocabulary if model == "qwen3" else 0
+    subject = Subject.make(_base(model, shape, dtype), least, length, items, prompt, max(batch, pairs))
     peers = [PEERS[name] for name in against]
     figures = []
     if "grpo" in parts:
@@ -97,11 +103,20 @@ def run(
     if "step" in parts:
         figures.append(_step(subject.first(batch), peers, generations, repeats))
     settings: Figures = {"model": model} | (shape if model == "qwen3" else {})
-    settings |= {"prompt": prompt, "length": length, "items": items}
+    settings |= {"prompt": prompt, "length": length, "items": items, "dtype": dtype}
     figures = [settings | part for part in figures]
     _show(figures)
     write_figures(out, "llmrec bench align", figures, "torch", "transformers", "trl", "peft")
     return figures
+
+
+def _base(model: str, shape: Mapping[str, int], dtype: str) -> BaseConfig:
+    """The base of a name; `shape` has `layers`, `hidden` and `vocabulary` of `qwen3`."""
+    heads = max(1, shape["hidden"] // 64)
+    tiny = dict(shape) | {"heads": heads, "kv_heads": max(1, heads // 2)}
+    tiny["intermediate"] = 3 * shape["hidden"]
+    bases: dict[str, dict[str, Any]] = {"qwen3": {"tiny": tiny}, "smollm2": {"model": SMOLLM2}}
+    return BaseConfig.model_validate(bases.get(model, {"model": model}) | {"dtype": dtype})
 
 
 def _check(parts: Sequence[str], against: Sequence[str]) -> None:
@@ -121,7 +136,10 @@ def _grpo(subject: Subject, peers: Sequence[str], generations: int, repeats: int
     allowed = {ALLOWED: grpo_pass(subject, TREES, generations, "allowed")}
     name = f"grpo G={generations}"
     seconds = time_interleaved(passes | allowed, repeats, name)
-    return {"part": name, "prompts": len(subject.prompts)} | _times(seconds) | _exact(passes)
+    figures = {"part": name, "prompts": len(subject.prompts)} | _times(seconds)
+    return (
+        figures | {"work": work_done(passes | allowed, seconds, precision_of(subject.model))} | _exact(passes)
+    )
 
 
 def _sdpo(subject: Subject, peers: Sequence[str], rejected: int, repeats: int) -> Figures:
@@ -137,13 +155,16 @@ def _sdpo(subject: Subject, peers: Sequence[str], rejected: int, repeats: int) -
         for name in systems
     }
     figures = {"part": name, "prompts": len(subject.prompts)} | _times(alone) | _exact(passes)
+    figures |= {"work": work_done(timed, seconds, precision_of(subject.model))}
     return figures | {"with_reference": _times(with_reference)}
 
 
 def _step(subject: Subject, peers: Sequence[str], generations: int, repeats: int) -> Figures:
     steps = {name: grpo_step(subject, name, generations) for name in (TREES, *peers)}
     name = f"grpo step G={generations}"
-    return {"part": name, "prompts": len(subject.prompts)} | _times(time_interleaved(steps, repeats, name))
+    seconds = time_interleaved(steps, repeats, name)
+    figures = {"part": name, "prompts": len(subject.prompts)} | _times(seconds)
+    return figures | {"work": work_done(steps, seconds, precision_of(subject.model))}
 
 
 def _times(seconds: Mapping[str, list[float]]) -> Figures:

@@ -16,8 +16,8 @@ import torch
 from rich.table import Table
 
 from llmrec.bench import _vllm
-from llmrec.bench._measure import speedup, summary, time_interleaved
-from llmrec.bench.trie import CODES, LEVELS, VOCABULARY, catalogue
+from llmrec.bench._measure import SHAPES, build, precision_of, speedup, summary, time_interleaved, work_done
+from llmrec.bench.trie import CODES, LEVELS, catalogue
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.trie import Trie
 from llmrec.decode.beam_search import TreeEngine
@@ -48,8 +48,9 @@ def run(
     """Time top-K decoding with interleaved engines, in float32 on the CPU (bfloat16 on a GPU).
 
     Args:
-        models: `qwen3-8x512` (8 layers, d = 512, Qwen's vocabulary, random weights), `smollm2` (the real one),
-            or a finished run in `full` mode, with its own catalogue and the prompts of its test users.
+        models: a shape with random weights, such as `qwen3-8x512` (8 layers, d = 512, Qwen's vocabulary) or
+            `qwen3-1.7b` (`llmrec.bench._measure.SHAPES`); `smollm2` (the real one); or a finished run in `full` mode,
+            with its own catalogue and the prompts of its test users.
         widths: numbers of beams.
         prompt: number of random tokens of a prompt.
         users: number of prompts a batch, the same for all engines.
@@ -59,8 +60,9 @@ def run(
         out: JSON file for the figures; None writes nothing.
 
     Returns:
-        Per model and width: seconds of both engines, `times_faster`, the largest score difference, the share of the
-        trie's steps in the tree engine's time; and `vllm`, the result of `llmrec.bench._vllm.compare`.
+        Per model and width: seconds of both engines, `times_faster`, operations (`work_done`), the largest score
+        difference, the share of the trie's steps in the tree engine's time; and `vllm`, the result of
+        `llmrec.bench._vllm.compare`.
     """
     figures: list[dict[str, Any]] = []
     with_vllm = "vllm" in against and importlib.util.find_spec("vllm") is not None
@@ -99,13 +101,15 @@ class _Subject:
 
 def _load(name: str, prompt: int, users: int, items: int) -> _Subject:
     """A model by name, whose vocabulary ends with semantic-ID tokens; or a finished run."""
-    makers: dict[str, Callable[[], PreTrainedModel]] = {"qwen3-8x512": _qwen3, "smollm2": _smollm2}
-    if name not in makers:
+    if name not in (*SHAPES, "smollm2"):
         return _trained(name, users)
-    torch.manual_seed(0)
-    model = makers[name]().eval()
-    if torch.cuda.is_available():
-        model = model.to("cuda", torch.bfloat16)
+    on_gpu = torch.cuda.is_available()
+    if name in SHAPES:
+        model = build(name, torch.bfloat16, "cuda") if on_gpu else build(name)
+    else:
+        model = _smollm2().eval()
+        if on_gpu:
+            model = model.to("cuda", torch.bfloat16)
     sids, rows = catalogue(items, LEVELS), model.config.vocab_size
     trie, token_ids = Trie.build(sids, [CODES] * LEVELS), torch.arange(rows - LEVELS * CODES, rows)
     prompts = np.random.default_rng(2).integers(100, 400, (users, prompt)).tolist()
@@ -120,7 +124,7 @@ def _trained(name: str, users: int) -> _Subject:
     from llmrec.recommend.trained_run import TrainedRun
 
     if not run_folder(name).is_dir():
-        raise UserError(f"bench decode: no model or run {name!r}; models: qwen3-8x512, smollm2")
+        raise UserError(f"bench decode: no model or run {name!r}; models: {', '.join(SHAPES)}, smollm2")
     run = TrainedRun.load(name, as_trained=True)
     if run.default_model != BASE:
         raise UserError(f"bench decode: {name} has an adapter; give a run trained with sft.mode=full")
@@ -144,23 +148,6 @@ def _base(subject: _Subject) -> Iterator[Path]:
         base = Path(folder) / "bench" / "base"
         _vllm.save(base, subject.model, subject.catalogue)
         yield base
-
-
-def _qwen3() -> PreTrainedModel:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=VOCABULARY,
-            hidden_size=512,
-            intermediate_size=1536,
-            num_hidden_layers=8,
-            num_attention_heads=8,
-            num_key_value_heads=4,
-            head_dim=64,
-            tie_word_embeddings=True,
-        )
-    )
 
 
 def _smollm2() -> PreTrainedModel:
@@ -188,6 +175,7 @@ def _compare(subject: _Subject, width: int, repeats: int) -> dict[str, Any]:
     return {
         "seconds": {name: summary(times) for name, times in seconds.items()},
         "times_faster": speedup(seconds["generate"], seconds["tree"]),
+        "work": work_done(systems, seconds, precision_of(model)),
         "score_difference": float(np.abs(tree - reference).max()),
         "trie_share": round(steps / summary(seconds["tree"])["median"], 4),
     }
@@ -218,6 +206,7 @@ def _show(figures: list[dict[str, Any]]) -> None:
         "goal",
         "|Δ score|",
         "trie share",
+        "of matmul rate",
     ):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for row in figures:
@@ -233,33 +222,25 @@ def _show(figures: list[dict[str, Any]]) -> None:
             f"≥ {goal}" if goal else "",
             f"{row['score_difference']:.0e}",
             f"{row['trie_share']:.2%}",
+            f"{row['work']['share_of_matmul_rate']['tree']:.0%}",
         )
     show(table)
 
 
 def _show_vllm(figures: list[dict[str, Any]]) -> None:
-    """Show vLLM's beam search with our block size (tuned) and with its default block size."""
+    """Show vLLM's beam search with our block size (tuned) and, on a CPU, with its default block size."""
     if not figures:
         return
     table = Table(title="the same on vLLM: its own beam search (tuned, default) and our level rounds")
-    columns = (
-        "beams",
-        "tree s",
-        "rounds s",
-        "tuned s",
-        "default s",
-        "tree/tuned",
-        "tree/default",
-        "rounds/tuned",
-    )
-    for heading in columns:
+    names = [name for name in figures[0]["vllm"]["seconds"] if name.startswith("beam_search")]
+    kinds = [name.removeprefix("beam_search, ") for name in names]
+    columns = ["beams", "tree s", "rounds s", *(f"{kind} s" for kind in kinds)]
+    for heading in [*columns, *(f"tree/{kind}" for kind in kinds), "rounds/tuned"]:
         table.add_column(heading, justify="right")
     for row in figures:
         vllm = row["vllm"]
         seconds = [f"{times['median']:.2f}" for times in vllm["seconds"].values()]
-        faster = [
-            vllm["tree_times_faster"][f"beam_search, {name}"]["median"] for name in ("tuned", "default")
-        ]
+        faster = [vllm["tree_times_faster"][name]["median"] for name in names]
         faster.append(vllm["rounds_times_faster"]["median"])
         table.add_row(str(row["width"]), *seconds, *(f"{times:.1f}x" for times in faster))
     show(table)

@@ -64,7 +64,9 @@ def run(arms: str, dry_run: bool = False, out: Path | None = None) -> dict[str, 
         print(f"not comparable: {caution}", file=sys.stderr)
     out = out or artifacts.runs_root() / f"{path.stem}.json"
     packages = [name for name in artifacts.PACKAGES if name != "llmrec"]
-    write_figures(out, shlex.join(["llmrec", "bench", "quality", arms]), figures, *packages)
+    write_figures(
+        out, shlex.join(["llmrec", "bench", "quality", arms]), figures, *packages, seed=figures["seeds"]
+    )
     print(f"figures: {out}", file=sys.stderr)
     return figures
 

@@ -18,17 +18,21 @@ import torch
 from rich.table import Table
 
 from llmrec.artifacts import read_manifest, run_folder
-from llmrec.bench._measure import speedup, summary, time_interleaved
+from llmrec.bench._measure import precision_of, speedup, summary, time_interleaved, work_done
 from llmrec.config import load_recipe
 from llmrec.data.examples import training_histories
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
+from llmrec.models.lora import attach_lora
 from llmrec.report.screen import show
+from llmrec.train.arguments import checkpointing_argument
 from llmrec.train.sft.epochs import Epochs
 from llmrec.train.sft.prepare import Prepared, prepare
 from llmrec.train.sft.samples import TrainingTree, TreeCollator
 
 if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
     from trl import SFTTrainer
 
     from llmrec.text.encode import Sample
@@ -46,15 +50,17 @@ def run(
     pack: int = 1024,
     repeats: int = 5,
     checkpointing: bool = False,
+    bf16: bool = False,
     memory: bool = True,
     out: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Time a pass over the same targets: forward and backward of all batches, and one AdamW step.
 
-    The systems run in float32 and are interleaved.
+    The systems train the same weights of one model, and are interleaved: every weight in the mode `full`, else LoRA,
+    without the rows of the SID tokens, because TRL's loss ignores trained rows of a tied head.
 
     Args:
-        runs: runs with a finished stage ids; their recipes give base model, first template and history.
+        runs: runs with a finished stage ids; their recipes give base model, mode, first template and history.
         users: number of windows of training histories, a seeded sample.
         batch: trees a batch. A padded batch has 4 times as many samples, in the trainer's random order.
         pack: tokens of a packed row (best fit decreasing; each sample attends to itself only). Without flash
@@ -62,17 +68,19 @@ def run(
             square.
         repeats: number of timed passes over all targets.
         checkpointing: whether all systems use gradient checkpointing.
+        bf16: whether all systems compute in bfloat16 (autocast), as `sft.bf16`; else in the base's precision.
         memory: whether to measure the peak memory of each system too, in a separate process.
         out: JSON file for the figures; None writes nothing.
 
     Returns:
-        Per run: number of targets; per system the tokens that pass through the model, seconds, `times_faster`; the
-        relative difference of the trees' gradient from that of padded samples; peak memory in MB; and encoded samples
-        a second.
+        Per run: number of targets; per system the tokens that pass through the model, seconds, `times_faster`, the
+        operations (`work_done`); the relative difference of the trees' gradient from that of padded samples; peak
+        memory in MB; and encoded samples a second.
     """
     figures = []
     for name in runs:
-        size: dict[str, Any] = {"users": users, "batch": batch, "pack": pack, "checkpointing": checkpointing}
+        size: dict[str, Any] = {"users": users, "batch": batch, "pack": pack}
+        size |= {"checkpointing": checkpointing, "bf16": bf16}
         work = _Work.load(name, **size)
         works = {system: work.trainer(system) for system in ("trees", PADDED, PACKED)}
         passes = {system: _pass(trainer) for system, trainer in works.items()}
@@ -85,6 +93,7 @@ def run(
                 "tokens": {system: _tokens(trainer) for system, trainer in works.items()},
                 "seconds": {system: summary(times) for system, times in seconds.items()},
                 "times_faster": faster,
+                "work": work_done(passes, seconds, "bfloat16" if bf16 else precision_of(work.model)),
                 "gradient_error": _gradient_error(works["trees"], works[PADDED]),
                 "peak_memory_mb": {system: _peak(name, system, size) for system in works} if memory else {},
                 "samples_per_second": _encoding(work),
@@ -101,6 +110,7 @@ class _Work:
 
     Attributes:
         prepared: the base model with the run's item tokens, and its encoder.
+        model: the base, or LoRA on it.
         template: the first template of the recipe.
         windows: item ids of each window of a training history.
         trees: training trees of all windows.
@@ -108,9 +118,11 @@ class _Work:
         batch: trees a batch.
         pack: tokens of a packed row.
         checkpointing: whether to use gradient checkpointing.
+        bf16: whether to compute in bfloat16.
     """
 
     prepared: Prepared
+    model: PreTrainedModel | PeftModel
     template: Template
     windows: list[list[str]]
     trees: list[TargetTree]
@@ -118,9 +130,10 @@ class _Work:
     batch: int
     pack: int
     checkpointing: bool
+    bf16: bool
 
     @classmethod
-    def load(cls, name: str, users: int, batch: int, pack: int, checkpointing: bool) -> _Work:
+    def load(cls, name: str, users: int, batch: int, pack: int, checkpointing: bool, bf16: bool) -> _Work:
         folder = run_folder(name)
         if read_manifest(folder, "ids") is None:
             raise UserError(f"bench sft: {name} has no finished stage ids; run `llmrec ids {name}` first")
@@ -139,7 +152,9 @@ class _Work:
             for window in windows
             for cut in range(1, len(window))
         ]
-        return cls(prepared, template, windows, trees, samples, batch, pack, checkpointing)
+        full = recipe.sft.mode == "full"
+        model = prepared.model if full else attach_lora(prepared.model, recipe.sft.lora)
+        return cls(prepared, model, template, windows, trees, samples, batch, pack, checkpointing, bf16)
 
     def trainer(self, system: str) -> SFTTrainer:
         """The trainer of a system, for this base and these targets."""
@@ -169,18 +184,18 @@ class _Work:
         settings = SFTConfig(
             output_dir=tempfile.gettempdir(),
             per_device_train_batch_size=per_batch,
-            gradient_checkpointing=self.checkpointing,
+            **checkpointing_argument(self.checkpointing),
             padding_free=options.pop("padding_free", False),
             dataset_kwargs={"skip_prepare_dataset": True},
             remove_unused_columns=False,
             max_length=None,
             report_to="none",
             use_cpu=not torch.cuda.is_available(),
-            bf16=False,
+            bf16=self.bf16,
         )
         tokenizer = self.prepared.tokenizer
         return kind(
-            model=self.prepared.model,
+            model=self.model,
             args=settings,
             processing_class=tokenizer,
             **options,
@@ -199,7 +214,9 @@ def _pass(trainer: SFTTrainer) -> Callable[[], None]:
     def work() -> None:
         model.train()
         for batch in loader:
-            trainer.compute_loss(model, dict(batch)).backward()
+            with trainer.compute_loss_context_manager():
+                loss = trainer.compute_loss(model, dict(batch))
+            loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -275,6 +292,7 @@ def _show(figures: list[dict[str, Any]]) -> None:
         "tokens",
         "MB",
         "|Δ∇|",
+        "of matmul rate",
     )
     for heading in columns:
         table.add_column(heading, justify="left" if heading in columns[:2] else "right")
@@ -293,5 +311,6 @@ def _show(figures: list[dict[str, Any]]) -> None:
                 f"{row['tokens'][system] / row['tokens']['trees']:.1f}x",
                 " / ".join(memory),
                 f"{row['gradient_error']:.0e}",
+                f"{row['work']['share_of_matmul_rate']['trees']:.0%}",
             )
     show(table)

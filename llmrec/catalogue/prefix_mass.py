@@ -1,4 +1,4 @@
-"""A collaborative model's word at every step of decoding.
+"""A collaborative model's probabilities of the next codes, at every step of decoding.
 
 Bao et al., Decoding matters: addressing amplification bias and homogeneity issue in recommendations for
 large language models (D3), EMNLP 2024: a step's log-probability is mixed with that of the items still

@@ -64,4 +64,4 @@ def _compare(name: str, overrides: list[str], compare: str, out: Path | None) ->
     command = shlex.join(["llmrec", "ids", name, "--compare", ",".join(kinds), *overrides])
     card = assets.last_part(recipe.data.card)
     figures = {"recipe": recipe.name, "seed": recipe.seed, "card": card, "kinds": rows}
-    machine.write_figures(out, command, figures, "torch", "faiss-cpu", "scipy", "numpy")
+    machine.write_figures(out, command, figures, "torch", "faiss-cpu", "scipy", "numpy", seed=recipe.seed)

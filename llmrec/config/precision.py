@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from llmrec.hardware import choose_device
+
 if TYPE_CHECKING:
     import torch
 
@@ -24,4 +26,4 @@ def uses_bfloat16(wanted: bool | Literal["auto"]) -> bool:
 
     if wanted != "auto":
         return wanted
-    return has_fast_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return has_fast_bfloat16(torch.device(choose_device()))

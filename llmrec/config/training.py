@@ -43,11 +43,14 @@ class BaseConfig(Section):
         dtype: type of the weights.
         init: how the rows of new item tokens are initialised; `auto` is `levels` for a pretrained base and `geometry`
             for `tiny`.
+        chat: whether prompts stand in the base's chat format, if it has one; without it they are plain text, and the
+            targets of a history stand one behind the other in a token tree.
     """
 
     model: ModelSource = "tiny"
     tiny: TinyConfig = TinyConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
+    chat: bool = True
     init: Literal["auto", "levels", "geometry", "mean"] = "auto"
 
 

@@ -49,10 +49,13 @@ def build(context: StageContext) -> None:
         bar.update()
         bar.set_description("data: splitting, writing")
         labels = _labels(log, split_config, context.recipe.seed)
-        tied = tied_targets(log, labels, split_config.kind) or 0.0
+        tied = {
+            name: tied_targets(log, labels, split_config.kind, SPLITS.index(name))
+            for name in ("valid", "test")
+        }
         ties = config.ties
         if ties == "auto":
-            ties = "shuffle" if tied > MANY_TIES else "file"
+            ties = "shuffle" if tied["test"] > MANY_TIES else "file"
             if ties == "shuffle":
                 log = by_user_and_time(order_ties(log, ties, context.recipe.seed))
                 labels = _labels(log, split_config, context.recipe.seed)
@@ -68,6 +71,7 @@ def build(context: StageContext) -> None:
             "read": len(log.rows) + sum(removed.values()),
             "removed": removed,
             "counts": _counts(log, labels),
+            "tied_targets": tied,
         }
         if split_config.kind == "given":
             report["given"] = findings(log.rows["user"].to_numpy(), time, labels)
@@ -86,7 +90,7 @@ def build(context: StageContext) -> None:
         )
     for name, count in report.get("given", {}).items():
         tell("split", f"{count:,} {FINDINGS[name]}")
-    _tell_ties(tied, ties)
+    _tell_ties(tied["test"], ties)
 
 
 def _read(dataset: Dataset, config: Split, scratch: Path) -> Log:

@@ -127,29 +127,32 @@ def _ordered_ties(log: Log, ties: Ties, seed: int) -> Log:
     return replace(log, rows=log.rows[np.random.default_rng(seed).permutation(len(log.rows))])
 
 
-def tied_targets(log: Log, labels: npt.NDArray[np.uint8], kind: str) -> float | None:
-    """Return the share of test targets that another interaction of their user has the same time as.
+def tied_targets(log: Log, labels: npt.NDArray[np.uint8], kind: str, code: int) -> float:
+    """Return the share of a split's targets that another interaction of their user has the same time as.
+
+    Without times, the order of the file is the time, and nothing is tied.
 
     Args:
         log: ordered by user and time.
         labels: index into `split.LABELS` of each row `[rows]`.
-        kind: kind of the split; the target is a user's last test row under `held_out_users`, the first that has one
+        kind: kind of the split; the target is a user's last row under `held_out_users`, the first that has one
             before it under `given`, else the first.
+        code: index of the split into `split.LABELS`.
 
     Returns:
-        A share between 0 and 1; None without times or test targets.
+        A share between 0 and 1; 0 without targets.
     """
-    is_test = labels == 2
-    if not log.has_times or not is_test.any():
-        return None
+    if not log.has_times:
+        return 0.0
+    is_of_split = labels == code
     user, time = log.rows["user"].to_numpy(), log.rows["time"].to_numpy()
     if kind == "given":
-        is_test &= np.append(False, user[1:] == user[:-1])
-        if not is_test.any():
-            return None
+        is_of_split &= np.append(False, user[1:] == user[:-1])
+    if not is_of_split.any():
+        return 0.0
     is_same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
     is_tied = np.append(False, is_same) | np.append(is_same, False)
-    rows = np.flatnonzero(is_test)
+    rows = np.flatnonzero(is_of_split)
     _, first = np.unique(user[rows], return_index=True)
     targets = np.append(first[1:], len(rows)) - 1 if kind == "held_out_users" else first
     return float(is_tied[rows[targets]].mean())

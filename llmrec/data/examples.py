@@ -155,28 +155,6 @@ def _target(kind: str, split: str) -> tuple[pl.Expr, pl.Expr]:
     return eligible, eligible.arg_max()
 
 
-def tied_targets(run: Path, split: str) -> float:
-    """Return the share of a split's targets with the same second as another interaction of their user.
-
-    Without times, the order of the file is the time, and nothing is tied.
-
-    Raises:
-        UserError: the data stage has not run.
-    """
-    kind = read_json(_existing(run, "report.json"))["split"]["kind"]
-    eligible, target = _target(kind, split)
-    rows = (
-        load_interactions(run)
-        .group_by("user_id")
-        .agg("time", eligible=eligible.any(), position=target.cast(pl.Int64))
-    )
-    # Times are in order, so an equal one is a neighbour.
-    around = [pl.col("time").list.get(pl.col("position") + step, null_on_oob=True) for step in (-1, 0, 1)]
-    is_tied = ((around[0] == around[1]) | (around[2] == around[1])).fill_null(False)
-    tied = rows.filter(pl.col("eligible") & (pl.col("position") > 0)).select(is_tied.mean()).item()
-    return float(tied or 0)
-
-
 def _existing(run: Path, name: str) -> Path:
     path = run / "data" / name
     if not path.is_file():

@@ -38,21 +38,20 @@ def split(
         time: time of each row `[rows]`, not decreasing within a user; None if the data has no times.
         config: the kind of split and its fractions.
         seed: seed of `held_out_users`.
-        parts: index into `LABELS` of each row `[rows]` as the data says, for `given`.
+        parts: index into `LABELS` of each row `[rows]` as the data says; `given` needs them.
 
     Returns:
         Index into `LABELS` of each row `[rows]`.
 
     Raises:
-        UserError: train, valid or test is empty, or the split needs times or parts that the data does not have.
+        UserError: train, valid or test is empty, or the split needs times that the data does not have.
     """
     if config.kind == "leave_one_out":
         labels = leave_one_out(user)
     elif config.kind == "held_out_users":
         labels = held_out_users(user, config.fraction, seed)
     elif config.kind == "given":
-        if parts is None:
-            raise UserError("split.kind given needs split.column, or a `path` for each part")
+        assert parts is not None  # the log was read with its parts
         labels = given(user, parts, config.valid)
     else:
         if time is None:

@@ -16,6 +16,7 @@ from llmrec.catalogue.item_mask import ItemMask
 from llmrec.catalogue.prefix_mass import CollaborativePrior
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.top_k import TopK
+from llmrec.hardware import choose_device
 from llmrec.models.device import to_device
 
 if TYPE_CHECKING:
@@ -74,9 +75,7 @@ def batch_cost(model: PreTrainedModel) -> BatchCost:
 
 def resolve_device(name: str) -> str:
     """Device for a value of `decode.device`; `auto` is a GPU if the machine has one, else the CPU."""
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return choose_device() if name == "auto" else name
 
 
 def memory_budget(device: torch.device, limit_gb: float | None = None) -> int:

@@ -49,9 +49,10 @@ def tree_generate(trie: ItemTrie, token_ids: torch.Tensor, scoring: Scoring = PL
         # `generate` has already repeated each prompt for every beam.
         copies = max(generation_config.num_beams, generation_config.num_return_sequences)
         rows = input_ids[::copies]
-        masks = inputs["attention_mask"][::copies].bool()
-        prompts = [row[mask].tolist() for row, mask in zip(rows, masks, strict=True)]
         pad = generation_config.pad_token_id or 0
+        mask = inputs.get("attention_mask")  # newer releases pass none where no row has a pad
+        seen = torch.ones_like(rows) if mask is None else mask[::copies]
+        prompts = [row[is_token].tolist() for row, is_token in zip(rows, seen.bool(), strict=True)]
         returned = generation_config.num_return_sequences
         engine = TreeEngine(model, trie, token_ids, pad, scoring)
         top = engine.search(prompts, generation_config.num_beams, returned)

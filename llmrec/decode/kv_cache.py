@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from llmrec.errors import UserError
 from llmrec.models.device import to_device
+from llmrec.models.head import head_at_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -104,18 +106,34 @@ class TreeCache:
             input_ids=tokens,
             attention_mask=mask.unsqueeze(1),
             position_ids=(self.lengths + self.depth).unsqueeze(1).expand(-1, beams),
-            past_key_values=self.cache,
             use_cache=True,
+            **cache_argument(self.model, self.cache),
         )
         self.depth += 1
         logits: torch.Tensor = out.logits
         return logits
 
 
+def cache_argument(model: PreTrainedModel, cache: Cache) -> dict[str, Cache]:
+    """A model's argument for its cache: transformers has renamed `past_key_values` to `cache`.
+
+    Args:
+        model: the model, with or without adapters.
+        cache: the argument's value.
+    """
+    plain = getattr(model, "get_base_model", lambda: model)()
+    name = "cache" if "cache" in inspect.signature(plain.forward).parameters else "past_key_values"
+    return {name: cache}
+
+
 def prefill(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], beam_tokens: int, pad_id: int
 ) -> TreeCache:
-    """Run the left-padded prompts through the model. Their common prefix is computed once.
+    """Run the prompts through the model. Their common prefix is computed once.
+
+    They are padded behind their last token. Under the plain causal mask no token then sees padding, and padding sees
+    something, whatever a kernel gives to a position that sees nothing. Without a common prefix no mask is needed at
+    all, so a GPU takes flash attention.
 
     Args:
         model: a causal language model with ordinary attention.
@@ -132,7 +150,7 @@ def prefill(
     width = max(own)
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
     for row, prompt in enumerate(prompts):
-        ids[row, width - own[row] :] = torch.tensor(prompt[shared:])
+        ids[row, : own[row]] = torch.tensor(prompt[shared:])
     capacity = shared + width + beam_tokens
     layers: list[CacheLayerMixin | LinearAttentionCacheLayerMixin] = [
         _RowLayer(len(prompts), capacity) for _ in range(model.config.num_hidden_layers)
@@ -140,37 +158,21 @@ def prefill(
     cache = Cache(layers=layers)
     if shared:
         prefix = to_device(torch.tensor([list(prompts[0][:shared])]), model.device)
-        model(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model(input_ids=prefix, use_cache=True, logits_to_keep=1, **cache_argument(model, cache))
     lengths = to_device(torch.tensor(own), model.device)
-    is_token = torch.arange(width, device=model.device) >= (width - lengths).unsqueeze(1)
+    places = torch.arange(width, device=model.device)
+    is_token = places < lengths.unsqueeze(1)
     trunk = torch.cat([is_token.new_ones((len(prompts), shared)), is_token], dim=1)
-    out = model(
-        input_ids=to_device(ids, model.device),
-        attention_mask=_prompt_mask(trunk, shared) if min(own) < width else None,
-        position_ids=(trunk.long().cumsum(1) - 1)[:, shared:].clamp(min=0),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
+    last = torch.arange(len(prompts), device=model.device), lengths - 1
+    with head_at_positions(model, last):
+        out = model(
+            input_ids=to_device(ids, model.device),
+            position_ids=(shared + places).expand(len(prompts), -1),
+            use_cache=True,
+            **cache_argument(model, cache),
+        )
     beam_mask = torch.zeros((len(prompts), 1, 0), dtype=torch.bool, device=model.device)
-    return TreeCache(model, cache, out.logits, lengths + shared, trunk, beam_mask)
-
-
-def _prompt_mask(trunk: torch.Tensor, shared: int) -> torch.Tensor:
-    """Causal mask of left-padded prompts, in which a pad sees itself.
-
-    A position that sees nothing would be left to the kernel: some give 0, some NaN, which then spreads over the row.
-
-    Args:
-        trunk: bool [U, P], whether a position holds a token.
-        shared: number of leading positions that are in the cache already.
-
-    Returns:
-        bool [U, 1, P − shared, P].
-    """
-    key = torch.arange(trunk.shape[1], device=trunk.device)
-    query = key[shared:, None]
-    return (((key <= query) & trunk[:, None]) | (key == query))[:, None]
+    return TreeCache(model, cache, out.logits.unsqueeze(1), lengths + shared, trunk, beam_mask)
 
 
 def _shared(prompts: Sequence[Sequence[int]]) -> int:

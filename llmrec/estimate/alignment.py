@@ -26,10 +26,10 @@ def seconds(work: Workload, stage: str) -> float:
     if stage == "pairs":
         prompts = _prompts(work, recipe.pairs)
         tokens = prompts * work.list_tokens(recipe.pairs.width) if _needs_beams(work) else 0.0
-        return prompts / ROWS_PER_SECOND + _time(work, 2 * tokens)
+        return prompts / ROWS_PER_SECOND + _time(work, stage, 2 * tokens)
     if stage == "dpo":
-        return _time(work, _dpo(work) + _validation(work, recipe.dpo))
-    return _time(work, _grpo(work) + _validation(work, recipe.grpo))
+        return _time(work, stage, _dpo(work) + _validation(work, recipe.dpo))
+    return _time(work, stage, _grpo(work) + _validation(work, recipe.grpo))
 
 
 def memory(work: Workload, stage: str) -> float:
@@ -100,6 +100,6 @@ def _needs_beams(work: Workload) -> bool:
     return bool({"beams", "judge"} & set(work.recipe.pairs.sources))
 
 
-def _time(work: Workload, flops: float) -> float:
+def _time(work: Workload, stage: str, flops: float) -> float:
     slower = SLOWER_4_BITS if work.recipe.sft.mode == "qlora" else 1.0
-    return flops * slower * work.shape.parameters / work.flop_rate()
+    return flops * slower * work.shape.parameters / work.flop_rate(stage)

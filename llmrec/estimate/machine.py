@@ -7,11 +7,12 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -20,10 +21,12 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from llmrec.files import write_json
 from llmrec.hardware import core_count, cpu_name
 
+Precision = Literal["float32", "bfloat16"]
 SIDE, GPU_SIDE = 512, 4096
 BURSTS, PRODUCTS, PAUSE = 3, 10, 0.1
 LOOKED_AT = 0.3
 """Seconds during which the use of the processors is observed."""
+FIXED_SEED = "fixed in the benchmark's code"
 BUSY = 0.2
 """Share of the processors that other programs use on a machine that is called busy."""
 
@@ -33,7 +36,7 @@ class Speed:
     """What a machine computes, and how much of it others use.
 
     Attributes:
-        flops: FLOP/s of a matrix product on the idle machine: float32 on all cores, or bfloat16 on a GPU.
+        flops: FLOP/s of a matrix product on the idle machine: on all cores, or on a GPU.
         used_by_others: share of the processors that other programs used just before, 0 to 1; 0 on a GPU.
     """
 
@@ -41,21 +44,23 @@ class Speed:
     used_by_others: float
 
 
+def machine_speed(precision: Precision = "float32") -> Speed:
+    """Measure the machine in about a second, once for a precision; bfloat16 may be ten times as fast as float32."""
+    if _has_gpu():
+        return Speed(_gpu_rate(precision), 0.0)
+    speed = _cpu_speed()
+    return speed if precision == "float32" else replace(speed, flops=_cpu_bfloat16_rate())
+
+
 @cache
-def machine_speed() -> Speed:
-    """Measure the machine in about a second.
+def _cpu_speed() -> Speed:
+    """The speed of this machine's processors, and how busy they are.
 
     Load falsifies wall-clock times: a product of two threads waits for the slower one. So one thread is timed by its
     own CPU clock, which stands still while others run, in the best of several short bursts. The rate is multiplied by
     the number of cores. Where the library of matrix products cannot be limited to a thread (Apple's), the wall clock
     is read.
     """
-    if shutil.which("nvidia-smi"):
-        import torch
-
-        if torch.cuda.is_available():
-            on_gpu = torch.randn(GPU_SIDE, GPU_SIDE, dtype=torch.bfloat16, device="cuda")
-            return Speed(_rate(lambda: (on_gpu @ on_gpu)[0, 0].item(), GPU_SIDE, time.perf_counter), 0.0)
     used = psutil.cpu_percent(interval=LOOKED_AT) / 100
     matrix = np.random.default_rng(0).standard_normal((SIDE, SIDE), dtype=np.float32)
     if not any(library["user_api"] == "blas" for library in threadpool_info()):
@@ -76,17 +81,48 @@ def thread_count() -> int:
 
 def memory_of_training() -> tuple[float, str]:
     """Memory, in GB, of what a training fills, and what that is: the GPU or this machine."""
-    if shutil.which("nvidia-smi"):
+    if _has_gpu():
         import torch
 
-        if torch.cuda.is_available():
-            return torch.cuda.mem_get_info()[1] / 1e9, "the GPU"
+        return torch.cuda.mem_get_info()[1] / 1e9, "the GPU"
     return psutil.virtual_memory().total / 1e9, "this machine"
 
 
-def matmul_rate() -> float:
-    """FLOP/s of a matrix product on the idle machine."""
-    return machine_speed().flops
+def matmul_rate(precision: Precision = "float32") -> float:
+    """FLOP/s of a matrix product on the idle machine; see `machine_speed`."""
+    return machine_speed(precision).flops
+
+
+@cache
+def _cpu_bfloat16_rate() -> float:
+    """FLOP/s of a bfloat16 product on all cores, measured as float32 is; NumPy has no such products."""
+    import torch
+
+    matrix = torch.randn(SIDE, SIDE, dtype=torch.bfloat16)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _rate(lambda: matrix @ matrix, SIDE, time.thread_time) * thread_count()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _has_gpu() -> bool:
+    """Whether torch sees a GPU; without NVIDIA's driver torch is not loaded to find out."""
+    if not shutil.which("nvidia-smi"):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@cache
+def _gpu_rate(dtype: str) -> float:
+    """FLOP/s of a product of large matrices on the GPU."""
+    import torch
+
+    factor = torch.randn(GPU_SIDE, GPU_SIDE, dtype=getattr(torch, dtype), device="cuda")
+    return _rate(lambda: (factor @ factor)[0, 0].item(), GPU_SIDE, time.perf_counter)
 
 
 def _rate(product: Callable[[], object], side: int, clock: Callable[[], float]) -> float:
@@ -119,15 +155,19 @@ def machine(*packages: str) -> dict[str, Any]:
     return about
 
 
-def write_figures(out: Path | None, command: str, figures: Any, *packages: str) -> None:
-    """Write figures as JSON, with their command, the machine and package versions.
+def write_figures(
+    out: Path | None, command: str, figures: Any, *packages: str, seed: int | list[int] | str = FIXED_SEED
+) -> None:
+    """Write figures as JSON, with their command, the date (UTC), the seed, the machine and package versions.
 
     Args:
         out: the file; None writes nothing.
         command: the command that measured the figures.
         figures: JSON data.
         packages: packages whose versions are listed.
+        seed: the seed or seeds that decided the figures.
     """
     if out is not None:
-        content = {"command": command, "machine": machine(*packages), "figures": figures}
-        write_json(out, content)
+        date = datetime.now(UTC).date().isoformat()
+        about = {"command": command, "date": date, "seed": seed, "machine": machine(*packages)}
+        write_json(out, about | {"figures": figures})

@@ -118,11 +118,12 @@ def plan(recipe: Recipe, run: Path, stages: Sequence[Stage]) -> Plan:
         systems_in(requested),
     )
     parameters, tokens = work.shape.parameters / 1e6, work.training_counts()[0] / 1e6
-    trained, speed = work.trained_parameters() / 1e6, machine_speed()
+    precision = work.precision("sft")
+    trained, speed = work.trained_parameters() / 1e6, machine_speed(precision)
     basis = (
         f"{size.users:,} users, {size.items:,} items, {size.interactions:,} interactions; "
         f"{parameters:,.3g} M parameters, {trained:,.2g} M of them trained, {tokens:,.2g} M training tokens, "
-        f"{speed.flops / 1e9:,.0f} GFLOP/s measured; downloads not counted"
+        f"{speed.flops / 1e9:,.0f} GFLOP/s measured in {precision}; downloads not counted"
     )
     seconds: dict[str, float | None] = {
         stage.name: stage.start_seconds + _seconds(work, stage.name) for stage in stages

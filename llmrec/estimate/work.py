@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 
 from llmrec.config import ALL_LINEAR, DataSize, LoraSettings, Recipe
+from llmrec.config.precision import uses_bfloat16
 from llmrec.data.card import EVENT_FIELDS, Card, Source
-from llmrec.estimate.machine import matmul_rate
+from llmrec.estimate.machine import Precision, matmul_rate
 from llmrec.models.shape import model_shape
 from llmrec.text.mix import load_training_mix
 from llmrec.text.prompts import Fields, Segment, Template, render, slots, split_trunk
@@ -15,9 +16,15 @@ from llmrec.text.tasks import Source as RowSource
 from llmrec.text.tasks import Task
 from llmrec.token_tree import MAX_ATTENTION_PAIRS
 
-REACHED = 0.35  # share of the measured rate that training and decoding of small models reach
-REACHED_WIDE = 0.45  # share that models reach from the hidden size `WIDE` on, whose matrix products are large
 WIDE = 512
+REACHED = {
+    ("float32", False): 0.35,
+    ("float32", True): 0.45,
+    ("bfloat16", False): 0.15,
+    ("bfloat16", True): 0.45,
+}
+"""Share of the measured rate that a model reaches, by (precision, hidden size of at least `WIDE`): products of narrow
+matrices are a smaller part of the time, all the more where they are fast."""
 ENCODER_PARAMETERS = 10.6e6  # all-MiniLM-L6-v2 without its embeddings
 ENCODED_TOKENS = 32  # of one item's text
 CHARACTERS_PER_TOKEN = 4
@@ -226,7 +233,8 @@ class Workload:
     @property
     def _chat_head(self) -> int:
         """Tokens of the chat format before a message; the tiny base has none."""
-        return 0 if self.recipe.base.model == "tiny" else CHAT_HEAD
+        base = self.recipe.base
+        return CHAT_HEAD if base.chat and base.model != "tiny" else 0
 
     def _count(self, segments: list[Segment]) -> float:
         tokens = sum(len(s) for s in segments if isinstance(s, str)) / CHARACTERS_PER_TOKEN
@@ -263,7 +271,7 @@ class Workload:
         elif stage == "tasks":
             questions = sum(min(size.users, entry.users or size.users) for entry in recipe.eval.tasks)
             flops = questions * (2 * QUESTION_TOKENS + ANSWER_TOKENS) * 2 * self.shape.parameters
-        return flops / self.flop_rate() + teacher
+        return flops / self.flop_rate(stage) + teacher
 
     def training_flops(self) -> float:
         """FLOPs of SFT's steps.
@@ -280,9 +288,18 @@ class Workload:
         slower = SLOWER_4_BITS if sft.mode == "qlora" else 1.0
         return tokens * passes * blocks * slower + labels * 6 * shape.head_parameters
 
-    def flop_rate(self) -> float:
-        """FLOP/s that this model reaches on the idle machine."""
-        return matmul_rate() * (REACHED_WIDE if self.shape.hidden >= WIDE else REACHED)
+    def flop_rate(self, stage: str) -> float:
+        """FLOP/s that this model reaches in a stage on the idle machine."""
+        precision = self.precision(stage)
+        return matmul_rate(precision) * REACHED[precision, self.shape.hidden >= WIDE]
+
+    def precision(self, stage: str) -> Precision:
+        """What a stage computes in on this machine: the base's precision, or that of `bf16` of a training."""
+        training = {"sft": self.recipe.sft, "dpo": self.recipe.dpo, "grpo": self.recipe.grpo}.get(stage)
+        is_half = self.recipe.base.dtype == "bfloat16" or (
+            training is not None and uses_bfloat16(training.bf16)
+        )
+        return "bfloat16" if is_half else "float32"
 
     def _mean_length(self) -> float:
         """Mean tokens of a training tree."""

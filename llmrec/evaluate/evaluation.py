@@ -13,7 +13,7 @@ from llmrec.artifacts import StageContext
 from llmrec.collaborative.system import Baseline
 from llmrec.collaborative.systems import load_baseline
 from llmrec.config import Recipe
-from llmrec.data.examples import evaluation_examples, load_items, tied_targets, training_histories
+from llmrec.data.examples import evaluation_examples, load_items, training_histories
 from llmrec.data.tables.notes import tell
 from llmrec.errors import UserError
 from llmrec.evaluate.gate import gate
@@ -54,7 +54,6 @@ def evaluate(context: StageContext) -> None:
         examples = _examples(context, split, counts)
         report["protocol"]["repeat_targets"][split] = _repeats(examples)
         _tell_repeats(report["protocol"]["repeat_targets"][split], split, recipe.decode.mask_seen)
-        report["protocol"]["tied_targets"][split] = rounded(tied_targets(context.run, split))
         lists = {name: read_lists(path) for name, path in _model_files(context, split).items()}
         for name in recipe.eval.baselines:
             lists[name] = _baseline(context, name, split, models.get(name), examples)
@@ -180,10 +179,11 @@ def _tell_repeats(share: float, split: str, mask_seen: bool) -> None:
 
 
 def _protocol(context: StageContext, items: int, metrics: Sequence[Metric]) -> dict[str, Any]:
-    """The settings behind the figures; `evaluate` adds each split's shares of repeat and of tied targets."""
+    """The settings behind the figures; `evaluate` adds each split's share of repeat targets."""
     recipe = context.recipe
+    data = read_json(context.run / layout.DATA_REPORT)
     return {
-        "split": read_json(context.run / layout.DATA_REPORT)["split"],
+        "split": data["split"],
         "splits": list(recipe.decode.splits),
         "users": recipe.decode.users,
         "catalogue": items,
@@ -195,7 +195,12 @@ def _protocol(context: StageContext, items: int, metrics: Sequence[Metric]) -> d
         "bootstrap": recipe.eval.bootstrap,
         "confidence": recipe.eval.confidence,
         "repeat_targets": {},
-        "tied_targets": {},
+        # A data stage of an earlier version has not counted them.
+        "tied_targets": {
+            name: rounded(data["tied_targets"][name])
+            for name in recipe.decode.splits
+            if "tied_targets" in data
+        },
         "formulas": {metric.name: metric.formula for metric in metrics},
         "baselines": {name: _about(recipe, name) for name in recipe.eval.baselines if name != ZERO_SHOT},
     }

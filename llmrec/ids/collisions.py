@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrec.ids.codecs.sinkhorn import even_codes
 from llmrec.ids.paths import number_prefixes, rank_within
 from llmrec.ids.tokenizer import Codec, Codes
 
@@ -78,6 +77,10 @@ def spread_by_sinkhorn(
         points: float32 `[items, d]`, projected by the quantizer.
         codec: the frozen quantizer.
     """
+    import torch
+
+    from llmrec.ids.codecs.sinkhorn import even_codes
+
     codes = codes.copy()
     for _ in range(SINKHORN_ROUNDS):
         _, path, sizes = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
@@ -89,7 +92,8 @@ def spread_by_sinkhorn(
         for group in shared.tolist():
             items = order[ends[group] - sizes[group] : ends[group]]
             costs = codec.costs(points[items], codes[items, :-1])
-            codes[items, -1] = even_codes(costs, SINKHORN_EPSILON, SINKHORN_ITERATIONS)
+            even = even_codes(torch.from_numpy(costs), SINKHORN_EPSILON, SINKHORN_ITERATIONS)
+            codes[items, -1] = even.numpy()
     return codes
 
 

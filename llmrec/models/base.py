@@ -58,7 +58,10 @@ def load_base(
         model, tokenizer = _load_checkpoint(config.model, dtype)
     check_model(model, config.model)
     _ensure_special_tokens(model, tokenizer, config.model)
-    check_chat_template(tokenizer)
+    if config.chat:
+        check_chat_template(tokenizer)
+    else:
+        tokenizer.chat_template = None
     return model, tokenizer
 
 

@@ -15,12 +15,15 @@ from torch.nn.functional import linear
 
 
 @contextmanager
-def head_at_positions(model: torch.nn.Module, positions: torch.Tensor) -> Iterator[None]:
+def head_at_positions(
+    model: torch.nn.Module, positions: torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+) -> Iterator[None]:
     """Apply the head to some positions only. Inside the block, a forward returns logits `[positions, V]`.
 
     Args:
         model: the (wrapped) causal language model.
-        positions: positions to score, bool [B, T].
+        positions: positions to score, bool [B, T]; or their rows and columns, int64 [positions] each, for which the
+            host need not wait for the device.
     """
     head = extract_model_from_parallel(model).get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][positions], *hidden[1:]))

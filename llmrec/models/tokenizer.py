@@ -105,7 +105,9 @@ def check_local_tokenizer(base: BaseConfig) -> None:
     """
     folder = Path(base.model).expanduser()
     if (folder / "config.json").is_file():
-        check_chat_template(load_base_tokenizer(folder, base.model))
+        tokenizer = load_base_tokenizer(folder, base.model)
+        if base.chat:
+            check_chat_template(tokenizer)
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -50,7 +50,8 @@ class ZeroShotRecommender:
         self._recipe = recipe
         table = load_items(run)
         texts = row_texts(table.to_dicts(), "item_id")
-        model, tokenizer = load_base(recipe.base, (), recipe.seed)
+        untuned = recipe.base.model_copy(update={"chat": True})  # it knows no other form of a question
+        model, tokenizer = load_base(untuned, (), recipe.seed)
         self._text = TextEncoder(tokenizer)
         names = [texts[item].get("title", item) for item in texts]
         vocabulary, spelt = codes_by_position(

@@ -87,13 +87,13 @@ def _split_user(tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
         reason = " ".join(str(error).split())[:120].rstrip(".") or type(error).__name__
         raise UserError(
             f"the base model's chat template is broken ({reason}); mend chat_template in the base's folder, or "
-            "remove it to prompt without chat markup"
+            "prompt without chat markup: base.chat=false"
         ) from None
     if (shown := rendered.count(USER)) != 1:
         found = "does not show" if not shown else f"shows {shown} times"
         raise UserError(
             f"the base model's chat template {found} the user's message; mend chat_template in the base's "
-            "folder, or remove it to prompt without chat markup"
+            "folder, or prompt without chat markup: base.chat=false"
         )
     before, _, after = rendered.partition(USER)
     return before, after

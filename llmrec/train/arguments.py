@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,6 +44,16 @@ def on_one_gpu(arguments: Arguments) -> Arguments:
     return arguments
 
 
+def checkpointing_argument(is_on: bool) -> dict[str, Any]:
+    """Trainers' argument for recomputing activations: transformers has renamed it."""
+    from transformers import TrainingArguments
+
+    known = {field.name for field in fields(TrainingArguments)}
+    return {
+        "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing": is_on
+    }
+
+
 def training_arguments(
     section: TrainingConfig, checkpoints: Path, steps: int, seed: int, report_to: Sequence[str]
 ) -> dict[str, Any]:
@@ -66,7 +77,7 @@ def training_arguments(
         "warmup_steps": section.warmup,
         "lr_scheduler_type": section.schedule,
         "weight_decay": section.weight_decay,
-        "gradient_checkpointing": section.gradient_checkpointing,
+        **checkpointing_argument(section.gradient_checkpointing),
         "bf16": uses_bfloat16(section.bf16),
         "seed": seed,
         "remove_unused_columns": False,

@@ -49,7 +49,7 @@ def test_a_killed_arm_goes_on_and_finished_arms_stay(folder):
     assert list(json.loads((fast / "eval/metrics.json").read_text())["protocol"]["splits"]) == ["valid"]
 
     written = json.loads((folder / "figures.json").read_text())
-    assert written["command"] == "llmrec bench quality arms.yaml"
+    assert written["command"] == "llmrec bench quality arms.yaml" and written["seed"] == [0]
     assert {"llmrec", "torch", "trl", "faiss-cpu"} <= written["machine"]["versions"].keys()
     figures = written["figures"]
     assert (figures["seeds"], figures["split"], figures["metric"]) == ([0], "valid", "ndcg@3")

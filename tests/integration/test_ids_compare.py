@@ -29,7 +29,7 @@ def test_kinds_are_compared_on_the_same_data_and_no_ids_are_kept(open_shop, caps
     assert all(kind in printed for kind in kinds.split(","))
     figures = read_json(open_shop / "figures.json")
     assert figures["command"] == f"llmrec ids recipe.yaml --compare {kinds} seed=3"
-    assert figures["machine"]["versions"]["llmrec"] and figures["figures"]["seed"] == 3
+    assert figures["machine"]["versions"]["llmrec"] and figures["seed"] == figures["figures"]["seed"] == 3
     quantized, random, category = figures["figures"]["kinds"]
     for row in (quantized, random):
         assert row["collisions"]["after"] == 0 and row["items"] == 40

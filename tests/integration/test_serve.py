@@ -1,18 +1,11 @@
 """`llmrec serve` on a loopback port, asked over HTTP as a client would."""
 
-import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
+from served import healthy, post, serve
 
 from llmrec import Recommender
 from llmrec.ids.tokens import sid_token
@@ -33,58 +26,9 @@ def lora(lora, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(lora, tmp_path_factory):
-    """Address of a server on the run; one for this file, as it takes most of a minute to start."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("serve") / "log"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "llmrec.cli", "serve", "lora", "--port", str(port), "--k-max", "20"],
-            env=environment(lora),
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        while not healthy(address):
-            with pytest.raises(subprocess.TimeoutExpired):  # it has not ended
-                process.wait(timeout=0.5)
+    """Address of a server on the run; one for this file."""
+    with serve(lora, tmp_path_factory.mktemp("serve") / "log", "--k-max", "20") as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait()
-        print(log.read_text()[-3000:])
-
-
-def environment(lora):
-    inherited = {name: value for name, value in os.environ.items() if name != "LLMREC_CATALOGUES"}
-    return inherited | {
-        "LLMREC_RUNS": str(lora.parent),
-        "PYTHONPATH": str(Path.cwd()),
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-
-
-def healthy(address):
-    try:
-        with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
-
-
-def post(address, path, body):
-    """Status and JSON of an answer."""
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(address + path, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
 
 
 @pytest.fixture(scope="module")

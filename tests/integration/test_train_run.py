@@ -32,6 +32,9 @@ def test_only_the_sid_rows_of_the_base_were_trained(shop, lora):
 
     with small_shop.inside(shop[0]):
         start = prepare(load_recipe("recipe.yaml", LORA), lora)
+        on_it = prepare(load_recipe("recipe.yaml", [*LORA, f"base.model={lora / 'base'}"]), lora)
+    assert start.new_tokens.tolist() == start.catalogue.vocabulary.added_ids.tolist()
+    assert not len(on_it.new_tokens)  # that base has them, trained
     before = start.model.get_input_embeddings().weight.detach().numpy()
     with safe_open(lora / "base" / "model.safetensors", framework="np") as file:
         after = file.get_tensor("model.embed_tokens.weight")
@@ -39,6 +42,7 @@ def test_only_the_sid_rows_of_the_base_were_trained(shop, lora):
     assert changed.size and set(changed) <= set(start.catalogue.vocabulary.added_ids.tolist())
 
 
+@pytest.mark.cpu_alone
 def test_a_killed_training_goes_on_and_ends_in_the_same_metrics(shop, lora):
     folder, _ = shop
     name = "killed"
@@ -174,6 +178,7 @@ def assert_learnt_alike(one, two, rel=1e-4, atol=1e-5):
                 np.testing.assert_allclose(mine.get_tensor(tensor), yours.get_tensor(tensor), atol=atol)
 
 
+@pytest.mark.cpu_alone
 def test_two_processes_learn_what_one_does(shop, together):
     options, one = together
     assert_learnt_alike(one, train_together(shop[0], "together-2", options, "--processes", "2"))
@@ -182,6 +187,7 @@ def test_two_processes_learn_what_one_does(shop, together):
 SHARED = ("--processes", "2", "--shard")
 
 
+@pytest.mark.cpu_alone
 def test_two_processes_with_a_part_of_the_weights_each_learn_what_one_does(shop, together):
     """Adapters and the rows of a tied head; killed on the way, and gone on with."""
     folder, _ = shop
@@ -197,6 +203,7 @@ def test_two_processes_with_a_part_of_the_weights_each_learn_what_one_does(shop,
     assert_learnt_alike(one, train_together(folder, "sharded", options, *SHARED))
 
 
+@pytest.mark.cpu_alone
 def test_all_weights_are_learnt_in_parts_too(shop):
     options = ["sft.mode=full", "sft.lr=1e-4", "sft.valid_lists=9", "sft.gradient_checkpointing=true"]
     options += ["sft.bf16=true", "sft.batch=8", "sft.accumulate=2", "sft.valid_users=11"]
@@ -205,6 +212,7 @@ def test_all_weights_are_learnt_in_parts_too(shop):
     assert json.loads((two / "base/config.json").read_text())["use_cache"] is True
 
 
+@pytest.mark.cpu_alone
 def test_sharding_needs_several_processes_and_whole_weights(shop):
     for options, told in ((["--shard"], "--processes N"), ([*SHARED, "sft.mode=qlora"], "sft.mode=lora")):
         done = small_shop.run(shop[0], "sft", "recipe.yaml", "run=unshared", "parent=shop", *options)
@@ -235,6 +243,7 @@ def test_a_teacher_shows_in_the_loss_and_is_trained_where_it_has_to_be(shop, lor
     assert notes[0]["tokens_per_epoch"] > notes[1]["tokens_per_epoch"], "made-up items are tokens too"
 
 
+@pytest.mark.cpu_alone
 def test_a_batch_that_processes_cannot_share_is_refused(shop):
     command = ("sft", "recipe.yaml", "--processes", "3", "run=thirds", "parent=shop", "sft.lr=1e-4")
     done = small_shop.run(shop[0], *command)

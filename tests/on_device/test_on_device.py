@@ -1,17 +1,21 @@
 """Search, scores and losses on a simulated GPU: the CPU's results, whatever attention gives to rows that see nothing.
 
 Each search may wait for the device a counted number of times; a wait too many in a loop is what makes a GPU idle.
+With LLMREC_TEST_DEVICE=cuda the same tests run on a real GPU.
 """
 
+import contextlib
 import copy
+import importlib
+import os
+from collections import defaultdict
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import simulated_device
 import tiny_decoders
 import torch
-from simulated_device import DEVICE
 from tiny_decoders import CODES, LEVELS, TEXT
 
 from llmrec.catalogue.catalogue import Catalogue
@@ -19,6 +23,7 @@ from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.catalogue.overlay import build_overlay
 from llmrec.catalogue.prefix_mass import CollaborativePrior
 from llmrec.catalogue.trie import Trie
+from llmrec.config import DpoConfig
 from llmrec.decode import batches, free_text, score_candidates
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.custom_generate import tree_generate
@@ -27,15 +32,19 @@ from llmrec.decode.scoring import Scoring
 from llmrec.models.vocabulary import codes_by_position
 from llmrec.text.target_tree import TargetTreeBuilder
 from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees
+from llmrec.train.alignment.dpo_trainer import PairCollator, TreeDPOTrainer
 from llmrec.train.alignment.losses import rosepo, sdpo
 from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
 from llmrec.train.sft.teacher import Teacher
 from llmrec.train.sft.trainer import TreeTrainer
 
+device = importlib.import_module("real_gpu" if "LLMREC_TEST_DEVICE" in os.environ else "simulated_device")
+DEVICE = device.DEVICE
 RNG = np.random.default_rng(0)
 SIDS = np.unique(RNG.integers(0, CODES, (60, LEVELS)), axis=0)
 TRIE = Trie.build(SIDS, [CODES] * LEVELS)
 IDS = torch.arange(TEXT, TEXT + LEVELS * CODES)
+PATHS = IDS.numpy()[SIDS + CODES * np.arange(LEVELS)].tolist()
 TAKEN = {tuple(sid) for sid in SIDS.tolist()}
 NEW = np.array([sid for sid in np.ndindex(CODES, CODES, CODES) if sid not in TAKEN][::30])
 CHANGED = build_overlay(TRIE, NEW, [0, 5, 7])
@@ -68,7 +77,7 @@ class Place:
         return CollaborativePrior(trie, COLLABORATIVE[users, : trie.items], self.device)
 
     def generator(self):
-        return torch.Generator().manual_seed(3) if self.device == "cpu" else simulated_device.generator(3)
+        return torch.Generator().manual_seed(3) if self.device == "cpu" else device.generator(3)
 
 
 SEARCHES = {
@@ -104,6 +113,7 @@ SEARCHES = {
     ),
     "samples of textual IDs": lambda p: sample(p.engine(p.textual), PROMPTS, 4, None, p.generator()),
 }
+DRAWN = {"stochastic beams", "samples", "samples of textual IDs"}
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +128,14 @@ def on_cpu(model):
 
 @pytest.fixture(params=[False, True], ids=["dead rows are 0", "dead rows are NaN"])
 def on_device(model, request):
-    with simulated_device.switched_on(request.param):
+    with device.switched_on(request.param):
         yield Place(model, DEVICE)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_lists_are_those_of_the_cpu(on_cpu, on_device, name):
+    if not device.SAME_DRAWS and name in DRAWN:
+        pytest.skip("the device draws other numbers than the CPU")
     expected, found = SEARCHES[name](on_cpu), SEARCHES[name](on_device)
     tiny_decoders.same_lists(found, expected)
     if expected.is_exact is not None:
@@ -204,6 +216,49 @@ def test_losses_of_alignment_and_their_gradients_are_those_of_the_cpu(on_cpu, on
     assert (found_gradient - expected_gradient).norm() < 1e-4 * expected_gradient.norm()
 
 
+def dpo_step(place):
+    """S-DPO's loss on a batch of pairs as the trainer computes it, its reference included, and its gradient."""
+    catalogue = Catalogue(place.trie, place.ids, [str(n) for n in range(len(SIDS))], {})
+    rows = [
+        {"prompt": prompt, "completions": [PATHS[n], PATHS[n + 9], PATHS[n + 20]]}
+        for n, prompt in enumerate(PROMPTS)
+    ]
+    scorer, model = CompletionScorer("vocabulary", catalogue), place.model
+
+    def reference(trees):
+        with torch.no_grad():
+            return scorer.log_probs(model, trees)
+
+    accelerator = SimpleNamespace(autocast=contextlib.nullcontext, gather_for_metrics=lambda value: value)
+    trainer = SimpleNamespace(
+        accelerator=accelerator,
+        policy=model,
+        state=SimpleNamespace(global_step=1),
+        _begun=True,
+        _metrics=defaultdict(lambda: defaultdict(list)),
+        _reference=reference,
+        _scorer=scorer,
+        _settings=DpoConfig(loss="sdpo"),
+    )
+    trainer._own_loss = partial(TreeDPOTrainer._own_loss, trainer)
+    batch = {name: value.to(place.device) for name, value in PairCollator(0)(rows).items()}
+    model.zero_grad()
+    loss = TreeDPOTrainer._compute_loss(trainer, model, batch, False)
+    loss.backward()
+    return loss.detach(), trainer._metrics["eval"]
+
+
+def test_dpos_figures_are_those_of_the_cpu(on_cpu, on_device):
+    (expected, figures), (found, figures_there) = dpo_step(on_cpu), dpo_step(on_device)
+    assert found.item() == pytest.approx(expected.item(), abs=1e-4)
+    assert set(figures) == {
+        "entropy",
+        *(f"rewards/{n}" for n in ("chosen", "rejected", "margins", "accuracies")),
+    }
+    for name, values in figures.items():
+        assert figures_there[name] == pytest.approx(values, abs=1e-4)
+
+
 class Popular:
     """A teacher's model: the same scores for everybody."""
 
@@ -216,11 +271,11 @@ TEACHER = Teacher(Popular(), Catalogue(TRIE, IDS, [str(n) for n in range(len(SID
 
 def training_batch():
     """Windows of items, each asked for after those before it."""
-    trees, tokens = [], IDS.numpy()[SIDS + CODES * np.arange(LEVELS)].tolist()
+    trees = []
     for window in ([3, 1, 4, 1], [5, 9], [2, 6, 5]):
         builder = TargetTreeBuilder()
         for cut in range(1, len(window)):
-            path = [token for item in window[: cut + 1] for token in tokens[item]]
+            path = [token for item in window[: cut + 1] for token in PATHS[item]]
             builder.add(path, len(path) - LEVELS, history_length=cut)
         trees.append(TrainingTree(builder.build(), np.array(window, np.int32), len(window)))
     rows = as_dataset(trees)
@@ -251,7 +306,7 @@ def test_sfts_loss_and_gradient_are_those_of_the_cpu(on_cpu, on_device, teacher)
 
 def waits_of(model, work):
     """Places where `work` on a device waits for it, once model and catalogue are there."""
-    with simulated_device.switched_on() as waits:
+    with device.switched_on() as waits:
         place = Place(model, DEVICE)
         work(place)  # what is computed once an engine, or once a process
         waits.clear()
@@ -273,18 +328,25 @@ BUDGETS = {
 @pytest.mark.parametrize("name", BUDGETS)
 def test_a_search_waits_once_a_level_and_a_few_times_more(model, name):
     waits = waits_of(model, SEARCHES[name])
-    assert len(waits) <= BUDGETS[name], simulated_device.explain(waits)
+    assert len(waits) <= BUDGETS[name], device.explain(waits)
 
 
 def test_candidates_wait_twice_a_batch(model):
     waits = waits_of(
         model, lambda place: score_candidates.score(place.model, PROMPTS[:1], [np.array([[20, 26]])])
     )
-    assert len(waits) <= 2, simulated_device.explain(waits)
+    assert len(waits) <= 2, device.explain(waits)
 
 
 @pytest.mark.parametrize("teacher", [None, TEACHER], ids=["plain", "with a teacher"])
 def test_a_training_step_waits_for_its_batch_and_for_what_is_learned(model, teacher):
     """Five copies of the batch; the labelled positions for the head, the loss, and the gradient."""
     waits = waits_of(model, lambda place: train(place, teacher))
-    assert len(waits) <= 5 + 3, simulated_device.explain(waits)
+    assert len(waits) <= 5 + 3, device.explain(waits)
+
+
+def test_a_step_of_dpo_waits_for_its_batch_and_what_is_scored(model):
+    """Nine copies of the batch; for policy and reference each the scored positions, and the policy's gradient; the
+    figures that are logged, once."""
+    waits = waits_of(model, dpo_step)
+    assert len(waits) <= 9 + 3 + 1, device.explain(waits)

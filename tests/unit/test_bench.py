@@ -1,17 +1,20 @@
 """The benchmarks run, at sizes that show nothing but that they run."""
 
 import json
+from datetime import date
 
 import numpy as np
 
 from llmrec.bench import ids, trie
+from llmrec.estimate.machine import FIXED_SEED
 
 
 def test_the_trie_benchmark_writes_its_figures(tmp_path):
     figures = trie.run(beams=4, repeats=1, items=500, built=1000, opened=1000, out=tmp_path / "trie.json")
     written = json.loads((tmp_path / "trie.json").read_text())
     assert written["figures"] == figures and written["command"] == "llmrec bench trie"
-    assert written["machine"]["versions"]["torch"]
+    assert written["machine"]["versions"]["torch"] and written["seed"] == FIXED_SEED
+    assert date.fromisoformat(written["date"])
     assert figures["build"]["items"] == figures["open"]["items"] == 1000
 
 

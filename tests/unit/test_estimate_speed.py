@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+import torch
 
 from llmrec import estimate
 from llmrec.config import DataSize, load_recipe
@@ -33,7 +34,7 @@ def test_the_rate_counts_the_threads_that_torch_would_use(monkeypatch):
     for unset in ("", "0", "many"):
         monkeypatch.setenv("OMP_NUM_THREADS", unset)
         assert machine.thread_count() >= 1
-    machine.machine_speed.cache_clear()
+    machine._cpu_speed.cache_clear()
     speed = machine.machine_speed()
     assert speed.flops > 0 and 0 <= speed.used_by_others <= 1
     assert machine.matmul_rate() == speed.flops
@@ -92,3 +93,23 @@ def test_a_tree_shares_the_chat_format_and_a_sample_repeats_it():
 
     added = [per_target(chat) - per_target(plain) for chat, plain in zip((tree, single), bare, strict=True)]
     assert added[0] < 0.5 * added[1]
+
+
+def test_bfloat16_counts_where_the_machine_has_it(monkeypatch):
+    rates = {"float32": 100.0, "bfloat16": 400.0}
+    monkeypatch.setattr(estimate.work, "matmul_rate", rates.get)
+    for precision in rates:
+        has_it = precision == "bfloat16"
+        monkeypatch.setattr(estimate.work, "uses_bfloat16", lambda wanted, has_it=has_it: wanted and has_it)
+        planned = work("sft.bf16=auto")
+        assert planned.flop_rate("sft") == rates[precision] * estimate.work.REACHED[precision, True]
+        assert planned.flop_rate("decode") == 100 * estimate.work.REACHED["float32", True]
+        flops = planned.training_flops() + planned.validation_tokens() * 2 * planned.shape.linear_parameters
+        assert planned.seconds("sft") == pytest.approx(flops / planned.flop_rate("sft"))
+
+
+def test_the_rate_of_bfloat16_is_measured():
+    machine._cpu_bfloat16_rate.cache_clear()
+    before = torch.get_num_threads()
+    assert machine.matmul_rate("bfloat16") > 0
+    assert torch.get_num_threads() == before

@@ -2,7 +2,9 @@
 
 import gc
 import json
+import os
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +14,9 @@ from catalogue_folder import write_base
 from tiny_base import make_base
 from trl import DPOConfig, SFTConfig
 
+from llmrec import estimate
 from llmrec.artifacts import StageContext, Workers
-from llmrec.config import BaseConfig
+from llmrec.config import BaseConfig, load_recipe
 from llmrec.decode import batches
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
@@ -165,6 +168,25 @@ def test_a_plan_is_held_against_the_gpus_memory_where_there_is_one(gpus, monkeyp
     assert not Plan(memory_gb=80.0).shortages(tmp_path)
 
 
+def test_a_gpus_speed_is_that_of_the_precision_that_a_stage_computes_in(gpus, monkeypatch):
+    monkeypatch.setattr(machine.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(machine, "_gpu_rate", {"float32": 1e13, "bfloat16": 2e14}.get)
+    monkeypatch.setattr(estimate.work, "uses_bfloat16", bool)
+    gpus(1)
+
+    def seconds(stage, *overrides):
+        recipe = load_recipe("beauty-smollm2", list(overrides))
+        stages = [SimpleNamespace(name=stage, start_seconds=0, requested=())]
+        return estimate.plan(recipe, Path("absent"), stages).seconds[stage]
+
+    plain = seconds("sft", "sft.bf16=false")
+    for faster in ("sft.bf16=true", "sft.bf16=auto", "base.dtype=bfloat16"):
+        assert seconds("sft", faster) == pytest.approx(plain / 20)
+    assert seconds("dpo", "dpo.bf16=true") == pytest.approx(seconds("dpo") / 20)
+    # Decoding is in the base's own precision.
+    assert seconds("decode", "sft.bf16=true") == pytest.approx(seconds("decode", "base.dtype=bfloat16") * 20)
+
+
 def test_a_second_model_is_loaded_when_the_first_is_gone():
     class Model:
         def __init__(self):
@@ -187,6 +209,10 @@ def test_a_second_model_is_loaded_when_the_first_is_gone():
     finally:
         gc.enable()
     assert alive == [[], [False], [False, False]]
+
+
+def test_tests_see_no_gpu_that_nobody_asked_for():
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "" or "LLMREC_TEST_DEVICE" in os.environ
 
 
 def test_adapters_are_read_on_the_cpu(monkeypatch, tmp_path):

@@ -158,6 +158,11 @@ def test_encoding_keeps_the_order_and_clips_long_texts(encoder):
     assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
 
 
+def test_no_bar_is_drawn_in_a_pipe(encoder, capfd):
+    encode(["rose", "pot"], EncoderConfig(model=encoder, batch=1))
+    assert "Batches" not in capfd.readouterr().err
+
+
 def test_a_folder_without_an_encoder_is_refused(tmp_path):
     for folder, message in ((tmp_path / "missing", "no such folder"), (tmp_path, "cannot be loaded")):
         with pytest.raises(UserError, match=message) as caught:

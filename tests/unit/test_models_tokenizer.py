@@ -12,6 +12,10 @@ from llmrec.errors import UserError
 from llmrec.models.base import load_base
 from llmrec.models.checkpoint import plain_generation, save_checkpoint
 from llmrec.models.tokenizer import PROBE, check_local_tokenizer, load_base_tokenizer
+from llmrec.text.chat import chat_frame
+from llmrec.text.tokens import TextEncoder
+
+CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 
 
 @pytest.fixture
@@ -95,6 +99,18 @@ def test_a_folder_without_a_tokenizer_is_refused_in_one_line(folder):
     with pytest.raises(UserError, match=r"tokenizer") as refusal:
         check_local_tokenizer(BaseConfig(model=str(folder)))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("template", [CHAT, "{{ raise_exception('no') }}"])
+def test_without_chat_the_template_is_neither_used_nor_checked_nor_saved(folder, tmp_path, template):
+    (folder / "chat_template.jinja").write_text(template)
+    plain = BaseConfig(model=str(folder), chat=False)
+    check_local_tokenizer(plain)
+    model, tokenizer = load_base(plain, [], 0)
+    assert load_base_tokenizer(folder, "x").chat_template == template
+    assert chat_frame(tokenizer, None, TextEncoder(tokenizer)).after == []
+    save_checkpoint(tmp_path / "base", model, tokenizer)
+    assert AutoTokenizer.from_pretrained(tmp_path / "base").chat_template is None
 
 
 def test_other_bases_are_checked_when_they_are_loaded():

@@ -211,6 +211,7 @@ def test_only_the_last_items_of_a_history_count(trained):
     assert model.recommend([["i9", "i1", *recent]], 3) == model.recommend([recent], 3)
 
 
+@pytest.mark.cpu_alone
 def test_a_seed_gives_one_model_and_leaves_the_generator_alone(tmp_path):
     config = SMALL.model_copy(update={"epochs": 2})
     torch.manual_seed(5)
@@ -232,6 +233,7 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.cpu_alone
 @pytest.mark.parametrize("loss", ["bce", "ce"])
 def test_the_number_of_threads_changes_no_bit(loss, threads, shop_histories, tmp_path):
     histories, items, valid = shop_histories

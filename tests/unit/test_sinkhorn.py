@@ -2,18 +2,27 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
 
-from llmrec.ids.codecs.sinkhorn import even_codes, sinkhorn
+from llmrec.ids.codecs import sinkhorn as module
 
 
 def costs_of(items, codes, seed=0):
     rng = np.random.default_rng(seed)
     points, book = rng.standard_normal((items, 1, 4)), rng.standard_normal((codes, 4))
     return ((points - book) ** 2).sum(-1).astype(np.float32)
+
+
+def sinkhorn(costs, epsilon, iterations):
+    return module.sinkhorn(torch.from_numpy(costs), epsilon, iterations).numpy()
+
+
+def even_codes(costs, epsilon, iterations):
+    return module.even_codes(torch.from_numpy(costs), epsilon, iterations).numpy()
 
 
 def textbook(costs, epsilon, iterations):

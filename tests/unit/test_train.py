@@ -22,6 +22,7 @@ from llmrec.models.lora import attach_lora
 from llmrec.models.vocabulary import SidVocabulary
 from llmrec.text.target_tree import TargetTreeBuilder
 from llmrec.token_tree import IGNORE
+from llmrec.train.arguments import checkpointing_argument
 from llmrec.train.metrics_file import MetricsFile, last_checkpoint
 from llmrec.train.sft import trainer as training
 from llmrec.train.sft.epochs import EMPTY_TREE, Epochs
@@ -203,3 +204,10 @@ def test_a_planted_leak_is_reported():
     assert find_leaks("valid", training, examples[:1]) == []
     leaks = find_leaks("valid", training, examples)
     assert len(leaks) == 1 and "'bob'" in leaks[0] and "'c'" in leaks[0]
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_checkpointing_is_asked_for_by_the_name_that_trainers_know(is_on, tmp_path, recwarn):
+    arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, **checkpointing_argument(is_on))
+    assert arguments.gradient_checkpointing is is_on
+    assert not [warning for warning in recwarn if "checkpointing" in str(warning.message)]

@@ -10,6 +10,7 @@ from catalogue_folder import sid_tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_decoders import CODES, LEVELS, TEXT, same_lists
+from transformers import DynamicCache, GenerationConfig
 
 from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.catalogue.overlay import build_overlay
@@ -17,6 +18,7 @@ from llmrec.catalogue.trie import Trie
 from llmrec.decode import batches, reference
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.custom_generate import tree_generate
+from llmrec.decode.kv_cache import cache_argument
 from llmrec.decode.scoring import Scoring
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
@@ -260,6 +262,33 @@ def test_as_custom_generate_it_returns_what_beam_search_returns(model, catalogue
     assert (out.sequences[:, longest:].numpy() == answers).all()
     assert (out.sequences[:, :longest] == ids.repeat_interleave(4, 0)).all()
     np.testing.assert_allclose(out.sequences_scores.numpy(), top.scores.reshape(-1))
+
+
+def test_as_custom_generate_it_takes_prompts_without_a_mask(model, catalogue, prompts):
+    engine = engine_of(model, catalogue)
+    shortest = min(map(len, prompts))
+    equal = [[0, *prompt[-shortest:]] for prompt in prompts]  # 0 is the pad, and here a token
+    config = GenerationConfig(num_beams=WIDTH, num_return_sequences=4, pad_token_id=0)
+    copies = torch.tensor(equal).repeat_interleave(WIDTH, 0)
+    answers = tree_generate(engine.trie, TOKEN_IDS)(model, copies, config)
+    top = engine.search(equal, WIDTH, k=4)
+    sids = catalogue[top.items.reshape(-1)]
+    tokens = np.stack([TOKENS[level][sids[:, level]] for level in range(LEVELS)], axis=1)
+    assert (answers[:, shortest + 1 :].numpy() == tokens).all()
+
+
+def test_the_cache_has_the_name_that_a_model_takes(model, recwarn):
+    class Renamed(torch.nn.Module):
+        def forward(self, input_ids, cache=None): ...
+
+    class Former(torch.nn.Module):
+        def forward(self, input_ids, past_key_values=None): ...
+
+    assert cache_argument(Renamed(), "it") == {"cache": "it"}
+    assert cache_argument(Former(), "it") == {"past_key_values": "it"}
+    cache = DynamicCache(config=model.config)
+    model(torch.tensor([[5, 6]]), use_cache=True, **cache_argument(model, cache))
+    assert cache.get_seq_length() == 2 and not [w for w in recwarn if "past_key_values" in str(w.message)]
 
 
 def test_a_list_is_shorter_where_fewer_items_are_allowed(model, catalogue, prompts):

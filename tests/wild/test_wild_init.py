@@ -3,8 +3,9 @@
 import io
 import sys
 
-import folders
 import pytest
+from folders import contents, exports, files_of
+from folders.cards import CASES
 
 from llmrec import pipeline
 from llmrec.cli import main
@@ -15,7 +16,7 @@ from llmrec.data.guess.folder import guess_folder
 from llmrec.files import read_json
 from llmrec.yaml_files import parse_yaml, read_yaml
 
-ALL = len(folders.PAIRS)
+ALL = len(contents.PAIRS)
 
 
 def write(files, folder):
@@ -48,309 +49,17 @@ def includes(whole, part):
             assert whole.get(key) == value, (key, whole.get(key))
 
 
-NAMED = {"user": "user", "item": "item", "time": "time"}
-CASES = {
-    "messy_shop": (
-        {
-            "interactions": {
-                "path": "bestellungen.csv",
-                "separator": ";",
-                "columns": {"user": "kunden_id", "item": "artikel_id", "time": "bestellt_am"},
-                "times": None,
-                "without_id": None,
-            },
-            "items": {
-                "path": "artikel.csv",
-                "separator": ";",
-                "encoding": "cp1252",
-                "columns": {
-                    "item": "artikel_id",
-                    "title": "name",
-                    "categories": "kategorie",
-                    "price": "preis",
-                    "description": "beschreibung",
-                },
-                "split_on": {"categories": ">"},
-                "decimal": ",",
-            },
-            "users": None,
-        },
-        {"users": 400, "items": 152, "interactions": sum(3 + user % 9 for user in range(400))},
-    ),
-    "movielens_1m": (
-        {
-            "interactions": {
-                "path": "ml-1m/ratings.dat",
-                "format": "csv",
-                "separator": "::",
-                "header": ["user", "item", "rating", "time"],
-                "columns": NAMED | {"rating": "rating"},
-            },
-            "items": {
-                "path": "ml-1m/movies.dat",
-                "separator": "::",
-                "encoding": "cp1252",
-                "header": ["item", "title", "categories"],
-                "columns": {"item": "item", "title": "title", "categories": "categories"},
-                "split_on": {"categories": "|"},
-            },
-        },
-        {},
-    ),
-    "movielens_csv": (
-        {
-            "interactions": {
-                "path": "ratings.csv",
-                "separator": None,
-                "columns": {"user": "userId", "item": "movieId", "time": "timestamp", "rating": "rating"},
-            },
-            "items": {
-                "path": "movies.csv",
-                "columns": {"item": "movieId", "title": "title", "categories": "genres"},
-                "split_on": {"categories": "|"},
-            },
-        },
-        {},
-    ),
-    "movielens_100k": (
-        {
-            "interactions": {
-                "path": "u.data",
-                "separator": "\t",
-                "header": ["user", "item", "rating", "time"],
-            },
-            "items": {"path": "u.item", "separator": "|", "columns": {"item": "item", "title": "title"}},
-        },
-        {},
-    ),
-    "amazon_2023": (
-        {
-            "interactions": {
-                "path": "All_Beauty.jsonl.gz",
-                "columns": {
-                    "user": "user_id",
-                    "item": "parent_asin",
-                    "time": "timestamp",
-                    "rating": "rating",
-                },
-            },
-            "items": {
-                "path": "meta_All_Beauty.jsonl.gz",
-                "columns": {
-                    "item": "parent_asin",
-                    "title": "title",
-                    "categories": "categories",
-                    "brand": "store",
-                    "price": "price",
-                    "description": "description",
-                },
-                "split_on": None,
-            },
-        },
-        {},
-    ),
-    "amazon_2014": (
-        {
-            "interactions": {
-                "path": "reviews_Beauty_5.json.gz",
-                "format": None,
-                "columns": {
-                    "user": "reviewerID",
-                    "item": "asin",
-                    "time": "unixReviewTime",
-                    "rating": "overall",
-                },
-            },
-            "items": {
-                "path": "meta_Beauty.json.gz",
-                "format": "loose_jsonl",
-                "columns": {"item": "asin", "title": "title", "categories": "categories", "brand": "brand"},
-            },
-        },
-        {},
-    ),
-    "steam": (
-        {
-            "interactions": {
-                "path": "steam_reviews.json.gz",
-                "format": "loose_jsonl",
-                "columns": {"user": "username", "item": "product_id", "time": "date"},
-            },
-            "items": {
-                "path": "steam_games.json.gz",
-                "columns": {"item": "id", "categories": "genres", "price": "price"},
-            },
-        },
-        {},
-    ),
-    "steam_libraries": (
-        {"interactions": {"format": "loose_jsonl", "columns": {"user": "user_id", "item": "items.item_id"}}},
-        {},
-    ),
-    "yelp": (
-        {
-            "interactions": {
-                "path": "yelp_academic_dataset_review.json",
-                "columns": {"user": "user_id", "item": "business_id", "time": "date", "rating": "stars"},
-            },
-            "items": {
-                "path": "yelp_academic_dataset_business.json",
-                "columns": {"item": "business_id", "title": "name", "categories": "categories"},
-                "split_on": {"categories": ","},
-            },
-            "users": {"columns": {"user": "user_id", "fans": "fans"}},
-        },
-        {},
-    ),
-    "no_times": (
-        {
-            "interactions": {"path": "purchases.csv", "columns": {"user": "customer", "item": "product"}},
-            "items": {
-                "path": "products.jsonl",
-                "columns": {"item": "sku", "title": "name", "categories": "path"},
-                "split_on": {"categories": ">"},
-            },
-        },
-        {},
-    ),
-    "pairs_only": (
-        {"interactions": {"path": "data.txt", "separator": " ", "header": ["user", "item"]}, "items": None},
-        {},
-    ),
-    "header_less": (
-        {"interactions": {"path": "events.csv", "header": ["user", "item", "time"], "columns": NAMED}},
-        {},
-    ),
-    "two_logs": (
-        {
-            "interactions": {
-                "path": "purchases.csv",
-                "columns": {"user": "customer_id", "item": "product_id", "time": "bought_at"},
-            }
-        },
-        {},
-    ),
-    "typed_parquet": (
-        {
-            "interactions": {
-                "path": "transactions_train.parquet",
-                "columns": {"user": "account_id", "item": "article_id", "time": "t_dat"},
-            },
-            "items": {
-                "path": "articles.parquet",
-                "columns": {"item": "article_id", "title": "prod_name", "categories": "department_name"},
-            },
-        },
-        {},
-    ),
-    "parquet_lists": (
-        {"interactions": {"path": "histories.parquet", "columns": {"user": "user_id", "item": "item_ids"}}},
-        {},
-    ),
-    "parts": ({"interactions": {"path": "orders-*.csv", "columns": NAMED}}, {}),
-    "retail": (
-        {
-            "interactions": {
-                "path": "online_retail.csv",
-                "columns": {"user": "CustomerID", "item": "StockCode", "time": "InvoiceDate"},
-                "without_id": "drop",
-            },
-            "items": {
-                "path": "online_retail.csv",
-                "columns": {"item": "StockCode", "title": "Description"},
-            },
-        },
-        {"interactions": sum(place % 9 != 4 for place in range(ALL))},
-    ),
-    "excel": (
-        {
-            "interactions": {
-                "separator": "\t",
-                "columns": {"user": "Kundennr", "item": "Artikelnr", "time": ["Datum", "Uhrzeit"]},
-            },
-            "items": {"columns": {"item": "Artikelnr", "title": "Artikelbezeichnung"}},
-        },
-        {},
-    ),
-    "doubtful_days": (
-        {
-            "interactions": {
-                "columns": {"user": "client", "item": "produit", "time": "date"},
-                "time_format": "%d/%m/%Y",
-            }
-        },
-        {},
-    ),
-    "sequences": (
-        {
-            "interactions": {
-                "path": "Beauty.txt",
-                "format": "sequences",
-                "columns": {"user": "user", "item": "item"},
-            }
-        },
-        {},
-    ),
-    "recbole": (
-        {
-            "interactions": {
-                "path": "ml.inter",
-                "format": "csv",
-                "separator": "\t",
-                "columns": {
-                    "user": "user_id:token",
-                    "item": "item_id:token",
-                    "time": "timestamp:float",
-                    "rating": "rating:float",
-                },
-            },
-            "items": {"path": "ml.item", "columns": {"title": "movie_title:token_seq"}},
-        },
-        {},
-    ),
-    "baskets": (
-        {"interactions": {"columns": {"user": "customer_id", "item": "items"}, "split_on": {"item": " "}}},
-        {},
-    ),
-    "events": (
-        {
-            "interactions": {
-                "path": "2019-Oct.csv.gz",
-                "columns": {
-                    "user": "user_id",
-                    "item": "product_id",
-                    "time": "event_time",
-                    "event": "event_type",
-                },
-            }
-        },
-        {},
-    ),
-    "json_array": (
-        {
-            "interactions": {
-                "path": "orders.json",
-                "columns": {"user": "userId", "item": "productId", "time": "createdAt"},
-            },
-            "items": {"path": "products.json", "columns": {"item": "key", "title": "name"}},
-        },
-        {},
-    ),
-    "other_zeros": ({"interactions": {"columns": {"user": "user", "item": "sku"}}, "items": None}, {}),
-}
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_the_card_of_a_folder(name, tmp_path, capsys):
     expected, counts = CASES[name]
-    code, path = init(tmp_path, getattr(folders, name)(), "--yes")
+    code, path = init(tmp_path, files_of(name), "--yes")
     shown = capsys.readouterr()
     assert code == 0, shown.err
     card = read_yaml(path)
     includes(card, expected)
     report = build(path, tmp_path / "run")
     found = {key: report["counts"][key] for key in ("users", "items", "interactions")}
-    assert found == {"users": folders.USERS, "items": folders.ITEMS, "interactions": ALL} | counts
+    assert found == {"users": contents.USERS, "items": contents.ITEMS, "interactions": ALL} | counts
     assert card["size"] == found
 
 
@@ -390,7 +99,7 @@ def test_nothing_is_asked_that_the_files_show(name, tmp_path, monkeypatch):
     def asked(question):
         raise AssertionError(question)
 
-    guess = guess_folder(write(getattr(folders, name)(), tmp_path / "export"), asked, scratch(tmp_path))
+    guess = guess_folder(write(files_of(name), tmp_path / "export"), asked, scratch(tmp_path))
     assert guess.log.columns.keys() >= {"user", "item"}
 
 
@@ -402,7 +111,7 @@ def scratch(tmp_path):
 
 @pytest.mark.parametrize("name", OPEN)
 def test_a_guess_that_could_be_another_is_said(name, tmp_path, capsys):
-    code, _ = init(tmp_path, getattr(folders, name)(), "--yes")
+    code, _ = init(tmp_path, files_of(name), "--yes")
     told = capsys.readouterr().err.splitlines()
     assert code == 0 and sum(OPEN[name] in line for line in told) == 1
     assert all(len(line) <= 300 for line in told)
@@ -416,7 +125,7 @@ class Terminal(io.StringIO):
 def test_a_terminal_is_asked(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", Terminal("9\nviews\n2\n"))
     monkeypatch.setattr("sys.stderr", Terminal())
-    code, card = init(tmp_path, folders.two_logs())
+    code, card = init(tmp_path, exports.two_logs())
     assert code == 0
     assert read_yaml(card)["interactions"]["path"] == "views.csv"
     shown = sys.stderr.getvalue()
@@ -425,16 +134,16 @@ def test_a_terminal_is_asked(tmp_path, monkeypatch, capsys):
 
 def test_without_a_terminal_the_best_guess_is_taken(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("2\n"))
-    code, card = init(tmp_path, folders.two_logs())
+    code, card = init(tmp_path, exports.two_logs())
     assert code == 0 and read_yaml(card)["interactions"]["path"] == "purchases.csv"
 
 
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        (folders.unrelated(), "no file has a column of users and one of items"),
-        (folders.unrelated(), "llmrec cp template my-shop.yaml"),
-        (folders.order_lines(), "join both by 'order_id'"),
+        (exports.unrelated(), "no file has a column of users and one of items"),
+        (exports.unrelated(), "llmrec cp template my-shop.yaml"),
+        (exports.order_lines(), "join both by 'order_id'"),
         ({"shop.xlsx": b"PK\x03\x04"}, "export it as CSV"),
         ({"dump.zip": b"PK\x03\x04"}, "unpack it"),
         ({"empty.csv": b""}, "the file is empty"),
@@ -451,7 +160,7 @@ def test_where_nothing_fits_one_line_says_what_to_do(files, says, tmp_path, caps
 
 def test_a_card_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "card.yaml").write_text("name: mine\n")
-    code, card = init(tmp_path, folders.pairs_only(), "--yes")
+    code, card = init(tmp_path, exports.pairs_only(), "--yes")
     assert code == 2 and "--force overwrites it" in capsys.readouterr().err
     assert card.read_text() == "name: mine\n"
     code, card = init(tmp_path, {}, "--yes", "--force")
@@ -460,14 +169,14 @@ def test_a_card_is_not_overwritten(tmp_path, capsys):
 
 def test_the_folder_names_the_card(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    write(folders.pairs_only(), tmp_path / "My shop, 2024")
+    write(exports.pairs_only(), tmp_path / "My shop, 2024")
     assert main(["init", "My shop, 2024", "--yes"]) == 0
     assert "llmrec run own-data data.card=My-shop-2024.yaml" in capsys.readouterr().out
     assert read_yaml(tmp_path / "My-shop-2024.yaml")["root"] == "My shop, 2024"
 
 
 def test_a_card_far_from_its_files_names_their_whole_path(tmp_path):
-    folder = write(folders.pairs_only(), tmp_path / "export")
+    folder = write(exports.pairs_only(), tmp_path / "export")
     card = tmp_path / "a/b/c/card.yaml"
     assert main(["init", str(folder), "--out", str(card), "--yes"]) == 0
     assert read_yaml(card)["root"] == str(folder)
@@ -475,7 +184,7 @@ def test_a_card_far_from_its_files_names_their_whole_path(tmp_path):
 
 
 def test_rows_are_shown_as_they_are_read(tmp_path, capsys):
-    init(tmp_path, folders.no_times(), "--yes")
+    init(tmp_path, exports.no_times(), "--yes")
     shown = capsys.readouterr()
     assert "0     7     Thing 7  Garden | Tools" in shown.out
     assert "12 users, 10 items, 66 interactions" in shown.out
@@ -483,9 +192,9 @@ def test_rows_are_shown_as_they_are_read(tmp_path, capsys):
 
 
 def test_text_of_the_files_is_never_markup_or_control(tmp_path, capsys):
-    rows = [(f"u{u}", f"\x1b[31m{i}", f"[bold]Thing\x1b[2J {i}[/bold]") for u, i in folders.PAIRS]
+    rows = [(f"u{u}", f"\x1b[31m{i}", f"[bold]Thing\x1b[2J {i}[/bold]") for u, i in contents.PAIRS]
     files = {
-        "orders.csv": folders.lines([("user", "item", "ti\x1btle"), *rows]),
+        "orders.csv": contents.lines([("user", "item", "ti\x1btle"), *rows]),
         "a\x1b[1m.csv": b"x,y\n1,2\n",
     }
     code, card = init(tmp_path, files, "--yes")
@@ -497,7 +206,7 @@ def test_text_of_the_files_is_never_markup_or_control(tmp_path, capsys):
 def test_a_file_that_cannot_be_read_to_its_end_leaves_a_card_to_correct(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("llmrec.data.guess.files._HEAD", 4_000)
     log = b"customer,product\n" + b"1,2\n2,1\n" * 1_000 + b"1,2,3\n"
-    code, card = init(tmp_path, folders.no_times() | {"purchases.csv": log}, "--yes")
+    code, card = init(tmp_path, exports.no_times() | {"purchases.csv": log}, "--yes")
     shown = capsys.readouterr().err
     assert code == 2 and "card.yaml is written, but its data cannot be read yet: " in shown
     assert "line 2002: 3 fields" in shown
@@ -509,7 +218,7 @@ def test_a_large_file_is_judged_by_its_first_rows(name, tmp_path, monkeypatch):
     monkeypatch.setattr("llmrec.data.guess.files._HEAD", 1_500)
     monkeypatch.setattr("llmrec.data.guess.files.ROWS", 8)
     expected, counts = CASES[name]
-    code, path = init(tmp_path, getattr(folders, name)(), "--yes")
+    code, path = init(tmp_path, files_of(name), "--yes")
     assert code == 0
     card = read_yaml(path)
     if "items" in card:
@@ -521,9 +230,9 @@ def test_a_large_file_is_judged_by_its_first_rows(name, tmp_path, monkeypatch):
 
 
 def test_rows_that_cannot_be_used_are_dropped_and_counted(tmp_path, capsys):
-    rows = folders.log(folders.when)
-    bad = [("", 1, folders.START), (1, "", folders.START), (2, 2, ""), (3, 3, 0)]
-    files = {"orders.csv": folders.lines([("user", "item", "time"), *rows, *bad])}
+    rows = contents.log(contents.when)
+    bad = [("", 1, contents.START), (1, "", contents.START), (2, 2, ""), (3, 3, 0)]
+    files = {"orders.csv": contents.lines([("user", "item", "time"), *rows, *bad])}
     code, card = init(tmp_path, files, "--yes")
     assert code == 0
     text = card.read_text()
@@ -533,10 +242,10 @@ def test_rows_that_cannot_be_used_are_dropped_and_counted(tmp_path, capsys):
 
 def test_personal_columns_of_users_stay_out(tmp_path, capsys):
     people = [
-        (u, f"Anna {u}", f"a{u}@example.org", ("NL", "DE")[u % 2], 20 + u) for u in range(folders.USERS)
+        (u, f"Anna {u}", f"a{u}@example.org", ("NL", "DE")[u % 2], 20 + u) for u in range(contents.USERS)
     ]
-    files = folders.no_times() | {
-        "customers.csv": folders.lines([("customer", "full_name", "E-Mail", "country", "age"), *people])
+    files = exports.no_times() | {
+        "customers.csv": contents.lines([("customer", "full_name", "E-Mail", "country", "age"), *people])
     }
     code, card = init(tmp_path, files, "--yes")
     assert code == 0 and read_yaml(card)["users"]["columns"] == {
@@ -550,7 +259,7 @@ def test_personal_columns_of_users_stay_out(tmp_path, capsys):
 
 
 def test_what_was_guessed_is_what_the_stage_writes(tmp_path):
-    _, card = init(tmp_path, folders.messy_shop(), "--yes")
+    _, card = init(tmp_path, exports.messy_shop(), "--yes")
     build(card, tmp_path / "run")
     items = examples.load_items(tmp_path / "run").sort("item_id")
     assert items.row(4) == (
@@ -562,7 +271,7 @@ def test_what_was_guessed_is_what_the_stage_writes(tmp_path):
     )
     assert items["title"][3] == "item A003"
     first = examples.load_interactions(tmp_path / "run").row(0, named=True)
-    assert (first["user_id"], first["item_id"], first["time"]) == ("K0000", "A000", folders.START)
+    assert (first["user_id"], first["item_id"], first["time"]) == ("K0000", "A000", contents.START)
 
 
 @pytest.mark.parametrize(
@@ -597,11 +306,11 @@ def test_a_value_of_yaml_is_read_back(text):
 
 def test_a_log_with_titles_describes_items_by_what_belongs_to_them(tmp_path):
     rows = [
-        (*row, f"Thing {row[1]}", folders.KINDS[row[1] % 5], row[0] + 0.5)
-        for row in folders.log(folders.when)
+        (*row, f"Thing {row[1]}", contents.KINDS[row[1] % 5], row[0] + 0.5)
+        for row in contents.log(contents.when)
     ]
     head = ("user", "item", "time", "title", "category", "price")
-    _, card = init(tmp_path, {"orders.csv": folders.lines([head, *rows])}, "--yes")
+    _, card = init(tmp_path, {"orders.csv": contents.lines([head, *rows])}, "--yes")
     # The price differs from user to user, so it is none of the item's.
     assert read_yaml(card)["items"] == {
         "path": "orders.csv",

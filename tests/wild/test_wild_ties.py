@@ -5,8 +5,6 @@ import polars as pl
 import pytest
 from own_data import build
 
-from llmrec.data.examples import tied_targets
-
 DAY = 86_400
 START = 1_600_000_000 // DAY * DAY
 COLUMNS = {"user": "user", "item": "item", "time": "time"}
@@ -33,12 +31,12 @@ def orders(built):
 
 
 def test_the_share_of_tied_targets_is_told_with_a_warning(tmp_path, capsys):
-    read(tmp_path, day_log(), ties="file")
+    built = read(tmp_path, day_log(), ties="file")
     err = capsys.readouterr().err
     assert (
         "% of the test targets have the same time as another" in err and "models can learn that order" in err
     )
-    assert tied_targets(tmp_path / "run", "test") > 0.5
+    assert built.report["tied_targets"]["test"] > 0.5
 
 
 @pytest.mark.parametrize("split", [{"kind": "leave_one_out"}, {"kind": "held_out_users", "fraction": 0.2}])
@@ -47,14 +45,15 @@ def test_a_target_is_tied_if_its_time_is_that_of_another(tmp_path, capsys, split
     log = "user,item,time\n" + "".join(
         f"{u},{n},{START + t}\n" for u in range(8) for n, t in enumerate(times)
     )
-    read(tmp_path, log, split=split)
-    assert tied_targets(tmp_path / "run", "test") == share
+    built = read(tmp_path, log, split=split)
+    assert built.report["tied_targets"]["test"] == share
     assert ("of the test targets have the same time" in capsys.readouterr().err) == (share > 0)
 
 
 def test_fractions_of_a_second_are_no_ties(tmp_path, capsys):
     log = "user,item,time\n" + "".join(f"1,{n},{START}.{n}\n" for n in range(5))
-    read(tmp_path, log)
+    built = read(tmp_path, log)
+    assert built.report["tied_targets"] == {"valid": 0, "test": 0}
     assert "same time" not in capsys.readouterr().err
 
 
@@ -77,7 +76,9 @@ def test_few_ties_keep_the_files_order_by_default(tmp_path):
     rows = [(u, n, START + DAY * (2 if u == 0 and n == 3 else n)) for u in range(20) for n in range(4)]
     log = "user,item,time\n" + "".join(f"{u},{n},{time}\n" for u, n, time in rows)
     built = read(tmp_path, log)
-    assert "ties" not in built.report and tied_targets(tmp_path / "run", "test") == 0.05
+    assert "ties" not in built.report
+    # User 0's last two interactions share a time: the last is the target of test, the other that of validation.
+    assert built.report["tied_targets"] == {"valid": 0.05, "test": 0.05}
     assert all(items == ["0", "1", "2", "3"] for items in map(list, orders(built).values()))
 
 
@@ -108,5 +109,6 @@ def test_item_orders_ties_by_id_whatever_the_file(tmp_path):
 def test_without_times_the_files_order_stays(tmp_path, ties):
     columns = {"user": "user", "item": "item"}
     log = day_log()
-    assert orders(read(tmp_path, log, columns, ties=ties)) == orders(read(tmp_path, log, columns))
-    assert tied_targets(tmp_path / "run", "test") == 0
+    built = read(tmp_path, log, columns, ties=ties)
+    assert orders(built) == orders(read(tmp_path, log, columns))
+    assert built.report["tied_targets"] == {"valid": 0, "test": 0}

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from llmrec.collaborative.popularity import Popularity
-from llmrec.collaborative.sasrec.model import SasrecModel, choose_device
+from llmrec.collaborative.sasrec.model import SasrecModel
 from llmrec.collaborative.sasrec.settings import SasrecSettings
 from llmrec.collaborative.sasrec.training import PARTS, Loss, train
 from llmrec.collaborative.sasrec.windows import pad
@@ -26,6 +26,7 @@ from llmrec.collaborative.sasrec.workers import RunAll, start_workers
 from llmrec.collaborative.system import Ranked
 from llmrec.errors import UserError
 from llmrec.files import cause_of
+from llmrec.hardware import choose_device
 from llmrec.metrics.ranking import score_ranks
 
 METADATA = "sasrec"

@@ -13,8 +13,10 @@ from torch.nn import functional
 
 from llmrec.config.precision import has_fast_bfloat16
 
-TILE = 1 << 20
+CPU_TILE = 1 << 20
 """Number of scores that the cross-entropy holds at once: 4 MB, which fits in a core's cache."""
+GPU_TILE = 1 << 26
+"""The same on a GPU: 256 MB. Small tiles would leave it idle between thousands of short kernels."""
 
 
 def bce_loss(
@@ -57,7 +59,7 @@ class _TiledCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, table: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         by_hidden, by_table = torch.empty_like(hidden), torch.zeros_like(table)
-        rows = max(1, TILE // len(table))
+        rows = max(1, (CPU_TILE if hidden.device.type == "cpu" else GPU_TILE) // len(table))
         kind = torch.bfloat16 if has_fast_bfloat16(hidden.device) else torch.float32
         factors, items = hidden.to(kind), table.to(kind)
         total = hidden.new_zeros(())

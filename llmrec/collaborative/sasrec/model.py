@@ -16,11 +16,6 @@ Drop = Callable[[torch.Tensor], torch.Tensor]
 """Dropout in training, or `keep_all`."""
 
 
-def choose_device() -> str:
-    """A GPU if there is one, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 class SasrecModel(nn.Module):
     """A causal transformer over item embeddings, which are also its output layer.
 

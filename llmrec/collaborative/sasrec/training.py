@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from llmrec.collaborative.sasrec.dropout import Dropout
 from llmrec.collaborative.sasrec.losses import bce_loss, ce_loss
-from llmrec.collaborative.sasrec.model import SasrecModel, choose_device
+from llmrec.collaborative.sasrec.model import SasrecModel
 from llmrec.collaborative.sasrec.settings import SasrecSettings
 from llmrec.collaborative.sasrec.windows import Ints, Window, augment, batches, cut_windows, pad, split_batch
 from llmrec.collaborative.sasrec.workers import RunAll, run_in_turn
+from llmrec.hardware import choose_device
 
 Loss = Literal["bce", "ce"]
 TRIES = 20

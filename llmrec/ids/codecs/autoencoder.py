@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from llmrec.config.precision import has_fast_bfloat16
 from llmrec.errors import UserError
+from llmrec.hardware import choose_device
 from llmrec.ids.codecs.kmeans import chunks, kmeans
 from llmrec.ids.codecs.residual import ResidualCodec
 from llmrec.ids.tokenizer import AutoencoderTokenizer, Codec, Codes, Signals, number_of_codes
@@ -200,7 +201,7 @@ def train(model: RqAutoencoder, items: Standardised, config: AutoencoderTokenize
     Raises:
         UserError: training diverges.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(choose_device())
     model.to(device).half_precision = has_fast_bfloat16(device)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=WEIGHT_DECAY, fused=True)
@@ -212,18 +213,21 @@ def train(model: RqAutoencoder, items: Standardised, config: AutoencoderTokenize
             start_codebooks(model, items, seed)
         if epoch >= warm_up:
             model.start_epoch(epoch - warm_up)
-        total, used = 0.0, torch.zeros(len(model.codebooks), len(model.codebooks[0]), device=device)
+        # Summed up on the device: to read a step's loss, the host would have to wait for the step.
+        sum_of_losses = torch.zeros((), dtype=torch.float64, device=device)
+        used = torch.zeros(len(model.codebooks), len(model.codebooks[0]), device=device)
         for rows in _batches(len(items), config.batch, generator):
-            inputs = items[rows].to(device)
+            inputs = items[rows].to(device, non_blocking=True)
             if epoch < warm_up:
                 loss = model.warm_up_loss(inputs)
             else:
-                loss, quantized = model.loss(inputs, rows.to(device))
+                loss, quantized = model.loss(inputs, rows.to(device, non_blocking=True))
                 used.scatter_add_(1, quantized.codes.T, torch.ones_like(quantized.codes.T, dtype=used.dtype))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            total += loss.item() * len(rows) / len(items)
+            sum_of_losses += loss.detach().double() * len(rows) / len(items)
+        total = sum_of_losses.item()
         bar.set_postfix(loss=f"{total:.4f}")
         if not np.isfinite(total):
             raise UserError(

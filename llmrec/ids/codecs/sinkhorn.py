@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+import math
+
+import torch
+from torch import Tensor
 
 ABSORB_EVERY = 25
 TINY = 1e-300
 
 
-def sinkhorn(costs: NDArray[np.float32], epsilon: float, iterations: int) -> NDArray[np.float32]:
+def sinkhorn(costs: Tensor, epsilon: float, iterations: int) -> Tensor:
     """Entropy-regularised transport plan between items and codes (Sinkhorn-Knopp; Cuturi 2013).
 
     It solves min_P <P, C> − ε·H(P) with uniform marginals: each of the n rows sums to 1/n, each of the k columns to
@@ -18,7 +20,8 @@ def sinkhorn(costs: NDArray[np.float32], epsilon: float, iterations: int) -> NDA
     is the largest entry of its row (`even_codes`).
 
     The scaling vectors are kept as logarithms, and the kernel is computed from them again every few iterations
-    (Schmitzer 2019, "Stabilized sparse scaling algorithms"). So a small ε does not underflow.
+    (Schmitzer 2019, "Stabilized sparse scaling algorithms"). So a small ε does not underflow. It is computed on the
+    costs' device in float64; the host does not wait for it.
 
     Args:
         costs: `[n, k]`; infinite for a forbidden code. An item whose costs are all infinite is spread over all codes.
@@ -29,43 +32,39 @@ def sinkhorn(costs: NDArray[np.float32], epsilon: float, iterations: int) -> NDA
         The plan, float32 `[n, k]`.
     """
     items, codes = costs.shape
-    scores = _log_kernel(costs, epsilon)
-    rows, columns = np.zeros((items, 1)), np.zeros((1, codes))
-    plan = np.empty_like(scores)
+    scores = _log_kernel(costs.double(), epsilon)
+    rows, columns = scores.new_zeros((items, 1)), scores.new_zeros((1, codes))
+    plan = torch.empty_like(scores)
     for start in range(0, iterations, ABSORB_EVERY):
-        rows = -np.log(items) - _log_sum(scores + columns, axis=1)
-        columns = -np.log(codes) - _log_sum(scores + rows, axis=0)
-        plan = np.exp(scores + rows + columns)
-        across, down = np.ones(items), np.ones(codes)
+        rows = -math.log(items) - _log_sum(scores + columns, 1)
+        columns = -math.log(codes) - _log_sum(scores + rows, 0)
+        plan = torch.exp(scores + rows + columns)
+        across, down = scores.new_ones(items), scores.new_ones(codes)
         for _ in range(start + 1, min(start + ABSORB_EVERY, iterations)):
-            across = 1 / (items * np.maximum(plan @ down, TINY))
-            down = 1 / (codes * np.maximum(across @ plan, TINY))
-        rows += np.log(across)[:, None]
-        columns += np.log(down)
-        plan *= down
-        plan *= across[:, None]
-    return plan.astype(np.float32)
+            across = 1 / (items * (plan @ down).clamp(min=TINY))
+            down = 1 / (codes * (across @ plan).clamp(min=TINY))
+        rows = rows + across.log()[:, None]
+        columns = columns + down.log()
+        plan = plan * down * across[:, None]
+    return plan.float()
 
 
-def even_codes(costs: NDArray[np.float32], epsilon: float, iterations: int) -> NDArray[np.int64]:
+def even_codes(costs: Tensor, epsilon: float, iterations: int) -> Tensor:
     """The code with each item's largest share of the transport plan, int64 `[n]`; see `sinkhorn`."""
-    return sinkhorn(costs, epsilon, iterations).argmax(axis=1)
+    return sinkhorn(costs, epsilon, iterations).argmax(dim=1)
 
 
-def _log_kernel(costs: NDArray[np.float32], epsilon: float) -> NDArray[np.float64]:
+def _log_kernel(costs: Tensor, epsilon: float) -> Tensor:
     """−C/ε for the costs mapped to [-1, 1]; −∞ for infinite costs."""
-    costs = costs.astype(np.float64)
-    finite = np.isfinite(costs)
-    costs[~finite.any(axis=1)] = 0
-    finite = np.isfinite(costs)
-    low, high = costs[finite].min(), costs[finite].max()
-    half = (high - low) / 2 or 1.0
-    return -np.where(finite, (costs - low) / half - 1, np.inf) / epsilon
+    costs = torch.where(costs.isfinite().any(1, keepdim=True), costs, 0.0)
+    finite = costs.isfinite()
+    low = torch.where(finite, costs, torch.inf).amin()
+    half = (torch.where(finite, costs, -torch.inf).amax() - low) / 2
+    half = torch.where(half == 0, 1.0, half)
+    return -torch.where(finite, (costs - low) / half - 1, torch.inf) / epsilon
 
 
-def _log_sum(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """log Σ exp along an axis, which is kept; 0 for a line of −∞, which cannot be scaled."""
-    top = values.max(axis=axis, keepdims=True)
-    top = np.where(np.isfinite(top), top, 0)
-    total = np.exp(values - top).sum(axis=axis, keepdims=True)
-    return np.where(total > 0, top + np.log(np.maximum(total, TINY)), 0)
+def _log_sum(values: Tensor, dim: int) -> Tensor:
+    """log Σ exp along a dimension, which is kept; 0 for a line of −∞, which cannot be scaled."""
+    total = values.logsumexp(dim, keepdim=True)
+    return torch.where(total.isneginf(), 0.0, total)

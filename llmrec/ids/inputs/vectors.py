@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def encode(texts: list[str], config: EncoderConfig) -> NDArray[np.float32]:
         ) from None
     encoder.max_seq_length = min(config.max_tokens, encoder.max_seq_length or config.max_tokens)
     clipped = [text[: config.max_tokens * CHARACTERS_PER_TOKEN] for text in texts]
-    vectors = encoder.encode(clipped, batch_size=config.batch, show_progress_bar=True, convert_to_numpy=True)
+    vectors = encoder.encode(clipped, batch_size=config.batch, show_progress_bar=sys.stderr.isatty())
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 

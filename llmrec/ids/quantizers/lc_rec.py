@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from llmrec.config import Positive
@@ -47,5 +46,4 @@ class LcRec(RqAutoencoder):
         """Codes int64 `[n]`: the nearest ones; on the last level each code gets an equal share of the batch."""
         if level < len(self.codebooks) - 1:
             return super().assign_codes(level, costs)
-        even = even_codes(costs.cpu().numpy(), self.epsilon, self.iterations)
-        return torch.from_numpy(even).to(costs.device)
+        return even_codes(costs, self.epsilon, self.iterations)

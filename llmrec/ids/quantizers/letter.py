@@ -22,6 +22,8 @@ from llmrec.ids.tokenizer import AutoencoderTokenizer, Codes, Signals
 CLUSTER_EVERY = 10
 """Number of epochs after which the codes are clustered again."""
 KMEANS_ITERATIONS = 10
+ALONE = -1
+"""Stands for the companion of a code that is alone in its cluster."""
 
 
 class LetterTokenizer(AutoencoderTokenizer):
@@ -90,10 +92,7 @@ class Letter(RqAutoencoder):
             total: quantized latents `[n, latent]`.
             collaborative: collaborative vectors `[n, d]`; items whose vector is zero are left out.
         """
-        has_vector = collaborative.any(dim=1)
-        if not has_vector.any():
-            return total.new_zeros(())
-        return info_nce(total[has_vector], self.projection(collaborative[has_vector]))
+        return info_nce(total, self.projection(collaborative), collaborative.any(dim=1))
 
     def diversity(self, level: int, codes: Tensor) -> Tensor:
         """L_div: pulls codes of a cluster together, and pushes them away from all other codes.
@@ -107,21 +106,26 @@ class Letter(RqAutoencoder):
         """
         book = self.codebooks[level]
         other = self.companions(level, codes)
-        codes, other = codes[other >= 0], other[other >= 0]
-        if not len(codes):
-            return book.new_zeros(())
         products = functional.embedding(codes, book) @ book.T
-        is_itself = functional.one_hot(codes, len(book)).bool()
-        return functional.cross_entropy(products.masked_fill(is_itself, -torch.inf), other)
+        is_itself = codes[:, None] == torch.arange(len(book), device=codes.device)
+        products = products.masked_fill(is_itself, -torch.inf)
+        total = functional.cross_entropy(products, other, ignore_index=ALONE, reduction="sum")
+        return total / (other != ALONE).sum().clamp(min=1)
 
     def companions(self, level: int, codes: Tensor) -> Tensor:
-        """A random other code of each code's cluster, int64 `[n]`; -1 for a code alone in its cluster."""
+        """A random other code of each code's cluster, int64 `[n]`; `ALONE` for a code alone in its cluster.
+
+        The numbers come from the host, so a GPU draws what a CPU draws, and the host waits for nothing.
+        """
         group = self.groups[level]
-        weights = (group == group[:, None]).fill_diagonal_(False).float().to(codes.device)
-        is_alone = ~weights.any(dim=1)
-        weights[is_alone] = 1
-        others = torch.multinomial(weights[codes].cpu(), 1, generator=self.generator)[:, 0].to(codes.device)
-        return others.masked_fill(is_alone[codes], -1)
+        is_other = (group == group[:, None]) & ~torch.eye(len(group), dtype=torch.bool, device=group.device)
+        counted = is_other.cumsum(dim=1)[
+            codes
+        ]  # how many other codes of its cluster there are up to each code
+        others = counted[:, -1]
+        draws = torch.rand(len(codes), generator=self.generator).to(codes.device, non_blocking=True)
+        place = (draws * others).long().clamp(max=others - 1)
+        return (counted <= place[:, None]).sum(dim=1).masked_fill(others == 0, ALONE)
 
     def start_epoch(self, epoch: int) -> None:
         """Cluster the codes of each level by constrained k-means, once every `CLUSTER_EVERY` epochs."""
@@ -132,4 +136,4 @@ class Letter(RqAutoencoder):
         """Cluster of each code, int64 `[codes]`; the clusters' sizes differ by at most one."""
         clusters = min(self.clusters, len(book))
         _, assigned = balanced_kmeans(book, clusters, KMEANS_ITERATIONS, self.seed)
-        return torch.from_numpy(assigned).long()
+        return torch.from_numpy(assigned).long().to(self.codebooks[0].device)

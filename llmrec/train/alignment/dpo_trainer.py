@@ -111,8 +111,10 @@ class TreeDPOTrainer(ResumesFromAdapter, DPOTrainer):
             "entropy": policy.entropy,
         }
         metrics = self._metrics["train" if self.policy.training else "eval"]
-        for name, value in figures.items():
-            metrics[name].append(self.accelerator.gather_for_metrics(value).mean().item())
+        # Read together: for each one that is read, the host waits for the device.
+        means = torch.stack([self.accelerator.gather_for_metrics(value).mean() for value in figures.values()])
+        for name, mean in zip(figures, means.tolist(), strict=True):
+            metrics[name].append(mean)
         return loss.mean()
 
     def _trl_loss(

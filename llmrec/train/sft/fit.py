@@ -76,7 +76,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
     valid = samples.validation_trees(
         prepared.encoder, prepared.template, ctx.run, sft.valid_users, recipe.seed
     )
-    if prepared.adds_tokens:
+    if len(prepared.new_tokens):
         _start_at_chance(prepared, epochs, recipe.seed)
     set_seed(recipe.seed)
     model = modes.wrap(prepared.model, sft, prepared.catalogue.vocabulary, ctx.scratch)
@@ -114,7 +114,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
 
 def _start_at_chance(prepared: Prepared, epochs: Epochs, seed: int) -> None:
     """Move the rows of the tokens that the base lacked, and say so if they were moved."""
-    tokens = prepared.catalogue.vocabulary.added_ids
+    tokens = prepared.new_tokens
     losses = start_at_chance(prepared.model, tokens, epochs.sample(tokens, FITTED_TOKENS, seed))
     if losses is not None and losses[0] != losses[1] and is_main_process():
         print_notice(

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from llmrec.artifacts import read_manifest, run_folder, runs_root
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.config import BaseConfig, Recipe
@@ -32,7 +35,7 @@ class Prepared:
         catalogue: the items, their trie on the CPU, and the settings of the prompts that decoding will ask with.
         encoder: encodes histories, users and events.
         mix: the tasks to train on; decoding asks with a template of the first.
-        adds_tokens: whether the base lacked the items' tokens, so that their rows are untrained.
+        new_tokens: token ids that the base lacked, int64 [tokens]; their rows are untrained.
     """
 
     model: PreTrainedModel
@@ -40,7 +43,7 @@ class Prepared:
     catalogue: Catalogue
     encoder: PromptEncoder
     mix: list[MixedTask]
-    adds_tokens: bool = False
+    new_tokens: npt.NDArray[np.int64]
 
     @property
     def template(self) -> Template:
@@ -80,7 +83,8 @@ def prepare(recipe: Recipe, run: Path) -> Prepared:
         "template": mix[0].templates[0].model_dump(mode="json"),
     }
     catalogue = Catalogue.build(vocabulary, items, sids, prompts)
-    return Prepared(model, tokenizer, catalogue, encoder, mix, len(tokenizer) > known)
+    added = vocabulary.added_ids
+    return Prepared(model, tokenizer, catalogue, encoder, mix, added[added >= known])
 
 
 def row_init(base: BaseConfig) -> RowInit:

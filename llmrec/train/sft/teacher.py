@@ -101,8 +101,8 @@ class Teacher:
             float [n]: (1 − weight) losses + weight Σ −q log p; for synthetic items Σ −q log p alone.
         """
         mixed = losses.clone()
-        for word in self.distributions(batch):
-            at, tokens, chances, real = (to_device(value, losses.device) for value in vars(word).values())
+        for level in self.distributions(batch):
+            at, tokens, chances, real = (to_device(value, losses.device) for value in vars(level).values())
             teacher_losses = -(chances * log_probs[at[:, None], tokens]).sum(1)
             share = torch.where(real, self.weight, 1.0)
             mixed = mixed.index_put((at,), torch.lerp(losses[at], teacher_losses, share))
@@ -135,12 +135,12 @@ class Teacher:
         of_each = torch.stack([row[at], after[at], place[at]])
         asked, question = torch.unique(of_each, dim=1, return_inverse=True)
         real = (after[at] < observed[row[at]]) & (place[at] == 0)
-        words = []
+        levels = []
         for depth, (tokens, chances) in enumerate(self._level_distributions(batch, answers, *asked)):
             at_level = level[at] == depth
             which = question[at_level]
-            words.append(TeacherDistribution(at[at_level], tokens[which], chances[which], real[at_level]))
-        return words
+            levels.append(TeacherDistribution(at[at_level], tokens[which], chances[which], real[at_level]))
+        return levels
 
     def _answers(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Items of a batch's answers, int64 [B, W, 1 + branches]: those of the window, then their branches."""

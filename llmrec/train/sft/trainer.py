@@ -35,7 +35,7 @@ class TreeTrainer(SFTTrainer):
         validation: trees of validation users, whose loss every evaluation measures as `eval_loss`: the mean over the
             labels of all of them, whatever the batches and the number of processes.
         validation_lists: validation users whose lists are decoded at every evaluation, which then has `eval_ndcg@10`.
-        teacher: whose word is learned beside the labels.
+        teacher: whose probabilities are learned beside the labels.
         compiled: whether a sharded model's layers are compiled; of another, `args` says it.
         kwargs: SFTTrainer's.
     """
@@ -175,7 +175,7 @@ class TreeTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Mean negative log-likelihood of the batch's labels, in training with the teacher's word mixed in.
+        """Mean negative log-likelihood of the batch's labels, in training with the teacher's probabilities mixed in.
 
         Args:
             model: the (wrapped) model.
