@@ -150,6 +150,10 @@ class StageContext:
     origin: Mapping[str, Any] = field(default_factory=dict)
 
 
+opened_runs: dict[Path, None] = {}
+"""Folders of the runs that this process has opened, in order."""
+
+
 def find_run(name: str, what: str = "") -> Path:
     """Return the folder of an existing run, export or merged checkpoint, by its name or path.
 
@@ -163,6 +167,7 @@ def find_run(name: str, what: str = "") -> Path:
     with contextlib.suppress(UserError):  # of a name that no run can have
         folder = run_folder(name)
         if any((folder / file).is_file() for file in (layout.RECIPE, layout.CATALOGUE)):
+            opened_runs[folder] = None
             return folder
     names = sorted(path.parent.name for path in runs_root().glob(f"*/{layout.RECIPE}"))
     hint = did_you_mean(name, names, "runs there")
@@ -176,12 +181,47 @@ def unfinished(run: Path) -> UnfinishedRunError:
 
 
 def read_manifest(run: Path, stage: str) -> dict[str, Any] | None:
-    """Read a stage's manifest; None if the stage is not done."""
+    """Read a stage's manifest; None if the stage is not done.
+
+    Raises:
+        UserError: the manifest is broken.
+    """
     path = run / layout.manifest(stage)
     if not path.is_file():
         return None
+    opened_runs[run] = None
     manifest = read_json(path)
-    return manifest if isinstance(manifest, dict) else None
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path}: no manifest; remove it, and run the stage {stage} again")
+    return manifest
+
+
+def changed_file() -> str | None:
+    """Name a file that is no longer as its stage wrote it, in the runs that this process has opened; None if none is.
+
+    Whatever reads such a file may fail in any way, so this is asked when something has failed.
+    """
+    manifests = (path for run in opened_runs for path in sorted(run.glob("*/manifest.json")))
+    return next(filter(None, map(_changed, manifests)), None)
+
+
+def _changed(path: Path) -> str | None:
+    """Name the first file of a manifest that is missing or another than the stage wrote."""
+    run, stage = path.parents[1], path.parent.name
+    again = f"run the stage {stage} again"
+    try:
+        manifest = read_json(path)
+        outputs, sizes = dict(manifest["outputs"]), dict(manifest["sizes"])
+        names = sorted(outputs, key=lambda name: int(sizes[name]))
+    except (UserError, LookupError, TypeError, ValueError):
+        return f"{path}: no manifest that can be read; remove it, and {again}"
+    for name in names:
+        file = run / name
+        if not file.is_file():
+            return f"{file}: missing; {again}"
+        if file.stat().st_size != sizes[name] or file_sha256(file) != outputs[name]:
+            return f"{file}: not as the stage {stage} wrote it; {again}"
+    return None
 
 
 def stage_key(stage: Stage, recipe: Recipe, run: Path) -> str:

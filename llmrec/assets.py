@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrec.errors import UserError, did_you_mean
+from llmrec.files import cause_of
 
 KINDS = ("recipes", "prompts", "data_prep", "eval/suites")
 # Package and version start with a letter or digit, because a leading dash would be an option on pip's command line.
@@ -75,7 +76,10 @@ def absolute_model(name: str) -> str:
     """Return the absolute path of a local model; a hub id, `tiny` and `pypi:…` are returned unchanged."""
     if name == "tiny" or is_pypi(name):
         return name
-    is_local = name.startswith((".", "/", "~")) or name.endswith(".gguf") or Path(name).is_dir()
+    try:
+        is_local = name.startswith((".", "/", "~")) or name.endswith(".gguf") or Path(name).is_dir()
+    except OSError:  # too long for a path
+        return name
     return absolute_path(name) if is_local else name
 
 
@@ -164,13 +168,27 @@ def from_url(url: str, sha256: str | None = None) -> Path:
                 shutil.copyfileobj(response, out, 1 << 20)
             partial.replace(target)
         except OSError as error:
-            raise UserError(f"{url}: could not be fetched: {error}") from None
+            raise UserError(f"{url}: could not be fetched: {cause_of(error)}") from None
         finally:
             partial.unlink(missing_ok=True)
     if sha256 is not None and file_sha256(target) != sha256:
         target.unlink()
         raise UserError(f"{url}: sha256 differs from the card's {sha256[:12]}…; the file changed upstream")
     return target
+
+
+def hub_fault(error: BaseException) -> str:
+    """Why a model hub gives or takes nothing, in a few words."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.HFValidationError):
+        return "no id of the form OWNER/NAME"
+    if isinstance(error, errors.GatedRepoError):
+        return "access must be requested on its page first"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "no such repository, or a private one"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return f"HTTP {status}" if status else "the hub cannot be reached"
 
 
 def file_sha256(path: Path) -> str:

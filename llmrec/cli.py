@@ -17,9 +17,11 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from llmrec import __version__
-from llmrec.errors import UserError
+from llmrec import __version__, artifacts
+from llmrec.errors import UserError, one_line
+from llmrec.files import DISK_FULL, disk_is_full
 from llmrec.pipeline import LATER, STAGES
+from llmrec.plugins import place_in_own_code
 from llmrec.quiet import quieten
 
 INTERRUPTED = 130
@@ -350,27 +352,37 @@ def bench(
 def _explain(error: Exception) -> tuple[int, str]:
     """Return the exit code and the one-line message for an exception."""
     if isinstance(error, TyperException):
-        return error.exit_code, f"{error.format_message()} (llmrec --help)"
+        return error.exit_code, f"{_usage(error)} (llmrec --help)"
     if isinstance(error, UserError):
         return 2, str(error)
-    from llmrec.files import DISK_FULL, disk_is_full
-
     if disk_is_full(error):
         return 2, DISK_FULL
     if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
         return 2, f"{error.filename}: {error.strerror}; set LLMREC_RUNS or LLMREC_HOME to another folder"
-    from llmrec.plugins import place_in_own_code
+    if (place := place_in_own_code(error)) is not None:
+        return 2, f"{place}: {type(error).__name__}: {error} (your own code; traceback: llmrec --debug …)"
+    if (fault := artifacts.changed_file()) is not None:
+        return 2, fault
+    if isinstance(error, OSError) and error.filename is not None:
+        return 2, f"{error.filename}: {error.strerror}; give another path"
+    return 1, f"internal error: {type(error).__name__}: {error} (traceback: llmrec --debug …)"
 
-    message = " ".join(str(error).split())[:500]
-    place = place_in_own_code(error)
-    if place is not None:
-        return 2, f"{place}: {type(error).__name__}: {message} (your own code; traceback: llmrec --debug …)"
-    return 1, f"internal error: {type(error).__name__}: {message} (traceback: llmrec --debug …)"
+
+def _usage(error: TyperException) -> str:
+    """Return what is wrong with the arguments; Typer quotes pydantic where a value is of the wrong kind."""
+    from pydantic import ValidationError
+
+    if isinstance(error.__cause__, ValidationError):
+        from llmrec.config.section import explain
+
+        error.message = "; ".join(explain(lambda *_: [], None, error.__cause__.errors()))
+    return error.format_message()
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     args = sys.argv[1:] if args is None else args
+    artifacts.opened_runs.clear()
     try:
         code = int(app(args or ["--help"], standalone_mode=False, prog_name="llmrec") or 0)
         message = "interrupted; run the same command again to resume" if code == INTERRUPTED else ""
@@ -379,7 +391,7 @@ def main(args: list[str] | None = None) -> int:
         if os.environ.get("LLMREC_DEBUG"):
             traceback.print_exc()
     if message:
-        print(f"llmrec: {' '.join(message.split())}", file=sys.stderr)
+        print(f"llmrec: {one_line(message)}", file=sys.stderr)
     return code
 
 

@@ -1,16 +1,57 @@
 """Exceptions for mistakes that the user can correct."""
 
+from __future__ import annotations
+
 import difflib
 import itertools
 from collections.abc import Sequence
+
+LONGEST = 300
+"""Largest number of characters of a message."""
+ENDING = 120
+"""Number of characters that are kept of the end of a longer one, where the remedy stands."""
+
+
+def one_line(text: str) -> str:
+    """Return text as one line of at most `LONGEST` characters; a longer one loses its middle."""
+    line = " ".join(text.split())
+    if len(line) <= LONGEST:
+        return line
+    return f"{line[: LONGEST - ENDING - 3]} … {line[-ENDING:]}"
 
 
 class UserError(Exception):
     """A mistake in input, recipe or environment that the user can correct.
 
-    The message is one line: what is wrong, where, and how to correct it. The command line prints it and
-    exits with status 2. A Python caller can catch it, or one of its kinds below.
+    The message is one line of at most `LONGEST` characters: what is wrong, where, and how to correct it. The command
+    line prints it and exits with status 2. A Python caller can catch it, or one of its kinds below.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+class InvalidValuesError(UserError):
+    """Invalid values in a recipe, a card, a request or another file of settings.
+
+    Attributes:
+        problems: a line for each key; the message has as many as fit.
+    """
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = list(problems) or [str(self)]
+
+    @classmethod
+    def of(cls, where: str, problems: Sequence[str]) -> InvalidValuesError:
+        """Return the error for the problems of a file, or of what else `where` names."""
+        message, left = f"{where}: {problems[0]}", len(problems) - 1
+        for problem in problems[1:]:
+            if len(f"{message}; {problem}; and {left} more") > LONGEST:
+                break
+            message, left = f"{message}; {problem}", left - 1
+        more = f"; and {left} more" if left else ""
+        return cls(message + more, [one_line(f"{where}: {problem}") for problem in problems])
 
 
 class UnknownRunError(UserError):

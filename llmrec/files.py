@@ -63,8 +63,26 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read: {cause_of(error)}") from None
+
+
+def cause_of(error: BaseException) -> str:
+    """Why a file or an address cannot be read, in our words; what a library says of it helps no user."""
+    cause = getattr(error, "reason", None)  # urllib's errors wrap the system's
+    if isinstance(cause, OSError):
+        error = cause
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(getattr(error, "code", None), int):  # urllib's of an answer that is an error
+        return f"HTTP {error.code}"  # type: ignore[attr-defined]
+    if isinstance(error, UnicodeDecodeError):
+        return f"not {error.encoding.upper()} at byte {error.start + 1}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"no JSON at line {error.lineno}, column {error.colno}"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return "ends too early" if isinstance(error, EOFError) else "damaged, or of another kind"
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -62,8 +62,11 @@ def run_folder(name: str) -> Path:
         UserError: the name would leave the runs folder.
     """
     path = Path(name).expanduser()
-    if any((path / name).is_file() for name in (RECIPE, CATALOGUE)):
-        return path
+    try:
+        if any((path / file).is_file() for file in (RECIPE, CATALOGUE)):
+            return path
+    except OSError:  # too long for a path
+        raise UserError(f"run {name!r}: no such run folder") from None
     if path.name != name or name in {"", ".", ".."}:
         raise UserError(f"run {name!r}: no such run folder")
     return runs_root() / name

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from llmrec.errors import UserError
+from llmrec.files import cause_of
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -42,7 +43,17 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{where}: not valid YAML: {_fault(error)}") from None
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong, and in which line and column; without what was read of it, which may be long."""
+    mark = getattr(error, "problem_mark", None)
+    if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
+        return (
+            cause_of(error) if isinstance(error, RecursionError) else "a character or value that YAML has not"
+        )
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -54,7 +65,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         value = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        raise UserError(f"{path}: cannot be read: {cause_of(error)}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a mapping of keys, found {type(value).__name__}")
     return value

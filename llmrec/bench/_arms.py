@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import AfterValidator, Field
 from llmrec import artifacts, estimate, pipeline
 from llmrec.artifacts import Stage
 from llmrec.config import Recipe, Section, load_recipe, load_run_recipe
+from llmrec.config.section import PlainName
 from llmrec.errors import UserError
 from llmrec.metrics.metric import load_metrics, rank_metrics
 from llmrec.metrics.ranking import metric_names
@@ -45,6 +47,12 @@ Overrides = Annotated[tuple[str, ...], AfterValidator(_free)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_unique)]
 
 
+def _at_a_cutoff(metric: str) -> str:
+    if not re.fullmatch(r".+@[1-9][0-9]*", metric):
+        raise ValueError("expected a metric and its cutoff, such as ndcg@10")
+    return metric
+
+
 class Arm(Section):
     """One variant of the recipe.
 
@@ -55,7 +63,7 @@ class Arm(Section):
         verdict: what a human decided after looking at the figures, such as `keep`.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: PlainName
     hypothesis: Annotated[str, Field(min_length=1)]
     overrides: Overrides = ()
     verdict: str = ""
@@ -76,7 +84,7 @@ class ArmsFile(Section):
     recipe: str
     overrides: Overrides = ()
     seeds: Seeds = (0,)
-    metric: Annotated[str, Field(pattern=r"^.+@[1-9][0-9]*$")] = "ndcg@10"
+    metric: Annotated[str, AfterValidator(_at_a_cutoff)] = "ndcg@10"
     parent: str | None = None
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from llmrec import layout
 from llmrec.errors import UserError
-from llmrec.files import atomic_write, read_json, write_json
+from llmrec.files import atomic_write, cause_of, read_json, write_json
 
 FOLDER, ADDED, CHANGES = "catalogue", "added.parquet", "changes.json"
 LLMREC_COLUMNS = ("sid", "distance", "percentile")
@@ -90,7 +90,7 @@ def read_changes(run: Path, items: Sequence[str]) -> Changes | None:
         try:
             added = pl.read_parquet(path.with_name(ADDED))
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise UserError(f"{path.with_name(ADDED)}: cannot be read: {error}") from None
+            raise UserError(f"{path.with_name(ADDED)}: cannot be read: {cause_of(error)}") from None
     return Changes(added, retired)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llmrec import layout
 from llmrec.errors import UserError
-from llmrec.files import read_json, write_json
+from llmrec.files import cause_of, read_json, write_json
 from llmrec.models.vocabulary import PAD, SidVocabulary
 
 VERSION = 1
@@ -77,7 +77,7 @@ def read_sids(base: Path, vocabulary: SidVocabulary, items: int) -> NDArray[np.i
     try:
         sids: NDArray[np.int32] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        raise UserError(f"{path}: cannot be read: {cause_of(error)}") from None
     if sids.dtype != np.int32 or sids.shape != (items, vocabulary.levels):
         raise UserError(
             f"{path}: {sids.dtype} {sids.shape}, llmrec.json says int32 {(items, vocabulary.levels)}"

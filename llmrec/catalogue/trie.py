@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from llmrec.errors import UserError
+from llmrec.files import cause_of
 
 ROOT = 0
 _ARRAYS = ("first", "token", "low", "high")
@@ -104,7 +105,7 @@ class Trie:
                 arrays = {name: file.get_tensor(name) for name in _ARRAYS}
                 trie = cls(**arrays, starts=starts, codes=codes, fanout=fanout)
         except (SafetensorError, OSError, ValueError, KeyError) as error:
-            raise UserError(f"{path}: no trie that can be read: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{path}: no trie that can be read: {cause_of(error)}") from None
         trie._check_shape(path)
         return trie
 

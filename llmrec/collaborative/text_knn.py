@@ -27,7 +27,7 @@ from llmrec.collaborative.scored import Decay, Histories, Scored, Validation, ch
 from llmrec.collaborative.system import System, TrainingData
 from llmrec.config import Positive
 from llmrec.errors import UserError
-from llmrec.files import atomic_write, read_json
+from llmrec.files import atomic_write, cause_of, read_json
 
 TEMPERATURE = 0.05
 """Temperature of the softmax over cosines."""
@@ -178,7 +178,7 @@ def load_vectors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage collaborative first") from None
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as text vectors: {error}") from None
+        raise UserError(f"{path}: cannot be read as text vectors: {cause_of(error)}") from None
 
 
 def _centred(vectors: dict[str, npt.NDArray[np.float32]], items: Sequence[str]) -> npt.NDArray[np.float32]:

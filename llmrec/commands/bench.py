@@ -6,9 +6,14 @@ import importlib
 import inspect
 import itertools
 import pkgutil
-from pathlib import Path
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import create_model
 
 from llmrec import bench
+from llmrec.config import validate
 from llmrec.errors import UserError
 from llmrec.yaml_files import apply_overrides
 
@@ -46,6 +51,16 @@ def run(name: str | None, options: list[str], dry_run: bool = False) -> None:
             raise UserError(
                 f"bench {name}: {key.upper()} is missing; write llmrec bench {name} {key.upper()}"
             )
-    if arguments.get("out"):
-        arguments["out"] = Path(str(arguments["out"]))
-    function(**arguments)
+    function(**_typed(function, arguments, f"bench {name}"))
+
+
+def _typed(function: Callable[..., Any], arguments: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return a function's arguments as the types that it declares.
+
+    Raises:
+        UserError: a value is of another type.
+    """
+    types = typing.get_type_hints(function)
+    fields: dict[str, Any] = {key: (types[key], ...) for key in arguments}
+    options = validate(create_model("Options", **fields), arguments, where)
+    return {key: getattr(options, key) for key in arguments}

@@ -92,7 +92,7 @@ def check_repo(repo: str) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise UserError(f"--push: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--push: {repo!r} is {assets.hub_fault(error)}") from None
 
 
 def upload(folder: Path, repo: str) -> str:
@@ -122,9 +122,8 @@ def upload(folder: Path, repo: str) -> str:
             commit_message="Export of llmrec",
         )
     except (OSError, ValueError, HTTPError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--push: {repo} cannot be written ({reason}); check name, network and `hf auth login`. "
+            f"--push: {repo} cannot be written ({assets.hub_fault(error)}); check name, network and `hf auth login`. "
             f"The export is in {folder}"
         ) from None
     return str(commit.commit_url)

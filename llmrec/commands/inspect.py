@@ -17,7 +17,7 @@ from llmrec import assets, config, pipeline
 from llmrec.artifacts import find_run
 from llmrec.commands.stages import resolve, run_stages
 from llmrec.config import EvalConfig, EvalTask, Recipe, TaskConfig
-from llmrec.errors import UserError
+from llmrec.errors import InvalidValuesError, UserError
 from llmrec.files import write_json
 from llmrec.models.supported import check_local
 from llmrec.models.tokenizer import check_local_tokenizer
@@ -112,6 +112,8 @@ def _check_task(entry: dict[str, Any], fields: Fields, is_first: bool) -> None:
 def _collect_errors(problems: list[str]) -> Iterator[None]:
     try:
         yield
+    except InvalidValuesError as error:
+        problems += error.problems
     except UserError as error:
         problems.append(str(error))
 

@@ -16,7 +16,7 @@ from llmrec.config.data import DataConfig
 from llmrec.config.decoding import BASELINES, DecodeConfig, EvalConfig
 from llmrec.config.former_keys import upgrade
 from llmrec.config.ids import IdsConfig, tokenizer_class
-from llmrec.config.section import BY_CONTENT, RunName, Section, validate
+from llmrec.config.section import BY_CONTENT, PlainName, RunName, Section, validate
 from llmrec.config.sizes import DataSize, check_keys, set_auto, take_auto
 from llmrec.config.training import BaseConfig, SftConfig, TaskConfig, TrackConfig
 from llmrec.errors import UserError
@@ -52,7 +52,7 @@ class Recipe(Section):
         auto: keys that are set once the data stage has counted (`llmrec.config.sizes`); empty in a run's recipe.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: PlainName
     description: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
     parent: RunName | None = None

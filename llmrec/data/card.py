@@ -42,7 +42,20 @@ def _canonical_encoding(name: str) -> str:
         raise ValueError("no such encoding (try utf-8, latin-1, cp1252)") from None
 
 
-_Character = Annotated[str, Field(min_length=1, max_length=1, pattern=r"[^\r\n]")]
+def _within_a_line(text: str) -> str:
+    if not text or "\r" in text or "\n" in text:
+        raise ValueError("expected characters within a line")
+    return text
+
+
+def _single(text: str) -> str:
+    if len(text) != 1:
+        raise ValueError("expected one character")
+    return text
+
+
+_Characters = Annotated[str, AfterValidator(_within_a_line)]
+_Character = Annotated[_Characters, AfterValidator(_single)]
 
 
 class Table(Section):
@@ -70,7 +83,7 @@ class Table(Section):
 
     path: str | dict[Part, str]
     format: Format | None = None
-    separator: Annotated[str, Field(min_length=1, pattern=r"^[^\r\n]*$")] | None = None
+    separator: _Characters | None = None
     header: bool | list[str] = True
     encoding: Annotated[str, AfterValidator(_canonical_encoding)] | None = None
     quote: _Character | None = '"'

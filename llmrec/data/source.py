@@ -17,6 +17,7 @@ from llmrec.config import Part
 from llmrec.data.card import Card, Interactions, Source, Table
 from llmrec.data.split import SPLITS
 from llmrec.errors import UserError
+from llmrec.files import cause_of
 
 Located = tuple[Table, list[Path]]
 
@@ -182,4 +183,4 @@ def unpack(archive: Path, folder: Path) -> None:
         else:
             archive.replace(folder / archive.name)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{archive}: cannot be unpacked: {error}") from None
+        raise UserError(f"{archive}: cannot be unpacked: {cause_of(error)}") from None

@@ -10,6 +10,7 @@ import polars as pl
 from llmrec.collaborative.system import Baseline, checked_lists
 from llmrec.config.registry import SYSTEMS
 from llmrec.errors import UserError
+from llmrec.files import cause_of
 from llmrec.plugins import is_import_path
 from llmrec.recommend.model_names import ZERO_SHOT
 
@@ -58,7 +59,7 @@ def read_lists(path: Path) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: cannot be read: {cause_of(error)}") from None
     missing = [name for name in SCHEMA if name not in frame.columns]
     if missing:
         raise UserError(f"{path}: column {missing[0]!r} is missing; lists need {', '.join(SCHEMA)}")

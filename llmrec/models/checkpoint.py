@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from llmrec.errors import UserError
-from llmrec.files import read_json
+from llmrec.files import cause_of, disk_is_full, read_json
 from llmrec.ids.tokens import sid_token
 from llmrec.models.device import ATTENTION, leave_out_cudnn_attention
 from llmrec.models.lora import load_adapter
@@ -16,9 +16,12 @@ from llmrec.models.vocabulary import ITEM_END, SidVocabulary, embedding_weight
 from llmrec.quiet import hide_loading_bars
 
 if TYPE_CHECKING:
+    import torch
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 
+TOKENIZER_FILES = ("config.json", "tokenizer_config.json", "tokenizer.json")
+"""Files of settings that a tokenizer is read from."""
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -103,6 +106,89 @@ def read_generation(folder: Path) -> GenerationConfig:
     return plain_generation(*places)
 
 
+def _settings_fault(folder: Path, names: Sequence[str]) -> str | None:
+    """What is wrong with the first of some JSON files that are missing or no objects; None if all are there."""
+    for name in names:
+        try:
+            content = read_json(folder / name)
+        except UserError as error:
+            return str(error).removeprefix(f"{folder}/")
+        if not isinstance(content, dict):
+            return f"{name} holds no JSON object"
+    return None
+
+
+def loading_fault(folder: Path) -> str:
+    """What is wrong with the files of a checkpoint that could not be loaded, as far as the files themselves tell."""
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / "model.safetensors.index.json"
+    fault = _settings_fault(folder, ["config.json", *([index.name] if index.is_file() else [])])
+    if fault is not None:
+        return fault
+    names = read_json(index).get("weight_map") if index.is_file() else {}
+    if not isinstance(names, dict):
+        return f"{index.name} names no files"
+    names = {str(name) for name in names.values()}
+    files = [folder / name for name in sorted(names)] or sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickled = sorted(folder.glob("*.bin"))
+        return (
+            f"{pickled[0].name} may hold code; save it as safetensors"
+            if pickled
+            else "no *.safetensors in it"
+        )
+    for file in files:
+        if not file.is_file():
+            return f"{file.name}: missing"
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            return f"{file.name}: {cause_of(error)}"
+    return "its config.json has a setting that cannot be read, or its weights do not fit it"
+
+
+def load_weights(folder: Path, dtype: torch.dtype | str, name: str = "") -> PreTrainedModel:
+    """Load the model of a checkpoint folder on the CPU.
+
+    Args:
+        folder: the folder.
+        dtype: precision of the weights; `auto` for that in which they are saved.
+        name: of the checkpoint, for messages; by default the folder.
+
+    Raises:
+        UserError: files that are missing, broken, or lack some of the model's tensors.
+    """
+    from transformers import AutoModelForCausalLM
+
+    leave_out_cudnn_attention()
+    hide_loading_bars()
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            attn_implementation=ATTENTION,
+            trust_remote_code=False,
+            use_safetensors=True,
+            generation_config=read_generation(folder),
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers raises anything of files that do not fit
+        if disk_is_full(error) or isinstance(error, MemoryError):
+            raise
+        raise UserError(
+            f"{name or folder}: the checkpoint cannot be loaded: {loading_fault(folder)}"
+        ) from None
+    model: PreTrainedModel = loaded[0]
+    missing = sorted(loaded[1]["missing_keys"])
+    if missing:  # transformers would draw them at random
+        raise UserError(
+            f"{name or folder}: the checkpoint lacks {len(missing)} tensors, such as {missing[0]}"
+        )
+    return model
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Load the tokenizer of a `base/` folder.
 
@@ -113,8 +199,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: the checkpoint cannot be loaded: {str(error).splitlines()[0]}") from None
+    except Exception:  # a broken tokenizer.json raises anything
+        fault = _settings_fault(folder, TOKENIZER_FILES) or f"{TOKENIZER_FILES[-1]} is no tokenizer"
+        raise UserError(f"{folder}: the checkpoint cannot be loaded: {fault}") from None
     return cast("PreTrainedTokenizerFast", tokenizer)  # the only kind that llmrec saves
 
 
@@ -138,21 +225,7 @@ def load_checkpoint(
         UserError: files are missing or broken; the tokenizer or the model lacks SID tokens; or the adapter belongs to
             another base.
     """
-    from transformers import AutoModelForCausalLM
-
-    leave_out_cudnn_attention()
-    try:
-        hide_loading_bars()
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            dtype="auto",
-            attn_implementation=ATTENTION,
-            trust_remote_code=False,
-            use_safetensors=True,
-            generation_config=read_generation(folder),
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: the checkpoint cannot be loaded: {str(error).splitlines()[0]}") from None
+    model = load_weights(folder, "auto")
     _check_vocabulary(vocabulary, tokenizer, len(embedding_weight(model)), folder)
     if adapter is not None:
         # A PeftModel hands all that it lacks on to the model that it wraps.

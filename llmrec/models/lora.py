@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llmrec.config import ALL_LINEAR, LoraSettings
 from llmrec.errors import UserError, did_you_mean
-from llmrec.files import read_json
+from llmrec.files import cause_of, read_json
 from llmrec.models.vocabulary import SidVocabulary, embedding_matrices
 
 if TYPE_CHECKING:
@@ -182,7 +182,9 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
         # PEFT would read the adapter by way of the first GPU, in every process.
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, torch_device="cpu")
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder}: the adapter cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"{folder}: the adapter cannot be loaded: {cause_of(error)} (adapter_config.json is to fit {WEIGHTS})"
+        ) from None
 
 
 def load_adapter_weights(model: PeftModel, folder: Path) -> None:
@@ -237,7 +239,7 @@ def check_adapter(model: torch.nn.Module, folder: Path) -> None:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        raise UserError(f"{path}: cannot be read: {cause_of(error)}") from None
     if is_dora(folder):
         shapes = {name: shape for name, shape in shapes.items() if not _is_magnitude(name)}
     _check_fits(model, shapes, path)

@@ -59,7 +59,7 @@ def check_config(config: Mapping[str, Any], name: str) -> None:
             f"base.model: {name} ({kind}) attends within a sliding window of {window} tokens; "
             f"token trees need {FULL}"
         )
-    missing = [size for size in SIZES if not config.get(size)]
+    missing = [size for size in SIZES if not isinstance(config.get(size), int) or config[size] < 1]
     if missing:
         raise UserError(
             f"base.model: {name} ({kind}) states no {missing[0]}; take a model of the Llama or Qwen kind"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from llmrec.config import BaseConfig
 from llmrec.errors import UserError
+from llmrec.files import cause_of
 from llmrec.text.chat import chat_frame
 
 if TYPE_CHECKING:
@@ -50,10 +51,10 @@ def load_base_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
     own = _read(file, name) if file.is_file() else None
     try:
         loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # a class that does not fit raises anything
+    except Exception:  # a class that does not fit raises anything
         if own is None:
             raise UserError(
-                f"base.model: the tokenizer of {name} cannot be loaded ({first_line(error)})"
+                f"base.model: {name} has no {TOKENIZER}, nor another tokenizer that can be read"
             ) from None
         loaded = None
     if own is None:
@@ -64,10 +65,8 @@ def load_base_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
         return loaded
     try:
         plain = PreTrainedTokenizerFast.from_pretrained(folder)
-    except Exception as error:
-        raise UserError(
-            f"base.model: the tokenizer of {name} cannot be loaded ({first_line(error)})"
-        ) from None
+    except Exception:  # of settings that do not fit, too
+        raise UserError(f"base.model: {TOKENIZER} of {name} does not fit its tokenizer_config.json") from None
     text = differing_text(plain, own)
     if text is not None:
         raise UserError(
@@ -117,18 +116,13 @@ def check_chat_template(tokenizer: PreTrainedTokenizerFast) -> None:
         chat_frame(tokenizer, system, lambda _: [])
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, for a message of one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
 def _read(file: Path, name: str) -> Tokenizer:
     from tokenizers import Tokenizer
 
     try:
         own = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare exceptions
-        raise UserError(f"base.model: {TOKENIZER} of {name} cannot be read ({first_line(error)})") from None
+        raise UserError(f"base.model: {TOKENIZER} of {name} cannot be read ({cause_of(error)})") from None
     own.no_truncation()
     own.no_padding()
     return own

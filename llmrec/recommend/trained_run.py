@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmrec import layout
-from llmrec.artifacts import find_run, unfinished
+from llmrec.artifacts import find_run, read_manifest, unfinished
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.lookup import unknown_item
 from llmrec.catalogue.registry import register_catalogue, reload_catalogue
+from llmrec.config import validate
 from llmrec.data.examples import load_items
 from llmrec.errors import InvalidRequestError, UnknownModelError, UserError
 from llmrec.files import read_json
@@ -80,7 +81,9 @@ class TrainedRun:
             catalogue.prompts["history"],
             context=catalogue.prompts.get("context"),
         )
-        template = Template.model_validate(catalogue.prompts["template"])
+        template = validate(
+            Template, catalogue.prompts.get("template"), f"{base / layout.CATALOGUE}: template"
+        )
         if not texts:
             _check_needs_no_texts(encoder, template, catalogue.items, folder)
         return cls(folder, name, catalogue, tokenizer, texts, encoder, template, as_trained)
@@ -92,14 +95,20 @@ class TrainedRun:
 
     @cached_property
     def adapters(self) -> dict[str, Path]:
-        """Folder name → folder, of all adapters there whose stage is done."""
-        folders = {stage: self.folder / stage for stage in ADAPTERS}
-        proof = WEIGHTS if self._exported else "manifest.json"
-        return {
-            stage: path
-            for stage, path in folders.items()
-            if (path / WEIGHTS).is_file() and (path / proof).is_file()
-        }
+        """Folder name → folder, of all adapters there whose stage is done.
+
+        Raises:
+            UserError: a stage has left an adapter that is no longer there; the base alone would answer in its place.
+        """
+        found = {}
+        for stage in ADAPTERS:
+            weights = self.folder / stage / WEIGHTS
+            manifest = None if self._exported else read_manifest(self.folder, stage)
+            if weights.is_file() and (self._exported or manifest is not None):
+                found[stage] = weights.parent
+            elif manifest is not None and f"{stage}/{WEIGHTS}" in manifest.get("outputs", ()):
+                raise UserError(f"{weights}: missing; run the stage {stage} again")
+        return found
 
     @property
     def models(self) -> list[str]:

@@ -20,6 +20,7 @@ from pydantic import BeforeValidator, Field
 from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.config import BEAMS, Section, validate
 from llmrec.errors import InvalidRequestError, UserError
+from llmrec.files import cause_of
 from llmrec.recommend.given_ids import as_id
 from llmrec.recommend.histories import UserHistories
 from llmrec.recommend.trained_run import TrainedRun
@@ -263,8 +264,8 @@ def _read(body: bytes, k_max: int) -> RecommendRequest:
     """
     try:
         tree = json.loads(body)
-    except ValueError as error:
-        raise UserError(f"the request is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the request cannot be read: {cause_of(error)}") from None
     request = validate(RecommendRequest, tree, "request")
     if (request.history is None) == (request.user_id is None):
         raise UserError("request: give either history or user_id")

@@ -213,7 +213,7 @@ class VllmEngine:
             self.llm.llm_engine.add_lora(lora)
         except Exception as error:
             self.close()
-            raise UserError(f"{path}: vLLM cannot load the adapter: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{path}: vLLM cannot load the adapter; decode.engine=tree may") from error
         return lora
 
 

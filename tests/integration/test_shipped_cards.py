@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -108,6 +109,7 @@ def write_dump(name, folder):
         write("steam_games.json.gz", map(repr, [*items, item | {"app_name": "No id"}]))
 
 
+WILD = Path(__file__).parents[1] / "wild/test_wild_dumps.py"
 DUMPS = [
     "movielens-100k",
     "movielens-1m",
@@ -137,6 +139,37 @@ def test_a_shipped_card_reads_its_dump(name, tmp_path):
             pytest.approx(9.99),
             "Nice. Very.",
         )
+
+
+def test_the_extracted_copy_of_beauty_is_in_the_order_of_its_positions(tmp_path):
+    rows = [(f"u{u}", f"i{i}", i) for u in range(3) for i in range(3)]
+    log = "user_id,item_id,position\n" + "".join(f"{u},{i},{p}\n" for u, i, p in reversed(rows))
+    items = [
+        {
+            "item_id": f"i{i}",
+            "title": f"Café {i}",
+            "categories": [["Beauty", "Hair Care"], ["Beauty", "Skin"]],
+        }
+        for i in range(2)
+    ]
+    (tmp_path / "interactions.csv.gz").write_bytes(gzip.compress(log.encode()))
+    (tmp_path / "items.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, items)).encode()))
+    data = {"card": "amazon-beauty", "root": str(tmp_path)}
+    run = tmp_path / "run"
+    pipeline.execute(Recipe.model_validate({"name": "t", "data": data}), run, until="data")
+    log, items = examples.load_interactions(run), examples.load_items(run).sort("item_id")
+    assert log.select("user_id", "item_id", "time").sort("user_id", "time").rows() == rows
+    assert items["title"].to_list() == ["Café 0", "Café 1", "item i2"]
+    assert items["categories"][0].to_list() == ["Beauty", "Hair Care", "Skin"]
+
+
+def test_every_shipped_card_has_a_test_on_files_of_its_shape():
+    others = {
+        "amazon-beauty",
+        "template",
+    }  # above; a form to fill in, whose example docs/data.md walks through
+    in_wild = {name for name in assets.names("data_prep") if f'"{name}"' in WILD.read_text("utf-8")}
+    assert set(assets.names("data_prep")) == {*DUMPS, *others, *in_wild}
 
 
 def test_every_shipped_card_loads():

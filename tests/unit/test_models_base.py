@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from our_words import assert_ours
+from safetensors.torch import load_file, save_file
 from transformers import BloomConfig, BloomForCausalLM, LlamaConfig
 
 from llmrec.config import BaseConfig
@@ -77,6 +79,61 @@ def test_pickled_weights_are_not_read(tmp_path):
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="safetensors"):
         load_base(BaseConfig(model=str(tmp_path)), [], 0)
+
+
+def drop_tensor(folder, name):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[name]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def edit(path, **keys):
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def index(folder, content):
+    """Several files of weights, as an index names them, in place of the one."""
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(content)
+
+
+BREAKS = {
+    "text": (lambda f: (f / "model.safetensors").write_text("version"), "model.safetensors: damaged"),
+    "cut": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:999]),
+        "model.safetensors: damaged",
+    ),
+    "none": (lambda f: (f / "model.safetensors").unlink(), "no *.safetensors in it"),
+    "pickled": (
+        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+        "pytorch_model.bin may hold code",
+    ),
+    "part": (
+        lambda f: index(f, '{"weight_map": {"a": "model-1.safetensors"}}'),
+        "model-1.safetensors: missing",
+    ),
+    "index": (lambda f: index(f, "[]"), "model.safetensors.index.json holds no JSON object"),
+    "tensor": (lambda f: drop_tensor(f, "model.norm.weight"), "lacks 1 tensors, such as model.norm.weight"),
+    "size": (lambda f: edit(f / "config.json", hidden_size=64), "weights do not fit it"),
+    "no json": (
+        lambda f: (f / "config.json").write_text("{"),
+        "config.json: cannot be read: no JSON at line 1",
+    ),
+    "layers": (lambda f: edit(f / "config.json", num_hidden_layers="two"), "num_hidden_layers"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_base_is_refused_in_our_words(tmp_path, name):
+    model, tokenizer = load_base(tiny(), TEXTS, 0)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    change, told = BREAKS[name]
+    change(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_base(BaseConfig(model=str(tmp_path)), [], 0)
+    assert_ours(str(caught.value))
+    assert told in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,6 @@ def test_settings_in_the_models_own_configuration_that_cannot_be_read_are_refuse
     folder, settings
 ):
     change(folder / "config.json", **settings)
-    with pytest.raises(UserError, match=r"cannot be loaded \(") as refusal:
+    with pytest.raises(UserError, match=r"cannot be loaded: its config.json") as refusal:
         load_base(BaseConfig(model=str(folder)), [], 0)
     assert "\n" not in str(refusal.value)

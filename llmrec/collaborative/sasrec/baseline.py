@@ -25,6 +25,7 @@ from llmrec.collaborative.sasrec.windows import pad
 from llmrec.collaborative.sasrec.workers import RunAll, start_workers
 from llmrec.collaborative.system import Ranked
 from llmrec.errors import UserError
+from llmrec.files import cause_of
 from llmrec.hardware import choose_device
 from llmrec.metrics.ranking import score_ranks
 
@@ -112,7 +113,7 @@ class Sasrec:
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; run the stage collaborative first") from None
         except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
-            raise UserError(f"{path}: cannot be read as a SASRec: {error}") from None
+            raise UserError(f"{path}: cannot be read as a SASRec: {cause_of(error)}") from None
         return cls(model, config, about["items"], counts)
 
     def save(self, path: Path) -> None:

@@ -21,6 +21,7 @@ from llmrec.data.guess import names
 from llmrec.data.tables import read, sniff
 from llmrec.data.tables.notes import listed, quiet, short
 from llmrec.errors import UserError
+from llmrec.files import cause_of
 
 ROWS = 5_000
 """Rows of a file by which its columns are judged."""
@@ -143,7 +144,7 @@ def _head(path: Path, scratch: Path) -> tuple[Path, bool]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             start, is_whole = file.read(_HEAD), not file.read(1)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"not a whole gzip file: {error}") from None
+        raise UserError(f"not a whole gzip file: {cause_of(error)}") from None
     folder = scratch / f"head-{len(list(scratch.iterdir()))}"
     folder.mkdir()
     target = folder / path.name.removesuffix(".gz")

@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from llmrec.errors import UserError
+from llmrec.files import cause_of
 
 _BLOCK = 1 << 20
 
@@ -30,7 +31,7 @@ def write_copy(path: Path, scratch: Path, lines: Iterable[str] | None = None) ->
                 # A text of JSON may hold halves of surrogate pairs, which UTF-8 has no bytes for.
                 out.writelines(line.encode("utf-8", "replace") for line in lines)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: not a whole gzip file: {error}") from None
+        raise UserError(f"{path}: not a whole gzip file: {cause_of(error)}") from None
     return target
 
 

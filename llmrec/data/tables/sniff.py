@@ -13,6 +13,7 @@ from typing import Any
 
 from llmrec.data.card import Table
 from llmrec.errors import UserError
+from llmrec.files import cause_of
 
 UNIT_SEPARATOR = "\x1f"
 _HEAD = 1 << 16
@@ -38,8 +39,8 @@ def head(path: Path) -> bytes:
             start = gzip.GzipFile(fileobj=file).read(_HEAD) if path.suffix == ".gz" else file.read(_HEAD)
     except (OSError, EOFError, zlib.error) as error:
         if path.suffix == ".gz":
-            raise UserError(f"{path}: not a whole gzip file: {error}") from None
-        raise UserError(f"{path}: cannot be read: {error}") from None
+            raise UserError(f"{path}: not a whole gzip file: {cause_of(error)}") from None
+        raise UserError(f"{path}: cannot be read: {cause_of(error)}") from None
     if not start:
         raise UserError(f"{path}: the file is empty")
     return start

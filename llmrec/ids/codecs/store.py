@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from llmrec.errors import UserError
+from llmrec.files import cause_of
 from llmrec.ids.codecs.residual import code_means
 from llmrec.ids.tokenizer import Codec, Codes
 
@@ -44,8 +45,8 @@ def load_codec(run: Path) -> Codec:
             form = (file.metadata() or {}).get("form", "")
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise UserError(f"{path}: cannot be read: {error}; run the stage ids again") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read: {cause_of(error)}; run the stage ids again") from None
     if form not in FORMS:
         raise UserError(f"{path}: no quantizer of form {form!r}; known: {', '.join(FORMS)}")
     module, _, name = FORMS[form].partition(":")

