@@ -1,6 +1,7 @@
 """Write what a run measured as a file of `eval/results/`: `python eval/evidence.py RUN OUT COMMAND [--note TEXT]`.
 
-The run's machine, versions, seed and date come from its manifests; COMMAND is what a reader would type.
+The run's machine, versions, seed and date come from its manifests; COMMAND is what a reader would type. Of slices and
+differences only the metrics in `KEPT` are written.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from llmrec.artifacts import read_manifest, run_folder
 from llmrec.config import load_recipe
 from llmrec.files import read_json, write_json
 
+KEPT = ("hr@10", "ndcg@10", "users", "intervals")
 STAGES = ("data", "collaborative", "ids", "sft", "decode", "tasks", "eval", "report")
 
 
@@ -25,6 +27,8 @@ def evidence(run: Path, command: str, note: str | None = None) -> dict[str, Any]
     curve = [json.loads(line) for line in (run / "sft/metrics.jsonl").read_text().splitlines()]
     metrics = read_json(run / "eval/metrics.json")
     metrics["protocol"].pop("formulas")
+    for part in ("differences", "slices"):
+        metrics[part] = _kept(metrics[part])
     tasks = run / "eval/tasks.json"
     return {
         "command": command,
@@ -40,6 +44,17 @@ def evidence(run: Path, command: str, note: str | None = None) -> dict[str, Any]
         "curve": [line for line in curve if "valid_loss" in line],
         "metrics": metrics,
         **({"tasks": read_json(tasks)} if tasks.is_file() else {}),
+    }
+
+
+def _kept(tree: dict[str, Any]) -> dict[str, Any]:
+    """A tree of metrics without those that are not kept."""
+    if "ndcg@10" not in tree:
+        return {key: _kept(value) for key, value in tree.items()}
+    return {
+        key: {name: value[name] for name in KEPT if name in value} if key == "intervals" else value
+        for key, value in tree.items()
+        if key in KEPT
     }
 
 
