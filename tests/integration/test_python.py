@@ -12,6 +12,7 @@ import shop as small_shop
 import llmrec
 from llmrec import InvalidRequestError, Recommender, UnknownItemError, UnknownUserError
 from llmrec.config import DecodeConfig
+from llmrec.errors import InvalidValuesError
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/python.md"
 FIRST_ITEM = 160  # so that the shop sells the items that the page names
@@ -122,8 +123,8 @@ def test_a_users_history_is_all_of_the_users_interactions(recommender, numbered)
         ),
         (lambda r: r.rank(TWO, allow=[[161]]), InvalidRequestError, "each of 2 histories, found 1"),
         (lambda r: r.score(TWO, [[161]]), InvalidRequestError, "candidates: expected a list for each of 2"),
-        (lambda r: r.recommend([170], k=0), llmrec.UserError, "decode: k: "),
-        (lambda r: r.rank(TWO, widht=3), llmrec.UserError, "unknown key 'widht' (did you mean 'width'?)"),
+        (lambda r: r.recommend([170], k=0), InvalidValuesError, "decode: k: "),
+        (lambda r: r.rank(TWO, widht=3), InvalidValuesError, "unknown key 'widht' (did you mean 'width'?)"),
         (lambda r: r.recommend([170], model="dpo"), llmrec.UnknownModelError, "no model 'dpo'"),
         (lambda r: Recommender.load("no such run"), llmrec.UnknownRunError, "no run named"),
     ],
