@@ -15,7 +15,7 @@ import torch
 
 from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.catalogue.trie import Trie
-from llmrec.config import Recipe
+from llmrec.config import BaseConfig, Recipe
 from llmrec.data.card import EVENT_FIELDS
 from llmrec.data.examples import load_items
 from llmrec.decode import batches
@@ -50,7 +50,8 @@ class ZeroShotRecommender:
         self._recipe = recipe
         table = load_items(run)
         texts = row_texts(table.to_dicts(), "item_id")
-        untuned = recipe.base.model_copy(update={"chat": True})  # it knows no other form of a question
+        # In its chat format, whatever `base.chat` says: an untuned base knows no other form of a question.
+        untuned = BaseConfig(model=recipe.base.model, dtype=recipe.base.dtype)
         model, tokenizer = load_base(untuned, (), recipe.seed)
         self._text = TextEncoder(tokenizer)
         names = [texts[item].get("title", item) for item in texts]
