@@ -20,6 +20,7 @@ from typing import Any
 from llmrec.errors import UserError, did_you_mean
 from llmrec.files import cause_of
 
+YAML = (".yaml", ".yml")
 KINDS = ("recipes", "prompts", "data_prep", "eval/suites")
 # Package and version start with a letter or digit, because a leading dash would be an option on pip's command line.
 _PYPI = re.compile(
@@ -46,7 +47,7 @@ def find(kind: str, name: str) -> Path:
     Raises:
         UserError: no such file; the message names the nearest shipped file.
     """
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(YAML):
         path = Path(name).expanduser()
         if path.is_file():
             return path

@@ -349,7 +349,11 @@ def load_card(name: str) -> Card:
     Raises:
         UserError: missing, not YAML, unknown keys, or an unknown variable.
     """
-    path = assets.find("data_prep", name)
+    try:
+        path = assets.find("data_prep", name)
+    except UserError as error:
+        hint = f"; write a card for your files: llmrec init FOLDER --out {Path(name).name}"
+        raise UserError(f"{error}{hint if name.endswith(assets.YAML) else ''}") from None
     tree = read_yaml(path)
     variables = tree.get("variables")
     filled = _fill(tree, variables if isinstance(variables, dict) else {}, str(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,18 @@ class MetricsFile(TrainerCallback):
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the latest complete checkpoint of a trainer's output folder, or None.
 
-    A checkpoint is complete if it has a state file, which the trainer writes last.
+    A checkpoint is complete if it has a state file, which the first process writes last, and whole files of the
+    random generators of all processes, which the other processes may still have been writing.
     """
-    complete = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    draws = {path: list(path.glob("rng_state*.pth")) for path in folder.glob("checkpoint-*")}
+    processes = max(map(len, draws.values()), default=0)
+    complete = [
+        path
+        for path, files in draws.items()
+        if (path / "trainer_state.json").is_file()
+        and len(files) == processes
+        and all(map(zipfile.is_zipfile, files))
+    ]
     return max(complete, key=_step, default=None)
 
 

@@ -9,6 +9,8 @@ from llmrec.config import load_recipe
 from llmrec.pipeline import stages_of
 
 RECIPES = assets.names("recipes")
+OWN_DATA = {"own-data": ["data.card=movielens-100k"]}
+"""The recipe for data of one's own has no data."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,19 +34,26 @@ def test_a_recipe_is_named_after_its_file_and_says_what_it_is(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_shipped_recipe_is_valid(name, capsys):
-    assert main(["validate", name]) == 0
+    assert main(["validate", name, *OWN_DATA.get(name, [])]) == 0
     assert capsys.readouterr().out.endswith("valid\n")
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_dry_run_prints_the_plan_and_writes_and_fetches_nothing(name, capsys, tmp_path):
-    assert main(["run", name, "--dry-run"]) == 0
+    assert main(["run", name, *OWN_DATA.get(name, []), "--dry-run"]) == 0
     shown = capsys.readouterr()
     for stage in stages_of(load_recipe(name)):
         assert f"  {stage.name:<13} pending" in shown.out
     assert "of memory" in shown.out and "of disk" in shown.out
     assert shown.err == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_own_data_asks_for_a_card(capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("LLMREC_DEBUG")
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "own-data"]) == 2
+    assert "llmrec init FOLDER --out my-shop.yaml" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -191,6 +191,24 @@ def test_a_checkpoint_cut_short_is_not_taken(tmp_path):
     assert last_checkpoint(tmp_path / "nothing") is None
 
 
+@pytest.mark.parametrize("second", [None, b"", "half"])
+def test_a_checkpoint_that_another_process_was_still_writing_is_not_taken(tmp_path, second):
+    """Killed after the first process had written its state: the second's file is missing, empty or cut short."""
+    for step in (2, 4):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text("{}")
+        for process in (0, 1):
+            torch.save({"cpu": torch.get_rng_state()}, folder / f"rng_state_{process}.pth")
+    assert last_checkpoint(tmp_path).name == "checkpoint-4"
+    cut = tmp_path / "checkpoint-4/rng_state_1.pth"
+    content = cut.read_bytes()
+    cut.unlink()
+    if second is not None:
+        cut.write_bytes(content[: len(content) // 2] if second == "half" else second)
+    assert last_checkpoint(tmp_path).name == "checkpoint-2"
+
+
 def test_a_loss_that_is_not_a_number_stops_the_training(tmp_path):
     state = SimpleNamespace(global_step=7, epoch=0.5)
     log = MetricsFile(tmp_path / "metrics.jsonl")
