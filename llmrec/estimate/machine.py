@@ -19,7 +19,7 @@ import psutil
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from llmrec.files import write_json
-from llmrec.hardware import core_count, cpu_name
+from llmrec.hardware import choose_device, core_count, cpu_name
 
 Precision = Literal["float32", "bfloat16"]
 SIDE, GPU_SIDE = 512, 4096
@@ -109,11 +109,7 @@ def _cpu_bfloat16_rate() -> float:
 
 def _has_gpu() -> bool:
     """Whether torch sees a GPU; without NVIDIA's driver torch is not loaded to find out."""
-    if not shutil.which("nvidia-smi"):
-        return False
-    import torch
-
-    return torch.cuda.is_available()
+    return bool(shutil.which("nvidia-smi")) and choose_device() == "cuda"
 
 
 @cache

@@ -118,7 +118,8 @@ def plan(recipe: Recipe, run: Path, stages: Sequence[Stage]) -> Plan:
         systems_in(requested),
     )
     parameters, tokens = work.shape.parameters / 1e6, work.training_counts()[0] / 1e6
-    precision = work.precision("sft")
+    # Only a training may compute in bfloat16; without one torch is not loaded to find out.
+    precision = work.precision("sft" if any(stage.name == "sft" for stage in stages) else "decode")
     trained, speed = work.trained_parameters() / 1e6, machine_speed(precision)
     basis = (
         f"{size.users:,} users, {size.items:,} items, {size.interactions:,} interactions; "

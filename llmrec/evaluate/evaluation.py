@@ -197,9 +197,9 @@ def _protocol(context: StageContext, items: int, metrics: Sequence[Metric]) -> d
         "repeat_targets": {},
         # A data stage of an earlier version has not counted them.
         "tied_targets": {
-            name: rounded(data["tied_targets"][name])
-            for name in recipe.decode.splits
-            if "tied_targets" in data
+            name: rounded(share)
+            for name, share in data.get("tied_targets", {}).items()
+            if name in recipe.decode.splits
         },
         "formulas": {metric.name: metric.formula for metric in metrics},
         "baselines": {name: _about(recipe, name) for name in recipe.eval.baselines if name != ZERO_SHOT},

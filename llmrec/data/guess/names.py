@@ -7,13 +7,12 @@ import re
 # Words of English, German, French, Spanish, Italian and Dutch shops, in lower case.
 _WORDS: dict[str, str] = {
     "user": "user usr uid u customer cust client member buyer shopper reviewer visitor person player reader listener "
-    "viewer learner student patient subscriber username userid account profile kunde kunden kd kdnr kundennr "
-    "kundennummer nutzer benutzer käufer "
+    "viewer learner student patient subscriber username userid account profile kunde kunden kd nutzer benutzer "
+    "käufer "
     "kaeufer acheteur utilisateur cliente usuario comprador utente klant gebruiker",
     "item": "item iid i product prod article art sku asin isbn ean gtin upc plu stockcode movie film book song track "
     "album artist game app business poi venue place hotel restaurant recipe video news post offer listing course job "
-    "goods merchandise anime artikel artikelnr artikelnummer artnr produkt "
-    "ware buch spiel produit livre producto articulo libro prodotto articolo",
+    "goods merchandise anime artikel produkt ware buch spiel produit livre producto articulo libro prodotto articolo",
     "time": "time timestamp ts date datetime day epoch when unixreviewtime reviewtime created ordered purchased "
     "bought orderdate invoicedate datum zeit zeitpunkt zeitstempel bestelldatum kaufdatum bestellzeit fecha hora "
     "heure data",
