@@ -34,10 +34,11 @@ from llmrec.config.recipe import (
     with_defaults,
     with_suite,
 )
-from llmrec.config.section import Fraction, Model, Positive, Section, validate
+from llmrec.config.section import Fraction, Model, Positive, Probability, Section, validate
 from llmrec.config.sizes import DataSize
 from llmrec.config.training import (
     ALL_LINEAR,
+    AugmentConfig,
     BaseConfig,
     LoraSettings,
     QloraSettings,
@@ -52,6 +53,7 @@ __all__ = [
     "ALL_LINEAR",
     "BEAMS",
     "AlignmentConfig",
+    "AugmentConfig",
     "BaseConfig",
     "CollaborativeConfig",
     "CollaborativeSystem",
@@ -76,6 +78,7 @@ __all__ = [
     "Part",
     "Positive",
     "PriorConfig",
+    "Probability",
     "QloraSettings",
     "Recipe",
     "RewardConfig",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from llmrec.config.collaborative import CollaborativeSystem
-from llmrec.config.section import ModelSource, Positive, RunName, Section, ShippedName
+from llmrec.config.section import ModelSource, Positive, Probability, RunName, Section, ShippedName
 
 Bfloat16 = bool | Literal["auto"]
 """Whether to compute in bfloat16; `auto` does so on machines that have it in hardware."""
@@ -183,6 +183,22 @@ class DistillationConfig(Section):
     folds: Positive = 5
 
 
+class AugmentConfig(Section):
+    """Histories of next-item prompts as training sees them, drawn anew in every epoch.
+
+    Attributes:
+        crop: probability that a history is cut in two at a random place; both pieces are trained.
+        shuffle: probability that a history is shuffled within blocks of `shuffle_window` items.
+        shuffle_window: length of these blocks.
+        leave_out: probability of each item to be left out of its history, as an answer too.
+    """
+
+    crop: Probability = 0.0
+    shuffle: Probability = 0.0
+    shuffle_window: Annotated[int, Field(ge=2)] = 3
+    leave_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
 class SftConfig(TrainingConfig):
     """Instruction tuning. `batch` counts user windows (token trees).
 
@@ -193,6 +209,7 @@ class SftConfig(TrainingConfig):
             `base.model`.
         dropout: dropout rate of the base's hidden states in training.
         qlora: settings of the 4-bit weights.
+        augment: how histories are varied from epoch to epoch; null trains them as they are.
         distillation: a collaborative model as teacher; null uses none.
         users: number of training users, a seeded sample; null takes all.
         valid_users: number of validation users whose loss is computed at every validation (`eval_steps`).
@@ -209,6 +226,7 @@ class SftConfig(TrainingConfig):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     qlora: QloraSettings = QloraSettings()
+    augment: AugmentConfig | None = None
     distillation: DistillationConfig | None = None
     users: Positive | None = None
     valid_users: Positive = 512

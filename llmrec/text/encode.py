@@ -69,6 +69,11 @@ class PromptContext:
         synthetic_count = min(max(0, stop - len(self.items) + self.synthetic_count), len(items))
         return PromptContext(items, self.user, events, self.candidates, synthetic_count)
 
+    def pick(self, places: Sequence[int]) -> PromptContext:
+        """Return a context with the observed items and events at these places, in their order."""
+        events = {name: [values[place] for place in places] for name, values in self.events.items()}
+        return PromptContext([self.items[place] for place in places], self.user, events, self.candidates)
+
     def with_candidates(self, candidates: Sequence[str]) -> PromptContext:
         """Return a context with these candidates."""
         return replace(self, candidates=candidates)

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from llmrec.cli import main
-from llmrec.config import DataSize, TaskConfig, load_recipe
+from llmrec.config import AugmentConfig, DataSize, TaskConfig, load_recipe
 from llmrec.data import examples
+from llmrec.data.augment import draw_pieces
 from llmrec.data.card import load_card
 from llmrec.errors import UserError
 from llmrec.estimate import Workload
 from llmrec.models.base import train_tokenizer
 from llmrec.text.candidates import CandidateSampler
-from llmrec.text.encode import PromptEncoder
+from llmrec.text.encode import PromptContext, PromptEncoder
 from llmrec.text.mix import load_training_mix
 from llmrec.text.prompts import row_texts
 from llmrec.token_tree import IGNORE
@@ -357,3 +358,59 @@ def test_the_estimate_counts_the_rows_of_all_sources(run, encoder):
         if name == "sids":
             assert tokens == pytest.approx(sum(map(len, trees)), rel=0.35)
             assert labels == pytest.approx(sum((tree.labels != IGNORE).sum() for tree in trees), rel=0.35)
+
+
+@pytest.mark.parametrize(
+    "how", [{"leave_out": 0.4}, {"crop": 1.0}, {"shuffle": 1.0, "crop": 0.5, "leave_out": 0.2}]
+)
+def test_an_augmented_epoch_is_the_plain_trees_of_the_histories_it_drew(run, encoder, tmp_path, how):
+    dated = "needs: [time]\ntemplates: [{id: x, text: '{% for i in history %}{{ i.sid }} {{ i.time }},{% endfor %}'}]"
+    mix = load_training_mix([FIRST, task(tmp_path, dated)], encoder.fields)
+    histories = examples.training_histories(run, ["time"])
+    augment = AugmentConfig(**how)
+    counts = [len(items) for items in histories["items"]]
+
+    def epoch(number, seed=0):
+        return list(samples.training_trees(encoder, mix, run, None, seed, number, augment=augment))
+
+    draw = np.random.default_rng((0, 2, samples.AUGMENTATION))
+    plain, dated = [], []
+    for user, places in draw_pieces(counts, draw, **augment.model_dump()):
+        row = histories.row(user, named=True)
+        items, times = ([row[name][place] for place in places] for name in ("items", "time"))
+        for start, stop in encoder.windows(len(items)):
+            window = PromptContext(items[start:stop], None, {"time": times[start:stop]})
+            plain += encoder.window_trees(mix[0].templates[0], window)
+            dated += encoder.window_trees(mix[1].templates[0], window)
+    assert flat(lesson.tree for lesson in epoch(2)) == flat([*plain, *dated])
+    assert flat(lesson.tree for lesson in epoch(2)) == flat(lesson.tree for lesson in epoch(2))
+    assert flat(lesson.tree for lesson in epoch(2)) != flat(lesson.tree for lesson in epoch(3))
+    assert flat(lesson.tree for lesson in epoch(2)) != flat(lesson.tree for lesson in epoch(2, seed=1))
+
+
+def test_candidates_are_drawn_beside_whole_histories(run, encoder):
+    asks = TaskConfig(task="instruct_rerank")
+    mix = load_training_mix([FIRST, asks], encoder.fields, lambda line: None)
+    plain, varied = (
+        list(samples.training_trees(encoder, mix, run, None, 0, 0, augment=augment))
+        for augment in (None, AugmentConfig(leave_out=0.5))
+    )
+    chains = [
+        flat(lesson.tree for lesson in lessons if not len(lesson.window_items)) for lessons in (plain, varied)
+    ]
+    assert chains[0] and chains[0] == chains[1]
+
+
+@given(st.lists(st.integers(0, 12), max_size=8), st.floats(0, 0.95), st.integers(0, 9))
+def test_a_history_keeps_two_items_whatever_is_left_out(counts, leave_out, seed):
+    pieces = list(draw_pieces(counts, np.random.default_rng(seed), leave_out=leave_out))
+    assert [history for history, _ in pieces] == list(range(len(counts)))
+    for (_, places), count in zip(pieces, counts, strict=True):
+        assert (
+            min(count, 2) <= len(places) and (np.diff(places) > 0).all() and set(places) <= set(range(count))
+        )
+
+
+def test_as_many_items_are_left_out_as_asked():
+    pieces = draw_pieces([30] * 2000, np.random.default_rng(0), leave_out=0.3)
+    assert np.mean([len(places) for _, places in pieces]) == pytest.approx(21, abs=0.3)

@@ -6,9 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from llmrec.config import Positive, SystemSettings
-
-Probability = Annotated[float, Field(ge=0, le=1)]
+from llmrec.config import Positive, Probability, SystemSettings
 
 
 class SasrecSettings(SystemSettings):

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from llmrec.collaborative.sasrec.settings import SasrecSettings
+from llmrec.data.augment import draw_pieces
 
 Ints = npt.NDArray[np.int64]
 _POOL = 6400  # number of windows that are sorted by length together
@@ -56,26 +57,12 @@ def augment(histories: Sequence[Ints], config: SasrecSettings, draw: np.random.G
         config: the probabilities `crop` and `shuffle`, and `shuffle_window`.
         draw: the epoch's generator.
     """
-    is_shuffled = draw.random(len(histories)) < config.shuffle
-    is_cropped = draw.random(len(histories)) < config.crop
-    places = draw.random(len(histories))
-    pieces = []
-    for user, items in enumerate(histories):
-        if is_shuffled[user]:
-            items = _shuffled(items, config.shuffle_window, draw)
-        if is_cropped[user] and len(items) > 2:
-            # The last item of one piece is the first of the other.
-            cut = 1 + int(places[user] * (len(items) - 2))
-            pieces += [Piece(user, items[: cut + 1]), Piece(user, items[cut:], is_first=False)]
-        else:
-            pieces.append(Piece(user, items))
+    how = {name: getattr(config, name) for name in ("crop", "shuffle", "shuffle_window")}
+    pieces: list[Piece] = []
+    for user, places in draw_pieces([len(items) for items in histories], draw, **how):
+        is_first = not pieces or pieces[-1].user != user
+        pieces.append(Piece(user, histories[user][places], is_first))
     return pieces
-
-
-def _shuffled(items: Ints, window: int, draw: np.random.Generator) -> Ints:
-    """Shuffle items within blocks of `window`; the first block starts at a random place of it."""
-    block = (np.arange(len(items)) + draw.integers(window)) // window
-    return items[np.lexsort((draw.random(len(items)), block))]
 
 
 def cut_windows(pieces: Sequence[Piece], history: int, start: int | None = None) -> list[Window]:

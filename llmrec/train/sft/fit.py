@@ -216,14 +216,15 @@ def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> E
     branch = Branching(teacher, several, recipe.seed) if teacher is not None and several else None
 
     def make(epoch: int) -> Iterator[samples.TrainingTree]:
-        drawn = (continue_histories, branch)
+        drawn = (continue_histories, branch, recipe.sft.augment)
         return samples.training_trees(
             prepared.encoder, prepared.mix, ctx.run, recipe.sft.users, recipe.seed, epoch, *drawn
         )
 
     folder = ctx.scratch / "trees"
     folder.mkdir(exist_ok=True)
-    differ = continue_histories is not None or any(mixed.varies_by_epoch for mixed in prepared.mix)
+    is_drawn = continue_histories is not None or recipe.sft.augment is not None
+    differ = is_drawn or any(mixed.varies_by_epoch for mixed in prepared.mix)
     count = recipe.sft.epochs
 
     def write_share(process: int, processes: int) -> int:

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import polars as pl
 from tqdm import tqdm
 
+from llmrec.config import AugmentConfig
+from llmrec.data.augment import draw_pieces
 from llmrec.data.examples import evaluation_examples, training_histories
 from llmrec.errors import UserError
 from llmrec.text.candidates import CandidateSampler
@@ -33,6 +35,8 @@ COLUMNS = (*TREE, "window_items", "branches", "observed", "owner")
 Ints = npt.NDArray[np.int32]
 ContinueHistories = Callable[[Sequence[Sequence[str]], int], list[list[str]]]
 """What users might choose after their histories, drawn for an epoch."""
+AUGMENTATION = 2
+"""Separates the draws of augmented histories from other draws of the same seed and epoch."""
 Branch = Callable[[int, Ints], Ints]
 """Items beside those that a user (`owner_of`) has chosen after each part of a window [n]: indices [n − 1, count]."""
 
@@ -66,6 +70,7 @@ def training_trees(
     epoch: int = 0,
     continue_histories: ContinueHistories | None = None,
     branch: Branch | None = None,
+    augment: AugmentConfig | None = None,
 ) -> Iterator[TrainingTree]:
     """Trees of one epoch: every task visits each row of its source as often as its weight says.
 
@@ -82,6 +87,7 @@ def training_trees(
         continue_histories: draws synthetic items after each user's own; next-item templates learn them with the last
             window.
         branch: draws items beside those of a window, which next-item templates learn too.
+        augment: how the histories of next-item tasks without candidates are varied.
 
     Raises:
         UserError: nothing is left to learn from.
@@ -96,12 +102,14 @@ def training_trees(
         PromptContext(row["items"], row["user_id"], {name: row[name] for name in events})
         for row in histories.iter_rows(named=True)
     ]
+    varied = people if augment is None else _augmented(people, augment, (seed, epoch))
     if continue_histories is not None and any(any(mixed.is_next_item) for mixed in mix):
-        made_up = continue_histories([person.items for person in people], epoch)
-        people = [person.with_synthetic_items(more) for person, more in zip(people, made_up, strict=True)]
+        made_up = continue_histories([person.items for person in varied], epoch)
+        varied = [person.with_synthetic_items(more) for person, more in zip(varied, made_up, strict=True)]
     empty = True
     for position, mixed in enumerate(mix):
-        rows = rows_of(mixed.task.source, encoder, people)
+        plain = mixed.task.source == "next_item" and mixed.task.candidates is None
+        rows = rows_of(mixed.task.source, encoder, varied if plain else people)
         for lesson in _task_trees(encoder, mixed, rows, (seed, epoch, position), branch):
             empty = False
             yield lesson
@@ -110,6 +118,15 @@ def training_trees(
         if not any(mixed.config.weight_in(epoch) for mixed in mix):
             why = f"all weights of epoch {epoch + 1} are 0"
         raise UserError(f"prompts: there is nothing to learn from: {why}")
+
+
+def _augmented(
+    people: Sequence[PromptContext], augment: AugmentConfig, seeds: tuple[int, int]
+) -> list[PromptContext]:
+    """The pieces of histories that an epoch trains, each as a person of its own."""
+    draw = np.random.default_rng((*seeds, AUGMENTATION))
+    pieces = draw_pieces([len(person.items) for person in people], draw, **augment.model_dump())
+    return [people[person].pick(places.tolist()) for person, places in pieces]
 
 
 @dataclass(frozen=True)
