@@ -17,7 +17,7 @@ from llmrec.plugins import is_import_path
 
 Levels = Annotated[int, Field(ge=1, le=8)]
 Codes = Annotated[int, Field(ge=2, le=65536)] | Literal["auto"]
-CollisionRule = Literal["extra_level", "sinkhorn", "next_best"]
+CollisionRule = Literal["extra_level", "own_code", "sinkhorn", "next_best"]
 Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 DEFAULT_KIND = "rq_kmeans"
@@ -146,7 +146,7 @@ class IdsConfig(Section):
     inputs: list[Input] = Field(default=[], validate_default=True)
     fusion: FusionConfig = FusionConfig()
     quantizer: Tokenizer = Field(default={"kind": DEFAULT_KIND}, validate_default=True)
-    collisions: Literal["auto", "extra_level", "sinkhorn", "next_best"] = "auto"
+    collisions: CollisionRule | Literal["auto"] = "auto"
 
     @model_validator(mode="before")
     @classmethod

@@ -4,37 +4,39 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrec.config.ids import CollisionRule
 from llmrec.ids.paths import number_prefixes, rank_within
 from llmrec.ids.tokenizer import Codec, Codes
 
-Rule = Literal["extra_level", "sinkhorn", "next_best"]
+MOVES: tuple[CollisionRule, ...] = ("sinkhorn", "next_best")
+"""Rules that need no further level."""
 SINKHORN_ROUNDS = 20
 SINKHORN_EPSILON, SINKHORN_ITERATIONS = 0.003, 50
 
 
 def resolve_collisions(
-    tokenizer_output: Codes, rule: Rule, vectors: NDArray[np.float32] | None
+    tokenizer_output: Codes, rule: CollisionRule, vectors: NDArray[np.float32] | None
 ) -> tuple[NDArray[np.int32], list[int]]:
     """Make semantic IDs unique, from code paths that several items may share.
 
     Args:
         tokenizer_output: code paths and frozen quantizer of a tokenizer.
-        rule: `extra_level` numbers the items of a path. `next_best` moves all but one item of a path to the nearest
-            free path. `sinkhorn` first spreads the items over the last level (LC-Rec), then applies `next_best`. If
-            there are too few paths, both are replaced by `extra_level`, with a notice.
-        vectors: item vectors `[items, dim]`; not needed for `extra_level`.
+        rule: `extra_level` numbers the items of a path. `own_code` gives each item a code that no other has.
+            `next_best` moves all but one item of a path to the nearest free path. `sinkhorn` first spreads the items
+            over the last level (LC-Rec), then applies `next_best`. If there are too few paths, both are replaced by
+            `extra_level`, with a notice.
+        vectors: item vectors `[items, dim]`; not needed for one more level.
 
     Returns:
         Semantic IDs, int32 `[items, levels]`, and the number of codes of each level.
     """
     if tokenizer_output.unique:
         return tokenizer_output.codes, tokenizer_output.sizes
-    if rule != "extra_level" and tokenizer_output.codec is not None and vectors is not None:
+    if rule in MOVES and tokenizer_output.codec is not None and vectors is not None:
         points = tokenizer_output.codec.project(vectors)
         codes = (
             spread_by_sinkhorn(tokenizer_output.codes, points, tokenizer_output.codec)
@@ -49,8 +51,9 @@ def resolve_collisions(
             "one more level separates them",
             file=sys.stderr,
         )
-    extra = extra_level(tokenizer_output.codes)
-    return np.column_stack([tokenizer_output.codes, extra]), [*tokenizer_output.sizes, int(extra.max()) + 1]
+    codes = tokenizer_output.codes
+    extra = np.arange(len(codes), dtype=np.int32) if rule == "own_code" else extra_level(codes)
+    return np.column_stack([codes, extra]), [*tokenizer_output.sizes, int(extra.max()) + 1]
 
 
 def extra_level(codes: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrec.config import Recipe
+from llmrec.config.ids import CollisionRule
 from llmrec.ids import tokenizer
-from llmrec.ids.collisions import Rule, resolve_collisions
+from llmrec.ids.collisions import resolve_collisions
 from llmrec.ids.diagnosis import diagnose
 from llmrec.ids.inputs.signals import RunSignals
 from llmrec.ids.tokenizer import Codes
@@ -54,7 +55,7 @@ def make_semantic_ids(signals: RunSignals, recipe: Recipe) -> SemanticIds:
     )
 
 
-def collision_rule(recipe: Recipe) -> Rule:
+def collision_rule(recipe: Recipe) -> CollisionRule:
     """The recipe's collision rule; `auto` is the rule of the tokenizer's kind."""
     if recipe.ids.collisions != "auto":
         return recipe.ids.collisions

@@ -36,8 +36,10 @@ def new_item_vectors(
         order: name of the file that lists the items, for messages.
 
     Raises:
-        UserError: a file for an input that the run does not use, or an item without a vector in any input.
+        UserError: a file for an input that the run does not use, an item without a vector in any input, or IDs whose
+            codes are not shared.
     """
+    check_takes_new_items(recipe)
     inputs, names = recipe.ids.inputs, items["item_id"].to_list()
     unused = next((name for name in files if name not in inputs), None)
     if unused is not None:
@@ -60,6 +62,19 @@ def new_item_vectors(
         parts.setdefault(part, np.full((len(items), length), np.nan, np.float32))
     missing = {part: np.asarray(np.isnan(vectors).all(axis=1)) for part, vectors in parts.items()}
     return fusion.apply(parts, missing)
+
+
+def check_takes_new_items(recipe: Recipe) -> None:
+    """Check that the codes of a recipe's IDs are shared by items, so that new items can have some of them.
+
+    Raises:
+        UserError: each item has a code of its own.
+    """
+    if recipe.ids.collisions == "own_code":
+        raise UserError(
+            "ids.collisions=own_code: each item has a code that no other has, and the model has no token for the "
+            "code of a new item; train again with it, or use another rule"
+        )
 
 
 def assign_ids(

@@ -107,7 +107,7 @@ def collaborative(monkeypatch):
     monkeypatch.setattr(systems, "item_vectors", lambda run, items: drawn)
 
 
-@pytest.mark.parametrize("rule", ["auto", "extra_level", "sinkhorn", "next_best"])
+@pytest.mark.parametrize("rule", ["auto", "extra_level", "own_code", "sinkhorn", "next_best"])
 @pytest.mark.parametrize("kind", QUANTIZERS)
 def test_every_quantizer_gives_unique_ids_under_every_rule(catalogue, collaborative, kind, rule):
     root, _ = catalogue

@@ -62,7 +62,7 @@ def test_collisions_are_counted_as_by_hand(codes):
     }
 
 
-@pytest.mark.parametrize("rule", ["extra_level", "sinkhorn", "next_best"])
+@pytest.mark.parametrize("rule", ["extra_level", "own_code", "sinkhorn", "next_best"])
 @settings(max_examples=30, deadline=None)
 @given(vectors=crowds)
 def test_every_rule_ends_in_unique_ids_below_the_sizes(rule, vectors):
@@ -116,3 +116,10 @@ def test_paths_that_are_unique_by_construction_get_no_extra_level():
     sids, sizes = resolve_collisions(Codes(codes, [2, 2], unique=True), "extra_level", None)
     np.testing.assert_array_equal(sids, codes)
     assert sizes == [2, 2] and math.prod(sizes) == 4
+
+
+def test_an_own_code_is_no_other_items():
+    codes = np.array([[0, 1], [1, 0], [0, 1]], np.int32)
+    sids, sizes = resolve_collisions(Codes(codes, [2, 2]), "own_code", None)
+    assert sids.tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 2]]
+    assert sizes == [2, 2, 3]

@@ -14,11 +14,11 @@ from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.changes import Changes, no_changes, write_changes
 from llmrec.catalogue.overlay import Overlay
 from llmrec.catalogue.trie import Trie
-from llmrec.config import IdsConfig, Recipe
+from llmrec.config import IdsConfig, Recipe, load_recipe
 from llmrec.errors import UserError
 from llmrec.ids import new_items
 from llmrec.ids.inputs.fusion import Fusion
-from llmrec.ids.new_items import assign_ids, distances, percentiles, save_distances
+from llmrec.ids.new_items import assign_ids, distances, new_item_vectors, percentiles, save_distances
 from llmrec.ids.tokenizer import Codec
 
 DIM = 3
@@ -238,3 +238,9 @@ def test_changes_are_json_and_parquet(base, changed):
     assert pl.read_parquet(base.parent / "catalogue" / "added.parquet")["sid"].to_list() == list(
         ADDED.values()
     )
+
+
+def test_ids_whose_codes_are_not_shared_take_no_new_items(tmp_path):
+    recipe = load_recipe("quickstart", ["ids.collisions=own_code"])
+    with pytest.raises(UserError, match="the model has no token for the code of a new item"):
+        new_item_vectors(tmp_path, recipe, pl.DataFrame({"item_id": ["a"], "title": ["A"]}), {}, "new.jsonl")

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from llmrec import layout
 from llmrec.artifacts import run_folder
 from llmrec.assets import absolute_model
+from llmrec.config import load_run_recipe
 from llmrec.config.section import RunName
 from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.ids.codecs.store import CODEC, load_codec
 from llmrec.ids.inputs.signals import RunSignals
 from llmrec.ids.load import load_sids, load_sizes
-from llmrec.ids.new_items import assign_ids
+from llmrec.ids.new_items import assign_ids, check_takes_new_items
 from llmrec.ids.tokenizer import Codes, Tokenizer
 
 
@@ -42,7 +43,8 @@ class KeptTokenizer(Tokenizer):
             seed: not used, since nothing is random.
 
         Raises:
-            UserError: no such run; or new items, but no quantizer, several inputs, another encoder, or no free path.
+            UserError: no such run; or new items, but no quantizer, several inputs, another encoder, codes that no
+                items share, or no free path.
         """
         run = run_folder(self.run)
         items, taken = load_sids(run)
@@ -53,6 +55,7 @@ class KeptTokenizer(Tokenizer):
         new = rows < 0
         sids = taken[rows]
         if new.any():
+            check_takes_new_items(load_run_recipe(run))
             sids[new] = assign_ids(load_codec(run), _vectors(signals, run)[new], taken, sizes)
         added, stayed = int(new.sum()), int((~new).sum())
         gone = len(items) - stayed
