@@ -5,7 +5,6 @@ Exit codes: 0 done, 2 a mistake of the user (one line on stderr), 1 a mistake of
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
@@ -15,45 +14,31 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.exceptions import TyperException
 
 from llmrec import __version__, artifacts
-from llmrec.errors import UserError, one_line
-from llmrec.files import DISK_FULL, disk_is_full
+from llmrec.commands.conventions import (
+    Dest,
+    DryRun,
+    GroupedCommands,
+    ModelName,
+    Overrides,
+    Processes,
+    RecipeName,
+    Replace,
+    RunName,
+    RunOrRecipe,
+    Shard,
+    explain_error,
+)
+from llmrec.errors import one_line
 from llmrec.pipeline import LATER, STAGES
-from llmrec.plugins import place_in_own_code
 from llmrec.quiet import quieten
 
 INTERRUPTED = 130
-NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
-
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a path.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Override any key: sft.lr=1e-4; run=NAME names the run."),
-]
-Processes = Annotated[
-    int,
-    typer.Option(min=1, help="Number of training processes (data parallel): one per GPU, or on CPU cores."),
-]
-Shard = Annotated[
-    bool,
-    typer.Option("--shard", help="Each process holds a part of the weights (FSDP2), not all of them."),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")]
-RunOrRecipe = Annotated[
-    str,
-    typer.Argument(metavar="RUN|RECIPE", help="A finished run, whose own recipe then holds; or a recipe."),
-]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")]
-ModelName = Annotated[
-    str | None, typer.Option(metavar="sft|dpo|grpo|base", help="Default: the run's best model.")
-]
-Dest = Annotated[Path, typer.Argument(metavar="DEST", help="The folder to write.")]
-Replace = Annotated[bool, typer.Option("--force", help="Replace an earlier output in this folder.")]
 
 app = typer.Typer(
     name="llmrec",
+    cls=GroupedCommands,
     help="Fine-tune a Qwen or LLaMA model into a recommender, and prove that it recommends.",
     epilog="Start with: llmrec run quickstart",
     add_completion=False,
@@ -273,6 +258,48 @@ def compare(
 
 
 @app.command()
+def sweep(
+    recipe: RecipeName,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=LOW..HIGH | KEY=VALUE,VALUE | [KEY=VALUE]...",
+            help="Ranges, choices and overrides: sft.lr=1e-4..1e-3 ids.quantizer.kind=lc_rec,letter; run=NAME.",
+        ),
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Number of trials, with those of earlier calls.")] = 20,
+    metric: Annotated[
+        str, typer.Option(metavar="valid.NAME@K", help="What is to be high, on validation users.")
+    ] = "valid.ndcg@10",
+    workers: Annotated[
+        int, typer.Option(min=1, help="Trials at a time, over all processes that run this command.")
+    ] = 1,
+    here: Annotated[
+        int | None, typer.Option(min=1, help="How many of them this process runs. Default: all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampler.")] = 0,
+    pruning: Annotated[
+        bool, typer.Option("--pruning/--no-pruning", help="Stop trainings whose lists are below the median.")
+    ] = True,
+    dry_run: DryRun = False,
+) -> None:
+    """Search settings of a recipe by its lists of validation users; continues where it was stopped."""
+    _call(
+        "experiments.sweep",
+        "run",
+        recipe,
+        settings or [],
+        trials,
+        metric,
+        workers,
+        here,
+        seed,
+        pruning,
+        dry_run,
+    )
+
+
+@app.command()
 def export_index(
     run: RunName,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write.")],
@@ -349,36 +376,6 @@ def bench(
     _call("commands.bench", "run", name, options or [], dry_run)
 
 
-def _explain(error: Exception) -> tuple[int, str]:
-    """Return the exit code and the one-line message for an exception."""
-    if isinstance(error, TyperException):
-        return error.exit_code, f"{_usage(error)} (llmrec --help)"
-    if isinstance(error, UserError):
-        return 2, str(error)
-    if disk_is_full(error):
-        return 2, DISK_FULL
-    if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
-        return 2, f"{error.filename}: {error.strerror}; set LLMREC_RUNS or LLMREC_HOME to another folder"
-    if (place := place_in_own_code(error)) is not None:
-        return 2, f"{place}: {type(error).__name__}: {error} (your own code; traceback: llmrec --debug …)"
-    if (fault := artifacts.changed_file()) is not None:
-        return 2, fault
-    if isinstance(error, OSError) and error.filename is not None:
-        return 2, f"{error.filename}: {error.strerror}; give another path"
-    return 1, f"internal error: {type(error).__name__}: {error} (traceback: llmrec --debug …)"
-
-
-def _usage(error: TyperException) -> str:
-    """Return what is wrong with the arguments; Typer quotes pydantic where a value is of the wrong kind."""
-    from pydantic import ValidationError
-
-    if isinstance(error.__cause__, ValidationError):
-        from llmrec.config.section import explain
-
-        error.message = "; ".join(explain(lambda *_: [], None, error.__cause__.errors()))
-    return error.format_message()
-
-
 def main(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     args = sys.argv[1:] if args is None else args
@@ -387,7 +384,7 @@ def main(args: list[str] | None = None) -> int:
         code = int(app(args or ["--help"], standalone_mode=False, prog_name="llmrec") or 0)
         message = "interrupted; run the same command again to resume" if code == INTERRUPTED else ""
     except Exception as error:
-        code, message = _explain(error)
+        code, message = explain_error(error)
         if os.environ.get("LLMREC_DEBUG"):
             traceback.print_exc()
     if message:

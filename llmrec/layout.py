@@ -96,6 +96,11 @@ def training_log(stage: str) -> str:
     return f"{stage}/metrics.jsonl"
 
 
+def running_log(stage: str) -> str:
+    """Return a glob for the log of `sft`, `dpo` or `grpo` while the stage runs."""
+    return f".scratch/{stage}-*/metrics.jsonl"
+
+
 def lists(system: str, split: str) -> str:
     """Return the path of a system's ranked lists; `split` is `valid` or `test`."""
     return f"decode/{system}-{split}.parquet"

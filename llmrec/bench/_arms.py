@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from llmrec import artifacts, estimate, pipeline
-from llmrec.artifacts import Stage
-from llmrec.config import Recipe, Section, load_recipe, load_run_recipe
+from llmrec import artifacts
+from llmrec.config import Recipe, Section, load_run_recipe
 from llmrec.config.section import PlainName
 from llmrec.errors import UserError
-from llmrec.metrics.metric import load_metrics, rank_metrics
-from llmrec.metrics.ranking import metric_names
+from llmrec.experiments.variants import ON_VALIDATION, VariantRun, check_variant, plan_variant
 
-SPLIT = "valid"
-UNTIL = "eval"
 SET_BY_FILE = {
     "run": "the arm's name",
     "parent": "`parent`",
@@ -96,36 +91,14 @@ class ArmsFile(Section):
 
 
 @dataclass(frozen=True)
-class ArmRun:
+class ArmRun(VariantRun):
     """One arm with one seed.
 
     Attributes:
         arm: the arm.
-        name: name of the run.
-        recipe: the recipe with all overrides, `parent` included.
-        command: arguments of `llmrec eval`.
-        shared: stages whose settings equal those of the parent.
     """
 
     arm: Arm
-    name: str
-    recipe: Recipe
-    command: tuple[str, ...]
-    shared: tuple[str, ...]
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return artifacts.run_folder(self.name)
-
-    def unfinished(self) -> list[str]:
-        """Return the stages that the run folder lacks."""
-        return pipeline.pending(self.recipe.model_copy(update={"parent": None}), self.folder, UNTIL)
-
-    def stages_to_run(self) -> list[Stage]:
-        """Return the stages that are neither done nor shared with the parent, for the plan."""
-        lacking = set(self.unfinished()) - set(self.shared)
-        return [stage for stage in pipeline.stages_of(self.recipe, UNTIL) if stage.name in lacking]
 
 
 def plan_runs(file: ArmsFile, path: Path) -> list[ArmRun]:
@@ -150,10 +123,11 @@ def plan_runs(file: ArmsFile, path: Path) -> list[ArmRun]:
     for seed in file.seeds:
         parents = dict(given)
         for arm in file.arms:
-            overrides = [*file.overrides, *arm.overrides, f"decode.splits=[{SPLIT}]", f"seed={seed}"]
+            overrides = [*file.overrides, *arm.overrides, ON_VALIDATION, f"seed={seed}"]
             try:
-                run = _plan_run(file.recipe, arm, f"{path.stem}-{arm.name}-{seed}", overrides, parents)
-                _check(run, file.metrics)
+                variant = plan_variant(file.recipe, f"{path.stem}-{arm.name}-{seed}", overrides, parents)
+                run = ArmRun(**vars(variant), arm=arm)
+                check_variant(run, file.metrics)
             except UserError as error:
                 problems.setdefault(str(error), {})[arm.name] = None
                 continue
@@ -167,50 +141,3 @@ def plan_runs(file: ArmsFile, path: Path) -> list[ArmRun]:
 
 def _recipe_of_run(name: str) -> Recipe:
     return load_run_recipe(artifacts.find_run(name, "parent"))
-
-
-def _plan_run(
-    recipe_name: str, arm: Arm, name: str, overrides: list[str], parents: dict[str, Recipe]
-) -> ArmRun:
-    recipe = load_recipe(recipe_name, overrides)
-    sharing = {parent: shared_stages(recipe, other) for parent, other in parents.items()}
-    parent = max(sharing, key=lambda key: len(sharing[key]), default=None)
-    shared = sharing[parent] if parent is not None else ()
-    if shared:
-        recipe = recipe.model_copy(update={"parent": parent})
-        overrides = [*overrides, f"parent={parent}"]
-    return ArmRun(arm, name, recipe, (recipe_name, f"run={name}", *overrides), shared)
-
-
-def shared_stages(recipe: Recipe, other: Recipe) -> tuple[str, ...]:
-    """Return the stages up to `eval` that are the same under two recipes, with all stages that they read.
-
-    Keys of stages decide what is really taken from the parent's run, and they need its files. This is the part of
-    them that is known before anything has run.
-    """
-    stages = pipeline.stages_of(recipe, UNTIL)
-    others = {stage.name: stage for stage in pipeline.stages_of(other, UNTIL)}
-    names = {stage.name for stage in stages}
-    shared: list[str] = []
-    for stage in stages:
-        twin = others.get(stage.name)
-        read = {entry.stage.name for entry in stage.inputs if entry.is_read(recipe)} & names
-        if twin is not None and read <= set(shared) and _settings(stage, recipe) == _settings(twin, other):
-            shared.append(stage.name)
-    return tuple(shared)
-
-
-def _settings(stage: Stage, recipe: Recipe) -> dict[str, Any]:
-    return {key: recipe.value_at(key) for key in ("seed", *stage.keys(recipe))}
-
-
-def _check(run: ArmRun, metrics: Sequence[str]) -> None:
-    """Raise an error for what the recipe's schema cannot know: files that it names, and metrics per user."""
-    estimate.plan(run.recipe, run.folder, pipeline.stages_of(run.recipe, UNTIL))
-    section = run.recipe.eval
-    known = metric_names(section.k, rank_metrics(load_metrics(section.metrics)))
-    for name in metrics:
-        if name not in known:
-            raise UserError(
-                f"metric: {name} is not among those of eval.k and eval.metrics: {', '.join(known)}"
-            )

@@ -14,13 +14,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from llmrec import artifacts, estimate, layout, pipeline
-from llmrec.bench._arms import SPLIT, UNTIL, Arm, ArmRun, ArmsFile, plan_runs
+from llmrec import artifacts, estimate, layout
+from llmrec.bench._arms import Arm, ArmRun, ArmsFile, plan_runs
 from llmrec.config import validate
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
 from llmrec.evaluate.compare import ComparisonRow, compare
 from llmrec.evaluate.summary import rounded
+from llmrec.experiments.variants import SPLIT, UNTIL
 from llmrec.files import read_json
 from llmrec.recommend.model_names import SFT
 from llmrec.yaml_files import read_yaml
@@ -51,7 +52,7 @@ def run(arms: str, dry_run: bool = False, out: Path | None = None) -> dict[str, 
     print(_cost(runs), file=sys.stderr, flush=True)
     for number, arm_run in enumerate(runs, 1):
         ran = _execute(arm_run)
-        value = _sft_metrics(arm_run)[file.metric]
+        value = arm_run.metrics()[file.metric]
         state = "done" if ran else "done before, skipped"
         print(
             f"[{number}/{len(runs)}] {arm_run.name} {state}: {file.metric} {value:.4f}",
@@ -74,17 +75,10 @@ def run(arms: str, dry_run: bool = False, out: Path | None = None) -> dict[str, 
 def _cost(runs: Sequence[ArmRun]) -> str:
     """Say in one line how many runs are not finished, and what they cost."""
     lacking = [arm_run for arm_run in runs if arm_run.unfinished()]
-    seconds = [_seconds(arm_run) for arm_run in lacking]
+    seconds = [arm_run.seconds() for arm_run in lacking]
     total = None if None in seconds else sum(value for value in seconds if value is not None)
     cost = f", {estimate.format_duration(total)}" if lacking else ""
     return f"{len(lacking)} of {len(runs)} runs to do{cost}"
-
-
-def _seconds(arm_run: ArmRun) -> float | None:
-    """Estimated seconds of a run; None while the size of the data is unknown."""
-    plan = estimate.plan(arm_run.recipe, arm_run.folder, arm_run.stages_to_run())
-    values = list(plan.seconds.values())
-    return None if None in values else sum(value for value in values if value is not None)
 
 
 def _plan_lines(runs: Sequence[ArmRun]) -> Iterator[str]:
@@ -94,11 +88,11 @@ def _plan_lines(runs: Sequence[ArmRun]) -> Iterator[str]:
         if not unfinished:
             yield "  done"
             continue
-        yield f"  {shlex.join(['llmrec', UNTIL, *arm_run.command])}"
+        yield f"  {arm_run.shown_command(UNTIL)}"
         stages = " ".join(stage.name for stage in arm_run.stages_to_run()) or "nothing"
         taken = " ".join(name for name in arm_run.shared if name in unfinished)
         source = f"; from {arm_run.recipe.parent}: {taken}" if taken else ""
-        yield f"  runs {stages} ({estimate.format_duration(_seconds(arm_run))}){source}"
+        yield f"  runs {stages} ({estimate.format_duration(arm_run.seconds())}){source}"
     yield _cost(runs)
 
 
@@ -113,22 +107,16 @@ def _execute(arm_run: ArmRun) -> bool:
     """
     if not arm_run.unfinished():
         return False
-    pending = pipeline.pending(arm_run.recipe, arm_run.folder, UNTIL)
+    pending = arm_run.pending()
     earlier = pending[: pending.index("sft")] if "sft" in pending else []
     for stage in [*earlier, UNTIL]:
-        command = [stage, *arm_run.command]
-        done = subprocess.run([sys.executable, "-m", "llmrec.cli", *command], stdout=subprocess.DEVNULL)
+        done = subprocess.run(arm_run.process_of(stage), stdout=subprocess.DEVNULL)
         if done.returncode != 0:
             raise UserError(
                 f"bench quality: arm {arm_run.arm.name!r} stopped with exit code {done.returncode}, see above; the "
-                f"same command again continues with `{shlex.join(['llmrec', *command])}`"
+                f"same command again continues with `{arm_run.shown_command(stage)}`"
             )
     return True
-
-
-def _sft_metrics(arm_run: ArmRun) -> dict[str, Any]:
-    metrics: dict[str, Any] = read_json(arm_run.folder / layout.METRICS)[SPLIT][SFT]
-    return metrics
 
 
 def collect_figures(file: ArmsFile, runs: Sequence[ArmRun]) -> dict[str, Any]:
@@ -161,9 +149,9 @@ def _figures_of(arm: Arm, runs: Sequence[ArmRun], row: ComparisonRow) -> dict[st
         "name": arm.name,
         "hypothesis": arm.hypothesis,
         "overrides": list(arm.overrides),
-        "command": shlex.join(["llmrec", UNTIL, *runs[0].command]),
+        "command": runs[0].shown_command(UNTIL),
         **{name: rounded(value) for name, value in row.values.items()},
-        "users": _sft_metrics(runs[0])["users"],
+        "users": runs[0].metrics()["users"],
         "intervals": {name: [rounded(end) for end in ends] for name, ends in row.intervals.items()},
         "deviations": {name: rounded(value) for name, value in row.deviations.items()},
         "paired_with_the_first": {

@@ -74,6 +74,8 @@ class Table(Section):
         quote: character around values that contain a separator; null if quotes are plain text.
         escape: character before a quote or separator that is plain text, such as a backslash; null if there is none,
             and two quotes inside a quoted value stand for one.
+        rest: whether the last column of `csv` files takes the rest of the line, separators included; quotes are plain
+            text then (`quote: null`).
         columns: meaning → column name, or a template of several columns (`"{title} ({year})"`).
         missing: words that mean a missing value, in every column; an empty value always does.
         without_id: rows without an id are an error (`error`), or are dropped and counted (`drop`).
@@ -88,6 +90,7 @@ class Table(Section):
     encoding: Annotated[str, AfterValidator(_canonical_encoding)] | None = None
     quote: _Character | None = '"'
     escape: _Character | None = None
+    rest: bool = False
     columns: dict[str, str]
     missing: list[str] = Field(default=list(MISSING))
     without_id: Literal["error", "drop"] = "error"
@@ -110,6 +113,10 @@ class Table(Section):
         signs = [sign for sign in (self.separator, self.quote, self.escape) if sign is not None]
         if len(set(signs)) < len(signs):
             raise ValueError("separator, quote and escape must differ")
+        if self.rest and (self.separator is None or self.quote is not None or self.escape is not None):
+            raise ValueError(
+                "rest: quotes are plain text in the rest of a line; set `separator` and `quote: null`"
+            )
         return self
 
     def format_of(self, path: Path) -> Format:

@@ -54,7 +54,7 @@ class Bar:
     style: str
 
 
-class _Canvas:
+class Canvas:
     """An SVG under construction; every text and attribute is escaped by the serialiser."""
 
     def __init__(self, label: str, width: float = WIDTH, height: float = HEIGHT) -> None:
@@ -64,6 +64,7 @@ class _Canvas:
     def add(
         self, tag: str, text: str | None = None, tip: str | None = None, **attributes: str | float
     ) -> ET.Element:
+        """Add an element, with a tooltip if one is given, and return it."""
         named = {
             key.rstrip("_").replace("_", "-"): value if isinstance(value, str) else f"{value:.2f}"
             for key, value in attributes.items()
@@ -86,6 +87,7 @@ class _Canvas:
         self.add("text", y, x=11, y=middle, text_anchor="middle", transform=turn, class_="axis")
 
     def render(self) -> Markup:
+        """Return the SVG as text."""
         return Markup(ET.tostring(self.root, encoding="unicode"))  # noqa: S704 - escaped by ElementTree
 
 
@@ -100,7 +102,7 @@ def grouped_bars(
         axes: names of the axes.
         notes: a second line under each group's label, such as its number of users.
     """
-    canvas = _Canvas(label)
+    canvas = Canvas(label)
     canvas.name_axes(axes.x, axes.y, LEFT, BOTTOM, 5.0 if notes else 20.0)
     ticks = axis_ticks(
         0.0, max((bar.high for bars in groups.values() for bar in bars), default=0.0), axes.is_share
@@ -133,7 +135,7 @@ def line_chart(
         axes: names of the axes.
         styles: CSS class of each line.
     """
-    canvas = _Canvas(label)
+    canvas = Canvas(label)
     points = [point for line in lines.values() for point in line]
     x_ticks = axis_ticks(0.0, max(x for x, _ in points))
     y_ticks = axis_ticks(min(y for _, y in points), max(y for _, y in points), axes.is_share)
@@ -167,7 +169,7 @@ def usage_chart(counts: Sequence[int], label: str) -> Markup:
         label: what the chart shows, for screen readers.
     """
     width, height, left, bottom = 240.0, 132.0, 44.0, 36.0
-    canvas = _Canvas(label, width, height)
+    canvas = Canvas(label, width, height)
     canvas.name_axes("codes, most used first", "items", left, bottom)
     ordered = sorted(counts, reverse=True)
     base, top = height - bottom, 8.0
@@ -208,7 +210,7 @@ def code_tree(
         label: what the chart shows, for screen readers.
     """
     levels = min(3, sids.shape[1])
-    canvas = _Canvas(label, TREE_LEFT + TREE_COLUMNS, levels * TREE_ROW + TREE_BOTTOM)
+    canvas = Canvas(label, TREE_LEFT + TREE_COLUMNS, levels * TREE_ROW + TREE_BOTTOM)
     canvas.name_axes(
         f"all {len(sids):,} items, those of a prefix side by side", "level", TREE_LEFT, TREE_BOTTOM
     )
@@ -275,7 +277,7 @@ def _tree_row(cells: _Cells, columns: NDArray[np.int64], styles: Sequence[str], 
 
 
 def _tree_tips(
-    canvas: _Canvas, sids: NDArray[np.int32], cells: _Cells, shown: NDArray[np.int64], names: Sequence[str]
+    canvas: Canvas, sids: NDArray[np.int32], cells: _Cells, shown: NDArray[np.int64], names: Sequence[str]
 ) -> None:
     """Add tooltips to the cells of the first level that are wide enough to point at."""
     columns = cells.of_item[shown]
@@ -313,13 +315,13 @@ def axis_ticks(low: float, high: float, is_share: bool = False) -> list[float]:
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
-def _horizontal_grid(canvas: _Canvas, ticks: Sequence[tuple[float, float]]) -> None:
+def _horizontal_grid(canvas: Canvas, ticks: Sequence[tuple[float, float]]) -> None:
     for value, y in ticks:
         canvas.add("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="grid")
         canvas.add("text", f"{value:g}", x=LEFT - 7, y=y + 4, text_anchor="end", class_="tick")
 
 
-def _bar(canvas: _Canvas, bar: Bar, x: float, step: float, scale: float) -> None:
+def _bar(canvas: Canvas, bar: Bar, x: float, step: float, scale: float) -> None:
     base, middle = HEIGHT - BOTTOM, x + step / 2
     tip = f"{bar.name}: {bar.value:.4f} [{bar.low:.4f}, {bar.high:.4f}]"
     height = bar.value * scale

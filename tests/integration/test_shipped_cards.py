@@ -12,6 +12,18 @@ from llmrec.config import Recipe
 from llmrec.data import examples
 from llmrec.data.card import load_card
 
+AMAZON = {
+    "amazon-2014": ("2014", "Beauty"),
+    "amazon-sports": ("2014", "Sports_and_Outdoors"),
+    "amazon-toys": ("2014", "Toys_and_Games"),
+    "amazon-2018": ("2018", "All_Beauty"),
+    "amazon-instruments": ("2018", "Musical_Instruments"),
+    "amazon-arts": ("2018", "Arts_Crafts_and_Sewing"),
+    "amazon-games": ("2018", "Video_Games"),
+    "amazon-2023": ("2023", "All_Beauty"),
+}
+"""Card → edition of the reviews, and category in the names of its files."""
+
 
 def write_dump(name, folder):
     """Files in a public dump's own format: 3 users and 3 items, all of one 3-core."""
@@ -49,36 +61,22 @@ def write_dump(name, folder):
             ["movieId,title,genres", *(f'i{i},"Café {i} (1995)",Action|Comedy' for i in range(3))],
         )
     elif name.startswith("amazon"):
-        review = {
+        edition, category = AMAZON[name]
+        keys = {
             "2014": "reviewerID asin overall unixReviewTime",
+            "2018": "reviewerID asin overall unixReviewTime",
             "2023": "user_id parent_asin rating timestamp",
-        }
-        keys = review.get(name[-4:], review["2014"]).split()
-        meta_key, names = (keys[1], "categories")
+        }[edition].split()
+        meta_key, names, style, kinds = keys[1], "categories", "json", ["Action", "Comedy"]
         item = {"title": "Café {} (1995)", "price": "$9.99", "description": ["Nice.", "Very."]}
-        if name == "amazon-2014":
-            reviews, meta, style, kinds = (
-                "reviews_Beauty_5.json.gz",
-                "meta_Beauty.json.gz",
-                "loose",
-                [["Action", "Comedy"]],
-            )
+        reviews, meta = f"{category}.json.gz", f"meta_{category}.json.gz"
+        if edition == "2014":
+            reviews, style, kinds = f"reviews_{category}_5.json.gz", "loose", [kinds]
             item |= {"price": 9.99, "description": "Nice. Very.", "brand": "Acme"}
-        elif name == "amazon-2018":
-            reviews, meta, style, kinds = (
-                "All_Beauty.json.gz",
-                "meta_All_Beauty.json.gz",
-                "json",
-                ["Action", "Comedy"],
-            )
+        elif edition == "2018":
             item, names = item | {"brand": "Acme"}, "category"
         else:
-            reviews, meta, style, kinds = (
-                "All_Beauty.jsonl.gz",
-                "meta_All_Beauty.jsonl.gz",
-                "json",
-                ["Action", "Comedy"],
-            )
+            reviews, meta = f"{category}.jsonl.gz", f"meta_{category}.jsonl.gz"
             item |= {"price": 9.99, "store": "Acme"}
             ratings = [(u, i, r, t * 1000) for u, i, r, t in ratings]
         write(reviews, [json.dumps(dict(zip(keys, row, strict=True))) for row in ratings])
@@ -114,9 +112,7 @@ DUMPS = [
     "movielens-100k",
     "movielens-1m",
     "movielens-20m",
-    "amazon-2014",
-    "amazon-2018",
-    "amazon-2023",
+    *AMAZON,
     "yelp",
     "steam",
 ]
@@ -176,4 +172,4 @@ def test_every_shipped_card_loads():
     for name in assets.names("data_prep"):
         card = load_card(name)
         assert card.licence and card.description
-        assert card.sources or card.root or name in ("yelp", "mind")
+        assert card.sources or card.root or name in ("yelp", "yelp-2019", "mind")

@@ -26,7 +26,7 @@ ORDER = (
     "token_tree",
     *("metrics", "data", "collaborative", "ids", "text", "models", "catalogue", "decode", "vllm"),
     *("recommend", "train", "evaluate", "estimate", "report", "serving"),
-    *("stages", "pipeline", "bench", "commands", "cli"),
+    *("stages", "pipeline", "experiments", "bench", "commands", "cli"),
 )
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LOADERS = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

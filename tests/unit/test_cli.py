@@ -1,4 +1,5 @@
 import errno
+import itertools
 import os
 import socket
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 
 from llmrec import cli, estimate, pipeline, quiet
 from llmrec.cli import main
-from llmrec.commands import doctor, shipped
+from llmrec.commands import conventions, doctor, shipped
 from llmrec.config import BaseConfig, load_recipe
 from llmrec.errors import UserError
 from llmrec.models.shape import model_shape
@@ -96,6 +97,20 @@ def test_help_names_every_command(capsys):
         "compare",
     ]:
         assert f"\n  {name} " in shown
+
+
+def test_the_help_page_lists_every_command_once_and_only_stages_without_a_group(capsys):
+    assert main(["--help"]) == 0
+    sections = capsys.readouterr().out.split("\n\n")
+    listed = {
+        part.partition(":")[0]: [line.split()[0] for line in part.splitlines()[1:]] for part in sections
+    }
+    assert listed[conventions.STAGES] == list(pipeline.NAMES)
+    assert {head: tuple(listed[head]) for head in conventions.GROUPS} == conventions.GROUPS
+    commands = {
+        command.name or command.callback.__name__.replace("_", "-") for command in cli.app.registered_commands
+    }
+    assert commands == {*pipeline.NAMES, *itertools.chain(*conventions.GROUPS.values())}
 
 
 @pytest.mark.parametrize(

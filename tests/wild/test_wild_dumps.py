@@ -245,3 +245,40 @@ def test_patterns_that_cannot_be_used(tmp_path, pattern, message):
     with pytest.raises(UserError, match=message) as caught:
         build(tmp_path, {"log.csv": LOG}, {"interactions": table})
     assert "\n" not in str(caught.value)
+
+
+def test_yelp_of_2019(tmp_path):
+    def row(user, place, date):
+        about = {"review_id": f"{user}{place}", "useful": 0, "text": "Fine.", "stars": 4.0}
+        return about | {"user_id": user, "business_id": place, "date": date}
+
+    days = ["2018-12-31 23:59:59", "2019-01-01 00:00:00", "2019-07-04 12:00:00", "2019-12-31 23:59:59"]
+    rows = [row("u", f"b{n}", day) for n, day in enumerate([*days, "2020-01-01 00:00:00"])]
+    place = {"name": "Bistro", "city": "Tucson", "state": "AZ", "categories": "Food, Bars", "stars": 4.0}
+    write(tmp_path / "yelp_academic_dataset_review.json", "".join(json.dumps(r) + "\n" for r in rows))
+    places = [place | {"business_id": f"b{n}"} for n in range(5)]
+    write(tmp_path / "yelp_academic_dataset_business.json", "".join(json.dumps(p) + "\n" for p in places))
+    built = read("yelp-2019", tmp_path)
+    assert [item for (item,) in built.rows("item_id")] == ["b1", "b2", "b3"]
+    assert built.items["categories"].to_list() == [["Food", "Bars"]] * 3
+
+
+def test_microlens(tmp_path):
+    log = [(1, 7, 1_583_378_629_552), (1, 8, 1_583_378_629_000), (1, 9, 1_583_378_700_000)]
+    write(tmp_path / "MicroLens-100k_pairs.csv", lines([("user", "item", "timestamp"), *log], ","))
+    titles = ['7,He said "no", twice, and left', "8,A cat", '9,"Quoted" from the start']
+    write(tmp_path / "MicroLens-100k_title_en.csv", "\n".join(titles) + "\n")
+    built = read("microlens-100k", tmp_path)
+    assert built.rows("item_id", "time") == [
+        ("8", 1_583_378_629),
+        ("7", 1_583_378_629),
+        ("9", 1_583_378_700),
+    ]
+    assert dict(zip(built.items["item_id"], built.items["title"], strict=True)) == {
+        "7": 'He said "no", twice, and left',
+        "8": "A cat",
+        "9": '"Quoted" from the start',
+    }
+    write(tmp_path / "MicroLens-100k_title_en.csv", "7,One\n8\n9,Three\n")
+    with pytest.raises(UserError, match="line 2: 1 fields, 2 expected"):
+        read("microlens-100k", tmp_path)

@@ -29,7 +29,8 @@ class CsvFile:
         separator: separator of the readable file, one byte.
         quote: quote of the readable file, or None.
         names: names of its columns.
-        written: separator as the user wrote it; differs from `separator` if that has several characters.
+        written: separator as the user wrote it; differs from `separator` if that has several characters, or if the
+            last column takes the rest of a line.
     """
 
     path: Path
@@ -98,16 +99,17 @@ def _readable(
         tell(path.name, f"read with the separator {written!r}; `separator` in the card names another")
     if isinstance(table.header, list) and _is_header(first, names):
         tell(path.name, "its first line looks like a header, but `header` gives names, so it is read as data")
-    is_long = len(written.encode()) > 1
+    is_replaced = table.rest or len(written.encode()) > 1
     readable = path
-    if is_long or not sniff.is_utf8(encoding):
+    if is_replaced or not sniff.is_utf8(encoding):
         lines: Iterator[str] = decoded_lines(path, encoding)
-        if is_long:
-            lines = (line.replace(written, UNIT_SEPARATOR) for line in lines)
+        if is_replaced:
+            most = len(names) - 1 if table.rest else -1
+            lines = (line.replace(written, UNIT_SEPARATOR, most) for line in lines)
         readable = write_copy(path, scratch, lines)
     elif path.suffix == ".gz":
         readable = write_copy(path, scratch)
-    return CsvFile(path, readable, UNIT_SEPARATOR if is_long else written, table.quote, names, written)
+    return CsvFile(path, readable, UNIT_SEPARATOR if is_replaced else written, table.quote, names, written)
 
 
 def _is_header(first: list[str], names: list[str]) -> bool:
