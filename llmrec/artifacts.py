@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmrec import layout
 from llmrec.assets import file_sha256
-from llmrec.errors import UnfinishedRunError, UnknownRunError, UserError, did_you_mean
+from llmrec.errors import UnfinishedRunError, UnknownRunError, UserError
 from llmrec.files import DISK_FULL, disk_is_full, link_or_copy, read_json, write_json
 from llmrec.hardware import describe_machine
 from llmrec.layout import run_folder as run_folder
@@ -169,10 +169,8 @@ def find_run(name: str, what: str = "") -> Path:
         if any((folder / file).is_file() for file in (layout.RECIPE, layout.CATALOGUE)):
             opened_runs[folder] = None
             return folder
-    names = sorted(path.parent.name for path in runs_root().glob(f"*/{layout.RECIPE}"))
-    hint = did_you_mean(name, names, "runs there")
     where = f"{what}: " if what else ""
-    raise UnknownRunError(f"{where}no run named {name!r} under {runs_root()} ({hint})")
+    raise UnknownRunError(f"{where}no run named {name!r} under {runs_root()} ({layout.run_hint(name)})")
 
 
 def unfinished(run: Path) -> UnfinishedRunError:

@@ -131,8 +131,8 @@ for _stage in STAGES:
 
 @app.command()
 def validate(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Check a recipe, its prompts, card and suite; report all errors at once."""
-    _call("commands.inspect", "validate", recipe, overrides or [])
+    """Check a recipe, its prompts, card, data and suite; report all errors at once."""
+    _call("commands.validate", "run", recipe, overrides or [])
 
 
 @app.command()
@@ -147,10 +147,17 @@ def recommend(
     user: Annotated[str | None, typer.Option(metavar="ID", help="A user of the run's data.")] = None,
     history: Annotated[str | None, typer.Option(metavar="ITEM,ITEM", help="Item ids, oldest first.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of items.")] = 10,
-    model: ModelName = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="sft|…|SYSTEM", help="A model, or a baseline. Default: the best model."),
+    ] = None,
+    mask_seen: Annotated[
+        bool | None,
+        typer.Option(help="Leave out the items of the history, or not. Default: as the run was evaluated."),
+    ] = None,
 ) -> None:
     """Print the top items for a user or a history."""
-    _call("commands.inspect", "recommend", run, user, history, k, model)
+    _call("commands.inspect", "recommend", run, user, history, k, model, mask_seen)
 
 
 @app.command()
@@ -165,9 +172,7 @@ def serve(
     ] = None,
     memory_gb: Annotated[
         float | None,
-        typer.Option(
-            min=0.1, help="GB of vLLM on a GPU, or of its attention cache on a CPU; else what is free."
-        ),
+        typer.Option(min=0.1, help="GB of vLLM on a GPU, or of its cache on a CPU; else what is free."),
     ] = None,
 ) -> None:
     """Start vLLM's OpenAI server on a run, with its adapters, the catalogue and /v1/recommend."""
@@ -175,12 +180,7 @@ def serve(
 
 
 @app.command()
-def merge(
-    run: RunName,
-    dest: Dest,
-    model: ModelName = None,
-    force: Replace = False,
-) -> None:
+def merge(run: RunName, dest: Dest, model: ModelName = None, force: Replace = False) -> None:
     """Write a run's model as one plain Hugging Face checkpoint, with the adapter merged into the base."""
     _call("commands.merge", "run", run, dest, model, force)
 
@@ -204,13 +204,13 @@ def items(
     run: RunName,
     add: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="New items: JSONL, CSV or Parquet with item_id, title, …"),
+        typer.Option(
+            metavar="FILE", help="New items, with the columns of your own files, or item_id, title, …"
+        ),
     ] = None,
     vectors: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Vectors of the new items, if the IDs were made from your own vectors."
-        ),
+        typer.Option(metavar="FILE", help="Vectors of the new items, if the IDs were made from your own."),
     ] = None,
     images: Annotated[
         Path | None,
@@ -242,9 +242,7 @@ def compare(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(
-            metavar="SYSTEM", help="Compare with this system of the same run, not with the first run."
-        ),
+        typer.Option(metavar="SYSTEM", help="Compare with this system of each run, not with the first run."),
     ] = None,
     metrics: Annotated[
         str | None, typer.Option(metavar="NAME,NAME", help="Metrics such as ndcg@10; else HR and NDCG.")

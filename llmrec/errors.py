@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 LONGEST = 300
 """Largest number of characters of a message."""
@@ -98,22 +99,55 @@ class UnknownUserError(InvalidRequestError):
 
 def did_you_mean(name: str, valid: Sequence[str], otherwise: str = "known") -> str:
     """Suggest the nearest valid name as a question; if none is near, list all after the word `otherwise`."""
-    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"{otherwise}: {', '.join(valid) or 'none'}"
+    near = close_name(name, valid)
+    return f"did you mean {near!r}?" if near else f"{otherwise}: {', '.join(valid) or 'none'}"
 
 
+def close_name(name: str, valid: Sequence[str]) -> str | None:
+    """Return the valid name, of a few, that another may be a mistake of; None if none is near."""
+    return next(iter(difflib.get_close_matches(name, valid, n=1, cutoff=0.5)), None)
+
+
+_LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 COMPARED = 2_000
 """Number of names that `nearest_name` compares letter by letter, so that a message takes no longer than an answer."""
+
+
+def same_name(name: str, valid: Iterable[str]) -> str | None:
+    """Return the valid name that another one means without a doubt; None if there is none.
+
+    It differs by case, spaces around it, leading zeros of a number (`cust 58` of `cust 0058`), or by words before the
+    number that the other consists of (`58` of `cust 0058`), in this order.
+    """
+    wanted = _plain_name(name)
+    plain = {other: _plain_name(other) for other in valid}
+    by_case = name.strip().casefold()
+    return (
+        next((other for other in plain if other.strip().casefold() == by_case), None)
+        or next((other for other, text in plain.items() if text == wanted), None)
+        or next(
+            (other for other, text in plain.items() if wanted.isdecimal() and _ends_in(text, wanted)), None
+        )
+    )
+
+
+def _plain_name(name: str) -> str:
+    """Return a name in lower case, without spaces around it and without leading zeros of its numbers."""
+    return _LEADING_ZEROS.sub("", name.strip().casefold())
+
+
+def _ends_in(text: str, number: str) -> bool:
+    """Whether a text ends in a number, and not in a longer one."""
+    return text.endswith(number) and not text.removesuffix(number)[-1:].isdecimal()
 
 
 def nearest_name(name: str, valid: Sequence[str]) -> str | None:
     """Return the valid name that is most like another; None if none is near.
 
-    A name that differs only by case or surrounding spaces is preferred. Of more than `COMPARED` names, only those are
+    A name that is meant without a doubt (`same_name`) is preferred. Of more than `COMPARED` names, only those are
     compared that have one half of the name and about its length: one mistake leaves a half as it is.
     """
-    wanted = name.strip().casefold()
-    same = next((other for other in valid if other.strip().casefold() == wanted), None)
+    same = same_name(name, valid)
     if same is not None:
         return same
     if len(valid) > COMPARED:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from llmrec.errors import UserError
+from llmrec.errors import UserError, close_name
 
 RECIPE = "recipe.yaml"
 CARD = "card.yaml"
@@ -70,6 +71,29 @@ def run_folder(name: str) -> Path:
     if path.name != name or name in {"", ".", ".."}:
         raise UserError(f"run {name!r}: no such run folder")
     return runs_root() / name
+
+
+def shown_name(run: Path) -> str:
+    """Return what names a run in a command: its name if it is among the runs, else its folder."""
+    return run.name if run == runs_root() / run.name else str(run)
+
+
+def run_hint(name: str, recipes: Sequence[str] = ()) -> str:
+    """Return what an unknown name may mean: the nearest run or recipe, or a list of all runs and recipes.
+
+    A run without a finished sft stage, begun or failed, is told apart.
+    """
+    runs = sorted(path.parent.name for path in runs_root().glob(f"*/{RECIPE}"))
+    finished = [run for run in runs if (runs_root() / run / manifest("sft")).is_file()]
+    near = close_name(name, [*finished, *recipes, *runs])
+    unfinished = [run for run in runs if run not in finished]
+    if near is not None:
+        begun = near in unfinished and near not in recipes
+        return f"did you mean {near!r}?{' it is not finished' if begun else ''}"
+    lists = {"finished runs": finished, "not finished": unfinished, "recipes": recipes}
+    return (
+        "; ".join(f"{what}: {', '.join(names)}" for what, names in lists.items() if names) or "no runs there"
+    )
 
 
 def absolute_run(name: str) -> str:

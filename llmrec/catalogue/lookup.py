@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from llmrec.errors import UnknownItemError, nearest_name
+from llmrec.errors import UnknownItemError, nearest_name, same_name
 
 LONGEST = 60
 """Number of characters of an id or title that a message shows."""
@@ -27,7 +27,11 @@ def unknown_item(
         run: name of the run, for the command that searches the titles.
     """
     titles = titles if titles and len(titles) <= SEARCHED else {}
-    near = next(iter(find_items(item, titles, near=False)), None) or nearest_name(item, items)
+    near = (
+        same_name(item, items)
+        or next(iter(find_items(item, titles, near=False)), None)
+        or nearest_name(item, items)
+    )
     hint = ""
     if near is not None:
         title = titles.get(near, near)

@@ -7,24 +7,18 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
-
-from rich.table import Table
-from rich.text import Text
 
 from llmrec.data.guess.card import card_of, card_text
 from llmrec.data.guess.choices import Choose, Question
 from llmrec.data.guess.files import describe
 from llmrec.data.guess.folder import Guess, guess_folder
 from llmrec.data.guess.interactions import Sheet
-from llmrec.data.guess.reading import Understood, read_dataset
+from llmrec.data.guess.reading import read_dataset
+from llmrec.data.source import locate
 from llmrec.data.tables.notes import short, tell
-from llmrec.data.words import plain
 from llmrec.errors import UserError
 from llmrec.files import atomic_write
-from llmrec.report.screen import show
-
-_WIDTH = 40
+from llmrec.report.dataset import print_counts, print_rows, shown
 
 
 def run(folder: Path, out: Path | None, yes: bool, force: bool) -> None:
@@ -50,15 +44,16 @@ def run(folder: Path, out: Path | None, yes: bool, force: bool) -> None:
         guess = guess_folder(folder, _chooser(yes), _new(scratch, "guess"))
         _print_guess(guess)
         try:
-            understood = read_dataset(card_of(card_text(guess, out, None), out), _new(scratch, "read"))
+            card = card_of(card_text(guess, out, None), out)
+            understood = read_dataset(locate(card), card.filters, card.split, _new(scratch, "read"))
         except UserError as error:
             _write(out, card_text(guess, out, None))
             raise UserError(f"{out} is written, but its data cannot be read yet: {error}") from None
     text = card_text(guess, out, understood)
     card_of(text, out)  # what is written can be read back
     _write(out, text)
-    _print_rows(understood)
-    _print_counts(guess, understood)
+    print_rows(understood)
+    print_counts(understood)
     print(f"\n{out}: written. Next: llmrec run own-data {shlex.quote(f'data.card={out}')}")
 
 
@@ -85,9 +80,9 @@ def _chooser(yes: bool) -> Choose:
 
 
 def _ask(question: Question) -> int:
-    print(f"{_plain(question.where)}: {_plain(question.what)}?", file=sys.stderr)
+    print(f"{shown(question.where)}: {shown(question.what)}?", file=sys.stderr)
     for number, option in enumerate(question.options, start=1):
-        print(f"  {number}  {_plain(option)}", file=sys.stderr)
+        print(f"  {number}  {shown(option)}", file=sys.stderr)
     while True:
         print(f"  number [{question.best + 1}]: ", end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline().strip()  # empty, too, where the input has ended
@@ -105,67 +100,27 @@ def _take_best(question: Question) -> int:
         f" ({len(others)} others fit too, such as {others[0]})" if len(others) > 1 else f", not {others[0]}"
     )
     tell(
-        _plain(question.where),
-        _plain(
+        shown(question.where),
+        shown(
             f"{question.what}: {short(taken, 90)} is taken{short(others_said, 90)}; "
-            f"`{question.key}` names another"
+            f"to take another, change `{question.key}` in the card"
         ),
     )
     return question.best
 
 
-def _plain(text: object) -> str:
-    """Return text of the files without control characters."""
-    return plain(text, 400)
-
-
 def _print_guess(guess: Guess) -> None:
     for name, guessed in (("interactions", guess.log), ("items", guess.items), ("users", guess.users)):
         if guessed is not None:
-            print(_plain(f"{name}: {guessed.sheet.path} ({describe(guessed.sheet.found)})"))
+            print(shown(f"{name}: {guessed.sheet.path} ({describe(guessed.sheet.found)})"))
             columns = ", ".join(
                 f"{meaning} = {_column(guessed.sheet, column.name)}"
                 for meaning, column in guessed.columns.items()
             )
-            print(f"  {_plain(columns)}")
+            print(f"  {shown(columns)}")
     for note in guess.notes:
-        tell("init", _plain(note))
+        tell("init", shown(note))
 
 
 def _column(sheet: Sheet, name: str) -> str:
     return name if sheet.found.has_header else f"column {sheet.found.columns.index(name) + 1}"
-
-
-def _print_rows(understood: Understood) -> None:
-    """Print the first rows as the data stage reads them."""
-    table = Table(title=None)
-    for name in understood.head.columns:
-        table.add_column(name, justify="right" if name in ("rating", "price") else "left")
-    for row in understood.head.rows():
-        table.add_row(*(Text(_cell(value)) for value in row))
-    print()
-    show(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, list):
-        value = " | ".join(map(str, value))
-    if isinstance(value, float):
-        value = f"{value:g}" if value == round(value) else f"{value:.2f}"
-    return short(_plain("" if value is None else value), _WIDTH)
-
-
-def _print_counts(guess: Guess, understood: Understood) -> None:
-    repeats = understood.dropped.get("deduplicate", 0)
-    print(
-        f"{understood.users:,} users, {understood.items:,} items, {understood.interactions:,} interactions"
-        + (f" ({repeats:,} repeats of a user, item and time left out)" if repeats else "")
-    )
-    if understood.short_users:
-        print(
-            f"{understood.short_users:,} users have fewer than 3 interactions: they train, but are not tested"
-        )
-    lacking = understood.item_report.get("without_metadata", 0)
-    if guess.items is not None:
-        described = f"{understood.items - lacking:,} of {understood.items:,} items"
-        print(f"{described} are described in {_plain(guess.items.sheet.path)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -14,13 +13,10 @@ import polars as pl
 from llmrec import artifacts, layout
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.changes import Changes, no_changes, read_changes, write_changes
+from llmrec.catalogue.item_files import items_in_card, read_new_items
 from llmrec.catalogue.lookup import unknown_item
 from llmrec.config import load_run_recipe
-from llmrec.data.attributes import read_items
-from llmrec.data.card import Table
 from llmrec.data.examples import load_items
-from llmrec.data.tables import read
-from llmrec.data.tables.notes import quiet
 from llmrec.errors import UserError
 from llmrec.ids import new_items
 from llmrec.ids.codecs.store import CODEC, load_codec
@@ -29,7 +25,6 @@ from llmrec.recommend.model_names import BASE
 FAR = 99.0
 """An item whose distance is above this percentile of the training items' distances is far from the codebooks."""
 SHOWN = 5
-LIST_SEPARATOR = "|"
 
 
 def run(
@@ -44,7 +39,7 @@ def run(
 
     Args:
         name: a run's name, or its folder.
-        add: table of the new items: `item_id`, and any of the run's other fields.
+        add: table of the new items, with the columns of the run's card, or `item_id` and any of the run's fields.
         vectors: vectors of the new items, if the run's IDs were made from the user's own vectors.
         images: image vectors of the new items, if the run's IDs were made from such.
         retire: item ids separated by commas, or a file with one id per line.
@@ -84,7 +79,7 @@ def _add(folder: Path, catalogue: Catalogue, changes: Changes, path: Path, files
             f"items: this run's IDs are of kind {recipe.ids.quantizer.kind}, which has no IDs for new items; "
             "put them into the data and train again, or make the IDs from vectors (ids.quantizer.kind)"
         )
-    items = _read(path, load_items(folder))
+    items = read_new_items(path, load_items(folder), items_in_card(folder))
     names, retired = items["item_id"], set(changes.retired)
     registered = {*catalogue.items, *changes.added["item_id"]}
     duplicate = next((item for item in names if item in registered - retired), None)
@@ -163,38 +158,3 @@ def _ids(text: str) -> list[str]:
     if not ids:
         raise UserError(f"--retire: no item ids in {text!r}")
     return ids
-
-
-def _read(path: Path, like: pl.DataFrame) -> pl.DataFrame:
-    """Read a file's items, cleaned as in the data stage, with the columns of the run's items.
-
-    Raises:
-        UserError: the file is unreadable or has no column `item_id`, or an id is empty or repeated.
-    """
-    if not path.is_file():
-        raise UserError(f"--add: no such file: {path}")
-    with tempfile.TemporaryDirectory() as scratch:
-        with quiet():  # read_items opens the file again, and tells
-            columns = read.column_names(Table(path=path.name, columns={}), path, Path(scratch), {"item_id"})
-        if "item_id" not in columns:
-            raise UserError(f"{path}: no column 'item_id' (it has {', '.join(columns)})")
-        fields = [name for name in like.columns if name in columns and name not in ("item_id", "title")]
-        lists = [name for name in fields if isinstance(like.schema[name], pl.List)]
-        table = Table(
-            path=path.name,
-            columns={"item": "item_id", "title": "title" if "title" in columns else "item_id"}
-            | {name: name for name in fields},
-            split_on=dict.fromkeys(lists, LIST_SEPARATOR),
-        )
-        with quiet():
-            parts = read.scan(table, [path], Path(scratch))
-        frame = read.combined(parts)
-        identifier = read.identifier(pl.col("item"), frame.collect_schema()["item"], table.missing)
-        names = read.collect(parts, table, frame.select(item_id=identifier))[0]["item_id"]
-        if names.is_empty() or names.has_nulls():
-            where = read.first_bad(parts, identifier.is_null(), "item")
-            raise UserError(f"{where}: every item needs an id" if where else f"{path}: no items in it")
-        if names.is_duplicated().any():
-            raise UserError(f"{path}: item {names.filter(names.is_duplicated())[0]!r} occurs twice")
-        items, _ = read_items(table, [path], names, Path(scratch))
-    return items.cast({name: like.schema[name] for name in items.columns}, strict=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 from llmrec import artifacts, assets, estimate, layout, pipeline
 from llmrec.artifacts import SINGLE_PROCESS, Workers
 from llmrec.config import Recipe, load_recipe, load_recipe_of_run, validate
-from llmrec.errors import UserError, did_you_mean
+from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.models.tokenizer import check_local_tokenizer
 
@@ -96,8 +96,7 @@ def _finished_run(name: str, is_recipe: bool) -> Path | None:
     except UserError:
         if is_recipe:
             return None
-        runs = [path.parent.name for path in artifacts.runs_root().glob(f"*/{layout.RECIPE}")]
-        hint = did_you_mean(name, sorted({*runs, *assets.names("recipes")}))
+        hint = layout.run_hint(name, assets.names("recipes"))
         raise UserError(f"no run and no recipe named {name!r} ({hint})") from None
     if artifacts.read_manifest(folder, "sft") is not None:
         return folder
@@ -182,15 +181,17 @@ def run_stages(
     return pipeline.execute(recipe, folder, until, announcer, workers, records, kept)
 
 
-def _plan(recipe: Recipe, folder: Path, until: str, kept: tuple[str, ...]) -> tuple[list[str], estimate.Plan]:
-    """Return the names of the pending stages, and the plan with their cost."""
+def _plan(
+    recipe: Recipe, folder: Path, until: str, kept: tuple[str, ...], counts: bool = False
+) -> tuple[list[str], estimate.Plan]:
+    """Return the names of the pending stages, and the plan with their cost; `counts` as `estimate.plan` has it."""
     pending = pipeline.pending(recipe, folder, until, kept)
     stages = [stage for stage in pipeline.stages_of(recipe, until) if stage.name in pending]
-    return pending, estimate.plan(recipe, folder, stages)
+    return pending, estimate.plan(recipe, folder, stages, counts)
 
 
 def _show_plan(recipe: Recipe, folder: Path, until: str, kept: tuple[str, ...]) -> None:
-    pending, plan = _plan(recipe, folder, until, kept)
+    pending, plan = _plan(recipe, folder, until, kept, counts=True)
     print(f"{recipe.name} → {folder}")
     for stage in (stage.name for stage in pipeline.stages_of(recipe, until)):
         state = f"pending   {estimate.format_duration(plan.seconds[stage])}" if stage in pending else "done"
@@ -230,6 +231,7 @@ def _show_results(folder: Path, until: str) -> None:
         return
     from llmrec.evaluate import gate
     from llmrec.report import tables, verdict
+    from llmrec.report.next_commands import recommend_command
     from llmrec.report.screen import show
 
     metrics = read_json(folder / layout.METRICS)
@@ -240,13 +242,4 @@ def _show_results(folder: Path, until: str) -> None:
         print(f"gate: {line}")
     if until == "report":
         print(f"report: {folder / layout.PAGE}")
-        print(f"try:    {next_command(folder)}")
-
-
-def next_command(folder: Path) -> str:
-    """Return a command that recommends to the first evaluated user of a run, quoted for the shell."""
-    import polars as pl
-
-    user = str(pl.scan_parquet(folder / layout.PER_USER).select("user_id").first().collect().item())
-    run = folder.name if folder == artifacts.runs_root() / folder.name else str(folder)
-    return shlex.join(["llmrec", "recommend", run, "--user", user])
+        print(f"try:    {recommend_command(folder, layout.shown_name(folder))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from llmrec.errors import UserError
 Report = dict[str, int]
 
 
-def read_items(table: Table, files: list[Path], ids: pl.Series, scratch: Path) -> tuple[pl.DataFrame, Report]:
+def read_items(
+    table: Table, files: list[Path], ids: pl.Series, scratch: Path, users: pl.Series | None = None
+) -> tuple[pl.DataFrame, Report]:
     """Read the metadata of a log's items.
 
     An item without metadata or without a title gets the title `item <id>`. If several rows have the same id, the
@@ -28,6 +31,7 @@ def read_items(table: Table, files: list[Path], ids: pl.Series, scratch: Path) -
         files: files of the table.
         ids: item ids of the log.
         scratch: folder for rewritten copies.
+        users: user ids of the log, to see whether users and items are swapped.
 
     Returns:
         One row per id, in the order of `ids`, with the columns of docs/contract.md; and the counts.
@@ -35,7 +39,8 @@ def read_items(table: Table, files: list[Path], ids: pl.Series, scratch: Path) -
     Raises:
         UserError: an unreadable file, an empty id, or a title column that is empty throughout.
     """
-    metadata, report = _attributes(table, "item", files, ids, scratch)
+    metadata, report = _attributes(table, "item", files, ids, scratch, users)
+    _ask_for_names(table, files[0])
     if len(metadata) and metadata["title"].null_count() == len(metadata):
         raise UserError(
             f"{files[0]}: column {table.columns['title']!r} is empty; correct `columns` in the card"
@@ -46,20 +51,37 @@ def read_items(table: Table, files: list[Path], ids: pl.Series, scratch: Path) -
     return items.with_columns(title), report
 
 
+_FIELDS = ("categories", "brand", "price", "description")
+"""Fields of items that later stages know, besides the title."""
+_LIKE = 0.75
+"""Similarity from which a field's name may be one of `_FIELDS` with a mistake."""
+
+
+def _ask_for_names(table: Table, file: Path) -> None:
+    """Say which fields of a card are named almost like those that later stages know."""
+    missing = [name for name in _FIELDS if name not in table.columns and name not in table.flags]
+    for name in (*table.columns, *table.flags):
+        near = difflib.get_close_matches(name, missing, n=1, cutoff=_LIKE)
+        if near and name not in _FIELDS:
+            tell(file.name, f"{name!r} in the card is read as a field of your own; did you mean {near[0]!r}?")
+
+
 def bare_items(ids: pl.Series) -> pl.DataFrame:
     """Return the items of a dataset without metadata, each with the title `item <id>`."""
     return pl.DataFrame({"item_id": ids}).with_columns(title=pl.format("item {}", "item_id"))
 
 
-def read_users(table: Table, files: list[Path], ids: pl.Series, scratch: Path) -> tuple[pl.DataFrame, Report]:
+def read_users(
+    table: Table, files: list[Path], ids: pl.Series, scratch: Path, items: pl.Series | None = None
+) -> tuple[pl.DataFrame, Report]:
     """Read the attributes of a log's users: one row per user with attributes, and the counts as for items."""
-    return _attributes(table, "user", files, ids, scratch)
+    return _attributes(table, "user", files, ids, scratch, items)
 
 
 def _attributes(
-    table: Table, key: str, files: list[Path], ids: pl.Series, scratch: Path
+    table: Table, key: str, files: list[Path], ids: pl.Series, scratch: Path, others: pl.Series | None
 ) -> tuple[pl.DataFrame, Report]:
-    rows, report = _first_of_each(table, key, files, ids, scratch)
+    rows, report = _first_of_each(table, key, files, ids, scratch, others)
     columns = {f"{key}_id": rows[f"{key}_id"]}
     for name in rows.columns[1:]:
         columns[name], counts = _clean_column(rows[name], table, files[0].name)
@@ -77,14 +99,14 @@ def _is_empty(values: pl.Series) -> bool:
 
 
 def _first_of_each(
-    table: Table, key: str, files: list[Path], ids: pl.Series, scratch: Path
+    table: Table, key: str, files: list[Path], ids: pl.Series, scratch: Path, others: pl.Series | None
 ) -> tuple[pl.DataFrame, Report]:
     """Read the first row of each id in the log, with `<key>_id` as the first column; and the counts."""
     parts = read.scan(table, files, scratch)
     frame = read.combined(parts)
     identifier = read.identifier(pl.col(key), frame.collect_schema()[key], table.missing)
-    others = [name for name in (*table.columns, *table.flags) if name != key]
-    keyed = frame.select(identifier.alias("id"), *others)
+    fields = [name for name in (*table.columns, *table.flags) if name != key]
+    keyed = frame.select(identifier.alias("id"), *fields)
     wanted = keyed.filter(pl.col("id").is_in(ids.implode()))
     totals = keyed.select(rows=pl.len(), empty=pl.col("id").null_count())
     rows_in_log, total, every_id = read.collect(parts, table, wanted, totals, keyed.select("id").unique())
@@ -94,10 +116,11 @@ def _first_of_each(
     if empty and table.without_id == "error":
         where = read.first_bad(parts, identifier.is_null(), key)
         raise UserError(
-            f"{where}: an empty {key} id (column {table.columns[key]!r}); `without_id: drop` drops such rows"
+            f"{where}: an empty {key} id (column {table.columns[key]!r}); to drop such rows, write "
+            "`without_id: drop` into the card"
         )
     present = every_id["id"].drop_nulls()
-    _tell_near_ids(present, ids, key, files[0])
+    _tell_near_ids(present, ids, key, files[0], others)
     first = rows_in_log.unique("id", keep="first", maintain_order=True).rename({"id": f"{key}_id"})
     return first, {
         "without_metadata": len(ids) - len(first),
@@ -107,7 +130,9 @@ def _first_of_each(
     }
 
 
-def _tell_near_ids(present: pl.Series, ids: pl.Series, key: str, file: Path) -> None:
+def _tell_near_ids(
+    present: pl.Series, ids: pl.Series, key: str, file: Path, others: pl.Series | None
+) -> None:
     """Say how many ids of the log are in a table but for leading zeros, case or `.0`.
 
     Args:
@@ -115,6 +140,7 @@ def _tell_near_ids(present: pl.Series, ids: pl.Series, key: str, file: Path) -> 
         ids: distinct ids of the log.
         key: `item` or `user`.
         file: the table's first file.
+        others: distinct ids of the log's other side, users for items and items for users; None if not known.
 
     Raises:
         UserError: the table has no id of the log at all.
@@ -122,9 +148,9 @@ def _tell_near_ids(present: pl.Series, ids: pl.Series, key: str, file: Path) -> 
     lacking = ids.filter(~ids.is_in(present.implode()))
     if lacking.is_empty():
         return
-    others = present.filter(~present.is_in(ids.implode()))
+    unused = present.filter(~present.is_in(ids.implode()))
     bare = pl.col("id").str.to_lowercase().str.replace(r"\.0$", "").str.replace(r"^0+(.)", "${1}")
-    here, log = (pl.DataFrame({"id": names}).with_columns(bare=bare) for names in (others, lacking))
+    here, log = (pl.DataFrame({"id": names}).with_columns(bare=bare) for names in (unused, lacking))
     near = here.join(log, on="bare").select(here="id", log="id_right").sort("here", "log")
     pair = f", such as {near['here'][0]!r} here and {near['log'][0]!r} in the log" if len(near) else ""
     if len(lacking) == len(ids):
@@ -132,6 +158,10 @@ def _tell_near_ids(present: pl.Series, ids: pl.Series, key: str, file: Path) -> 
         if len(near):
             why = "they differ in leading zeros, case or `.0`"
         way = f"correct `columns.{key}` in the card, or the ids"
+        if others is not None and 2 * others.is_in(present.implode()).sum() > len(others):
+            other = "user" if key == "item" else "item"
+            why = f"but the log's {other}s are: {key} and {other} seem to be swapped in the card"
+            pair, way = "", "exchange `columns.user` and `columns.item` of `interactions`"
         raise UserError(short(f"{file}: no {key} of the log is in it{pair}; {why}; {way}"))
     if len(near):
         count = near["log"].n_unique()
@@ -166,7 +196,8 @@ def _clean_column(values: pl.Series, table: Table, where: str) -> tuple[pl.Serie
     if words:
         tell(
             where,
-            f"{words:,} words such as None or NULL in {name} are read as missing (`missing` in the card)",
+            f"{words:,} words such as None or NULL in {name} are read as missing values; if they are real words, "
+            "write `missing: []` into the card",
         )
     return pl.Series(name, [text.text for text in cleaned], dtype=pl.String), counts
 
@@ -183,12 +214,16 @@ def _clean_prices(values: pl.Series, table: Table, where: str) -> tuple[pl.Serie
     if read_prices.unread:
         tell(where, f"{read_prices.unread:,} of {len(values):,} prices are no amount and are left out")
     if read_prices.decimal == "," and decimal is None:
-        tell(where, "prices are read with a decimal comma; `decimal` in the card names another sign")
+        tell(
+            where,
+            "prices are read with a comma before the cents; if it separates thousands, write `decimal: .` "
+            "into the card",
+        )
     elif read_prices.doubtful is not None and not read_prices.is_sure:
         tell(
             where,
-            f"prices such as {read_prices.doubtful!r} are read with a decimal point; "
-            "`decimal` in the card names another sign",
+            f"prices such as {read_prices.doubtful!r} are read with a point before the cents; if it separates "
+            "thousands, write `decimal: ','` into the card",
         )
     return pl.Series(values.name, read_prices.amounts, dtype=pl.Float32), _present(unread=read_prices.unread)
 
@@ -200,7 +235,10 @@ def _hint_at_separator(flat: list[list[str]], name: str, separator: str | None, 
         joint = [label for label in found if sign in label]
         if joint and 2 * len(joint) >= len(found):
             key = f"`split_on: {{{name}: {sign.strip()!r}}}`"
-            tell(where, f"{name}: {joint[0][:60]!r} is read as one label; {key} in the card would split it")
+            tell(
+                where,
+                f"{name}: {joint[0][:60]!r} is read as one label; to split it, write {key} into the card",
+            )
             return
 
 

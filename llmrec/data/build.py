@@ -15,6 +15,7 @@ from llmrec.config import Split, Ties
 from llmrec.data.attributes import bare_items, read_items, read_users
 from llmrec.data.card import PART, load_card
 from llmrec.data.clean import by_user_and_time, clean, order_ties, tied_targets, without_leaks
+from llmrec.data.guess.swapped import tell_swapped
 from llmrec.data.log import Log, read_log
 from llmrec.data.source import Dataset, locate
 from llmrec.data.split import FINDINGS, SPLITS, Labels, findings, split, words_of_parts
@@ -38,12 +39,13 @@ def build(context: StageContext) -> None:
         leftover.unlink()
     card = load_card(config.card)
     dataset = locate(card, config.root)
+    tell_swapped(dataset, scratch)
     filters = config.filters or card.filters
     split_config = config.split or card.split
 
     with tqdm(total=3, leave=False, disable=None) as bar:
         bar.set_description("data: reading, filtering, ordering")
-        log, leaks = without_leaks(_read(dataset, split_config, scratch))
+        log, leaks = without_leaks(read_interactions(dataset, split_config, scratch))
         log, removed = clean(log, filters, config.ties, context.recipe.seed)
         removed = log.dropped | ({"two_parts": leaks} if leaks else {}) | removed
         bar.update()
@@ -93,8 +95,17 @@ def build(context: StageContext) -> None:
     _tell_ties(tied["test"], ties)
 
 
-def _read(dataset: Dataset, config: Split, scratch: Path) -> Log:
-    """Read the log, with the parts of its rows if the split is given."""
+def read_interactions(dataset: Dataset, config: Split, scratch: Path) -> Log:
+    """Read the log of a dataset, with the parts of its rows if the split is given.
+
+    Args:
+        dataset: the card's tables and their files.
+        config: the split.
+        scratch: folder for rewritten copies.
+
+    Raises:
+        UserError: a bad value, whose file and row the message names, or a given split that nothing gives.
+    """
     table, files = dataset.interactions
     if config.kind != "given":
         return read_log(table, files, scratch)
@@ -120,7 +131,7 @@ def _tell_ties(share: float, ties: Ties) -> None:
     told = f"{share:.1%} of the test targets have the same time as another interaction of their user; "
     decides = {"shuffle": "chance", "item": "the item's id", "file": "the file's order"}[ties]
     warning = ", and models can learn that order" if ties == "file" and share > MANY_TIES else ""
-    tell("data", f"{told}{decides} decides which is last{warning} (data.ties)")
+    tell("data", f"{told}{decides} decides which is last{warning} (recipe key data.ties)")
 
 
 def _write_attributes(dataset: Dataset, log: Log, folder: Path, scratch: Path) -> dict[str, Any]:
@@ -128,10 +139,10 @@ def _write_attributes(dataset: Dataset, log: Log, folder: Path, scratch: Path) -
     report: dict[str, Any] = {"items": {"without_metadata": len(log.items)}}
     items = bare_items(log.items)
     if dataset.items is not None:
-        items, report["items"] = read_items(*dataset.items, log.items, scratch)
+        items, report["items"] = read_items(*dataset.items, log.items, scratch, log.users)
     items.write_parquet(folder / "items.parquet")
     if dataset.users is not None:
-        users, report["users"] = read_users(*dataset.users, log.users, scratch)
+        users, report["users"] = read_users(*dataset.users, log.users, scratch, log.items)
         users.write_parquet(folder / "users.parquet")
     return report
 

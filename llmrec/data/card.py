@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from llmrec import assets
 from llmrec.config import DataSize, Filters, Part, Section, Split, validate
 from llmrec.data.words import MISSING
-from llmrec.errors import UserError
+from llmrec.errors import UserError, did_you_mean, nearest_name
 from llmrec.yaml_files import read_yaml
 
 Format = Literal["csv", "jsonl", "loose_jsonl", "parquet", "sequences"]
@@ -109,7 +109,8 @@ class Table(Section):
     def _check_split_on(self) -> Table:
         unknown = sorted(set(self.split_on) - set(self.columns))
         if unknown:
-            raise ValueError(f"split_on: {unknown[0]!r} is not among columns ({', '.join(self.columns)})")
+            hint = did_you_mean(unknown[0], list(self.columns), "there are")
+            raise ValueError(f"split_on: {unknown[0]!r} is not among columns ({hint})")
         signs = [sign for sign in (self.separator, self.quote, self.escape) if sign is not None]
         if len(set(signs)) < len(signs):
             raise ValueError("separator, quote and escape must differ")
@@ -129,7 +130,8 @@ class Table(Section):
         file_format = self.format or _ENDINGS.get(ending.lower())
         if file_format is None:
             raise UserError(
-                f"{path}: unknown ending {ending!r}; set `format: csv` (jsonl, parquet) in the card"
+                f"{path}: the ending {ending!r} does not tell the format; write `format: csv` (or jsonl, parquet) "
+                "into the card"
             )
         return file_format
 
@@ -199,7 +201,7 @@ class Interactions(Table):
         meanings = ("user", "item", "history", *EVENT_FIELDS)
         unknown = sorted(set(value) - set(meanings))
         if unknown:
-            raise ValueError(f"{unknown[0]!r} has no meaning here (known: {', '.join(meanings)})")
+            raise ValueError(f"{unknown[0]!r} has no meaning here ({did_you_mean(unknown[0], meanings)})")
         beside = sorted(set(value) & set(EVENT_FIELDS))
         if "history" in value and beside:
             raise ValueError(f"{beside[0]!r} is unknown for the items of `history`; leave one of the two out")
@@ -252,7 +254,8 @@ def _check_format(form: str) -> None:
 def _require(columns: dict[str, str], *needed: str) -> dict[str, str]:
     for name in needed:
         if name not in columns:
-            raise ValueError(f"{name!r} is required")
+            near = nearest_name(name, [other for other in columns if other not in needed])
+            raise ValueError(f"{name!r} is required" + (f" (did you mean it by {near!r}?)" if near else ""))
     for name in ("user_id", "item_id"):
         if name in columns:
             raise ValueError(f"{name!r} is a name that llmrec writes; map {name.removesuffix('_id')!r}")
@@ -377,5 +380,6 @@ def _fill(value: Any, variables: dict[str, Any], where: str) -> Any:
         return value
     for name in _VARIABLE.findall(value):
         if name not in variables:
-            raise UserError(f"{where}: ${{{name}}} is not among the card's variables")
+            hint = did_you_mean(name, list(variables), "there are")
+            raise UserError(f"{where}: ${{{name}}} is not among the card's variables ({hint})")
     return _VARIABLE.sub(lambda match: str(variables[match[1]]), value)

@@ -62,10 +62,10 @@ def refuse_or_drop(
     lines = _lines(problems, parts)
     if lines:
         keys = [f"`{key}: drop`" for key in dict.fromkeys(fault.key for fault in problems) if key is not None]
-        way = f"; {' and '.join(keys)} in the card drops such rows" if keys else ""
+        way = f"; to drop such rows, write {' and '.join(keys)} into the card" if keys else ""
         raise UserError(short("; ".join(lines), 300 - len(way)) + way)
     for key, count in dropped.items():
-        tell(parts[0].path.name, f"{count:,} of {len(rows):,} rows dropped by `{key}: drop`")
+        tell(parts[0].path.name, f"{count:,} of {len(rows):,} rows dropped, as the card says (`{key}: drop`)")
     if not keep.any():
         first = _lines(_faults(table, rows, unit, parts), parts)[0]
         raise UserError(short(f"no rows are left: {first}"))
@@ -80,12 +80,14 @@ def _faults(table: Interactions, rows: pl.DataFrame, unit: int, parts: list[read
         if name in ("user", "item") and nulls is not None:
             faults.append(Fault(name, nulls, f"an empty {name} id {column}", "without_id"))
         elif name == PART and nulls is not None:
-            faults.append(Fault(name, nulls, f"no part {column}, which `values` in the split can name", None))
+            problem = f"names no part {column}; `split.values` in the card can say which it is"
+            faults.append(Fault(name, nulls, problem, None))
         elif name == "rating" and nulls is not None:
             faults.append(Fault(name, _has_text(name, nulls, table, parts), f"not a number {column}", None))
         elif name == "time":
             if nulls is not None:
-                faults.append(Fault(name, nulls, f"not a time {column}, or one for `time_format`", "times"))
+                problem = f"not a time {column} that is understood; `time_format` can describe it"
+                faults.append(Fault(name, nulls, problem, "times"))
             for problem, mask in no_times(rows[name], unit).items():
                 faults.append(Fault(name, mask, f"{problem} {column}", "times"))
     return [fault for fault in faults if fault.rows.any()]
@@ -105,7 +107,7 @@ def _refuse_mixed_units(rows: pl.DataFrame, unit: int, parts: list[read.TableFil
         raise UserError(
             short(
                 f"{places[0]} is in {UNIT_NAMES[unit]} since 1970, {places[1]} is not; "
-                f"bring them to one unit, or name it by `time_format` ({', '.join(UNITS)})",
+                f"bring them to one unit, or write the unit of all into the card: `time_format` ({', '.join(UNITS)})",
             )
         )
 

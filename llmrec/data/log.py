@@ -213,5 +213,9 @@ def _tell_times(log: Log, how: Reading | None, files: list[Path]) -> None:
     else:
         name = how.name if log.has_dates else f"{name} since 1970"
         span = f"{name}, {date_of(first, log.unit)} to {date_of(last, log.unit)}"
-    doubt = "; day and month could be the other way round: `time_format` decides" if how.is_doubtful else ""
+    doubt = (
+        "; if day and month are the other way round, write `time_format` into the card"
+        if how.is_doubtful
+        else ""
+    )
     tell(files[0].name, f"times read as {span}{doubt}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llmrec import assets
 from llmrec.config import Part
-from llmrec.data.card import Card, Interactions, Source, Table
+from llmrec.data.card import Card, Interactions, Items, Source, Table
 from llmrec.data.split import SPLITS
 from llmrec.errors import UserError
 from llmrec.files import cause_of
@@ -58,15 +58,9 @@ def locate(card: Card, root: str | None = None) -> Dataset:
     Raises:
         UserError: no file matches, or no source could be fetched.
     """
-    if root is not None:
-        return _in_folder(card, Path(root).expanduser())
-    card_folder = card.path.resolve().parent
-    if card.root is not None:
-        folder = (card_folder / Path(card.root).expanduser()).resolve()
-        if folder.is_dir() or not card.sources:
-            return _in_folder(card, folder)
-    if not card.sources:
-        return _in_folder(card, card_folder)
+    folder = _local_folder(card, root)
+    if folder is not None:
+        return _in_folder(card, folder)
     failures = []
     for source in sorted(card.sources, key=lambda source: not _folder(source).is_dir()):
         try:
@@ -80,11 +74,51 @@ def locate(card: Card, root: str | None = None) -> Dataset:
     )
 
 
+def locate_here(card: Card, root: str | None = None) -> Dataset | None:
+    """Locate a card's files as `locate` does, but fetch nothing; None if they would have to be fetched.
+
+    Raises:
+        UserError: no file matches.
+    """
+    folder = _local_folder(card, root)
+    if folder is not None:
+        return _in_folder(card, folder)
+    fetched = next((source for source in card.sources if _folder(source).is_dir()), None)
+    return None if fetched is None else _in_folder(card, _fetch(fetched), fetched)
+
+
+def _local_folder(card: Card, root: str | None) -> Path | None:
+    """Return the user's own folder with a card's files; None if they come from the card's sources."""
+    if root is not None:
+        return Path(root).expanduser()
+    card_folder = card.path.resolve().parent
+    if card.root is not None:
+        folder = (card_folder / Path(card.root).expanduser()).resolve()
+        if folder.is_dir() or not card.sources:
+            return folder
+    return None if card.sources else card_folder
+
+
+def items_table(card: Card, origin: str) -> Items | None:
+    """Return the description by which a dataset's items were read; None if it describes none.
+
+    Args:
+        card: the dataset's card.
+        origin: where the files came from, as `data/report.json` has it.
+    """
+    source = next((source for source in card.sources if _origin(source) == origin), None)
+    return card.items if source is None or source.interactions is None else source.items
+
+
+def _origin(source: Source) -> str:
+    return source.pypi or ", ".join(source.urls())
+
+
 def _in_folder(card: Card, folder: Path, source: Source | None = None) -> Dataset:
     """Match the files of each table in a folder. A source's own tables replace those of the card."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; set data.root=FOLDER to the folder of {card.name}")
-    origin = str(folder) if source is None else source.pypi or ", ".join(source.urls())
+    origin = str(folder) if source is None else _origin(source)
     interactions, items, users = card.interactions, card.items, card.users
     if source is not None and source.interactions is not None:
         interactions, items, users = source.interactions, source.items, source.users

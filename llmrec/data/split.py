@@ -55,7 +55,9 @@ def split(
         labels = given(user, parts, config.valid)
     else:
         if time is None:
-            raise UserError("split.kind temporal needs interactions.columns.time in the card")
+            raise UserError(
+                "split.kind temporal needs times: name their column in the card (interactions.columns.time)"
+            )
         labels = temporal(time, *config.fractions)
     empty = [name for code, name in enumerate(SPLITS) if not (labels == code).any()]
     if empty:
@@ -66,7 +68,7 @@ def split(
 
 
 _ADVICE = {
-    "given": "`valid: last` in the split takes each user's last training interaction; the other two need rows",
+    "given": "`valid: last` in the split takes each user's last training interaction; train and test need rows",
     "leave_one_out": "no user has the 3 interactions it needs",
     "temporal": "too many interactions share one time: change split.fractions",
     "held_out_users": "too few users have the 2 interactions it needs: change split.fraction",

@@ -153,7 +153,7 @@ def _named(text: pl.Expr, formats: list[str]) -> Reading:
     return Reading(
         pl.coalesce(_parse(text, form.replace(".%f", "%.f")) for form in formats),
         _MICROSECOND,
-        f"dates by `time_format` ({', '.join(formats)})",
+        f"dates of the form {', '.join(formats)} (`time_format` in the card)",
     )
 
 
@@ -201,7 +201,8 @@ def _order(plain: pl.Expr, rivals: tuple[str, str], parts: list[TableFile]) -> t
         places = (read.first_bad(parts, mask, "time") for mask in (first & ~second, second & ~first))
         raise UserError(
             short(
-                f"{' and '.join(map(str, places))}: day and month in two orders; set `time_format` in the card"
+                f"{' and '.join(map(str, places))}: day and month stand in two orders; bring them into one, or write "
+                "their formats into the card (`time_format`)"
             )
         )
     return rivals[1 if only_second else 0], not (only_first or only_second)

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from llmrec.artifacts import Stage, read_manifest
 from llmrec.collaborative.systems import systems_in
-from llmrec.config import DataSize, Recipe, sized
+from llmrec.config import DataConfig, DataSize, Recipe, sized
 from llmrec.data.card import Card, load_card
+from llmrec.data.guess.reading import count, is_small
+from llmrec.data.source import locate_here
+from llmrec.errors import UserError
 from llmrec.estimate import alignment
 from llmrec.estimate.machine import BUSY, machine_speed, memory_of_training
 from llmrec.estimate.work import Workload
@@ -89,13 +92,14 @@ def format_gigabytes(value: float) -> str:
     return f"{value:.1f} GB" if value >= 0.95 else f"{max(10, 10 * round(value * 100))} MB"
 
 
-def plan(recipe: Recipe, run: Path, stages: Sequence[Stage]) -> Plan:
+def plan(recipe: Recipe, run: Path, stages: Sequence[Stage], counts: bool = False) -> Plan:
     """Estimate the cost of running some stages of a recipe.
 
     Args:
         recipe: the recipe.
         run: the run folder; finished stages give exact sizes.
         stages: the stages to run.
+        counts: whether files that are here are counted if the card states no size.
 
     Raises:
         UserError: the recipe's card or a prompt file is invalid.
@@ -103,12 +107,14 @@ def plan(recipe: Recipe, run: Path, stages: Sequence[Stage]) -> Plan:
     if not stages:
         return Plan()
     card = load_card(recipe.data.card)
-    size = dataset_size(card, run)
+    size, unknown = (
+        dataset_size(card, run),
+        "the card states no `size`; known once the stage data has counted",
+    )
+    if size is None and counts:
+        size, unknown = _count(card, recipe.data)
     if size is None:
-        return Plan(
-            dict.fromkeys(stage.name for stage in stages),
-            basis="the card states no `size`; known once stage data is done",
-        )
+        return Plan(dict.fromkeys(stage.name for stage in stages), basis=unknown)
     requested = {file for stage in stages for file in stage.requested}
     work = Workload(
         sized(recipe, size),
@@ -144,6 +150,22 @@ def memory_gb(work: Workload, stages: Sequence[str]) -> float:
 
 def _memory(work: Workload, stage: str) -> float:
     return alignment.memory(work, stage) if stage in alignment.STAGES else work.memory(stage)
+
+
+def _count(card: Card, data: DataConfig) -> tuple[DataSize | None, str]:
+    """Count a card's files; return None and the reason if that is not possible now."""
+    try:
+        dataset = locate_here(card, data.root)
+        if dataset is None:
+            return (
+                None,
+                "the card states no `size`, and its files are not here yet; llmrec data RECIPE fetches them",
+            )
+        if not is_small(dataset):
+            return None, "the card states no `size`, and its files are large; llmrec data RECIPE counts them"
+        return count(dataset, data.filters or card.filters, data.split or card.split), ""
+    except UserError as error:
+        return None, str(error)
 
 
 def dataset_size(card: Card, run: Path) -> DataSize | None:

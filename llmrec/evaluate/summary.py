@@ -88,10 +88,25 @@ def slice_labels(values: pl.Series) -> tuple[pl.Series, list[str]]:
     return pl.Series(values.name, [labels[group] for group in groups]), list(labels.values())
 
 
-def order_systems(systems: Iterable[str]) -> list[str]:
-    """Sort systems for display: the run's models in the order of their training, other models, then baselines."""
+def order_systems(systems: Iterable[str], scores: Mapping[str, float] | None = None) -> list[str]:
+    """Sort systems for display: the run's models in the order of their training, other models, then baselines.
+
+    Args:
+        systems: names of systems.
+        scores: a metric of each system, by which baselines are sorted, the best first; None sorts them by name.
+    """
     trained = {name: place for place, name in enumerate(ADAPTERS)}
-    return sorted(systems, key=lambda name: (is_baseline(name), trained.get(name, len(trained)), name))
+
+    def place(name: str) -> tuple[bool, int, float, str]:
+        score = scores[name] if scores is not None and is_baseline(name) else 0.0
+        return is_baseline(name), trained.get(name, len(trained)), -score, name
+
+    return sorted(systems, key=place)
+
+
+def order_by_metric(values: Mapping[str, Mapping[str, Any]], metric: str) -> list[str]:
+    """Sort the systems of one split of `eval/metrics.json` for display, baselines by a metric."""
+    return order_systems(values, {name: float(of[metric]) for name, of in values.items()})
 
 
 def rounded(value: Any) -> float:

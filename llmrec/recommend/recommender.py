@@ -131,7 +131,7 @@ class Recommender:
         self,
         history: Sequence[Id],
         k: int = ...,
-        mask_seen: bool = ...,
+        mask_seen: bool | None = ...,
         allow: Sequence[Id] | None = ...,
         deny: Sequence[Id] = ...,
         model: str | None = ...,
@@ -142,7 +142,7 @@ class Recommender:
         self,
         history: Sequence[Sequence[Id]],
         k: int = ...,
-        mask_seen: bool = ...,
+        mask_seen: bool | None = ...,
         allow: Sequence[Id] | None = ...,
         deny: Sequence[Id] = ...,
         model: str | None = ...,
@@ -152,7 +152,7 @@ class Recommender:
         self,
         history: Sequence[Id] | Sequence[Sequence[Id]],
         k: int = 10,
-        mask_seen: bool = True,
+        mask_seen: bool | None = None,
         allow: Sequence[Id] | None = None,
         deny: Sequence[Id] = (),
         model: str | None = None,
@@ -163,7 +163,7 @@ class Recommender:
             history: item ids, oldest first; or a list of such lists, which are decoded in batches. An empty list is
                 an empty history.
             k: items wanted; fewer come back where fewer are allowed.
-            mask_seen: leave out the items of the history.
+            mask_seen: leave out the items of the history; None as the run's own lists do (`decode.mask_seen`).
             allow: items that may be recommended (in stock, say); None for all. It holds for all histories.
             deny: items that may not, for all histories.
             model: `base`, `sft` or an adapter's name; None for the one it was opened with.
@@ -183,7 +183,7 @@ class Recommender:
         top = self.rank(
             histories,
             k=k,
-            mask_seen=mask_seen,
+            mask_seen=self.run.masks_seen if mask_seen is None else mask_seen,
             allow=None if shared is None else [shared] * len(histories),
             deny=[as_ids(deny, "deny")] * len(histories),
             model=model,

@@ -22,6 +22,7 @@ from llmrec.models.lora import WEIGHTS
 from llmrec.recommend.model_names import ADAPTERS, BASE, SFT, adapter_sha256
 from llmrec.text.encode import PromptEncoder
 from llmrec.text.prompts import Template, row_texts
+from llmrec.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -132,6 +133,16 @@ class TrainedRun:
         judged = gate["models"].get(winner, {}).get("adapter")
         return winner if winner in self.adapters and judged == adapter_sha256(self.folder, winner) else tuned
 
+    @cached_property
+    def masks_seen(self) -> bool:
+        """Whether items of the history are left out where nobody says: as its own lists were made.
+
+        It is `decode.mask_seen` of its recipe; without a recipe (a merged checkpoint) they are left out.
+        """
+        path = self.folder / layout.RECIPE
+        decode = read_yaml(path).get("decode") if path.is_file() else None
+        return bool(decode.get("mask_seen", True)) if isinstance(decode, dict) else True
+
     def adapter(self, model: str | None = None) -> Path | None:
         """The adapter of a model; None for the base alone, which is also `sft` where SFT has left no adapter.
 
@@ -144,6 +155,16 @@ class TrainedRun:
         if name not in self.adapters:
             raise UnknownModelError(f"no model {name!r} in this run; there are: {', '.join(self.models)}")
         return self.adapters[name]
+
+    def answering_model(self, model: str | None = None) -> str:
+        """The name of the model that answers a request; where SFT has trained the base itself, that is `sft`.
+
+        Raises:
+            UnknownModelError: the run has no model of that name.
+        """
+        name = model or self.default_model
+        self.adapter(name)
+        return SFT if name == BASE and SFT not in self.adapters else name
 
     def load_model(self, adapter: Path | None = None, device: str = "cpu") -> Checkpoint:
         """Load the base, with an adapter on it if one is given.

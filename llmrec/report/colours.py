@@ -7,21 +7,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 COLOURS = {
-    "sft": ("#2456b8", "#7fa8ff"),
-    "dpo": ("#8b55a8", "#c194dc"),
-    "grpo": ("#b3445e", "#e5849b"),
-    "zero_shot": ("#5a6f8c", "#93a9c9"),
-    "popularity": ("#8c929b", "#868d97"),
-    "item_knn": ("#c0782c", "#e0a15c"),
-    "recent_knn": ("#a08a12", "#d1bd4e"),
-    "succession": ("#8a5a3c", "#c19371"),
-    "text_knn": ("#5b7a1f", "#a9c46a"),
-    "sasrec_bce": ("#17808f", "#5cc3d1"),
-    "sasrec_ce": ("#2e8b72", "#5fc3a5"),
-    "sasrec_plus": ("#1f6b3a", "#79c48f"),
-    "mixture": ("#7d2f2f", "#d98a7f"),
+    "sft": ("#1d4fd7", "#6f9bff"),
+    "dpo": ("#8b2fa3", "#cf8bf5"),
+    "grpo": ("#e0359f", "#ff7fd0"),
+    "zero_shot": ("#2f3e52", "#d5dbe6"),
+    "popularity": ("#8a8f98", "#868c96"),
+    "item_knn": ("#dd7300", "#ff9d3c"),
+    "recent_knn": ("#a38c00", "#ecd63c"),
+    "succession": ("#6e4119", "#b98555"),
+    "text_knn": ("#62a01a", "#b4ec5a"),
+    "sasrec_bce": ("#1497b3", "#3fd6f2"),
+    "sasrec_ce": ("#0a5a46", "#2aa582"),
+    "sasrec_plus": ("#17a06a", "#8df5c0"),
+    "mixture": ("#c0201a", "#ff6a5c"),
 }
-"""System → its colour on light and on dark paper."""
+"""System → its colour on light and on dark paper; each can be told from all others, and from the paper."""
 
 
 @dataclass(frozen=True)

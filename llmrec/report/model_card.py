@@ -14,7 +14,7 @@ from llmrec.config import BaseConfig, Recipe
 from llmrec.data.card import load_card
 from llmrec.errors import UserError
 from llmrec.evaluate import gate
-from llmrec.evaluate.summary import order_systems
+from llmrec.evaluate.summary import order_by_metric
 from llmrec.files import read_json
 from llmrec.recommend.model_names import ALIGNED
 
@@ -174,7 +174,7 @@ def _metrics(run: Path) -> str:
         systems = metrics[split]
         rows = [f"| {split} | " + " | ".join(map(str.upper, names)) + " | users |"]
         rows.append("|---" * (len(names) + 2) + "|")
-        for system in order_systems(systems):
+        for system in order_by_metric(systems, names[-1]):
             cells = [_cell(systems[system], name) for name in names]
             rows.append(f"| {system} | " + " | ".join(cells) + f" | {systems[system]['users']} |")
         text.append("\n".join(rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,17 @@ from llmrec.assets import last_part
 from llmrec.config.former_keys import upgrade
 from llmrec.data.examples import load_items
 from llmrec.evaluate.lists import is_baseline
-from llmrec.evaluate.summary import order_systems
+from llmrec.evaluate.summary import order_by_metric
 from llmrec.evaluate.tasks.scores import answers_shown
 from llmrec.files import read_json
 from llmrec.metrics.metric import metric_title
 from llmrec.report.colours import style_of, styles_of
+from llmrec.report.next_commands import evaluate_again_command
 from llmrec.report.plots import Axes, Bar, code_tree, grouped_bars, line_chart, usage_chart
 from llmrec.report.showcase import draw_users
+from llmrec.report.system_names import system_titles
 from llmrec.report.training_curves import alignment, shown_model
-from llmrec.report.verdict import advice, judge, shown_cutoff, shown_split, system_titles
+from llmrec.report.verdict import advice, judge, shown_cutoff, shown_split
 from llmrec.yaml_files import read_yaml
 
 SLICES = {
@@ -37,6 +39,8 @@ SLICES = {
 }
 # Colours in the page's style sheet for categories of the code tree; all other categories are grey.
 TREE_STYLES, OTHER_STYLE = ("g0", "g1", "g2", "g3", "g4"), "other"
+MAIN = ("hr", "ndcg")
+"""Metrics of the first table."""
 LISTS = "valid_ndcg@10"
 """Metric of the validation lists in `sft/metrics.jsonl`."""
 
@@ -54,8 +58,8 @@ def render(run: Path, stages: Sequence[str]) -> str:
     metrics = read_json(run / layout.METRICS)
     protocol = metrics["protocol"]
     split, k = shown_split(protocol), shown_cutoff(protocol)
-    systems = order_systems(metrics[split])
-    titles = system_titles(systems, protocol)
+    systems = order_by_metric(metrics[split], f"ndcg@{k}")
+    titles = system_titles(systems, protocol)  # in the order of systems, as are the charts
     models = [name for name in systems if not is_baseline(name)]
     shown = shown_model(run, models)
     verdicts = {model: judge(metrics, split, model, f"ndcg@{k}", titles) for model in models}
@@ -76,6 +80,7 @@ def render(run: Path, stages: Sequence[str]) -> str:
         run=name,
         base=last_part(recipe["base"]["model"]),
         command=shlex.join(["llmrec", "run", str(run.resolve() / layout.RECIPE), f"run={name}-again"]),
+        again=evaluate_again_command(str(run.resolve()), "decode.mask_seen=false"),
         data=_optional_json(run / layout.DATA_REPORT),
         metrics=metrics,
         protocol=protocol,
@@ -85,8 +90,8 @@ def render(run: Path, stages: Sequence[str]) -> str:
         styles=styles_of(systems),
         models=models,
         verdicts=sorted(verdicts.values(), key=lambda verdict: verdict.model != shown),
-        advice=advice(run, metrics, verdicts[shown]) if shown else [],
-        rows=_rows(metrics, protocol, split, k),
+        advice=advice(run, metrics, verdicts[shown], str(run.resolve())) if shown else [],
+        tables=_tables(metrics, protocol, split, k),
         charts=_metric_charts(metrics[split], titles, protocol["k"], split),
         slices=_slice_charts(metrics["slices"][split], titles, f"ndcg@{k}"),
         curve=_loss_curve(run),
@@ -137,28 +142,39 @@ def _machines(manifests: dict[str, dict[str, Any]]) -> list[tuple[str, list[str]
     return list(stages.items())
 
 
-def _rows(metrics: dict[str, Any], protocol: dict[str, Any], main: str, k: int) -> dict[str, Any]:
-    """Rows of the metric table per split, the main split first; a row has a value and an interval per system."""
+def _tables(metrics: dict[str, Any], protocol: dict[str, Any], main: str, k: int) -> dict[str, Any]:
+    """Return the columns of the metric tables per split, the main split first.
+
+    `main` are the metrics of `MAIN` at all cutoffs, as many as fit in the page's width; `further` are other metrics
+    of users, and those of all lists at once. A column has a cell per system.
+    """
     with_intervals = next(iter(metrics[main].values()))["intervals"]
     ranking = [name for name in protocol["formulas"] if f"{name}@{k}" in with_intervals]
     of_lists = [name for name in protocol["formulas"] if name not in ranking]
+
+    def names(measures: Iterable[str]) -> list[str]:
+        return [f"{name}@{cut}" for name in measures for cut in protocol["k"]]
+
     # With one target per user, recall equals the hit rate.
-    names = [f"{name}@{cut}" for name in ranking if name != "recall" for cut in protocol["k"]]
+    further = names(name for name in ranking if name not in (*MAIN, "recall"))
     splits = sorted(protocol["splits"], key=lambda split: split != main)
     return {
-        split: [_row(metrics[split], name, name.endswith(f"@{protocol['k'][0]}")) for name in names]
-        + [_row(metrics[split], f"{name}@{k}", first=name == of_lists[0]) for name in of_lists]
+        split: {
+            "main": [_column(metrics[split], name) for name in names(MAIN)],
+            "further": [
+                _column(metrics[split], name) for name in (*further, *(f"{name}@{k}" for name in of_lists))
+            ],
+        }
         for split in splits
     }
 
 
-def _row(values: dict[str, Any], name: str, first: bool) -> dict[str, Any]:
-    """One row of the metric table. The best value of a ranking measure is marked.
+def _column(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return one column of a metric table. The best value of a ranking measure is marked.
 
     Args:
         values: metrics per system.
         name: the metric.
-        first: whether the row begins a group.
     """
     best = max(metrics[name] for metrics in values.values())
     cells = {}
@@ -171,7 +187,7 @@ def _row(values: dict[str, Any], name: str, first: bool) -> dict[str, Any]:
         }
     measure, _, cutoff = name.partition("@")
     title = measure.upper() if any(cell["ends"] for cell in cells.values()) else measure.capitalize()
-    return {"name": f"{title}@{cutoff}", "first": first, "cells": cells}
+    return {"name": f"{title}@{cutoff}", "cells": cells}
 
 
 def _bars(values: dict[str, Any], titles: dict[str, str], metric: str) -> list[Bar]:

@@ -16,8 +16,10 @@ from llmrec.ids.tokens import level_letter
 WIDTH, HEIGHT = 460.0, 270.0
 LEFT, RIGHT, TOP, BOTTOM = 68.0, 8.0, 12.0, 56.0
 # The code tree is drawn in columns of one unit. Cells narrower than TREE_WIDE columns are not separated.
-TREE_COLUMNS, TREE_ROW, TREE_LEFT, TREE_WIDE = 1200, 56.0, 46.0, 4
+TREE_COLUMNS, TREE_ROW, TREE_LEFT, TREE_WIDE = 1200, 56.0, 54.0, 4
 TREE_BOTTOM = 30.0
+TEXT, TREE_TEXT = 12.0, 20.0
+"""Sizes of text in a chart and in the code tree, as the style sheet has them."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,19 @@ class Canvas:
             ET.SubElement(element, "title").text = tip
         return element
 
-    def name_axes(self, x: str, y: str, left: float, bottom: float, drop: float = 5.0) -> None:
+    def name_axes(
+        self, x: str, y: str, left: float, bottom: float, drop: float = 5.0, size: float = TEXT
+    ) -> None:
         """Name both axes of a chart whose area begins `left` and ends `bottom` from the edges.
 
-        The name of the horizontal axis stands `drop` above the lower edge.
+        The name of the horizontal axis stands `drop` above the lower edge. `size` is that of the style sheet.
         """
         width, height = (float(end) for end in self.root.attrib["viewBox"].split()[2:])
         middle = (height - bottom) / 2
         self.add("text", x, x=(left + width) / 2, y=height - drop, text_anchor="middle", class_="axis")
-        turn = f"rotate(-90 11 {middle:g})"
-        self.add("text", y, x=11, y=middle, text_anchor="middle", transform=turn, class_="axis")
+        edge = 0.92 * size  # a turned text stands left of its place, and must not leave the chart
+        turn = f"rotate(-90 {edge:g} {middle:g})"
+        self.add("text", y, x=edge, y=middle, text_anchor="middle", transform=turn, class_="axis")
 
     def render(self) -> Markup:
         """Return the SVG as text."""
@@ -212,14 +217,18 @@ def code_tree(
     levels = min(3, sids.shape[1])
     canvas = Canvas(label, TREE_LEFT + TREE_COLUMNS, levels * TREE_ROW + TREE_BOTTOM)
     canvas.name_axes(
-        f"all {len(sids):,} items, those of a prefix side by side", "level", TREE_LEFT, TREE_BOTTOM
+        f"all {len(sids):,} items, those of a prefix side by side",
+        "level",
+        TREE_LEFT,
+        TREE_BOTTOM,
+        size=TREE_TEXT,
     )
     cells = [_Cells.of(sids[:, : level + 1], groups, len(styles)) for level in range(levels)]
     order = np.lexsort([row.rank[row.of_item] for row in reversed(cells)])
     shown = order[((np.arange(TREE_COLUMNS) + 0.5) / TREE_COLUMNS * len(sids)).astype(np.int64)]
     for level, row in enumerate(cells):
         y = level * TREE_ROW
-        canvas.add("text", level_letter(level), x=24, y=y + TREE_ROW / 2 + 6, class_="label")
+        canvas.add("text", level_letter(level), x=TREE_LEFT - 22, y=y + TREE_ROW / 2 + 6, class_="label")
         for style, path in _tree_row(row, row.of_item[shown], styles, y).items():
             canvas.add("path", d=path, class_=f"cell {style}")
     _tree_tips(canvas, sids, cells[0], shown, names)

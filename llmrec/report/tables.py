@@ -6,11 +6,12 @@ from typing import Any
 
 from rich.table import Table
 
-from llmrec.evaluate.summary import order_systems, systems_of
+from llmrec.evaluate.summary import order_by_metric, systems_of
+from llmrec.report.verdict import shown_cutoff
 
 
 def metrics_table(metrics: dict[str, Any], split: str) -> Table:
-    """HR and NDCG of every system of a run on one split, the best value of each column in bold.
+    """HR and NDCG of every system of a run on one split, the best baseline first; the best value of a column is bold.
 
     Args:
         metrics: content of `eval/metrics.json`.
@@ -26,7 +27,7 @@ def metrics_table(metrics: dict[str, Any], split: str) -> Table:
     for name in [*names, "users", "invalid"]:
         table.add_column(name.upper() if "@" in name else name, justify="right")
     best = {name: max(values[name] for values in systems.values()) for name in names}
-    for system in order_systems(systems):
+    for system in order_by_metric(systems, f"ndcg@{shown_cutoff(metrics['protocol'])}"):
         values = systems[system]
         cells = [_emphasised(values[name], best[name]) for name in names]
         table.add_row(system, *cells, str(values["users"]), str(values["invalid"]))

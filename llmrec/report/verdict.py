@@ -7,26 +7,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmrec import layout
 from llmrec.config.former_keys import upgrade
-from llmrec.config.registry import SYSTEMS
 from llmrec.evaluate.lists import is_baseline
 from llmrec.evaluate.summary import order_systems
 from llmrec.files import read_json
+from llmrec.recommend.model_names import ZERO_SHOT
+from llmrec.report.next_commands import evaluate_again_command, recommend_command, train_again_command
+from llmrec.report.system_names import system_titles
 from llmrec.report.training_curves import shown_model
 from llmrec.yaml_files import read_yaml
 
-TITLES = {
-    "sft": "SFT model",
-    "dpo": "DPO model",
-    "grpo": "GRPO model",
-    "zero_shot": "untuned base",
-}
 BEATS, TRAILS, UNDECIDED = "beats", "trails", "cannot be told apart from"
 FEW_STEPS = 200
 """Number of optimizer steps below which a training that still improves is said to be short."""
@@ -45,7 +41,7 @@ class Verdict:
         title: its title.
         sentence: which baselines it beats, trails, or cannot be told apart from.
         against: per baseline `name, title, word` (of the sentence)`, ratio` (None if the baseline has 0)`, gap` and
-            `interval` of the difference.
+            `interval` of the difference; the baseline with the largest metric first.
     """
 
     model: str
@@ -54,11 +50,21 @@ class Verdict:
     against: list[dict[str, Any]]
 
 
-def system_titles(systems: Sequence[str], protocol: dict[str, Any]) -> dict[str, str]:
-    """Return the title of each system; runs of earlier versions do not name their baselines."""
-    named = {name: baseline["title"] for name, baseline in protocol.get("baselines", {}).items()}
-    shipped = {name: SYSTEMS.load(name).title for name in systems if name in SYSTEMS.shipped}
-    return {name: (TITLES | shipped | named).get(name, name) for name in systems}
+@dataclass(frozen=True)
+class Advice:
+    """What could make a model better, or its comparison clearer.
+
+    Attributes:
+        text: why, in a sentence without its full stop.
+        command: the command that does it, to be pasted; None if there is none.
+    """
+
+    text: str
+    command: str | None = None
+
+    def line(self) -> str:
+        """Return both as one line."""
+        return self.text if self.command is None else f"{self.text}: {self.command}"
 
 
 def shown_split(protocol: Mapping[str, Any]) -> str:
@@ -83,7 +89,8 @@ def judge(metrics: dict[str, Any], split: str, model: str, metric: str, titles: 
     """
     values = metrics[split][model]
     against = []
-    for baseline, gap in metrics["differences"][split].get(model, {}).items():
+    differences = metrics["differences"][split].get(model, {})
+    for baseline, gap in sorted(differences.items(), key=lambda entry: float(entry[1][metric])):
         low, high = gap["intervals"][metric]
         other = metrics[split][baseline][metric]
         against.append(
@@ -114,49 +121,56 @@ def summary(run: Path) -> list[str]:
     metrics = read_json(run / layout.METRICS)
     protocol = metrics["protocol"]
     split, k = shown_split(protocol), shown_cutoff(protocol)
-    systems = order_systems(metrics[split])
-    model = shown_model(run, [name for name in systems if not is_baseline(name)])
+    systems = list(metrics[split])
+    model = shown_model(run, order_systems(name for name in systems if not is_baseline(name)))
     if model is None:
         return []
     verdict = judge(metrics, split, model, f"ndcg@{k}", system_titles(systems, protocol))
     lines = [f"verdict: {verdict.sentence} on {split} NDCG@{k}"]
     behind = [other for other in verdict.against if other["word"] == TRAILS]
     if behind:
-        worst = min(behind, key=lambda other: float(other["gap"]))
+        worst = behind[0]
         low, high = worst["interval"]
         lines[0] += f"; furthest behind {worst['title']}: {worst['gap']:+.4f} [{low:+.4f}, {high:+.4f}]"
-    return lines + [f"advice:  {line}" for line in advice(run, metrics, verdict)]
+    name = layout.shown_name(run)
+    return lines + [f"advice:  {entry.line()}" for entry in advice(run, metrics, verdict, name)]
 
 
-def advice(run: Path, metrics: dict[str, Any], verdict: Verdict) -> list[str]:
-    """Return what could make a model better, or its comparison clearer; each line is a rule that holds for the run.
+def advice(run: Path, metrics: dict[str, Any], verdict: Verdict, name: str) -> list[Advice]:
+    """Return what could make a model better, or its comparison clearer; each entry is a rule that holds for the run.
 
     Args:
         run: an evaluated run.
         metrics: content of its `eval/metrics.json`.
         verdict: the verdict on one of its models.
+        name: the run's name, or its folder, as commands name it.
     """
     recipe = upgrade(read_yaml(run / layout.RECIPE))
     return [
-        *_repeats(metrics["protocol"]),
-        *_short_training(run, recipe, verdict),
-        *_teacher(run, recipe, verdict),
-        *_few_users(metrics, verdict),
+        *_repeats(metrics["protocol"], recipe, name),
+        *_short_training(run, recipe, verdict, name),
+        *_teacher(run, recipe, verdict, name),
+        *_few_users(metrics, verdict, name),
+        *_opponent(run, verdict, name),
     ]
 
 
-def _repeats(protocol: Mapping[str, Any]) -> Iterator[str]:
+def _repeats(protocol: Mapping[str, Any], recipe: Mapping[str, Any], name: str) -> Iterator[Advice]:
     """Targets that occur in the history are misses of every system if seen items are masked."""
     split = shown_split(protocol)
     share = protocol["repeat_targets"][split]
     if protocol["mask_seen"] and share >= MANY_REPEATS:
-        yield (
-            f"{100 * share:.0f} % of the {split} targets are repeats, which masking seen items makes misses: "
-            "decode.mask_seen=false recommends them too"
+        # The training of aligned models depends on what is masked.
+        trains = _joined(list(recipe.get("align") or []))
+        yield Advice(
+            f"{100 * share:.0f} % of the {split} targets are repeats, which masking seen items makes misses. "
+            "llmrec recommend has --no-mask-seen for one call; for the whole run, metrics included"
+            f"{f' (trains {trains} again)' if trains else ''}",
+            evaluate_again_command(name, "decode.mask_seen=false"),
         )
 
 
-def _short_training(run: Path, recipe: Mapping[str, Any], verdict: Verdict) -> Iterator[str]:
+def _short_training(run: Path, recipe: Mapping[str, Any], verdict: Verdict, name: str) -> Iterator[Advice]:
     """A model behind or level with a baseline, few steps, and the last validation was the best."""
     path = run / layout.training_log("sft")
     if not path.is_file() or all(other["word"] == BEATS for other in verdict.against):
@@ -166,9 +180,9 @@ def _short_training(run: Path, recipe: Mapping[str, Any], verdict: Verdict) -> I
     steps = lines[-1]["step"] if lines else FEW_STEPS
     if steps >= FEW_STEPS or len(losses) < 2 or losses[-1] > min(losses):
         return
-    yield (
-        f"{steps} optimizer steps, and the validation loss was still falling at the last: more steps, for example "
-        f"{_more_steps(recipe['sft'], steps)}"
+    yield Advice(
+        f"{steps} optimizer steps, and the validation loss was still falling at the last; train more steps",
+        train_again_command(run, name, _more_steps(recipe["sft"], steps)),
     )
 
 
@@ -182,21 +196,21 @@ def _more_steps(sft: Mapping[str, Any], steps: int) -> str:
     return f"sft.epochs={math.ceil(sft['epochs'] * FEW_STEPS / steps)}"
 
 
-def _teacher(run: Path, recipe: Mapping[str, Any], verdict: Verdict) -> Iterator[str]:
+def _teacher(run: Path, recipe: Mapping[str, Any], verdict: Verdict, name: str) -> Iterator[Advice]:
     """A model without a teacher, behind a system that was a good one; textual IDs have no codes to teach."""
     path = run / layout.IDS_REPORT
     if recipe["sft"].get("distillation") is not None or not path.is_file() or "levels" not in read_json(path):
         return
     behind = [o for o in verdict.against if o["word"] == TRAILS and o["name"] in TEACHERS]
     if behind:
-        best = min(behind, key=lambda other: float(other["gap"]))
-        yield (
-            f"behind {best['title']}, which can be its teacher: sft.distillation.teacher={best['name']} "
-            "(docs/training.md)"
+        best = behind[0]
+        yield Advice(
+            f"behind {best['title']}, which can be its teacher (docs/training.md)",
+            train_again_command(run, name, f"sft.distillation.teacher={best['name']}"),
         )
 
 
-def _few_users(metrics: dict[str, Any], verdict: Verdict) -> Iterator[str]:
+def _few_users(metrics: dict[str, Any], verdict: Verdict, name: str) -> Iterator[Advice]:
     """Comparisons that the users do not decide, and how large a difference they could decide."""
     undecided = [other for other in verdict.against if other["word"] == UNDECIDED]
     if not undecided:
@@ -204,12 +218,27 @@ def _few_users(metrics: dict[str, Any], verdict: Verdict) -> Iterator[str]:
     protocol = metrics["protocol"]
     users = metrics[shown_split(protocol)][verdict.model]["users"]
     half = max((other["interval"][1] - other["interval"][0]) / 2 for other in undecided)
-    remedy = "; decode.users=null evaluates all users" if users == protocol["users"] else ""
-    yield (
+    text = (
         f"with {users:,} users, differences of less than about {half:.4f} in NDCG@{shown_cutoff(protocol)} cannot be "
-        f"told from 0{remedy}"
+        "told from 0"
     )
+    if users == protocol["users"]:
+        yield Advice(f"{text}; evaluate all users", evaluate_again_command(name, "decode.users=null"))
+    else:
+        yield Advice(text)
+
+
+def _opponent(run: Path, verdict: Verdict, name: str) -> Iterator[Advice]:
+    """A baseline that the model trails recommends better, at less cost."""
+    ahead = [o for o in verdict.against if o["word"] == TRAILS and o["name"] != ZERO_SHOT]
+    if ahead:
+        yield Advice(
+            f"{ahead[0]['title']} is ahead of the {verdict.title} and costs less; recommend with it",
+            recommend_command(run, name, "--model", ahead[0]["name"]),
+        )
 
 
 def _joined(parts: list[str]) -> str:
+    if not parts:
+        return ""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shlex
 import signal
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,17 +70,17 @@ class RecommendRequest(Section):
         width: number of beams. None means max(20, k), limited by the server's `k_max`.
         allow: items that may be recommended; None for all.
         deny: items that may not be recommended.
-        mask_seen: whether to exclude the items of the history.
+        mask_seen: whether to exclude the items of the history; null as the run's own lists do.
     """
 
-    history: list[RequestId] | None = Field(None, min_length=1)
+    history: list[RequestId] | None = Field(default=None, min_length=1)
     user_id: RequestId | None = None
-    k: int = Field(10, ge=1)
+    k: int = Field(default=10, ge=1)
     model: str | None = None
-    width: int | None = Field(None, ge=1)
-    allow: list[RequestId] | None = Field(None, min_length=1)
+    width: int | None = Field(default=None, ge=1)
+    allow: list[RequestId] | None = Field(default=None, min_length=1)
     deny: list[RequestId] = Field(default_factory=list)
-    mask_seen: bool = True
+    mask_seen: bool | None = None
 
 
 def serve(
@@ -163,7 +164,8 @@ async def _serve(served: TrainedRun, args: Namespace, k_max: int) -> None:
         add_endpoint(app, served, k_max)
         add_item_routes(app, ItemLookup(served), k_max)
         await init_app_state(client, app.state, args, tasks)
-        print(f"llmrec: serving {served.name} on http://{args.host}:{args.port}", flush=True)
+        await _warm_up(client, served, app.state, k_max)
+        print("\n".join(_greeting(served, args)), flush=True)
         ended = await serve_http(
             app, sock=sock, host=args.host, port=args.port, log_level=args.uvicorn_log_level, access_log=False
         )
@@ -171,6 +173,39 @@ async def _serve(served: TrainedRun, args: Namespace, k_max: int) -> None:
         await ended
     finally:
         sock.close()
+
+
+async def _warm_up(client: EngineClient, served: TrainedRun, state: Any, k_max: int) -> None:
+    """Answer one request, so that the first one of a client does not wait for kernels, grammars and caches."""
+    item = next(item for item in served.catalogue.items if item not in served.catalogue.retired)
+    k = min(k_max, BEAMS)
+    request = RecommendRequest(history=[item], k=k, width=k, mask_seen=False)
+    with contextlib.suppress(UserError):  # what is wrong with this request is no reason not to serve others
+        await recommend(client, served, request, _adapter_of(served, state, None))
+
+
+def _adapter_of(served: TrainedRun, state: Any, model: str | None) -> LoRARequest | None:
+    """Return vLLM's request for a model's adapter; None for the base."""
+    adapter = served.adapter(model)
+    loaded: LoRARequest | None = (
+        None if adapter is None else state.openai_serving_models.lora_requests[adapter.name]
+    )
+    return loaded
+
+
+def _greeting(served: TrainedRun, args: Namespace) -> list[str]:
+    """Return the lines that say where the server listens, and a request that can be pasted."""
+    host = "127.0.0.1" if args.host in ("0.0.0.0", "::", "") else args.host  # noqa: S104 - it is not bound here
+    address = f"http://{f'[{host}]' if ':' in host else host}:{args.port}"
+    items = [item for item in served.catalogue.items if item not in served.catalogue.retired]
+    command = ["curl", f"{address}/v1/recommend", "-H", "Content-Type: application/json"]
+    body = shlex.join([*command, "-d", json.dumps({"history": items[:2], "k": 5}, ensure_ascii=False)])
+    # The shell puts the key in, so that it is in no log.
+    key = ' -H "Authorization: Bearer $VLLM_API_KEY"' if args.api_key else ""
+    return [
+        f"llmrec: serving {served.name} on {address} (models: {', '.join(served.models)}); try:",
+        f"  {body}{key}",
+    ]
 
 
 def add_endpoint(app: FastAPI, served: TrainedRun, k_max: int) -> None:
@@ -189,9 +224,8 @@ def add_endpoint(app: FastAPI, served: TrainedRun, k_max: int) -> None:
                 if request.user_id is not None:
                     request = request.model_copy(update={"history": histories().of(request.user_id)})
                 state = raw.app.state
-                adapter = served.adapter(request.model)
-                about["model"] = request.model or served.default_model
-                lora = None if adapter is None else state.openai_serving_models.lora_requests[adapter.name]
+                lora = _adapter_of(served, state, request.model)
+                about["model"] = served.answering_model(request.model)
                 answer = await recommend(state.engine_client, served, request, lora)
                 about["items"] = len(answer["items"])
                 return JSONResponse(answer)
@@ -218,7 +252,8 @@ async def recommend(
     catalogue = served.catalogue
     history = request.history or []
     prompts = served.encode_prompts([history])
-    allow, deny = served.allow_and_deny_lists([history], request.mask_seen, [request.allow], [request.deny])
+    masks_seen = served.masks_seen if request.mask_seen is None else request.mask_seen
+    allow, deny = served.allow_and_deny_lists([history], masks_seen, [request.allow], [request.deny])
     allowed = None if allow is None else allow[0]
     denied = set(deny[0])
     allowed_count = catalogue.count - len(denied) if allowed is None else len(set(allowed) - denied)

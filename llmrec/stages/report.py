@@ -17,13 +17,15 @@ def run(context: StageContext) -> None:
     from llmrec.report.page import render
 
     with atomic_write(context.work / layout.PAGE) as partial:
-        partial.write_text(render(context.run, context.stages), "utf-8")
+        # The report's own manifest is written after the page: one that is there is that of an earlier page.
+        others = [name for name in context.stages if name != STAGE.name]
+        partial.write_text(render(context.run, others), "utf-8")
 
 
 STAGE = Stage(
     name="report",
     help="Write report.html.",
-    version=3,
+    version=4,
     sections=("name", "description"),
     reads=(
         data.STAGE,

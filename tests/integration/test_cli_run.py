@@ -10,8 +10,9 @@ import pytest
 import yaml
 from shop import CARD
 
+from llmrec import layout
 from llmrec.cli import main
-from llmrec.commands.stages import next_command
+from llmrec.report.next_commands import recommend_command
 from llmrec.train.sft.example_ids import example_sids
 
 
@@ -113,6 +114,36 @@ def test_recommendations_come_with_titles_and_leave_out_the_history(capsys):
     assert [" ".join(row[1:3]) for row in rows] == [f"Thing {item[1:]}" for item in items]
     assert main(["recommend", "runs/shop", "--user", "u7", "-k", "2"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_seen_items_are_masked_as_the_run_was_evaluated_unless_the_call_says_otherwise(capsys):
+    def items(*options):
+        assert main(["recommend", "shop", "--history", "i1,i2,i3", "-k", "40", *options]) == 0
+        rows = capsys.readouterr().out.splitlines()[1:]
+        return {row.split()[-1] for row in rows if "of 40" not in row}, rows[-1]
+
+    seen = {"i1", "i2", "i3"}
+    assert not items()[0] & seen and "no more items outside the history" in items()[1]
+    assert items("--no-mask-seen")[0] >= seen
+    recipe = Path("runs/shop/recipe.yaml")
+    kept = recipe.read_text()
+    try:
+        recipe.write_text(kept.replace("mask_seen: true", "mask_seen: false"))
+        assert items()[0] >= seen and not items("--mask-seen")[0] & seen
+    finally:
+        recipe.write_text(kept)
+
+
+def test_a_baseline_recommends_as_it_was_evaluated(capsys):
+    rows = pl.read_parquet("runs/shop/data/interactions.parquet").filter(pl.col("user_id") == "u7")
+    history = ",".join(rows["item_id"].to_list()[:-1])
+    lists = pl.read_parquet("runs/shop/decode/item_knn-test.parquet").filter(pl.col("user_id") == "u7")
+    assert main(["recommend", "shop", "--history", history, "-k", "3", "--model", "item_knn"]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[-1] for row in shown] == lists.sort("rank")["item_id"].to_list()[:3]
+    assert main(["recommend", "shop", "--user", "u7", "-k", "3", "--model", "sasrec_ce"]) == 0
+    assert main(["recommend", "shop", "--history", "nothing", "--model", "item_knn"]) == 2
+    assert main(["recommend", "shop", "--user", "u7", "--model", "sasrec_plus"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -257,5 +288,9 @@ def test_the_next_command_is_quoted_for_the_shell(tmp_path, monkeypatch):
     (tmp_path / "a run/eval").mkdir(parents=True)
     frame = pl.DataFrame({"user_id": ["cust 0094", "b"]})
     frame.write_parquet(tmp_path / "a run/eval/per_user.parquet")
+    run = tmp_path / "a run"
     told = "llmrec recommend 'a run' --user 'cust 0094'"
-    assert next_command(tmp_path / "a run") == told
+    assert recommend_command(run, layout.shown_name(run)) == told
+    monkeypatch.setenv("LLMREC_RUNS", "elsewhere")
+    told = f"llmrec recommend '{run}' --user 'cust 0094' -k 3"
+    assert recommend_command(run, layout.shown_name(run), "-k", "3") == told

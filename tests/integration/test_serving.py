@@ -1,6 +1,9 @@
 """What the server answers without the engine: items by semantic ID, searches, metrics, keys, users' histories."""
 
+import asyncio
 import json
+import shlex
+from argparse import Namespace
 from urllib.parse import quote
 
 import pytest
@@ -136,10 +139,45 @@ def test_a_user_is_answered_by_the_runs_own_history(served, shop, monkeypatch):
     rows = (shop[0] / "log.csv").read_text().splitlines()
     assert asked == [([row.split(",")[1] for row in rows if row.startswith("u7,")], None)]
     assert count(line) - before == 2
+    # The base of this run is what SFT has trained, so its answers are counted as those of `sft`.
+    assert client.post("/v1/recommend", json={"user_id": "u7"}).status_code == 200
+    assert count(line) - before == 4
     with pytest.raises(
         exceptions.VLLMValidationError, match=r"'U7' is not in this run's data \(did you mean 'u7'"
     ):
         client.post("/v1/recommend", json={"user_id": "U7"})
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "address"),
+    [
+        ("127.0.0.1", None, "http://127.0.0.1:8001"),
+        ("0.0.0.0", ["k"], "http://127.0.0.1:8001"),
+        ("::1", None, "http://[::1]:8001"),
+    ],
+)
+def test_the_server_says_where_it_is_and_how_to_ask(served, host, key, address):
+    where, command = serve._greeting(served, Namespace(host=host, port=8001, api_key=key))
+    assert where == f"llmrec: serving shop on {address} (models: base, sft); try:"
+    curl, url, *options = shlex.split(command)
+    assert (curl, url) == ("curl", f"{address}/v1/recommend")
+    request = _read(options[options.index("-d") + 1].encode(), 20)
+    assert request.history == served.catalogue.items[:2] and request.k == 5
+    assert (options[-1] == "Authorization: Bearer $VLLM_API_KEY") == (key is not None)
+
+
+def test_one_request_is_answered_before_a_client_can_ask(served, monkeypatch):
+    asked = []
+
+    async def answer(client, run, request, lora):
+        asked.append((client, run, request, lora))
+        raise UserError("no item is left to recommend")  # of a run with one item; others are still served
+
+    monkeypatch.setattr(serve, "recommend", answer)
+    asyncio.run(serve._warm_up("engine", served, None, 7))
+    ((client, run, request, lora),) = asked
+    assert (client, run, lora) == ("engine", served, None)
+    assert request.history == served.catalogue.items[:1] and request.k == request.width == 7
 
 
 def test_sft_is_a_model_of_a_run_without_adapters_and_a_key_is_passed_on(served):

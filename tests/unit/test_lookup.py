@@ -1,9 +1,11 @@
 """Items are found by words of their titles, and unknown names are answered with the nearest known one."""
 
+import polars as pl
 import pytest
 
 from llmrec.catalogue.lookup import find_items, unknown_item
-from llmrec.errors import COMPARED, nearest_name
+from llmrec.errors import COMPARED, UnknownUserError, nearest_name
+from llmrec.recommend.histories import UserHistories
 
 TITLES = {
     "50": "Star Wars (1977)",
@@ -45,6 +47,31 @@ def test_an_unknown_item_is_answered_with_the_nearest_title_or_id():
     )
     assert "(did you mean 'B00123'? " in str(unknown_item("deny", "b00123", ["B00122", "B00123"]))
     assert "did you mean" not in str(unknown_item("deny", "q", ["B00122"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "near"),
+    [
+        ("58", "cust 0058"),
+        ("0058", "cust 0058"),
+        ("cust 58", "cust 0058"),
+        (" CUST 0058", "cust 0058"),
+        ("7", "0007"),
+        ("158", "cust 0158"),
+        ("15", None),
+        ("cust 0059", "cust 0058"),
+    ],
+)
+def test_an_id_is_known_by_its_number(given, near):
+    names = ["cust 0158", "cust 0058", "0007"]
+    assert nearest_name(given, names) == near
+    history = UserHistories(pl.Series(["i"]), dict.fromkeys(names, (0, 1)))
+    with pytest.raises(UnknownUserError) as refused:
+        history.of(given)
+    assert refused.value.nearest == near
+    assert (f"(did you mean {near!r}?)" in str(refused.value)) == (near is not None)
+    told = str(unknown_item("history", given, names, dict.fromkeys(names, "Film 58")))
+    assert near is None or given == "cust 0059" or f"(did you mean {near!r}" in told
 
 
 def test_of_many_names_only_those_with_one_half_are_compared():

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from llmrec.artifacts import find_run
 from llmrec.commands.stages import resolve_run
 from llmrec.config import load_recipe
-from llmrec.errors import UserError
+from llmrec.errors import UnknownRunError, UserError
 from llmrec.pipeline import KEPT
 
 
@@ -76,6 +77,20 @@ def test_what_sft_was_made_of_cannot_be_overridden(override, key):
 )
 def test_what_comes_after_sft_can(override):
     assert resolve_run("mine", [override])[2] == KEPT
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("mine-1", "(did you mean 'mine'?)"),
+        ("begun2", "(did you mean 'begun'? it is not finished)"),
+        ("zzz", "(finished runs: mine; not finished: begun)"),
+    ],
+)
+def test_a_mistyped_run_is_answered_with_a_run_and_whether_it_is_finished(name, told):
+    with pytest.raises(UnknownRunError) as refused:
+        find_run(name)
+    assert told in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -116,10 +116,10 @@ def test_keys_decide(folder, content, keys, rows):
 @pytest.mark.parametrize(
     ("content", "rows", "told"),
     [
-        ("a;b;c\n1;2,5;3\n", [["1", "2,5", "3"]], "separator ';'"),
-        ("a\tb\tc\n1\t2\t3\n", [["1", "2", "3"]], r"separator '\\t'"),
-        ("a|b|c\n1|2|3\n", [["1", "2", "3"]], r"separator '\|'"),
-        ("a::b::c\n1::2::3\n", [["1", "2", "3"]], "separator '::'"),
+        ("a;b;c\n1;2,5;3\n", [["1", "2,5", "3"]], "separated by ';'"),
+        ("a\tb\tc\n1\t2\t3\n", [["1", "2", "3"]], r"separated by '\\t'"),
+        ("a|b|c\n1|2|3\n", [["1", "2", "3"]], r"separated by '\|'"),
+        ("a::b::c\n1::2::3\n", [["1", "2", "3"]], "separated by '::'"),
         (
             "a,b,c\n1,caf\xe9 \x80,3\n".encode("latin-1"),
             [["1", "café €", "3"]],
@@ -141,7 +141,7 @@ def test_what_was_understood_is_told(folder, capsys, content, rows, told):
 
 def test_a_header_that_is_given_and_there_is_told(folder, capsys):
     read_rows(folder, "a,b,c\n1,2,3\n", header=["A", "b", "d"], columns="Abd")
-    assert "its first line looks like a header" in capsys.readouterr().err
+    assert "its first line looks like the names of the columns" in capsys.readouterr().err
 
 
 def test_plain_files_are_read_in_silence(folder, capsys):
@@ -169,12 +169,20 @@ def test_byte_order_marks(folder, encoding, is_packed):
             {},
         ),
         (b"a,b,c\n1,\x81,3\n", "line 2: not UTF-8.*`encoding`", {}),
-        (b"a,b,c\n1,\xe9,3\n", "line 2: not utf-8; correct `encoding`", {"encoding": "utf-8"}),
-        (b"a,b,c\n1,\xe9,3\n", "line 2: not ascii; correct `encoding`", {"encoding": "ascii"}),
+        (
+            b"a,b,c\n1,\xe9,3\n",
+            "line 2: not utf-8, which the card names as `encoding`",
+            {"encoding": "utf-8"},
+        ),
+        (
+            b"a,b,c\n1,\xe9,3\n",
+            "line 2: not ascii; name the file's `encoding` in the card",
+            {"encoding": "ascii"},
+        ),
         (b"", "the file is empty", {}),
         (b"\n\n", "no columns", {}),
         (b"a;b\n1;2\n", "no column 'c' .*it has a, b", {}),
-        (b"1,2\n3,4\n", "line 1: 2 fields, 3 expected", {"header": ["a", "b", "c"]}),
+        (b"1,2\n3,4\n", "line 1: 2 values, but 3 columns", {"header": ["a", "b", "c"]}),
     ],
 )
 def test_other_refusals(folder, content, message, keys):

@@ -115,7 +115,7 @@ def test_mind(tmp_path, capsys):
     assert dict(built.items.select("item_id", "title").iter_rows())["N4"] == '"Quote" 4'
     assert built.items["categories"].to_list() == [["sports", "golf"]] * 4
     told = capsys.readouterr().err
-    assert "3 of 7 rows are left out, because `pattern` does not match" in told
+    assert "3 of 7 rows are left out: their ids have not the form of `pattern` in the card" in told
     assert "1 targets are left out, because nothing is before them" in told
 
 
@@ -233,7 +233,7 @@ def test_a_pattern_takes_the_id_out_of_a_value(tmp_path):
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ({"item": "(.+)-2"}, "log.csv: no row matches `pattern`"),
+        ({"item": "(.+)-2"}, "log.csv: no row has an id of the form that `pattern`"),
         ({"item": ".+-1"}, "needs one group, the id"),
         ({"item": "(.+"}, "is no regular expression"),
         ({"item": "(?=a)(.+)"}, "pattern: .*look"),

@@ -170,9 +170,9 @@ def test_training_comes_first_among_equal_times(tmp_path, ties):
         (
             [*ROWS, ("5", "a", 1, "holdout")],
             {},
-            r"row 9: part = 'holdout': no part \(column 'part'\), which `values`",
+            r"row 9: part = 'holdout': names no part \(column 'part'\); `split.values`",
         ),
-        ([*ROWS, ("5", "a", 1, "")], {}, "row 9: part is empty: no part"),
+        ([*ROWS, ("5", "a", 1, "")], {}, "row 9: part is empty: names no part"),
         (ROWS, {"column": "fold"}, "no column 'fold'"),
         (ROWS, {"column": None}, "split.kind given needs split.column, or"),
         ([row for row in ROWS if row[3] != "test"], {}, "leaves test empty"),
@@ -336,7 +336,7 @@ def test_rows_that_do_not_simply_follow(rows, items, parts, found):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ("u,h,i\n1,a,b\n", "holds no lists; `split_on: {history: SEPARATOR}`"),
+        ("u,h,i\n1,a,b\n", "holds no lists; .*`split_on: {history: SEPARATOR}`"),
         ("u,h,i\n1,\"['a']\",\n", "row 1: item is empty: an empty item id"),
         ("u,h,i\n1,\"['a', '']\",b\n", "an empty item id in a history"),
     ],

@@ -89,8 +89,8 @@ CLEAR = {
 }
 OPEN = {
     "pairs_only": "data.txt: the columns of user and item: user column_1 (0, 0, 0, …; 12 different), item column_2",
-    "two_logs": "`interactions.path` names another",
-    "doubtful_days": "`interactions.time_format` names another",
+    "two_logs": "to take another, change `interactions.path` in the card",
+    "doubtful_days": "to take another, change `interactions.time_format` in the card",
 }
 
 
@@ -209,7 +209,7 @@ def test_a_file_that_cannot_be_read_to_its_end_leaves_a_card_to_correct(tmp_path
     code, card = init(tmp_path, exports.no_times() | {"purchases.csv": log}, "--yes")
     shown = capsys.readouterr().err
     assert code == 2 and "card.yaml is written, but its data cannot be read yet: " in shown
-    assert "line 2002: 3 fields" in shown
+    assert "line 2002: 3 values" in shown
     assert read_yaml(card)["interactions"]["columns"] == {"user": "customer", "item": "product"}
 
 

@@ -161,7 +161,7 @@ def test_a_day_and_a_clock_or_milliseconds(tmp_path, day, second, seconds):
 )
 def test_day_and_month_are_told_apart_by_the_whole_column(folder, capsys, texts, seconds, is_doubtful):
     assert read_times(folder, texts)[0][0] == seconds
-    assert ("day and month could be the other way round" in capsys.readouterr().err) == is_doubtful
+    assert ("if day and month are the other way round" in capsys.readouterr().err) == is_doubtful
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_what_is_no_time_is_dropped_and_counted(tmp_path, capsys, bad):
     assert built.rows("item_id") == [("0",), ("2",), ("3",)]
     assert built.report["removed"]["times"] == 1 and built.report["read"] == 4
     err = capsys.readouterr().err
-    assert "log.csv: 1 of 4 rows dropped by `times: drop`" in err
+    assert "log.csv: 1 of 4 rows dropped, as the card says (`times: drop`)" in err
     assert re.search("times read as seconds since 1970, 2022-04-08 to 2022-04-08", err)
 
 

@@ -64,12 +64,13 @@ def guess_items(
         if title is not None:
             return _described(key, title, notes), []
         notes.append(
-            f"{key.sheet.path}: no column with titles, so items have no text; `items.columns.title` names one"
+            f"{key.sheet.path}: no column with titles, so items have no text; if one holds titles, name it in the "
+            "card (items.columns.title)"
         )
     title = title_in_log(log)
     if title is None:
         return None, notes or [
-            "no file describes the items, so they have no titles; write `items` if you have them"
+            "no file describes the items, so they have no titles; if you have such a file, add `items` to the card"
         ]
     # The log's other columns change with each interaction: only those that belong to the item describe it.
     return _described(_Key(log.sheet, log.columns["item"], 1, 3), title, notes, log), []

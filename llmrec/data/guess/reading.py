@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from llmrec.config import DataSize, Filters, Split
 from llmrec.data.attributes import Report, read_items, read_users
-from llmrec.data.card import Card
-from llmrec.data.clean import clean, k_core
-from llmrec.data.log import Log, read_log
-from llmrec.data.source import locate
+from llmrec.data.build import read_interactions
+from llmrec.data.clean import clean, k_core, without_leaks
+from llmrec.data.guess.swapped import tell_swapped
+from llmrec.data.log import Log
+from llmrec.data.source import Dataset
+from llmrec.data.tables.notes import quiet
 
 _CORE = 5
 _FEWEST = 3
@@ -48,26 +52,30 @@ class Understood:
     head: pl.DataFrame
 
 
-def read_dataset(card: Card, scratch: Path, rows: int = 10) -> Understood:
-    """Read all tables of a card by the code of the data stage.
+def read_dataset(
+    dataset: Dataset, filters: Filters, split: Split, scratch: Path, rows: int = 10
+) -> Understood:
+    """Read all tables of a dataset by the code of the data stage.
 
     Args:
-        card: the card.
+        dataset: the card's tables and their files.
+        filters: the card's filters, or the recipe's.
+        split: the card's split, or the recipe's.
         scratch: an empty folder for rewritten copies.
         rows: number of rows of `head`.
 
     Raises:
         UserError: the data stage cannot read the files like this; the message names the file and row.
     """
-    dataset = locate(card)
-    read = read_log(*dataset.interactions, scratch)
-    log, removed = clean(read, card.filters)
+    tell_swapped(dataset, scratch)
+    read, _ = without_leaks(read_interactions(dataset, split, scratch))
+    log, removed = clean(read, filters)
     items, item_report = None, Report()
     if dataset.items is not None:
-        items, item_report = read_items(*dataset.items, log.items, scratch)
+        items, item_report = read_items(*dataset.items, log.items, scratch, log.users)
     user_report = Report()
     if dataset.users is not None:
-        _, user_report = read_users(*dataset.users, log.users, scratch)
+        _, user_report = read_users(*dataset.users, log.users, scratch, log.items)
     user, item = log.rows["user"].to_numpy(), log.rows["item"].to_numpy()
     return Understood(
         users=len(log.users),
@@ -81,6 +89,32 @@ def read_dataset(card: Card, scratch: Path, rows: int = 10) -> Understood:
         user_report=user_report,
         head=_head(read, items, rows),
     )
+
+
+LARGEST = 500_000_000
+"""Bytes of a dataset's files above which nothing but the data stage reads them: it would take minutes."""
+
+
+def is_small(dataset: Dataset) -> bool:
+    """Whether a dataset is read quickly enough to be read for a look."""
+    return sum(path.stat().st_size for path in dataset.files()) <= LARGEST
+
+
+def count(dataset: Dataset, filters: Filters, split: Split) -> DataSize:
+    """Return the size of a dataset; its files are read by the code of the data stage, which says nothing then.
+
+    Args:
+        dataset: the card's tables and their files.
+        filters: the card's filters, or the recipe's.
+        split: the card's split, or the recipe's.
+
+    Raises:
+        UserError: the log cannot be read; the message names the file and row.
+    """
+    with tempfile.TemporaryDirectory(prefix="llmrec-count-") as scratch, quiet():
+        log, _ = without_leaks(read_interactions(dataset, split, Path(scratch)))
+        log, _ = clean(log, filters)
+    return DataSize(users=len(log.users), items=len(log.items), interactions=len(log.rows))
 
 
 def _head(log: Log, items: pl.DataFrame | None, rows: int) -> pl.DataFrame:

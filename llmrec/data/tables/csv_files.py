@@ -96,9 +96,16 @@ def _readable(
     if not names:
         raise UserError(f"{path}: no columns in it")
     if table.separator is None and written != ("\t" if ".tsv" in path.suffixes else ","):
-        tell(path.name, f"read with the separator {written!r}; `separator` in the card names another")
+        tell(
+            path.name,
+            f"its columns are taken to be separated by {written!r}; if they are not, write `separator` into the card",
+        )
     if isinstance(table.header, list) and _is_header(first, names):
-        tell(path.name, "its first line looks like a header, but `header` gives names, so it is read as data")
+        tell(
+            path.name,
+            "its first line looks like the names of the columns, but the card gives them (`header`), so the line is "
+            "read as a row; leave `header` out of the card if it is none",
+        )
     is_replaced = table.rest or len(written.encode()) > 1
     readable = path
     if is_replaced or not sniff.is_utf8(encoding):
@@ -126,13 +133,21 @@ def _require_cp1252(table: Table, file: CsvFile, finding: Finding) -> None:
         bytes_around.seek(max(0, finding.offset - (1 << 16)))
         around = bytes_around.read(1 << 17)
     if table.encoding is not None:
-        raise UserError(f"{file.path}: line {line}: not {table.encoding}; correct `encoding` in the card")
+        raise UserError(
+            f"{file.path}: line {line}: not {table.encoding}, which the card names as `encoding`; "
+            "name another there, such as cp1252"
+        )
     undefined = any(byte in around for byte in b"\x81\x8d\x8f\x90\x9d")
     if undefined or sniff.is_mostly_utf8(around):
         raise UserError(
-            f"{file.path}: line {line}: not UTF-8; correct the line, or set `encoding` in the card (cp1252, latin-1)"
+            f"{file.path}: line {line}: not UTF-8; correct the line, or name the file's `encoding` in the card "
+            "(cp1252, latin-1)"
         )
-    tell(file.path.name, f"line {line} is not UTF-8, so the file is read as cp1252; `encoding` names another")
+    tell(
+        file.path.name,
+        f"line {line} is not UTF-8, so the file is read as cp1252; if letters look wrong, name the right `encoding` "
+        "in the card",
+    )
 
 
 def _tell_rows_in_quotes(file: CsvFile, check: Check) -> None:
@@ -142,7 +157,7 @@ def _tell_rows_in_quotes(file: CsvFile, check: Check) -> None:
         tell(
             file.path.name,
             f"{found.count:,} lines inside quotes look like rows and are read as text, the first is line {line}; "
-            "set `quote: null` in the card if quotes are plain text",
+            "if quotes are plain text in this file, write `quote: null` into the card",
         )
 
 
@@ -155,16 +170,16 @@ def _refuse(file: CsvFile, finding: Finding) -> None:
 
 
 def _wrong_fields(file: CsvFile, line: int, fields: int) -> UserError:
-    keys = f"`separator` ({file.written!r} now), `quote` ({file.quote or 'null'} now)"
     return UserError(
-        f"{file.path}: line {line}: {fields} fields, {len(file.names)} expected; "
-        f"correct the line, or {keys} or `escape` in the card"
+        f"{file.path}: line {line}: {fields} values, but {len(file.names)} columns; correct the line, "
+        f"or say in the card how the file is written: `separator` (taken: {file.written!r}), "
+        f"`quote` (taken: {file.quote or 'null'}), `escape`"
     )
 
 
 def _wrong_quote(file: CsvFile, line: int, problem: str) -> UserError:
     return UserError(
-        f"{file.path}: line {line}: {problem}; set `quote: null` in the card if quotes are plain text, "
+        f"{file.path}: line {line}: {problem}; write `quote: null` into the card if quotes are plain text, "
         '`escape: "\\\\"` if backslashes stand before them'
     )
 
@@ -202,7 +217,7 @@ def _plain_lines(table: Table, file: CsvFile, width: int) -> Iterator[str]:
                 before = rows.line_num
         except UnicodeDecodeError:
             raise UserError(
-                f"{file.path}: not UTF-8 after line {before}; correct `encoding` in the card"
+                f"{file.path}: not UTF-8 after line {before}; name the file's `encoding` in the card"
             ) from None
         except csv.Error as error:
             problem = "text stands between the quote that closes a value and the next separator"

@@ -56,9 +56,10 @@ def matching(parts: list[TableFile], patterns: Mapping[Literal["user", "item"], 
             # Polars' expressions are those of Python without looking around and back references.
             raise UserError(f"pattern: {short(str(error), 200)}") from None
         if not kept:
-            raise UserError(f"{part.path}: no row matches `pattern` of the card")
+            raise UserError(f"{part.path}: no row has an id of the form that `pattern` in the card describes")
         tell(
-            part.path.name, f"{rows - kept:,} of {rows:,} rows are left out, because `pattern` does not match"
+            part.path.name,
+            f"{rows - kept:,} of {rows:,} rows are left out: their ids have not the form of `pattern` in the card",
         )
         found.append(replace(part, frame=frame.filter(matches), has_entries=True))
     return found

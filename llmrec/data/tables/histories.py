@@ -166,7 +166,8 @@ def _rows(part: TableFile, table: Table, words: dict[str, int]) -> pl.DataFrame:
     if kind is None:
         raise UserError(
             f"{part.path}: column {table.columns['history']!r} (history) holds no lists; "
-            "`split_on: {history: SEPARATOR}` in the card reads lists without brackets"
+            "for lists without brackets, write what separates their entries into the card: "
+            "`split_on: {history: SEPARATOR}`"
         )
     history = as_list("history", kind, schema["history"], table)
     frame = part.frame.with_columns(history).with_columns(

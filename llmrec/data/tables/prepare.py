@@ -65,7 +65,9 @@ def decoded(path: Path, encoding: str) -> Iterator[str]:
     except UnicodeError as error:
         if isinstance(error, UnicodeDecodeError):
             line += error.object[: error.start].count(b"\n")
-        raise UserError(f"{path}: line {line}: not {encoding}; correct `encoding` in the card") from None
+        raise UserError(
+            f"{path}: line {line}: not {encoding}; name the file's `encoding` in the card, such as cp1252"
+        ) from None
 
 
 def decoded_lines(path: Path, encoding: str) -> Iterator[str]:

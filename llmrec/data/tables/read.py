@@ -61,9 +61,19 @@ def column_names(table: Table, path: Path, scratch: Path, needed: set[str]) -> l
     return _file_frame(table, path, scratch, needed, has_all=True)[1].collect_schema().names()
 
 
+def columns_in(text: str) -> list[str]:
+    """Return the columns that a card names for a meaning: one, or those of a template (`"{title} ({year})"`)."""
+    return _PLACEHOLDER.findall(text) or [text]
+
+
+def columns_of(table: Table) -> set[str]:
+    """Return all columns of its files that a table is read from."""
+    wanted = {column for text in table.columns.values() for column in columns_in(text)}
+    return wanted.union(*table.flags.values())
+
+
 def _open(table: Table, path: Path, scratch: Path) -> TableFile:
-    wanted = {column for text in table.columns.values() for column in _PLACEHOLDER.findall(text) or [text]}
-    wanted.update(column for flags in table.flags.values() for column in flags)
+    wanted = columns_of(table)
     readable, frame = _file_frame(table, path, scratch, wanted)
     names = frame.collect_schema().names()
     problems = []

@@ -1,0 +1,64 @@
+"""`llmrec validate` and `--dry-run` on a card of one's own: what is understood, what is missing, what it costs."""
+
+import json
+
+import pytest
+
+from llmrec.cli import main
+
+CARD = """
+interactions: {path: log-*.csv, columns: {user: customer, item: product, time: at}}
+items: {path: items.jsonl, columns: {item: sku, title: name}}
+"""
+ITEMS = [{"sku": f"p{i}", "name": f"Thing {i}", "colour": "red"} for i in range(5)]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A shop of 6 customers and 5 products in two files, and a card without `size`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLMREC_RUNS", str(tmp_path / "runs"))
+    for number, users in enumerate(([0, 1, 2], [3, 4, 5])):
+        rows = [f"c{user},p{(user + step) % 5},{100 + step},web" for user in users for step in range(4)]
+        (tmp_path / f"log-{number}.csv").write_text("\n".join(["customer,product,at,channel", *rows]) + "\n")
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, ITEMS)))
+    (tmp_path / "shop.yaml").write_text(CARD)
+    return tmp_path
+
+
+def test_validate_shows_what_is_understood_of_the_files_and_what_is_missing(folder, capsys):
+    assert main(["validate", "quickstart", "data.card=shop.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "interactions: log-0.csv, log-1.csv (2 files)\n  user = customer, item = product, time = at\n"
+        in shown
+    )
+    assert (
+        "  not used: channel\nitems: items.jsonl\n  item = sku, title = name\n  not used: colour\n" in shown
+    )
+    assert "not described: rating, event, review, summary, the items' categories, the items' brand" in shown
+    assert shown.count("Thing") == 3 and "c0" in shown
+    assert "6 users, 5 items, 24 interactions" in shown and shown.endswith("quickstart.yaml: valid\n")
+
+
+def test_validate_applies_the_recipes_filters_and_finds_a_broken_row(folder, capsys):
+    assert main(["validate", "quickstart", "data.card=shop.yaml", "data.filters={window: [101, 103]}"]) == 0
+    assert "6 users, 5 items, 12 interactions" in capsys.readouterr().out
+    with (folder / "log-1.csv").open("a") as file:
+        file.write("c9,p1,soon,web\n")
+    assert main(["validate", "quickstart", "data.card=shop.yaml", "sft.lr=-1"]) == 2
+    told = capsys.readouterr().err
+    assert "sft.lr" in told and "log-1.csv: row 13: time = 'soon': not a time" in told
+    (folder / "items.jsonl").unlink()
+    assert main(["validate", "quickstart", "data.card=shop.yaml"]) == 2
+    assert "items.jsonl: no such file" in capsys.readouterr().err
+
+
+def test_a_plan_counts_the_files_of_a_card_without_a_size(folder, capsys):
+    assert main(["run", "own-data", "data.card=shop.yaml", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "(6 users, 5 items, 24 interactions; " in shown and "unknown" not in shown
+    assert not (folder / "runs").exists()
+    (folder / "log-1.csv").write_text("customer,product\n")
+    assert main(["run", "own-data", "data.card=shop.yaml", "--dry-run"]) == 0
+    assert "cost unknown (" in (shown := capsys.readouterr().out) and "no column 'at'" in shown
