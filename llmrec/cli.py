@@ -226,7 +226,7 @@ def items(
 ) -> None:
     """List a trained run's items; with --add or --retire, change its catalogue without training."""
     if add is None and vectors is None and images is None and retire is None:
-        _call("commands.list_items", "run", run, find, k)
+        _call("commands.inspect", "items", run, find, k)
     else:
         _call("commands.items", "run", run, add, vectors, images, retire, find)
 
