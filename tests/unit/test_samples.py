@@ -13,8 +13,8 @@ from tokenizers import AddedToken
 from llmrec.cli import main
 from llmrec.config import AugmentConfig, DataSize, TaskConfig, load_recipe
 from llmrec.data import examples
-from llmrec.data.augment import draw_pieces
 from llmrec.data.card import load_card
+from llmrec.data.examples import draw_pieces
 from llmrec.errors import UserError
 from llmrec.estimate import Workload
 from llmrec.models.base import train_tokenizer

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from llmrec.collaborative.sasrec.settings import SasrecSettings
-from llmrec.data.augment import draw_pieces
+from llmrec.data.examples import draw_pieces
 
 Ints = npt.NDArray[np.int64]
 _POOL = 6400  # number of windows that are sorted by length together

@@ -16,8 +16,7 @@ import polars as pl
 from tqdm import tqdm
 
 from llmrec.config import AugmentConfig
-from llmrec.data.augment import draw_pieces
-from llmrec.data.examples import evaluation_examples, training_histories
+from llmrec.data.examples import draw_pieces, evaluation_examples, training_histories
 from llmrec.errors import UserError
 from llmrec.text.candidates import CandidateSampler
 from llmrec.text.encode import PromptContext, PromptEncoder, build_chain
