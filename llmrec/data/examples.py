@@ -1,4 +1,4 @@
-"""What later stages read of the data stage: items, interactions, histories and targets, and an epoch's share of them."""
+"""What later stages read of the data stage: items, interactions, histories, targets, and an epoch's pieces of histories."""
 
 from __future__ import annotations
 
