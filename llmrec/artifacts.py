@@ -267,7 +267,7 @@ def run_stage(
     if is_done(stage, key, run) or _take_from_parent(stage, key, recipe, run):
         return False
     work = run / f".work-{stage.name}"
-    scratch = run / ".scratch" / f"{stage.name}-{key[:12]}"
+    scratch = run / layout.SCRATCH / f"{stage.name}-{key[:12]}"
     shutil.rmtree(work, ignore_errors=True)
     try:
         (work / stage.name).mkdir(parents=True)

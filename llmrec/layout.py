@@ -47,6 +47,9 @@ GATE = "eval/gate.json"
 """The best model on validation users; written if the run has aligned models."""
 PAGE = "eval/report.html"
 
+SCRATCH = ".scratch"
+"""Folder of what an unfinished stage goes on from, such as checkpoints and the log of a training."""
+
 EXPORT = "export.json"
 """Marks a folder that `llmrec export` wrote: a run's models without its data."""
 
@@ -118,11 +121,6 @@ def system_file(name: str, ending: str) -> str:
 def training_log(stage: str) -> str:
     """Return the path of the log of `sft`, `dpo` or `grpo`: one line of JSON per logging step."""
     return f"{stage}/metrics.jsonl"
-
-
-def running_log(stage: str) -> str:
-    """Return a glob for the log of `sft`, `dpo` or `grpo` while the stage runs."""
-    return f".scratch/{stage}-*/metrics.jsonl"
 
 
 def lists(system: str, split: str) -> str:

@@ -21,6 +21,8 @@ from llmrec.recommend.model_names import SFT
 
 SETTINGS = "sweep.json"
 """In a sweep's folder: what its commands agree on."""
+NO_TRIAL = -1
+"""Number of a variant that is planned and not run."""
 NOT_SEARCHED = (
     "data",
     "eval",
@@ -100,7 +102,7 @@ class Sweep:
         Raises:
             UserError: a key does not exist, or a value is not of its type.
         """
-        variants = [self.plan(0, values) for values in combinations(self.parameters)]
+        variants = [self.plan(NO_TRIAL, values) for values in combinations(self.parameters)]
         for variant in variants:
             check_variant(variant, [self.metric])
         return variants[0]

@@ -103,7 +103,8 @@ class SweepStudy:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._folder, self._seed = folder, seed
         self._parameters = {parameter.key: parameter for parameter in parameters}
-        self._distributions = {parameter.key: _distribution(parameter) for parameter in parameters}
+        # Values are drawn one after the other: in an order that does not depend on that of the command line.
+        self._distributions = {key: _distribution(self._parameters[key]) for key in sorted(self._parameters)}
         with wait_for_lock(self.lock_file("draw"), lambda: False):
             self._storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
             study = optuna.create_study(

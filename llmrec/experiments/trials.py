@@ -19,7 +19,6 @@ from llmrec.experiments.locks import PAUSE, Stopped, wait_for_lock
 from llmrec.experiments.settings import Sweep, trained_model
 from llmrec.experiments.study import TENTHS, Claim, Outcome, SweepStudy
 from llmrec.experiments.variants import UNTIL, VariantRun, stage_signatures
-from llmrec.recommend.model_names import SFT
 
 LISTS = "valid_ndcg@10"
 """Value of the training log that pruning compares."""
@@ -92,15 +91,18 @@ class TrialRunner:
     def _take_or_run(self, claim: Claim, stage: str, signature: str, watched: bool) -> VariantRun:
         """Link a stage from the trial that has it, or else run it; return the trial with its parent.
 
-        The lock of the stage's settings is held meanwhile, so that no two trials compute the same. Its file names the
-        run that has computed the stage.
+        The lock of the stage's settings is held meanwhile, so that no two trials compute the same. Its file names a
+        run that has the stage.
         """
         with wait_for_lock(self.study.lock_file(f"{stage}-{signature}"), self.is_stopped) as lock:
             lock.seek(0)
-            variant = self.sweep.plan(claim.number, claim.values, lock.read() or None)
+            holder = lock.read() or None
+            variant = self.sweep.plan(claim.number, claim.values, holder)
             if stage not in variant.pending():
                 pipeline.execute(variant.recipe, variant.folder, stage)
-            elif self._process(claim, variant, stage, [lock], watched):
+            elif not self._process(claim, variant, stage, [lock], watched):
+                return variant
+            if holder is None or variant.recipe.parent != holder:
                 lock.truncate(0)
                 lock.write(variant.name)
         return variant
@@ -159,19 +161,25 @@ def read_curve(variant: VariantRun, stage: str) -> dict[int, float]:
     The first one stays what it is while more is logged.
     """
     training = getattr(variant.recipe, stage)
-    finished = variant.folder / layout.training_log(stage)
-    logs = sorted(variant.folder.glob(layout.running_log(stage)), key=lambda path: path.stat().st_mtime)
-    path = logs[-1] if logs else finished
     curve: dict[int, float] = {}
-    if not path.is_file():
-        return curve
-    for text in path.read_text("utf-8").splitlines():
+    for text in _logged(variant.folder, stage):
         line = json.loads(text) if text.endswith("}") else {}
         if LISTS in line:
             steps = training.max_steps
             done = line["step"] / steps if steps else line["epoch"] / training.epochs
             curve.setdefault(min(TENTHS, max(1, round(TENTHS * done))), line[LISTS])
     return curve
+
+
+def _logged(run: Path, stage: str) -> list[str]:
+    """Return the lines of a training's log, of one that runs or is finished."""
+    running = run.glob(f"{layout.SCRATCH}/{stage}-*/metrics.jsonl")
+    try:
+        logs = sorted(running, key=lambda path: path.stat().st_mtime)
+        path = logs[-1] if logs else run / layout.training_log(stage)
+        return path.read_text("utf-8").splitlines()
+    except FileNotFoundError:  # nothing is logged yet, or the log moves just now
+        return []
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int | None:
@@ -194,7 +202,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _remove_scratch(run: Path) -> None:
     """Remove the checkpoints of a training that will not go on."""
-    shutil.rmtree(run / Path(layout.running_log(SFT)).parts[0], ignore_errors=True)
+    shutil.rmtree(run / layout.SCRATCH, ignore_errors=True)
 
 
 def _last_line(log: Path) -> str:

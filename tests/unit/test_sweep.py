@@ -192,6 +192,15 @@ def test_killed_workers_and_the_order_of_ends_change_no_trial(tmp_path, monkeypa
     assert run_all(tmp_path / "d", 14, 2, kills={4, 12}, reverse=True) == two
 
 
+def test_the_order_of_the_command_line_changes_no_trial(tmp_path):
+    parameters = split_settings(SPACE)[1]
+    values = [
+        SweepStudy(tmp_path / name, order, seed=1).claim(1, 1, lambda: False).values
+        for name, order in (("a", parameters), ("b", parameters[::-1]))
+    ]
+    assert values[0] == values[1] and list(values[0]) == list(values[1])[::-1]
+
+
 def test_a_trial_is_claimed_once_and_again_when_its_worker_has_ended(tmp_path):
     study = SweepStudy(tmp_path, split_settings(SPACE)[1], seed=0)
     first, second = study.claim(3, 2, lambda: False), study.claim(3, 2, lambda: False)
@@ -228,6 +237,7 @@ def test_the_curve_is_the_first_value_of_each_tenth(shop):
     variant = plan_sweep("recipe.yaml", [*SHOP, *SPACE, "sft.max_steps=20"], "valid.ndcg@3", 0, True).plan(
         0, {"sft.lr": "1e-3"}
     )
+    assert read_curve(variant, "sft") == {}
     log = variant.folder / ".scratch/sft-abc/metrics.jsonl"
     log.parent.mkdir(parents=True)
     lines = [{"step": step, "epoch": 0.1, "valid_ndcg@10": step / 100} for step in (1, 2, 3, 10, 20)]
