@@ -11,14 +11,20 @@ DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MPLBACKEND": "Agg",
+    "PYTHONWARNINGS": "ignore",
     "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TRL_EXPERIMENTAL_SILENCE": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
-"""Defaults of variables; the user's environment has priority."""
+"""Defaults of variables; the user's environment has priority.
+
+Processes that libraries start have these variables alone: engines, and Python's tracker of shared memory, which warns
+of leaks when a server has ended.
+"""
 LOGGERS = ("bitsandbytes", "transformers.trainer", "vllm")
 """Loggers that warn about optional kernels, missing packages, and tied weights, which are stored once."""
 

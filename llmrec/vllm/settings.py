@@ -62,6 +62,7 @@ def engine_settings(
         "enable_prefix_caching": True,
         "generation_config": "vllm",  # not the model's own top_k and top_p
         "seed": 0,
+        "use_tqdm_on_load": False,
     }
     if current_platform.is_cpu():
         spare = min(CPU_CACHE_GB, psutil.virtual_memory().available / 4 / 2**30)

@@ -77,6 +77,17 @@ def test_a_port_in_use_is_told_before_the_run_is_read(capsys):
             serve("absent", port=port)
 
 
+@pytest.mark.parametrize("is_debug", [False, True])
+def test_processes_that_a_library_starts_are_as_quiet_as_this_one(is_debug):
+    child = "import warnings; warnings.warn('There appear to be 3 leaked objects to clean up')"
+    start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    code = f"from llmrec.quiet import quieten; quieten(); {start}"
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    variables = inherited | ({"LLMREC_DEBUG": "1"} if is_debug else {})
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables)
+    assert done.returncode == 0 and ("leaked objects" in done.stderr) == is_debug
+
+
 def test_the_stage_commands_are_the_pipelines_stages():
     assert cli.STAGES is pipeline.STAGES
 
