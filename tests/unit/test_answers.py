@@ -52,6 +52,21 @@ def test_the_models_own_settings_do_not_change_an_answer(model):
         model.generation_config.repetition_penalty = before
 
 
+@pytest.mark.parametrize("batch_tokens", [1, 8192])
+def test_ranked_answers_are_the_most_probable_ones(model, batch_tokens):
+    """Of all answers of at most two tokens; as many beams as tokens leave out none of them."""
+    size, end = model.config.vocab_size, 7
+    ranked = free_text.generate_ranked(model, PROMPTS[:2], 2, [end], 0, size, batch_tokens)
+    for prompt, answers in zip(PROMPTS[:2], ranked, strict=True):
+        first = logits_after(model, prompt)[-1].log_softmax(-1).tolist()
+        scores = {(end,): first[end]}
+        for token in set(range(size)) - {end}:
+            second = logits_after(model, [*prompt, token])[-1].log_softmax(-1).tolist()
+            scores |= {(token, other): first[token] + second[other] for other in range(size)}
+        best = sorted(scores, key=lambda answer: -scores[answer])[:5]
+        assert [tuple(answer) for answer in answers[:5]] == best
+
+
 def test_log_probs_of_given_answers(model):
     given = [[[1, 2], [3]], [[4, 5, 6]], [[2]], [[8, 1], [9, 9, 9], [8, 2]]]
     log_probs = free_text.answer_log_probs(model, PROMPTS, given, pad_id=0)
