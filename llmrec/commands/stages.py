@@ -229,8 +229,6 @@ def _show_results(folder: Path, until: str) -> None:
     if until not in ("eval", "report"):
         return
     from llmrec.evaluate import gate
-    from llmrec.evaluate.lists import is_baseline
-    from llmrec.evaluate.summary import order_systems
     from llmrec.report import tables, verdict
     from llmrec.report.screen import show
 
@@ -238,9 +236,7 @@ def _show_results(folder: Path, until: str) -> None:
     for split in metrics["protocol"]["splits"]:
         show(tables.metrics_table(metrics, split))
     protocol = metrics["protocol"]
-    split = verdict.shown_split(protocol)
-    models = [system for system in order_systems(metrics[split]) if not is_baseline(system)]
-    beyond = tables.beyond_table(metrics, split, verdict.shown_cutoff(protocol), models)
+    beyond = tables.beyond_table(metrics, verdict.shown_split(protocol), verdict.shown_cutoff(protocol))
     if beyond is not None:
         show(beyond)
     print("\n".join(verdict.summary(folder)))

@@ -18,8 +18,8 @@ ATTRIBUTES = "user_attributes"
 """Name in `eval.slices` of one slice for each attribute of users."""
 OF_USER = "user:"
 """Prefix of the name of an attribute's slice."""
-NEW, UNKNOWN, OTHER = "new", "unknown", "other"
-MOST_GROUPS, FEWEST_USERS = 8, 10
+NEW, UNKNOWN, OTHER = "new", "unknown", "all others"
+MOST_GROUPS, FEWEST_USERS = 5, 10
 """Most groups of an attribute, and fewest users of a group; the users of all further groups are one group."""
 OF_TARGETS = ("item_frequency", "cold_items")
 """Slices by the target. All others are known before it, so that groups of users can be compared."""
@@ -132,7 +132,7 @@ def _of_attributes(users: pl.Series, attributes: pl.DataFrame | None) -> Iterato
 def _attribute_labels(values: pl.Series) -> tuple[pl.Series, list[str]]:
     """Label users by an attribute: numbers of many values by their quartiles, others by the value itself.
 
-    A missing value is `unknown`. The users of small groups, and of all but the largest ones, are `other`.
+    A missing value is `unknown`. The users of small groups, and of all but the largest ones, are `all others`.
     """
     numbers = values.cast(pl.Float64, strict=False)
     is_number = numbers.null_count() == values.null_count() and numbers.n_unique() > MOST_GROUPS

@@ -66,6 +66,6 @@ CALIBRATION = UserMetric(
     ),
     source="Steck, Calibrated recommendations, RecSys 2018, section 3, α = 0.01, all interactions weighted alike",
     value=_calibration,
-    reading="nats; 0: the categories of the history in their proportions; lower is better",
+    reading="0: the categories of the history in their proportions; lower is better",
     needs=("categories",),
 )

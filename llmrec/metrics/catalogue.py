@@ -107,5 +107,5 @@ def _group_metric(group: Group, what: str) -> ListMetric:
 
 
 COVERAGE_HEAD = _group_metric("head", "the most popular items")
-COVERAGE_MIDDLE = _group_metric("middle", "the items between head and tail")
+COVERAGE_MIDDLE = _group_metric("middle", "the items in between")
 COVERAGE_TAIL = _group_metric("tail", "the least popular items")

@@ -12,8 +12,8 @@ import polars as pl
 from scipy import sparse
 
 Values = npt.NDArray[np.float64]
-_BLOCK = 1024
-"""Users whose similarities to all items are in memory at once."""
+_CELLS = 1 << 25
+"""Cosines of items that are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,10 @@ class ItemData:
         return ranks
 
     @cached_property
-    def similarity(self) -> sparse.csr_array:
-        """Cosine of each two items' columns of `choices`, sparse float32 `[items, items]`."""
+    def unit_choices(self) -> sparse.csc_array:
+        """`choices` with columns of length 1, sparse float32; two columns' product is the cosine of two items."""
         norms = np.sqrt(np.maximum(self.choices.sum(axis=0), 1.0))
-        unit = sparse.csr_array(self.choices @ sparse.diags_array(1 / norms)).astype(np.float32)
-        return sparse.csr_array(unit.T @ unit)
+        return sparse.csc_array(self.choices @ sparse.diags_array(1 / norms)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -137,16 +136,22 @@ class RecommendedLists:
 
         NaN where there is no item, or the history has none of the catalogue.
         """
-        sizes = self.history.sum(axis=1)
-        values = np.full(self.positions.shape, np.nan)
-        for start in range(0, len(values), _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            sums = (self.history[rows].astype(np.float32) @ self.items.similarity).toarray()
-            found = np.take_along_axis(sums, np.maximum(self.positions[rows], 0), axis=1)
-            with np.errstate(invalid="ignore"):
-                values[rows] = found / sizes[rows, None]
-        values[self.positions < 0] = np.nan
-        return values
+        users, places = np.nonzero(self.positions >= 0)
+        listed = self.positions[users, places]
+        cells = np.argsort(listed, kind="stable")
+        items, starts = np.unique(listed[cells], return_index=True)
+        of_item = np.split(cells, starts[1:])
+        unit, history = self.items.unit_choices, self.history.astype(np.float32)
+        sums = np.full(self.positions.shape, np.nan)
+        step = max(1, _CELLS // unit.shape[1])
+        for start in range(0, len(items), step):
+            block = slice(start, start + step)
+            cosines = (unit.T @ unit[:, items[block]]).toarray()
+            for column, found in enumerate(of_item[block]):
+                sums[users[found], places[found]] = history[users[found]] @ cosines[:, column]
+        with np.errstate(invalid="ignore"):
+            means: Values = sums / self.history.sum(axis=1)[:, None]
+        return means
 
     def mean_of_items(self, values: npt.NDArray[Any], k: int) -> Values:
         """Mean of a value of the items over the first k positions of each list.

@@ -116,7 +116,7 @@ def percentile_interval(means: NDArray[np.float64], confidence: float) -> NDArra
 def p_values(differences: ArrayLike, samples: NDArray[np.float64]) -> NDArray[np.float64]:
     """Two-sided p-values of differences by their bootstrap standard errors: 2 Φ(−|difference| / standard error).
 
-    This is the test that belongs to the standard normal interval (Efron & Tibshirani 1993, section 13.2). Counting
+    This is the test that belongs to the standard normal interval (Efron & Tibshirani 1993, chapter 13). Counting
     resamples on the other side of 0 could give no value below 1 / resamples, which is too large where many are judged
     together.
 

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmrec.config.registry import METRICS
+from llmrec.data.tables.notes import short
+from llmrec.evaluate.lists import is_baseline
 from llmrec.evaluate.slices import OF_USER
+from llmrec.evaluate.summary import order_systems
 from llmrec.metrics.metric import metric_title
 from llmrec.report.colours import style_of
 from llmrec.report.plots import Axes, Bar, grouped_bars
@@ -14,9 +17,11 @@ from llmrec.report.plots import Axes, Bar, grouped_bars
 SLICES = {
     "history_length": "length of the history, in items",
     "item_frequency": "training interactions of the target",
-    "cold_items": "whether the target is new, rare or known",
-    "cold_users": "whether the history is short",
+    "cold_items": "training interactions of the target, new and rare ones apart",
+    "cold_users": "length of the history, short ones apart",
 }
+LABEL = 12
+"""Most characters of a group's label in a chart."""
 CHANCE = 0.1
 """From this probability on, chance is said to explain a gap."""
 
@@ -47,6 +52,15 @@ def beyond_accuracy(metrics: Mapping[str, Any], split: str, k: int) -> list[dict
     return rows
 
 
+def compared(metrics: Mapping[str, Any], split: str, k: int) -> list[str]:
+    """Return the run's models, and the baseline with the highest NDCG, for tables that do not show all systems."""
+    systems = order_systems(metrics[split])
+    best = max(
+        filter(is_baseline, systems), key=lambda name: float(metrics[split][name][f"ndcg@{k}"]), default=None
+    )
+    return [name for name in systems if not is_baseline(name) or name == best]
+
+
 def accuracy_metrics(metrics: Mapping[str, Any], split: str, k: int) -> list[str]:
     """Return the metrics that are functions of the target's rank; runs of earlier versions do not name them."""
     protocol, values = metrics["protocol"], next(iter(metrics[split].values()))
@@ -57,16 +71,25 @@ def accuracy_metrics(metrics: Mapping[str, Any], split: str, k: int) -> list[str
 
 
 def slice_charts(slices: Mapping[str, Any], titles: Mapping[str, str], metric: str) -> list[dict[str, Any]]:
-    """Return a chart of a metric for each division of the users into at least two groups."""
+    """Return a chart of a metric for each division of the users into at least two groups.
+
+    `of_attribute` says whether an attribute of the users divides them.
+    """
     charts = []
     for name, buckets in slices.items():
         if len(buckets) < 2:
             continue
-        groups = {label: bars(values, titles, metric) for label, values in buckets.items()}
+        labels = [short(label, LABEL) for label in buckets]
+        labels = labels if len(set(labels)) == len(buckets) else list(buckets)
+        groups = {
+            label: bars(values, titles, metric)
+            for label, values in zip(labels, buckets.values(), strict=True)
+        }
         notes = [f"{next(iter(values.values()))['users']:,} users" for values in buckets.values()]
         title = f"{metric.upper()} by {slice_title(name)}"
         axes = Axes(slice_title(name), f"{metric.upper()}, mean over users", is_share=True)
-        charts.append({"title": title, "svg": grouped_bars(groups, title, axes, notes)})
+        chart = {"title": title, "svg": grouped_bars(groups, title, axes, notes)}
+        charts.append(chart | {"of_attribute": name.startswith(OF_USER)})
     return charts
 
 

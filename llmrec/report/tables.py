@@ -6,9 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
-from llmrec.evaluate.lists import is_baseline
 from llmrec.evaluate.summary import order_systems, systems_of
-from llmrec.report.groups import beyond_accuracy
+from llmrec.report.groups import beyond_accuracy, compared
 
 
 def metrics_table(metrics: dict[str, Any], split: str) -> Table:
@@ -35,14 +34,13 @@ def metrics_table(metrics: dict[str, Any], split: str) -> Table:
     return table
 
 
-def beyond_table(metrics: dict[str, Any], split: str, k: int, models: list[str]) -> Table | None:
+def beyond_table(metrics: dict[str, Any], split: str, k: int) -> Table | None:
     """Metrics of a run's models other than accuracy, beside the baseline with the highest NDCG.
 
     Args:
         metrics: content of `eval/metrics.json`.
         split: `valid` or `test`.
         k: cutoff of the metrics.
-        models: the systems to show.
 
     Returns:
         A row for each metric, and how to read it; None if the run has no such metric.
@@ -50,15 +48,14 @@ def beyond_table(metrics: dict[str, Any], split: str, k: int, models: list[str])
     rows = beyond_accuracy(metrics, split, k)
     if not rows:
         return None
-    baselines = [system for system in metrics[split] if is_baseline(system)]
-    best = sorted(baselines, key=lambda system: -metrics[split][system][f"ndcg@{k}"])[:1]
+    systems = compared(metrics, split, k)
     table = Table(title=f"beyond accuracy, {split} split, first {k} items")
     table.add_column("")
-    for system in (*models, *best):
+    for system in systems:
         table.add_column(system, justify="right")
     table.add_column("how to read it")
     for row in rows:
-        cells = [short_figure(row["cells"][system][0]) for system in (*models, *best)]
+        cells = [short_figure(row["cells"][system][0]) for system in systems]
         table.add_row(row["title"], *cells, row["reading"])
     return table
 
@@ -67,7 +64,7 @@ def short_figure(value: float | None) -> str:
     """Format a value with three significant digits, whole from 100 on; a missing one is a dash."""
     if value is None:
         return "–"
-    return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}").replace("-", "−")
+    return (f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}").replace("-", "−")
 
 
 def _emphasised(value: float, best: float) -> str:

@@ -23,7 +23,7 @@ def run(context: StageContext) -> None:
 STAGE = Stage(
     name="report",
     help="Write report.html.",
-    version=3,
+    version=4,
     sections=("name", "description"),
     reads=(
         data.STAGE,

@@ -48,8 +48,7 @@ def test_a_model_that_was_trained_on_the_list_is_found_out_and_another_is_not(ba
     model, tokenizer, titles = base
     before = summarise(continue_lists(model, tokenizer, titles, 30, 4, seed=0), seed=0)
     assert before["exact_in_order"] == 0 and "no sign" in before["verdict"]
-    low, high = before["intervals"]["log_prob_gain"]
-    assert low < 0 < high
+    assert abs(before["log_prob_gain"]) < 0.1
     after = summarise(continue_lists(memorise(model, tokenizer, titles, 250), tokenizer, titles, 30, 4, 0), 0)
     assert after["questions"] == 30
     assert after["exact_in_order"] > 0.8 > 0.4 > after["exact_shuffled"]

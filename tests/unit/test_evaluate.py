@@ -175,7 +175,7 @@ def test_attributes_are_groups_by_value_by_quartile_and_by_size(capsys):
     assert list(found) == ["user:age", "user:city", "user:constant"]
     assert found["user:age"].order == ["0–9", "10–19", "20–28", "29–38", "unknown"]
     assert found["user:age"].labels.to_list()[:2] == ["unknown", "0–9"]
-    assert found["user:city"].order == ["Ulm", "Bonn", "other", "unknown"]
+    assert found["user:city"].order == ["Ulm", "Bonn", "all others", "unknown"]
     assert found["user:constant"].order == ["x", "unknown"]  # the first user has no attributes
     assert sliced(["user_attributes"], history_length=[4] * 40) == []
     assert "the data describes no users" in capsys.readouterr().err
