@@ -98,7 +98,7 @@ class TextKNN(Scored):
             history: number of last history items that count; None takes all.
         """
         popularity = Popularity.fit(histories, catalogue)
-        return cls(popularity, _centred(vectors, popularity.items), decay, history)
+        return cls(popularity, centred(vectors, popularity.items), decay, history)
 
     def with_decay(self, decay: float) -> TextKNN:
         """Return a copy with another decay."""
@@ -126,10 +126,10 @@ class TextKNN(Scored):
             The return value of `llmrec.collaborative.scored.choose`, with the settings of `fit` as `chosen`.
         """
         popularity = Popularity.fit(histories, catalogue)
-        centred = _centred(vectors, popularity.items)
+        matrix = centred(vectors, popularity.items)
         validation = Validation(valid, popularity.items)
         choice = choose(
-            lambda settings: validation.ndcg_of(cls(popularity, centred, settings["decay"], config.history)),
+            lambda settings: validation.ndcg_of(cls(popularity, matrix, settings["decay"], config.history)),
             [{"decay": config.decay}],
         )
         choice["chosen"]["history"] = config.history
@@ -181,7 +181,7 @@ def load_vectors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
         raise UserError(f"{path}: cannot be read as text vectors: {cause_of(error)}") from None
 
 
-def _centred(vectors: dict[str, npt.NDArray[np.float32]], items: Sequence[str]) -> npt.NDArray[np.float32]:
+def centred(vectors: dict[str, npt.NDArray[np.float32]], items: Sequence[str]) -> npt.NDArray[np.float32]:
     """Return centred vectors of length 1, float32 [items, d]; an item without a vector has zeros."""
     size = len(next(iter(vectors.values()))) if vectors else 1
     has_vector = np.array([item in vectors for item in items], bool)

@@ -237,6 +237,10 @@ def _show_results(folder: Path, until: str) -> None:
     metrics = read_json(folder / layout.METRICS)
     for split in metrics["protocol"]["splits"]:
         show(tables.metrics_table(metrics, split))
+    protocol = metrics["protocol"]
+    beyond = tables.beyond_table(metrics, verdict.shown_split(protocol), verdict.shown_cutoff(protocol))
+    if beyond is not None:
+        show(beyond)
     print("\n".join(verdict.summary(folder)))
     for line in gate.sentences(read_json(folder / layout.GATE)) if (folder / layout.GATE).is_file() else []:
         print(f"gate: {line}")

@@ -19,6 +19,9 @@ BASELINES = (
     *("sasrec_bce", "sasrec_ce", "mixture"),
 )
 """Default of `eval.baselines`. Where items have no text, `text_knn` is left out (`llmrec.config.recipe`)."""
+METRIC_NAMES = ("hr", "ndcg", "mrr", "recall", "coverage", "gini", "novelty", "popularity_lift")
+"""Default of `eval.metrics`."""
+SliceName = Literal["history_length", "item_frequency", "cold_items", "cold_users", "user_attributes"]
 ZERO_SHOT = "zero_shot"
 """The untuned base as a baseline. It is the only baseline that is not a collaborative system."""
 
@@ -136,6 +139,7 @@ class EvalTask(Section):
         split: the split whose targets the questions are about; ignored for a task about items.
         users: number of users (of items, for a task about items), a seeded sample; null takes all.
         max_tokens: most tokens of an answer; null uses the length of the longest answer in training, at most 256.
+        answers: number of unconstrained answers to a question whose answer is an item, which are ranked.
         liked: least rating that counts as liked.
     """
 
@@ -145,6 +149,7 @@ class EvalTask(Section):
     split: Literal["valid", "test"] = "test"
     users: Positive | None = 200
     max_tokens: Positive | None = None
+    answers: Positive = 10
     liked: float = 4.0
 
 
@@ -171,7 +176,9 @@ class EvalConfig(Section):
         metrics: metrics of the lists: shipped ones, or `module:name` of your own.
         zero_shot: the prompt of the baseline `zero_shot`.
         tasks: prompt files whose answers are evaluated as text.
-        slices: columns by which users are grouped.
+        slices: by what users are grouped; `user_attributes` stands for every column of the data's users.
+        cold_item: most training interactions of the targets that `cold_items` shows as rare.
+        cold_user: most items of the histories that `cold_users` shows as short.
         bootstrap: number of bootstrap resamples.
         confidence: confidence level of the intervals.
     """
@@ -179,10 +186,12 @@ class EvalConfig(Section):
     suite: ShippedName | None = "standard"
     k: list[Positive] = [1, 5, 10, 20]
     baselines: list[Baseline] = list(BASELINES)
-    metrics: list[MetricName] = list(METRICS.shipped)
+    metrics: list[MetricName] = list(METRIC_NAMES)
     zero_shot: ZeroShotConfig = ZeroShotConfig()
     tasks: list[EvalTask] = []
-    slices: list[Literal["history_length", "item_frequency"]] = ["history_length", "item_frequency"]
+    slices: list[SliceName] = ["history_length", "item_frequency", "cold_items", "cold_users"]
+    cold_item: Positive = 5
+    cold_user: Positive = 3
     bootstrap: Positive = 1000
     confidence: Fraction = 0.95
 

@@ -1,4 +1,4 @@
-"""What later stages read of the data stage: items, interactions, histories, targets, and an epoch's pieces of histories."""
+"""What later stages read of the data stage: items, histories and targets, and what an epoch trains of histories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unconstrained generation: greedy answers, log-probabilities of given answers, and text embeddings.
+"""Unconstrained generation: greedy and ranked answers, log-probabilities of given answers, and text embeddings.
 
 Prompts of similar length share a batch. A batch has a bounded number of tokens.
 """
@@ -51,21 +51,55 @@ def generate_greedy(
     Raises:
         UserError: an empty prompt, or a prompt that together with an answer exceeds the model's context.
     """
+    ranked = generate_ranked(model, prompts, max_tokens, end_ids, pad_id, 1, batch_tokens)
+    return [answers[0] for answers in ranked]
+
+
+def generate_ranked(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    end_ids: Sequence[int],
+    pad_id: int,
+    answers: int,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[list[list[int]]]:
+    """Several answers to each prompt, most probable first, by the beam search of Hugging Face's `generate`.
+
+    Args:
+        model: a causal language model in eval mode.
+        prompts: U token-id lists.
+        max_tokens: maximum number of tokens of an answer.
+        end_ids: tokens that end an answer.
+        pad_id: any valid token id.
+        answers: number of beams, and of answers; 1 is greedy.
+        batch_tokens: maximum number of padded tokens of a batch, answers included.
+
+    Returns:
+        For each prompt, `answers` lists of generated tokens, up to and with the first end token, in descending order
+        of the sum of their log-probabilities.
+
+    Raises:
+        UserError: an empty prompt, or a prompt that together with an answer exceeds the model's context.
+    """
     _check_context(model, prompts, max_tokens)
     # All settings are stated, because `generate` takes missing ones from the model's own configuration (Qwen's has
     # penalties).
     settings = GenerationConfig(
         do_sample=False,
-        num_beams=1,
+        num_beams=answers,
+        num_return_sequences=answers,
+        length_penalty=0.0,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         max_new_tokens=max_tokens,
         eos_token_id=list(end_ids),
         pad_token_id=pad_id,
     )
-    answers: list[list[int]] = [[] for _ in prompts]
+    ranked: list[list[list[int]]] = [[] for _ in prompts]
     groups = group_by_length(
-        [len(prompt) for prompt in prompts], lambda longest: max(1, batch_tokens // (longest + max_tokens))
+        [len(prompt) for prompt in prompts],
+        lambda longest: max(1, batch_tokens // (answers * (longest + max_tokens))),
     )
     bar = tqdm(total=len(prompts), desc="answering", unit=" rows", leave=False, disable=None)
     with torch.inference_mode(), every_position_sees_something(), bar:
@@ -74,11 +108,11 @@ def generate_greedy(
             sequences = model.generate(  # type: ignore[operator]  # transformers loses the method's type in its base class
                 ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
             )
-            for row, tokens in zip(group, sequences[:, ids.shape[1] :].tolist(), strict=True):
+            for place, tokens in enumerate(sequences[:, ids.shape[1] :].tolist()):
                 stop = next((i + 1 for i, token in enumerate(tokens) if token in end_ids), len(tokens))
-                answers[row] = tokens[:stop]
+                ranked[group[place // answers]].append(tokens[:stop])
             bar.update(len(group))
-    return answers
+    return ranked
 
 
 def answer_log_probs(

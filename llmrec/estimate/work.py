@@ -269,8 +269,12 @@ class Workload:
             titles = (self.history + recipe.decode.list_length) * FIELD_TOKENS
             flops = lists * titles * 2 * self.shape.parameters
         elif stage == "tasks":
-            questions = sum(min(size.users, entry.users or size.users) for entry in recipe.eval.tasks)
-            flops = questions * (2 * QUESTION_TOKENS + ANSWER_TOKENS) * 2 * self.shape.parameters
+            tokens = sum(
+                min(size.users, entry.users or size.users)
+                * (2 * QUESTION_TOKENS + ANSWER_TOKENS + entry.answers * FIELD_TOKENS)
+                for entry in recipe.eval.tasks
+            )
+            flops = tokens * 2 * self.shape.parameters
         return flops / self.flop_rate(stage) + teacher
 
     def training_flops(self) -> float:

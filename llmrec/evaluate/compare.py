@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
@@ -21,12 +21,16 @@ from llmrec.config.former_keys import upgrade
 from llmrec.errors import UserError
 from llmrec.evaluate.summary import order_systems, systems_of
 from llmrec.files import read_json
-from llmrec.metrics.statistics import bootstrap_seeds, percentile_interval
+from llmrec.metrics.statistics import bootstrap_seeds, holm, p_values, percentile_interval
 from llmrec.yaml_files import read_yaml
 
 _UNRELATED = ("name", "description", "seed", "parent", "track")
 _SEEDED = ("dpo", "grpo")
 """Sections that have their own seed."""
+
+
+HOLDS = "✓"
+"""Mark of a difference that is told from chance."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class ComparisonRow:
         differences: per metric the difference to the reference and the ends of its interval. Empty for the reference
             itself and if the runs cannot be paired; without the metrics of all lists at once.
         users: number of users behind the differences.
+        p: per metric the p-value of the difference, as if it were the only one.
+        p_holm: the same, adjusted for all differences of the metric in the comparison (Holm 1979).
     """
 
     runs: tuple[str, ...]
@@ -52,6 +58,8 @@ class ComparisonRow:
     deviations: dict[str, float]
     differences: dict[str, tuple[float, float, float]]
     users: int
+    p: dict[str, float]
+    p_holm: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ class Comparison:
         against: the system to which the other systems of the same group are compared; None compares each system to
             the same system of the first group.
         rows: one row for each group and system.
+        confidence: confidence level of the intervals; 1 − confidence is the level of the tests.
         cautions: sentences on runs that are not paired with the first one, and on differences in protocol.
     """
 
@@ -71,7 +80,12 @@ class Comparison:
     metrics: tuple[str, ...]
     against: str | None
     rows: tuple[ComparisonRow, ...]
+    confidence: float
     cautions: tuple[str, ...]
+
+    def holds(self, row: ComparisonRow, metric: str) -> bool:
+        """Whether a row's difference is told from 0 when all differences of the metric are judged together."""
+        return row.p_holm.get(metric, 1.0) < 1 - self.confidence
 
     def as_json(self) -> dict[str, Any]:
         """Return the comparison as JSON data; a difference is its value and the ends of its interval."""
@@ -116,7 +130,10 @@ def compare(
     for group in groups:
         for system in order_systems(group[0].systems):
             rows.append(_row(group, groups[0], system, names, against))
-    return Comparison(split, names, against, tuple(rows), tuple(_cautions(evaluated)))
+    confidence = float(evaluated[0].protocol["confidence"])
+    return Comparison(
+        split, names, against, tuple(_adjusted(rows, names)), confidence, tuple(_cautions(evaluated))
+    )
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -138,10 +155,25 @@ def comparison_table(comparison: Comparison) -> Table:
             deviation = f" ± {row.deviations[name]:.4f}" if row.deviations else ""
             cells.append(f"{row.values[name]:.4f}{deviation}")
             if name in paired:
-                cells.append(_signed(*row.differences[name]) if name in row.differences else "")
+                mark = f" {HOLDS}" if comparison.holds(row, name) else ""
+                cells.append(_signed(*row.differences[name]) + mark if name in row.differences else "")
         table.add_row(label, row.system, *cells)
-    table.caption = "\n".join(comparison.cautions) or None
+    table.caption = "\n".join([*_legend(comparison, paired), *comparison.cautions]) or None
     return table
+
+
+def _legend(comparison: Comparison, paired: Sequence[str]) -> list[str]:
+    """Say what the mark behind a difference means, and why an interval alone is not enough."""
+    if not paired:
+        return []
+    count = max(sum(name in row.differences for row in comparison.rows) for name in paired)
+    level = 1 - comparison.confidence
+    if count < 2:
+        return [f"{HOLDS}: told from chance at the {level:.0%} level"]
+    return [
+        f"{HOLDS}: told from chance, although {count} differences were looked at together (Holm, {level:.0%})",
+        f"without {HOLDS} an interval beside 0 can be luck: one in {1 / level:.0f} is, where nothing differs",
+    ]
 
 
 @dataclass(frozen=True)
@@ -228,15 +260,16 @@ def _row(
     values = {name: [run.systems[system][name] for run in runs] for name in names}
     deviations = {name: stdev(numbers) for name, numbers in values.items()} if len(runs) > 1 else {}
     differences: dict[str, tuple[float, float, float]] = {}
+    p: dict[str, float] = {}
     users = 0
     # A metric of all lists at once has no values per user, and so no paired difference.
     paired = tuple(name for name in names if all(name in run.users.columns for run in (*runs, *first)))
     if against is not None:
         if system != against and not any(_obstacles(run, runs[0]) for run in runs):
-            differences, users = _differences(runs, system, runs, against, paired)
+            differences, p, users = _differences(runs, system, runs, against, paired)
     elif group is not first and not any(_obstacles(run, first[0]) for run in (*first, *group)):
         others = [run for run in first if system in run.systems]
-        differences, users = _differences(runs, system, others, system, paired)
+        differences, p, users = _differences(runs, system, others, system, paired)
     means = {name: fmean(numbers) for name, numbers in values.items()}
     return ComparisonRow(
         runs=tuple(run.name for run in runs),
@@ -246,7 +279,18 @@ def _row(
         deviations=deviations,
         differences=differences,
         users=users,
+        p=p,
     )
+
+
+def _adjusted(rows: Sequence[ComparisonRow], names: Sequence[str]) -> list[ComparisonRow]:
+    """Adjust the p-values of each metric over all rows that have a difference in it."""
+    adjusted: list[dict[str, float]] = [{} for _ in rows]
+    for name in names:
+        tested = [place for place, row in enumerate(rows) if name in row.p]
+        for place, value in zip(tested, holm([rows[place].p[name] for place in tested]), strict=True):
+            adjusted[place][name] = value
+    return [replace(row, p_holm=values) for row, values in zip(rows, adjusted, strict=True)]
 
 
 def _is_metric_of(run: _Evaluated, name: str) -> bool:
@@ -282,30 +326,33 @@ def _intervals(runs: list[_Evaluated], system: str, names: tuple[str, ...]) -> d
 
 def _differences(
     runs: list[_Evaluated], system: str, others: list[_Evaluated], reference: str, names: tuple[str, ...]
-) -> tuple[dict[str, tuple[float, float, float]], int]:
-    """Differences of a system's mean over `runs` to a reference's mean over `others`, and the number of users.
+) -> tuple[dict[str, tuple[float, float, float]], dict[str, float], int]:
+    """Differences of a system's mean over `runs` to a reference's mean over `others`, p-values, and number of users.
 
     If `others` is `runs`, the difference is taken within each run.
     """
     if not others or not names:
-        return {}, 0
+        return {}, {}, 0
     cells = _shared([(run, system) for run in runs] + [(run, reference) for run in others], names)
+    # A metric that is not defined for a user in all systems leaves the user out.
+    cells = np.where(np.isnan(cells).any(axis=1, keepdims=True), np.nan, cells)
     left, right = cells[:, : len(runs)], cells[:, len(runs) :]
     if not len(cells):
-        return {}, 0
+        return {}, {}, 0
     protocol = runs[0].protocol
     settings = (protocol["bootstrap"], protocol["seed"])
     if others is runs:
         samples = bootstrap_seeds(left - right, *settings)
     else:
         samples = bootstrap_seeds(left, *settings) - bootstrap_seeds(right, *settings, stream=1)
-    gaps = left.mean(axis=(0, 1)) - right.mean(axis=(0, 1))
+    gaps = np.nanmean(left, axis=(0, 1)) - np.nanmean(right, axis=(0, 1))
     ends = percentile_interval(samples, protocol["confidence"])
     differences = {
         name: (float(gap), float(low), float(high))
         for name, gap, (low, high) in zip(names, gaps, ends, strict=True)
     }
-    return differences, len(cells)
+    p = dict(zip(names, map(float, p_values(gaps, samples)), strict=True))
+    return differences, p, len(cells)
 
 
 def _shared(systems: Sequence[tuple[_Evaluated, str]], names: tuple[str, ...]) -> NDArray[np.float64]:

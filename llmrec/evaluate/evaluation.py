@@ -13,15 +13,18 @@ from llmrec.artifacts import StageContext
 from llmrec.collaborative.system import Baseline
 from llmrec.collaborative.systems import load_baseline
 from llmrec.config import Recipe
-from llmrec.data.examples import evaluation_examples, load_items, training_histories
+from llmrec.data.examples import evaluation_examples, load_users, training_histories
 from llmrec.data.tables.notes import tell
 from llmrec.errors import UserError
 from llmrec.evaluate.gate import gate
+from llmrec.evaluate.items import load_item_data, split_by_need
 from llmrec.evaluate.lists import baseline_lists, count_invalid, is_baseline, model_systems, read_lists
-from llmrec.evaluate.summary import differences, rounded, slice_labels, summarise
+from llmrec.evaluate.slices import fairness, make_slices
+from llmrec.evaluate.summary import differences, rounded, summarise
 from llmrec.evaluate.tasks.scores import task_metrics
 from llmrec.files import atomic_write, read_json, write_json
-from llmrec.metrics.metric import Metric, RecommendedLists, list_metrics, load_metrics, rank_metrics
+from llmrec.metrics.lists import ItemData, RecommendedLists
+from llmrec.metrics.metric import Metric, list_metrics, load_metrics, rank_metrics, user_metrics
 from llmrec.metrics.ranking import metric_names, score_ranks, target_ranks
 from llmrec.recommend.model_names import ALIGNED, SFT, ZERO_SHOT
 
@@ -36,33 +39,31 @@ def evaluate(context: StageContext) -> None:
         UserError: a split has no targets, or lists are malformed.
     """
     recipe = context.recipe
-    catalogue = load_items(context.run)["item_id"].cast(pl.String)
     histories = training_histories(context.run)
+    items = load_item_data(context.run, recipe, histories)
+    metrics, left_out = split_by_need(load_metrics(recipe.eval.metrics), items)
     models = {
-        name: load_baseline(context.run, name, catalogue.to_list())
+        name: load_baseline(context.run, name, items.catalogue.to_list())
         for name in recipe.eval.baselines
         if name != ZERO_SHOT
     }
-    counts = histories.select(item_id=pl.col("items").explode().cast(pl.String))
-    counts = counts.group_by("item_id").agg(pl.len().cast(pl.Int64).alias("item_frequency"))
-    metrics = load_metrics(recipe.eval.metrics)
-    popularity = catalogue.to_frame("item_id").join(counts, on="item_id", how="left", maintain_order="left")
-    traffic = popularity["item_frequency"].fill_null(0).to_numpy()
-    report: dict[str, Any] = {"protocol": _protocol(context, len(catalogue), metrics)}
+    report: dict[str, Any] = {"protocol": _protocol(context, items, metrics, left_out)}
     per_user: list[pl.DataFrame] = []
     for split in recipe.decode.splits:
-        examples = _examples(context, split, counts)
+        examples = _examples(context, split, items)
         report["protocol"]["repeat_targets"][split] = _repeats(examples)
         _tell_repeats(report["protocol"]["repeat_targets"][split], split, recipe.decode.mask_seen)
         lists = {name: read_lists(path) for name, path in _model_files(context, split).items()}
         for name in recipe.eval.baselines:
             lists[name] = _baseline(context, name, split, models.get(name), examples)
-        users = {name: _per_user(frame, examples, recipe, metrics) for name, frame in lists.items()}
         shown = {
-            name: RecommendedLists(frame.join(examples, on="user_id", how="semi"), catalogue, traffic)
+            name: RecommendedLists(
+                frame.join(examples, on="user_id", how="semi"), examples, items, recipe.decode.mask_seen
+            )
             for name, frame in lists.items()
         }
-        _add_split(report, split, users, shown, examples, recipe, metrics)
+        users = {name: _per_user(of_system, recipe, metrics) for name, of_system in shown.items()}
+        _add_split(report, split, users, shown, context, metrics)
         per_user += [
             frame.select(pl.lit(split).alias("split"), pl.lit(name).alias("system"), pl.all())
             for name, frame in users.items()
@@ -77,12 +78,13 @@ def evaluate(context: StageContext) -> None:
         pl.concat(per_user).write_parquet(partial)
 
 
-def _examples(context: StageContext, split: str, counts: pl.DataFrame) -> pl.DataFrame:
+def _examples(context: StageContext, split: str, items: ItemData) -> pl.DataFrame:
     """Evaluation examples of a split, with the columns by which slices group users."""
     recipe = context.recipe
     examples = evaluation_examples(context.run, split, users=recipe.decode.users, seed=recipe.seed)
     if examples.is_empty():
         raise UserError(f"decode.splits: no user has a target in split {split!r}; choose another data.split")
+    counts = items.catalogue.to_frame("item_id").with_columns(item_frequency=pl.Series(items.popularity))
     return (
         examples.cast({"user_id": pl.String, "history": pl.List(pl.String), "target": pl.String})
         .with_columns(history_length=pl.col("history").list.len().cast(pl.Int64))
@@ -112,14 +114,17 @@ def _baseline(
     return frame
 
 
-def _per_user(
-    lists: pl.DataFrame, examples: pl.DataFrame, recipe: Recipe, metrics: Sequence[Metric]
-) -> pl.DataFrame:
+def _per_user(lists: RecommendedLists, recipe: Recipe, metrics: Sequence[Metric]) -> pl.DataFrame:
     """One row per user: `user_id, target, rank`, the metrics, and the values by which slices group users."""
-    cutoffs = recipe.eval.k
-    ranks = target_ranks(lists, examples, max(cutoffs))
+    cutoffs, examples = recipe.eval.k, lists.users
+    ranks = target_ranks(lists.frame, examples, max(cutoffs))
     scored = score_ranks(ranks, cutoffs, rank_metrics(metrics))
-    return scored.with_columns(examples[name] for name in recipe.eval.slices)
+    of_users = {
+        f"{metric.name}@{k}": pl.Series(metric.of(lists, k), dtype=pl.Float64).fill_nan(None)
+        for metric in user_metrics(metrics)
+        for k in cutoffs
+    }
+    return scored.with_columns(**of_users).with_columns(examples["history_length", "item_frequency"])
 
 
 def _add_split(
@@ -127,20 +132,20 @@ def _add_split(
     split: str,
     users: dict[str, pl.DataFrame],
     lists: dict[str, RecommendedLists],
-    examples: pl.DataFrame,
-    recipe: Recipe,
+    context: StageContext,
     metrics: Sequence[Metric],
 ) -> None:
-    """Add a split to `report`: its systems, the differences model − baseline and aligned model − SFT, its slices."""
-    cutoffs, mask_seen = recipe.eval.k, recipe.decode.mask_seen
+    """Add a split to `report`: its systems, the differences model − baseline and aligned model − SFT, its groups."""
+    recipe = context.recipe
+    cutoffs, examples = recipe.eval.k, next(iter(lists.values())).users
     names = metric_names(cutoffs, rank_metrics(metrics))
     settings = (recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
-    systems = summarise(users, names, *settings)
+    systems = summarise(users, [*names, *metric_names(cutoffs, user_metrics(metrics))], *settings)
     for name, shown in lists.items():
         for metric in list_metrics(metrics):
             systems[name] |= {f"{metric.name}@{k}": rounded(metric.of(shown, k)) for k in cutoffs}
         systems[name]["invalid"] = count_invalid(
-            shown.frame, examples, shown.catalogue.to_list(), max(cutoffs), mask_seen
+            shown.frame, examples, shown.catalogue.to_list(), max(cutoffs), shown.mask_seen
         )
         systems[name]["intervals"] = systems[name].pop("intervals")
     report[split] = systems
@@ -148,13 +153,17 @@ def _add_split(
     pairs: list[tuple[str, str]] = [(model, base) for model in models for base in recipe.eval.baselines]
     pairs += [(model, SFT) for model in models if model in ALIGNED and SFT in models]
     report.setdefault("differences", {})[split] = differences(users, pairs, names, *settings)
-    cuts = report.setdefault("slices", {})[split] = {}
-    for name in recipe.eval.slices:
-        labels, order = slice_labels(examples[name])
-        cuts[name] = {
-            label: summarise({s: u.filter(labels == label) for s, u in users.items()}, names, *settings)
-            for label in order
+    slices = make_slices(examples, recipe, load_users(context.run))
+    report.setdefault("slices", {})[split] = {
+        entry.name: {
+            label: summarise({s: u.filter(entry.labels == label) for s, u in users.items()}, names, *settings)
+            for label in entry.order
         }
+        for entry in slices
+    }
+    k = 10 if 10 in cutoffs else max(cutoffs)
+    gaps = fairness(users, slices, [f"hr@{k}", f"ndcg@{k}"], *settings)
+    report.setdefault("fairness", {})[split] = gaps
 
 
 def _about(recipe: Recipe, name: str) -> dict[str, str]:
@@ -178,7 +187,9 @@ def _tell_repeats(share: float, split: str, mask_seen: bool) -> None:
         )
 
 
-def _protocol(context: StageContext, items: int, metrics: Sequence[Metric]) -> dict[str, Any]:
+def _protocol(
+    context: StageContext, items: ItemData, metrics: Sequence[Metric], left_out: dict[str, str]
+) -> dict[str, Any]:
     """The settings behind the figures; `evaluate` adds each split's share of repeat targets."""
     recipe = context.recipe
     data = read_json(context.run / layout.DATA_REPORT)
@@ -186,7 +197,7 @@ def _protocol(context: StageContext, items: int, metrics: Sequence[Metric]) -> d
         "split": data["split"],
         "splits": list(recipe.decode.splits),
         "users": recipe.decode.users,
-        "catalogue": items,
+        "catalogue": len(items.catalogue),
         "ranking": "full catalogue, one target a user",
         "mask_seen": recipe.decode.mask_seen,
         "history": recipe.data.history,
@@ -202,5 +213,7 @@ def _protocol(context: StageContext, items: int, metrics: Sequence[Metric]) -> d
             if name in recipe.decode.splits
         },
         "formulas": {metric.name: metric.formula for metric in metrics},
+        "accuracy": [metric.name for metric in rank_metrics(metrics)],
+        "left_out": left_out,
         "baselines": {name: _about(recipe, name) for name in recipe.eval.baselines if name != ZERO_SHOT},
     }

@@ -20,14 +20,16 @@ def summarise(users: Users, metrics: Sequence[str], resamples: int, seed: int, c
     """Means of every system with bootstrap intervals over users.
 
     Args:
-        users: per system a frame with the columns `metrics`, one row per user, the same users in one order.
+        users: per system a frame with the columns `metrics`, one row per user, the same users in one order; null
+            leaves a user out of a metric.
         metrics: columns to average.
         resamples: number of bootstrap resamples.
         seed: seed of the resamples.
         confidence: confidence level of the intervals.
 
     Returns:
-        `{system: {metric: mean, …, "users": n, "intervals": {metric: [low, high]}}}`, rounded to 6 places.
+        `{system: {metric: mean, …, "users": n, "intervals": {metric: [low, high]}}}`, rounded to 6 places; a metric
+        without any value is None and has no interval.
     """
     samples = _samples(users, metrics, resamples, seed)
     return {
@@ -68,26 +70,6 @@ def differences(
     return gaps
 
 
-def slice_labels(values: pl.Series) -> tuple[pl.Series, list[str]]:
-    """Divide whole numbers into at most four groups of about equal size.
-
-    Args:
-        values: `int [users]`.
-
-    Returns:
-        Each user's label, such as `5–8` (the least and greatest value of the group), and the labels in order.
-    """
-    numbers = values.to_numpy()
-    edges = np.unique(np.quantile(numbers, [0.25, 0.5, 0.75], method="lower"))
-    groups = np.searchsorted(edges, numbers)
-    labels = {}
-    for group in np.unique(groups):
-        members = numbers[groups == group]
-        low, high = int(members.min()), int(members.max())
-        labels[group] = str(low) if low == high else f"{low}–{high}"
-    return pl.Series(values.name, [labels[group] for group in groups]), list(labels.values())
-
-
 def order_systems(systems: Iterable[str], scores: Mapping[str, float] | None = None) -> list[str]:
     """Sort systems for display: the run's models in the order of their training, other models, then baselines.
 
@@ -115,8 +97,13 @@ def rounded(value: Any) -> float:
 
 
 def _means(frame: pl.DataFrame, metrics: Sequence[str]) -> dict[str, Any]:
-    means = frame.select(metrics).to_numpy().mean(axis=0)
-    return {name: rounded(value) for name, value in zip(metrics, means, strict=True)}
+    """Means over the users for whom a metric is defined; None if it is defined for nobody."""
+    columns = frame.select(metrics).to_numpy().T
+    known = [column[~np.isnan(column)] for column in columns]
+    return {
+        name: rounded(values.mean()) if len(values) else None
+        for name, values in zip(metrics, known, strict=True)
+    }
 
 
 def _samples(users: Users, metrics: Sequence[str], resamples: int, seed: int) -> dict[str, np.ndarray]:
@@ -128,7 +115,11 @@ def _samples(users: Users, metrics: Sequence[str], resamples: int, seed: int) ->
 
 def _intervals(samples: np.ndarray, metrics: Sequence[str], confidence: float) -> dict[str, list[float]]:
     ends = percentile_interval(samples, confidence)
-    return {name: [rounded(low), rounded(high)] for name, (low, high) in zip(metrics, ends, strict=True)}
+    return {
+        name: [rounded(low), rounded(high)]
+        for name, (low, high) in zip(metrics, ends, strict=True)
+        if not np.isnan(low)
+    }
 
 
 def systems_of(metrics: dict[str, Any], split: str, where: str) -> dict[str, Any]:

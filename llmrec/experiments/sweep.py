@@ -18,13 +18,13 @@ from llmrec import artifacts, estimate
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
 from llmrec.evaluate.summary import rounded
+from llmrec.experiments import page
 from llmrec.experiments.locks import Stopped
 from llmrec.experiments.settings import SETTINGS, Sweep, can_prune, plan_sweep, trained_model
 from llmrec.experiments.study import TENTHS, Outcome, SweepStudy, TrialRow, check_installed
 from llmrec.experiments.trials import TrialRunner
 from llmrec.experiments.variants import VariantRun
 from llmrec.files import atomic_write, write_json
-from llmrec.report import sweep_page
 from llmrec.report.screen import show
 
 FIGURES, PAGE = "figures.json", "report.html"
@@ -163,7 +163,7 @@ def _show(sweep: Sweep, rows: Sequence[TrialRow], trials: int) -> None:
     }
     write_figures(sweep.folder / FIGURES, sweep.command(trials), figures, "torch", "optuna", seed=sweep.seed)
     with atomic_write(sweep.folder / PAGE) as partial:
-        partial.write_text(sweep_page.render(sweep.name, sweep.command(trials), figures), "utf-8")
+        partial.write_text(page.render(sweep.name, sweep.command(trials), figures), "utf-8")
     print(f"best:   {figures['best_command']}")
     print(f"page:   {sweep.folder / PAGE}")
 

@@ -1,4 +1,4 @@
-"""The interface of metrics of ranked lists. A metric is a function of each target's rank, or of all lists at once."""
+"""The interface of metrics of ranked lists: functions of each target's rank, of each user's list, or of all lists."""
 
 from __future__ import annotations
 
@@ -6,59 +6,24 @@ import re
 from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from llmrec.config.registry import METRICS
 from llmrec.errors import UserError
+from llmrec.metrics.lists import RecommendedLists, Values
 from llmrec.plugins import check_parameters, is_import_path
 
 Ranks = npt.NDArray[np.int64]
-Values = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class RecommendedLists:
-    """All lists of one system on one split.
-
-    Attributes:
-        frame: `user_id, rank` (from 1)`, item_id`; ids outside the catalogue may occur.
-        catalogue: all item ids, unique.
-        popularity: int64 `[items]`, training interactions of each item of the catalogue.
-    """
-
-    frame: pl.DataFrame
-    catalogue: pl.Series
-    popularity: npt.NDArray[np.int64]
-
-    def exposure(self, k: int) -> npt.NDArray[np.int64]:
-        """Count, for each item, the lists that have it among their first k positions, int64 `[items]`."""
-        return exposure(self.frame, k, self.catalogue)
-
-
-def exposure(lists: pl.DataFrame, k: int, catalogue: pl.Series) -> npt.NDArray[np.int64]:
-    """Count, for each catalogue item, the lists that have it among their first k positions.
-
-    Args:
-        lists: `user_id, rank` (from 1)`, item_id`; ids outside the catalogue are ignored.
-        k: cutoff.
-        catalogue: all item ids, unique.
-
-    Returns:
-        int64 `[items]`, in catalogue order.
-    """
-    shown = lists.filter(pl.col("rank") <= k).group_by("item_id").agg(pl.len().alias("shown"))
-    frame = catalogue.to_frame("item_id").join(shown, on="item_id", how="left", maintain_order="left")
-    counts: npt.NDArray[np.int64] = frame["shown"].fill_null(0).cast(pl.Int64).to_numpy()
-    return counts
+Need = Literal["categories", "text_vectors"]
+"""What a metric may need that not all runs have: an attribute of `ItemData`."""
 
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """One metric, with a value at each cutoff k of `eval.k`. Create a `RankMetric` or a `ListMetric`.
+    """One metric, with a value at each cutoff k of `eval.k`. Create a `RankMetric`, `UserMetric` or `ListMetric`.
 
     Attributes:
         name: prefix of its column, as in `hr@10`.
@@ -66,6 +31,8 @@ class Metric(ABC):
         formula: plain text.
         source: the publication that introduced it.
         value: the function that computes it.
+        reading: how to read its values, in a few words.
+        needs: what it needs of the items; it is left out where the run does not have it.
     """
 
     name: str
@@ -73,6 +40,8 @@ class Metric(ABC):
     formula: str
     source: str
     value: Callable[..., Any]
+    reading: str = ""
+    needs: tuple[Need, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -101,8 +70,28 @@ class RankMetric(Metric):
             UserError: the function does not return one finite number per rank.
         """
         values = np.zeros(depth)
-        values[:k] = _numbers(self, self.value(np.arange(1, k + 1), k), (k,))
+        values[:k] = _numbers(self, self.value(np.arange(1, k + 1), k), (k,), "rank")
         return values
+
+
+@dataclass(frozen=True)
+class UserMetric(Metric):
+    """A metric that is the mean over users of a function of the user's list; it has bootstrap intervals.
+
+    Attributes:
+        value: `(lists, k) -> values`, from the first k positions of `RecommendedLists` to float `[users]`, in the
+            order of `lists.users`. NaN leaves a user out of the mean, such as one whose list is empty.
+    """
+
+    value: Callable[[RecommendedLists, int], npt.ArrayLike]
+
+    def of(self, lists: RecommendedLists, k: int) -> Values:
+        """Compute the metric for each user, float64 `[users]`; NaN where it is not defined.
+
+        Raises:
+            UserError: the function does not return one number a user.
+        """
+        return _numbers(self, self.value(lists, k), (len(lists.users),), "user", may_lack=True)
 
 
 @dataclass(frozen=True)
@@ -124,17 +113,17 @@ class ListMetric(Metric):
         return float(_numbers(self, self.value(lists, k), ()))
 
 
-def load_metrics(names: Sequence[str]) -> list[RankMetric | ListMetric]:
+def load_metrics(names: Sequence[str]) -> list[Metric]:
     """Load the metrics of `eval.metrics`, in its order.
 
     Raises:
         UserError: a metric does not exist, a user's object is not a metric, or two metrics have one name.
     """
-    metrics = []
+    metrics: list[Metric] = []
     for name in names:
         metric = METRICS.load(name)
-        if not isinstance(metric, RankMetric | ListMetric):
-            raise UserError(f"eval.metrics: {name} is neither a RankMetric nor a ListMetric")
+        if not isinstance(metric, RankMetric | UserMetric | ListMetric):
+            raise UserError(f"eval.metrics: {name} is no RankMetric, UserMetric or ListMetric")
         if is_import_path(name):
             check_parameters(
                 metric.value, ("ranks" if isinstance(metric, RankMetric) else "lists", "k"), name
@@ -157,19 +146,27 @@ def rank_metrics(metrics: Sequence[Metric]) -> list[RankMetric]:
     return [metric for metric in metrics if isinstance(metric, RankMetric)]
 
 
+def user_metrics(metrics: Sequence[Metric]) -> list[UserMetric]:
+    """Return the metrics that are functions of each user's list."""
+    return [metric for metric in metrics if isinstance(metric, UserMetric)]
+
+
 def list_metrics(metrics: Sequence[Metric]) -> list[ListMetric]:
     """Return the metrics that are functions of all lists."""
     return [metric for metric in metrics if isinstance(metric, ListMetric)]
 
 
-def _numbers(metric: Metric, values: Any, shape: tuple[int, ...]) -> Values:
-    remedy = f"return {'one number a rank' if shape else 'one number'}"
+def _numbers(
+    metric: Metric, values: Any, shape: tuple[int, ...], each: str = "", may_lack: bool = False
+) -> Values:
+    """Return a function's values as numbers; `each` is what it has to return one for."""
+    remedy = f"return one number a {each}" if each else "return one number"
     try:
         numbers = np.asarray(values, np.float64)
     except (TypeError, ValueError):
         raise UserError(f"metric {metric.name} returns {type(values).__name__}; {remedy}") from None
     if numbers.shape != shape:
         raise UserError(f"metric {metric.name} returns shape {list(numbers.shape)}; {remedy}, {list(shape)}")
-    if not np.isfinite(numbers).all():
+    if not (np.isfinite(numbers) | (may_lack & np.isnan(numbers))).all():
         raise UserError(f"metric {metric.name} returns numbers that are not finite; {remedy}")
     return numbers

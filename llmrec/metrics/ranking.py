@@ -12,7 +12,8 @@ from functools import cache, partial
 import numpy as np
 import polars as pl
 
-from llmrec.metrics.metric import RankMetric, Ranks, Values
+from llmrec.metrics.lists import Values
+from llmrec.metrics.metric import Metric, RankMetric, Ranks
 
 
 def ir_values(measure: str, ranks: Ranks, k: int) -> Values:
@@ -42,6 +43,14 @@ def _ir_values(measure: str, k: int) -> Values:
     values = np.zeros(k)
     for result in ir_measures.iter_calc([ir_measures.parse_measure(f"{measure}@{k}")], judgements, run):
         values[int(result.query_id) - 1] = float(result.value)
+    return values
+
+
+def _f1(ranks: Ranks, k: int) -> Values:
+    precision, recall = ir_values("P", ranks, k), ir_values("R", ranks, k)
+    values: Values = (
+        2 * precision * recall / (precision + recall)
+    )  # a target within the first k: neither is 0
     return values
 
 
@@ -75,10 +84,34 @@ RECALL = RankMetric(
     source="Herlocker et al., Evaluating collaborative filtering recommender systems, 2004",
     value=partial(ir_values, "R"),
 )
+PRECISION = RankMetric(
+    name="precision",
+    title="Precision",
+    formula="Precision@k = the user's targets within the first k / k (one target: equal to HR@k / k)",
+    source="Herlocker et al., Evaluating collaborative filtering recommender systems, 2004",
+    value=partial(ir_values, "P"),
+)
+F1 = RankMetric(
+    name="f1",
+    title="F1",
+    formula="F1@k = 2 · Precision@k · Recall@k / (Precision@k + Recall@k), 0 if both are 0",
+    source="van Rijsbergen, Information retrieval, 1979, chapter 7; the mean of the users' values",
+    value=_f1,
+)
+MAP = RankMetric(
+    name="map",
+    title="Mean average precision",
+    formula=(
+        "AP@k = Σ over the ranks r ≤ k of the user's targets of Precision@r / the user's targets (one target: equal "
+        "to MRR@k)"
+    ),
+    source="Voorhees & Harman, TREC: experiment and evaluation in information retrieval, 2005, section 3.2",
+    value=partial(ir_values, "AP"),
+)
 MEASURES = (HIT_RATE, NDCG, MRR, RECALL)
 
 
-def metric_names(cutoffs: Sequence[int], metrics: Sequence[RankMetric] = MEASURES) -> list[str]:
+def metric_names(cutoffs: Sequence[int], metrics: Sequence[Metric] = MEASURES) -> list[str]:
     """Return column names such as `hr@10`: all cutoffs of the first measure, then those of the next."""
     return [f"{metric.name}@{k}" for metric in metrics for k in cutoffs]
 

@@ -7,7 +7,7 @@ evaluation metrics based on the bootstrap, SIGIR 2006 (its use for paired differ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,17 +22,23 @@ def bootstrap_means(values: ArrayLike, resamples: int, seed: int) -> NDArray[np.
     bootstrap distribution of the difference of their means.
 
     Args:
-        values: `float [users, columns]`.
+        values: `float [users, columns]`; NaN leaves a user out of the column's mean.
         resamples: number of resamples.
         seed: seed of the draws; the same seed and number of users give the same draws.
 
     Returns:
-        `float64 [resamples, columns]`.
+        `float64 [resamples, columns]`; NaN for a resample without a value.
 
     Raises:
         ValueError: there are no users.
     """
     matrix = np.asarray(values, dtype=np.float64)
+    is_known = ~np.isnan(matrix)
+    if not is_known.all():
+        both = bootstrap_means(np.hstack([np.where(is_known, matrix, 0.0), is_known]), resamples, seed)
+        sums, shares = np.split(both, 2, axis=1)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(sums / shares, np.float64)
     users = len(matrix)
     if users == 0:
         raise ValueError("a bootstrap needs at least one user")
@@ -98,7 +104,52 @@ def percentile_interval(means: NDArray[np.float64], confidence: float) -> NDArra
         confidence: confidence level, such as 0.95.
 
     Returns:
-        `float64 [columns, 2]`: lower and upper end.
+        `float64 [columns, 2]`: lower and upper end; NaN for a column without a value.
     """
     tail = (1 - confidence) / 2
-    return np.asarray(np.quantile(means, [tail, 1 - tail], axis=0).T, np.float64)
+    if not np.isnan(means).any():
+        return np.asarray(np.quantile(means, [tail, 1 - tail], axis=0).T, np.float64)
+    known = [column[~np.isnan(column)] for column in means.T]
+    return np.array([np.quantile(c, [tail, 1 - tail]) if len(c) else [np.nan] * 2 for c in known], np.float64)
+
+
+def p_values(differences: ArrayLike, samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Two-sided p-values of differences by their bootstrap standard errors: 2 Φ(−|difference| / standard error).
+
+    This is the test that belongs to the standard normal interval (Efron & Tibshirani 1993, chapter 13). Counting
+    resamples on the other side of 0 could give no value below 1 / resamples, which is too large where many are judged
+    together.
+
+    Args:
+        differences: `[columns]`, observed mean differences.
+        samples: `float64 [resamples, columns]`, the differences of the resamples.
+
+    Returns:
+        float64 `[columns]`; 1 for a difference of 0, and 0 for another one that is the same in all resamples.
+    """
+    from scipy.stats import norm
+
+    sizes, errors = np.abs(np.asarray(differences, np.float64)), samples.std(axis=0, ddof=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores = np.where(sizes == 0, 0.0, sizes / errors)
+    return np.asarray(2 * norm.sf(scores), np.float64)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Adjust p-values that are judged together, so that a false finding among them is as improbable as for one.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 1979.
+
+    Args:
+        values: p-values of m comparisons.
+
+    Returns:
+        In the same order: the j-th smallest times m − j + 1, but not less than those before it, and at most 1.
+    """
+    order = sorted(range(len(values)), key=lambda place: values[place])
+    adjusted = [0.0] * len(values)
+    largest = 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
+        adjusted[place] = largest
+    return adjusted

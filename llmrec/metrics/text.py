@@ -46,6 +46,13 @@ MEASURES = (
         "Jelinek et al., Perplexity: a measure of the difficulty of speech recognition tasks, 1977",
     ),
     AnswerMeasure(
+        "item_perplexity",
+        "Perplexity per item",
+        "exp(− Σ log p(whole reference answer | question) / answers): the number of equally likely items among which "
+        "the model is as unsure; it compares models whose items have different numbers of tokens",
+        "Jelinek et al., Perplexity: a measure of the difficulty of speech recognition tasks, 1977",
+    ),
+    AnswerMeasure(
         "bleu",
         "BLEU",
         "BLEU = 100 · min(1, exp(1 − reference words / answer words)) · (p1 p2 p3 p4)^(1/4), p_n the share of the "
@@ -93,6 +100,31 @@ MEASURES = (
             (f"hr@{DEPTH}", f"HR@{DEPTH}", f"1 if rank ≤ {DEPTH}, else 0"),
             (f"mrr@{DEPTH}", f"MRR@{DEPTH}", f"1 / rank if rank ≤ {DEPTH}, else 0"),
         )
+    ),
+)
+
+
+_RANKED = "the answers, most probable first, that beam search generates without constraint"
+GENERATED = (
+    AnswerMeasure(
+        "generated_ndcg",
+        "NDCG of generated answers",
+        f"1 / log2(rank + 1) if the target is one of {_RANKED}, else 0; an answer that is no item keeps its rank, "
+        "and is a miss",
+        "Järvelin & Kekäläinen 2002, on the output of an unconstrained generator",
+    ),
+    AnswerMeasure(
+        "grounded_ndcg",
+        "NDCG of grounded answers",
+        "the same after the answers that are no item, and repeats, have been left out and the others have moved up: "
+        "what NDCG would be if the answers were held to the catalogue afterwards",
+        "Järvelin & Kekäläinen 2002, on the items of an unconstrained generator",
+    ),
+    AnswerMeasure(
+        "generated_legal",
+        "Legal answers",
+        f"share of {_RANKED} that are an item: its semantic ID, or its title to the letter",
+        "Rajput et al., Recommender systems with generative retrieval (TIGER), 2023 (invalid IDs)",
     ),
 )
 
@@ -212,3 +244,16 @@ def grounding(ranks: Sequence[int | None]) -> Floats:
     """
     places = np.array([math.inf if rank is None or rank > DEPTH else rank for rank in ranks], np.float64)
     return np.stack([places == 1, np.isfinite(places), 1 / places], axis=1).astype(np.float64)
+
+
+def ranked_ndcg(ranks: Sequence[int | None]) -> Floats:
+    """NDCG of each question with one right answer (Järvelin & Kekäläinen 2002).
+
+    Args:
+        ranks: position, from 1, of the right answer among the ranked ones; None if it is not among them.
+
+    Returns:
+        float64 `[questions]`: 1 / log2(rank + 1), or 0.
+    """
+    places = np.array([math.inf if rank is None else rank for rank in ranks], np.float64)
+    return np.asarray(1 / np.log2(places + 1), np.float64)

@@ -24,23 +24,31 @@ from llmrec.evaluate.summary import order_by_metric
 from llmrec.evaluate.tasks.scores import answers_shown
 from llmrec.files import read_json
 from llmrec.metrics.metric import metric_title
-from llmrec.report.colours import style_of, styles_of
+from llmrec.report.groups import (
+    accuracy_metrics,
+    bars,
+    beyond_accuracy,
+    compared,
+    cost_of_lists,
+    fairness_rows,
+    slice_charts,
+    undivided,
+)
 from llmrec.report.next_commands import evaluate_again_command
-from llmrec.report.plots import Axes, Bar, code_tree, grouped_bars, line_chart, usage_chart
+from llmrec.report.plots import Axes, code_tree, grouped_bars, line_chart, usage_chart
 from llmrec.report.showcase import draw_users
-from llmrec.report.system_names import system_titles
+from llmrec.report.systems import style_of, styles_of, system_titles
+from llmrec.report.tables import short_figure
 from llmrec.report.training_curves import alignment, shown_model
 from llmrec.report.verdict import advice, judge, shown_cutoff, shown_split
 from llmrec.yaml_files import read_yaml
 
-SLICES = {
-    "history_length": "length of the history, in items",
-    "item_frequency": "training interactions of the target",
-}
 # Colours in the page's style sheet for categories of the code tree; all other categories are grey.
 TREE_STYLES, OTHER_STYLE = ("g0", "g1", "g2", "g3", "g4"), "other"
 MAIN = ("hr", "ndcg")
 """Metrics of the first table."""
+FOLLOWING = ("recall", "precision", "f1", "map")
+"""Metrics that follow from HR and MRR where a user has one target; the tables leave them out."""
 LISTS = "valid_ndcg@10"
 """Metric of the validation lists in `sft/metrics.jsonl`."""
 
@@ -70,7 +78,13 @@ def render(run: Path, stages: Sequence[str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _figure, "signed": _signed, "count": "{:,}".format, "span": _span}
+    environment.filters |= {
+        "figure": _figure,
+        "signed": _signed,
+        "short": short_figure,
+        "count": "{:,}".format,
+        "span": _span,
+    }
     aligned, answers = alignment(run), answers_shown(run)
     manifests = {name: manifest for name in stages if (manifest := read_manifest(run, name))}
     recipe, name = upgrade(read_yaml(run / layout.RECIPE)), run.resolve().name
@@ -92,13 +106,18 @@ def render(run: Path, stages: Sequence[str]) -> str:
         verdicts=sorted(verdicts.values(), key=lambda verdict: verdict.model != shown),
         advice=advice(run, metrics, verdicts[shown], str(run.resolve())) if shown else [],
         tables=_tables(metrics, protocol, split, k),
+        beyond=beyond_accuracy(metrics, split, k),
+        compared=compared(metrics, split, k),
         charts=_metric_charts(metrics[split], titles, protocol["k"], split),
-        slices=_slice_charts(metrics["slices"][split], titles, f"ndcg@{k}"),
+        slices=slice_charts(metrics["slices"][split], titles, f"ndcg@{k}"),
+        undivided=undivided(metrics["slices"][split]),
+        gaps_of_groups=fairness_rows(metrics, split, shown, f"ndcg@{k}"),
+        cost=cost_of_lists(_optional_json(run / layout.DECODE_REPORT), manifests.get("decode")),
         curve=_loss_curve(run),
         codes=_codes(run),
         texts=_texts(run),
         aligned=aligned,
-        shown=titles[shown] if shown else None,
+        shown_title=titles[shown] if shown else None,
         cards=draw_users(run, shown, split, protocol) if shown else [],
         answers=answers,
         contents=_contents(bool(answers), aligned is not None),
@@ -119,6 +138,7 @@ def _contents(answers: bool, aligned: bool) -> list[tuple[str, str]]:
     """Return anchors and titles of the page's sections."""
     return [
         ("metrics", "Metrics"),
+        ("beyond", "Beyond accuracy"),
         ("groups", "Groups of users"),
         *([("answers", "Answers in words")] if answers else []),
         ("training", "Training"),
@@ -145,25 +165,19 @@ def _machines(manifests: dict[str, dict[str, Any]]) -> list[tuple[str, list[str]
 def _tables(metrics: dict[str, Any], protocol: dict[str, Any], main: str, k: int) -> dict[str, Any]:
     """Return the columns of the metric tables per split, the main split first.
 
-    `main` are the metrics of `MAIN` at all cutoffs, as many as fit in the page's width; `further` are other metrics
-    of users, and those of all lists at once. A column has a cell per system.
+    `main` are the metrics of `MAIN` at all cutoffs, as many as fit in the page's width; `further` are the other
+    accuracy metrics that do not follow from them. A column has a cell per system.
     """
-    with_intervals = next(iter(metrics[main].values()))["intervals"]
-    ranking = [name for name in protocol["formulas"] if f"{name}@{k}" in with_intervals]
-    of_lists = [name for name in protocol["formulas"] if name not in ranking]
+    further = [name for name in accuracy_metrics(metrics, main, k) if name not in (*MAIN, *FOLLOWING)]
 
     def names(measures: Iterable[str]) -> list[str]:
         return [f"{name}@{cut}" for name in measures for cut in protocol["k"]]
 
-    # With one target per user, recall equals the hit rate.
-    further = names(name for name in ranking if name not in (*MAIN, "recall"))
     splits = sorted(protocol["splits"], key=lambda split: split != main)
     return {
         split: {
             "main": [_column(metrics[split], name) for name in names(MAIN)],
-            "further": [
-                _column(metrics[split], name) for name in (*further, *(f"{name}@{k}" for name in of_lists))
-            ],
+            "further": [_column(metrics[split], name) for name in names(further)],
         }
         for split in splits
     }
@@ -177,25 +191,15 @@ def _column(values: dict[str, Any], name: str) -> dict[str, Any]:
         name: the metric.
     """
     best = max(metrics[name] for metrics in values.values())
-    cells = {}
-    for system, metrics in values.items():
-        ends = metrics["intervals"].get(name)
-        cells[system] = {
+    cells = {
+        system: {
             "value": metrics[name],
-            "ends": ends,
-            "best": ends is not None and metrics[name] == best > 0,
+            "ends": metrics["intervals"][name],
+            "best": metrics[name] == best > 0,
         }
-    measure, _, cutoff = name.partition("@")
-    title = measure.upper() if any(cell["ends"] for cell in cells.values()) else measure.capitalize()
-    return {"name": f"{title}@{cutoff}", "cells": cells}
-
-
-def _bars(values: dict[str, Any], titles: dict[str, str], metric: str) -> list[Bar]:
-    bars = []
-    for name, title in titles.items():
-        low, high = values[name]["intervals"][metric]
-        bars.append(Bar(title, values[name][metric], low, high, style_of(name).name))
-    return bars
+        for system, metrics in values.items()
+    }
+    return {"name": name.upper(), "cells": cells}
 
 
 def _metric_charts(
@@ -203,22 +207,11 @@ def _metric_charts(
 ) -> list[dict[str, Any]]:
     charts = []
     for measure in ("hr", "ndcg"):
-        groups = {f"@{k}": _bars(values, titles, f"{measure}@{k}") for k in cutoffs}
+        groups = {f"@{k}": bars(values, titles, f"{measure}@{k}") for k in cutoffs}
         name = measure.upper()
         label = f"{metric_title(measure)} at each cutoff, with intervals"
         axes = Axes("cutoff k", f"{name}@k, mean over users", is_share=True)
         charts.append({"title": f"{name}@k on {split}", "svg": grouped_bars(groups, label, axes)})
-    return charts
-
-
-def _slice_charts(slices: dict[str, Any], titles: dict[str, str], metric: str) -> list[dict[str, Any]]:
-    charts = []
-    for name, buckets in slices.items():
-        groups = {label: _bars(values, titles, metric) for label, values in buckets.items()}
-        notes = [f"{next(iter(values.values()))['users']:,} users" for values in buckets.values()]
-        title = f"{metric.upper()} by {SLICES[name]}"
-        axes = Axes(SLICES[name], f"{metric.upper()}, mean over users", is_share=True)
-        charts.append({"title": title, "svg": grouped_bars(groups, title, axes, notes)})
     return charts
 
 

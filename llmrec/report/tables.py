@@ -1,4 +1,4 @@
-"""A run's metrics as a table for the terminal."""
+"""A run's metrics as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from llmrec.evaluate.summary import order_by_metric, systems_of
+from llmrec.report.groups import beyond_accuracy, compared
 from llmrec.report.verdict import shown_cutoff
 
 
@@ -32,6 +33,39 @@ def metrics_table(metrics: dict[str, Any], split: str) -> Table:
         cells = [_emphasised(values[name], best[name]) for name in names]
         table.add_row(system, *cells, str(values["users"]), str(values["invalid"]))
     return table
+
+
+def beyond_table(metrics: dict[str, Any], split: str, k: int) -> Table | None:
+    """Metrics of a run's models other than accuracy, beside the baseline with the highest NDCG.
+
+    Args:
+        metrics: content of `eval/metrics.json`.
+        split: `valid` or `test`.
+        k: cutoff of the metrics.
+
+    Returns:
+        A row for each metric, and how to read it; None if the run has no such metric.
+    """
+    rows = beyond_accuracy(metrics, split, k)
+    if not rows:
+        return None
+    systems = compared(metrics, split, k)
+    table = Table(title=f"beyond accuracy, {split} split, first {k} items")
+    table.add_column("")
+    for system in systems:
+        table.add_column(system, justify="right")
+    table.add_column("how to read it")
+    for row in rows:
+        cells = [short_figure(row["cells"][system][0]) for system in systems]
+        table.add_row(row["title"], *cells, row["reading"])
+    return table
+
+
+def short_figure(value: float | None) -> str:
+    """Format a value with three significant digits, whole from 100 on; a missing one is a dash."""
+    if value is None:
+        return "–"
+    return (f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}").replace("-", "−")
 
 
 def _emphasised(value: float, best: float) -> str:

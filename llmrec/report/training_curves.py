@@ -13,8 +13,8 @@ from llmrec import layout
 from llmrec.evaluate import gate
 from llmrec.files import read_json
 from llmrec.recommend.model_names import ALIGNED, SFT
-from llmrec.report.colours import style_of
 from llmrec.report.plots import Axes, line_chart
+from llmrec.report.systems import style_of
 
 NATS = "nats"
 CURVES = {

@@ -19,7 +19,7 @@ from llmrec.evaluate.summary import order_systems
 from llmrec.files import read_json
 from llmrec.recommend.model_names import ZERO_SHOT
 from llmrec.report.next_commands import evaluate_again_command, recommend_command, train_again_command
-from llmrec.report.system_names import system_titles
+from llmrec.report.systems import system_titles
 from llmrec.report.training_curves import shown_model
 from llmrec.yaml_files import read_yaml
 

@@ -56,7 +56,7 @@ def run(context: StageContext) -> None:
 STAGE = Stage(
     name="eval",
     help="Compute metrics for the model and the baselines.",
-    version=2,
+    version=3,
     sections=("data.history", "decode.splits", "decode.users", "decode.mask_seen", "eval"),
     reads=(
         data.STAGE,

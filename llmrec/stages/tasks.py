@@ -72,7 +72,7 @@ def run(ctx: StageContext) -> None:
 STAGE = Stage(
     name="tasks",
     help="Let the tuned model answer the questions of eval.tasks.",
-    version=1,
+    version=2,
     sections=("data.history", "eval.tasks"),
     reads=(data.STAGE, sft.STAGE),
     owns=("tasks",),

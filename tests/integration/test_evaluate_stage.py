@@ -22,8 +22,9 @@ from llmrec.errors import UserError
 from llmrec.evaluate.compare import compare, comparison_table
 from llmrec.evaluate.lists import SCHEMA
 from llmrec.files import read_json, write_json
+from llmrec.metrics.statistics import holm
 from llmrec.report.page import render
-from llmrec.report.tables import metrics_table
+from llmrec.report.tables import beyond_table, metrics_table
 from llmrec.stages import eval as eval_stage
 from llmrec.stages import report as report_stage
 
@@ -147,6 +148,60 @@ def test_users_without_a_list_are_misses_and_their_places_invalid(tmp_path):
     assert sft["invalid"] == 5
 
 
+BEYOND = (
+    "coverage_tail",
+    "novelty",
+    "popularity_lift",
+    "diversity",
+    "unexpectedness",
+    "serendipity",
+    "calibration",
+)
+
+
+def test_metrics_beyond_accuracy_and_groups_of_users(tmp_path, capsys):
+    recipe = make_recipe(
+        eval={
+            "k": [1, 5],
+            "bootstrap": 50,
+            "baselines": ["popularity", "item_knn"],
+            "metrics": ["hr", "ndcg", "precision", "map", *BEYOND, "text_diversity"],
+            "slices": ["cold_items", "cold_users", "user_attributes"],
+        },
+    )
+    run = make_run(tmp_path / "beyond", recipe)
+    items = pl.read_parquet(run / "data/items.parquet")
+    categories = pl.Series([[f"c{n % 3}"] for n in range(len(items))])
+    items.with_columns(categories=categories).write_parquet(run / "data/items.parquet")
+    people = pl.DataFrame({"user_id": [f"u{n}" for n in range(40)], "sex": ["f", "m"] * 20})
+    people.write_parquet(run / "data/users.parquet")
+    run_stage_function(eval_stage, recipe, run)
+    metrics = read_json(run / "eval/metrics.json")
+    assert "text_diversity is left out: text_knn" in capsys.readouterr().err
+    assert list(metrics["protocol"]["left_out"]) == ["text_diversity"]
+    assert metrics["protocol"]["accuracy"] == ["hr", "ndcg", "precision", "map"]
+    sft = metrics["test"]["sft"]
+    assert sft["precision@5"] == 0.1 and sft["map@5"] == 0.5  # half of the users have their target at rank 1
+    assert sft["diversity@1"] is None and "diversity@1" not in sft["intervals"]
+    for name in ("diversity", "novelty", "unexpectedness", "serendipity", "calibration"):
+        low, high = sft["intervals"][f"{name}@5"]
+        assert low < sft[f"{name}@5"] < high
+    per_user = pl.read_parquet(run / "eval/per_user.parquet")
+    of_sft = per_user.filter((pl.col("system") == "sft") & (pl.col("split") == "test"))
+    assert of_sft["novelty@5"].mean() == pytest.approx(sft["novelty@5"], abs=1e-6)
+    assert metrics["test"]["popularity"]["serendipity@5"] == 0
+    # Every second user is hit, and these are the f.
+    gap = metrics["fairness"]["test"]["user:sex"]["sft"]["hr@5"]
+    assert (gap["lowest"], gap["highest"], gap["gap"]) == ("m", "f", 1.0)
+    assert set(metrics["slices"]["test"]) == {"cold_items", "cold_users", "user:sex"}
+    page = " ".join(render(run, pipeline.NAMES).split())
+    assert "Miscalibration" in page and "Left out: text diversity (text_knn" in page
+    assert "because all users are in one group: over 3." in page
+    assert "sex of the user" in page and "2.0%" in page
+    text = printed(beyond_table(metrics, "test", 5))
+    assert "Novelty" in text and "less known items" in text
+
+
 class Links(HTMLParser):
     """Collects what a page would load or run."""
 
@@ -254,9 +309,9 @@ def test_any_number_of_systems_has_colours_and_a_row_of_one_table(evaluated):
     path = evaluated / "eval/metrics.json"
     metrics = read_json(path)
     names = [f"own{n}" for n in range(12)]
-    for values in (metrics["valid"], metrics["test"], *metrics["slices"]["test"]["history_length"].values()):
+    groups = (group for of in metrics["slices"]["test"].values() for group in of.values())
+    for values in (metrics["valid"], metrics["test"], *groups):
         values |= dict.fromkeys(names, values["popularity"])
-    del metrics["slices"]["test"]["item_frequency"]
     write_json(path, metrics)
     page = render(evaluated, pipeline.NAMES)
     styles = set(re.findall(r'class="tile (c-[a-z0-9_]+)"', page))
@@ -340,6 +395,13 @@ def test_tables_of_one_run_and_of_several(tmp_path, evaluated):
     assert gap == pytest.approx(0.375 - baseline, abs=1e-6) and low < gap < high
     assert [row.differences for row in within.rows if row.system == "popularity"] == [{}]
     assert within.as_json()["rows"][0]["system"] == "sft"
+    everything = compare(runs, metrics=["mrr@5", "hr@5"], against="popularity")
+    p = [row.p["mrr@5"] for row in everything.rows if row.p]
+    assert [row.p_holm["mrr@5"] for row in everything.rows if row.p] == holm(p) and len(p) == 4
+    (better,) = (row for row in within.rows if row.system == "sft")
+    assert within.holds(better, "mrr@5") == (better.p_holm["mrr@5"] < 0.05)
+    told = printed(comparison_table(everything))
+    assert "✓: told from chance, although 4 differences were looked at together" in " ".join(told.split())
     with pytest.raises(UserError, match="run tiny: has no system 'grpo'"):
         compare([evaluated], against="grpo")
 

@@ -133,14 +133,17 @@ def test_the_example_of_a_metric_runs(reader):
     printed = run_examples(reader, "A metric")
     metrics = read_json(reader / "runs/measured/eval/metrics.json")
     values = metrics["test"]["sft"]
-    assert set(metrics["protocol"]["formulas"]) == {"hr", "ndcg", "rbp", "novelty"}
+    assert set(metrics["protocol"]["formulas"]) == {"hr", "ndcg", "rbp", "bestsellers", "never_shown"}
+    assert metrics["protocol"]["accuracy"] == ["hr", "ndcg", "rbp"]
     assert 0 <= values["rbp@3"] <= 0.2 and "rbp@3" in values["intervals"]
-    assert values["novelty@3"] > 0 and "mrr@3" not in values
+    assert 0 <= values["bestsellers@3"] <= 1 and "bestsellers@3" in values["intervals"]
+    assert 0 <= values["never_shown@3"] < small_shop.ITEMS and "mrr@3" not in values
     users = pl.read_parquet(reader / "runs/measured/eval/per_user.parquet")
     hits = users.filter(pl.col("rank") == 2)["rbp@3"].to_list()
     assert hits and hits == pytest.approx([0.16] * len(hits))
-    assert "RBP@3" in (reader / "runs/measured/eval/report.html").read_text()
-    assert "NOVELTY@3" in printed
+    page = (reader / "runs/measured/eval/report.html").read_text()
+    assert "RBP@3" in page and "bestsellers" in page
+    assert "NEVER_SHOWN@3" in printed and "BESTSELLERS@3" in printed
 
 
 def test_the_example_of_a_base_architecture_runs(reader):
@@ -153,7 +156,7 @@ def test_the_example_of_a_base_architecture_runs(reader):
     [
         ("ids", "letters", ["ids.quantizer={kind: letters:Letters}"]),
         ("collaborative", "next_item", ['eval.baselines=["next_item:NextItem"]']),
-        ("eval", "my_metrics", ['eval.metrics=[hr, ndcg, "my_metrics:NOVELTY"]']),
+        ("eval", "my_metrics", ['eval.metrics=[hr, ndcg, "my_metrics:BESTSELLERS"]']),
         ("grpo", "my_rewards", ['grpo.rewards=[{name: "my_rewards:agreed"}]']),
     ],
 )
@@ -171,7 +174,7 @@ def test_a_stage_is_done_anew_when_ones_own_file_changes(reader, stage, module, 
 
 
 def test_a_finished_run_is_read_with_and_without_the_code(reader, tmp_path):
-    words = ["ids.quantizer={kind: letters:Letters}", 'eval.metrics=[hr, ndcg, "my_metrics:NOVELTY"]']
+    words = ["ids.quantizer={kind: letters:Letters}", 'eval.metrics=[hr, ndcg, "my_metrics:BESTSELLERS"]']
     words += ['collaborative={"next_item:NextItem": {decay: 0.3}}', 'eval.baselines=["next_item:NextItem"]']
     done = small_shop.run(reader, "report", "recipe.yaml", *words, "run=own", "parent=shop")
     assert done.returncode == 0, done.stderr

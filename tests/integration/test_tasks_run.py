@@ -95,6 +95,8 @@ def test_every_task_is_answered_and_scored_by_its_kind(asked):
         "choice": {"accuracy", "auc"},
         "sid": {"exact", "legal"},
     }
+    for kind in ("title", "sid"):
+        metrics[kind] |= {"item_perplexity", "generated_ndcg", "grounded_ndcg", "generated_legal"}
     for values in values_of.values():
         expected = metrics[values["kind"]] | {"perplexity", "unparsable", "cut"}
         assert expected <= set(values["intervals"])
@@ -105,6 +107,35 @@ def test_every_task_is_answered_and_scored_by_its_kind(asked):
         assert set(values) & set(metrics_file["protocol"]["formulas"]) >= expected
     assert values_of["test", "titles", "held_out"]["max_tokens"] == 3
     assert values_of["items", "item_to_sid", "held_out"]["users"] is None
+
+
+def test_an_illegal_answer_is_a_miss_that_grounding_takes_away(asked):
+    """The ranked answers to a question, generated anew one by one, and held against the catalogue's IDs."""
+    from llmrec import Recommender
+    from llmrec.decode import free_text
+
+    folder, _ = asked
+    recommender = Recommender.load(folder / "runs/shop")
+    rows = pl.read_parquet(folder / "runs/shop/tasks/answers.parquet").filter(pl.col("task") == "sequential")
+    examples = evaluation_examples(folder / "runs/shop", "valid", 10, 0)
+    prompts = recommender.run.encode_prompts(examples["history"].to_list())
+    tokens = recommender.run.catalogue.item_tokens()
+    end = int(recommender.checkpoint.tokenizer.eos_token_id)
+    kept = rows.select("generated_rank", "legal_rank", "generated_legal").iter_rows()
+    for prompt, target, (rank, legal_rank, legal) in zip(prompts, examples["target"], kept, strict=True):
+        (answers,) = free_text.generate_ranked(recommender.checkpoint.model, [prompt], 3, [end], 0, 10)
+        answers = [answer[:-1] if answer[-1] == end else answer for answer in answers]
+        items = [answer for answer in answers if answer in tokens.values()]
+        assert legal == pytest.approx(len(items) / 10)
+        assert rank == (answers.index(tokens[target]) + 1 if tokens[target] in answers else None)
+        assert legal_rank == (items.index(tokens[target]) + 1 if tokens[target] in items else None)
+    values = read(folder, "eval/tasks.json")["valid"]["sequential"]["sids"]
+    gains = [0 if rank is None else 1 / np.log2(rank + 1) for rank in rows["generated_rank"]]
+    assert values["generated_ndcg"] == pytest.approx(np.mean(gains), abs=1e-6)
+    assert values["grounded_ndcg"] >= values["generated_ndcg"]
+    assert values["ranked"] == 10 and values["item_perplexity"] == pytest.approx(
+        values["perplexity"] ** 3, rel=1e-4
+    )
 
 
 def test_rows_without_a_rating_or_review_are_left_out_and_counted(asked):

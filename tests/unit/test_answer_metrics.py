@@ -72,6 +72,16 @@ def test_perplexity_of_equally_likely_tokens_is_their_number():
     assert text.perplexity(np.array([-1e6]), np.array([1])) == math.inf
 
 
+def test_perplexity_per_item_is_that_of_whole_answers():
+    """Two answers of probability 1/4 and 1/16: as unsure as among 8 items, whatever their tokens."""
+    log_probs = np.array([math.log(1 / 4), math.log(1 / 16)])
+    assert text.perplexity(log_probs, np.ones(2, np.int64)) == pytest.approx(8)
+
+
+def test_ndcg_of_ranked_answers_by_hand():
+    assert text.ranked_ndcg([1, 3, None, 7]) == pytest.approx([1, 1 / 2, 0, 1 / 3])
+
+
 def test_grounding_by_hand():
     scores = text.grounding([1, 4, 10, 11, None])
     assert scores.T.tolist() == [[1, 0, 0, 0, 0], [1, 1, 1, 0, 0], [1, 0.25, 0.1, 0, 0]]

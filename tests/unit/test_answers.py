@@ -52,6 +52,21 @@ def test_the_models_own_settings_do_not_change_an_answer(model):
         model.generation_config.repetition_penalty = before
 
 
+@pytest.mark.parametrize("batch_tokens", [1, 8192])
+def test_ranked_answers_are_the_most_probable_ones(model, batch_tokens):
+    """Of all answers of at most two tokens; as many beams as tokens leave out none of them."""
+    size, end = model.config.vocab_size, 7
+    ranked = free_text.generate_ranked(model, PROMPTS[:2], 2, [end], 0, size, batch_tokens)
+    for prompt, answers in zip(PROMPTS[:2], ranked, strict=True):
+        first = logits_after(model, prompt)[-1].log_softmax(-1).tolist()
+        scores = {(end,): first[end]}
+        for token in set(range(size)) - {end}:
+            second = logits_after(model, [*prompt, token])[-1].log_softmax(-1).tolist()
+            scores |= {(token, other): first[token] + second[other] for other in range(size)}
+        best = sorted(scores, key=lambda answer: -scores[answer])[:5]
+        assert [tuple(answer) for answer in answers[:5]] == best
+
+
 def test_log_probs_of_given_answers(model):
     given = [[[1, 2], [3]], [[4, 5, 6]], [[2]], [[8, 1], [9, 9, 9], [8, 2]]]
     log_probs = free_text.answer_log_probs(model, PROMPTS, given, pad_id=0)
@@ -163,10 +178,23 @@ def test_choices_are_compared_without_case_and_stop():
 
 def test_illegal_ids_and_empty_titles_and_texts_are_unparsable():
     sids = scored(
-        {"kind": "sid"}, answer=["<a_1>", "<a_2>"], reference=["<a_1>", "<a_1>"], legal=[True, False]
+        {"kind": "sid"},
+        answer=["<a_1>", "<a_2>"],
+        reference=["<a_1>", "<a_1>"],
+        legal=[True, False],
+        generated_rank=[None, None],
+        legal_rank=[1, None],
+        generated_legal=[0.5, 0.1],
     )
-    assert sids([1, 3]) == {"exact": 0.25, "legal": 0.25, "unparsable": 0.75}
-    titles = scored({"kind": "title"}, answer=["A", " "], reference=["A", "B"], rank=[1, None])([1, 1])
+    found = sids([1, 3])
+    assert (found["exact"], found["legal"], found["unparsable"]) == (0.25, 0.25, 0.75)
+    assert found["generated_ndcg"] == 0 and found["grounded_ndcg"] == pytest.approx(0.25)
+    assert found["generated_legal"] == pytest.approx((1 * 0.5 + 3 * 0.1) / 4)
+    ranked = {"generated_rank": [1, 3], "legal_rank": [1, 2], "generated_legal": [1.0, 0.5]}
+    titles = scored({"kind": "title"}, answer=["A", " "], reference=["A", "B"], rank=[1, None], **ranked)(
+        [1, 1]
+    )
+    assert titles["generated_ndcg"] == pytest.approx((1 + 1 / 2) / 2)
     assert titles["exact"] == titles["grounding_accuracy@1"] == titles["unparsable"] == 0.5
     texts = scored({"kind": "text"}, answer=["the cat sat on it", ""], reference=["the cat sat on it"] * 2)
     assert texts([1, 0])["bleu"] == pytest.approx(100) and texts([1, 0])["rougeL"] == 1

@@ -10,13 +10,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmrec.collaborative.popularity import Popularity
+from llmrec.config import Recipe
 from llmrec.config.registry import SYSTEMS
 from llmrec.errors import UserError
 from llmrec.evaluate.lists import SCHEMA, baseline_lists, count_invalid, model_systems, read_lists
-from llmrec.evaluate.summary import differences, slice_labels, summarise
+from llmrec.evaluate.slices import fairness, make_slices, quartile_labels
+from llmrec.evaluate.summary import differences, summarise
 from llmrec.recommend.model_names import ADAPTERS
-from llmrec.report.colours import COLOURS, style_of
 from llmrec.report.plots import Axes, Bar, axis_ticks, grouped_bars, line_chart, usage_chart
+from llmrec.report.systems import COLOURS, style_of
 
 CATALOGUE = ["a", "b", "c", "d"]
 
@@ -121,7 +123,7 @@ def test_differences_are_paired_and_rounded():
 
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=60))
 def test_slices_partition_users_by_value(values):
-    labels, order = slice_labels(pl.Series("length", values))
+    labels, order = quartile_labels(pl.Series("length", values))
     assert set(labels) == set(order)
     assert 1 <= len(order) <= 4
     reached = -1
@@ -131,6 +133,68 @@ def test_slices_partition_users_by_value(values):
         assert (min(inside), max(inside)) == (low, high)
         assert low > reached
         reached = high
+
+
+def sliced(names, attributes=None, **columns):
+    recipe = Recipe.model_validate({"name": "own", "data": {"card": "own.yaml"}, "eval": {"slices": names}})
+    users = len(next(iter(columns.values())))
+    defaults = {
+        "user_id": [f"u{n}" for n in range(users)],
+        "history_length": [9] * users,
+        "item_frequency": [9] * users,
+    }
+    return make_slices(pl.DataFrame(defaults | columns), recipe, attributes)
+
+
+def test_cold_targets_and_users_are_groups_of_their_own():
+    """A target is rare up to 5 training interactions, and a history short up to 3 items, both included."""
+    items, users = sliced(
+        ["cold_items", "cold_users"], item_frequency=[0, 1, 5, 6], history_length=[1, 3, 4, 9]
+    )
+    assert items.labels.to_list() == ["new", "1–5", "1–5", "over 5"] and items.order == [
+        "new",
+        "1–5",
+        "over 5",
+    ]
+    assert users.labels.to_list() == ["at most 3", "at most 3", "over 3", "over 3"]
+    (items,) = sliced(["cold_items"], item_frequency=[7, 8])
+    assert items.order == ["over 5"]
+
+
+def test_attributes_are_groups_by_value_by_quartile_and_by_size(capsys):
+    names = [f"u{n}" for n in range(40)]
+    attributes = pl.DataFrame(
+        {
+            "user_id": [*names[1:], "elsewhere"],
+            "age": [str(n) for n in range(40)],
+            "city": ["Ulm"] * 20 + ["Bonn"] * 10 + ["Köln"] * 9 + ["Bonn"],
+            "constant": ["x"] * 39 + ["y"],
+        }
+    )
+    found = {entry.name: entry for entry in sliced(["user_attributes"], attributes, history_length=[4] * 40)}
+    assert list(found) == ["user:age", "user:city", "user:constant"]
+    assert found["user:age"].order == ["0–9", "10–19", "20–28", "29–38", "unknown"]
+    assert found["user:age"].labels.to_list()[:2] == ["unknown", "0–9"]
+    assert found["user:city"].order == ["Ulm", "Bonn", "all others", "unknown"]
+    assert found["user:constant"].order == ["x", "unknown"]  # the first user has no attributes
+    assert sliced(["user_attributes"], history_length=[4] * 40) == []
+    assert "the data describes no users" in capsys.readouterr().err
+
+
+def test_fairness_compares_groups_of_users_and_no_groups_of_targets():
+    slices = sliced(
+        ["cold_items", "cold_users"], item_frequency=[0, 9] * 20, history_length=[2, 9, 2, 9] * 10
+    )
+    users = {
+        "sft": pl.DataFrame({"hr@10": [0.0, 1.0] * 20}),
+        "popularity": pl.DataFrame({"hr@10": [0.5, 0.5] * 20}),
+    }
+    gaps = fairness(users, slices, ["hr@10"], 50, 0, 0.95)
+    assert list(gaps) == ["cold_users"]
+    gap = gaps["cold_users"]["sft"]["hr@10"]
+    assert (gap["lowest"], gap["highest"], gap["gap"]) == ("at most 3", "over 3", 1.0)
+    assert gap["interval"] == [1.0, 1.0] and gap["p"] == pytest.approx(1 / 51, abs=1e-6)
+    assert gaps["cold_users"]["popularity"]["hr@10"]["p"] == 1.0
 
 
 @given(st.floats(0, 1e6), st.floats(1e-6, 1e6))

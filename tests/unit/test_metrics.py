@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec.metrics.catalogue import coverage, gini
-from llmrec.metrics.metric import exposure
+from llmrec.metrics.lists import exposure
 from llmrec.metrics.ranking import MEASURES, metric_names, score_ranks, target_ranks
-from llmrec.metrics.statistics import bootstrap_means, bootstrap_seeds, percentile_interval
+from llmrec.metrics.statistics import bootstrap_means, bootstrap_seeds, holm, p_values, percentile_interval
 
 
 def lists_of(items_of: dict[str, list[str]]) -> pl.DataFrame:
@@ -124,3 +124,26 @@ def test_seeds_are_resampled_beside_users():
     assert (many - other).var() == pytest.approx(
         2 * shifts.var() / 3, rel=0.15
     )  # the same users, other seeds
+
+
+def test_holm_by_hand():
+    """Four p-values: .005 · 4, .01 · 3, .03 · 2, then .04 · 1, which may not be less than the one before it."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.6]) == [1.0, 1.0]
+    assert holm([0.04]) == [0.04] and holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
+def test_holm_keeps_the_order_and_lies_between_the_values_and_bonferroni(values):
+    adjusted = holm(values)
+    for one, own in zip(values, adjusted, strict=True):
+        assert one <= own <= min(1, len(values) * one) or own == pytest.approx(one)
+        assert all(own <= other for value, other in zip(values, adjusted, strict=True) if one <= value)
+
+
+def test_p_values_follow_from_the_bootstraps_standard_error():
+    """A difference of 1.96 standard errors is the 5 % level; one of 0 is no evidence at all."""
+    samples = np.random.default_rng(7).normal(0.5, 0.1, size=(20000, 1))
+    assert p_values([0.196], samples) == pytest.approx([0.05], abs=0.003)
+    assert p_values([-0.196], samples) == pytest.approx([0.05], abs=0.003)
+    assert p_values([0.0, 0.2], np.zeros((10, 2))).tolist() == [1.0, 0.0]

@@ -10,6 +10,8 @@ from shop import open_shop
 
 from llmrec.cli import main
 from llmrec.errors import UserError
+from llmrec.experiments import page as sweep_page
+from llmrec.experiments import parallel
 from llmrec.experiments import study as studies
 from llmrec.experiments.locks import Stopped, try_lock
 from llmrec.experiments.settings import plan_sweep
@@ -17,7 +19,6 @@ from llmrec.experiments.space import Choices, Range, combinations, split_setting
 from llmrec.experiments.study import Outcome, SweepStudy
 from llmrec.experiments.trials import read_curve
 from llmrec.experiments.variants import stage_signatures
-from llmrec.report import parallel, sweep_page
 
 SHOP = ["eval.baselines=[popularity]"]
 SPACE = ["sft.lr=1e-4..1e-2", "ids.quantizer.kind=rq_kmeans,random", "sft.batch=2..9"]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from llmrec.config.registry import SYSTEMS
-from llmrec.report.system_names import system_titles, with_key
+from llmrec.report.systems import system_titles, with_key
 from llmrec.report.verdict import advice, judge, summary
 
 BETTER, WORSE, LEVEL = (0.02, [0.01, 0.03]), (-0.04, [-0.06, -0.02]), (0.001, [-0.012, 0.014])

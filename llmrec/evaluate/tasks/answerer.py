@@ -35,6 +35,9 @@ SCHEMA = pl.Schema(
         "legal": pl.Boolean,
         "rank": pl.Int32,
         "cut": pl.Boolean,
+        "generated_rank": pl.Int32,
+        "legal_rank": pl.Int32,
+        "generated_legal": pl.Float64,
     }
 )
 
@@ -74,6 +77,7 @@ def describe_questions(questions: TemplateQuestions) -> dict[str, Any]:
         "kind": questions.kind,
         "options": questions.options,
         "max_tokens": questions.max_tokens,
+        "ranked": questions.ranked,
         "left_out": dict(questions.left_out),
     }
 
@@ -125,8 +129,45 @@ class Answerer:
             "rank": self._grounded_ranks(texts, questions) if kind == "title" else [None] * len(rows),
             "cut": [questions.template.end and not ended for ended in has_end],
         }
+        columns |= self._ranked(questions, prompts, ends)
         key = {"split": questions.split, "task": questions.task.id, "template": questions.template.id}
         return pl.DataFrame({name: [value] * len(rows) for name, value in key.items()} | columns, SCHEMA)
+
+    def _ranked(
+        self, questions: TemplateQuestions, prompts: list[list[int]], ends: list[int]
+    ) -> dict[str, list[Any]]:
+        """Rank several unconstrained answers to each question whose answer is an item; others have nulls.
+
+        Returns:
+            `generated_rank`, position of the right answer among them, or None; `legal_rank`, the same among the
+            distinct ones that are items; `generated_legal`, share of items.
+        """
+        from llmrec.decode import free_text
+
+        names = ("generated_rank", "legal_rank", "generated_legal")
+        if not questions.ranked:
+            return {name: [None] * len(prompts) for name in names}
+        ranked = free_text.generate_ranked(
+            self._checkpoint.model, prompts, questions.max_tokens, ends, self._pad, questions.ranked
+        )
+        named = self._item_name if questions.kind == "sid" else self._title_name
+        if questions.kind == "sid":
+            legal: set[Any] = {tuple(tokens) for tokens in self._run.catalogue.item_tokens().values()}
+        else:
+            legal = set(self._titles[0])
+        rows = []
+        for row, answers in zip(questions.rows, ranked, strict=True):
+            given, right = [named(tokens) for tokens in answers], named(row.reference)
+            items = list(dict.fromkeys(name for name in given if name in legal))
+            places = (of.index(right) + 1 if right in of else None for of in (given, items))
+            rows.append((*places, sum(name in legal for name in given) / len(given)))
+        return {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+
+    def _item_name(self, tokens: list[int]) -> Any:
+        return tuple(self._without_end(tokens))
+
+    def _title_name(self, tokens: list[int]) -> Any:
+        return str(self._checkpoint.tokenizer.decode(self._without_end(tokens))).strip()
 
     def _without_end(self, tokens: list[int]) -> list[int]:
         """Return an answer without its end token."""

@@ -66,6 +66,7 @@ class TemplateQuestions:
         rows: the questions.
         left_out: number of samples without a needed field, by field.
         max_tokens: most tokens of an answer.
+        ranked: number of unconstrained answers that are ranked; 0 if the answer is no item.
     """
 
     task: Task
@@ -76,6 +77,7 @@ class TemplateQuestions:
     rows: list[Question]
     left_out: Counter[str]
     max_tokens: int
+    ranked: int = 0
 
 
 def resolve_eval_task(
@@ -139,7 +141,8 @@ class EvalQuestions:
                 raise UserError(f"eval.tasks: {task.id}, template {template.id}: all samples lack {lacking}")
             max_tokens = entry.max_tokens or self._longest_answer(mixed, template, rows, kind)
             split = ITEMS if task.source == "item" else entry.split
-            yield TemplateQuestions(task, template, split, kind, options, rows, left_out, max_tokens)
+            ranked = entry.answers if kind in FIELD_KINDS.values() else 0
+            yield TemplateQuestions(task, template, split, kind, options, rows, left_out, max_tokens, ranked)
 
     def _sample(self, template: Template, case: PromptContext, left_out: Counter[str]) -> Sample | None:
         try:

@@ -20,14 +20,15 @@ from llmrec.files import read_json
 from llmrec.metrics import rating, text
 from llmrec.metrics.statistics import bootstrap_counts, percentile_interval
 
-FORMULAS = {measure.name: measure.formula for measure in (*text.MEASURES, *rating.MEASURES)} | {
+MEASURES = (*text.MEASURES, *text.GENERATED, *rating.MEASURES)
+FORMULAS = {measure.name: measure.formula for measure in MEASURES} | {
     "unparsable": "share of answers that cannot be read as the kind that the question asks for: no number on the "
     "scale of the training ratings, none of the choices, no item's semantic ID, or an empty answer",
     "cut": "share of answers that had not ended at max_tokens",
 }
 SHOWN, LONGEST_SHOWN = 5, 300
 """Number of answers in the report per template, and most characters of each."""
-_TITLES = {measure.name: measure.title for measure in (*text.MEASURES, *rating.MEASURES)} | {
+_TITLES = {measure.name: measure.title for measure in MEASURES} | {
     "unparsable": "Unparsable",
     "cut": "Cut off",
 }
@@ -98,7 +99,7 @@ def answers_shown(run: Path) -> dict[str, Any] | None:
                 examples = _sample_answers(answers, key, protocol["seed"])
                 templates.append(key | values | {"rows": _table_rows(values), "examples": examples})
     used = {name for entry in templates for name in entry}
-    measures = [measure for measure in (*text.MEASURES, *rating.MEASURES) if measure.name in used]
+    measures = [measure for measure in MEASURES if measure.name in used]
     return {"templates": templates, "off": protocol["off"], "measures": measures}
 
 
@@ -202,7 +203,7 @@ def _choice(rows: _Rows) -> KindMetrics:
 def _sid(rows: _Rows) -> KindMetrics:
     are_legal = rows.frame["legal"].to_list()
     share: WeightedMetrics = {"legal": partial(_mean, np.array(are_legal, np.float64))}
-    return _exact(rows) | share, [not is_legal for is_legal in are_legal]
+    return _exact(rows) | share | _of_items(rows), [not is_legal for is_legal in are_legal]
 
 
 def _title(rows: _Rows) -> KindMetrics:
@@ -211,7 +212,7 @@ def _title(rows: _Rows) -> KindMetrics:
     grounded: WeightedMetrics = {
         name: partial(_mean, column) for name, column in zip(names, columns, strict=True)
     }
-    return _exact(rows) | grounded, _are_empty(rows)
+    return _exact(rows) | grounded | _of_items(rows), _are_empty(rows)
 
 
 def _text(rows: _Rows) -> KindMetrics:
@@ -232,6 +233,20 @@ _KINDS: dict[str, Callable[[_Rows], KindMetrics]] = {
     "title": _title,
     "text": _text,
 }
+
+
+def _of_items(rows: _Rows) -> WeightedMetrics:
+    """Return the metrics of answers that are an item: perplexity per item, and figures of the ranked answers."""
+    items = np.ones(len(rows.frame), np.int64)
+    measures: WeightedMetrics = {
+        "item_perplexity": lambda weights: text.perplexity(rows.numbers("log_prob"), items, weights)
+    }
+    columns = {
+        "generated_ndcg": text.ranked_ndcg(rows.frame["generated_rank"].to_list()),
+        "grounded_ndcg": text.ranked_ndcg(rows.frame["legal_rank"].to_list()),
+        "generated_legal": rows.numbers("generated_legal"),
+    }
+    return measures | {name: partial(_mean, column) for name, column in columns.items()}
 
 
 def _exact(rows: _Rows) -> WeightedMetrics:

@@ -10,7 +10,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from llmrec.report.parallel import Line, axis_of, parallel_coordinates, place_of, value_axis
+from llmrec import report
+from llmrec.experiments.parallel import Line, axis_of, parallel_coordinates, place_of, value_axis
 from llmrec.report.plots import Axes, line_chart
 
 
@@ -23,7 +24,7 @@ def render(name: str, command: str, figures: Mapping[str, Any]) -> str:
         figures: content of `figures` in the sweep's `figures.json`; at least one trial is complete.
     """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([Path(__file__).parent, Path(report.__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -35,7 +36,7 @@ def render(name: str, command: str, figures: Mapping[str, Any]) -> str:
     )
     others = [trial for trial in trials if trial["value"] is None]
     metric = figures["metric"].partition(".")[2].upper()
-    return environment.get_template("sweep.html.j2").render(
+    return environment.get_template("page.html.j2").render(
         name=name,
         command=command,
         metric=metric,

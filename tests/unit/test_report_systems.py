@@ -6,7 +6,7 @@ import pytest
 
 from llmrec.config.registry import SYSTEMS
 from llmrec.recommend.model_names import ADAPTERS, ZERO_SHOT
-from llmrec.report.colours import COLOURS
+from llmrec.report.systems import COLOURS
 
 PAPERS = ("#fdfdfb", "#15171a")
 APART = 25

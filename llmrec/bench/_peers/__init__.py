@@ -1,0 +1,1 @@
+"""What benchmarks compare with, where it does not fit into the benchmark."""
