@@ -6,16 +6,12 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llmrec import pipeline
 from llmrec.artifacts import find_run
 from llmrec.commands.stages import resolve, run_stages
 from llmrec.errors import UserError
 from llmrec.files import write_json
-
-if TYPE_CHECKING:
-    pass
 
 TITLE_WIDTH = 60
 
