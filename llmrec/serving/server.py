@@ -177,9 +177,8 @@ async def _serve(served: TrainedRun, args: Namespace, k_max: int) -> None:
 
 async def _warm_up(client: EngineClient, served: TrainedRun, state: Any, k_max: int) -> None:
     """Answer one request, so that the first one of a client does not wait for kernels, grammars and caches."""
-    item = next(item for item in served.catalogue.items if item not in served.catalogue.retired)
-    k = min(k_max, BEAMS)
-    request = RecommendRequest(history=[item], k=k, width=k, mask_seen=False)
+    item, k = served.catalogue.items[0], min(k_max, BEAMS)  # a history may hold what is retired
+    request = RecommendRequest(history=[item], k=k, width=k, allow=None, mask_seen=False)
     with contextlib.suppress(UserError):  # what is wrong with this request is no reason not to serve others
         await recommend(client, served, request, _adapter_of(served, state, None))
 
