@@ -321,7 +321,7 @@ def test_any_number_of_systems_has_colours_and_a_row_of_one_table(evaluated):
     tables = re.findall(
         r'<table class="systems">\s*<thead><tr><th>test(?:, further)?</th>.*?</table>', page, re.DOTALL
     )
-    assert len(tables) == 2 and "NDCG@5" in tables[0] and "Coverage@5" in tables[1]
+    assert len(tables) == 2 and "NDCG@5" in tables[0] and "MRR@5" in tables[1]
     rows = re.findall(r'<th scope="row" class="(c-[a-z0-9_]+)">', tables[0])
     assert len(rows) == len(styles) == len(set(rows))
     scores = {name: metrics["test"][name]["ndcg@5"] for name in ("popularity", "item_knn")}
@@ -417,7 +417,7 @@ def test_arms_of_several_seeds_have_means_over_seeds_and_paired_intervals(tmp_pa
     for seed in file.seeds:
         for place, arm in enumerate(file.arms):
             recipe = make_recipe("own", seed=seed, sft={"epochs": 1 + place}, decode={"splits": ["valid"]})
-            run = ArmRun(arm, f"{arm.name}-{seed}", recipe, ("own", f"seed={seed}"), ())
+            run = ArmRun(f"{arm.name}-{seed}", recipe, ("own", f"seed={seed}"), (), arm=arm)
             make_run(run.folder, recipe, shift=place + seed)
             run_stage_function(eval_stage, recipe, run.folder)
             write_json(run.folder / "sft/manifest.json", {"seconds": 10.0 + seed, "peak_memory_mb": 9 - seed})

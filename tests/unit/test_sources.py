@@ -6,6 +6,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 
@@ -86,6 +87,7 @@ def test_the_console_in_readme_is_what_quickstart_prints_for_its_file(tmp_path, 
     run = tmp_path / "quickstart"
     (run / "eval").mkdir(parents=True)
     (run / "eval/metrics.json").write_text(json.dumps(metrics))
+    pl.DataFrame({"user_id": ["196"]}).write_parquet(run / "eval/per_user.parquet")
     recipe = yaml.safe_load((assets.root("recipes") / "quickstart.yaml").read_text("utf-8"))
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     monkeypatch.setenv("COLUMNS", "120")
