@@ -17,7 +17,7 @@ from llmrec.experiments.locks import Stopped, try_lock
 from llmrec.experiments.settings import plan_sweep
 from llmrec.experiments.space import Choices, Range, combinations, split_settings
 from llmrec.experiments.study import Outcome, SweepStudy
-from llmrec.experiments.trials import read_curve
+from llmrec.experiments.trials import TrialRunner, read_curve
 from llmrec.experiments.variants import stage_signatures
 
 SHOP = ["eval.baselines=[popularity]"]
@@ -256,6 +256,24 @@ def test_trials_with_the_same_settings_of_a_stage_have_the_same_signature(shop):
     assert kinds[0]["data"] == kinds[1]["data"] == kinds[2]["data"]
     assert kinds[0]["ids"] == kinds[1]["ids"] != kinds[2]["ids"]
     assert len({signs["sft"] for signs in kinds}) == 3
+
+
+def test_a_stage_that_a_killed_workers_process_has_finished_is_shared(shop):
+    """The process of a stage outlives its worker, which then has named no run that has the stage."""
+    sweep = plan_sweep("recipe.yaml", [*SHOP, *SPACE, "run=s"], "valid.ndcg@3", 0, True)
+    sweep.folder.mkdir(parents=True)
+    study = SweepStudy(sweep.folder, sweep.parameters, 0)
+    runner = TrialRunner(sweep, study, False, lambda: False)
+    claims = [study.claim(2, 2, lambda: False) for _ in range(2)]
+    variants = [sweep.plan(claim.number, claim.values) for claim in claims]
+    assert main(["data", *variants[0].command]) == 0
+    sign = stage_signatures(variants[0].recipe)["data"]
+    assert stage_signatures(variants[1].recipe)["data"] == sign
+    for claim in claims:
+        runner._take_or_run(claim, "data", sign, watched=False)
+    assert study.lock_file(f"data-{sign}").read_text() == "s-0"
+    tables = [variant.folder / "data/interactions.parquet" for variant in variants]
+    assert tables[1].samefile(tables[0])
 
 
 FIGURES = {
