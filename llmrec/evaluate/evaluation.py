@@ -17,6 +17,7 @@ from llmrec.data.examples import evaluation_examples, load_items, training_histo
 from llmrec.data.tables.notes import tell
 from llmrec.errors import UserError
 from llmrec.evaluate.gate import gate
+from llmrec.evaluate.given_lists import PREFIX, lists_of_split, read_given_lists
 from llmrec.evaluate.lists import baseline_lists, count_invalid, is_baseline, model_systems, read_lists
 from llmrec.evaluate.summary import differences, rounded, slice_labels, summarise
 from llmrec.evaluate.tasks.scores import task_metrics
@@ -43,6 +44,7 @@ def evaluate(context: StageContext) -> None:
         for name in recipe.eval.baselines
         if name != ZERO_SHOT
     }
+    given = {PREFIX + name: read_given_lists(Path(path)) for name, path in recipe.eval.lists.items()}
     counts = histories.select(item_id=pl.col("items").explode().cast(pl.String))
     counts = counts.group_by("item_id").agg(pl.len().cast(pl.Int64).alias("item_frequency"))
     metrics = load_metrics(recipe.eval.metrics)
@@ -57,6 +59,7 @@ def evaluate(context: StageContext) -> None:
         lists = {name: read_lists(path) for name, path in _model_files(context, split).items()}
         for name in recipe.eval.baselines:
             lists[name] = _baseline(context, name, split, models.get(name), examples)
+        lists |= _given(context, given, split, examples, catalogue.to_list())
         users = {name: _per_user(frame, examples, recipe, metrics) for name, frame in lists.items()}
         shown = {
             name: RecommendedLists(frame.join(examples, on="user_id", how="semi"), catalogue, traffic)
@@ -112,6 +115,25 @@ def _baseline(
     return frame
 
 
+def _given(
+    context: StageContext,
+    given: dict[str, pl.DataFrame],
+    split: str,
+    examples: pl.DataFrame,
+    catalogue: list[str],
+) -> dict[str, pl.DataFrame]:
+    """Return the lists of a split that were made elsewhere, and write them like a model's."""
+    recipe, k = context.recipe, max(context.recipe.eval.k)
+    found = {}
+    for name, frame in given.items():
+        lists = lists_of_split(frame, split, examples, catalogue, k, recipe.decode.mask_seen, name)
+        if lists is not None:
+            found[name] = lists
+            with atomic_write(context.work / layout.lists(name, split)) as partial:
+                lists.write_parquet(partial)
+    return found
+
+
 def _per_user(
     lists: pl.DataFrame, examples: pl.DataFrame, recipe: Recipe, metrics: Sequence[Metric]
 ) -> pl.DataFrame:
@@ -145,7 +167,8 @@ def _add_split(
         systems[name]["intervals"] = systems[name].pop("intervals")
     report[split] = systems
     models = [name for name in users if not is_baseline(name)]
-    pairs: list[tuple[str, str]] = [(model, base) for model in models for base in recipe.eval.baselines]
+    against = [*recipe.eval.baselines, *(name for name in users if name.startswith(PREFIX))]
+    pairs: list[tuple[str, str]] = [(model, base) for model in models for base in against]
     pairs += [(model, SFT) for model in models if model in ALIGNED and SFT in models]
     report.setdefault("differences", {})[split] = differences(users, pairs, names, *settings)
     cuts = report.setdefault("slices", {})[split] = {}
@@ -202,5 +225,9 @@ def _protocol(context: StageContext, items: int, metrics: Sequence[Metric]) -> d
             if name in recipe.decode.splits
         },
         "formulas": {metric.name: metric.formula for metric in metrics},
-        "baselines": {name: _about(recipe, name) for name in recipe.eval.baselines if name != ZERO_SHOT},
+        "baselines": {name: _about(recipe, name) for name in recipe.eval.baselines if name != ZERO_SHOT}
+        | {
+            PREFIX + name: {"title": name, "formula": f"lists made elsewhere, read from {Path(path).name}"}
+            for name, path in recipe.eval.lists.items()
+        },
     }
