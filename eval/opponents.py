@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from safetensors import safe_open
 
 from llmrec.artifacts import read_manifest
 from llmrec.collaborative.systems import load_baseline
@@ -46,11 +47,14 @@ def measure(run: Path, split: str, names: list[str] | None) -> dict[str, Any]:
         lists = baseline_lists(model, examples, recipe.data.history, 10, recipe.decode.mask_seen)
         users[name] = score_ranks(target_ranks(lists, examples, 10), [10])
         seconds[name] = round(time.perf_counter() - start, 1)
+    cpu_seconds = ((read_manifest(run, "collaborative") or {}).get("notes") or {}).get("cpu_seconds", {})
     found = summarise(users, METRICS, recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
     for name, row in found.items():
         row |= {"fit_and_lists_seconds": seconds[name]}
         if name != AGAINST and AGAINST in users:
             row["paired"] = {AGAINST: paired(users[name], users[AGAINST], recipe.eval.bootstrap, recipe.seed)}
+        row["cpu_seconds"] = cpu_seconds.get(name)
+        row["parameters"] = parameters(run, name)
         path = run / f"collaborative/{name}.json"
         if path.is_file():
             row["validation"] = {key: value for key, value in read_json(path).items() if key != "tried"}
@@ -58,6 +62,16 @@ def measure(run: Path, split: str, names: list[str] | None) -> dict[str, Any]:
     return {"seed": recipe.seed, "history": recipe.data.history, "items": len(items), "systems": found} | {
         "collaborative_seconds": manifest.get("seconds")
     }
+
+
+def parameters(run: Path, name: str) -> int | None:
+    """Return how many numbers a system has learned; None for systems that count, and for mixtures."""
+    path = run / f"collaborative/{name}.safetensors"
+    if name == "text_knn" or not path.is_file():  # vectors of texts are not learned here
+        return None
+    with safe_open(path, framework="numpy") as file:
+        shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+    return sum(int(np.prod(shape)) for shape in shapes)
 
 
 def paired(one: pl.DataFrame, other: pl.DataFrame, resamples: int, seed: int) -> list[float]:

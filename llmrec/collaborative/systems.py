@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,18 @@ def train_system(data: TrainingData, system: System) -> dict[str, object]:
     return report
 
 
+def check_libraries(config: CollaborativeConfig, systems: Iterable[str]) -> None:
+    """Check that the libraries of all systems are installed, before the first is trained.
+
+    Raises:
+        UserError: one is missing; the message names the extra.
+    """
+    for name in systems:
+        missing = [library for library in config.of(name).libraries if find_spec(library) is None]
+        if missing:
+            raise UserError(f"{name} needs {missing[0]}: pip install 'llmrec[baselines]'")
+
+
 def files_of(config: CollaborativeConfig, systems: Iterable[str]) -> list[str]:
     """Files in the run folder that hold some systems and their parts; a system fitted on demand has no file."""
     files: list[str] = []
@@ -145,9 +158,9 @@ def systems_in(files: Collection[str]) -> list[str]:
 def counts(config: CollaborativeConfig, name: str) -> bool:
     """Whether `fit` learns from the training interactions, so that a system can be fitted without some users'.
 
-    A SASRec has learned in `train`, from all of them; a mixture counts if one of its parts does.
+    Some systems have learned in `train`, from all of them; a mixture counts if one of its parts does.
     """
-    return any(not part.startswith("sasrec_") for part in with_parts(config, [name]))
+    return any(not config.of(part).learns_in_training for part in with_parts(config, [name]))
 
 
 def item_vectors(run: Path, items: Sequence[str], name: str = ITEM_VECTORS) -> npt.NDArray[np.float32]:

@@ -25,12 +25,17 @@ class SystemSettings(Section):
         files: endings of the files `collaborative/<name><ending>` that `train` writes; empty for a system that is
             fitted whenever it is needed.
         reads: dotted recipe keys outside the system's settings on which `train` depends.
+        learns_in_training: whether `train` has learned from all training interactions, so that `fit` cannot leave
+            some users out.
+        libraries: packages of the extra `baselines` that `train` needs.
     """
 
     title: ClassVar[str] = ""
     formula: ClassVar[str] = ""
     files: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[tuple[str, ...]] = ()
+    learns_in_training: ClassVar[bool] = False
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     @property
     def parts(self) -> tuple[str, ...]:

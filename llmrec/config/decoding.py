@@ -8,7 +8,16 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 
 from llmrec.config.collaborative import CollaborativeSystem, check_system
 from llmrec.config.registry import METRICS
-from llmrec.config.section import Fraction, Positive, Section, ShippedName, located_error, may_lack_code
+from llmrec.config.section import (
+    Fraction,
+    LocalPath,
+    PlainName,
+    Positive,
+    Section,
+    ShippedName,
+    located_error,
+    may_lack_code,
+)
 from llmrec.errors import UserError
 from llmrec.plugins import is_import_path
 
@@ -173,6 +182,7 @@ class EvalConfig(Section):
         k: cutoffs of the metrics.
         baselines: systems that models are compared to; by default all opponents, without `text_knn` if the card's
             items have no text.
+        lists: name → file of lists that were made elsewhere; each is evaluated as the baseline `lists:<name>`.
         metrics: metrics of the lists: shipped ones, or `module:name` of your own.
         zero_shot: the prompt of the baseline `zero_shot`.
         tasks: prompt files whose answers are evaluated as text.
@@ -186,6 +196,7 @@ class EvalConfig(Section):
     suite: ShippedName | None = "standard"
     k: list[Positive] = [1, 5, 10, 20]
     baselines: list[Baseline] = list(BASELINES)
+    lists: dict[PlainName, LocalPath] = {}
     metrics: list[MetricName] = list(METRIC_NAMES)
     zero_shot: ZeroShotConfig = ZeroShotConfig()
     tasks: list[EvalTask] = []

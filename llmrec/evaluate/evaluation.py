@@ -17,6 +17,7 @@ from llmrec.data.examples import evaluation_examples, load_users, training_histo
 from llmrec.data.tables.notes import tell
 from llmrec.errors import UserError
 from llmrec.evaluate.gate import gate
+from llmrec.evaluate.given_lists import PREFIX, lists_of_split, read_given_lists
 from llmrec.evaluate.items import load_item_data, split_by_need
 from llmrec.evaluate.lists import baseline_lists, count_invalid, is_baseline, model_systems, read_lists
 from llmrec.evaluate.slices import fairness, make_slices
@@ -47,6 +48,7 @@ def evaluate(context: StageContext) -> None:
         for name in recipe.eval.baselines
         if name != ZERO_SHOT
     }
+    given = {PREFIX + name: read_given_lists(Path(path)) for name, path in recipe.eval.lists.items()}
     report: dict[str, Any] = {"protocol": _protocol(context, items, metrics, left_out)}
     per_user: list[pl.DataFrame] = []
     for split in recipe.decode.splits:
@@ -56,6 +58,7 @@ def evaluate(context: StageContext) -> None:
         lists = {name: read_lists(path) for name, path in _model_files(context, split).items()}
         for name in recipe.eval.baselines:
             lists[name] = _baseline(context, name, split, models.get(name), examples)
+        lists |= _given(context, given, split, examples, items.catalogue.to_list())
         shown = {
             name: RecommendedLists(
                 frame.join(examples, on="user_id", how="semi"), examples, items, recipe.decode.mask_seen
@@ -114,6 +117,25 @@ def _baseline(
     return frame
 
 
+def _given(
+    context: StageContext,
+    given: dict[str, pl.DataFrame],
+    split: str,
+    examples: pl.DataFrame,
+    catalogue: list[str],
+) -> dict[str, pl.DataFrame]:
+    """Return the lists of a split that were made elsewhere, and write them like a model's."""
+    recipe, k = context.recipe, max(context.recipe.eval.k)
+    found = {}
+    for name, frame in given.items():
+        lists = lists_of_split(frame, split, examples, catalogue, k, recipe.decode.mask_seen, name)
+        if lists is not None:
+            found[name] = lists
+            with atomic_write(context.work / layout.lists(name, split)) as partial:
+                lists.write_parquet(partial)
+    return found
+
+
 def _per_user(lists: RecommendedLists, recipe: Recipe, metrics: Sequence[Metric]) -> pl.DataFrame:
     """One row per user: `user_id, target, rank`, the metrics, and the values by which slices group users."""
     cutoffs, examples = recipe.eval.k, lists.users
@@ -150,7 +172,8 @@ def _add_split(
         systems[name]["intervals"] = systems[name].pop("intervals")
     report[split] = systems
     models = [name for name in users if not is_baseline(name)]
-    pairs: list[tuple[str, str]] = [(model, base) for model in models for base in recipe.eval.baselines]
+    against = [*recipe.eval.baselines, *(name for name in users if name.startswith(PREFIX))]
+    pairs: list[tuple[str, str]] = [(model, base) for model in models for base in against]
     pairs += [(model, SFT) for model in models if model in ALIGNED and SFT in models]
     report.setdefault("differences", {})[split] = differences(users, pairs, names, *settings)
     slices = make_slices(examples, recipe, load_users(context.run))
@@ -215,5 +238,9 @@ def _protocol(
         "formulas": {metric.name: metric.formula for metric in metrics},
         "accuracy": [metric.name for metric in rank_metrics(metrics)],
         "left_out": left_out,
-        "baselines": {name: _about(recipe, name) for name in recipe.eval.baselines if name != ZERO_SHOT},
+        "baselines": {name: _about(recipe, name) for name in recipe.eval.baselines if name != ZERO_SHOT}
+        | {
+            PREFIX + name: {"title": name, "formula": f"lists made elsewhere, read from {Path(path).name}"}
+            for name, path in recipe.eval.lists.items()
+        },
     }

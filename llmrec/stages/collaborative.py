@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,24 +51,29 @@ def own_code(requested: Collection[str]) -> list[Path]:
 def run(context: StageContext) -> None:
     """Train each requested system. A system that was finished before a kill is not trained again.
 
-    Writes `collaborative/<system><ending>`, for SASRec `.safetensors`, and `collaborative/report.json`.
+    Writes `collaborative/<system><ending>`, for SASRec `.safetensors`, and `collaborative/report.json`. The manifest
+    notes the processor seconds of each system.
 
     Raises:
-        UserError: the data stage has not run, or what a system lacks.
+        UserError: the data stage has not run, or what a system lacks, such as the extra `baselines`.
     """
-    from llmrec.collaborative.systems import endings
+    from llmrec.collaborative.systems import check_libraries, endings
     from llmrec.files import read_json, write_json
 
+    names = systems(context.recipe, context.requested)
+    check_libraries(context.recipe.collaborative, names)
     report = {}
-    for name in systems(context.recipe, context.requested):
-        names = endings(context.recipe.collaborative, name)
-        if not names:  # a part that is fitted when needed
+    for name in names:
+        kept = endings(context.recipe.collaborative, name)
+        if not kept:  # a part that is fitted when needed
             continue
         finished = context.scratch / f".{name}.done"
         if not finished.is_file():
             _train(context, name, finished)
-        report[name] = read_json(finished)
-        for ending in names:
+        done = read_json(finished)
+        report[name] = done["report"]
+        context.notes.setdefault("cpu_seconds", {})[name] = done["cpu_seconds"]
+        for ending in kept:
             shutil.copyfile(
                 context.scratch / f"{name}{ending}", context.work / layout.system_file(name, ending)
             )
@@ -99,7 +105,9 @@ def _train(context: StageContext, name: str, finished: Path) -> None:
     )
     if is_import_path(name):
         write_json(data.file(RECORD), _record(system, name))
-    write_json(finished, train_system(data, system))
+    start = time.process_time()
+    report = train_system(data, system)
+    write_json(finished, {"report": report, "cpu_seconds": round(time.process_time() - start, 1)})
 
 
 def _record(system: System, name: str) -> dict[str, Any]:

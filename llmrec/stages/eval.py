@@ -34,10 +34,11 @@ def zero_shot_files(recipe: Recipe) -> list[str]:
 
 
 def external(recipe: Recipe) -> list[Path]:
-    """Files outside the run that the stage reads: source files of the user's own metrics."""
+    """Files outside the run that the stage reads: source files of own metrics, and lists made elsewhere."""
     from llmrec.plugins import source_files
 
-    return source_files(recipe.eval.metrics)
+    lists = [path for path in map(Path, recipe.eval.lists.values()) if path.is_file()]
+    return [*source_files(recipe.eval.metrics), *lists]
 
 
 def run(context: StageContext) -> None:

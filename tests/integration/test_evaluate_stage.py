@@ -86,6 +86,29 @@ def run_stage_function(module, recipe, run, stages=()):
     shutil.rmtree(work)
 
 
+def test_lists_made_elsewhere_are_a_system_of_metrics_and_report(tmp_path):
+    made = tmp_path / "made.csv"
+    recipe = make_recipe(
+        eval={"k": [1, 5], "bootstrap": 50, "baselines": ["popularity"], "lists": {"graph": str(made)}}
+    )
+    run = make_run(tmp_path / "run", recipe)
+    rows = ["user,item,score"]
+    for user, history, target in evaluation_examples(run, "test").iter_rows():
+        # A seen item stands first and is left out; then every user's target.
+        rows += [f"{user},{history[0]},9", f"{user},{target},8"]
+    made.write_text("\n".join(rows) + "\n")
+    run_stage_function(eval_stage, recipe, run)
+    metrics = read_json(run / "eval/metrics.json")
+    assert metrics["test"]["lists:graph"]["hr@1"] == 1
+    assert metrics["test"]["lists:graph"]["invalid"] == 40 * 4, "lists of one item have four empty places"
+    assert "lists:graph" not in metrics["valid"], "the file has lists of the test split alone"
+    assert set(metrics["differences"]["test"]["sft"]) == {"popularity", "lists:graph"}
+    assert set(metrics["differences"]["valid"]["sft"]) == {"popularity"}
+    assert eval_stage.external(recipe) == [made], "a changed file is evaluated again"
+    page = render(run, pipeline.NAMES)
+    assert "lists made elsewhere, read from made.csv" in page
+
+
 @pytest.fixture
 def evaluated(tmp_path):
     recipe = make_recipe()

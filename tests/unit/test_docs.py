@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from llmrec.config.registry import SYSTEMS, TOKENIZERS
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("eval/*/README.md")]
@@ -48,3 +50,13 @@ def test_files_and_links_of_a_page_are_there(page):
         assert (ROOT / path).exists(), path
     for link in LINKS.findall(text):
         assert (page.parent / link.strip()).exists(), link
+
+
+OURS = {"index", "kept", "text_knn", "mixture", "sasrec_bce", "sasrec_ce", "sasrec_plus"}
+"""Kinds that are no system of the field, or share a page's row."""
+
+
+@pytest.mark.parametrize("name", sorted({*TOKENIZERS.shipped, *SYSTEMS.shipped} - OURS))
+def test_each_tokenizer_and_baseline_has_a_row_among_the_systems(name):
+    module = {**TOKENIZERS.shipped, **SYSTEMS.shipped}[name].partition(":")[0]
+    assert f"](../{module.replace('.', '/')}.py)" in (ROOT / "docs/systems.md").read_text("utf-8")

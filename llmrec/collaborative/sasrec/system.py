@@ -23,6 +23,7 @@ class SasrecSystem(SasrecSettings, System):
 
     formula: ClassVar[str] = "score(i) = h · e_i, h the transformer's output at the history's last item"
     files: ClassVar[tuple[str, ...]] = (WEIGHTS,)
+    learns_in_training: ClassVar[bool] = True
     loss: ClassVar[Literal["bce", "ce"]]
     typical_epochs: ClassVar[int]
 

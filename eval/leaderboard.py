@@ -1,0 +1,80 @@
+"""Train every system of a file on its data sets, and put all into one table.
+
+    python eval/leaderboard.py eval/leaderboard.yaml DATASET out.json
+
+Each data set is a run: its recipe and keys stand in the file. The stage collaborative chooses all settings on
+validation users; then the test split is looked at once. A run that was finished before is only measured. The file
+that is written has, for each system, metrics with intervals, the difference to SASRec (paired by user), processor
+seconds of the choice and the training, and the number of learned numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmrec import layout
+from llmrec.cli import main as llmrec
+from llmrec.estimate.machine import machine
+
+sys.path.insert(0, str(Path(__file__).parent))
+from opponents import measure
+
+LIBRARIES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "polars",
+    "transformers",
+    "cornac",
+    "implicit",
+    "sentence-transformers",
+)
+
+
+def train(entry: dict[str, Any]) -> Path:
+    """Run the stage collaborative of a data set's run, and return the run's folder."""
+    systems = ", ".join(entry["systems"])
+    keys = [f"run={entry['run']}", f"eval.baselines=[{systems}]", *entry.get("keys", [])]
+    status = llmrec(["collaborative", entry["recipe"], *keys])
+    if status:
+        raise SystemExit(status)
+    return layout.run_folder(entry["run"])
+
+
+def table(systems: dict[str, Any]) -> str:
+    """Return the systems as lines of a Markdown table, the best first."""
+    lines = []
+    for name, row in sorted(systems.items(), key=lambda pair: -pair[1]["ndcg@10"]):
+        interval = ", ".join(f"{value:.4f}" for value in row["intervals"]["ndcg@10"])
+        learned = f"{row['parameters']:,}" if row["parameters"] else "–"
+        seconds = f"{row['cpu_seconds']:.0f}" if row["cpu_seconds"] is not None else "–"
+        cells = [f"`{name}`", f"{row['ndcg@10']:.4f} [{interval}]", f"{row['hr@10']:.4f}", seconds, learned]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train and measure one data set of a file."""
+    file, dataset, out = sys.argv[1:]
+    entry = yaml.safe_load(Path(file).read_text("utf-8"))[dataset]
+    run = train(entry)
+    found = {
+        "command": f"python eval/leaderboard.py {file} {dataset} {out}",
+        "date": datetime.now(UTC).date().isoformat(),
+        "split": "test",
+        "machine": machine(*LIBRARIES),
+        "recipe": entry["recipe"],
+        "keys": entry.get("keys", []),
+    } | measure(run, "test", entry["systems"])
+    Path(out).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    print(table(found["systems"]))
+
+
+if __name__ == "__main__":
+    main()

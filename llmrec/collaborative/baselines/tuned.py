@@ -1,0 +1,249 @@
+"""The adapter of the literature's baselines: one way to choose settings, to keep what is learned, and to rank.
+
+A baseline says how it learns arrays from the training interactions (`learn`), and how arrays score histories
+(`scorer`). The rest is here, and equal for all: every setting that is a list is tried on validation users, the best
+by NDCG@10 is kept, and what it has learned is written as safetensors. So a run is fitted in seconds once it is
+finished.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from llmrec.collaborative.baselines.interactions import Interactions, Sequences, numbers
+from llmrec.collaborative.popularity import Popularity
+from llmrec.collaborative.scored import Floats, Histories, Scored, Validation, choose, record
+from llmrec.collaborative.system import System, TrainingData
+from llmrec.config import Positive
+from llmrec.errors import UserError
+from llmrec.files import atomic_write, cause_of, read_json
+
+Arrays = dict[str, npt.NDArray[Any]]
+"""What a baseline has learned."""
+Scorer = Callable[[Sequences], Floats]
+"""Scores the items of `Interactions.items` for histories: float [U, items]."""
+SCALES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""Scales of the scores that `log_probs` can have, in units of the scores' standard deviation."""
+CALIBRATION_USERS = 1000
+"""Number of validation users by whom the scale is chosen."""
+ARRAYS, CHOICE = ".safetensors", ".json"
+
+HistoryLengths = Annotated[list[Positive], Field(min_length=1)]
+"""Numbers of last history items to try."""
+
+
+class TunedSystem(System):
+    """A baseline whose settings are chosen on validation.
+
+    Attributes:
+        grids: names of the settings that are tried together, a tuple for each grid. A later grid keeps the values
+            that the earlier ones have found. `history` is always tried last.
+        history: numbers of last history items that a list is computed from.
+        valid_users: number of validation users for the choice.
+    """
+
+    files: ClassVar[tuple[str, ...]] = (CHOICE, ARRAYS)
+    learns_in_training: ClassVar[bool] = True
+    grids: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    history: HistoryLengths = [50, 20, 10, 5]
+    valid_users: Positive = 5000
+
+    @abstractmethod
+    def learn(self, interactions: Interactions, settings: Mapping[str, Any], seed: int) -> Arrays:
+        """Learn from training interactions.
+
+        Args:
+            interactions: the training split.
+            settings: a value for each setting of `grids`.
+            seed: draw from this; the same seed gives the same arrays.
+        """
+
+    @abstractmethod
+    def scorer(self, arrays: Arrays, settings: Mapping[str, Any]) -> Scorer:
+        """Return the function that scores items for histories, by what has been learned."""
+
+    def train(self, data: TrainingData) -> dict[str, Any]:
+        """Choose the settings on validation users, and write the choice and the arrays of the best."""
+        valid = data.valid(self.valid_users)
+        popularity = Popularity.fit(data.histories, data.items)
+        search = _Search(self, Interactions.of(data.histories, popularity), popularity, data.seed)
+        validation = Validation(valid, popularity.items)
+        grids = [*self.grids, ("history",)]
+        choice = choose(
+            lambda settings: search.value(settings, validation),
+            [{name: getattr(self, name) for name in grid} for grid in grids],
+        )
+        ranker = search.ranker(choice["chosen"])
+        choice["chosen"]["scale"] = calibrated_scale(ranker, validation)
+        choice["parameters"] = sum(int(array.size) for array in search.arrays.values())
+        if ARRAYS in self.files:
+            _write_arrays(data, search.interactions.items, search.arrays)
+        return record(data, len(valid), choice)
+
+    def fit(self, data: TrainingData) -> TunedRanker:
+        """Read what `train` has learned.
+
+        Raises:
+            UserError: the stage collaborative has not trained the system, its files are broken, or a library is
+                missing.
+        """
+        chosen = read_json(data.file(CHOICE))["chosen"]
+        popularity = Popularity.fit(data.histories, data.items)
+        items, arrays = self.learned(data, popularity, chosen)
+        try:
+            scorer = self.scorer(arrays, chosen)
+        except ImportError as error:
+            raise UserError(f"{data.name}: {error}: pip install 'llmrec[baselines]'") from None
+        return TunedRanker(popularity, items, scorer, chosen["history"], chosen["scale"])
+
+    def learned(
+        self, data: TrainingData, popularity: Popularity, settings: Mapping[str, Any]
+    ) -> tuple[list[str], Arrays]:
+        """Return the ids of the items that `train` has learned, and its arrays."""
+        return _read_arrays(data)
+
+
+class TunedRanker(Scored):
+    """Ranks items by a baseline's scores. Popularity breaks ties.
+
+    Items without training interactions get the lowest score of the row, because nothing has been learned of them. A
+    history without known items gets the most popular items.
+    """
+
+    def __init__(
+        self, popularity: Popularity, items: Sequence[str], scorer: Scorer, history: int, scale: float = 1.0
+    ) -> None:
+        """Keep a fitted baseline.
+
+        Args:
+            popularity: popularity of the training interactions over the catalogue.
+            items: ids of the items that the scorer scores, in the order of its columns.
+            scorer: scores items for histories of item numbers.
+            history: number of last history items that count.
+            scale: factor of the scores in `log_probs`.
+        """
+        self.popularity, self.scorer = popularity, scorer
+        self.history, self.scale = history, scale
+        self.known = list(items)
+        self.number = {item: row for row, item in enumerate(items)}
+
+    def scores(self, histories: Histories, items: Sequence[str]) -> Floats:
+        """Score each item for each history, float32 [U, items]."""
+        sequences = [numbers(history[-self.history :], self.number) for history in histories]
+        full = np.zeros((len(histories), len(items)), np.float32)
+        users = [row for row, sequence in enumerate(sequences) if len(sequence)]
+        if not users:
+            return full
+        scores = np.asarray(self.scorer([sequences[row] for row in users]), np.float32)
+        columns = np.array([self.number.get(item, -1) for item in items], np.int64)
+        lowest = scores.min(axis=1, keepdims=True)
+        full[users] = np.where(columns >= 0, scores[:, columns], lowest)
+        return full
+
+    def log_probs(self, histories: Histories, items: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Log-softmax of the scaled scores, float32 [U, items]; popularity's where nothing of a history is known."""
+        logs = log_softmax(self.scores(histories, items) * np.float32(self.scale))
+        for row, history in enumerate(histories):
+            if not any(item in self.number for item in history[-self.history :]):
+                logs[row] = self.popularity.log_probs([()], items)[0]
+        return logs
+
+
+class _Search:
+    """The search of a system's settings: the arrays of the best values so far are kept, all others are dropped."""
+
+    def __init__(
+        self, system: TunedSystem, interactions: Interactions, popularity: Popularity, seed: int
+    ) -> None:
+        self.system, self.interactions, self.popularity = system, interactions, popularity
+        self.seed = seed
+        self.learned: dict[str, Any] | None = None
+        self.arrays: Arrays = {}
+        self.best = -1.0
+
+    def value(self, settings: Mapping[str, Any], validation: Validation) -> float:
+        """Return the validation NDCG@10 of settings."""
+        arrays = self._arrays(settings)
+        value = validation.ndcg_of(self._ranker(arrays, settings))
+        if value > self.best:
+            self.best, self.learned, self.arrays = value, _without_history(settings), arrays
+        return value
+
+    def ranker(self, settings: Mapping[str, Any]) -> TunedRanker:
+        """Return the ranker of the best settings."""
+        return self._ranker(self._arrays(settings), settings)
+
+    def _arrays(self, settings: Mapping[str, Any]) -> Arrays:
+        if _without_history(settings) == self.learned:
+            return self.arrays
+        return self.system.learn(self.interactions, settings, self.seed)
+
+    def _ranker(self, arrays: Arrays, settings: Mapping[str, Any]) -> TunedRanker:
+        scorer = self.system.scorer(arrays, settings)
+        history = settings.get("history", self.system.history[0])
+        return TunedRanker(self.popularity, self.interactions.items, scorer, history)
+
+
+def calibrated_scale(ranker: TunedRanker, validation: Validation) -> float:
+    """Return the factor of the scores with the highest mean log-probability of validation targets.
+
+    It is the temperature of Guo et al., On calibration of modern neural networks, ICML 2017, as a factor.
+    """
+    users = slice(0, CALIBRATION_USERS)
+    scores = ranker.scores(validation.histories[users], validation.items)
+    targets = validation.targets[users]
+    spread = float(scores.std(axis=1).mean()) or 1.0
+    rows = np.flatnonzero(targets >= 0)
+
+    def mean_log_probability(scale: float) -> float:
+        logs = log_softmax(scores[rows] * np.float32(scale))
+        return float(logs[np.arange(len(rows)), targets[rows]].sum())
+
+    best = max([scale / spread for scale in SCALES], key=mean_log_probability)
+    return round(best, 6)
+
+
+def log_softmax(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the logarithm of each row's softmax, float32 [U, items]."""
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    logs: npt.NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return logs
+
+
+def _without_history(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "history"}
+
+
+def _write_arrays(data: TrainingData, items: list[str], arrays: Arrays) -> None:
+    """Write arrays, and the ids of the items that their columns stand for."""
+    from safetensors.numpy import save_file
+
+    kept = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with atomic_write(data.file(ARRAYS)) as partial:
+        save_file(kept, partial, {"items": json.dumps(items)})
+
+
+def _read_arrays(data: TrainingData) -> tuple[list[str], Arrays]:
+    """Read the ids of the items that a system has learned, and its arrays.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = data.file(ARRAYS)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            items = json.loads((file.metadata() or {})["items"])
+            return items, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the stage collaborative first") from None
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {cause_of(error)}") from None
