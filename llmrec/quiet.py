@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
 import warnings
+from functools import cache
 
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
@@ -44,6 +46,27 @@ def quieten() -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+    _hide_leaks()
+
+
+LEAKING = "triton"
+"""A module, which vLLM imports, that lists dozens of its own objects as leaked when Python has ended."""
+
+
+@cache
+def _hide_leaks() -> None:
+    """Close stderr after everything else that is done at the end of this process, if `LEAKING` has been imported.
+
+    What is registered first is done last, so messages of all other libraries are still seen.
+    """
+
+    def close() -> None:
+        if LEAKING in sys.modules:
+            sys.stderr.flush()
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, 2)
+
+    atexit.register(close)
 
 
 def hide_loading_bars() -> None:

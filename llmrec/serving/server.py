@@ -133,6 +133,7 @@ def _arguments(served: TrainedRun, settings: dict[str, Any], host: str, port: in
         "served_model_name": [name for name in served.models if name not in served.adapters],
         "lora_modules": [LoRAModulePath(name, str(path)) for name, path in served.adapters.items()] or None,
         "middleware": [CHECK],
+        "uvicorn_log_level": "warning",  # start and end are told by us
         "allowed_origins": [],  # vLLM's default allows every web page to read from a local server
     }
     for name, value in overrides.items():

@@ -88,6 +88,21 @@ def test_processes_that_a_library_starts_are_as_quiet_as_this_one(is_debug):
     assert done.returncode == 0 and ("leaked objects" in done.stderr) == is_debug
 
 
+@pytest.mark.parametrize(("module", "is_hidden"), [("triton", True), ("other", False)])
+def test_leaks_that_a_library_lists_when_python_has_ended_are_hidden_and_nothing_before(module, is_hidden):
+    """`malloc_stats` of the C library stands for it: it writes to stderr, and needs no interpreter."""
+    code = (
+        "import atexit, ctypes, sys, types; from llmrec.quiet import quieten; quieten(); quieten()\n"
+        f"sys.modules[{module!r}] = types.ModuleType({module!r})\n"
+        "library = ctypes.CDLL(None)\n"
+        "ctypes.pythonapi.Py_AtExit(ctypes.cast(library.malloc_stats, ctypes.c_void_p))\n"
+        "atexit.register(lambda: print('still seen', file=sys.stderr))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "still seen" in done.stderr
+    assert ("Arena" not in done.stderr) == is_hidden
+
+
 def test_the_stage_commands_are_the_pipelines_stages():
     assert cli.STAGES is pipeline.STAGES
 
