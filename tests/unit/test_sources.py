@@ -6,6 +6,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 
@@ -88,6 +89,8 @@ def test_the_console_in_readme_is_what_quickstart_prints_for_its_file(tmp_path, 
     (run / "eval/metrics.json").write_text(json.dumps(metrics))
     recipe = yaml.safe_load((assets.root("recipes") / "quickstart.yaml").read_text("utf-8"))
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    pl.DataFrame({"user_id": ["196"]}).write_parquet(run / "eval/per_user.parquet")
+    monkeypatch.setenv("LLMREC_RUNS", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "120")
     show(tables.metrics_table(metrics, "test"))
     printed = [*capsys.readouterr().out.splitlines(), *summary(run)]
