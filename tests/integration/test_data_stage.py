@@ -187,7 +187,7 @@ LINES = LOG.splitlines(keepends=True)
         ("log.csv", LOG.replace("1,3,301", ",3,301"), r"row 2: user is empty: an empty user id"),
         ("log.csv", LOG.replace("1,3,301", "1,NaN,301"), r"row 2: item = 'NaN': an empty item id"),
         ("log.csv", LOG.replace("301,4", "301,good"), r"row 2: rating = 'good': not a number"),
-        ("log.csv", LOG + "1,2,3,4,5\n", r"log\.csv: line 8: 5 values, but 4 columns"),
+        ("log.csv", LOG + "1,2,3,4,5\n", r"log\.csv: line 8: 5 values for 4 columns"),
         ("log.csv", LOG.encode() + b"1,2,3,\x81\n", r"log\.csv: line 8: not UTF-8"),
         ("items.jsonl", '{"sku": 1, "name": "x"}\n{oops\n', r"items\.jsonl: line 2: cannot be read as jsonl"),
         ("items.jsonl", '{"sku": "", "name": "x"}\n', r"items\.jsonl: row 1: item = '': an empty item id"),

@@ -182,7 +182,7 @@ def test_byte_order_marks(folder, encoding, is_packed):
         (b"", "the file is empty", {}),
         (b"\n\n", "no columns", {}),
         (b"a;b\n1;2\n", "no column 'c' .*it has a, b", {}),
-        (b"1,2\n3,4\n", "line 1: 2 values, but 3 columns", {"header": ["a", "b", "c"]}),
+        (b"1,2\n3,4\n", "line 1: 2 values for 3 columns", {"header": ["a", "b", "c"]}),
     ],
 )
 def test_other_refusals(folder, content, message, keys):

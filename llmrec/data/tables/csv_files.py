@@ -171,9 +171,8 @@ def _refuse(file: CsvFile, finding: Finding) -> None:
 
 def _wrong_fields(file: CsvFile, line: int, fields: int) -> UserError:
     return UserError(
-        f"{file.path}: line {line}: {fields} values, but {len(file.names)} columns; correct the line, "
-        f"or say in the card how the file is written: `separator` (taken: {file.written!r}), "
-        f"`quote` (taken: {file.quote or 'null'}), `escape`"
+        f"{file.path}: line {line}: {fields} values for {len(file.names)} columns; correct the line, or the card's "
+        f"`separator` (now {file.written!r}), `quote` (now {file.quote or 'null'}) or `escape`"
     )
 
 
