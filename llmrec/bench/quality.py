@@ -15,12 +15,12 @@ from statistics import fmean
 from typing import Any
 
 from llmrec import artifacts, estimate, layout
-from llmrec.bench._arms import Arm, ArmRun, ArmsFile, plan_runs
 from llmrec.config import validate
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
 from llmrec.evaluate.compare import ComparisonRow, compare
 from llmrec.evaluate.summary import rounded
+from llmrec.experiments.arms import Arm, ArmRun, ArmsFile, plan_runs
 from llmrec.experiments.variants import SPLIT, UNTIL
 from llmrec.files import read_json
 from llmrec.recommend.model_names import SFT

@@ -14,13 +14,13 @@ from rich.console import Console
 
 from llmrec import pipeline
 from llmrec.artifacts import StageContext
-from llmrec.bench._arms import ArmRun, ArmsFile
 from llmrec.bench.quality import collect_figures
 from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples
 from llmrec.errors import UserError
 from llmrec.evaluate.compare import compare, comparison_table
 from llmrec.evaluate.lists import SCHEMA
+from llmrec.experiments.arms import ArmRun, ArmsFile
 from llmrec.files import read_json, write_json
 from llmrec.metrics.statistics import holm
 from llmrec.report.page import render

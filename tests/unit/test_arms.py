@@ -8,10 +8,10 @@ import yaml
 from shop import open_shop
 
 from llmrec import artifacts
-from llmrec.bench._arms import Arm, ArmsFile, plan_runs
 from llmrec.bench.quality import markdown_table
 from llmrec.cli import main
 from llmrec.config import load_recipe, validate
+from llmrec.experiments.arms import Arm, ArmsFile, plan_runs
 from llmrec.experiments.variants import shared_stages
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,13 +5,13 @@ from datetime import date
 import pytest
 from our_words import assert_ours
 
-from llmrec.bench._arms import ArmsFile
 from llmrec.config import Recipe, validate
 from llmrec.config.ids import tokenizer_class
 from llmrec.config.registry import SYSTEMS, TOKENIZERS
 from llmrec.config.section import _sections_in
 from llmrec.data.card import Card
 from llmrec.errors import InvalidValuesError, UserError
+from llmrec.experiments.arms import ArmsFile
 from llmrec.serving.server import RecommendRequest
 from llmrec.text.tasks import Task
 

@@ -1,1 +1,0 @@
-"""What benchmarks compare with, where it does not fit into the benchmark."""
