@@ -1,6 +1,6 @@
 """Train every system of a file on its data sets, and put all into one table.
 
-    python eval/leaderboard.py eval/leaderboard.yaml DATASET out.json
+    python eval/leaderboard.py eval/leaderboard.yaml DATASET out.json [key=value …]
 
 Each data set is a run: its recipe and keys stand in the file. The stage collaborative chooses all settings on
 validation users; then the test split is looked at once. A run that was finished before is only measured. The file
@@ -37,10 +37,15 @@ LIBRARIES = (
 )
 
 
-def train(entry: dict[str, Any]) -> Path:
-    """Run the stage collaborative of a data set's run, and return the run's folder."""
+def train(entry: dict[str, Any], given: list[str]) -> Path:
+    """Run the stage collaborative of a data set's run, and return the run's folder.
+
+    Args:
+        entry: the data set's entry in the file.
+        given: further recipe keys, such as where the data are on this machine.
+    """
     systems = ", ".join(entry["systems"])
-    keys = [f"run={entry['run']}", f"eval.baselines=[{systems}]", *entry.get("keys", [])]
+    keys = [f"run={entry['run']}", f"eval.baselines=[{systems}]", *entry.get("keys", []), *given]
     status = llmrec(["collaborative", entry["recipe"], *keys])
     if status:
         raise SystemExit(status)
@@ -61,9 +66,9 @@ def table(systems: dict[str, Any]) -> str:
 
 def main() -> None:
     """Train and measure one data set of a file."""
-    file, dataset, out = sys.argv[1:]
+    file, dataset, out, *given = sys.argv[1:]
     entry = yaml.safe_load(Path(file).read_text("utf-8"))[dataset]
-    run = train(entry)
+    run = train(entry, given)
     found = {
         "command": f"python eval/leaderboard.py {file} {dataset} {out}",
         "date": datetime.now(UTC).date().isoformat(),

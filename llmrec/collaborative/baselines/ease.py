@@ -26,6 +26,7 @@ MOST_ITEMS = 30_000
 """Largest number of items; their inverse takes 16 bytes × items² of memory, 14 GB at this size."""
 SMALLEST_WEIGHT = 1e-4
 """Weights below this are dropped, before validation, so that B need not be kept as a dense matrix."""
+_BLOCK = 1024
 
 
 class EaseSystem(TunedSystem):
@@ -77,12 +78,20 @@ class EaseSystem(TunedSystem):
 
 def item_weights(matrix: sparse.csr_matrix, regularization: float) -> Floats:
     """Return B, float32 [items, items], its diagonal 0, for the binary matrix [users, items] and λ."""
-    gram = (matrix.T @ matrix).toarray().astype(np.float64, order="F")
+    gram = (matrix.T @ matrix).astype(np.float64).toarray(order="F")
     gram[np.diag_indices_from(gram)] += regularization
     factor, failed = lapack.dpotrf(gram, lower=1, overwrite_a=1)
-    inverse, singular = lapack.dpotri(factor, lower=1, overwrite_c=1)
+    lower, singular = lapack.dpotri(factor, lower=1, overwrite_c=1)
     assert not failed and not singular, "a sum of squares plus λ I is positive definite"
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
-    weights: Floats = (inverse / -np.diag(inverse)).astype(np.float32)
+    scale = -1 / np.diag(lower)
+    weights = np.empty(lower.shape, np.float32)
+    for start in range(0, len(lower), _BLOCK):  # the upper triangle is the lower one's mirror
+        block = slice(start, start + _BLOCK)
+        symmetric = np.tril(lower[block, block])
+        symmetric += np.tril(symmetric, -1).T
+        weights[block, block] = symmetric * scale[block]
+        below = slice(start + _BLOCK, None)
+        weights[below, block] = lower[below, block] * scale[block]
+        weights[block, below] = lower[below, block].T * scale[below]
     np.fill_diagonal(weights, 0)
     return weights

@@ -21,7 +21,7 @@ from llmrec.collaborative.baselines.interactions import Interactions, Sequences,
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.scored import Floats, Histories, Scored, Validation, choose, record
 from llmrec.collaborative.system import System, TrainingData
-from llmrec.config import Positive
+from llmrec.config import Positive, validate
 from llmrec.errors import UserError
 from llmrec.files import atomic_write, cause_of, read_json
 
@@ -83,6 +83,7 @@ class TunedSystem(System):
         ranker = search.ranker(choice["chosen"])
         choice["chosen"]["scale"] = calibrated_scale(ranker, validation)
         choice["parameters"] = sum(int(array.size) for array in search.arrays.values())
+        choice["settings"] = self.model_dump(mode="json")
         if ARRAYS in self.files:
             _write_arrays(data, search.interactions.items, search.arrays)
         return record(data, len(valid), choice)
@@ -94,11 +95,13 @@ class TunedSystem(System):
             UserError: the stage collaborative has not trained the system, its files are broken, or a library is
                 missing.
         """
-        chosen = read_json(data.file(CHOICE))["chosen"]
+        kept = read_json(data.file(CHOICE))
+        chosen = kept["chosen"]
+        trained = validate(type(self), kept["settings"], str(data.file(CHOICE)))
         popularity = Popularity.fit(data.histories, data.items)
-        items, arrays = self.learned(data, popularity, chosen)
+        items, arrays = trained.learned(data, popularity, chosen)
         try:
-            scorer = self.scorer(arrays, chosen)
+            scorer = trained.scorer(arrays, chosen)
         except ImportError as error:
             raise UserError(f"{data.name}: {error}: pip install 'llmrec[baselines]'") from None
         return TunedRanker(popularity, items, scorer, chosen["history"], chosen["scale"])
