@@ -44,7 +44,7 @@ def print_tables(dataset: Dataset, scratch: Path | None) -> None:
                 print(f"  not used: {shown(', '.join(unused))}")
     missing = _missing(dataset)
     if missing:
-        print(f"not described: {', '.join(missing)}")
+        print(f"not described: {'; '.join(missing)}")
 
 
 def _meanings(table: Table) -> Iterable[str]:
@@ -65,10 +65,11 @@ def _unused(table: Table, path: Path, scratch: Path) -> list[str]:
 def _missing(dataset: Dataset) -> list[str]:
     """Return what later stages could use, and no column of the card tells."""
     log = dataset.interactions[0].columns
-    events = [name for name in EVENT_FIELDS if name not in log]
+    events = ", ".join(name for name in EVENT_FIELDS if name not in log)
     described = set() if dataset.items is None else {*dataset.items[0].columns, *dataset.items[0].flags}
-    fields = [f"the items' {name}" for name in _FIELDS if name not in described]
-    return [*events, *fields, *([] if dataset.users is not None else ["users"])]
+    fields = ", ".join(name for name in _FIELDS if name not in described)
+    parts = [events, f"of the items {fields}" if fields else "", "" if dataset.users is not None else "users"]
+    return [part for part in parts if part]
 
 
 def print_rows(understood: Understood) -> None:

@@ -36,7 +36,8 @@ def test_validate_shows_what_is_understood_of_the_files_and_what_is_missing(fold
     assert (
         "  not used: channel\nitems: items.jsonl\n  item = sku, title = name\n  not used: colour\n" in shown
     )
-    assert "not described: rating, event, review, summary, the items' categories, the items' brand" in shown
+    missing = "rating, event, review, summary; of the items categories, brand, price, description; users"
+    assert f"not described: {missing}\n" in shown
     assert shown.count("Thing") == 3 and "c0" in shown
     assert "6 users, 5 items, 24 interactions" in shown and shown.endswith("quickstart.yaml: valid\n")
 
