@@ -89,7 +89,7 @@ def generate_ranked(
         do_sample=False,
         num_beams=answers,
         num_return_sequences=answers,
-        length_penalty=0.0,
+        length_penalty=0.0 if answers > 1 else None,  # greedy search has none, and says so
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         max_new_tokens=max_tokens,

@@ -77,7 +77,7 @@ def quartile_labels(values: pl.Series) -> tuple[pl.Series, list[str]]:
     labels = {}
     for group in np.unique(groups):
         members = numbers[groups == group]
-        low, high = f"{members.min():g}", f"{members.max():g}"
+        low, high = f"{members.min():.12g}", f"{members.max():.12g}"
         labels[group] = low if low == high else f"{low}–{high}"
     return pl.Series(values.name, [labels[group] for group in groups], pl.String), list(labels.values())
 
@@ -134,16 +134,17 @@ def _attribute_labels(values: pl.Series) -> tuple[pl.Series, list[str]]:
 
     A missing value is `unknown`. The users of small groups, and of all but the largest ones, are `all others`.
     """
+    values = values.alias("value")
     numbers = values.cast(pl.Float64, strict=False)
-    is_number = numbers.null_count() == values.null_count() and numbers.n_unique() > MOST_GROUPS
-    if is_number:
+    numbers = pl.select(pl.when(numbers.is_finite()).then(numbers)).to_series()
+    if numbers.null_count() == values.null_count() and numbers.n_unique() > MOST_GROUPS:
         known, order = quartile_labels(numbers.drop_nulls())
         label = iter(known)
         rows = [None if number is None else next(label) for number in numbers]
         return _with_unknown(pl.Series(values.name, rows, pl.String), order)
     texts = values.cast(pl.String)
-    counts = texts.drop_nulls().value_counts(sort=False).sort(["count", texts.name], descending=[True, False])
-    large = counts.filter(pl.col("count") >= FEWEST_USERS)[texts.name].to_list()
+    counts = texts.drop_nulls().value_counts().sort(["count", "value"], descending=[True, False])
+    large = counts.filter(pl.col("count") >= FEWEST_USERS)["value"].to_list()
     shown = large if len(large) == len(counts) <= MOST_GROUPS else large[: MOST_GROUPS - 1]
     labels = pl.select(
         pl.when(texts.is_null() | texts.is_in(shown)).then(texts).otherwise(pl.lit(OTHER))

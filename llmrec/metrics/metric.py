@@ -6,7 +6,7 @@ import re
 from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,11 @@ class Metric(ABC):
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
             raise UserError(f"metric {self.name!r}: name it in small letters, digits and _, as in my_metric")
+        unknown = set(self.needs) - set(get_args(Need))
+        if unknown:
+            raise UserError(
+                f"metric {self.name}: needs {min(unknown)!r}; there are: {', '.join(get_args(Need))}"
+            )
 
 
 @dataclass(frozen=True)

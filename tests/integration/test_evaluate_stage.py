@@ -225,6 +225,26 @@ def test_metrics_beyond_accuracy_and_groups_of_users(tmp_path, capsys):
     assert "Novelty" in text and "less known items" in text
 
 
+def test_items_first_seen_after_the_cut_in_time_are_a_group(tmp_path):
+    recipe = make_recipe()
+    run = make_run(tmp_path / "late", recipe)
+    report = read_json(run / "data/report.json")
+    write_json(run / "data/report.json", report | {"split": {"kind": "temporal"}})
+    items = pl.read_parquet(run / "data/items.parquet")
+    pl.concat([items, pl.DataFrame({"item_id": ["fresh"], "title": ["new"]})]).write_parquet(
+        run / "data/items.parquet"
+    )
+    path = run / "data/interactions.parquet"
+    rows = pl.read_parquet(path).cast({"user_id": pl.String, "item_id": pl.String, "split": pl.String})
+    is_late = (pl.col("split") == "test") & pl.col("user_id").is_in([f"u{n}" for n in range(10)])
+    rows.with_columns(item_id=pl.when(is_late).then(pl.lit("fresh")).otherwise("item_id")).write_parquet(path)
+    run_stage_function(eval_stage, recipe, run)
+    groups = read_json(run / "eval/metrics.json")["slices"]["test"]["cold_items"]
+    assert {label: of["sft"]["users"] for label, of in groups.items()}["new"] == 10
+    assert groups["new"]["popularity"]["hr@5"] == 0
+    assert "it was first seen after the cut in time" in " ".join(render(run, pipeline.NAMES).split())
+
+
 class Links(HTMLParser):
     """Collects what a page would load or run."""
 

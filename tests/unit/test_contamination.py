@@ -11,13 +11,16 @@ from llmrec.errors import UserError
 from llmrec.evaluate.contamination import Continuations, continue_lists, listed_titles, summarise
 from llmrec.models.base import load_base
 
-WORDS = ("red", "blue", "old", "new", "tall", "wise", "lost", "last", "cold", "warm")
-TITLES = [f"{one} {other} thing" for one in WORDS[:6] for other in WORDS[4:]]
+TITLES = [
+    f"{one}{other}"
+    for one in ("Ka", "Lo", "Mi", "Nu", "Pe", "Ro")
+    for other in ("ban", "dor", "fen", "gul", "jas")
+]
 
 
 @pytest.fixture(scope="module")
 def base():
-    shape = {"layers": 1, "hidden": 64, "heads": 2, "kv_heads": 2, "intermediate": 128, "vocabulary": 300}
+    shape = {"layers": 1, "hidden": 64, "heads": 2, "kv_heads": 2, "intermediate": 128, "vocabulary": 400}
     order = np.random.default_rng(0).permutation(len(TITLES))
     titles = [TITLES[place] for place in order]
     model, tokenizer = load_base(BaseConfig.model_validate({"tiny": shape}), TITLES * 5, 0)
@@ -46,11 +49,11 @@ def memorise(model, tokenizer, titles, steps):
 
 def test_a_model_that_was_trained_on_the_list_is_found_out_and_another_is_not(base):
     model, tokenizer, titles = base
-    before = summarise(continue_lists(model, tokenizer, titles, 30, 4, seed=0), seed=0)
+    before = summarise(continue_lists(model, tokenizer, titles, 20, 4, seed=0), seed=0)
     assert before["exact_in_order"] == 0 and "no sign" in before["verdict"]
     assert abs(before["log_prob_gain"]) < 0.1
-    after = summarise(continue_lists(memorise(model, tokenizer, titles, 250), tokenizer, titles, 30, 4, 0), 0)
-    assert after["questions"] == 30
+    after = summarise(continue_lists(memorise(model, tokenizer, titles, 250), tokenizer, titles, 20, 4, 0), 0)
+    assert after["questions"] == 20
     assert after["exact_in_order"] > 0.8 > 0.4 > after["exact_shuffled"]
     assert after["intervals"]["exact"][0] > 0 and after["intervals"]["log_prob_gain"][0] > 1
     assert "a sign that it has seen the list" in after["verdict"]

@@ -168,15 +168,17 @@ def test_attributes_are_groups_by_value_by_quartile_and_by_size(capsys):
             "user_id": [*names[1:], "elsewhere"],
             "age": [str(n) for n in range(40)],
             "city": ["Ulm"] * 20 + ["Bonn"] * 10 + ["Köln"] * 9 + ["Bonn"],
-            "constant": ["x"] * 39 + ["y"],
+            "count": ["x"] * 39 + ["y"],
+            "height": ["NaN", "inf", *(f"1.{n}" for n in range(38))],
         }
     )
     found = {entry.name: entry for entry in sliced(["user_attributes"], attributes, history_length=[4] * 40)}
-    assert list(found) == ["user:age", "user:city", "user:constant"]
+    assert list(found) == ["user:age", "user:city", "user:count", "user:height"]
     assert found["user:age"].order == ["0–9", "10–19", "20–28", "29–38", "unknown"]
     assert found["user:age"].labels.to_list()[:2] == ["unknown", "0–9"]
     assert found["user:city"].order == ["Ulm", "Bonn", "all others", "unknown"]
-    assert found["user:constant"].order == ["x", "unknown"]  # the first user has no attributes
+    assert found["user:count"].order == ["x", "unknown"]  # the first user has no attributes
+    assert found["user:height"].order == ["all others", "unknown"]  # not all of them are numbers
     assert sliced(["user_attributes"], history_length=[4] * 40) == []
     assert "the data describes no users" in capsys.readouterr().err
 

@@ -154,7 +154,7 @@ class Answerer:
         if questions.kind == "sid":
             legal: set[Any] = {tuple(tokens) for tokens in self._run.catalogue.item_tokens().values()}
         else:
-            legal = set(self._titles[0])
+            legal = {title.strip() for title in self._titles[0]}
         rows = []
         for row, answers in zip(questions.rows, ranked, strict=True):
             given, right = [named(tokens) for tokens in answers], named(row.reference)
