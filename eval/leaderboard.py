@@ -21,6 +21,7 @@ import yaml
 from llmrec import layout
 from llmrec.cli import main as llmrec
 from llmrec.estimate.machine import machine
+from llmrec.files import read_json
 
 sys.path.insert(0, str(Path(__file__).parent))
 from opponents import measure
@@ -77,6 +78,10 @@ def main() -> None:
         "recipe": entry["recipe"],
         "keys": entry.get("keys", []),
     } | measure(run, "test", entry["systems"])
+    found.pop("collaborative_seconds")  # of the last start alone; each system has its own
+    for name, row in found["systems"].items():
+        if "validation" in row:
+            row["validation"]["tried"] = read_json(run / f"collaborative/{name}.json")["tried"]
     Path(out).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
     print(table(found["systems"]))
 

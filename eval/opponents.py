@@ -70,8 +70,9 @@ def parameters(run: Path, name: str) -> int | None:
     if name == "text_knn" or not path.is_file():  # vectors of texts are not learned here
         return None
     with safe_open(path, framework="numpy") as file:
-        shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
-    return sum(int(np.prod(shape)) for shape in shapes)
+        slices = [file.get_slice(key) for key in file.keys()]  # noqa: SIM118
+        # Whole numbers are places in a sparse matrix.
+        return sum(int(np.prod(part.get_shape())) for part in slices if "F" in part.get_dtype())
 
 
 def paired(one: pl.DataFrame, other: pl.DataFrame, resamples: int, seed: int) -> list[float]:

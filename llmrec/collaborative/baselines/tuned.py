@@ -82,7 +82,8 @@ class TunedSystem(System):
         )
         ranker = search.ranker(choice["chosen"])
         choice["chosen"]["scale"] = calibrated_scale(ranker, validation)
-        choice["parameters"] = sum(int(array.size) for array in search.arrays.values())
+        learned = [array for array in search.arrays.values() if np.issubdtype(array.dtype, np.floating)]
+        choice["parameters"] = sum(int(array.size) for array in learned)
         choice["settings"] = self.model_dump(mode="json")
         if ARRAYS in self.files:
             _write_arrays(data, search.interactions.items, search.arrays)
