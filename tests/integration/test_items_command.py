@@ -157,7 +157,7 @@ def test_items_are_listed_and_found_by_title(grown):
         (["--add", "new.jsonl", "--vectors", "new.npy"], "item 'n60' is in the catalogue already"),
         (["--add", "twice.csv", "--vectors", "new.npy"], "item 'x' occurs twice"),
         (["--add", "empty.csv", "--vectors", "new.npy"], "row 2: .*every item needs an id"),
-        (["--add", "none.csv"], "no column 'item_id' .it has sku"),
+        (["--add", "none.csv"], "no column 'item_id', or 'sku' as in the run's card .it has code"),
         (["--add", "fine.csv"], "give the new items' .--vectors"),
         (
             ["--add", "fine.csv", "--vectors", "short.npy"],
@@ -170,7 +170,7 @@ def test_invalid_additions_and_retirements_are_refused_and_change_nothing(grown,
     folder = run.parents[1]
     (folder / "twice.csv").write_text("item_id,title\nx,a\nx,b\n")
     (folder / "empty.csv").write_text("item_id,title\nx,a\n,b\n")
-    (folder / "none.csv").write_text("sku,title\nx,a\n")
+    (folder / "none.csv").write_text("code,title\nx,a\n")
     (folder / "fine.csv").write_text("item_id,title\nx,a\n")
     np.save(folder / "short.npy", np.ones((1, 3), np.float32))
     before = {path.name: path.read_bytes() for path in (run / "catalogue").iterdir()}
