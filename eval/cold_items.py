@@ -38,7 +38,14 @@ from llmrec.metrics.statistics import bootstrap_means, percentile_interval
 
 SEED, SHARE, LEAST, CUTOFF, NEIGHBOURS = 0, 0.05, 5, 50, 10
 WHOLE, COLD = "cold-whole", "cold"
-SETTINGS = ["ids.inputs=[text]", "sft.distillation=null", "eval.baselines=[popularity]"]
+SETTINGS = [
+    *(
+        "ids.inputs=[text]",
+        "ids.quantizer={kind: rq_kmeans, levels: 2, codes: 64}",
+        "ids.collisions=next_best",
+    ),
+    *("sft.distillation=null", "eval.baselines=[popularity]"),
+]
 CARD = """\
 name: movielens-100k-cold
 interactions: {path: log.csv, columns: {user: user, item: item, time: time}}
