@@ -217,6 +217,23 @@ def test_the_same_seed_gives_the_same_files(name, tmp_path):
     assert contents[0] == contents[1]
 
 
+def test_no_setting_is_learned_twice(tmp_path, monkeypatch):
+    """A later grid starts with the values of the earlier ones, and the number of last items needs no learning."""
+    learned = []
+
+    def learn(self, interactions, settings, seed):
+        learned.append((settings["factors"], settings["regularization"], settings["alpha"]))
+        return real(self, interactions, settings, seed)
+
+    real = AlsSystem.learn
+    monkeypatch.setattr(AlsSystem, "learn", learn)
+    system = AlsSystem(factors=[2, 4], regularization=[0.1], alpha=[10.0, 2.0], history=[3, 2, 1])
+    chosen = system.train(data_of(tmp_path, "als"))["chosen"]
+    assert learned[:2] == [(2, 0.1, 10.0), (4, 0.1, 10.0)]
+    assert len(learned) == len(set(learned)) == 3
+    assert (chosen["factors"], chosen["regularization"], chosen["alpha"]) in learned
+
+
 def test_user_knn_can_leave_users_out_and_what_is_learned_in_training_cannot():
     config = TypeAdapter(Collaborative).validate_python({})
     assert systems.counts(config, "user_knn")

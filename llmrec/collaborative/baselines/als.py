@@ -49,7 +49,7 @@ class AlsSystem(TunedSystem):
         model = AlternatingLeastSquares(
             factors=settings["factors"],
             regularization=settings["regularization"],
-            alpha=settings.get("alpha", self.alpha[0]),
+            alpha=settings["alpha"],
             iterations=self.iterations,
             random_state=seed,
         )
@@ -59,7 +59,7 @@ class AlsSystem(TunedSystem):
     def scorer(self, arrays: Arrays, settings: Mapping[str, Any]) -> Scorer:
         """Solve each history's vector, and multiply it with the items'."""
         vectors = arrays["vectors"].astype(np.float64)
-        alpha = settings.get("alpha", self.alpha[0])
+        alpha = settings["alpha"]
         every = vectors.T @ vectors + settings["regularization"] * np.eye(vectors.shape[1])
 
         def score(sequences: Sequences) -> Floats:

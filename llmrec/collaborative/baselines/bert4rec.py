@@ -82,7 +82,7 @@ class Bert4RecSystem(TunedSystem):
             num_blocks=self.layers,
             num_heads=self.heads,
             dropout=self.dropout,
-            mask_prob=settings.get("masked", self.masked[0]),
+            mask_prob=settings["masked"],
             seed=seed,
         )
         with own_random_numbers(seed):

@@ -53,7 +53,7 @@ class BprSystem(TunedSystem):
             factors=settings["factors"],
             learning_rate=self.lr,
             regularization=settings["regularization"],
-            iterations=settings.get("epochs", self.epochs[0]),
+            iterations=settings["epochs"],
             num_threads=1,  # threads would write into each other's vectors, and the result would depend on chance
             random_state=seed,
         )

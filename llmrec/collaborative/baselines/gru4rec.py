@@ -5,6 +5,7 @@
 Hidasi et al., Session-based recommendations with recurrent neural networks, ICLR 2016, with the sampled softmax of
 Hidasi & Karatzoglou, Recurrent neural networks with top-k gains for session-based recommendations, CIKM 2018: the
 other targets of the batch and items drawn by popularity are the negatives. Input and output share item vectors.
+cornac draws the first weights with a seed of its own; the recipe's seed decides batches, negatives and dropout.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Gru4RecSystem(TunedSystem):
         """Train, and return the network's weights."""
         from cornac.models import GRU4Rec
 
-        dropout = settings.get("dropout", self.dropout[0])
+        dropout = settings["dropout"]
         model = GRU4Rec(
             layers=[self.dim],
             batch_size=min(self.batch, max(len(interactions.sequences) // 2, 1)),

@@ -33,16 +33,6 @@ def cornac_sequences(interactions: Interactions, length: int) -> Any:
     return SequentialDataset.build(rows, fmt="SIT", global_iid_map=number)
 
 
-def cornac_matrix(interactions: Interactions, seed: int) -> Any:
-    """Return a `cornac.data.Dataset` of all users; items keep their numbers."""
-    from cornac.data import Dataset
-
-    number = {str(row): row for row in range(len(interactions.items))}
-    rows, columns = interactions.matrix.nonzero()
-    triples = [(str(user), str(item), 1.0) for user, item in zip(rows, columns, strict=True)]
-    return Dataset.build(triples, global_iid_map=number, seed=seed)
-
-
 def windows(sequence: npt.NDArray[np.int64], length: int) -> list[npt.NDArray[np.int64]]:
     """Cut a history into pieces of at most `length` items, from its end; a single item at the start is left out."""
     cuts = range(len(sequence), 0, -length)

@@ -55,7 +55,7 @@ class MultVaeSystem(TunedSystem):
 
         users = interactions.matrix
         rng = np.random.default_rng(seed)
-        epochs, beta = settings["epochs"], settings.get("beta", self.beta[0])
+        epochs, beta = settings["epochs"], settings["beta"]
         with own_random_numbers(seed):
             network = self._network(users.shape[1])
             optimizer = torch.optim.Adam(network.parameters(), lr=self.lr)

@@ -173,16 +173,23 @@ class _Search:
         self.best = -1.0
 
     def value(self, settings: Mapping[str, Any], validation: Validation) -> float:
-        """Return the validation NDCG@10 of settings."""
-        arrays = self._arrays(settings)
-        value = validation.ndcg_of(self._ranker(arrays, settings))
+        """Return the validation NDCG@10 of settings; those of later grids have their first value."""
+        complete = self._complete(settings)
+        arrays = self._arrays(complete)
+        value = round(validation.ndcg_of(self._ranker(arrays, complete)), 6)  # as `choose` compares
         if value > self.best:
-            self.best, self.learned, self.arrays = value, _without_history(settings), arrays
+            self.best, self.learned, self.arrays = value, _without_history(complete), arrays
         return value
 
     def ranker(self, settings: Mapping[str, Any]) -> TunedRanker:
-        """Return the ranker of the best settings."""
-        return self._ranker(self._arrays(settings), settings)
+        """Return the ranker of chosen settings, whose arrays are then `arrays`."""
+        complete = self._complete(settings)
+        self.arrays = self._arrays(complete)
+        return self._ranker(self.arrays, complete)
+
+    def _complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        names = [name for grid in (*self.system.grids, ("history",)) for name in grid]
+        return {name: getattr(self.system, name)[0] for name in names} | dict(settings)
 
     def _arrays(self, settings: Mapping[str, Any]) -> Arrays:
         if _without_history(settings) == self.learned:
@@ -191,8 +198,7 @@ class _Search:
 
     def _ranker(self, arrays: Arrays, settings: Mapping[str, Any]) -> TunedRanker:
         scorer = self.system.scorer(arrays, settings)
-        history = settings.get("history", self.system.history[0])
-        return TunedRanker(self.popularity, self.interactions.items, scorer, history)
+        return TunedRanker(self.popularity, self.interactions.items, scorer, settings["history"])
 
 
 def calibrated_scale(ranker: TunedRanker, validation: Validation) -> float:
