@@ -70,7 +70,7 @@ def test_held_out_users_are_drawn_by_seed_and_fraction():
     [
         (Split(kind="leave_one_out"), [0, 1], "valid and test empty"),
         (Split(kind="temporal"), [5, 5], "train and valid empty"),
-        (Split(kind="temporal"), None, "needs interactions.columns.time"),
+        (Split(kind="temporal"), None, "name their column in the card .interactions.columns.time"),
         (Split(kind="temporal", fractions=(0.6, 0.4)), [0, 1], "their sum must be below 1"),
         (Split(kind="held_out_users"), [0, 1], "empty"),
     ],

@@ -280,5 +280,5 @@ def test_microlens(tmp_path):
         "9": '"Quoted" from the start',
     }
     write(tmp_path / "MicroLens-100k_title_en.csv", "7,One\n8\n9,Three\n")
-    with pytest.raises(UserError, match="line 2: 1 fields, 2 expected"):
+    with pytest.raises(UserError, match="line 2: 1 values for 2 columns"):
         read("microlens-100k", tmp_path)
