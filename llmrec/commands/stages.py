@@ -230,6 +230,7 @@ def _show_results(folder: Path, until: str) -> None:
     if until not in ("eval", "report"):
         return
     from llmrec.evaluate import gate
+    from llmrec.evaluate.summary import shown_cutoff, shown_split
     from llmrec.report import tables, verdict
     from llmrec.report.next_commands import recommend_command
     from llmrec.report.screen import show
@@ -238,7 +239,7 @@ def _show_results(folder: Path, until: str) -> None:
     for split in metrics["protocol"]["splits"]:
         show(tables.metrics_table(metrics, split))
     protocol = metrics["protocol"]
-    beyond = tables.beyond_table(metrics, verdict.shown_split(protocol), verdict.shown_cutoff(protocol))
+    beyond = tables.beyond_table(metrics, shown_split(protocol["splits"]), shown_cutoff(protocol["k"]))
     if beyond is not None:
         show(beyond)
     print("\n".join(verdict.summary(folder)))

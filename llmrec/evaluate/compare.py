@@ -19,7 +19,7 @@ from llmrec import layout
 from llmrec.assets import without_folders
 from llmrec.config.former_keys import upgrade
 from llmrec.errors import UserError
-from llmrec.evaluate.summary import order_systems, systems_of
+from llmrec.evaluate.summary import order_systems, shown_cutoff, shown_split, systems_of
 from llmrec.files import read_json
 from llmrec.metrics.statistics import bootstrap_seeds, holm, p_values, percentile_interval
 from llmrec.yaml_files import read_yaml
@@ -228,15 +228,14 @@ def _metrics(run: Path) -> Any:
 
 
 def _default_split(run: Path) -> str:
-    splits = _metrics(run)["protocol"]["splits"]
-    return "test" if "test" in splits else str(splits[0])
+    return shown_split(_metrics(run)["protocol"]["splits"])
 
 
 def _common_metrics(evaluated: Sequence[_Evaluated]) -> list[str]:
     shared = set.intersection(*(set(run.protocol["k"]) for run in evaluated))
     if not shared:
         raise UserError("compare: the runs share no cutoff; evaluate them with one eval.k")
-    k = 10 if 10 in shared else max(shared)
+    k = shown_cutoff(shared)
     return [f"hr@{k}", f"ndcg@{k}"]
 
 

@@ -21,7 +21,7 @@ from llmrec.evaluate.given_lists import PREFIX, lists_of_split, read_given_lists
 from llmrec.evaluate.items import load_item_data, split_by_need
 from llmrec.evaluate.lists import baseline_lists, count_invalid, is_baseline, model_systems, read_lists
 from llmrec.evaluate.slices import fairness, make_slices
-from llmrec.evaluate.summary import differences, rounded, summarise
+from llmrec.evaluate.summary import differences, rounded, shown_cutoff, summarise
 from llmrec.evaluate.tasks.scores import task_metrics
 from llmrec.files import atomic_write, read_json, write_json
 from llmrec.metrics.lists import ItemData, RecommendedLists
@@ -184,7 +184,7 @@ def _add_split(
         }
         for entry in slices
     }
-    k = 10 if 10 in cutoffs else max(cutoffs)
+    k = shown_cutoff(cutoffs)
     gaps = fairness(users, slices, [f"hr@{k}", f"ndcg@{k}"], *settings)
     report.setdefault("fairness", {})[split] = gaps
 

@@ -154,10 +154,10 @@ def _check_cells(frame: pl.DataFrame, path: Path) -> None:
 
 def _with_numbers(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Convert ranks to whole numbers from 1, and scores to finite numbers."""
-    for name, dtype in (("rank", pl.Float64), ("score", pl.Float64)):
+    for name in ("rank", "score"):
         if name not in frame.columns:
             continue
-        values = frame[name].cast(dtype, strict=False)
+        values = frame[name].cast(pl.Float64, strict=False)
         good = values.is_not_null() & values.is_finite()
         if name == "rank":
             good &= (values >= 1) & (values == values.floor()) & (values < 2**31)

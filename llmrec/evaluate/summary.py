@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,16 @@ def differences(
             "intervals": _intervals(samples[system] - samples[reference], metrics, confidence)
         }
     return gaps
+
+
+def shown_split(splits: Sequence[str]) -> str:
+    """Return the split of verdicts and comparisons: test, or the first that was evaluated."""
+    return "test" if "test" in splits else splits[0]
+
+
+def shown_cutoff(cutoffs: Collection[int]) -> int:
+    """Return the cutoff of verdicts and comparisons: 10, or the largest one if 10 was not evaluated."""
+    return 10 if 10 in cutoffs else max(cutoffs)
 
 
 def order_systems(systems: Iterable[str], scores: Mapping[str, float] | None = None) -> list[str]:

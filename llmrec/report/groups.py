@@ -9,7 +9,7 @@ from llmrec.config.registry import METRICS
 from llmrec.data.tables.notes import short
 from llmrec.evaluate.lists import is_baseline
 from llmrec.evaluate.slices import OF_USER
-from llmrec.evaluate.summary import order_systems
+from llmrec.evaluate.summary import order_by_metric
 from llmrec.metrics.metric import metric_title
 from llmrec.report.plots import Axes, Bar, grouped_bars
 from llmrec.report.systems import style_of
@@ -54,10 +54,8 @@ def beyond_accuracy(metrics: Mapping[str, Any], split: str, k: int) -> list[dict
 
 def compared(metrics: Mapping[str, Any], split: str, k: int) -> list[str]:
     """Return the run's models, and the baseline with the highest NDCG, for tables that do not show all systems."""
-    systems = order_systems(metrics[split])
-    best = max(
-        filter(is_baseline, systems), key=lambda name: float(metrics[split][name][f"ndcg@{k}"]), default=None
-    )
+    systems = order_by_metric(metrics[split], f"ndcg@{k}")
+    best = next(filter(is_baseline, systems), None)
     return [name for name in systems if not is_baseline(name) or name == best]
 
 

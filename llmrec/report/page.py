@@ -20,7 +20,7 @@ from llmrec.assets import last_part
 from llmrec.config.former_keys import upgrade
 from llmrec.data.examples import load_items
 from llmrec.evaluate.lists import is_baseline
-from llmrec.evaluate.summary import order_by_metric
+from llmrec.evaluate.summary import order_by_metric, shown_cutoff, shown_split
 from llmrec.evaluate.tasks.scores import answers_shown
 from llmrec.files import read_json
 from llmrec.metrics.metric import metric_title
@@ -40,7 +40,7 @@ from llmrec.report.showcase import draw_users
 from llmrec.report.systems import style_of, styles_of, system_titles
 from llmrec.report.tables import short_figure
 from llmrec.report.training_curves import alignment, shown_model
-from llmrec.report.verdict import advice, judge, shown_cutoff, shown_split
+from llmrec.report.verdict import advice, judge
 from llmrec.yaml_files import read_yaml
 
 # Colours in the page's style sheet for categories of the code tree; all other categories are grey.
@@ -65,7 +65,7 @@ def render(run: Path, stages: Sequence[str]) -> str:
     """
     metrics = read_json(run / layout.METRICS)
     protocol = metrics["protocol"]
-    split, k = shown_split(protocol), shown_cutoff(protocol)
+    split, k = shown_split(protocol["splits"]), shown_cutoff(protocol["k"])
     systems = order_by_metric(metrics[split], f"ndcg@{k}")
     titles = system_titles(systems, protocol)  # in the order of systems, as are the charts
     models = [name for name in systems if not is_baseline(name)]

@@ -6,9 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
-from llmrec.evaluate.summary import order_by_metric, systems_of
+from llmrec.evaluate.summary import order_by_metric, shown_cutoff, systems_of
 from llmrec.report.groups import beyond_accuracy, compared
-from llmrec.report.verdict import shown_cutoff
 
 
 def metrics_table(metrics: dict[str, Any], split: str) -> Table:
@@ -28,7 +27,7 @@ def metrics_table(metrics: dict[str, Any], split: str) -> Table:
     for name in [*names, "users", "invalid"]:
         table.add_column(name.upper() if "@" in name else name, justify="right")
     best = {name: max(values[name] for values in systems.values()) for name in names}
-    for system in order_by_metric(systems, f"ndcg@{shown_cutoff(metrics['protocol'])}"):
+    for system in order_by_metric(systems, f"ndcg@{shown_cutoff(metrics['protocol']['k'])}"):
         values = systems[system]
         cells = [_emphasised(values[name], best[name]) for name in names]
         table.add_row(system, *cells, str(values["users"]), str(values["invalid"]))

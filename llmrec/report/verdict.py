@@ -15,7 +15,7 @@ from typing import Any
 from llmrec import layout
 from llmrec.config.former_keys import upgrade
 from llmrec.evaluate.lists import is_baseline
-from llmrec.evaluate.summary import order_systems
+from llmrec.evaluate.summary import order_systems, shown_cutoff, shown_split
 from llmrec.files import read_json
 from llmrec.recommend.model_names import ZERO_SHOT
 from llmrec.report.next_commands import evaluate_again_command, recommend_command, train_again_command
@@ -67,16 +67,6 @@ class Advice:
         return self.text if self.command is None else f"{self.text}: {self.command}"
 
 
-def shown_split(protocol: Mapping[str, Any]) -> str:
-    """Return the split that is shown first: test, or the first that was evaluated."""
-    return "test" if "test" in protocol["splits"] else str(protocol["splits"][0])
-
-
-def shown_cutoff(protocol: Mapping[str, Any]) -> int:
-    """Return the cutoff of verdicts: 10, or the largest one if 10 was not evaluated."""
-    return 10 if 10 in protocol["k"] else int(max(protocol["k"]))
-
-
 def judge(metrics: dict[str, Any], split: str, model: str, metric: str, titles: Mapping[str, str]) -> Verdict:
     """Compare a model with each baseline by the paired interval of their difference.
 
@@ -120,7 +110,7 @@ def summary(run: Path) -> list[str]:
     """
     metrics = read_json(run / layout.METRICS)
     protocol = metrics["protocol"]
-    split, k = shown_split(protocol), shown_cutoff(protocol)
+    split, k = shown_split(protocol["splits"]), shown_cutoff(protocol["k"])
     systems = list(metrics[split])
     model = shown_model(run, order_systems(name for name in systems if not is_baseline(name)))
     if model is None:
@@ -157,7 +147,7 @@ def advice(run: Path, metrics: dict[str, Any], verdict: Verdict, name: str) -> l
 
 def _repeats(protocol: Mapping[str, Any], recipe: Mapping[str, Any], name: str) -> Iterator[Advice]:
     """Targets that occur in the history are misses of every system if seen items are masked."""
-    split = shown_split(protocol)
+    split = shown_split(protocol["splits"])
     share = protocol["repeat_targets"][split]
     if protocol["mask_seen"] and share >= MANY_REPEATS:
         # The training of aligned models depends on what is masked.
@@ -216,11 +206,11 @@ def _few_users(metrics: dict[str, Any], verdict: Verdict, name: str) -> Iterator
     if not undecided:
         return
     protocol = metrics["protocol"]
-    users = metrics[shown_split(protocol)][verdict.model]["users"]
+    users = metrics[shown_split(protocol["splits"])][verdict.model]["users"]
     half = max((other["interval"][1] - other["interval"][0]) / 2 for other in undecided)
     text = (
-        f"with {users:,} users, differences of less than about {half:.4f} in NDCG@{shown_cutoff(protocol)} cannot be "
-        "told from 0"
+        f"with {users:,} users, differences of less than about {half:.4f} in NDCG@{shown_cutoff(protocol['k'])} "
+        "cannot be told from 0"
     )
     if users == protocol["users"]:
         yield Advice(f"{text}; evaluate all users", evaluate_again_command(name, "decode.users=null"))
