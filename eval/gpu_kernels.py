@@ -29,7 +29,7 @@ from llmrec.decode import batches
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.kv_cache import prefill
 from llmrec.files import write_json
-from llmrec.models.device import leave_out_cudnn_attention
+from llmrec.models.layers.attention import leave_out_cudnn_attention
 from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -54,7 +54,7 @@ def build(
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from llmrec.models.device import ATTENTION, leave_out_cudnn_attention
+    from llmrec.models.layers.attention import ATTENTION, leave_out_cudnn_attention
 
     leave_out_cudnn_attention()
     shape = SHAPES[name] | sizes

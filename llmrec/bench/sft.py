@@ -214,7 +214,7 @@ def _pass(trainer: SFTTrainer) -> Callable[[], None]:
     def work() -> None:
         model.train()
         for batch in loader:
-            with trainer.compute_loss_context_manager():
+            with trainer.accelerator.autocast():  # Trainer has it wrapped around its own forward
                 loss = trainer.compute_loss(model, dict(batch))
             loss.backward()
         optimizer.step()

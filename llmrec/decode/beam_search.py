@@ -27,7 +27,7 @@ from llmrec.decode.kv_cache import TreeCache, prefill
 from llmrec.decode.scoring import PLAIN, Scoring
 from llmrec.decode.top_k import TopK, fetch
 from llmrec.errors import UserError
-from llmrec.models.head import head_over_tokens
+from llmrec.models.layers.head import head_over_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

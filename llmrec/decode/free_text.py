@@ -18,7 +18,7 @@ from llmrec.decode import score_candidates
 from llmrec.decode.batches import group_by_length
 from llmrec.decode.kv_cache import check_prompts
 from llmrec.errors import UserError
-from llmrec.models.device import every_position_sees_something
+from llmrec.models.layers.attention import every_position_sees_something
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -102,7 +102,7 @@ def generate_ranked(
         lambda longest: max(1, batch_tokens // (answers * (longest + max_tokens))),
     )
     bar = tqdm(total=len(prompts), desc="answering", unit=" rows", leave=False, disable=None)
-    with torch.inference_mode(), every_position_sees_something(), bar:
+    with torch.inference_mode(), every_position_sees_something(model), bar:
         for group in groups:
             ids, mask = _pad_batch([prompts[row] for row in group], pad_id, on_left=True)
             sequences = model.generate(  # type: ignore[operator]  # transformers loses the method's type in its base class

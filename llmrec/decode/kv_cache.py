@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from llmrec.errors import UserError
 from llmrec.models.device import to_device
-from llmrec.models.head import head_at_positions
+from llmrec.models.layers.head import head_at_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

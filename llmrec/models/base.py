@@ -45,7 +45,7 @@ def load_base(
     """
     import torch
 
-    from llmrec.models.device import leave_out_cudnn_attention
+    from llmrec.models.layers.attention import leave_out_cudnn_attention
 
     leave_out_cudnn_attention()
     dtype = getattr(torch, config.dtype)
@@ -114,6 +114,8 @@ def build_tiny(
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
+    from llmrec.models.layers.attention import ATTENTION
+
     if shape.hidden % (2 * shape.heads):
         raise UserError(f"base.tiny: hidden={shape.hidden} must be an even multiple of heads={shape.heads}")
     if shape.heads % shape.kv_heads:
@@ -135,6 +137,7 @@ def build_tiny(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = Qwen3ForCausalLM(config)
+        model.set_attn_implementation(ATTENTION)
         return _to_dtype(model, dtype)
 
 
@@ -205,7 +208,7 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
     from transformers.initialization import no_init_weights
 
-    from llmrec.models.device import ATTENTION
+    from llmrec.models.layers.attention import ATTENTION
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 from llmrec.errors import UserError
 from llmrec.files import cause_of, disk_is_full, read_json
 from llmrec.ids.tokens import sid_token
-from llmrec.models.device import ATTENTION, leave_out_cudnn_attention
+from llmrec.models.layers.attention import ATTENTION, leave_out_cudnn_attention
 from llmrec.models.lora import load_adapter
 from llmrec.models.vocabulary import ITEM_END, SidVocabulary, embedding_weight
 from llmrec.quiet import hide_loading_bars

@@ -67,11 +67,14 @@ def attach_rows(model: PreTrainedModel, vocabulary: SidVocabulary) -> PeftModel:
 def _wrapped(model: PreTrainedModel, vocabulary: SidVocabulary | None, **settings: Any) -> PeftModel:
     from peft import LoraConfig, TaskType, get_peft_model
 
+    from llmrec.models.layers.trained_rows import compute_rows_apart
+
     rows = None
     if vocabulary is not None:
-        rows = {name: vocabulary.added_ids.tolist() for name in _matrix_names(model)}
+        rows = {name: sorted(vocabulary.added_ids.tolist()) for name in _matrix_names(model)}
     config = LoraConfig(task_type=TaskType.CAUSAL_LM, trainable_token_indices=rows, **settings)
     wrapped = get_peft_model(model, config)
+    compute_rows_apart(wrapped)
     # If the base has a name, PEFT asks the hub for its vocabulary size at every save, and then saves all embeddings.
     wrapped.peft_config[ADAPTER].base_model_name_or_path = ""
     return wrapped

@@ -8,8 +8,8 @@ A base that does not fit is refused when it is loaded, before anything is traine
 | every layer attends to all tokens before it | token trees: `token_tree.py`, `decode/kv_cache.py` |
 | it takes `position_ids`: branches of a tree share positions | `decode/kv_cache.py`, `train/sft/trainer.py` |
 | `get_decoder()` gives what stands before the LM head | `decode/score_candidates.py`, `decode/free_text.py` |
-| an embedding and an LM head with a row a token | `models/vocabulary.py`, `models/head.py` |
-| `o_proj` and `down_proj` end a layer's branches (only for `sft.dropout`) | `models/dropout.py` |
+| an embedding and an LM head with a row a token | `models/vocabulary.py`, `models/layers/head.py` |
+| `o_proj` and `down_proj` end a layer's branches (only for `sft.dropout`) | `models/layers/dropout.py` |
 | `_no_split_modules` names its layers (only for `--shard`) | `train/sharding.py` |
 
 The last two are checked where they are used.

@@ -14,7 +14,7 @@ from llmrec.data.examples import evaluation_examples
 from llmrec.decode import batches
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.metrics.ranking import values_by_rank
-from llmrec.models.dropout import eval_mode
+from llmrec.models.layers.dropout import eval_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

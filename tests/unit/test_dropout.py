@@ -7,7 +7,8 @@ from tiny_decoders import build
 
 from llmrec.config import LoraSettings
 from llmrec.errors import UserError
-from llmrec.models import dropout, lora
+from llmrec.models import lora
+from llmrec.models.layers import dropout
 
 IDS = torch.tensor([[1, 2, 3, 4]])
 

@@ -24,6 +24,7 @@ from llmrec.estimate import machine
 from llmrec.estimate.plans import Plan
 from llmrec.models import lora
 from llmrec.models.base import load_base
+from llmrec.models.layers.attention import ATTENTION
 from llmrec.recommend.recommender import Recommender
 from llmrec.train.alignment import setup
 from llmrec.train.arguments import on_one_gpu
@@ -53,7 +54,7 @@ def test_a_base_is_loaded_with_the_attention_that_takes_trees_masks_and_without_
     (tmp_path / "config.json").write_text(json.dumps(config | {"attn_implementation": "eager"}))
     torch.backends.cuda.enable_cudnn_sdp(True)
     loaded, _ = load_base(BaseConfig(model=str(tmp_path)), [], 0)
-    assert loaded.config._attn_implementation == "sdpa"
+    assert loaded.config._attn_implementation == ATTENTION
     assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 

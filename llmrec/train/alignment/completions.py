@@ -18,7 +18,7 @@ import torch
 from llmrec.catalogue.catalogue import Prefixes, walk
 from llmrec.decode.scoring import log_normaliser, split_for_cache
 from llmrec.models.device import to_device
-from llmrec.models.head import head_at_positions, head_over_tokens
+from llmrec.models.layers.head import head_at_positions, head_over_tokens
 from llmrec.token_tree import TokenTree, ancestor_mask, collate, unlabelled_tree
 
 if TYPE_CHECKING:

@@ -108,7 +108,7 @@ def beam_searcher(
     from llmrec.catalogue.item_mask import build_item_mask
     from llmrec.decode import batches
     from llmrec.decode.beam_search import TreeEngine
-    from llmrec.models.dropout import eval_mode
+    from llmrec.models.layers.dropout import eval_mode
 
     items = run.catalogue.items
 

@@ -19,7 +19,7 @@ from llmrec.decode.sampling import sample
 from llmrec.decode.scoring import Scoring
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
-from llmrec.models.dropout import eval_mode
+from llmrec.models.layers.dropout import eval_mode
 from llmrec.models.lora import save_adapter
 from llmrec.train.alignment.rewards import Groups, RewardContext, has_zero_variance, sum_rewards
 from llmrec.vllm.engine import VllmEngine

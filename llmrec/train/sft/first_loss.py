@@ -21,8 +21,8 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import cross_entropy
 
-from llmrec.models.dropout import eval_mode
-from llmrec.models.head import head_at_positions
+from llmrec.models.layers.dropout import eval_mode
+from llmrec.models.layers.head import head_at_positions
 from llmrec.models.vocabulary import embedding_matrices
 from llmrec.token_tree import TokenTree, ancestor_mask
 

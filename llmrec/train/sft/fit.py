@@ -19,7 +19,8 @@ from llmrec.collaborative.systems import counts, load_baseline
 from llmrec.config import Recipe
 from llmrec.data.examples import training_histories
 from llmrec.errors import UserError
-from llmrec.models import dropout, modes
+from llmrec.models import modes
+from llmrec.models.layers import dropout
 from llmrec.text.mix import print_notice
 from llmrec.train import sharding
 from llmrec.train.arguments import default_interval, on_one_gpu, training_arguments
