@@ -81,7 +81,7 @@ def prior_files(recipe: Recipe) -> list[str]:
 
 STAGE = Stage(
     name="decode",
-    help="Rank the catalogue for every user, constrained to real items.",
+    help="Make each user's list of the catalogue's best items.",
     version=2,
     sections=("data.history", "decode"),
     reads=(

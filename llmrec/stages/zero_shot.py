@@ -52,7 +52,7 @@ def run(ctx: StageContext) -> None:
 
 STAGE = Stage(
     name="zero_shot",
-    help="Rank the catalogue's titles with the untuned base model, as a baseline.",
+    help="Rank titles with the untuned base model, as a baseline.",
     version=1,
     sections=(
         "data.history",

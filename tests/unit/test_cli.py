@@ -125,6 +125,11 @@ def test_help_names_every_command(capsys):
         assert f"\n  {name} " in shown
 
 
+def test_the_help_page_cuts_no_sentence_short(capsys):
+    assert main(["--help"]) == 0
+    assert "..." not in capsys.readouterr().out.partition("\nStart:")[2]
+
+
 def test_the_help_page_lists_every_command_once_and_only_stages_without_a_group(capsys):
     assert main(["--help"]) == 0
     sections = capsys.readouterr().out.split("\n\n")
