@@ -81,7 +81,7 @@ def run(context: StageContext) -> None:
 
 
 def _train(context: StageContext, name: str, finished: Path) -> None:
-    """Train one system. `finished` is written last, so it proves that the files beside it are complete."""
+    """Train one system. The file `finished` is written last, so it proves that the files beside it are complete."""
     import polars as pl
 
     from llmrec.collaborative.system import System, TrainingData
