@@ -329,3 +329,10 @@ def test_the_shape_of_a_base_comes_from_its_recipe_folder_or_name(tmp_path):
         ("x/Llama-3.2-1B", 1000),
     ):
         assert model_shape(BaseConfig(model=name)).parameters == millions * 1e6
+
+
+def test_benchmarks_are_listed_with_what_they_measure(capsys):
+    assert main(["bench"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {"trie", "sft", "quality"} < {line.split()[0] for line in lines}
+    assert all(line.endswith(".") for line in lines)
