@@ -99,7 +99,8 @@ def _tests(folder: Path, tiny: bool, has_gpu: bool) -> list[Step]:
     on_device = ["-n", "0", "tests/on_device", *(["-k", "plain"] if tiny else [])]
     train = ["tests/unit/test_train.py", "tests/unit/test_tree_engine.py"]
     train += [] if tiny else ["tests/unit/test_alignment_trainers.py", "tests/integration/test_train_run.py"]
-    vllm = ["tests/unit/test_vllm_processor.py", *([] if tiny else ["tests/integration/test_vllm_engine.py"])]
+    vllm = ["tests/unit/test_vllm_processor.py", "tests/unit/test_vllm_request_keys.py"]
+    vllm += [] if tiny else ["tests/integration/test_vllm_engine.py"]
     return [
         step(
             "device-tests",

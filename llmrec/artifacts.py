@@ -50,7 +50,7 @@ class Stage:
 
     Attributes:
         name: also the folder that the stage owns.
-        help: one line for the command line.
+        help: text for the command line; its first sentence is the line of the command in `llmrec --help`.
         version: version of the stage's code. A new version runs the stage again in finished runs.
         sections: dotted recipe keys that the output depends on (`seed` always counts), or a function of the recipe
             and of `requested` that returns them.
@@ -190,7 +190,7 @@ def read_manifest(run: Path, stage: str) -> dict[str, Any] | None:
     opened_runs[run] = None
     manifest = read_json(path)
     if not isinstance(manifest, dict):
-        raise UserError(f"{path}: no manifest; remove it, and run the stage {stage} again")
+        raise UserError(f"{path}: not a manifest; remove it, and run the stage {stage} again")
     return manifest
 
 

@@ -31,7 +31,7 @@ from llmrec.commands.conventions import (
     explain_error,
 )
 from llmrec.errors import one_line
-from llmrec.pipeline import LATER, STAGES
+from llmrec.pipeline import LATER, NAMES, STAGES
 from llmrec.quiet import quieten
 
 INTERRUPTED = 130
@@ -71,7 +71,9 @@ def _options(
 def run(
     recipe: RecipeName,
     overrides: Overrides = None,
-    until: Annotated[str, typer.Option(metavar="STAGE", help="The last stage to run.")] = "report",
+    until: Annotated[
+        str, typer.Option(metavar="STAGE", help=f"The last stage to run: {', '.join(NAMES)}.")
+    ] = "report",
     dry_run: DryRun = False,
     processes: Processes = 1,
     shard: Shard = False,
@@ -131,13 +133,13 @@ for _stage in STAGES:
 
 @app.command()
 def validate(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Check a recipe, its prompts, card, data and suite; report all errors at once."""
+    """Check a recipe and its data; report all errors at once. Nothing is trained."""
     _call("commands.validate", "run", recipe, overrides or [])
 
 
 @app.command()
 def preview(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Show decoded training samples with token ids and loss mask, and check for leaks."""
+    """Show training samples as the model reads them; find leaks. Nothing is trained."""
     _call("commands.inspect", "preview", recipe, overrides or [])
 
 
@@ -175,13 +177,13 @@ def serve(
         typer.Option(min=0.1, help="GB of vLLM on a GPU, or of its cache on a CPU; else what is free."),
     ] = None,
 ) -> None:
-    """Start vLLM's OpenAI server on a run, with its adapters, the catalogue and /v1/recommend."""
+    """Start vLLM's OpenAI server on a run, with /v1/recommend. It has the run's adapters and catalogue."""
     _call("serving.server", "serve", run, host, port, k_max, api_key, memory_gb)
 
 
 @app.command()
 def merge(run: RunName, dest: Dest, model: ModelName = None, force: Replace = False) -> None:
-    """Write a run's model as one plain Hugging Face checkpoint, with the adapter merged into the base."""
+    """Write a run's model as one Hugging Face checkpoint. The adapter is merged into the base."""
     _call("commands.merge", "run", run, dest, model, force)
 
 
@@ -195,7 +197,7 @@ def export(
     ] = None,
     force: Replace = False,
 ) -> None:
-    """Write a run's base, adapters and model card to a folder; nothing is uploaded without --push."""
+    """Write a run's base, adapters and model card to a folder. Nothing is uploaded without --push."""
     _call("commands.export", "run", run, dest, force, push)
 
 
@@ -224,7 +226,7 @@ def items(
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of items to list.")] = 20,
 ) -> None:
-    """List a trained run's items; with --add or --retire, change its catalogue without training."""
+    """List, find, add or retire the items of a trained run. Nothing is trained."""
     if add is None and vectors is None and images is None and retire is None:
         _call("commands.inspect", "items", run, find, k)
     else:
@@ -251,7 +253,7 @@ def compare(
         Path | None, typer.Option(metavar="FILE.json", help="Write the figures to this file.")
     ] = None,
 ) -> None:
-    """Print the metrics of several runs side by side, with paired intervals over users and seeds."""
+    """Print the metrics of runs side by side, with intervals. They are paired over users and seeds."""
     _call("commands.inspect", "compare", runs, split, against, metrics, out)
 
 
@@ -281,7 +283,7 @@ def sweep(
     ] = True,
     dry_run: DryRun = False,
 ) -> None:
-    """Search settings of a recipe by its lists of validation users; continues where it was stopped."""
+    """Search settings of a recipe on validation users. The same command continues where it stopped."""
     _call(
         "experiments.sweep",
         "run",
@@ -303,7 +305,7 @@ def export_index(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write.")],
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Default: the run's name.")] = None,
 ) -> None:
-    """Write a run's IDs, items and histories in the format of LC-Rec, LETTER and MiniOneRec."""
+    """Write a run's IDs, items and histories for other projects. LC-Rec, LETTER and MiniOneRec read them."""
     _call("commands.ids", "export_index", run, folder, name)
 
 
@@ -315,7 +317,7 @@ def import_index(
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="Folder for the card and the tables.")],
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Which dataset of several.")] = None,
 ) -> None:
-    """Convert files of LC-Rec, LETTER, MiniOneRec or OpenOneRec to a dataset."""
+    """Make a dataset of another project's files. It reads those of LC-Rec, LETTER, MiniOneRec and OpenOneRec."""
     _call("commands.ids", "import_index", folder, dest, name)
 
 
@@ -329,7 +331,7 @@ def ls(
 
 @app.command()
 def cat(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
-    """Print a shipped file; write KIND/NAME if the name is ambiguous."""
+    """Print a shipped file. Write KIND/NAME if the name is ambiguous."""
     _call("commands.shipped", "cat", name)
 
 
@@ -352,13 +354,13 @@ def init(
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: take the best guess and say so.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Look at your files and write a card for them; show rows as they are understood."""
+    """Look at your files, and write a card for them. It shows rows as they are understood."""
     _call("commands.init", "run", folder, out, yes, force)
 
 
 @app.command()
 def doctor() -> None:
-    """Check Python, packages, memory, disk and device; print each problem with its remedy."""
+    """Check the installation; print each problem and its remedy."""
     _call("commands.doctor", "run")
 
 

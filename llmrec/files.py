@@ -79,7 +79,7 @@ def cause_of(error: BaseException) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"not {error.encoding.upper()} at byte {error.start + 1}"
     if isinstance(error, json.JSONDecodeError):
-        return f"no JSON at line {error.lineno}, column {error.colno}"
+        return f"not JSON at line {error.lineno}, column {error.colno}"
     if isinstance(error, RecursionError):
         return "nested too deeply"
     return "ends too early" if isinstance(error, EOFError) else "damaged, or of another kind"

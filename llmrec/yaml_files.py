@@ -51,7 +51,9 @@ def _fault(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
         return (
-            cause_of(error) if isinstance(error, RecursionError) else "a character or value that YAML has not"
+            cause_of(error)
+            if isinstance(error, RecursionError)
+            else "a character or value that YAML does not allow"
         )
     return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 

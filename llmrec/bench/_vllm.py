@@ -162,13 +162,14 @@ def _beam_search(engine: VllmEngine, prompts: list[list[int]], width: int) -> np
     from vllm.sampling_params import BeamSearchParams
 
     from llmrec.catalogue.registry import find_catalogue
+    from llmrec.vllm.request_keys import write_request
 
     llm = engine.llm
     step, levels = type(llm)._beam_search_step, find_catalogue(engine.name).length
 
     def constrained(*, instances_batch: Any, base_sampling_params: Any, **rest: Any) -> bool:
         depth = len(instances_batch[0].beams[0].tokens) - len(prompts[0])
-        base_sampling_params.extra_args = {"llmrec_catalogue": engine.name, "llmrec_depth": depth}
+        base_sampling_params.extra_args = write_request(engine.name, depth)
         return bool(
             step(llm, instances_batch=instances_batch, base_sampling_params=base_sampling_params, **rest)
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import itertools
 import pkgutil
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pydantic import create_model
@@ -23,6 +25,12 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(bench.__path__) if not m.name.startswith("_"))
 
 
+def _about(name: str) -> str:
+    """Return the first line of a benchmark's docstring; its module, which may load torch, is not imported."""
+    path = Path(bench.__path__[0]) / f"{name}.py"
+    return (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").partition("\n")[0]
+
+
 def run(name: str | None, options: list[str], dry_run: bool = False) -> None:
     """Run a benchmark with options `key=value` (`out=FILE` writes JSON), or list the benchmarks.
 
@@ -32,7 +40,8 @@ def run(name: str | None, options: list[str], dry_run: bool = False) -> None:
         UserError: an unknown benchmark or option, a benchmark without a dry run, or a requirement is missing.
     """
     if name is None:
-        print("\n".join(names()))
+        for each in names():
+            print(f"{each:<14} {_about(each)}")
         return
     if name not in names():
         raise UserError(f"bench: no benchmark named {name!r}; benchmarks: {', '.join(names())}")

@@ -50,17 +50,7 @@ def build(context: StageContext) -> None:
         removed = log.dropped | ({"two_parts": leaks} if leaks else {}) | removed
         bar.update()
         bar.set_description("data: splitting, writing")
-        labels = _labels(log, split_config, context.recipe.seed)
-        tied = {
-            name: tied_targets(log, labels, split_config.kind, SPLITS.index(name))
-            for name in ("valid", "test")
-        }
-        ties = config.ties
-        if ties == "auto":
-            ties = "shuffle" if tied["test"] > MANY_TIES else "file"
-            if ties == "shuffle":
-                log = by_user_and_time(order_ties(log, ties, context.recipe.seed))
-                labels = _labels(log, split_config, context.recipe.seed)
+        log, labels, tied, ties = _split(log, split_config, config.ties, context.recipe.seed)
         time = log.seconds()
         write_interactions(log, time, labels, folder / "interactions.parquet")
         report: dict[str, Any] = {
@@ -85,14 +75,36 @@ def build(context: StageContext) -> None:
         bar.update()
     write_json(folder / "report.json", report)
     _print_summary(report)
+    _tell_findings(report.get("given", {}), leaks)
+    _tell_ties(tied["test"], ties)
+
+
+def _split(log: Log, config: Split, ties: Ties, seed: int) -> tuple[Log, Labels, dict[str, float], Ties]:
+    """Split an ordered log; under `auto`, shuffle equal times first where they decide many test targets.
+
+    Returns:
+        The log, the part of each row, the share of tied targets of valid and test before they were shuffled, and what
+        decides the order of equal times.
+    """
+    labels = _labels(log, config, seed)
+    tied = {name: tied_targets(log, labels, config.kind, SPLITS.index(name)) for name in ("valid", "test")}
+    if ties != "auto":
+        return log, labels, tied, ties
+    if tied["test"] <= MANY_TIES:
+        return log, labels, tied, "file"
+    log = by_user_and_time(order_ties(log, "shuffle", seed))
+    return log, _labels(log, config, seed), tied, "shuffle"
+
+
+def _tell_findings(given: dict[str, int], leaks: int) -> None:
+    """Say what is wrong with a given split; `leaks` counts the interactions that were in two parts."""
     if leaks:
         tell(
             "split",
             f"{leaks:,} interactions are in two parts, same user, item and time; the later part keeps them",
         )
-    for name, count in report.get("given", {}).items():
+    for name, count in given.items():
         tell("split", f"{count:,} {FINDINGS[name]}")
-    _tell_ties(tied["test"], ties)
 
 
 def read_interactions(dataset: Dataset, config: Split, scratch: Path) -> Log:

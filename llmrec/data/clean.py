@@ -13,6 +13,7 @@ import polars as pl
 from llmrec.config import Filters, Ties
 from llmrec.data.card import PART
 from llmrec.data.log import Log
+from llmrec.data.split import target_rows
 from llmrec.errors import UserError
 
 
@@ -135,8 +136,7 @@ def tied_targets(log: Log, labels: npt.NDArray[np.uint8], kind: str, code: int) 
     Args:
         log: ordered by user and time.
         labels: index into `split.LABELS` of each row `[rows]`.
-        kind: kind of the split; the target is a user's last row under `held_out_users`, the first that has one
-            before it under `given`, else the first.
+        kind: kind of the split.
         code: index of the split into `split.LABELS`.
 
     Returns:
@@ -144,18 +144,15 @@ def tied_targets(log: Log, labels: npt.NDArray[np.uint8], kind: str, code: int) 
     """
     if not log.has_times:
         return 0.0
-    is_of_split = labels == code
     user, time = log.rows["user"].to_numpy(), log.rows["time"].to_numpy()
-    if kind == "given":
-        is_of_split &= np.append(False, user[1:] == user[:-1])
-    if not is_of_split.any():
-        return 0.0
+    targets = target_rows(user, labels == code, kind)
+    return float(_has_equal_time(user, time)[targets].mean()) if len(targets) else 0.0
+
+
+def _has_equal_time(user: npt.NDArray[np.uint32], time: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether each row has the time of another row of its user, bool `[rows]`; rows are ordered by user and time."""
     is_same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
-    is_tied = np.append(False, is_same) | np.append(is_same, False)
-    rows = np.flatnonzero(is_of_split)
-    _, first = np.unique(user[rows], return_index=True)
-    targets = np.append(first[1:], len(rows)) - 1 if kind == "held_out_users" else first
-    return float(is_tied[rows[targets]].mean())
+    return np.append(False, is_same) | np.append(is_same, False)
 
 
 def by_user_and_time(log: Log) -> Log:
@@ -192,8 +189,7 @@ def deduplicate(log: Log, kind: Literal["none", "exact", "first", "last"]) -> Lo
     if kind == "exact":
         # Only interactions of one user at one time can be equal, so the others are not compared.
         user, time = rows["user"].to_numpy(), rows["time"].to_numpy()
-        is_same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
-        suspects = np.flatnonzero(np.append(False, is_same) | np.append(is_same, False))
+        suspects = np.flatnonzero(_has_equal_time(user, time))
         distinct = rows[suspects].select("user", "item", "time").to_struct().is_first_distinct()
     else:
         suspects = np.arange(len(rows))

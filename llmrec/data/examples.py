@@ -11,6 +11,7 @@ import polars as pl
 
 from llmrec.data.card import EVENT_FIELDS
 from llmrec.data.log import TEXT_FIELDS
+from llmrec.data.split import target_rows
 from llmrec.errors import UserError
 from llmrec.files import read_json
 
@@ -123,13 +124,17 @@ def evaluation_examples(
     if split not in {"valid", "test"}:
         raise UserError(f"split {split!r}: evaluation has a target in 'valid' and 'test' only")
     kind = read_json(_existing(run, "report.json"))["split"]["kind"]
-    eligible, target = _target(kind, split)
     rows = load_interactions(run, events)
+    users_in_order = rows["user_id"].rle_id().to_numpy()
+    targets = target_rows(users_in_order, (rows["split"] == split).to_numpy(), kind)
+    is_target = np.zeros(len(rows), dtype=bool)
+    is_target[targets] = True
     texts = {name: _event_text(name) for name in events}
     examples = (
-        rows.group_by("user_id", maintain_order=True)
-        .agg(items="item_id", eligible=eligible.any(), position=target, **texts)
-        .filter(pl.col("eligible") & (pl.col("position") > 0))
+        rows.with_columns(is_target=is_target)
+        .group_by("user_id", maintain_order=True)
+        .agg(pl.col("is_target").any(), items="item_id", position=pl.col("is_target").arg_max(), **texts)
+        .filter("is_target")
         .select(
             "user_id",
             history=pl.col("items").list.head("position"),
@@ -141,20 +146,6 @@ def evaluation_examples(
         return examples
     drawn = np.random.default_rng(seed).choice(len(examples), users, replace=False)
     return examples[np.sort(drawn)]
-
-
-def _target(kind: str, split: str) -> tuple[pl.Expr, pl.Expr]:
-    """Return which of a user's rows belong to a split, and the position of the one that is the target.
-
-    All rows of a held-out user have the split's name, and the last one is the target. Otherwise it is the first row
-    with the split's name. A given split may start a user's rows by such a row, which nothing precedes.
-    """
-    eligible = pl.col("split") == split
-    if kind == "held_out_users":
-        return eligible, pl.len() - 1
-    if kind == "given":
-        eligible &= pl.int_range(pl.len()) > 0
-    return eligible, eligible.arg_max()
 
 
 def _existing(run: Path, name: str) -> Path:

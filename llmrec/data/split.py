@@ -92,6 +92,28 @@ def given(user: npt.NDArray[np.uint32], parts: Labels, valid: Literal["given", "
     return labels
 
 
+def target_rows(
+    user: npt.NDArray[np.uint32], is_of_split: npt.NDArray[np.bool_], kind: str
+) -> npt.NDArray[np.int64]:
+    """Return the rows that are the targets of a split, one a user, in the order of the users.
+
+    All rows of a held-out user belong to the split, and the last one is the target. Otherwise the target is the first
+    row that does; a given split may start a user's rows by one, and the next is the target then. A row that nothing
+    precedes is no target, because a list needs a history.
+
+    Args:
+        user: user code of each row `[rows]`, ordered by user; the rows of a user by time.
+        is_of_split: whether each row belongs to the split `[rows]`.
+        kind: kind of the split.
+    """
+    is_first = np.append(True, user[1:] != user[:-1])[: len(user)]
+    rows = np.flatnonzero(is_of_split & ~is_first if kind == "given" else is_of_split)
+    changes = user[rows][1:] != user[rows][:-1]
+    is_target = np.append(changes, True) if kind == "held_out_users" else np.append(True, changes)
+    targets = rows[is_target[: len(rows)]]
+    return targets[~is_first[targets]]
+
+
 def words_of_parts(config: Split) -> dict[str, int]:
     """Return which values of the column of a given split name which part, in lower case: an index into `LABELS`."""
     if config.values:

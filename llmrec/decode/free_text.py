@@ -35,22 +35,7 @@ def generate_greedy(
     pad_id: int,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[list[int]]:
-    """Greedy answers by Hugging Face `generate`.
-
-    Args:
-        model: a causal language model in eval mode.
-        prompts: U token-id lists.
-        max_tokens: maximum number of tokens of an answer.
-        end_ids: tokens that end an answer.
-        pad_id: any valid token id.
-        batch_tokens: maximum number of padded tokens of a batch, answers included.
-
-    Returns:
-        For each prompt, the generated tokens, up to and with the first end token.
-
-    Raises:
-        UserError: an empty prompt, or a prompt that together with an answer exceeds the model's context.
-    """
+    """Return the greedy answer to each prompt: that of `generate_ranked`, which has the arguments, for one answer."""
     ranked = generate_ranked(model, prompts, max_tokens, end_ids, pad_id, 1, batch_tokens)
     return [answers[0] for answers in ranked]
 

@@ -105,9 +105,8 @@ def _grow(
     count = len(rows)
     if count == 0:
         return
-    begins = np.ones(
-        rows.shape, bool
-    )  # levels at which a row has left the prefix it shares with the row before
+    # Levels at which a row has left the prefix that it shares with the row before.
+    begins = np.ones(rows.shape, bool)
     begins[1:] = np.logical_or.accumulate(rows[1:] != rows[:-1], axis=1)
     begins = begins[:, :-1] & (rows[:, 1:] >= 0)
     free_tokens = max(limit - len(prompt), limit // 2)

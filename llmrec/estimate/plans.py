@@ -57,7 +57,7 @@ class Plan:
             return []
         share = f"{self.used_by_others:.0%}"
         return [
-            f"other programs use {share} of the processors; the time holds for an idle machine, now it takes longer"
+            f"other programs use {share} of the processors: on an idle machine it takes as long as said, now longer"
         ]
 
     def shortages(self, run: Path) -> list[str]:
@@ -123,13 +123,14 @@ def plan(recipe: Recipe, run: Path, stages: Sequence[Stage], counts: bool = Fals
         [name for name in ALIGNED if read_manifest(run, name) is not None],
         systems_in(requested),
     )
-    parameters, tokens = work.shape.parameters / 1e6, work.training_counts()[0] / 1e6
+    parameters = (work.shape.parameters + work.row_parameters()) / 1e6
+    tokens = work.training_counts()[0] / 1e6
     # Only a training may compute in bfloat16; without one torch is not loaded to find out.
     precision = work.precision("sft" if any(stage.name == "sft" for stage in stages) else "decode")
     trained, speed = work.trained_parameters() / 1e6, machine_speed(precision)
     basis = (
         f"{size.users:,} users, {size.items:,} items, {size.interactions:,} interactions; "
-        f"{parameters:,.3g} M parameters, {trained:,.2g} M of them trained, {tokens:,.2g} M training tokens, "
+        f"{parameters:,.3g} M parameters, {trained:,.3g} M of them trained, {tokens:,.2g} M training tokens, "
         f"{speed.flops / 1e9:,.0f} GFLOP/s measured in {precision}; downloads not counted"
     )
     seconds: dict[str, float | None] = {

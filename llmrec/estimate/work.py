@@ -32,10 +32,8 @@ FIELD_TOKENS = 12  # a title, a category path
 SHORT_TOKENS = 3  # an attribute of a user
 SHORT_FIELDS = {"rating": 1, "event": 2, "time": 6, "price": 3, "brand": 4, "summary": 8}
 LONG_FIELDS = {"description": 150, "review": 120}
-CHAT_HEAD, CHAT_TAIL = (
-    25,
-    5,
-)  # a chat format's tokens before and after a message, a short system prompt included
+CHAT_HEAD, CHAT_TAIL = 25, 5
+"""Tokens of a chat format before and after a message, a short system prompt included."""
 ROWS_PER_SECOND = 1e6  # of the data stage
 LISTS_PER_SECOND = 1500  # evaluated, bootstrap included
 ANSWER_TOKENS = 40  # generated for one question
@@ -45,10 +43,8 @@ TYPICAL_LEVELS = 3
 TYPICAL_CODES = 256
 LISTS_BYTES = 1e9  # most bytes of a batch of lists on a CPU (llmrec.decode.batches)
 BYTES_PER_TRAINED = 16  # weight, gradient and Adam's two moments, in float32
-BYTES_OF_4_BITS = {
-    True: 0.52,
-    False: 0.57,
-}  # a weight with its share of the scales; by sft.qlora.double_quant
+BYTES_OF_4_BITS = {True: 0.52, False: 0.57}
+"""Bytes of a weight with its share of the scales, by `sft.qlora.double_quant`."""
 TEACHER_SCORES_PER_SECOND = 3e7  # item probabilities that SASRec computes and the trie sums, on one core
 SLOWER_4_BITS = 1.3  # than float32, measured on a CPU
 
@@ -312,13 +308,16 @@ class Workload:
 
     def trained_parameters(self) -> float:
         """Weights that `sft.mode` trains."""
-        sft, shape = self.recipe.sft, self.shape
-        rows = self.code_count() * shape.hidden * (1 if shape.tied else 2)
+        sft, shape, rows = self.recipe.sft, self.shape, self.row_parameters()
         if sft.mode == "full":
             return shape.parameters + rows
         if sft.mode == "sid_rows":
             return rows
         return rows + self.lora_parameters(sft.lora)
+
+    def row_parameters(self) -> float:
+        """Weights of the rows that semantic IDs add to the base, in the embedding and in an untied LM head."""
+        return self.code_count() * self.shape.hidden * (1 if self.shape.tied else 2)
 
     def lora_parameters(self, lora: LoraSettings) -> float:
         """Weights of an adapter."""
@@ -329,9 +328,10 @@ class Workload:
         return share * shape.layers * (lora.rank * pairs + magnitudes)
 
     def code_count(self) -> int:
-        """Number of codes of all levels; `auto` uses at most 256 per level."""
+        """Number of codes of all levels; `auto` uses at most 256 per level, and `own_code` one for each item."""
         codes = getattr(self.recipe.ids.quantizer, "codes", None)
-        return (self.sid_tokens - 1) * (codes if isinstance(codes, int) else TYPICAL_CODES)
+        own = self.size.items if self.recipe.ids.collisions == "own_code" else 0
+        return (self.sid_tokens - 1) * (codes if isinstance(codes, int) else TYPICAL_CODES) + own
 
     @property
     def bytes_per_weight(self) -> int:

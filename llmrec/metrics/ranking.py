@@ -48,9 +48,8 @@ def _ir_values(measure: str, k: int) -> Values:
 
 def _f1(ranks: Ranks, k: int) -> Values:
     precision, recall = ir_values("P", ranks, k), ir_values("R", ranks, k)
-    values: Values = (
-        2 * precision * recall / (precision + recall)
-    )  # a target within the first k: neither is 0
+    # The target is within the first k, so neither is 0.
+    values: Values = 2 * precision * recall / (precision + recall)
     return values
 
 

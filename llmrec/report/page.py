@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from numpy.typing import NDArray
 
@@ -71,24 +71,10 @@ def render(run: Path, stages: Sequence[str]) -> str:
     models = [name for name in systems if not is_baseline(name)]
     shown = shown_model(run, models)
     verdicts = {model: judge(metrics, split, model, f"ndcg@{k}", titles) for model in models}
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "figure": _figure,
-        "signed": _signed,
-        "short": short_figure,
-        "count": "{:,}".format,
-        "span": _span,
-    }
     aligned, answers = alignment(run), answers_shown(run)
     manifests = {name: manifest for name in stages if (manifest := read_manifest(run, name))}
     recipe, name = upgrade(read_yaml(run / layout.RECIPE)), run.resolve().name
-    return environment.get_template("page.html.j2").render(
+    return _template().render(
         recipe=recipe,
         recipe_text=(run / layout.RECIPE).read_text("utf-8"),
         run=name,
@@ -132,6 +118,25 @@ def render(run: Path, stages: Sequence[str]) -> str:
         manifests=manifests,
         machines=_machines(manifests),
     )
+
+
+def _template() -> Template:
+    """Return the page's template, with the filters that format its figures."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "figure": _figure,
+        "signed": _signed,
+        "short": short_figure,
+        "count": "{:,}".format,
+        "span": _span,
+    }
+    return environment.get_template("page.html.j2")
 
 
 def _contents(answers: bool, aligned: bool) -> list[tuple[str, str]]:

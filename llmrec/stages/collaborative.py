@@ -81,7 +81,7 @@ def run(context: StageContext) -> None:
 
 
 def _train(context: StageContext, name: str, finished: Path) -> None:
-    """Train one system. Its log is written last, so a log proves that the files beside it are complete."""
+    """Train one system. The file `finished` is written last, so it proves that the files beside it are complete."""
     import polars as pl
 
     from llmrec.collaborative.system import System, TrainingData
@@ -134,7 +134,7 @@ def _text_vectors(context: StageContext) -> npt.NDArray[np.float32]:
 
 STAGE = Stage(
     name="collaborative",
-    help="Train the sequential models that serve as baselines, teachers and item vectors.",
+    help="Train the collaborative models that other stages read.",
     version=2,
     sections=sections,
     reads=(data.STAGE,),

@@ -14,11 +14,8 @@ if TYPE_CHECKING:
 
     from llmrec.config import Recipe
 
-VALID = "valid"
-"""The split on which aligned models are judged (`llmrec.evaluate.gate`)."""
 
-
-def run(ctx: StageContext) -> None:
+def run(context: StageContext) -> None:
     """Write `decode/<model>-<split>.parquet` for each model of the run, and `decode/report.json`.
 
     Splits are those of the recipe, and `valid` if the run has an aligned model. Lists that exist in this run or its
@@ -27,44 +24,45 @@ def run(ctx: StageContext) -> None:
     Raises:
         UserError: the sft stage has not run, files are broken, or a split has no targets.
     """
+    from llmrec.evaluate import gate
     from llmrec.files import link_or_copy, write_json
     from llmrec.recommend.lists import certified_share, ranked_lists
     from llmrec.recommend.model_names import ALIGNED, SFT
     from llmrec.recommend.recommender import Recommender
     from llmrec.recommend.reuse import find_lists
 
-    decode = ctx.recipe.decode
-    recommender = Recommender.load(ctx.run, SFT, decode.device, as_trained=True)
+    decode = context.recipe.decode
+    recommender = Recommender.load(context.run, SFT, decode.device, as_trained=True)
     aligned = [model for model in recommender.run.adapters if model in ALIGNED]
-    gate_splits = [VALID] if aligned and VALID not in decode.splits else []
-    examples = {split: _examples(ctx, split) for split in [*decode.splits, *gate_splits]}
+    gate_splits = [gate.SPLIT] if aligned and gate.SPLIT not in decode.splits else []
+    examples = {split: _examples(context, split) for split in [*decode.splits, *gate_splits]}
     shares: dict[str, dict[str, float | None]] = {split: {} for split in examples}
     reused_from: dict[str, str] = {}
     for model in [SFT, *aligned]:
         for split, rows in examples.items():
             name = layout.lists(model, split)
-            existing = find_lists(ctx, model, split)
+            existing = find_lists(context, model, split)
             if existing is not None:
                 path, shares[split][model] = existing
-                link_or_copy(path, ctx.work / name)
+                link_or_copy(path, context.work / name)
                 reused_from[name] = path.parents[1].name
                 continue
             top = recommender.rank(rows["history"].to_list(), decode, model=model)
-            ranked_lists(rows["user_id"], top, recommender.items).write_parquet(ctx.work / name)
+            ranked_lists(rows["user_id"], top, recommender.items).write_parquet(context.work / name)
             shares[split][model] = certified_share(top)
     if reused_from:
-        ctx.notes["taken"] = reused_from
+        context.notes["taken"] = reused_from
     report: dict[str, Any] = {"engine": decode.engine, "width": decode.width, "k": decode.list_length}
     report["splits"] = {
         split: {"users": len(rows), "certified": shares[split]} for split, rows in examples.items()
     }
-    write_json(ctx.work / layout.DECODE_REPORT, report)
+    write_json(context.work / layout.DECODE_REPORT, report)
 
 
-def _examples(ctx: StageContext, split: str) -> pl.DataFrame:
+def _examples(context: StageContext, split: str) -> pl.DataFrame:
     from llmrec.data.examples import evaluation_examples
 
-    examples = evaluation_examples(ctx.run, split, ctx.recipe.decode.users, ctx.recipe.seed)
+    examples = evaluation_examples(context.run, split, context.recipe.decode.users, context.recipe.seed)
     if examples.is_empty():
         raise UserError(f"data: no user has a {split} target to decode for")
     return examples
@@ -81,7 +79,7 @@ def prior_files(recipe: Recipe) -> list[str]:
 
 STAGE = Stage(
     name="decode",
-    help="Rank the catalogue for every user, constrained to real items.",
+    help="Make each user's list of the catalogue's best items.",
     version=2,
     sections=("data.history", "decode"),
     reads=(

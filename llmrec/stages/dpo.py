@@ -19,7 +19,7 @@ def run(context: StageContext) -> None:
 
 STAGE = Stage(
     name="dpo",
-    help="Align the tuned model with preference pairs, and judge it on validation users.",
+    help="Align the tuned model with preference pairs. The gate judges it on validation users.",
     version=1,
     sections=("data.history", "decode.mask_seen", "pairs", "sft.mode", "sft.qlora", "dpo", "track"),
     reads=(

@@ -39,7 +39,7 @@ def run(context: StageContext) -> None:
 
 STAGE = Stage(
     name="grpo",
-    help="Align the tuned model with rewards of its own lists, and judge it on validation users.",
+    help="Align the tuned model with rewards of its own lists. The gate judges it on validation users.",
     version=1,
     sections=("data.history", "decode.mask_seen", "sft.mode", "sft.qlora", "grpo", "track"),
     reads=(data.STAGE, Input(collaborative.STAGE, judge_files), ids.STAGE, sft.STAGE),

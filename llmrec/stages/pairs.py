@@ -62,7 +62,7 @@ def _sft_beams(trained: TrainedRun, recipe: Recipe) -> SearchBeams:
 
 STAGE = Stage(
     name="pairs",
-    help="Draw preference pairs: items that users chose, and rejected items that they did not choose.",
+    help="Draw preference pairs: a chosen item and rejected ones.",
     version=1,
     sections=("data.history", "pairs"),
     reads=(data.STAGE, Input(collaborative.STAGE, judge_files), ids.STAGE, sft.STAGE),

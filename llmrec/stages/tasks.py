@@ -29,7 +29,7 @@ def external(recipe: Recipe) -> list[Path]:
     return [assets.find("prompts", entry.task) for entry in recipe.eval.tasks]
 
 
-def run(ctx: StageContext) -> None:
+def run(context: StageContext) -> None:
     """Answer the questions of `eval.tasks`; write `tasks/answers.parquet` and `tasks/report.json`.
 
     Raises:
@@ -43,16 +43,16 @@ def run(ctx: StageContext) -> None:
     from llmrec.recommend.model_names import SFT
     from llmrec.recommend.recommender import Recommender
 
-    if not ctx.recipe.eval.tasks:
+    if not context.recipe.eval.tasks:
         raise UserError("eval.tasks: the recipe lists no task, so there is nothing to ask")
-    recommender = Recommender.load(ctx.run, SFT, ctx.recipe.decode.device, as_trained=True)
-    encoder = training_encoder(ctx.run, recommender)
-    eval_questions = EvalQuestions(ctx.run, encoder, ctx.recipe.seed)
+    recommender = Recommender.load(context.run, SFT, context.recipe.decode.device, as_trained=True)
+    encoder = training_encoder(context.run, recommender)
+    eval_questions = EvalQuestions(context.run, encoder, context.recipe.seed)
     answerer = Answerer(recommender)
     answers: list[pl.DataFrame] = [pl.DataFrame(schema=SCHEMA)]
     report: dict[str, Any] = {"asked": [], "off": []}
     answered: set[tuple[str, str, str]] = set()
-    for entry in ctx.recipe.eval.tasks:
+    for entry in context.recipe.eval.tasks:
         mixed = resolve_eval_task(entry, encoder.fields)
         if mixed is None:
             report["off"].append(entry.task)
@@ -64,9 +64,9 @@ def run(ctx: StageContext) -> None:
             answered.add(key)
             answers.append(answerer.answer(questions))
             report["asked"].append(describe_questions(questions) | {"liked": entry.liked})
-    with atomic_write(ctx.work / layout.ANSWERS) as partial:
+    with atomic_write(context.work / layout.ANSWERS) as partial:
         pl.concat(answers).write_parquet(partial)
-    write_json(ctx.work / layout.TASKS_REPORT, report)
+    write_json(context.work / layout.TASKS_REPORT, report)
 
 
 STAGE = Stage(

@@ -22,7 +22,7 @@ def external(recipe: Recipe) -> list[Path]:
     return [assets.find("prompts", recipe.eval.zero_shot.task), *base_files(recipe.base)]
 
 
-def run(ctx: StageContext) -> None:
+def run(context: StageContext) -> None:
     """Write `zero_shot/lists-<split>.parquet` for each split of the recipe, and `zero_shot/report.json`.
 
     Raises:
@@ -33,26 +33,26 @@ def run(ctx: StageContext) -> None:
     from llmrec.recommend.lists import certified_share, ranked_lists
     from llmrec.recommend.zero_shot import ZeroShotRecommender
 
-    recipe = ctx.recipe
+    recipe = context.recipe
     if recipe.base.model == "tiny":
         raise UserError("zero_shot: base.model=tiny has random weights, so it is no untuned baseline")
-    recommender = ZeroShotRecommender(ctx.run, recipe)
+    recommender = ZeroShotRecommender(context.run, recipe)
     report: dict[str, Any] = {"template": recommender.template.model_dump(mode="json"), "splits": {}}
     for split in recipe.decode.splits:
-        examples = evaluation_examples(ctx.run, split, recipe.decode.users, recipe.seed)
+        examples = evaluation_examples(context.run, split, recipe.decode.users, recipe.seed)
         if examples.is_empty():
             raise UserError(f"data: no user has a {split} target to decode for")
         top = recommender.rank(examples)
         ranked_lists(examples["user_id"], top, recommender.items).write_parquet(
-            ctx.work / layout.zero_shot_lists(split)
+            context.work / layout.zero_shot_lists(split)
         )
         report["splits"][split] = {"users": len(examples), "certified": certified_share(top)}
-    write_json(ctx.work / layout.ZERO_SHOT_REPORT, report)
+    write_json(context.work / layout.ZERO_SHOT_REPORT, report)
 
 
 STAGE = Stage(
     name="zero_shot",
-    help="Rank the catalogue's titles with the untuned base model, as a baseline.",
+    help="Rank titles with the untuned base model, as a baseline.",
     version=1,
     sections=(
         "data.history",

@@ -86,13 +86,13 @@ def _split_user(tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
     except Exception as error:  # a template is a program of its own
         reason = " ".join(str(error).split())[:120].rstrip(".") or type(error).__name__
         raise UserError(
-            f"the base model's chat template is broken ({reason}); mend chat_template in the base's folder, or "
+            f"the base model's chat template is broken ({reason}); correct chat_template in the base's folder, or "
             "prompt without chat markup: base.chat=false"
         ) from None
     if (shown := rendered.count(USER)) != 1:
         found = "does not show" if not shown else f"shows {shown} times"
         raise UserError(
-            f"the base model's chat template {found} the user's message; mend chat_template in the base's "
+            f"the base model's chat template {found} the user's message; correct chat_template in the base's "
             "folder, or prompt without chat markup: base.chat=false"
         )
     before, _, after = rendered.partition(USER)

@@ -18,6 +18,7 @@ from llmrec.catalogue.registry import find_catalogue, register_catalogue
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 from llmrec.models.vocabulary import without_pads
+from llmrec.vllm.request_keys import write_request
 from llmrec.vllm.rounds import BeamSearchRounds, StepRequest, StepResponse
 from llmrec.vllm.settings import engine_settings
 
@@ -263,7 +264,7 @@ def _sampling(catalogue: str, levels: int, count: int, deny: list[str]) -> Sampl
         logprobs=0,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
-        extra_args={"llmrec_catalogue": catalogue} | ({"llmrec_deny": deny} if deny else {}),
+        extra_args=write_request(catalogue, deny=deny),
     )
 
 

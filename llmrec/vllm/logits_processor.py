@@ -20,8 +20,9 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 
 from llmrec.catalogue.catalogue import Prefixes
 from llmrec.errors import UserError
-from llmrec.vllm.constraint import ConstrainedRequest, RowLists, constrain, read_request
-from llmrec.vllm.requests import SETTINGS, check_settings
+from llmrec.vllm.constraint import RowLists, constrain
+from llmrec.vllm.request_keys import DEPTH, ConstrainedRequest, read_request
+from llmrec.vllm.requests import SETTINGS, checked_request
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -126,7 +127,7 @@ class _Report:
 class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
     """Restricts requests to the items of the catalogue that they name.
 
-    `llmrec.vllm.constraint.read_request` lists the keys of a request. With `logprobs_mode="processed_logits"` the
+    `llmrec.vllm.request_keys` lists the keys of a request. With `logprobs_mode="processed_logits"` the
     returned log-probabilities of legal tokens are normalised over the model's full vocabulary. Speculative decoding
     works with V2 only.
 
@@ -166,10 +167,9 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
         Raises:
             ValueError: an invalid request, explained in one line; vLLM answers with HTTP 400.
         """
+        settings = {name: getattr(sampling_params, name, None) for name in SETTINGS}
         try:
-            request = read_request(sampling_params.extra_args)
-            if request is not None:
-                check_settings(request, {name: getattr(sampling_params, name, None) for name in SETTINGS})
+            checked_request(sampling_params.extra_args, settings)
         except UserError as error:
             raise ValueError(str(error)) from None
 
@@ -270,7 +270,7 @@ class TrieLogitsProcessor(ProcessorV1, ProcessorV2):
             return
         depth = int(self._slots.depth[slot])
         if len(prompt) < depth:
-            _log.warning("llmrec: a request ends here: its prompt is shorter than llmrec_depth=%d", depth)
+            _log.warning("llmrec: a request ends here: its prompt is shorter than %s=%d", DEPTH, depth)
             self._slots.owner[slot] = END_ONLY
             return
         self._slots.write(slot, 0, prompt[len(prompt) - depth :])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from llmrec.errors import UserError
-from llmrec.vllm.constraint import ConstrainedRequest, has_our_prefix, preview, read_request
+from llmrec.vllm.request_keys import ALLOW, DENY, ConstrainedRequest, has_our_prefix, preview, read_request
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -49,8 +49,8 @@ REFUSED = {
     "tool_choice": _ITEM,
     "thinking": _ITEM,
     "thinking_token_budget": _ITEM,
-    "allowed_token_ids": "it says which tokens are allowed; llmrec_allow names items",
-    "bad_words": "it says which tokens are allowed; llmrec_deny names items",
+    "allowed_token_ids": f"it says which tokens are allowed; {ALLOW} names items",
+    "bad_words": f"it says which tokens are allowed; {DENY} names items",
     "stop": _ENDS,
     "stop_sequences": _ENDS,
     "ignore_eos": _ENDS,
@@ -64,23 +64,37 @@ SETTINGS = (
     "stop_token_ids",
     *(name for name in REFUSED if "." not in name),
 )
-"""Every parameter that `check_settings` looks at in `SamplingParams`."""
+"""Every parameter that is checked in `SamplingParams`."""
 _FREE = ("none", "auto", "text")
 """Types of a format and of a tool choice that ask for nothing."""
 PENALTY = (0.01, 100.0)
 """Bounds of `repetition_penalty`; far outside them, products with log-probabilities are no longer finite."""
 
 
-def check_settings(request: ConstrainedRequest, settings: Mapping[str, Any]) -> None:
-    """Check the parameters of a request under a catalogue.
+def checked_request(
+    extra: Mapping[str, Any] | None, settings: Mapping[str, Any]
+) -> ConstrainedRequest | None:
+    """Read our keys of a request, and check its other parameters.
 
     Args:
-        request: what the request says by our keys.
+        extra: our keys, as `read_request` reads them.
         settings: the other parameters, by vLLM's names: the body of an HTTP request, or `SamplingParams`.
 
+    Returns:
+        The request, or None if it has no key of ours; then its parameters are not checked.
+
     Raises:
-        UserError: a parameter that could end, change or empty the answer, named in one line.
+        UserError: a wrong key or value of ours, or a parameter that could end, change or empty the answer, named in
+            one line.
     """
+    request = read_request(extra)
+    if request is not None:
+        _check_settings(request, settings)
+    return request
+
+
+def _check_settings(request: ConstrainedRequest, settings: Mapping[str, Any]) -> None:
+    """Raise a UserError for a parameter that does not go with a request under a catalogue."""
     refused = next(_refused(settings), None)
     if refused is not None:
         name, why = refused
@@ -144,7 +158,7 @@ def check_body(path: str, query: str, body: object) -> None:
         body: the parsed JSON body.
 
     Raises:
-        UserError: a key of ours in the wrong place or with a wrong value, or what `check_settings` refuses.
+        UserError: a key of ours in the wrong place or with a wrong value, or what `checked_request` refuses.
     """
     place = PLACES.get(path)
     for found, key in _our_keys(body, query):
@@ -163,9 +177,8 @@ def check_body(path: str, query: str, body: object) -> None:
         if not isinstance(body, dict):
             return
     ours = body.get(last)
-    request = read_request(ours) if isinstance(ours, dict) else None
-    if request is not None:
-        check_settings(request, body)
+    if isinstance(ours, dict):
+        checked_request(ours, body)
 
 
 def _our_keys(body: object, query: str) -> Iterator[tuple[tuple[str, ...], str]]:

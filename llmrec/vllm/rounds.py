@@ -24,6 +24,7 @@ from llmrec.catalogue.trie import ROOT
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 from llmrec.ids.paths import rank_within
+from llmrec.vllm.request_keys import write_request
 
 _PAD_ONLY = {-1: 0.0}
 """Step of a finished beam, which only a pad may follow."""
@@ -101,8 +102,7 @@ class BeamSearchRounds:
         return [
             StepRequest(
                 [*self._prompts[user], *prefix],
-                {"llmrec_catalogue": self._name, "llmrec_depth": self._depth}
-                | self._lists.keys(user, [span[beam] for span in spans]),
+                write_request(self._name, self._depth, *self._lists.of(user, [span[beam] for span in spans])),
                 count,
                 trie.length - self._depth,
             )
@@ -229,13 +229,11 @@ class _PrefixLists:
             return True
         return len(self._rows[user]) > 0 if self._allow[user] else len(self._rows[user]) < self._count
 
-    def keys(self, user: int, spans: Sequence[Sequence[int]]) -> dict[str, list[str]]:
-        """List keys of a request whose prefix covers these ranges of items."""
+    def of(self, user: int, spans: Sequence[Sequence[int]]) -> tuple[list[str] | None, list[str]]:
+        """Return the allowed items (None for all) and the denied ones among these ranges of items."""
         if not self._rows:
-            return {}
+            return None, []
         row = self._rows[user]
         listed = np.concatenate([row[slice(*np.searchsorted(row, span))] for span in spans])
-        if not len(listed) and not self._allow[user]:
-            return {}
-        key = "llmrec_allow" if self._allow[user] else "llmrec_deny"
-        return {key: [self._names[item] for item in listed.tolist()]}
+        names = [self._names[item] for item in listed.tolist()]
+        return (names, []) if self._allow[user] else (None, names)

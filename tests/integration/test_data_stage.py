@@ -1,7 +1,6 @@
-"""The data stage on small files made here: every format, every shipped card's dump, bad input, no leaks."""
+"""The data stage on small files made here: every format, every split, sources, no leaks."""
 
 import gzip
-import json
 import tarfile
 import zipfile
 
@@ -9,6 +8,7 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
+from small_dump import CARD, LOG, run_data, write_dump
 
 from llmrec import pipeline
 from llmrec.config import Recipe
@@ -17,42 +17,10 @@ from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.stages.data import external
 
-LOG = "user,item,time,stars\n" + "".join(f"{u},{i},{100 * i + u},4\n" for i in (3, 1, 2) for u in (2, 1))
-ITEMS = [
-    {"sku": "1", "name": "One &amp; only", "path": [["A", "B"], ["A"]]},
-    {"sku": 2, "name": "Two <a_12> <|im_end|>", "path": None},
-    {"sku": "9", "name": "Unsold", "path": []},
-]
-CARD = """
-interactions:
-  path: log.csv
-  columns: {user: user, item: item, time: time, rating: stars}
-items:
-  path: items.jsonl
-  columns: {item: sku, title: name, categories: path}
-"""
-
 
 @pytest.fixture
 def folder(tmp_path):
-    """A dataset of one's own: 2 users, 3 items, a card."""
-    (tmp_path / "log.csv").write_text(LOG)
-    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in ITEMS))
-    (tmp_path / "card.yaml").write_text(CARD)
-    return tmp_path
-
-
-def run_data(card, run, **data):
-    recipe = Recipe.model_validate({"name": "t", "data": {"card": str(card)} | data})
-    pipeline.execute(recipe, run, until="data")
-    return run
-
-
-def fails(folder, message, **data):
-    with pytest.raises(UserError, match=message) as caught:
-        run_data(folder / "card.yaml", folder / "run", **data)
-    assert "\n" not in str(caught.value)
-    assert not list((folder / "run").glob("data/*")) and not list((folder / "run").glob(".work*"))
+    return write_dump(tmp_path)
 
 
 def test_a_card_of_ones_own(folder, capsys):
@@ -171,95 +139,6 @@ def test_a_window_takes_dates_as_yaml_reads_them(folder):
     assert report["removed"]["window"] == 0
 
 
-LINES = LOG.splitlines(keepends=True)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("log.csv", None, r"log\.csv: no such file"),
-        ("log.csv", "", r"log\.csv: the file is empty"),
-        ("log.csv", LINES[0], r"log\.csv: no interactions in it"),
-        ("log.csv", LOG.replace("stars", "star"), r"log\.csv: no column 'stars' \(did you mean 'star'\?\)"),
-        ("log.csv", LOG.replace("2,3,302", "2,3,soon"), r"log\.csv: row 1: time = 'soon': not a time"),
-        ("log.csv", LOG.replace("1,3,301", "1,3,-301"), r"row 2: time = '-301': negative"),
-        ("log.csv", LOG.replace("1,3,301", "1,3,"), r"row 2: time is empty: not a time"),
-        ("log.csv", LOG.replace("1,3,301", ",3,301"), r"row 2: user is empty: an empty user id"),
-        ("log.csv", LOG.replace("1,3,301", "1,NaN,301"), r"row 2: item = 'NaN': an empty item id"),
-        ("log.csv", LOG.replace("301,4", "301,good"), r"row 2: rating = 'good': not a number"),
-        ("log.csv", LOG + "1,2,3,4,5\n", r"log\.csv: line 8: 5 values for 4 columns"),
-        ("log.csv", LOG.encode() + b"1,2,3,\x81\n", r"log\.csv: line 8: not UTF-8"),
-        ("items.jsonl", '{"sku": 1, "name": "x"}\n{oops\n', r"items\.jsonl: line 2: cannot be read as jsonl"),
-        ("items.jsonl", '{"sku": "", "name": "x"}\n', r"items\.jsonl: row 1: item = '': an empty item id"),
-        ("items.jsonl", '{"sku": "1", "title": "x"}\n', r"items\.jsonl: column 'name' is empty"),
-    ],
-)
-def test_bad_files_are_named(folder, name, content, message):
-    path = folder / name
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    fails(folder, message)
-
-
-def test_several_mistakes_are_told_at_once(folder):
-    (folder / "log.csv").write_text(LOG.replace("2,3,302", ",3,soon"))
-    fails(folder, r"an empty user id .*; .*not a time")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"user,item\n1,2\n", "not a whole gzip file"),
-        (gzip.compress(LOG.encode(), mtime=0)[:-9], "not a whole gzip file"),
-    ],
-)
-def test_broken_gzip_is_named(folder, content, message):
-    (folder / "log.csv.gz").write_bytes(content)
-    (folder / "card.yaml").write_text(CARD.replace("log.csv", "log.csv.gz"))
-    fails(folder, message)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("log.py", "{'user': 1}\n[1]\n", "line 2 is not a Python dict"),
-        ("log.py", "{'user': __import__('os')}\n", "line 1 is not a Python dict"),
-    ],
-)
-def test_loose_json_is_data_not_code(folder, name, text, message):
-    (folder / name).write_text(text)
-    (folder / "card.yaml").write_text(CARD.replace("path: log.csv", f"path: {name}\n  format: loose_jsonl"))
-    fails(folder, message)
-
-
-@pytest.mark.parametrize(
-    ("card", "message"),
-    [
-        (
-            CARD.replace("columns", "column", 1),
-            r"unknown key 'interactions.column' \(did you mean 'columns'\?\)",
-        ),
-        (CARD + "split: {kind: leave_one}\nfilter: {}\n", r"split.kind.*unknown key 'filter'"),
-        (CARD.replace("item: item,", ""), "columns: 'item' is required"),
-        (CARD.replace("title: name", "titel: name"), r"'title' is required \(did you mean it by 'titel'\?\)"),
-        (CARD.replace("rating: stars", "ratings: stars"), r"'ratings' has no .* \(did you mean 'rating'\?\)"),
-        (CARD + "  split_on: {categorie: '>'}\n", r"'categorie' is not .* \(did you mean 'categories'\?\)"),
-        (
-            CARD.replace("path: log.csv", "path: ${where}"),
-            r"\$\{where\} is not .* variables \(there are: none\)",
-        ),
-        (CARD.replace("path: log.csv", "path: log.csv\n  encoding: klingon"), "no such encoding"),
-        (CARD + "root: nowhere\n", "nowhere: no such folder; set data.root=FOLDER"),
-        (CARD + "sources: [{url: a, pypi: b}]\n", "give either url or pypi"),
-        (CARD + "filters: {min_user: 9}\n", "the k-core of min_user=9, min_item=1 leaves no interactions"),
-    ],
-)
-def test_bad_cards_are_named(folder, card, message):
-    (folder / "card.yaml").write_text(card)
-    fails(folder, message)
-
-
 def test_repeated_metadata_keeps_the_first(folder):
     with (folder / "items.jsonl").open("a") as file:
         file.write('{"sku": 1, "name": "Another one"}\n')
@@ -373,16 +252,6 @@ def test_a_source_fetched_before_serves_without_a_network(tmp_path, monkeypatch)
     assert items["title"].to_list() == ["Toy Story (1995)", "unknown", "item 2"]
     assert items["categories"].to_list() == [["Animation", "Children's", "Comedy"], ["unknown"], None]
     assert pl.read_parquet(run / "data/users.parquet").rows() == [("7", "24", "M", "technician")]
-
-
-def test_sources_that_cannot_be_reached_are_all_named(folder, monkeypatch):
-    monkeypatch.setenv("LLMREC_HOME", str(folder / "home"))
-    sources = "sources: [{url: 'https://127.0.0.1:9/a.zip'}, {url: 'ftp://example.org/b.zip'}]\n"
-    (folder / "card.yaml").write_text(CARD + sources)
-    fails(
-        folder,
-        r"no source can be reached \(https://127\.0\.0\.1:9/a\.zip: .*; ftp://example\.org/b\.zip: .*https",
-    )
 
 
 def test_archives_unpack_inside_their_folder_only(tmp_path):

@@ -110,7 +110,7 @@ def test_clients_at_once_each_get_their_own_list(server, recommender):
         ({"history": ["i1"], "k": 5, "width": 4}, "width=4 is below k=5"),
         ({"history": ["i1"], "model": "dpo"}, "no model 'dpo' in this run; there are: base, sft"),
         ({"history": ["i1"], "allow": ["i1"]}, "no item is left to recommend"),
-        (b"{", "the request cannot be read: no JSON at line 1, column 2"),
+        (b"{", "the request cannot be read: not JSON at line 1, column 2"),
     ],
 )
 def test_a_wrong_request_is_told_so_in_one_line_and_the_server_lives_on(server, body, message):

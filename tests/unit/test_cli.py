@@ -125,6 +125,11 @@ def test_help_names_every_command(capsys):
         assert f"\n  {name} " in shown
 
 
+def test_the_help_page_cuts_no_sentence_short(capsys):
+    assert main(["--help"]) == 0
+    assert "..." not in capsys.readouterr().out.partition("\nStart:")[2]
+
+
 def test_the_help_page_lists_every_command_once_and_only_stages_without_a_group(capsys):
     assert main(["--help"]) == 0
     sections = capsys.readouterr().out.split("\n\n")
@@ -324,3 +329,10 @@ def test_the_shape_of_a_base_comes_from_its_recipe_folder_or_name(tmp_path):
         ("x/Llama-3.2-1B", 1000),
     ):
         assert model_shape(BaseConfig(model=name)).parameters == millions * 1e6
+
+
+def test_benchmarks_are_listed_with_what_they_measure(capsys):
+    assert main(["bench"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {"trie", "sft", "quality"} < {line.split()[0] for line in lines}
+    assert all(line.endswith(".") for line in lines)

@@ -11,7 +11,7 @@ from llmrec.models.base import load_base
 from llmrec.models.vocabulary import add_sid_tokens
 
 SHAPE = ["base.tiny.hidden=128", "base.tiny.intermediate=256", "base.tiny.layers=3", "base.tiny.kv_heads=2"]
-IDS = ["ids.quantizer.levels=3", "ids.quantizer.codes=32"]
+IDS = ["ids.quantizer.levels=3", "ids.quantizer.codes=32", "ids.collisions=next_best"]
 SIZE = DataSize(users=1000, items=500, interactions=9000)
 
 
@@ -40,6 +40,11 @@ def test_trained_weights_are_counted_as_they_are(tmp_path, tied, options):
         true - 1 <= planned.trained_parameters() + slack
         and planned.trained_parameters() <= true * 1.3 + slack
     )
+
+
+def test_codes_of_the_items_own_are_counted():
+    shared, own = (work(f"ids.collisions={rule}")[1] for rule in ("next_best", "own_code"))
+    assert own.row_parameters() - shared.row_parameters() == SIZE.items * 128
 
 
 def test_a_mode_that_trains_less_needs_less_memory_and_time():

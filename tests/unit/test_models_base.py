@@ -117,7 +117,7 @@ BREAKS = {
     "size": (lambda f: edit(f / "config.json", hidden_size=64), "weights do not fit it"),
     "no json": (
         lambda f: (f / "config.json").write_text("{"),
-        "config.json: cannot be read: no JSON at line 1",
+        "config.json: cannot be read: not JSON at line 1",
     ),
     "layers": (lambda f: edit(f / "config.json", num_hidden_layers="two"), "num_hidden_layers"),
 }

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec.config import Split
-from llmrec.data.split import held_out_users, leave_one_out, split, temporal
+from llmrec.data.split import held_out_users, leave_one_out, split, target_rows, temporal
 from llmrec.errors import UserError
 
 TRAIN, VALID, TEST = range(3)
@@ -79,3 +79,13 @@ def test_a_split_that_leaves_a_part_empty_is_an_error(config, time, message):
     user = np.array([0, 0], np.uint32)
     with pytest.raises(UserError, match=message):
         split(user, None if time is None else np.array(time), config, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [("leave_one_out", [1]), ("temporal", [1]), ("given", [1, 4]), ("held_out_users", [2, 4])],
+)
+def test_a_user_has_one_target_which_something_precedes(kind, rows):
+    user = np.array([0, 0, 0, 1, 1, 2, 3], np.uint32)
+    held_out = np.array([False, True, True, True, True, True, False])
+    assert target_rows(user, held_out, kind).tolist() == rows

@@ -35,7 +35,8 @@ from llmrec.models.vocabulary import (
     codes_by_position,
     without_pads,
 )
-from llmrec.vllm.constraint import RowLists, constrain, read_request
+from llmrec.vllm.constraint import RowLists, constrain
+from llmrec.vllm.request_keys import read_request
 from llmrec.vllm.rounds import BeamSearchRounds
 
 END, EOS, WIDTH = 30, 31, 6
@@ -340,7 +341,7 @@ def test_as_custom_generate_short_answers_are_padded(model, shelf, prompts):
 
 
 def test_rounds_equal_the_tree_engine_and_ask_nothing_of_what_has_ended(model, shelf, prompts, monkeypatch):
-    for module in ("rounds", "constraint"):
+    for module in ("rounds", "request_keys"):
         monkeypatch.setattr(f"llmrec.vllm.{module}.find_catalogue", lambda name: shelf.catalogue)
     mask = build_item_mask(shelf.trie, deny=[[user] for user in range(len(prompts))])
     rounds = BeamSearchRounds("shelf", prompts, WIDTH, mask)

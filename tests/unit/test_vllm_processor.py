@@ -308,57 +308,6 @@ def test_a_class_named_twice_masks_once(shop):
     torch.testing.assert_close(second.apply(first.apply(logits.clone()))[0], expected)
 
 
-def test_one_class_passes_both_loaders():
-    assert _load_logitsprocs_by_fqcns([PROCESSOR]) == [TrieLogitsProcessor]
-    assert _load_v2_logitsprocs_by_fqcns([PROCESSOR]) == [TrieLogitsProcessor]
-    assert processor().is_argmax_invariant() is False
-
-
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ({"catalogue": "else"}, "no catalogue named 'else' is registered (there are: {name})"),
-        ({"catalogue": 7}, "llmrec_catalogue: expected a catalogue's name, found 7"),
-        ({"depth": 1}, "llmrec_catalogue: expected a catalogue's name, found None"),
-        ({"catalogue": "{name}", "deepth": 1}, "llmrec_deepth: no such key"),
-        ({"catalogue": "{name}", "depth": 2}, "llmrec_depth: expected 0 to 1, found 2"),
-        ({"catalogue": "{name}", "depth": -1}, "llmrec_depth: expected 0 to 1, found -1"),
-        ({"catalogue": "{name}", "depth": 0.5}, "llmrec_depth: expected 0 to 1, found 0.5"),
-        ({"catalogue": "{name}", "depth": True}, "llmrec_depth: expected 0 to 1, found True"),
-        (
-            {"catalogue": "{name}", "deny": "i1"},
-            "llmrec_deny: expected a list of item ids as strings, found 'i1'",
-        ),
-        (
-            {"catalogue": "{name}", "deny": [1]},
-            "llmrec_deny: expected a list of item ids as strings, found [1]",
-        ),
-        ({"catalogue": "{name}", "deny": ["x"]}, "llmrec_deny: item 'x' is not in the catalogue"),
-        ({"catalogue": "{name}", "allow": []}, "llmrec_allow: no item is left"),
-        ({"catalogue": "{name}", "allow": ["i1"], "deny": ["i1"]}, "llmrec_allow: no item is left"),
-        ({"catalogue": "{name}", "deny": [f"i{i}" for i in range(12)]}, "llmrec_deny: names every item"),
-    ],
-)
-def test_wrong_requests_are_refused_in_one_line(shop, keys, message):
-    name, _ = shop
-    keys = {key: name if value == "{name}" else value for key, value in keys.items()}
-    with pytest.raises(ValueError) as refusal:
-        TrieLogitsProcessor.validate_params(params(**keys))
-    assert str(refusal.value).startswith(message.format(name=name))
-    assert "\n" not in str(refusal.value)
-
-
-def test_right_requests_pass_and_one_that_never_ends_does_not(shop):
-    name, _ = shop
-    for extra in (None, {}, {"mine": 1}):
-        TrieLogitsProcessor.validate_params(SamplingParams(extra_args=extra))
-    TrieLogitsProcessor.validate_params(params(catalogue=name, depth=1, allow=["i3", "i4"], deny=["i3"]))
-    with pytest.raises(ValueError, match="ignore_eos: leave it out under a catalogue"):
-        TrieLogitsProcessor.validate_params(
-            SamplingParams(ignore_eos=True, extra_args={"llmrec_catalogue": name})
-        )
-
-
 def test_on_a_device_rows_are_the_cpus_and_no_step_copies_the_trie_or_waits(shop):
     """V1 and V2; the trie goes to the device once."""
     name, item_tokens = shop
@@ -401,3 +350,9 @@ def test_on_a_device_rows_are_the_cpus_and_no_step_copies_the_trie_or_waits(shop
             plugin.apply(logits, ctx)
             assert not waits, simulated_device.explain(waits)
             torch.testing.assert_close(logits.cpu(), expected)
+
+
+def test_one_class_passes_both_loaders():
+    assert _load_logitsprocs_by_fqcns([PROCESSOR]) == [TrieLogitsProcessor]
+    assert _load_v2_logitsprocs_by_fqcns([PROCESSOR]) == [TrieLogitsProcessor]
+    assert processor().is_argmax_invariant() is False
