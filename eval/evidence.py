@@ -28,7 +28,7 @@ def evidence(run: Path, command: str, note: str | None = None) -> dict[str, Any]
     metrics = read_json(run / "eval/metrics.json")
     metrics["protocol"].pop("formulas")
     for part in ("differences", "slices"):
-        metrics[part] = _kept(metrics[part])
+        metrics[part] = kept(metrics[part])
     tasks = run / "eval/tasks.json"
     return {
         "command": command,
@@ -47,10 +47,10 @@ def evidence(run: Path, command: str, note: str | None = None) -> dict[str, Any]
     }
 
 
-def _kept(tree: dict[str, Any]) -> dict[str, Any]:
+def kept(tree: dict[str, Any]) -> dict[str, Any]:
     """A tree of metrics without those that are not kept."""
     if "ndcg@10" not in tree:
-        return {key: _kept(value) for key, value in tree.items()}
+        return {key: kept(value) for key, value in tree.items()}
     return {
         key: {name: value[name] for name in KEPT if name in value} if key == "intervals" else value
         for key, value in tree.items()
