@@ -112,4 +112,7 @@ def new_rows(rows: torch.Tensor, kin: Sequence[Kin]) -> torch.Tensor:
 def read_residuals(checkpoint: Path) -> NDArray[np.float32] | None:
     """The residuals of a grown checkpoint's new codes, float32 `[codes, dim]`; None where it has not grown."""
     path = checkpoint / RESIDUALS
-    return np.load(path, allow_pickle=False) if path.is_file() else None
+    if not path.is_file():
+        return None
+    residuals: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    return residuals

@@ -61,7 +61,8 @@ def run(
         raise artifacts.unfinished(folder)
     with artifacts.lock(folder):
         catalogue = Catalogue.load(folder / BASE, as_trained=True)
-        changes, growth = read_changes(folder, catalogue.items) or no_changes(), None
+        changes = read_changes(folder, catalogue.items) or no_changes()
+        growth: Growth | None = None
         if add is not None:
             files = {"vectors": vectors, "images": images}
             vector_files = {name: path for name, path in files.items() if path is not None}
@@ -71,6 +72,9 @@ def run(
         count = catalogue.with_changes(changes).count
         if growth is not None:
             write_grown_base(folder, catalogue, changes, growth)
+            print(
+                f"the model has grown by {len(growth.sids)} tokens: {changes.checkpoint} answers from now on"
+            )
         write_changes(folder, catalogue.items, changes)
     print(
         f"{folder.name}: {count} items can be recommended; a running server uses the change after a restart"
@@ -131,7 +135,7 @@ def _growth(
     """Return what the tokens of new items are made of; `part` is what they have of an item's vector."""
     trained = code_vectors(folder, catalogue.sids)
     assert trained is not None  # who has a quantizer has codebooks
-    near = slice(None) if part is None else part
+    near = np.ones(vectors.shape[1], bool) if part is None else part
     kin = find_kin(vectors[:, near], sids[:, :-1], trained[:, near], catalogue.sids[:, :-1])
     source = catalogue.with_changes(changes).checkpoint(folder / BASE)
     residuals = vectors - codec.reconstruct(sids[:, : codec.levels])

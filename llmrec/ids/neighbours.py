@@ -40,7 +40,8 @@ def find_kin(
         trained: float32 `[trained, dim]`.
         trained_paths: int `[trained, levels]`.
     """
-    kin, trained = [], _unit(trained)
+    trained = _unit(trained)
+    kin = []
     for vector, path in zip(_unit(vectors), paths, strict=True):
         siblings = np.flatnonzero(_on_longest_prefix(path, trained_paths))
         count = min(NEAREST, -(-len(siblings) // 2))

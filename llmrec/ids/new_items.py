@@ -108,9 +108,9 @@ def assign_ids(
     if own_codes:
         own = max(sizes[-1], int(taken[:, -1].max()) + 1) + np.arange(len(vectors))
         return np.column_stack([codec.encode(vectors), own]).astype(np.int32)
-    free = math.prod(sizes) - len(taken)
-    if len(vectors) > free:
-        raise UserError(f"{len(vectors)} new items, but only {free} semantic IDs are free; train again")
+    room = math.prod(sizes) - len(taken)
+    if len(vectors) > room:
+        raise UserError(f"{len(vectors)} new items, but only {room} semantic IDs are free; train again")
     capacity = sizes[-1] if len(sizes) > levels else 1
     paths = codec.encode(vectors)
     all_paths = np.concatenate([taken[:, :levels], paths])
