@@ -1,11 +1,12 @@
-"""Where items rank that a run was not trained on: `python eval/cold_items.py FOLDER OUT.json [key=value …]`.
+"""Where items rank that a run was not trained on: `python eval/cold_items.py FOLDER OUT.json [--own] [key=value …]`.
 
 The protocol, on MovieLens-100K: a twentieth of the items, drawn by a seed, is cold. A user's log ends before the last
 cold item that has at least `LEAST` warm items before it, and all other cold items are left out of it. A quickstart
 model, with semantic IDs from text alone, is trained on these logs (`key=value` are further overrides), and the cold
 items are added by `llmrec items --add`. Then each user has two targets: the last warm item, after the items before it
 (the test target of leave-one-out), and the cold item, after all warm ones. Neither was trained on. Both are ranked
-among all items that are not in the history, by the sum of their tokens' log-probabilities.
+among all items that are not in the history, by the sum of their tokens' log-probabilities. With `--own` each item has
+a code of its own behind a shared one, and the model grows by tokens for the cold ones; without it, codes are shared.
 
 Beside recall: where a rank is lost. The first code of a target is ranked among all first codes by the probability of
 the items under it, and the target is ranked among the items under its own first code. The last figures replace the
@@ -37,15 +38,10 @@ from llmrec.ids.new_items import new_item_vectors
 from llmrec.metrics.statistics import bootstrap_means, percentile_interval
 
 SEED, SHARE, LEAST, CUTOFF, NEIGHBOURS = 0, 0.05, 5, 50, 10
-WHOLE, COLD = "cold-whole", "cold"
-SETTINGS = [
-    *(
-        "ids.inputs=[text]",
-        "ids.quantizer={kind: rq_kmeans, levels: 2, codes: 64}",
-        "ids.collisions=next_best",
-    ),
-    *("sft.distillation=null", "eval.baselines=[popularity]"),
-]
+WHOLE = "cold-whole"
+SETTINGS = ["ids.inputs=[text]", "sft.distillation=null", "eval.baselines=[popularity]"]
+SHARED = ["ids.quantizer={kind: rq_kmeans, levels: 2, codes: 64}", "ids.collisions=next_best"]
+OWN = ["ids.quantizer={kind: rq_kmeans, levels: 1, codes: 64}", "ids.collisions=own_code"]
 CARD = """\
 name: movielens-100k-cold
 interactions: {path: log.csv, columns: {user: user, item: item, time: time}}
@@ -56,16 +52,19 @@ Floats = NDArray[np.float64]
 Combine = Callable[..., Floats]
 
 
-def main(folder: Path, out: Path, overrides: list[str]) -> None:
+def main(folder: Path, out: Path, own: bool, overrides: list[str]) -> None:
     """Make the dataset, train, add the cold items, and write the figures."""
     _llmrec("data", "quickstart", f"run={WHOLE}")
     cold = _write_dataset(folder)
-    settings = [*SETTINGS, *overrides]
-    _llmrec("sft", "quickstart", f"data.card={folder / 'card.yaml'}", f"run={COLD}", *settings)
-    if not (find_run(COLD) / "catalogue/changes.json").is_file():
-        _llmrec("items", COLD, "--add", str(folder / "cold.jsonl"))
-    command = shlex.join(["python", "eval/cold_items.py", "FOLDER", "OUT.json", *overrides])
-    figures = {"settings": settings} | _figures(folder, cold)
+    run, option = ("cold-own", ["--own"]) if own else ("cold", [])
+    settings = [*SETTINGS, *(OWN if own else SHARED), *overrides]
+    _llmrec("sft", "quickstart", f"data.card={folder / 'card.yaml'}", f"run={run}", *settings)
+    if not (find_run(run) / "catalogue/changes.json").is_file():
+        _llmrec("items", run, "--add", str(folder / "cold.jsonl"))
+    command = shlex.join(["python", "eval/cold_items.py", "FOLDER", "OUT.json", *option, *overrides])
+    figures = {"settings": settings} | _figures(
+        run, folder, cold, "grown rows" if own else "frozen codebooks"
+    )
     write_figures(out, command, figures, "torch", "transformers", seed=SEED)
     print(json.dumps(figures, indent=1))
 
@@ -97,15 +96,15 @@ def _write_dataset(folder: Path) -> list[str]:
     return cold
 
 
-def _figures(folder: Path, cold: list[str]) -> dict[str, Any]:
+def _figures(run: str, folder: Path, cold: list[str], name_of_own: str) -> dict[str, Any]:
     """Ranks of both targets of each user, with and without other scores for cold items."""
-    recommender = Recommender.load(COLD)
+    recommender = Recommender.load(run)
     names = list(recommender.items)
     place = {item: index for index, item in enumerate(names)}
     is_cold = np.array([item in set(cold) for item in names])
     first = recommender.run.catalogue.sids[:, 0].astype(np.int64)
     targets = dict(pl.read_csv(folder / "targets.csv", infer_schema=False).rows())
-    test = evaluation_examples(find_run(COLD), "test")
+    test = evaluation_examples(find_run(run), "test")
     test = test.with_columns(pl.col("user_id").cast(pl.String)).filter(
         pl.col("user_id").is_in(targets.keys())
     )
@@ -126,9 +125,11 @@ def _figures(folder: Path, cold: list[str]) -> dict[str, Any]:
         for row, history in zip(scores[name], rows, strict=True):
             row[[place[item] for item in history]] = -np.inf
     answers = {name: np.array([place[item] for item in wanted]) for name, (_, wanted) in cases.items()}
-    other = _replacements(folder, names, is_cold, first)
+    other = _replacements(run, folder, names, is_cold, first)
     counts = {"users": len(last), "items": len(names), "cold_items": int(is_cold.sum())}
-    found = {"frozen codebooks": {n: _recall(scores[n], answers[n]) for n in cases}}
+    found = {name_of_own: {n: _recall(scores[n], answers[n]) for n in cases}}
+    without = np.where(is_cold, -np.inf, scores["warm"])
+    found["no cold items"] = {"warm": _recall(without, answers["warm"])}
     for method, (combine, like) in other.items():
         replaced = {name: _replaced(scores[name], is_cold, like, combine) for name in cases}
         found[method] = {name: _recall(replaced[name], answers[name]) for name in cases}
@@ -168,14 +169,14 @@ def _where_lost(scores: Floats, answers: NDArray[np.int64], first: NDArray[np.in
 
 
 def _replacements(
-    folder: Path, names: list[str], is_cold: NDArray[np.bool_], first: NDArray[np.int64]
+    run: str, folder: Path, names: list[str], is_cold: NDArray[np.bool_], first: NDArray[np.int64]
 ) -> dict[str, tuple[Combine, NDArray[np.bool_]]]:
     """For each method, how probabilities are combined, and of which warm items for each cold one, [cold, items]."""
-    run = find_run(COLD)
     tables = [pl.read_ndjson(folder / f"{part}.jsonl") for part in ("warm", "cold")]
     order = pl.DataFrame({"item_id": names})
     items = order.join(pl.concat(tables), on="item_id", how="left", maintain_order="left")
-    vectors = new_item_vectors(run, load_run_recipe(run), items, {}, "items").astype(np.float64)
+    where = find_run(run)
+    vectors = new_item_vectors(where, load_run_recipe(where), items, {}, "items").astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     near = vectors[is_cold] @ vectors.T
     near[:, is_cold] = -np.inf
@@ -201,4 +202,10 @@ def _replaced(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]), sys.argv[3:])
+    more = sys.argv[3:]
+    main(
+        Path(sys.argv[1]).absolute(),
+        Path(sys.argv[2]),
+        "--own" in more,
+        [key for key in more if key != "--own"],
+    )

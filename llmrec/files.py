@@ -93,3 +93,18 @@ def link_or_copy(source: Path, target: Path) -> None:
             os.link(source, partial)
         except OSError:
             shutil.copyfile(source, partial)
+
+
+@contextlib.contextmanager
+def atomic_folder(dest: Path, force: bool) -> Iterator[Path]:
+    """Yield a temporary folder beside `dest`. It replaces `dest` if the block succeeds, and is deleted otherwise."""
+    partial = dest.absolute().with_name(f".{dest.absolute().name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if force:
+            shutil.rmtree(dest, ignore_errors=True)
+        partial.rename(dest)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

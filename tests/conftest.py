@@ -1,6 +1,7 @@
 """Session-wide: one small dataset, trained once through the real command line."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,21 @@ def aligned(shop, lora):
     done = small_shop.run(folder, "run", "recipe.yaml", "run=preferred", "parent=lora", *small_shop.ALIGNED)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "preferred", done
+
+
+@pytest.fixture(scope="session")
+def own(shop):
+    """A run in which each item has a code of its own, grown by three items and by two, one of them retired."""
+    folder, _ = shop
+    options = ["ids.collisions=own_code", "ids.quantizer.levels=1", "sft.max_steps=30", "sft.lr=1e-2"]
+    options += ["base.tiny.hidden=64"]
+    done = small_shop.run(folder, "sft", "recipe.yaml", "run=own", "parent=shop", *options)
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(folder / "runs/own", folder / "runs/own-before")
+    for names in (small_shop.OWN[:3], small_shop.OWN[3:]):
+        done = small_shop.run(folder, "items", "own", *small_shop.write_new_items(folder, names))
+        assert done.returncode == 0, done.stderr
+    assert f"{small_shop.ITEMS + 5} items can be recommended" in done.stdout
+    done = small_shop.run(folder, "items", "own", "--retire", "n4,i3")
+    assert done.returncode == 0, done.stderr
+    return folder / "runs/own"

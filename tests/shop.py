@@ -36,6 +36,8 @@ ALIGNED = [*LORA, "align=[dpo,grpo]", "pairs.sources=[beams,random]", "pairs.wid
 ALIGNED += ["dpo.max_steps=4", "dpo.batch=8", "dpo.lr=1e-2", "dpo.save_steps=2", "dpo.valid_lists=20"]
 ALIGNED += ["grpo.max_steps=4", "grpo.batch=4", "grpo.generations=4", "grpo.lr=1e-2", "grpo.save_steps=2"]
 ALIGNED += ["grpo.valid_lists=20", "grpo.rewards=[{name: hit}, {name: levels, weight: 0.5}]"]
+OWN = ["n0", "n1", "n2", "n3", "n4"]
+"""Items that are added to a run in which each item has a code of its own."""
 CARD = """
 name: shop
 size: {users: 60, items: 40, interactions: 480}
@@ -81,6 +83,16 @@ def open_rated_shop(folder: Path) -> None:
         rows.append(f"{line},{stars if number % 9 else ''},{words}")
     (folder / "log.csv").write_text("\n".join(rows) + "\n")
     (folder / "card.yaml").write_text(CARD.replace("time: at}", "time: at, rating: stars, review: words}"))
+
+
+def write_new_items(folder: Path, names: list[str]) -> list[str]:
+    """Write a file of new items, and one of their vectors; the first lies far from all others. Return the options."""
+    rows = [json.dumps({"item_id": item, "title": f"Novelty &amp; {item}", "unknown": 1}) for item in names]
+    (folder / "new.jsonl").write_text("\n".join(rows))
+    vectors = np.random.default_rng(len(names)).standard_normal((len(names), 16), dtype=np.float32)
+    vectors[0] *= 9
+    np.save(folder / "new.npy", vectors)
+    return ["--add", "new.jsonl", "--vectors", "new.npy"]
 
 
 def environment(folder: Path) -> dict[str, str]:

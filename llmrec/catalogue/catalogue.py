@@ -40,6 +40,7 @@ class Catalogue:
         added: the fields of the items that were added since training, as `data/items.parquet` has them; None for a
             catalogue as it was trained.
         end: token id of the marker that ends a textual ID; None where codes have tokens of their own.
+        grown: the run's folder of the checkpoint that has tokens for added items; None where `base/` has them.
     """
 
     trie: ItemTrie
@@ -50,6 +51,7 @@ class Catalogue:
     retired_tokens: dict[str, list[int]] = field(default_factory=dict)
     added: pl.DataFrame | None = None
     end: int | None = None
+    grown: str | None = None
 
     @classmethod
     def build(
@@ -125,6 +127,19 @@ class Catalogue:
         """
         if self.has_changed:
             raise ValueError("changes count from the catalogue as it was trained")
+        return self._with_tokens(changes)._overlaid(changes)
+
+    def _with_tokens(self, changes: Changes) -> Catalogue:
+        """This catalogue with the codes on its last level that came with added items, and no item for them yet."""
+        tokens, (*codes, last) = torch.from_numpy(changes.new_tokens), self.trie.codes
+        return replace(
+            self,
+            trie=replace(self.trie.base, codes=(*codes, last + len(tokens))),
+            token_ids=torch.cat([self.token_ids, tokens]),
+            grown=changes.checkpoint,
+        )
+
+    def _overlaid(self, changes: Changes) -> Catalogue:
         names, sids = changes.added["item_id"].to_list(), changes.sids(self.length)
         retired = frozenset(changes.retired)
         here = np.array([name not in retired for name in names], bool)
@@ -141,6 +156,16 @@ class Catalogue:
             retired_tokens={names[row]: path for row, path in zip(gone, tokens, strict=True)},
             added=changes.fields(),
         )
+
+    def rebuilt(self) -> Catalogue:
+        """The items that are here, retired ones of the training included, as a catalogue without changes on top."""
+        order = np.lexsort(self.sids.T[::-1])
+        items = [self.items[place] for place in order]
+        return Catalogue.build(self.vocabulary, items, self.sids[order], self.prompts)
+
+    def checkpoint(self, base: Path) -> Path:
+        """The folder of weights and tokenizer that have tokens for all items: `base`, or what has grown from it."""
+        return base if self.grown is None else base.parent / self.grown
 
     @property
     def has_changed(self) -> bool:

@@ -10,10 +10,10 @@ import yaml
 
 from llmrec import assets, layout
 from llmrec.artifacts import find_run
-from llmrec.commands.merge import atomic_folder, check_dest
+from llmrec.commands.merge import check_dest
 from llmrec.config import Recipe, load_run_recipe
 from llmrec.errors import UserError
-from llmrec.files import read_json, write_json
+from llmrec.files import atomic_folder, read_json, write_json
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 PUSHED_PATTERNS = (
@@ -31,7 +31,8 @@ IGNORED_PATTERNS = ("*.parquet", "data/*")
 def run(name: str, dest: Path, force: bool, push: str | None) -> None:
     """Write a run's models and their card; push them to a model hub if `push` names one.
 
-    Interactions, users and item texts stay in the run.
+    Interactions, users and item texts stay in the run. Items that were added since training are among the models';
+    what was retired is an item as others.
 
     Args:
         name: a run's name, or its folder.
@@ -46,16 +47,19 @@ def run(name: str, dest: Path, force: bool, push: str | None) -> None:
     if push is not None:
         check_repo(push)
     folder = find_run(name)
+    from llmrec.catalogue.grown import RESIDUALS
     from llmrec.recommend.trained_run import TrainedRun
     from llmrec.report.model_card import described_card, render
 
     check_dest(dest, force, layout.EXPORT)
-    trained = TrainedRun.load(folder, as_trained=True)
+    trained = TrainedRun.load(folder)
     if not (folder / layout.RECIPE).is_file() or (folder / layout.EXPORT).is_file():
         raise UserError(f"{folder}: an export or a merged checkpoint; give the run that it was made from")
     recipe = load_run_recipe(folder)
     with atomic_folder(dest, force) as partial:
-        shutil.copytree(trained.base, partial / "base")
+        shutil.copytree(trained.base, partial / "base", ignore=shutil.ignore_patterns(RESIDUALS))
+        if trained.catalogue.trie.added:
+            trained.catalogue.rebuilt().save(partial / "base")
         for model, path in trained.adapters.items():
             (partial / model).mkdir()
             for file in ADAPTER_FILES:

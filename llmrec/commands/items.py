@@ -13,6 +13,7 @@ import polars as pl
 from llmrec import artifacts, layout
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.changes import Changes, no_changes, read_changes, write_changes
+from llmrec.catalogue.grown import Growth, token_ids, write_grown_base
 from llmrec.catalogue.item_files import items_in_card, read_new_items
 from llmrec.catalogue.lookup import unknown_item
 from llmrec.config import load_run_recipe
@@ -20,6 +21,9 @@ from llmrec.data.examples import load_items
 from llmrec.errors import UserError
 from llmrec.ids import new_items
 from llmrec.ids.codecs.store import CODEC, load_codec
+from llmrec.ids.load import code_vectors
+from llmrec.ids.neighbours import find_kin
+from llmrec.ids.tokenizer import Codec
 from llmrec.recommend.model_names import BASE
 
 FAR = 99.0
@@ -58,21 +62,32 @@ def run(
     with artifacts.lock(folder):
         catalogue = Catalogue.load(folder / BASE, as_trained=True)
         changes = read_changes(folder, catalogue.items) or no_changes()
+        growth: Growth | None = None
         if add is not None:
             files = {"vectors": vectors, "images": images}
             vector_files = {name: path for name, path in files.items() if path is not None}
-            changes = _add(folder, catalogue, changes, add, vector_files)
+            changes, growth = _add(folder, catalogue, changes, add, vector_files)
         if retire is not None:
             changes = _retire(catalogue, changes, _ids(retire), folder.name)
         count = catalogue.with_changes(changes).count
+        if growth is not None:
+            write_grown_base(folder, catalogue, changes, growth)
+            print(
+                f"the model has grown by {len(growth.sids)} tokens: {changes.checkpoint} answers from now on"
+            )
         write_changes(folder, catalogue.items, changes)
     print(
         f"{folder.name}: {count} items can be recommended; a running server uses the change after a restart"
     )
 
 
-def _add(folder: Path, catalogue: Catalogue, changes: Changes, path: Path, files: dict[str, Path]) -> Changes:
-    """Return the changes with a file's items: new items get semantic IDs, retired items return with their own."""
+def _add(
+    folder: Path, catalogue: Catalogue, changes: Changes, path: Path, files: dict[str, Path]
+) -> tuple[Changes, Growth | None]:
+    """Return the changes with a file's items, and what their new tokens are made of, if they have any.
+
+    New items get semantic IDs, retired items return with their own.
+    """
     recipe = load_run_recipe(folder)
     if not (folder / "ids" / CODEC).is_file():
         raise UserError(
@@ -93,28 +108,51 @@ def _add(folder: Path, catalogue: Catalogue, changes: Changes, path: Path, files
     print(f"{int(is_new.sum())} items added, {len(changes.retired) - len(still_retired)} back")
     changes = replace(changes, retired=still_retired)
     if not is_new.any():
-        return changes
+        return changes, None
     vectors = new_items.new_item_vectors(folder, recipe, items, files, str(path))[is_new]
-    rows = _assign_ids(folder, catalogue, changes, items.filter(is_new), vectors)
-    return replace(changes, added=pl.concat([changes.added, rows], how="diagonal_relaxed"))
+    codec, trained = load_codec(folder), catalogue.sids.astype(np.int32)
+    own_codes = new_items.has_own_codes(recipe, codec, trained)
+    taken = np.concatenate([trained, changes.sids(catalogue.length)])
+    sids = new_items.assign_ids(codec, vectors, taken, catalogue.trie.codes, own_codes)
+    rows = _described(folder, codec, items.filter(is_new), vectors, sids)
+    growth = None
+    if own_codes:
+        part = new_items.own_part(folder, recipe, files)
+        growth = _growth(folder, catalogue, changes, codec, vectors, sids, part)
+        rows = rows.with_columns(token=pl.Series(token_ids(growth), dtype=pl.Int64))
+    return replace(changes, added=pl.concat([changes.added, rows], how="diagonal_relaxed")), growth
 
 
-def _assign_ids(
-    folder: Path, catalogue: Catalogue, changes: Changes, items: pl.DataFrame, vectors: np.ndarray
+def _growth(
+    folder: Path,
+    catalogue: Catalogue,
+    changes: Changes,
+    codec: Codec,
+    vectors: np.ndarray,
+    sids: np.ndarray,
+    part: np.ndarray | None,
+) -> Growth:
+    """Return what the tokens of new items are made of; `part` is what they have of an item's vector."""
+    trained = code_vectors(folder, catalogue.sids)
+    assert trained is not None  # who has a quantizer has codebooks
+    near = np.ones(vectors.shape[1], bool) if part is None else part
+    kin = find_kin(vectors[:, near], sids[:, :-1], trained[:, near], catalogue.sids[:, :-1])
+    source = catalogue.with_changes(changes).checkpoint(folder / BASE)
+    residuals = vectors - codec.reconstruct(sids[:, : codec.levels])
+    return Growth(source, sids, kin, residuals)
+
+
+def _described(
+    folder: Path, codec: Codec, items: pl.DataFrame, vectors: np.ndarray, sids: np.ndarray
 ) -> pl.DataFrame:
-    """Assign semantic IDs and distances to items, and print a summary."""
-    codec = load_codec(folder)
-    levels = catalogue.length
-    trained = np.load(folder / BASE / layout.SID_TABLE, allow_pickle=False)
-    taken = np.concatenate([trained, changes.sids(levels)])
-    sids = new_items.assign_ids(codec, vectors, taken, catalogue.trie.codes)
+    """Return items with semantic IDs and distances, and print a summary."""
     moved = int((codec.encode(vectors) != sids[:, : codec.levels]).any(axis=1).sum())
     if moved:
         print(f"{moved} of them got the next-best code, because their own code is full")
     distances = new_items.distances(codec, vectors, sids)
     percentiles = new_items.percentiles(folder, distances)
     rows = items.with_columns(
-        pl.Series("sid", sids, dtype=pl.Array(pl.Int32, levels)).cast(pl.List(pl.Int32)),
+        pl.Series("sid", sids, dtype=pl.Array(pl.Int32, sids.shape[1])).cast(pl.List(pl.Int32)),
         pl.Series("distance", distances, dtype=pl.Float32),
         pl.Series(
             "percentile", [None] * len(items) if percentiles is None else percentiles, dtype=pl.Float32

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from llmrec import layout
 from llmrec.artifacts import find_run
 from llmrec.errors import UserError
+from llmrec.files import atomic_folder
 
 
 def run(name: str, dest: Path, model: str | None, force: bool) -> None:
     """Write a run's base with one of its adapters merged into it, its tokenizer and its catalogue.
+
+    Items that were added since training are in it; what was retired is an item as others.
 
     Args:
         name: a run's name, or its folder.
@@ -33,7 +33,7 @@ def run(name: str, dest: Path, model: str | None, force: bool) -> None:
     from llmrec.recommend.model_names import BASE
     from llmrec.recommend.trained_run import TrainedRun
 
-    trained = TrainedRun.load(folder, as_trained=True)
+    trained = TrainedRun.load(folder)
     chosen = model or trained.default_model
     adapter = trained.adapter(chosen)
     with atomic_folder(dest, force) as partial:
@@ -41,10 +41,12 @@ def run(name: str, dest: Path, model: str | None, force: bool) -> None:
         if isinstance(merged, PeftModel):
             merged = merged.merge_and_unload()
         save_checkpoint(partial, merged, trained.tokenizer)
-        trained.catalogue.save(partial)
+        trained.catalogue.rebuilt().save(partial)
     description = "base alone" if chosen == BASE else f"base with {chosen}"
-    items = trained.catalogue.items
-    print(f"{dest}: {description}, {len(items)} items as trained")
+    items, added = trained.catalogue.items, trained.catalogue.trie.added
+    print(
+        f"{dest}: {description}, {len(items)} items{f', {added} of them added since training' if added else ''}"
+    )
     print(f"try:    {shlex.join(['llmrec', 'recommend', str(dest), '--history', items[0]])}")
 
 
@@ -67,18 +69,3 @@ def check_dest(dest: Path, force: bool, mark: str) -> None:
     )
     if not is_earlier_output:
         raise UserError(f"{dest}: contains something else (no {mark}); --force replaces earlier outputs only")
-
-
-@contextlib.contextmanager
-def atomic_folder(dest: Path, force: bool) -> Iterator[Path]:
-    """Yield a temporary folder beside `dest`. It replaces `dest` if the block succeeds, and is deleted otherwise."""
-    partial = dest.absolute().with_name(f".{dest.absolute().name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if force:
-            shutil.rmtree(dest, ignore_errors=True)
-        partial.rename(dest)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -65,12 +65,15 @@ def load_codebooks(run: Path) -> list[NDArray[np.float32]] | None:
     return [levels[f"level_{level}"] for level in range(len(levels))]
 
 
-def code_vectors(run: Path, sids: NDArray[np.integer]) -> NDArray[np.float32] | None:
+def code_vectors(
+    run: Path, sids: NDArray[np.integer], further: NDArray[np.float32] | None = None
+) -> NDArray[np.float32] | None:
     """Reconstruct item vectors from the codebooks: the sum of the centroids of an item's codes.
 
     Args:
         run: the run folder.
         sids: int `[items, levels]`, in any order.
+        further: float32 `[codes, dim]`, centroids of codes that the last level has got since training.
 
     Returns:
         float32 `[items, dim]`, or None if the IDs have no codebooks.
@@ -78,6 +81,8 @@ def code_vectors(run: Path, sids: NDArray[np.integer]) -> NDArray[np.float32] | 
     codebooks = load_codebooks(run)
     if codebooks is None:
         return None
+    if further is not None:
+        codebooks[-1] = np.concatenate([codebooks[-1], further])
     vectors: NDArray[np.float32] = np.sum([book[sids[:, n]] for n, book in enumerate(codebooks)], axis=0)
     return vectors
 

@@ -36,10 +36,8 @@ def new_item_vectors(
         order: name of the file that lists the items, for messages.
 
     Raises:
-        UserError: a file for an input that the run does not use, an item without a vector in any input, or IDs whose
-            codes are not shared.
+        UserError: a file for an input that the run does not use, or an item without a vector in any input.
     """
-    check_takes_new_items(recipe)
     inputs, names = recipe.ids.inputs, items["item_id"].to_list()
     unused = next((name for name in files if name not in inputs), None)
     if unused is not None:
@@ -64,33 +62,40 @@ def new_item_vectors(
     return fusion.apply(parts, missing)
 
 
-def check_takes_new_items(recipe: Recipe) -> None:
-    """Check that the codes of a recipe's IDs are shared by items, so that new items can have some of them.
+def own_part(run: Path, recipe: Recipe, files: dict[str, Path]) -> NDArray[np.bool_] | None:
+    """Which numbers of their vectors new items have of themselves, bool `[dim]`; None for all of them.
 
-    Raises:
-        UserError: each item has a code of its own.
+    The others are predicted, as all that comes from collaborative vectors is.
+
+    Args:
+        run: the run folder.
+        recipe: the run's recipe.
+        files: as for `new_item_vectors`.
     """
-    if recipe.ids.collisions == "own_code":
-        raise UserError(
-            "ids.collisions=own_code: each item has a code that no other has, and the model has no token for the "
-            "code of a new item; train again with it, or use another rule"
-        )
+    fusion = _load_fusion(run)
+    return None if fusion is None else fusion.part_of({*files, "text"} & {*recipe.ids.inputs})
 
 
 def assign_ids(
-    codec: Codec, vectors: NDArray[np.float32], taken: NDArray[np.int32], sizes: Sequence[int]
+    codec: Codec,
+    vectors: NDArray[np.float32],
+    taken: NDArray[np.int32],
+    sizes: Sequence[int],
+    own_codes: bool = False,
 ) -> NDArray[np.int32]:
     """Semantic IDs of new items, distinct from each other and from all earlier IDs.
 
     The frozen quantizer gives the path, and items take the next free codes of the extra level. If that level is full
     (or absent and the path is taken), an item moves to the cheapest free path that keeps the longest prefix of its
-    own. Only codes with tokens in the model are used.
+    own. Only codes with tokens in the model are used. With codes of their own, new items have the quantizer's path
+    and the codes after all others, for which the model has no tokens yet.
 
     Args:
         codec: the frozen quantizer.
         vectors: float32 `[n, dim]`.
         taken: int32 `[m, levels]`, semantic IDs that are in use, including those of retired items.
-        sizes: number of codes of each level that have tokens in the model, with the extra level last.
+        sizes: number of codes of each level of the trained items, with the extra level last.
+        own_codes: whether each item has a code of its own (`has_own_codes`).
 
     Returns:
         int32 `[n, levels]`.
@@ -98,8 +103,14 @@ def assign_ids(
     Raises:
         UserError: vectors of another length, other levels than the quantizer's, or no free path.
     """
-    _check(codec, vectors, taken, sizes)
+    _check(codec, vectors, sizes)
     levels = codec.levels
+    if own_codes:
+        own = max(sizes[-1], int(taken[:, -1].max()) + 1) + np.arange(len(vectors))
+        return np.column_stack([codec.encode(vectors), own]).astype(np.int32)
+    room = math.prod(sizes) - len(taken)
+    if len(vectors) > room:
+        raise UserError(f"{len(vectors)} new items, but only {room} semantic IDs are free; train again")
     capacity = sizes[-1] if len(sizes) > levels else 1
     paths = codec.encode(vectors)
     all_paths = np.concatenate([taken[:, :levels], paths])
@@ -115,6 +126,21 @@ def assign_ids(
         free = dict(zip(map(tuple, all_paths[first].tolist()), next_slot.tolist(), strict=True))
         paths[moved], slots[moved] = _move_to_free_paths(codec, vectors[moved], paths[moved], free, capacity)
     return np.column_stack([paths, slots]).astype(np.int32)[:, : len(sizes)]
+
+
+def has_own_codes(recipe: Recipe, codec: Codec, sids: NDArray[np.int32]) -> bool:
+    """Whether each item has a code that no other has, on a level behind the quantizer's (`own_code`).
+
+    Args:
+        recipe: the recipe of the run that the IDs belong to.
+        codec: its frozen quantizer.
+        sids: int32 `[items, levels]`, semantic IDs of all its items.
+    """
+    ids = recipe.ids
+    may = (
+        ids.collisions == "own_code" or ids.quantizer.kind == "kept"
+    )  # kept IDs have the rule of an earlier run
+    return may and sids.shape[1] > codec.levels and len(np.unique(sids[:, -1])) == len(sids)
 
 
 def distances(codec: Codec, vectors: NDArray[np.float32], sids: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -148,9 +174,7 @@ def _load_fusion(run: Path) -> Fusion | None:
     return Fusion.from_tensors(load_file(path)) if path.is_file() else None
 
 
-def _check(
-    codec: Codec, vectors: NDArray[np.float32], taken: NDArray[np.int32], sizes: Sequence[int]
-) -> None:
+def _check(codec: Codec, vectors: NDArray[np.float32], sizes: Sequence[int]) -> None:
     dim = codec.reconstruct(np.zeros((1, 0), np.int32)).shape[1]
     if vectors.shape[1] != dim:
         raise UserError(f"the new items' vectors have {vectors.shape[1]} numbers, the run's have {dim}")
@@ -159,9 +183,6 @@ def _check(
             f"the model has tokens for {list(sizes)} codes a level, the quantizer has {list(codec.sizes)}; "
             "run the stage sft again"
         )
-    free = math.prod(sizes) - len(taken)
-    if len(vectors) > free:
-        raise UserError(f"{len(vectors)} new items, but only {free} semantic IDs are free; train again")
 
 
 def _move_to_free_paths(

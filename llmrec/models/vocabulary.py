@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -116,12 +116,10 @@ def add_sid_tokens(
         init: `levels`, `geometry`, or `mean` for the mean alone.
         seed: seed of the directions, the rotations and the noise.
     """
-    from tokenizers import AddedToken
-
     names = [[sid_token(level, code) for code in range(size)] for level, size in enumerate(sizes)]
     known, used = tokenizer.get_vocab(), len(tokenizer)
     missing = [name for level in names for name in level if name not in known]
-    tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in missing])
+    new_token_ids(tokenizer, missing)
     vocabulary = SidVocabulary([np.array(tokenizer.convert_tokens_to_ids(level)) for level in names])
     _tell_known(known, names, missing)
     if not missing:
@@ -238,6 +236,44 @@ def distinct_token_lists(encode: TextEncoder, texts: list[str]) -> list[list[int
             f"ids: {numbered} items' texts are another's to the base's tokenizer; numbered", file=sys.stderr
         )
     return token_lists
+
+
+def add_codes(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    names: Sequence[str],
+    rows: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    """Add tokens to a trained model and its tokenizer, in place, with given rows.
+
+    Rows that only fill the matrices up are copies of the padding token's, which no model predicts.
+
+    Args:
+        model: the model, tied or untied.
+        tokenizer: its tokenizer.
+        names: the new tokens.
+        rows: from an embedding matrix `[vocabulary, hidden]` to the new tokens' rows, float32 `[tokens, hidden]`.
+    """
+    import torch
+
+    ids = new_token_ids(tokenizer, names)
+    before = len(embedding_weight(model))
+    with torch.no_grad():
+        made = [rows(weight) for weight in embedding_matrices(model)]
+        if max(ids) >= before:
+            model.resize_token_embeddings(max(ids) + 1, pad_to_multiple_of=PAD_TO, mean_resizing=False)
+        for weight, new in zip(embedding_matrices(model), made, strict=True):
+            weight[before:] = weight[tokenizer.pad_token_id].clone()
+            weight[ids] = new.to(weight.dtype)
+
+
+def new_token_ids(tokenizer: PreTrainedTokenizerFast, names: Sequence[str]) -> list[int]:
+    """Add tokens to a tokenizer, in place, and return their ids; tokens that it has keep theirs."""
+    from tokenizers import AddedToken
+
+    tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in names])
+    ids = tokenizer.get_vocab()
+    return [ids[name] for name in names]
 
 
 def embedding_weight(model: PreTrainedModel) -> torch.Tensor:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from llmrec.catalogue.grown import read_residuals
 from llmrec.catalogue.item_mask import ItemMask, build_item_mask
 from llmrec.catalogue.prefix_mass import CollaborativePrior
 from llmrec.catalogue.registry import find_catalogue
@@ -303,7 +304,9 @@ class Recommender:
             from llmrec.vllm.engine import VllmEngine
 
             adapters = list(self.run.adapters.values())
-            self._engine = VllmEngine(self.run.base, adapters, int(settings.width), settings.memory_gb)
+            self._engine = VllmEngine(
+                self.run.base, adapters, int(settings.width), settings.memory_gb, self.run.name
+            )
         return self._engine
 
     def _search(
@@ -352,7 +355,7 @@ class Recommender:
 
     def _vectors(self) -> np.ndarray:
         """Items as their codebooks see them, float32 [items, d]."""
-        vectors = code_vectors(self.run.folder, self.run.catalogue.sids)
+        vectors = code_vectors(self.run.folder, self.run.catalogue.sids, read_residuals(self.run.base))
         if vectors is None:
             raise UserError(
                 "decode.mmr: this run's semantic IDs have no codebooks to compare items by; "

@@ -74,7 +74,7 @@ class TrainedRun:
         texts = _texts(folder, base)
         if catalogue.added is not None:
             texts |= row_texts(catalogue.added.to_dicts(), "item_id")
-        tokenizer = load_tokenizer(base)
+        tokenizer = load_tokenizer(catalogue.checkpoint(base))
         encoder = PromptEncoder(
             tokenizer,
             texts,
@@ -91,8 +91,11 @@ class TrainedRun:
 
     @property
     def base(self) -> Path:
-        """The folder `base/`, or the merged checkpoint itself."""
-        return base_folder(self.folder)
+        """The folder of weights and tokenizer that answer.
+
+        It is `base/`, the checkpoint that has grown from it by tokens for added items, or the merged checkpoint.
+        """
+        return self.catalogue.checkpoint(base_folder(self.folder))
 
     @cached_property
     def adapters(self) -> dict[str, Path]:

@@ -36,10 +36,11 @@ class VllmEngine:
     """vLLM on a `base/` folder, for decoding many users offline.
 
     Args:
-        base: the run's `base/` folder.
+        base: the run's `base/` folder, or the checkpoint that has grown from it.
         adapters: folders of pure LoRA adapters of this base. `rank` and `sample` accept any of them.
         width: largest number of beams that `rank` accepts.
         cache_gb: as for `engine_settings`.
+        catalogue: name of the registered catalogue of the items; None registers that of `base`.
         options: arguments of vLLM that replace ours; None restores vLLM's default.
 
     Attributes:
@@ -56,11 +57,12 @@ class VllmEngine:
         adapters: Sequence[Path] = (),
         width: int = 50,
         cache_gb: float | None = None,
+        catalogue: str | None = None,
         **options: Any,
     ) -> None:
         gpu_memory = "gpu_memory_utilization" not in options
         settings = engine_settings(base, adapters, width, cache_gb, gpu_memory) | options
-        self.name = register_catalogue(base)
+        self.name = catalogue or register_catalogue(base)
         self._levels = find_catalogue(self.name).length
         self._width = width
         from vllm import LLM

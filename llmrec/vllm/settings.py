@@ -33,7 +33,7 @@ def engine_settings(
     """Arguments of vLLM's engine with which the rounds return exact lists, offline and in the server.
 
     Args:
-        base: the run's `base/` folder.
+        base: the run's `base/` folder, or the checkpoint that has grown from it.
         adapters: folders of pure LoRA adapters of this base.
         width: largest number of beams.
         cache_gb: memory in GiB: of the attention cache on a CPU, None takes a quarter of the free memory, at most 4;

@@ -12,20 +12,11 @@ import shop as small_shop
 from llmrec import Recommender
 from llmrec.config import DecodeConfig
 from llmrec.errors import UserError
+from llmrec.ids.load import load_sids, load_sizes
 
 NEW = [f"n{item}" for item in range(100)]
 RETIRED = ["i3", "n7"]
 HISTORIES = [["i1", "i2"], ["n5", "i3"], ["n7", "n8", "i4"]]
-
-
-def write_items(folder, names):
-    """A file of new items, and one of their vectors; the first lies far from all others."""
-    rows = [json.dumps({"item_id": item, "title": f"Novelty &amp; {item}", "unknown": 1}) for item in names]
-    (folder / "new.jsonl").write_text("\n".join(rows))
-    vectors = np.random.default_rng(len(names)).standard_normal((len(names), 16), dtype=np.float32)
-    vectors[0] *= 9
-    np.save(folder / "new.npy", vectors)
-    return ["--add", "new.jsonl", "--vectors", "new.npy"]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +26,9 @@ def grown(shop, lora):
     shutil.copytree(lora, folder / "runs" / "grown")
     printed = []
     for names in (NEW[:60], NEW[60:], None):
-        options = ["--retire", ",".join(RETIRED)] if names is None else write_items(folder, names)
+        options = (
+            ["--retire", ",".join(RETIRED)] if names is None else small_shop.write_new_items(folder, names)
+        )
         done = small_shop.run(folder, "items", "grown", *options)
         assert done.returncode == 0, done.stderr
         printed.append(done.stdout)
@@ -50,7 +43,8 @@ def recommender(grown):
 def files(run):
     """Every file of a run but for the changes and the lock, with its content."""
     found = sorted(path for path in run.rglob("*") if path.is_file() and path.name != ".lock")
-    return {path.relative_to(run): path.read_bytes() for path in found if path.parent != run / "catalogue"}
+    changes = run / "catalogue"
+    return {path.relative_to(run): path.read_bytes() for path in found if changes not in path.parents}
 
 
 def test_a_hundred_new_items_are_decoded_without_training(grown, recommender, lora):
@@ -179,3 +173,93 @@ def test_invalid_additions_and_retirements_are_refused_and_change_nothing(grown,
     assert len(done.stderr.strip().splitlines()) == 1
     assert re.search(message, done.stderr), done.stderr
     assert {path.name: path.read_bytes() for path in (run / "catalogue").iterdir()} == before
+
+
+def test_items_with_tokens_of_their_own_are_recommended_without_training(own):
+    before = Recommender.load(own.with_name("own-before"))
+    after, trained = Recommender.load(own), Recommender.load(own, as_trained=True)
+    assert files(own) == files(before.run.folder) and trained.items == before.items
+    assert after.run.base == own.resolve() / "catalogue/base-5" and trained.run.base == own.resolve() / "base"
+    assert [path.name for path in (own / "catalogue").iterdir() if path.is_dir()] == ["base-5"]
+    assert after.run.catalogue.sids[small_shop.ITEMS :, -1].max() == small_shop.ITEMS + 3
+    everything = {f"i{item}" for item in range(small_shop.ITEMS)} | set(small_shop.OWN)
+    for history in (["i1", "i2"], ["n0", "i3"], ["n4", "n1"]):
+        found = after.recommend(history, k=60, mask_seen=False)
+        assert {row.item_id for row in found} == everything - {"n4", "i3"}
+    scores = before.recommend(["i1", "i2"], k=60), trained.recommend(["i1", "i2"], k=60)
+    assert scores[0] == scores[1]
+
+
+def test_all_that_reads_a_run_reads_its_grown_checkpoint(own):
+    folder = own.parents[1]
+    recommender = Recommender.load(own)
+    tree = recommender.rank(HISTORIES[:1], DecodeConfig(width=10))
+    oracle = recommender.rank(HISTORIES[:1], DecodeConfig(width=10, engine="generate"))
+    assert (tree.items == oracle.items).all()
+    np.testing.assert_allclose(tree.scores, oracle.scores, atol=1e-4)
+    diverse = recommender.rank(HISTORIES[:1], k=40, width=43, mmr={"trade_off": 0.5})
+    assert {"n0", "n1", "n2", "n3"} & {recommender.items[item] for item in diverse.items[0].tolist()}
+    shown = small_shop.run(folder, "items", "own", "--find", "novelty").stdout
+    assert sorted(line.split()[0] for line in shown.splitlines()[1:]) == small_shop.OWN
+    expected = recommender.recommend(["i1", "n0"], k=10, deny=["i3"])
+    for command in ("merge", "export"):
+        done = small_shop.run(folder, command, "own", f"{command}-own")
+        assert done.returncode == 0, done.stderr
+        written = Recommender.load(folder / f"{command}-own")
+        assert set(written.items) == {f"i{item}" for item in range(small_shop.ITEMS)} | set(
+            small_shop.OWN[:4]
+        )
+        found = written.recommend(["i1", "n0"], k=10, deny=["i3"])
+        assert [row.item_id for row in found] == [row.item_id for row in expected]
+        np.testing.assert_allclose([r.score for r in found], [r.score for r in expected], atol=1e-4)
+        assert not list((folder / f"{command}-own").rglob("residuals.npy"))
+
+
+def test_a_retired_item_returns_with_its_own_token(own):
+    folder = own.parents[1]
+    shutil.copytree(own, folder / "runs/own-again")
+    tokens = Recommender.load(own).run.catalogue.item_tokens()
+    (folder / "back.csv").write_text("item_id,title\nn4,\ni3,Thing\n")
+    np.save(folder / "back.npy", np.zeros((2, 16), np.float32))
+    done = small_shop.run(folder, "items", "own-again", "--add", "back.csv", "--vectors", "back.npy")
+    assert done.returncode == 0 and "0 items added, 2 back" in done.stdout, done.stderr
+    after = Recommender.load(folder / "runs/own-again")
+    assert after.run.catalogue.item_tokens() == tokens
+    assert {row.item_id for row in after.recommend(["i1"], k=2, allow=["n4", "i3"])} == {"n4", "i3"}
+
+
+def test_tokens_for_new_items_end_with_the_training_that_they_grew_from(own):
+    """Their semantic IDs are still right, and rows of the old weights would pass unnoticed."""
+    again = own.with_name("own-retrained")
+    shutil.copytree(own, again)
+    manifest = json.loads((again / "sft/manifest.json").read_text())
+    manifest["outputs"]["base/model.safetensors"] = "another"
+    (again / "sft/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        UserError, match=r"trained again since its tokens for new items; move .*added\.parquet"
+    ):
+        Recommender.load(again)
+    Recommender.load(again, as_trained=True)
+
+
+def test_a_later_training_keeps_codes_of_their_own_and_goes_on_behind_them(own):
+    folder = own.parents[1]
+    log = (folder / "log.csv").read_text().splitlines()
+    (folder / "later.csv").write_text("\n".join([*log, *(f"u{user},n0,99" for user in range(20))]) + "\n")
+    things = (folder / "items.jsonl").read_text() + '\n{"sku": "n0", "name": "Novelty"}'
+    (folder / "later.jsonl").write_text(things)
+    card = small_shop.CARD.replace("log.csv", "later.csv").replace("items.jsonl", "later.jsonl")
+    (folder / "later.yaml").write_text(card)
+    names = load_sids(own)[0]
+    rows = [*np.load(folder / "vectors.npy").tolist(), [0.5] * 16]
+    pl.DataFrame({"item_id": [*names, "n0"], "vector": rows}).write_parquet(folder / "later.parquet")
+    kept = ["data.card=later.yaml", "ids={quantizer: {kind: kept, run: own}, vectors: later.parquet}"]
+    done = small_shop.run(folder, "ids", "recipe.yaml", "run=later", *kept)
+    assert done.returncode == 0, done.stderr
+    before, after = (
+        dict(zip(*map(list, load_sids(run)), strict=True)) for run in (own, own.with_name("later"))
+    )
+    assert {item: after[item].tolist() for item in before} == {i: sid.tolist() for i, sid in before.items()}
+    assert (
+        after["n0"][-1] == small_shop.ITEMS and load_sizes(own.with_name("later"))[-1] == small_shop.ITEMS + 1
+    )

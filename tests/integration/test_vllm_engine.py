@@ -10,9 +10,10 @@ import torch
 from checkpoints import load_checkpoint
 from safetensors.torch import load_file, save_file
 
-from llmrec import UserError
+from llmrec import Recommender, UserError
 from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.catalogue.registry import register_catalogue
+from llmrec.config import DecodeConfig
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.recommend.trained_run import TrainedRun
 
@@ -247,3 +248,16 @@ def test_an_adapter_can_be_replaced_in_a_running_engine(engine, served, lora, se
     expected = TreeEngine(model, catalogue.trie, catalogue.token_ids).search(prompts, 5)
     np.testing.assert_allclose(top.scores, expected.scores, atol=1e-4)
     assert np.abs(top.scores - engine.rank(prompts, 5, None, second).scores).max() > 1e-3
+
+
+def test_a_grown_checkpoint_gives_the_tree_engines_lists(own):
+    """Its tokens for added items are vLLM's too, and its processor knows them."""
+    settings = {"width": WIDTH, "memory_gb": 0.5}
+    asked = [["i1", "i2"], ["n0", "i3"], ["n4", "n1", "i5"]]
+    with Recommender.load(own) as recommender:
+        expected = recommender.rank(asked, DecodeConfig(**settings))
+        found = recommender.rank(asked, DecodeConfig(**settings, engine="vllm"))
+    assert found.items.tolist() == expected.items.tolist()
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    added = {recommender.items.index(item) for item in ("n0", "n1", "n2", "n3")}
+    assert added & set(expected.items.flatten().tolist())

@@ -14,11 +14,18 @@ from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.changes import Changes, no_changes, write_changes
 from llmrec.catalogue.overlay import Overlay
 from llmrec.catalogue.trie import Trie
-from llmrec.config import IdsConfig, Recipe, load_recipe
+from llmrec.config import IdsConfig, Recipe
 from llmrec.errors import UserError
 from llmrec.ids import new_items
 from llmrec.ids.inputs.fusion import Fusion
-from llmrec.ids.new_items import assign_ids, distances, new_item_vectors, percentiles, save_distances
+from llmrec.ids.new_items import (
+    assign_ids,
+    distances,
+    has_own_codes,
+    own_part,
+    percentiles,
+    save_distances,
+)
 from llmrec.ids.tokenizer import Codec
 
 DIM = 3
@@ -240,7 +247,38 @@ def test_changes_are_json_and_parquet(base, changed):
     )
 
 
-def test_ids_whose_codes_are_not_shared_take_no_new_items(tmp_path):
-    recipe = load_recipe("quickstart", ["ids.collisions=own_code"])
-    with pytest.raises(UserError, match="the model has no token for the code of a new item"):
-        new_item_vectors(tmp_path, recipe, pl.DataFrame({"item_id": ["a"], "title": ["A"]}), {}, "new.jsonl")
+def test_codes_of_their_own_go_on_behind_all_others():
+    taken = np.array([[1, 2, 0], [1, 2, 1], [3, 0, 2], [0, 0, 3]], np.int32)
+    sids = assign_ids(Grid(), at(12, 30, 12), taken, [4, 4, 3], own_codes=True)
+    assert sids.tolist() == [[1, 2, 4], [3, 0, 5], [1, 2, 6]] and sids.dtype == np.int32
+    assert assign_ids(Grid(), at(12), taken[:2], [4, 4, 9], own_codes=True).tolist() == [[1, 2, 9]]
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "rule", "last", "own"),
+    [
+        ({"kind": "rq_kmeans"}, "own_code", [0, 1, 2], True),
+        ({"kind": "rq_kmeans"}, "extra_level", [0, 1, 2], False),
+        ({"kind": "kept", "run": "earlier"}, "auto", [0, 1, 2], True),
+        ({"kind": "kept", "run": "earlier"}, "auto", [0, 1, 0], False),
+    ],
+)
+def test_which_runs_have_codes_of_their_own(tmp_path, quantizer, rule, last, own):
+    ids = recipe(tmp_path, vectors="v.npy", quantizer=quantizer, collisions=rule)
+    sids = np.array([[0, code // 2, code] for code in last], np.int32)
+    assert has_own_codes(ids, Grid(), sids) is own
+    assert not has_own_codes(ids, Grid(), sids[:, :2]), (
+        "a quantizer whose paths are unique has no further level"
+    )
+
+
+def test_neighbours_are_found_by_what_a_new_item_has_of_itself(tmp_path):
+    from safetensors.numpy import save_file
+
+    fused = recipe(tmp_path, inputs=["text", "collaborative"])
+    assert own_part(tmp_path, fused, {}) is None
+    parts = {"text": at(1, 2, 5), "collaborative": np.eye(3, 2, dtype=np.float32)}
+    fusion = Fusion.fit(parts, {name: np.zeros(3, bool) for name in parts}, fused.ids.fusion, seed=0)
+    (tmp_path / "ids").mkdir()
+    save_file(fusion.tensors(), tmp_path / "ids" / "fusion.safetensors")
+    assert own_part(tmp_path, fused, {}).tolist() == [True] * 3 + [False] * 2

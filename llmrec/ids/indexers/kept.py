@@ -19,7 +19,7 @@ from llmrec.files import read_json
 from llmrec.ids.codecs.store import CODEC, load_codec
 from llmrec.ids.inputs.signals import RunSignals
 from llmrec.ids.load import load_sids, load_sizes
-from llmrec.ids.new_items import assign_ids, check_takes_new_items
+from llmrec.ids.new_items import assign_ids, has_own_codes
 from llmrec.ids.tokenizer import Codes, Tokenizer
 
 
@@ -36,15 +36,15 @@ class KeptTokenizer(Tokenizer):
     def fit(self, signals: RunSignals, seed: int) -> Codes:
         """IDs of this run's items, taken from the earlier run.
 
-        The codes of each level are those of the earlier run, so that a model trained on them keeps its tokens.
+        The codes of each level are those of the earlier run, so that a model trained on them keeps its tokens. Where
+        each item has a code of its own, the last level grows by the new items.
 
         Args:
             signals: provides the item table, and the vectors of new items.
             seed: not used, since nothing is random.
 
         Raises:
-            UserError: no such run; or new items, but no quantizer, several inputs, another encoder, codes that no
-                items share, or no free path.
+            UserError: no such run; or new items, but no quantizer, several inputs, another encoder, or no free path.
         """
         run = run_folder(self.run)
         items, taken = load_sids(run)
@@ -55,8 +55,10 @@ class KeptTokenizer(Tokenizer):
         new = rows < 0
         sids = taken[rows]
         if new.any():
-            check_takes_new_items(load_run_recipe(run))
-            sids[new] = assign_ids(load_codec(run), _vectors(signals, run)[new], taken, sizes)
+            codec = load_codec(run)
+            own = has_own_codes(load_run_recipe(run), codec, taken)
+            sids[new] = assign_ids(codec, _vectors(signals, run)[new], taken, sizes, own)
+            sizes[-1] = max(sizes[-1], int(sids[:, -1].max()) + 1)
         added, stayed = int(new.sum()), int((~new).sum())
         gone = len(items) - stayed
         print(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,10 @@ class Fusion(ABC):
                     f"but the fusion was fitted to {length}"
                 )
         return self._fuse(parts, {name: ~missing[name] for name in self.dims})
+
+    def part_of(self, names: Collection[str]) -> NDArray[np.bool_] | None:
+        """Which numbers of a fused vector some inputs alone determine, bool `[dim]`; None for all of them."""
+        return None
 
     def tensors(self) -> dict[str, NDArray[np.generic]]:
         """All tensors that `from_tensors` needs to create an equal fusion."""
@@ -218,6 +222,9 @@ class _Concat(Fusion):
         if len(without):
             raise _no_vector(self.dims, without)
         return np.hstack([self._filled(name, scaled, present) for name in self.means])
+
+    def part_of(self, names: Collection[str]) -> NDArray[np.bool_]:
+        return np.concatenate([np.full(self.dims[name], name in names) for name in self.means])
 
     def _filled(self, name: str, scaled: dict[str, Vectors], present: Missing) -> Vectors:
         """An input with predictions in its missing rows."""
