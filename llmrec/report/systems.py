@@ -36,6 +36,7 @@ COLOURS = {
     "sasrec_bce": ("#1497b3", "#3fd6f2"),
     "sasrec_ce": ("#0a5a46", "#2aa582"),
     "sasrec_plus": ("#17a06a", "#8df5c0"),
+    "hstu": ("#b98166", "#c4c79f"),
     "mixture": ("#c0201a", "#ff6a5c"),
 }
 """System → its colour on light and on dark paper; each can be told from all others, and from the paper."""
