@@ -12,10 +12,9 @@ from pathlib import Path
 
 import polars as pl
 
-from llmrec.collaborative.systems import load_baseline
 from llmrec.config import load_recipe
 from llmrec.data.examples import evaluation_examples, load_items
-from llmrec.evaluate.lists import baseline_lists
+from llmrec.evaluate.lists import baseline_lists, load_system
 from llmrec.evaluate.summary import summarise
 from llmrec.metrics.ranking import metric_names, score_ranks, target_ranks
 
@@ -24,11 +23,11 @@ def evaluate(run: Path, split: str) -> dict[str, object]:
     """Metrics and intervals of the baselines that a run's recipe names, over all users of a split."""
     recipe = load_recipe(str(run / "recipe.yaml"))
     items = load_items(run)["item_id"].cast(pl.String).to_list()
-    examples = evaluation_examples(run, split)
+    examples = evaluation_examples(run, split, times=True)
     longest, masked = max(recipe.eval.k), recipe.decode.mask_seen
     users = {}
     for name in recipe.eval.baselines:
-        model = load_baseline(run, name, items)
+        model = load_system(run, name, items)
         lists = baseline_lists(model, examples, recipe.data.history, longest, masked)
         users[name] = score_ranks(target_ranks(lists, examples, longest), recipe.eval.k)
     settings = (recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)

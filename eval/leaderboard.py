@@ -2,10 +2,10 @@
 
     python eval/leaderboard.py eval/leaderboard.yaml DATASET out.json [key=value …]
 
-Each data set is a run: its recipe and keys stand in the file. The stage collaborative chooses all settings on
-validation users; then the test split is looked at once. A run that was finished before is only measured. The file
-that is written has, for each system, metrics with intervals, the difference to SASRec (paired by user), processor
-seconds of the choice and the training, and the number of learned numbers.
+Each data set is a run: its recipe and keys stand in the file. The stage collaborative, or the one that `stage` names,
+chooses all settings on validation users; then the test split is looked at once. A run that was finished before is
+only measured. The file that is written has, for each system, metrics with intervals, the difference to SASRec (paired
+by user), processor seconds of the choice and the training, and the number of learned numbers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LIBRARIES = (
 
 
 def train(entry: dict[str, Any], given: list[str]) -> Path:
-    """Run the stage collaborative of a data set's run, and return the run's folder.
+    """Run the stage that trains a data set's systems, and return the run's folder.
 
     Args:
         entry: the data set's entry in the file.
@@ -47,7 +47,7 @@ def train(entry: dict[str, Any], given: list[str]) -> Path:
     """
     systems = ", ".join(entry["systems"])
     keys = [f"run={entry['run']}", f"eval.baselines=[{systems}]", *entry.get("keys", []), *given]
-    status = llmrec(["collaborative", entry["recipe"], *keys])
+    status = llmrec([entry.get("stage", "collaborative"), entry["recipe"], *keys])
     if status:
         raise SystemExit(status)
     return layout.run_folder(entry["run"])
@@ -80,8 +80,9 @@ def main() -> None:
     } | measure(run, "test", entry["systems"])
     found.pop("collaborative_seconds")  # of the last start alone; each system has its own
     for name, row in found["systems"].items():
-        if "validation" in row:
-            row["validation"]["tried"] = read_json(run / f"collaborative/{name}.json")["tried"]
+        path = run / layout.system_file(name, ".json")
+        if path.is_file():
+            row["validation"]["tried"] = read_json(path)["tried"]
     Path(out).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
     print(table(found["systems"]))
 

@@ -21,15 +21,16 @@ import numpy as np
 import polars as pl
 from safetensors import safe_open
 
+from llmrec import layout
 from llmrec.artifacts import read_manifest
-from llmrec.collaborative.systems import load_baseline
 from llmrec.config import load_recipe
 from llmrec.data.examples import evaluation_examples, load_items
 from llmrec.estimate.machine import machine
-from llmrec.evaluate.lists import baseline_lists
+from llmrec.evaluate.lists import baseline_lists, load_system
 from llmrec.evaluate.summary import summarise
 from llmrec.files import read_json
 from llmrec.metrics.ranking import score_ranks, target_ranks
+from llmrec.recommend.model_names import TIGER
 
 METRICS = ["hr@10", "ndcg@10"]
 AGAINST = "sasrec_ce"
@@ -39,15 +40,17 @@ def measure(run: Path, split: str, names: list[str] | None) -> dict[str, Any]:
     """Metrics of a run's baselines over all users of a split, and what the run has chosen for them."""
     recipe = load_recipe(str(run / "recipe.yaml"))
     items = load_items(run)["item_id"].cast(pl.String).to_list()
-    examples = evaluation_examples(run, split)
+    examples = evaluation_examples(run, split, times=True)
     users, seconds = {}, {}
     for name in names or recipe.eval.baselines:
         start = time.perf_counter()
-        model = load_baseline(run, name, items)
+        model = load_system(run, name, items)
         lists = baseline_lists(model, examples, recipe.data.history, 10, recipe.decode.mask_seen)
         users[name] = score_ranks(target_ranks(lists, examples, 10), [10])
         seconds[name] = round(time.perf_counter() - start, 1)
-    cpu_seconds = ((read_manifest(run, "collaborative") or {}).get("notes") or {}).get("cpu_seconds", {})
+    cpu_seconds: dict[str, float] = {}
+    for stage in ("collaborative", TIGER):
+        cpu_seconds |= ((read_manifest(run, stage) or {}).get("notes") or {}).get("cpu_seconds", {})
     found = summarise(users, METRICS, recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
     for name, row in found.items():
         row |= {"fit_and_lists_seconds": seconds[name]}
@@ -55,18 +58,28 @@ def measure(run: Path, split: str, names: list[str] | None) -> dict[str, Any]:
             row["paired"] = {AGAINST: paired(users[name], users[AGAINST], recipe.eval.bootstrap, recipe.seed)}
         row["cpu_seconds"] = cpu_seconds.get(name)
         row["parameters"] = parameters(run, name)
-        path = run / f"collaborative/{name}.json"
-        if path.is_file():
-            row["validation"] = {key: value for key, value in read_json(path).items() if key != "tried"}
+        chosen = validation(run, name)
+        if chosen is not None:
+            row["validation"] = chosen
     manifest = read_manifest(run, "collaborative") or {}
     return {"seed": recipe.seed, "history": recipe.data.history, "items": len(items), "systems": found} | {
         "collaborative_seconds": manifest.get("seconds")
     }
 
 
+def validation(run: Path, name: str) -> dict[str, Any] | None:
+    """Return what validation chose for a system, or the log of its training; None if nothing was chosen."""
+    if name == TIGER:
+        report: dict[str, Any] = read_json(run / layout.TIGER_REPORT)
+        return report
+    path = run / layout.COLLABORATIVE_REPORT
+    chosen: dict[str, Any] | None = read_json(path)["systems"].get(name) if path.is_file() else None
+    return chosen
+
+
 def parameters(run: Path, name: str) -> int | None:
     """Return how many numbers a system has learned; None for systems that count, and for mixtures."""
-    path = run / f"collaborative/{name}.safetensors"
+    path = run / (layout.TIGER if name == TIGER else layout.system_file(name, ".safetensors"))
     if name == "text_knn" or not path.is_file():  # vectors of texts are not learned here
         return None
     with safe_open(path, framework="numpy") as file:

@@ -32,6 +32,9 @@ SID_TABLE = "sids.npy"
 TRIE = "catalogue/trie.safetensors"
 """In `base/`, in a separate folder, because vLLM loads every safetensors file beside the weights as weights."""
 
+TIGER = "tiger/model.safetensors"
+TIGER_REPORT = "tiger/report.json"
+
 PAIRS = "pairs/pairs.parquet"
 PAIRS_REPORT = "pairs/report.json"
 

@@ -23,13 +23,14 @@ from llmrec.stages import (
     report,
     sft,
     tasks,
+    tiger,
     zero_shot,
 )
 
 if TYPE_CHECKING:
     from llmrec.config import Recipe
 
-MODULES = (data, collaborative, ids, sft, pairs, dpo, grpo, decode, zero_shot, tasks, eval, report)
+MODULES = (data, collaborative, ids, sft, pairs, dpo, grpo, decode, zero_shot, tiger, tasks, eval, report)
 STAGES: tuple[Stage, ...] = tuple(module.STAGE for module in MODULES)
 NAMES = tuple(stage.name for stage in STAGES)
 KEPT = ("data", "ids", "sft")

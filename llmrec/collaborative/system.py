@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from llmrec.config import SystemSettings
-from llmrec.data.examples import evaluation_examples, load_items, training_histories
+from llmrec.data.examples import evaluation_examples, event_fields, load_items, training_histories
 from llmrec.errors import UserError
 from llmrec.plugins import check_parameters
 
@@ -39,6 +39,24 @@ class Baseline(Protocol):
 
     def log_probs(self, histories: Sequence[Sequence[str]], items: Sequence[str]) -> Scores:
         """Log-probability of each item as each history's next one, float32 [U, items]."""
+
+
+@runtime_checkable
+class TimedBaseline(Protocol):
+    """A baseline whose lists may depend on the times of a history's items."""
+
+    @property
+    def reads_times(self) -> bool:
+        """Whether they do."""
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int,
+        exclude: Sequence[Sequence[str]] | None = None,
+        times: Sequence[Sequence[int]] | None = None,
+    ) -> Ranked:
+        """Return lists like a `Baseline`; `times` are seconds, one for each item of the histories."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,17 @@ class TrainingData:
         return training_histories(self.run) if self.chosen_histories is None else self.chosen_histories
 
     @cached_property
+    def timed_histories(self) -> pl.DataFrame:
+        """All training histories with the times of their items: `user_id, items: list[str], times: list[int]`.
+
+        Raises:
+            UserError: the data has an order, but no times.
+        """
+        if "time" not in event_fields(self.run):
+            raise UserError(f"collaborative.{self.name}.times: the data has no times; leave it false")
+        return training_histories(self.run, times=True)
+
+    @cached_property
     def item_table(self) -> pl.DataFrame:
         """The item table, `item_id: str, title: str`, … (docs/contract.md)."""
         return load_items(self.run).with_columns(pl.col("item_id").cast(pl.String))
@@ -85,13 +114,14 @@ class TrainingData:
             raise ValueError("texts are encoded in train alone; read what train has kept")
         return self.encode_texts()
 
-    def valid(self, users: int | None = None) -> pl.DataFrame:
+    def valid(self, users: int | None = None, times: bool = False) -> pl.DataFrame:
         """Validation users, on whom settings can be chosen: `user_id, history: list[str], target: str`.
 
         Args:
             users: number of users, a seeded sample; None takes all.
+            times: whether to add the column `times: list[int]`, seconds, of the history's items.
         """
-        return evaluation_examples(self.run, "valid", users=users, seed=self.seed)
+        return evaluation_examples(self.run, "valid", users=users, seed=self.seed, times=times)
 
     def file(self, ending: str) -> Path:
         """Return the path of the system's file with an ending such as `.safetensors`."""

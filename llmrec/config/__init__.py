@@ -16,11 +16,13 @@ from llmrec.config.collaborative import CollaborativeConfig, CollaborativeSystem
 from llmrec.config.data import DataConfig, Filters, Part, Split, Ties
 from llmrec.config.decoding import (
     BEAMS,
+    OWN_STAGES,
     DecodeConfig,
     EvalConfig,
     EvalTask,
     MmrConfig,
     PriorConfig,
+    TigerConfig,
     ZeroShotConfig,
 )
 from llmrec.config.ids import EncoderConfig, FusionConfig, IdsConfig
@@ -52,6 +54,7 @@ from llmrec.config.training import (
 __all__ = [
     "ALL_LINEAR",
     "BEAMS",
+    "OWN_STAGES",
     "AlignmentConfig",
     "AugmentConfig",
     "BaseConfig",
@@ -88,6 +91,7 @@ __all__ = [
     "SystemSettings",
     "TaskConfig",
     "Ties",
+    "TigerConfig",
     "TinyConfig",
     "TrackConfig",
     "TrainingConfig",

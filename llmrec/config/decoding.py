@@ -1,4 +1,4 @@
-"""The recipe's sections `decode` and `eval`."""
+"""The recipe's sections `decode` and `eval`, and `tiger`, a baseline with a stage of its own."""
 
 from __future__ import annotations
 
@@ -31,12 +31,14 @@ BASELINES = (
 METRIC_NAMES = ("hr", "ndcg", "mrr", "recall", "coverage", "gini", "novelty", "popularity_lift")
 """Default of `eval.metrics`."""
 SliceName = Literal["history_length", "item_frequency", "cold_items", "cold_users", "user_attributes"]
-ZERO_SHOT = "zero_shot"
-"""The untuned base as a baseline. It is the only baseline that is not a collaborative system."""
+OWN_STAGES = ("zero_shot", "tiger")
+"""Baselines that read more than interactions and item texts; each has a stage of its own."""
+TYPICAL_EPOCHS = 20
+"""Number of epochs of TIGER that the estimate counts, if fewer are not asked for."""
 
 
 def _check_baseline(name: str, info: ValidationInfo) -> str:
-    return name if name == ZERO_SHOT else check_system(name, info, ZERO_SHOT)
+    return name if name in OWN_STAGES else check_system(name, info, *OWN_STAGES)
 
 
 def _check_metric(name: str, info: ValidationInfo) -> str:
@@ -50,7 +52,7 @@ def _check_metric(name: str, info: ValidationInfo) -> str:
 
 
 Baseline = Annotated[str, AfterValidator(_check_baseline)]
-"""Name of a baseline: a collaborative system, or `zero_shot`."""
+"""Name of a baseline: a collaborative system, `zero_shot` or `tiger`."""
 MetricName = Annotated[str, AfterValidator(_check_metric)]
 """Name of a metric: a shipped one, or `module:name` of your own."""
 
@@ -172,6 +174,51 @@ class ZeroShotConfig(Section):
 
     task: ShippedName = "titles"
     template: str = "list"
+
+
+class TigerConfig(Section):
+    """TIGER (Rajput et al. 2023): its shape, its training and its search.
+
+    Attributes:
+        dim: width of the token vectors and of the layers.
+        layers: number of layers of the encoder, and of the decoder.
+        heads: attention heads per layer.
+        head_dim: width of a head.
+        feed_forward: width inside the feed-forward layers.
+        dropout: dropout rate in training.
+        history: number of last items that the encoder reads.
+        lr: learning rate.
+        batch: history items per optimizer step; with full histories, a step has `batch / history` targets.
+        epochs: most epochs.
+        patience: training stops after this many epochs without a better validation NDCG@10.
+        valid_users: number of validation users, a seeded sample.
+        beams: beam width of the lists.
+    """
+
+    dim: Positive = 64
+    layers: Positive = 2
+    heads: Positive = 4
+    head_dim: Positive = 16
+    feed_forward: Positive = 256
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    history: Positive = 20
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    batch: Positive = 2560
+    epochs: Positive = 100
+    patience: Positive = 3
+    valid_users: Positive = 1000
+    beams: Positive = 50
+
+    def training_flops(self, targets: int, length: int) -> float:
+        """FLOPs of the training, for the estimate.
+
+        Args:
+            targets: number of training interactions.
+            length: tokens of an item.
+        """
+        encoder = 4 * self.dim * self.heads * self.head_dim + 2 * self.dim * self.feed_forward
+        tokens = self.history * length
+        return 6.0 * targets * tokens * encoder * self.layers * min(self.epochs, TYPICAL_EPOCHS)
 
 
 class EvalConfig(Section):

@@ -13,7 +13,7 @@ from llmrec import assets, layout
 from llmrec.config.alignment import AlignmentConfig, DpoConfig, GrpoConfig, Method, PairsConfig
 from llmrec.config.collaborative import Collaborative
 from llmrec.config.data import DataConfig
-from llmrec.config.decoding import BASELINES, DecodeConfig, EvalConfig
+from llmrec.config.decoding import BASELINES, DecodeConfig, EvalConfig, TigerConfig
 from llmrec.config.former_keys import upgrade
 from llmrec.config.ids import IdsConfig, tokenizer_class
 from llmrec.config.section import BY_CONTENT, PlainName, RunName, Section, validate
@@ -47,6 +47,7 @@ class Recipe(Section):
         dpo: direct preference optimisation.
         grpo: group-relative policy optimisation.
         decode: decoding of the lists.
+        tiger: the baseline `tiger`, which is trained on the semantic IDs.
         eval: evaluation.
         track: additional trackers of the training curves.
         auto: keys that are set once the data stage has counted (`llmrec.config.sizes`); empty in a run's recipe.
@@ -67,6 +68,7 @@ class Recipe(Section):
     dpo: DpoConfig = DpoConfig()
     grpo: GrpoConfig = GrpoConfig()
     decode: DecodeConfig = DecodeConfig()
+    tiger: TigerConfig = TigerConfig()
     eval: EvalConfig = EvalConfig()
     track: TrackConfig = TrackConfig()
     auto: Annotated[list[str], AfterValidator(check_keys)] = []

@@ -56,6 +56,7 @@ SYSTEMS = Registry(
         "sasrec_bce": "llmrec.collaborative.sasrec.system:SasrecBce",
         "sasrec_ce": "llmrec.collaborative.sasrec.system:SasrecCe",
         "sasrec_plus": "llmrec.collaborative.sasrec.system:SasrecPlus",
+        "hstu": "llmrec.collaborative.hstu.system:HstuSystem",
         "mixture": "llmrec.collaborative.mixture:MixtureSystem",
     },
 )

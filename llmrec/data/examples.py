@@ -16,6 +16,8 @@ from llmrec.errors import UserError
 from llmrec.files import read_json
 
 Ints = npt.NDArray[np.int64]
+TIMES = "times"
+"""Column of the times of a history's items."""
 POSITIONS = ("positions", "order of the file")
 """Values of `Log.clock` for times that are not dates."""
 
@@ -70,12 +72,13 @@ def event_fields(run: Path) -> frozenset[str]:
     return frozenset(name for name in columns if has_values[name] and (name != "time" or has_dates))
 
 
-def training_histories(run: Path, events: Sequence[str] = ()) -> pl.DataFrame:
+def training_histories(run: Path, events: Sequence[str] = (), times: bool = False) -> pl.DataFrame:
     """Load each user's training items, oldest first, with fields of their interactions.
 
     Args:
         run: the run folder.
         events: fields of `event_fields` to load as well.
+        times: whether to add the column `times: list[int]`, seconds since 1970 (positions if the data has no dates).
 
     Returns:
         One row per user with training interactions: `user_id: str`, `items: list[str]`, and one `list[str]` for each
@@ -83,7 +86,8 @@ def training_histories(run: Path, events: Sequence[str] = ()) -> pl.DataFrame:
     """
     rows = load_interactions(run, events).filter(pl.col("split") == "train")
     texts = {name: _event_text(name) for name in events}
-    rows = rows.select("user_id", items="item_id", **texts)
+    seconds = {TIMES: pl.col("time")} if times else {}
+    rows = rows.select("user_id", items="item_id", **texts, **seconds)
     return rows.group_by("user_id", maintain_order=True).agg(pl.all())
 
 
@@ -102,7 +106,12 @@ def _event_text(field: str) -> pl.Expr:
 
 
 def evaluation_examples(
-    run: Path, split: str, users: int | None = None, seed: int = 0, events: Sequence[str] = ()
+    run: Path,
+    split: str,
+    users: int | None = None,
+    seed: int = 0,
+    events: Sequence[str] = (),
+    times: bool = False,
 ) -> pl.DataFrame:
     """Load one history and target per user of a split, by the protocol of docs/contract.md.
 
@@ -112,6 +121,7 @@ def evaluation_examples(
         users: number of users to draw at random; None takes all.
         seed: seed of the draw.
         events: fields of `event_fields` to load as well.
+        times: whether to add the column `times: list[int]` of the history's items, as `training_histories` has it.
 
     Returns:
         One row per user, in the order of the file: `user_id: str`, `history: list[str]` (all items before the target,
@@ -130,16 +140,24 @@ def evaluation_examples(
     is_target = np.zeros(len(rows), dtype=bool)
     is_target[targets] = True
     texts = {name: _event_text(name) for name in events}
+    seconds = {TIMES: pl.col("time")} if times else {}
     examples = (
         rows.with_columns(is_target=is_target)
         .group_by("user_id", maintain_order=True)
-        .agg(pl.col("is_target").any(), items="item_id", position=pl.col("is_target").arg_max(), **texts)
+        .agg(
+            pl.col("is_target").any(),
+            items="item_id",
+            position=pl.col("is_target").arg_max(),
+            **texts,
+            **seconds,
+        )
         .filter("is_target")
         .select(
             "user_id",
             history=pl.col("items").list.head("position"),
             target=pl.col("items").list.get("position"),
             **{name: pl.col(name).list.head(pl.col("position") + 1) for name in events},
+            **{name: pl.col(name).list.head("position") for name in seconds},
         )
     )
     if users is None or users >= len(examples):

@@ -264,6 +264,8 @@ class Workload:
         elif stage == "zero_shot":
             titles = (self.history + recipe.decode.list_length) * FIELD_TOKENS
             flops = lists * titles * 2 * self.shape.parameters
+        elif stage == "tiger":
+            flops = recipe.tiger.training_flops(size.interactions, self.sid_tokens - 1)
         elif stage == "tasks":
             tokens = sum(
                 min(size.users, entry.users or size.users)

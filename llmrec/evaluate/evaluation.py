@@ -11,7 +11,6 @@ import polars as pl
 from llmrec import layout
 from llmrec.artifacts import StageContext
 from llmrec.collaborative.system import Baseline
-from llmrec.collaborative.systems import load_baseline
 from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples, load_users, training_histories
 from llmrec.data.tables.notes import tell
@@ -19,7 +18,15 @@ from llmrec.errors import UserError
 from llmrec.evaluate.gate import gate
 from llmrec.evaluate.given_lists import PREFIX, lists_of_split, read_given_lists
 from llmrec.evaluate.items import load_item_data, split_by_need
-from llmrec.evaluate.lists import baseline_lists, count_invalid, is_baseline, model_systems, read_lists
+from llmrec.evaluate.lists import (
+    baseline_lists,
+    count_invalid,
+    is_baseline,
+    load_system,
+    model_systems,
+    read_lists,
+    reads_times,
+)
 from llmrec.evaluate.slices import fairness, make_slices
 from llmrec.evaluate.summary import differences, rounded, shown_cutoff, summarise
 from llmrec.evaluate.tasks.scores import task_metrics
@@ -27,7 +34,7 @@ from llmrec.files import atomic_write, read_json, write_json
 from llmrec.metrics.lists import ItemData, RecommendedLists
 from llmrec.metrics.metric import Metric, list_metrics, load_metrics, rank_metrics, user_metrics
 from llmrec.metrics.ranking import metric_names, score_ranks, target_ranks
-from llmrec.recommend.model_names import ALIGNED, SFT, ZERO_SHOT
+from llmrec.recommend.model_names import ALIGNED, SFT, TIGER, ZERO_SHOT
 
 
 def evaluate(context: StageContext) -> None:
@@ -44,7 +51,7 @@ def evaluate(context: StageContext) -> None:
     items = load_item_data(context.run, recipe, histories)
     metrics, left_out = split_by_need(load_metrics(recipe.eval.metrics), items)
     models = {
-        name: load_baseline(context.run, name, items.catalogue.to_list())
+        name: load_system(context.run, name, items.catalogue.to_list())
         for name in recipe.eval.baselines
         if name != ZERO_SHOT
     }
@@ -52,7 +59,7 @@ def evaluate(context: StageContext) -> None:
     report: dict[str, Any] = {"protocol": _protocol(context, items, metrics, left_out)}
     per_user: list[pl.DataFrame] = []
     for split in recipe.decode.splits:
-        examples = _examples(context, split, items)
+        examples = _examples(context, split, items, any(map(reads_times, models.values())))
         report["protocol"]["repeat_targets"][split] = _repeats(examples)
         _tell_repeats(report["protocol"]["repeat_targets"][split], split, recipe.decode.mask_seen)
         lists = {name: read_lists(path) for name, path in _model_files(context, split).items()}
@@ -81,10 +88,10 @@ def evaluate(context: StageContext) -> None:
         pl.concat(per_user).write_parquet(partial)
 
 
-def _examples(context: StageContext, split: str, items: ItemData) -> pl.DataFrame:
-    """Evaluation examples of a split, with the columns by which slices group users."""
+def _examples(context: StageContext, split: str, items: ItemData, times: bool) -> pl.DataFrame:
+    """Evaluation examples of a split, with the columns by which slices group users, and with times if asked."""
     recipe = context.recipe
-    examples = evaluation_examples(context.run, split, users=recipe.decode.users, seed=recipe.seed)
+    examples = evaluation_examples(context.run, split, recipe.decode.users, recipe.seed, times=times)
     if examples.is_empty():
         raise UserError(f"decode.splits: no user has a target in split {split!r}; choose another data.split")
     counts = items.catalogue.to_frame("item_id").with_columns(item_frequency=pl.Series(items.popularity))
@@ -191,6 +198,10 @@ def _add_split(
 
 def _about(recipe: Recipe, name: str) -> dict[str, str]:
     """Return a baseline's title, and the formula of its scores."""
+    if name == TIGER:
+        from llmrec.tiger.baseline import FORMULA, TITLE
+
+        return {"title": TITLE, "formula": FORMULA}
     system = recipe.collaborative.of(name)
     return {"title": system.title or name, "formula": system.formula}
 

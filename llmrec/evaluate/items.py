@@ -10,12 +10,11 @@ import polars as pl
 from llmrec import layout
 from llmrec.collaborative.systems import files_of
 from llmrec.collaborative.text_knn import centred, load_vectors
-from llmrec.config import Recipe
+from llmrec.config import OWN_STAGES, Recipe
 from llmrec.data.examples import load_items
 from llmrec.data.tables.notes import tell
 from llmrec.metrics.lists import ItemData
 from llmrec.metrics.metric import Metric, Need, load_metrics
-from llmrec.recommend.model_names import ZERO_SHOT
 
 LACKS: dict[Need, str] = {
     "categories": "the items have no categories",
@@ -39,7 +38,7 @@ def load_item_data(run: Path, recipe: Recipe, histories: pl.DataFrame) -> ItemDa
     needed = {need for metric in load_metrics(recipe.eval.metrics) for need in metric.needs}
     categories = table["categories"] if "categories" in needed & set(table.columns) else None
     file = layout.system_file("text_knn", ".safetensors")
-    systems = [name for name in recipe.eval.baselines if name != ZERO_SHOT]
+    systems = [name for name in recipe.eval.baselines if name not in OWN_STAGES]
     has_vectors = "text_vectors" in needed and file in files_of(recipe.collaborative, systems)
     vectors = centred(load_vectors(run / file), catalogue.to_list()) if has_vectors else None
     return ItemData.of(catalogue, histories, categories, vectors)

@@ -7,19 +7,41 @@ from pathlib import Path
 
 import polars as pl
 
-from llmrec.collaborative.system import Baseline, checked_lists
+from llmrec import layout
+from llmrec.collaborative.system import Baseline, TimedBaseline, checked_lists
+from llmrec.collaborative.systems import load_baseline
+from llmrec.config import OWN_STAGES
 from llmrec.config.registry import SYSTEMS
+from llmrec.data.examples import TIMES
 from llmrec.errors import UserError
 from llmrec.files import cause_of
 from llmrec.plugins import is_import_path
-from llmrec.recommend.model_names import ZERO_SHOT
+from llmrec.recommend.model_names import TIGER
 
 SCHEMA = pl.Schema({"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String, "score": pl.Float64})
 
 
 def is_baseline(system: str) -> bool:
     """Whether a system is a baseline, not one of the run's models."""
-    return system in SYSTEMS.shipped or system == ZERO_SHOT or is_import_path(system)
+    return system in SYSTEMS.shipped or system in OWN_STAGES or is_import_path(system)
+
+
+def load_system(run: Path, name: str, items: Sequence[str]) -> Baseline:
+    """Return a trained baseline of a run, but `zero_shot`, which has lists alone.
+
+    Raises:
+        UserError: the stage that trains it has not run, or a user's own system cannot be loaded.
+    """
+    if name == TIGER:
+        from llmrec.tiger.baseline import Tiger
+
+        return Tiger.load(run / layout.TIGER)
+    return load_baseline(run, name, items)
+
+
+def reads_times(model: Baseline) -> bool:
+    """Whether a baseline's lists depend on the times of a history's items."""
+    return isinstance(model, TimedBaseline) and model.reads_times
 
 
 def baseline_lists(
@@ -29,7 +51,7 @@ def baseline_lists(
 
     Args:
         model: a model fitted on training interactions.
-        examples: `user_id, history: list[str], target`.
+        examples: `user_id, history: list[str], target`, and the history's `times: list[int]` if the model reads them.
         history: number of last items that the model reads, as many as the language model does.
         k: length of the lists.
         mask_seen: whether all items of the history are left out.
@@ -42,7 +64,12 @@ def baseline_lists(
     """
     histories = examples["history"].to_list()
     inputs = [items[-history:] for items in histories]
-    lists = model.recommend(inputs, k, histories if mask_seen else None)
+    exclude = histories if mask_seen else None
+    if isinstance(model, TimedBaseline) and model.reads_times:
+        times = [row[-history:] for row in examples[TIMES].to_list()]
+        lists = model.recommend(inputs, k, exclude, times)
+    else:
+        lists = model.recommend(inputs, k, exclude)
     items, scores = checked_lists(lists, len(histories), k, type(model).__name__)
     frame = pl.DataFrame({"user_id": examples["user_id"].cast(pl.String), "item_id": items, "score": scores})
     ranked = frame.with_columns(rank=pl.int_ranges(1, pl.col("item_id").list.len() + 1, dtype=pl.Int32))

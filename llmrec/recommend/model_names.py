@@ -14,6 +14,8 @@ BASE = layout.BASE
 SFT = "sft"
 ZERO_SHOT = "zero_shot"
 """The base as it was before training, as a baseline."""
+TIGER = "tiger"
+"""An encoder-decoder that is trained on the run's semantic IDs, as a baseline."""
 ALIGNED: tuple[str, ...] = get_args(Method)
 ADAPTERS = (SFT, *ALIGNED)
 

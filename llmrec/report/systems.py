@@ -15,6 +15,7 @@ TITLES = {
     "dpo": "DPO model",
     "grpo": "GRPO model",
     "zero_shot": "untuned base",
+    "tiger": "TIGER",
 }
 COLOURS = {
     "sft": ("#1d4fd7", "#6f9bff"),
@@ -36,6 +37,8 @@ COLOURS = {
     "sasrec_bce": ("#1497b3", "#3fd6f2"),
     "sasrec_ce": ("#0a5a46", "#2aa582"),
     "sasrec_plus": ("#17a06a", "#8df5c0"),
+    "hstu": ("#b98166", "#c4c79f"),
+    "tiger": ("#141504", "#666a48"),
     "mixture": ("#c0201a", "#ff6a5c"),
 }
 """System → its colour on light and on dark paper; each can be told from all others, and from the paper."""

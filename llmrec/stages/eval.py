@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmrec import layout
 from llmrec.artifacts import Input, Stage, StageContext
-from llmrec.stages import collaborative, data, decode, dpo, grpo, ids, tasks, zero_shot
+from llmrec.stages import collaborative, data, decode, dpo, grpo, ids, tasks, tiger, zero_shot
 
 if TYPE_CHECKING:
     from llmrec.config import Recipe
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def baseline_files(recipe: Recipe) -> list[str]:
     """Return the files of the collaborative stage with the baselines' models."""
     from llmrec.collaborative.systems import files_of
-    from llmrec.recommend.model_names import ZERO_SHOT
+    from llmrec.config import OWN_STAGES
 
-    systems = [name for name in recipe.eval.baselines if name != ZERO_SHOT]
+    systems = [name for name in recipe.eval.baselines if name not in OWN_STAGES]
     return files_of(recipe.collaborative, systems)
 
 
@@ -31,6 +31,13 @@ def zero_shot_files(recipe: Recipe) -> list[str]:
         if ZERO_SHOT in recipe.eval.baselines
         else []
     )
+
+
+def tiger_files(recipe: Recipe) -> list[str]:
+    """Return the model of the tiger stage; none if the recipe does not compare with it."""
+    from llmrec.recommend.model_names import TIGER
+
+    return [layout.TIGER] if TIGER in recipe.eval.baselines else []
 
 
 def external(recipe: Recipe) -> list[Path]:
@@ -67,6 +74,7 @@ STAGE = Stage(
         grpo.STAGE,
         decode.STAGE,
         Input(zero_shot.STAGE, zero_shot_files),
+        Input(tiger.STAGE, tiger_files),
         Input(tasks.STAGE, tasks.answer_files),
     ),
     owns=("eval",),

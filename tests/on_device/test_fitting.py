@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llmrec.collaborative.sasrec import losses
+from llmrec.collaborative.sequential import losses
 from llmrec.ids.codecs import autoencoder
 from llmrec.ids.quantizers.cost import CostTokenizer
 from llmrec.ids.quantizers.lc_rec import LcRecTokenizer

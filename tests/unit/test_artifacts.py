@@ -290,10 +290,14 @@ def test_a_full_disk_is_recognised_through_the_libraries_words(error, full):
 
 
 def test_pending_names_every_stage_of_a_new_run_and_writes_nothing(run):
-    asked = ["eval.baselines=[sasrec_ce, zero_shot]", "eval.tasks=[{task: rating}]", "align=[dpo, grpo]"]
+    asked = [
+        "eval.baselines=[sasrec_ce, zero_shot, tiger]",
+        "eval.tasks=[{task: rating}]",
+        "align=[dpo, grpo]",
+    ]
     everything = recipe("base.model=some/base", *asked)
     assert pipeline.pending(everything, run) == list(pipeline.NAMES)
-    left_out = {"zero_shot", "tasks", "pairs", "dpo", "grpo"}
+    left_out = {"zero_shot", "tiger", "tasks", "pairs", "dpo", "grpo"}
     assert pipeline.pending(recipe(), run) == [name for name in pipeline.NAMES if name not in left_out]
     assert pipeline.pending(recipe(), run, until="ids") == ["data", "collaborative", "ids"]
     assert pipeline.pending(recipe("ids.inputs=[text]"), run, until="ids") == ["data", "ids"]

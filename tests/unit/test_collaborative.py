@@ -12,7 +12,9 @@ from llmrec.collaborative import systems
 from llmrec.collaborative.item_knn import ItemKNN
 from llmrec.collaborative.popularity import Popularity
 from llmrec.config import Recipe
+from llmrec.data.examples import evaluation_examples
 from llmrec.errors import UserError
+from llmrec.evaluate.lists import baseline_lists, load_system, reads_times
 from llmrec.files import read_json, write_json
 from llmrec.stages import collaborative
 
@@ -182,6 +184,7 @@ def test_every_baseline_is_loaded_by_name_and_keeps_the_interface(run):
     one = {
         "sasrec_bce": TINY,
         "sasrec_ce": TINY,
+        "hstu": TINY,
         "als": {"factors": [4]},
         "bpr": {"factors": [4], "epochs": [2]},
         "mult_vae": {"epochs": [2]},
@@ -206,3 +209,21 @@ def test_item_vectors_stand_in_the_order_asked_for(run):
     assert (vectors.dtype, vectors.shape) == (np.float32, (4, 8))
     assert vectors.any(axis=1).tolist() == [True, False, False, True]
     assert (vectors[::-1] == systems.item_vectors(run, ["i0", "new", "i9", "i3"])).all()
+
+
+def test_times_come_from_the_data_in_training_and_in_evaluation(run):
+    about = {"split": {"kind": "leave_one_out"}}
+    asked = recipe(["hstu"], collaborative={"hstu": TINY | {"times": True}})
+    write_json(run / "data/report.json", about | {"time": {"read_as": "positions"}})
+    with pytest.raises(UserError, match=r"^collaborative\.hstu\.times: the data has no times"):
+        train(run, asked)
+    write_json(run / "data/report.json", about | {"time": {"read_as": "seconds since 1970"}})
+    train(run, asked, ".")
+    model = load_system(run, "hstu", [f"i{n}" for n in range(10)])
+    assert reads_times(model)
+    examples = evaluation_examples(run, "test", times=True)
+    assert examples["times"].to_list() == [[0, 1, 2, 3, 4]] * 12
+    lists = baseline_lists(model, examples, 3, 5, mask_seen=True)
+    histories = examples["history"].to_list()
+    items, _ = model.recommend([row[-3:] for row in histories], 5, histories, [[2, 3, 4]] * 12)
+    assert lists["item_id"].to_list() == [item for row in items for item in row]

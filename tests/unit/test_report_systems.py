@@ -4,8 +4,9 @@ from itertools import combinations
 
 import pytest
 
+from llmrec.config import OWN_STAGES
 from llmrec.config.registry import SYSTEMS
-from llmrec.recommend.model_names import ADAPTERS, ZERO_SHOT
+from llmrec.recommend.model_names import ADAPTERS
 from llmrec.report.systems import COLOURS
 
 PAPERS = ("#fdfdfb", "#15171a")
@@ -39,7 +40,7 @@ def difference(one, other):
 
 @pytest.mark.parametrize("side", [0, 1], ids=["light", "dark"])
 def test_systems_can_be_told_apart(side):
-    assert set(COLOURS) == {*SYSTEMS.shipped, *ADAPTERS, ZERO_SHOT}
+    assert set(COLOURS) == {*SYSTEMS.shipped, *ADAPTERS, *OWN_STAGES}
     for one, other in combinations(COLOURS, 2):
         assert difference(COLOURS[one][side], COLOURS[other][side]) >= APART, (one, other)
     for name, colours in COLOURS.items():

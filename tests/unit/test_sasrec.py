@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec.collaborative.popularity import Popularity
-from llmrec.collaborative.sasrec import baseline, losses
 from llmrec.collaborative.sasrec.baseline import Sasrec
-from llmrec.collaborative.sasrec.dropout import Dropout
-from llmrec.collaborative.sasrec.losses import bce_loss, ce_loss
 from llmrec.collaborative.sasrec.model import SasrecModel
 from llmrec.collaborative.sasrec.settings import SasrecSettings
-from llmrec.collaborative.sasrec.training import NegativeSampler
-from llmrec.collaborative.sasrec.windows import Piece, Window, batches, cut_windows, pad, split_batch
-from llmrec.collaborative.sasrec.workers import start_workers
+from llmrec.collaborative.sequential import losses, ranker
+from llmrec.collaborative.sequential.dropout import Dropout
+from llmrec.collaborative.sequential.losses import bce_loss, ce_loss
+from llmrec.collaborative.sequential.training import NegativeSampler
+from llmrec.collaborative.sequential.windows import Piece, Window, batches, cut_windows, pad, split_batch
+from llmrec.collaborative.sequential.workers import start_workers
 from llmrec.errors import UserError
 
 ITEMS = [f"i{n}" for n in range(12)]
@@ -292,7 +292,7 @@ def test_a_saved_model_comes_back_as_it_was(trained, tmp_path):
 def test_a_loaded_model_scores_on_the_device_as_on_the_cpu(trained, tmp_path, monkeypatch):
     model, _ = trained
     model.save(tmp_path / "model.safetensors")
-    monkeypatch.setattr(baseline, "choose_device", lambda: simulated_device.DEVICE)
+    monkeypatch.setattr(ranker, "choose_device", lambda: simulated_device.DEVICE)
     with simulated_device.switched_on():
         again = Sasrec.load(tmp_path / "model.safetensors")
         assert str(again.model.items.weight.device) == simulated_device.DEVICE
@@ -330,7 +330,7 @@ def test_histories_without_any_target_still_give_a_model(histories):
 
 def test_a_file_that_is_not_ours_is_one_clear_error(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"no model")
-    with pytest.raises(UserError, match="cannot be read as a SASRec"):
+    with pytest.raises(UserError, match="cannot be read as SASRec"):
         Sasrec.load(tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="run the stage collaborative first"):
         Sasrec.load(tmp_path / "absent.safetensors")

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrec.collaborative.sasrec import training
 from llmrec.collaborative.sasrec.baseline import Sasrec
 from llmrec.collaborative.sasrec.model import FrequencyFilter, SasrecModel
 from llmrec.collaborative.sasrec.settings import SasrecSettings
-from llmrec.collaborative.sasrec.windows import Piece, augment, cut_windows, pad
+from llmrec.collaborative.sequential import training
+from llmrec.collaborative.sequential.windows import Piece, augment, cut_windows, pad
 
 SMALL = SasrecSettings(dim=16, heads=2, history=8, dropout=0.1, lr=5e-3, batch=64, epochs=4, patience=4)
 HISTORIES = [np.arange(user, user + 3 + user % 7) for user in range(40)]
@@ -52,7 +52,7 @@ def test_an_epoch_draws_its_own_augmentation(monkeypatch):
     monkeypatch.setattr(training, "augment", recorded)
     config = with_options(crop=0.5, epochs=2, patience=2)
     for _ in range(2):
-        training.train(HISTORIES, 60, "ce", config, 5, None)
+        training.train(SasrecModel, training.Histories(HISTORIES), 60, "ce", config, 5, None)
     first, second, *again = map(as_lists, seen)
     assert first != second and again == [first, second]
     assert first == as_lists(drawn(config, seed=5, epoch=1))
@@ -201,8 +201,16 @@ def test_a_model_with_options_is_saved_and_loaded(options, loss, tmp_path):
 def test_the_kept_weights_are_a_moving_average():
     """With all targets in one batch, an epoch is one step: the average of the first weights and the next ones."""
     config = with_options(batch=10_000, patience=1)
-    stepped, _ = training.train(HISTORIES, 60, "ce", config, 5, None)
-    averaged, _ = training.train(HISTORIES, 60, "ce", config.model_copy(update={"averaging": 0.75}), 5, None)
+    stepped, _ = training.train(SasrecModel, training.Histories(HISTORIES), 60, "ce", config, 5, None)
+    averaged, _ = training.train(
+        SasrecModel,
+        training.Histories(HISTORIES),
+        60,
+        "ce",
+        config.model_copy(update={"averaging": 0.75}),
+        5,
+        None,
+    )
     torch.manual_seed(5)
     first = SasrecModel(60, config).state_dict()
     for name, weights in stepped.state_dict().items():

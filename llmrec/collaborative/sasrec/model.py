@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 from torch.nn import functional
 
-from llmrec.collaborative.sasrec.dropout import keep_all
 from llmrec.collaborative.sasrec.settings import SasrecSettings
-
-INITIAL_DEVIATION = 0.02
-Drop = Callable[[torch.Tensor], torch.Tensor]
-"""Dropout in training, or `keep_all`."""
+from llmrec.collaborative.sequential.dropout import keep_all
+from llmrec.collaborative.sequential.network import Drop, Network, initialise
 
 
-class SasrecModel(nn.Module):
+class SasrecModel(Network):
     """A causal transformer over item embeddings, which are also its output layer.
 
-    Rows are padded after their last item, so under the causal mask no item attends to padding. With `positions: end`,
-    positions are counted from the end of the row. The position that predicts the next item is then the same for every
-    user.
-
-    Attributes:
-        start: input that stands before a history's first item; None without one.
+    With `positions: end`, positions are counted from the end of the row. The position that predicts the next item is
+    then the same for every user.
     """
 
     def __init__(self, items: int, config: SasrecSettings) -> None:
@@ -34,22 +25,19 @@ class SasrecModel(nn.Module):
         self.positions = nn.Embedding(config.history, config.dim) if config.positions == "end" else None
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim, eps=1e-8)
-        self.apply(_initialise)
+        self.apply(initialise)
         self.start = items if config.start else None
         if config.start:
             self.start_vector = nn.Parameter(torch.zeros(config.dim))
 
-    def forward(self, items: torch.Tensor, lengths: torch.Tensor, drop: Drop = keep_all) -> torch.Tensor:
-        """Compute the hidden state of each position, which predicts the next item.
-
-        Args:
-            items: int64 [B, T], oldest first, padded with any item; T is at most `history`.
-            lengths: int64 [B], number of items in each row.
-            drop: dropout in training; nothing is dropped without it.
-
-        Returns:
-            float32 [B, T, dim]; the score of an item is the product with its embedding.
-        """
+    def forward(
+        self,
+        items: torch.Tensor,
+        lengths: torch.Tensor,
+        drop: Drop = keep_all,
+        times: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Compute the hidden state of each position, float32 [B, T, dim]; times are not read."""
         hidden = self._embed(items) * self.items.embedding_dim**0.5
         if self.positions is not None:
             from_end = lengths[:, None] - 1 - torch.arange(items.shape[1], device=items.device)
@@ -142,10 +130,3 @@ class FrequencyFilter(nn.Module):
         low = self.kernel[:steps, :steps] @ hidden
         filtered: torch.Tensor = low + self.scale**2 * (hidden - low)
         return filtered
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)

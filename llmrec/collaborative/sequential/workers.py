@@ -1,4 +1,4 @@
-"""Threads that share the work of SASRec without changing its result.
+"""Threads that share the work of a training without changing its result.
 
 How torch splits an operation among its own threads changes the order of sums, and so the last digits of a result. A
 training multiplies such differences until another epoch is the best. So each piece of work has fixed content here, is

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from llmrec.collaborative.sasrec.settings import SasrecSettings
+from llmrec.collaborative.sequential.settings import SequentialSettings
 from llmrec.data.examples import draw_pieces
 
 Ints = npt.NDArray[np.int64]
@@ -23,10 +23,12 @@ class Window:
     Attributes:
         user: index of the user.
         items: int64 [n + 1], oldest first. The first n are inputs and the last n are targets.
+        times: int64 [n + 1], seconds, of the items; None where the model reads none.
     """
 
     user: int
     items: Ints
+    times: Ints | None = None
 
     @property
     def target_count(self) -> int:
@@ -42,26 +44,35 @@ class Piece:
         user: index of the user.
         items: int64 [n], oldest first.
         is_first: whether the piece has the history's first item.
+        times: int64 [n], seconds, of the items; None where the model reads none.
     """
 
     user: int
     items: Ints
     is_first: bool = True
+    times: Ints | None = None
 
 
-def augment(histories: Sequence[Ints], config: SasrecSettings, draw: np.random.Generator) -> list[Piece]:
+def augment(
+    histories: Sequence[Ints],
+    config: SequentialSettings,
+    draw: np.random.Generator,
+    times: Sequence[Ints] | None = None,
+) -> list[Piece]:
     """Draw what an epoch trains of each history: shuffled, cut in two, or as it is.
 
     Args:
         histories: each user's items, oldest first.
         config: the probabilities `crop` and `shuffle`, and `shuffle_window`.
         draw: the epoch's generator.
+        times: the times of the items; None where the model reads none.
     """
     how = {name: getattr(config, name) for name in ("crop", "shuffle", "shuffle_window")}
     pieces: list[Piece] = []
     for user, places in draw_pieces([len(items) for items in histories], draw, **how):
         is_first = not pieces or pieces[-1].user != user
-        pieces.append(Piece(user, histories[user][places], is_first))
+        of_items = None if times is None else times[user][places]
+        pieces.append(Piece(user, histories[user][places], is_first, of_items))
     return pieces
 
 
@@ -77,11 +88,13 @@ def cut_windows(pieces: Sequence[Piece], history: int, start: int | None = None)
     """
     windows = []
     for piece in pieces:
-        items = piece.items
+        items, times = piece.items, piece.times
         if start is not None and piece.is_first:
             items = np.concatenate([np.array([start]), items])
-        ends = range(len(items) - 1, 0, -history)
-        windows += [Window(piece.user, items[max(0, end - history) : end + 1]) for end in ends]
+            times = None if times is None else np.concatenate([times[:1], times])
+        for end in range(len(items) - 1, 0, -history):
+            part = slice(max(0, end - history), end + 1)
+            windows.append(Window(piece.user, items[part], None if times is None else times[part]))
     return windows
 
 

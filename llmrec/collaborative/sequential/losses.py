@@ -1,4 +1,4 @@
-"""SASRec's two losses.
+"""Losses of sequential models.
 
 Binary cross-entropy: Kang & McAuley, Self-attentive sequential recommendation, ICDM 2018. Cross-entropy over the
 catalogue: Klenitskiy & Vasilev, Turning dross into gold loss: is BERT4Rec really better than SASRec?, RecSys 2023.

@@ -1,4 +1,4 @@
-"""Training of SASRec: negatives, optimizer steps, early stopping."""
+"""Training of sequential models: negatives, optimizer steps, early stopping."""
 
 from __future__ import annotations
 
@@ -12,15 +12,25 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from llmrec.collaborative.sasrec.dropout import Dropout
-from llmrec.collaborative.sasrec.losses import bce_loss, ce_loss
-from llmrec.collaborative.sasrec.model import SasrecModel
-from llmrec.collaborative.sasrec.settings import SasrecSettings
-from llmrec.collaborative.sasrec.windows import Ints, Window, augment, batches, cut_windows, pad, split_batch
-from llmrec.collaborative.sasrec.workers import RunAll, run_in_turn
+from llmrec.collaborative.sequential.dropout import Dropout
+from llmrec.collaborative.sequential.losses import bce_loss, ce_loss
+from llmrec.collaborative.sequential.network import Network
+from llmrec.collaborative.sequential.settings import SequentialSettings
+from llmrec.collaborative.sequential.windows import (
+    Ints,
+    Window,
+    augment,
+    batches,
+    cut_windows,
+    pad,
+    split_batch,
+)
+from llmrec.collaborative.sequential.workers import RunAll, run_in_turn
 from llmrec.hardware import choose_device
 
 Loss = Literal["bce", "ce"]
+Build = Callable[[int, Any], Network]
+"""Makes a network for a number of items by its settings; it draws the weights from torch's generator."""
 TRIES = 20
 """Most times that a negative is drawn again because the user has the item."""
 PARTS = 2
@@ -51,37 +61,54 @@ class NegativeSampler:
         return np.asarray(self._pairs[places] == pairs, bool)
 
 
+@dataclass(frozen=True)
+class Histories:
+    """Training histories.
+
+    Attributes:
+        items: item indices of each user, oldest first.
+        times: the times of the items, seconds; None where the network reads none.
+    """
+
+    items: Sequence[Ints]
+    times: Sequence[Ints] | None = None
+
+
 def train(
-    histories: Sequence[Ints],
+    build: Build,
+    histories: Histories,
     items: int,
     loss: Loss,
-    config: SasrecSettings,
+    config: SequentialSettings,
     seed: int,
-    validate: Callable[[SasrecModel], float] | None,
+    validate: Callable[[Network], float] | None,
     run_all: RunAll = run_in_turn,
-) -> tuple[SasrecModel, dict[str, Any]]:
+    title: str = "",
+) -> tuple[Network, dict[str, Any]]:
     """Train until validation has not improved for `config.patience` epochs, and keep the best epoch.
 
     Equal arguments give equal weights on CPUs of one kind, if each job has one thread (`start_workers`). The state of
     torch's global generator is restored.
 
     Args:
-        histories: training histories as item indices, oldest first.
+        build: makes the network.
+        histories: training histories.
         items: size of the catalogue.
         loss: `bce` or `ce`.
         config: the recipe's settings.
         seed: seed of weights, dropout, order and negatives.
         validate: returns a model's validation NDCG@10; without it, the model trains for `config.patience` epochs.
         run_all: computes the parts of a batch, `PARTS` at a time.
+        title: name of the model, for the progress bar.
 
     Returns:
         The model, and a log: `epochs`, `best_epoch`, and per epoch a value of `loss` and of `ndcg@10`.
     """
     epochs = config.epochs if validate else min(config.epochs, config.patience)
     log: dict[str, Any] = {"epochs": 0, "best_epoch": epochs, "loss": [], "ndcg@10": []}
-    trainer = _Trainer(histories, items, loss, config, seed, run_all)
+    trainer = _Trainer(build, histories, items, loss, config, seed, run_all, title)
     best = trainer.average.state_dict()
-    progress = tqdm(range(1, epochs + 1), desc=f"SASRec ({loss})", unit="epoch", disable=None)
+    progress = tqdm(range(1, epochs + 1), desc=f"{title} ({loss})", unit="epoch", disable=None)
     for epoch in progress:
         log["epochs"] = epoch
         log["loss"].append(round(trainer.epoch(epoch), 6))
@@ -118,20 +145,22 @@ class _Trainer:
 
     def __init__(
         self,
-        histories: Sequence[Ints],
+        build: Build,
+        histories: Histories,
         items: int,
         loss: Loss,
-        config: SasrecSettings,
+        config: SequentialSettings,
         seed: int,
         run_all: RunAll,
+        title: str,
     ) -> None:
-        self.histories = histories
-        self.negatives = NegativeSampler(histories, items)
+        self.histories, self.title = histories, title
+        self.negatives = NegativeSampler(histories.items, items)
         self.loss, self.config, self.seed, self.run_all = loss, config, seed, run_all
         self.device = choose_device()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.model = SasrecModel(items, config).to(self.device)
+            self.model = build(items, config).to(self.device)
         self.parameters = list(self.model.parameters())
         self.average = copy.deepcopy(self.model) if config.averaging else self.model
         self.averages = list(self.average.parameters())
@@ -142,10 +171,10 @@ class _Trainer:
         """Train on all windows once, and return the mean loss per target."""
         total, count = 0.0, 0
         draw = np.random.default_rng([self.seed, epoch])
-        pieces = augment(self.histories, self.config, draw)
+        pieces = augment(self.histories.items, self.config, draw, self.histories.times)
         windows = cut_windows(pieces, self.config.history, self.model.start)
         every = sum(window.target_count for window in windows)
-        name = f"SASRec ({self.loss}), epoch {epoch}"
+        name = f"{self.title} ({self.loss}), epoch {epoch}"
         with tqdm(total=every, desc=name, unit=" targets", leave=False, disable=None) as progress:
             for step, batch in enumerate(batches(windows, self.config.batch, draw)):
                 targets = sum(window.target_count for window in batch)
@@ -182,10 +211,18 @@ class _Trainer:
         targets = torch.from_numpy(np.concatenate([window.items[1:] for window in windows])).to(self.device)
         is_item = (torch.arange(inputs.shape[1]) < lengths[:, None]).to(self.device)
         drop = Dropout(self.config.dropout, bits)
-        hidden = self.model(inputs.to(self.device), lengths.to(self.device), drop)[is_item]
-        table = self.model.items.weight
+        hidden = self.model(
+            inputs.to(self.device), lengths.to(self.device), drop, _times(windows, self.device)
+        )[is_item]
+        table = self.model.table()
         if self.loss == "ce":
             return ce_loss(hidden, table, targets)
         users = np.repeat([window.user for window in windows], lengths.numpy())
         negatives = torch.from_numpy(self.negatives.draw(users, np.random.Generator(bits))).to(self.device)
         return bce_loss(hidden, table, targets, negatives)
+
+
+def _times(windows: Sequence[Window], device: torch.device | str) -> torch.Tensor | None:
+    """Times of the windows' inputs, int64 [B, T], padded with 0; None where there are none."""
+    rows = [window.times[:-1] for window in windows if window.times is not None]
+    return pad(rows)[0].to(device) if rows else None

@@ -1,0 +1,1 @@
+"""HSTU (Zhai et al., Actions speak louder than words, ICML 2024)."""

@@ -1,0 +1,1 @@
+"""What sequential models share: their training, their files, and how they rank."""

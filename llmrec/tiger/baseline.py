@@ -1,0 +1,236 @@
+"""A trained TIGER: its fitting, its file, its lists and its probabilities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.trie import Trie
+from llmrec.collaborative.popularity import Popularity
+from llmrec.collaborative.sequential.windows import Ints
+from llmrec.collaborative.sequential.workers import start_workers
+from llmrec.collaborative.system import Ranked
+from llmrec.config import TigerConfig
+from llmrec.decode.top_k import TopK
+from llmrec.errors import UserError
+from llmrec.files import cause_of
+from llmrec.hardware import choose_device
+from llmrec.ids.load import sort_in_trie_order
+from llmrec.metrics.ranking import score_ranks
+from llmrec.tiger.network import build_network, encoder_inputs, item_tokens
+from llmrec.tiger.search import search
+from llmrec.tiger.training import train
+
+TITLE = "TIGER"
+FORMULA = "score(i) = Σ log p(code of i's ID | history's IDs, earlier codes), by beam search under the trie"
+METADATA = "tiger"
+CUTOFF = 10
+"""Cutoff of the NDCG that stops the training."""
+_BLOCK = 64
+"""Number of users whose lists are searched together."""
+
+
+class Tiger:
+    """A trained TIGER. A history without any item of the model gets the most popular items.
+
+    Attributes:
+        model: the network, in eval mode.
+        config: its settings.
+        items: item ids in trie order.
+        sids: int32 [items, L], their semantic IDs.
+        codes: number of codes of each level.
+        counts: training interactions of `items`, int64 [items].
+        popularity: the popularity model of the same interactions.
+    """
+
+    def __init__(
+        self,
+        config: TigerConfig,
+        items: Sequence[str],
+        sids: npt.NDArray[np.int32],
+        codes: Sequence[int],
+        counts: npt.NDArray[np.int64],
+    ) -> None:
+        """Make a network with weights from torch's generator for items in trie order."""
+        self.config, self.items, self.sids, self.codes = config, list(items), sids, list(codes)
+        self.counts = counts
+        order = np.argsort(-counts, kind="stable")
+        self.popularity = Popularity([self.items[i] for i in order], counts[order].tolist())
+        device: Any = choose_device()
+        self.model = build_network(codes, config).to(device).eval()
+        self._tokens = item_tokens(sids, codes)
+        self._trie = Trie.build(sids, codes).to(device)
+        self._position = {item: i for i, item in enumerate(self.items)}
+
+    @classmethod
+    def fit(
+        cls,
+        histories: pl.DataFrame,
+        catalogue: Sequence[str],
+        sids: npt.NDArray[np.int32],
+        codes: Sequence[int],
+        config: TigerConfig,
+        seed: int = 0,
+        valid: pl.DataFrame | None = None,
+    ) -> tuple[Tiger, dict[str, Any]]:
+        """Train on histories; stop by the NDCG@10 of validation targets, seen items masked.
+
+        Equal arguments give equal weights on CPUs of one kind, whatever the number of threads. The state of torch's
+        generator is restored.
+
+        Args:
+            histories: `user_id, items: list[str]`, training rows only.
+            catalogue: every item id that may be recommended.
+            sids: int32 [items, L], the semantic IDs of the catalogue.
+            codes: number of codes of each level.
+            config: the recipe's settings.
+            seed: seed of weights, dropout and order.
+            valid: `history: list[str], target: str`; None or an empty frame trains `config.patience` epochs.
+
+        Returns:
+            The best epoch's model, and the log of its training.
+        """
+        items, sids = sort_in_trie_order(list(catalogue), sids)
+        position = {item: i for i, item in enumerate(items)}
+        rows = [np.array([position[i] for i in row], np.int64) for row in histories["items"].to_list()]
+        counts = np.bincount(np.concatenate([np.empty(0, np.int64), *rows]), minlength=len(items))
+        examples = valid if valid is not None and not valid.is_empty() else None
+        with torch.random.fork_rng(), start_workers(1):
+            torch.manual_seed(seed)
+            tiger = cls(config, items, sids, codes, counts)
+            validate = None if examples is None else lambda _: tiger._ndcg(examples)
+            log = train(tiger.model, tiger._tokens, rows, config, seed, validate)
+        return tiger, log
+
+    @classmethod
+    def load(cls, path: Path) -> Tiger:
+        """Read a file that `save` wrote.
+
+        Raises:
+            UserError: the file does not exist, or `save` did not write it.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {})[METADATA])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            sids, counts = tensors.pop("sids").numpy(), tensors.pop("counts").numpy()
+            config = TigerConfig.model_validate(about["config"])
+            with torch.random.fork_rng():
+                tiger = cls(config, about["items"], sids, about["codes"], counts)
+            own = dict(tiger.model.named_parameters())
+            if own.keys() != tensors.keys():
+                raise ValueError("other weights")
+            with torch.no_grad():
+                for name, parameter in own.items():
+                    parameter.copy_(tensors[name])
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; run the stage tiger first") from None
+        except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
+            raise UserError(f"{path}: cannot be read as {TITLE}: {cause_of(error)}") from None
+        return tiger
+
+    def save(self, path: Path) -> None:
+        """Write weights, settings, item ids, semantic IDs and counts as one safetensors file."""
+        about = json.dumps(
+            {"config": self.config.model_dump(mode="json"), "items": self.items, "codes": self.codes}
+        )
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.model.named_parameters()}
+        tensors |= {"sids": torch.from_numpy(self.sids), "counts": torch.from_numpy(self.counts)}
+        save_file(tensors, path, metadata={METADATA: about})
+
+    @property
+    def parameters(self) -> int:
+        """Number of learned numbers."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def recommend(
+        self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Sequence[str]] | None = None
+    ) -> Ranked:
+        """Return the k best items of each history by beam search.
+
+        Args:
+            histories: item ids of each user, oldest first. Ids that the model lacks are ignored; the last
+                `config.history` of the others count.
+            k: length of the lists; a list is shorter only if the catalogue, or the beam, has too few items.
+            exclude: items that a user must not get, such as those already seen.
+
+        Returns:
+            Item ids and scores, one list per user, best first.
+        """
+        banned = exclude if exclude is not None else [()] * len(histories)
+        items: list[list[str]] = [[] for _ in histories]
+        scores: list[list[float]] = [[] for _ in histories]
+        for users, top in self._searched(histories, max(k, self.config.beams), k, banned):
+            for user, found, values in zip(users, top.items.tolist(), top.scores.tolist(), strict=True):
+                items[user] = [self.items[i] for i in found if i >= 0]
+                scores[user] = values[: len(items[user])]
+        for user, history in enumerate(histories):
+            if not len(self._inputs(history)):
+                popular = self.popularity.recommend([history], k, [banned[user]])
+                items[user], scores[user] = popular[0][0], popular[1][0]
+        return items, scores
+
+    def log_probs(self, histories: Sequence[Sequence[str]], items: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Log-probability of each item as the next one: the softmax of the scores over `items`, by exhaustive search.
+
+        Args:
+            histories: item ids of each user, oldest first; one without any item of the model gets popularity's.
+            items: the catalogue, in the order of the columns; an item that the model lacks has probability 0.
+
+        Returns:
+            float32 [U, items].
+        """
+        columns = np.array([self._position.get(item, -1) for item in items], np.int64)
+        logs = np.empty((len(histories), len(items)), np.float32)
+        every = len(self.items)
+        for users, top in self._searched(histories, every, every, [()] * len(histories)):
+            scores = np.empty_like(top.scores)
+            np.put_along_axis(scores, top.items, top.scores, axis=1)
+            logs[users] = np.where(columns >= 0, scores[:, columns], -np.inf)
+            logs[users] -= np.logaddexp.reduce(logs[users], axis=1, keepdims=True)
+        for user, history in enumerate(histories):
+            if not len(self._inputs(history)):
+                known = np.flatnonzero(columns >= 0)
+                logs[user] = -np.inf
+                logs[user, known] = self.popularity.log_probs([()], [items[i] for i in known])[0]
+        return logs
+
+    def _inputs(self, history: Sequence[str]) -> Ints:
+        """Numbers of a history's last items that the model has."""
+        rows = [self._position[item] for item in history if item in self._position]
+        return np.array(rows[-self.config.history :], np.int64)
+
+    def _searched(
+        self, histories: Sequence[Sequence[str]], width: int, k: int, exclude: Sequence[Sequence[str]]
+    ) -> Iterator[tuple[list[int], TopK]]:
+        """Yield blocks of users with their lists; histories of similar length form a block."""
+        rows = {user: self._inputs(history) for user, history in enumerate(histories)}
+        users = sorted((user for user, row in rows.items() if len(row)), key=lambda user: len(rows[user]))
+        device = self.model.device
+        for start in range(0, len(users), _BLOCK):
+            block = users[start : start + _BLOCK]
+            ids, attention = encoder_inputs([rows[user] for user in block], self._tokens)
+            banned = [[self._position[i] for i in exclude[user] if i in self._position] for user in block]
+            mask = build_item_mask(self._trie, None, banned, device)
+            with start_workers(1):
+                top = search(self.model, self._trie, (ids.to(device), attention.to(device)), width, k, mask)
+            yield block, top
+
+    def _ndcg(self, examples: pl.DataFrame) -> float:
+        """Mean NDCG@10 of the targets, with seen items masked."""
+        histories, targets = examples["history"].to_list(), examples["target"].to_list()
+        lists, _ = self.recommend(histories, CUTOFF, histories)
+        places = [row.index(item) + 1 if item in row else 0 for row, item in zip(lists, targets, strict=True)]
+        scored = score_ranks(pl.DataFrame({"rank": places}, schema={"rank": pl.Int64}), [CUTOFF])
+        # polars types the mean of any series; that of a float column is a float.
+        return float(scored[f"ndcg@{CUTOFF}"].mean())  # type: ignore[arg-type]

@@ -1,0 +1,107 @@
+"""TIGER's training: each item of a history, given the ones before it, until validation no longer improves.
+
+One thread computes, whatever their number: torch's sums depend on how threads share them, and T5 draws its dropout
+from one generator (`llmrec.collaborative.sequential.workers`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from llmrec.collaborative.sequential.windows import Ints, Window, batches
+from llmrec.config import TigerConfig
+from llmrec.tiger.network import Tokens, encoder_inputs
+
+if TYPE_CHECKING:
+    from transformers import T5ForConditionalGeneration
+
+Validate = Callable[["T5ForConditionalGeneration"], float]
+
+
+def windows_by_target(histories: Sequence[Ints], history: int) -> list[Window]:
+    """Return a window for each item of a history but the first: at most `history` items before it, and itself."""
+    return [
+        Window(user, items[max(0, end - history) : end + 1])
+        for user, items in enumerate(histories)
+        for end in range(1, len(items))
+    ]
+
+
+def train(
+    model: T5ForConditionalGeneration,
+    tokens: Tokens,
+    histories: Sequence[Ints],
+    config: TigerConfig,
+    seed: int,
+    validate: Validate | None,
+) -> dict[str, Any]:
+    """Train until validation has not improved for `config.patience` epochs; the model keeps the best epoch's weights.
+
+    Args:
+        model: the network, which is changed; dropout draws from torch's generator.
+        tokens: int64 [items, L], the tokens of each item.
+        histories: training histories as item numbers, oldest first.
+        config: the recipe's settings.
+        seed: seed of the order of targets.
+        validate: returns the model's validation NDCG@10; without it, the model trains for `config.patience` epochs.
+
+    Returns:
+        A log: `epochs`, `best_epoch`, and per epoch a value of `loss` and of `ndcg@10`.
+    """
+    epochs = config.epochs if validate else min(config.epochs, config.patience)
+    log: dict[str, Any] = {"epochs": 0, "best_epoch": epochs, "loss": [], "ndcg@10": []}
+    windows = windows_by_target(histories, config.history)
+    optimizer = torch.optim.Adam(model.parameters(), config.lr)
+    best = copy.deepcopy(model.state_dict())
+    for epoch in tqdm(range(1, epochs + 1), desc="TIGER", unit="epoch", disable=None):
+        log["epochs"] = epoch
+        draw = np.random.default_rng([seed, epoch])
+        log["loss"].append(round(_epoch(model, optimizer, tokens, windows, config, draw), 6))
+        if validate is None:
+            continue
+        value = round(validate(model), 6)
+        if value > max(log["ndcg@10"], default=-1.0):
+            log["best_epoch"], best = epoch, copy.deepcopy(model.state_dict())
+        log["ndcg@10"].append(value)
+        if epoch - log["best_epoch"] >= config.patience:
+            break
+    if validate is not None:
+        model.load_state_dict(best)
+    return log
+
+
+def _epoch(
+    model: T5ForConditionalGeneration,
+    optimizer: torch.optim.Optimizer,
+    tokens: Tokens,
+    windows: Sequence[Window],
+    config: TigerConfig,
+    draw: np.random.Generator,
+) -> float:
+    """Train on all targets once, and return the mean loss per token."""
+    model.train()
+    total = 0.0
+    with tqdm(
+        total=len(windows), desc="TIGER, epoch", unit=" targets", leave=False, disable=None
+    ) as progress:
+        for batch in batches(windows, config.batch, draw):
+            ids, attention = encoder_inputs([window.items[:-1] for window in batch], tokens)
+            labels = torch.from_numpy(tokens[[window.items[-1] for window in batch]])
+            loss = model(
+                input_ids=ids.to(model.device),
+                attention_mask=attention.to(model.device),
+                labels=labels.to(model.device),
+            ).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(batch)
+            progress.update(len(batch))
+    model.eval()
+    return total / max(len(windows), 1)
