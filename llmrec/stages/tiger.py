@@ -47,7 +47,7 @@ def run(context: StageContext) -> None:
 
 STAGE = Stage(
     name="tiger",
-    help="Train TIGER, an encoder-decoder over the semantic IDs, as a baseline.",
+    help="Train TIGER as a baseline, on the run's semantic IDs.",
     version=1,
     sections=("tiger",),
     reads=(data.STAGE, Input(ids.STAGE, id_files)),
