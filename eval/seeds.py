@@ -17,6 +17,7 @@ from llmrec.artifacts import run_folder
 from llmrec.files import write_json
 
 SYSTEMS = ("sft", "sasrec_ce", "item_knn", "mixture")
+SPLITS = ("valid", "test")
 ONCE = ("date", "machine", "versions")
 EACH = ("stage_seconds", "peak_memory_mb", "sft_notes")
 
@@ -32,7 +33,7 @@ def together(command: str, runs: list[str], note: str | None) -> dict[str, Any]:
     measured = {str(one["seed"]): one for name in runs if (one := evidence(run_folder(name), command))}
     assert len(measured) == len(runs), "two runs have the same seed"
     metrics = {seed: one["metrics"] for seed, one in measured.items()}
-    each = {seed: _systems(one["metrics"]) for seed, one in metrics.items()}
+    each = {seed: _systems(one) for seed, one in metrics.items()}
     first = next(iter(measured.values()))
     return {
         "command": command,
@@ -49,8 +50,9 @@ def together(command: str, runs: list[str], note: str | None) -> dict[str, Any]:
 def _systems(metrics: dict[str, Any]) -> dict[str, Any]:
     """Split → system → the metrics that are kept."""
     return {
-        split: kept({system: systems[system] for system in SYSTEMS if system in systems})
-        for split, systems in metrics.items()
+        split: kept({system: metrics[split][system] for system in SYSTEMS if system in metrics[split]})
+        for split in SPLITS
+        if split in metrics
     }
 
 

@@ -31,7 +31,7 @@ def test_auto_waits_for_the_data():
     [
         (of(400, 150, 4_800), 20, 2, 4, 24),  # a small shop
         (of(943, 1_682, 100_000), 50, 2, 16, 12),  # MovieLens-100K: as in quickstart
-        (of(22_363, 12_101, 198_502), 20, 2, 64, 24),  # Amazon Beauty: as in beauty-tiny
+        (of(22_363, 12_101, 198_502), 20, 2, 64, 24),  # Amazon Beauty
         (of(1_000_000, 300_000, 20_000_000), 20, 3, 64, 24),
         (of(3, 5, 9), 20, 2, 4, 24),
     ],
