@@ -83,11 +83,10 @@ def test_in_bfloat16_it_is_as_exact_as_fused_attention():
         assert error < max(0.01, 1.2 * other)
 
 
-def test_fused_attention_answers_without_gradients_and_where_scores_would_fill_the_memory():
+def test_fused_attention_answers_in_evaluation_and_where_scores_would_fill_the_memory():
     module = torch.nn.Module()
     with counted() as plain:
-        with torch.no_grad():
-            tree_attention(module, *heads(), tree_mask())
+        tree_attention(torch.nn.Module().eval(), *heads(), tree_mask())
         length = int((MAX_SCORES / (3 * HEADS)) ** 0.5) + 1
         tree_attention(module, *heads(length=length), tree_mask(length=length))
         tree_attention(module, *heads(), None, is_causal=True)
@@ -103,6 +102,13 @@ def test_a_query_that_sees_nothing_spoils_nothing():
     wanted = by_hand(heads(2), mask, 8**-0.5)
     torch.testing.assert_close(found[0][0, 5:], wanted[0][0, 5:], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found[0][1:], wanted[0][1:], atol=1e-5, rtol=1e-5)
+
+
+def test_training_computes_the_same_without_gradients():
+    with torch.no_grad():
+        frozen, _ = tree_attention(torch.nn.Module(), *heads(), tree_mask())
+    learned, _ = tree_attention(torch.nn.Module(), *heads(), tree_mask())
+    assert torch.equal(frozen, learned)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -167,7 +167,7 @@ def test_another_kind_keeps_the_settings_it_shares():
         ("ids.quantizer.kind=rqvea", "ids.quantizer.kind: no 'rqvea' (did you mean 'rqvae'?)"),
         ("ids.quantizer.iteration=4", "unknown key 'ids.quantizer.iteration' (did you mean 'iterations'?)"),
         ("ids.inputs=[vectors]", "inputs names vectors, but vectors has no file"),
-        ("ids.fusion.weights=[1, 2]", "fusion.weights needs a number for each of text"),
+        ("ids.fusion.weights=[1, 2, 3]", "fusion.weights needs a number for each of text"),
     ],
 )
 def test_errors_in_the_ids_section_name_key_and_remedy(override, message):

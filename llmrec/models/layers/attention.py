@@ -39,7 +39,8 @@ def tree_attention(
     """Softmax(Q Kᵀ · scaling + mask) V (Vaswani et al. 2017, equation 1), by the faster of two ways.
 
     Args:
-        module: the attention layer.
+        module: the attention layer. In training mode it is computed in the same way with and without gradients, so
+            that a policy that has not moved yet equals its reference.
         query: [B, H, T, D].
         key: [B, G, T', D]; H is a multiple of G, and H / G neighbouring heads share a key.
         value: [B, G, T', D].
@@ -52,7 +53,7 @@ def tree_attention(
         [B, T, H, D], and None in place of the weights.
     """
     has_mask = attention_mask is not None and attention_mask.dtype == torch.bool
-    if has_mask and not dropout and _is_trained_on_cpu(query, key):
+    if has_mask and not dropout and module.training and _fits_a_cpu(query, key):
         assert attention_mask is not None
         return _plain_attention(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
     return sdpa_attention_forward(
@@ -60,10 +61,9 @@ def tree_attention(
     )
 
 
-def _is_trained_on_cpu(query: torch.Tensor, key: torch.Tensor) -> bool:
-    """Whether plain products are the faster way, and their scores are few enough to be kept."""
-    learns = torch.is_grad_enabled() and query.requires_grad
-    return learns and query.device.type == "cpu" and query.shape[:3].numel() * key.shape[2] <= MAX_SCORES
+def _fits_a_cpu(query: torch.Tensor, key: torch.Tensor) -> bool:
+    """Whether plain products are the faster way in training, and their scores are few enough to be kept."""
+    return query.device.type == "cpu" and query.shape[:3].numel() * key.shape[2] <= MAX_SCORES
 
 
 def _plain_attention(
