@@ -67,9 +67,9 @@ PANELS = {
         *_opponents("quickstart.json", without="sasrec_plus"),
     ),
     "Amazon Beauty": (
-        _model("llmrec beauty-tiny", "beauty-tiny.json"),
+        _model("llmrec beauty-tiny", "beauty-own-code.json"),
         _model("llmrec (SASRec)", "beauty-sasrec-teacher.json"),
-        _model("llmrec, no teacher", "beauty-tiny-untaught.json"),
+        _model("llmrec, no teacher", "beauty-untaught-own-code.json"),
         *_opponents("beauty-tiny.json"),
     ),
 }
