@@ -26,7 +26,7 @@ from llmrec.config import load_recipe
 from llmrec.data.examples import training_histories
 from llmrec.estimate.machine import write_figures
 from llmrec.models import modes
-from llmrec.models.layers.attention import ATTENTION
+from llmrec.models.layers.attention import register_attention
 from llmrec.models.layers.trained_rows import TrainedRows
 from llmrec.train.sft.epochs import Epochs
 from llmrec.train.sft.prepare import prepare
@@ -106,7 +106,7 @@ def _pass(
     model: Any = trainer.model
     model.zero_grad()
     getattr(model, "get_base_model", lambda: model)().set_attn_implementation(
-        "sdpa" if variant == LIBRARIES else ATTENTION
+        "sdpa" if variant == LIBRARIES else register_attention()
     )
     for layer in rows:
         layer.__class__ = TrainedRows if variant == APART else TrainableTokensLayer

@@ -54,7 +54,7 @@ def build(
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from llmrec.models.layers.attention import ATTENTION, leave_out_cudnn_attention
+    from llmrec.models.layers.attention import leave_out_cudnn_attention, register_attention
 
     leave_out_cudnn_attention()
     shape = SHAPES[name] | sizes
@@ -62,7 +62,9 @@ def build(
     factory: Any = AutoModelForCausalLM
     torch.manual_seed(0)
     with torch.device(device):
-        model: PreTrainedModel = factory.from_config(config, dtype=dtype, attn_implementation=ATTENTION)
+        model: PreTrainedModel = factory.from_config(
+            config, dtype=dtype, attn_implementation=register_attention()
+        )
     return model.eval()
 
 

@@ -57,6 +57,25 @@ class Popularity:
         )
         return cls(ranked["item_id"].to_list(), ranked["count"].to_list())
 
+    @classmethod
+    def of_counts(cls, items: Sequence[str], counts: npt.NDArray[np.int64]) -> Popularity:
+        """Rank items by their training interactions `[items]`; equal counts stay in the order of the items."""
+        order = np.argsort(-counts, kind="stable")
+        return cls([items[i] for i in order], counts[order].tolist())
+
+    def fill_in(self, ranked: Ranked, users: Sequence[int], k: int, exclude: Sequence[Sequence[str]]) -> None:
+        """Give some users the most popular items, in place.
+
+        Args:
+            ranked: item ids and scores of all users.
+            users: which users' lists are replaced.
+            k: length of the lists.
+            exclude: items that a user must not get, for all users.
+        """
+        items, scores = self.recommend([()] * len(users), k, [exclude[user] for user in users])
+        for user, row, values in zip(users, items, scores, strict=True):
+            ranked[0][user], ranked[1][user] = row, values
+
     def recommend(
         self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Sequence[str]] | None = None
     ) -> Ranked:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 import polars as pl
 
@@ -39,7 +40,7 @@ def load_system(run: Path, name: str, items: Sequence[str]) -> Baseline:
     return load_baseline(run, name, items)
 
 
-def reads_times(model: Baseline) -> bool:
+def reads_times(model: Baseline) -> TypeGuard[TimedBaseline]:
     """Whether a baseline's lists depend on the times of a history's items."""
     return isinstance(model, TimedBaseline) and model.reads_times
 
@@ -65,7 +66,7 @@ def baseline_lists(
     histories = examples["history"].to_list()
     inputs = [items[-history:] for items in histories]
     exclude = histories if mask_seen else None
-    if isinstance(model, TimedBaseline) and model.reads_times:
+    if reads_times(model):
         times = [row[-history:] for row in examples[TIMES].to_list()]
         lists = model.recommend(inputs, k, exclude, times)
     else:

@@ -137,9 +137,8 @@ def has_own_codes(recipe: Recipe, codec: Codec, sids: NDArray[np.int32]) -> bool
         sids: int32 `[items, levels]`, semantic IDs of all its items.
     """
     ids = recipe.ids
-    may = (
-        ids.collisions == "own_code" or ids.quantizer.kind == "kept"
-    )  # kept IDs have the rule of an earlier run
+    # Kept IDs have the rule of an earlier run.
+    may = ids.collisions == "own_code" or ids.quantizer.kind == "kept"
     return may and sids.shape[1] > codec.levels and len(np.unique(sids[:, -1])) == len(sids)
 
 

@@ -114,7 +114,7 @@ def build_tiny(
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from llmrec.models.layers.attention import ATTENTION
+    from llmrec.models.layers.attention import register_attention
 
     if shape.hidden % (2 * shape.heads):
         raise UserError(f"base.tiny: hidden={shape.hidden} must be an even multiple of heads={shape.heads}")
@@ -137,7 +137,7 @@ def build_tiny(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = Qwen3ForCausalLM(config)
-        model.set_attn_implementation(ATTENTION)
+        model.set_attn_implementation(register_attention())
         return _to_dtype(model, dtype)
 
 
@@ -208,13 +208,13 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
     from transformers.initialization import no_init_weights
 
-    from llmrec.models.layers.attention import ATTENTION
+    from llmrec.models.layers.attention import register_attention
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         hide_loading_bars()
         loaded = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation=ATTENTION
+            path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation=register_attention()
         )
     except ImportError:
         raise UserError(f"base.model: {path}: GGUF files need the package gguf: pip install gguf") from None

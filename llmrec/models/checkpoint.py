@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 from llmrec.errors import UserError
 from llmrec.files import cause_of, disk_is_full, read_json
 from llmrec.ids.tokens import sid_token
-from llmrec.models.layers.attention import ATTENTION, leave_out_cudnn_attention
+from llmrec.models.layers.attention import leave_out_cudnn_attention, register_attention
 from llmrec.models.lora import load_adapter
 from llmrec.models.vocabulary import ITEM_END, SidVocabulary, embedding_weight
 from llmrec.quiet import hide_loading_bars
@@ -168,7 +168,7 @@ def load_weights(folder: Path, dtype: torch.dtype | str, name: str = "") -> PreT
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype=dtype,
-            attn_implementation=ATTENTION,
+            attn_implementation=register_attention(),
             trust_remote_code=False,
             use_safetensors=True,
             generation_config=read_generation(folder),

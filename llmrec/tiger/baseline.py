@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.catalogue.trie import Trie
 from llmrec.collaborative.popularity import Popularity
+from llmrec.collaborative.sequential.early_stopping import CUTOFF, mean_ndcg
 from llmrec.collaborative.sequential.windows import Ints
 from llmrec.collaborative.sequential.workers import start_workers
 from llmrec.collaborative.system import Ranked
@@ -26,7 +27,6 @@ from llmrec.errors import UserError
 from llmrec.files import cause_of
 from llmrec.hardware import choose_device
 from llmrec.ids.load import sort_in_trie_order
-from llmrec.metrics.ranking import score_ranks
 from llmrec.tiger.network import build_network, encoder_inputs, item_tokens
 from llmrec.tiger.search import search
 from llmrec.tiger.training import train
@@ -34,8 +34,6 @@ from llmrec.tiger.training import train
 TITLE = "TIGER"
 FORMULA = "score(i) = Σ log p(code of i's ID | history's IDs, earlier codes), by beam search under the trie"
 METADATA = "tiger"
-CUTOFF = 10
-"""Cutoff of the NDCG that stops the training."""
 _BLOCK = 64
 """Number of users whose lists are searched together."""
 
@@ -64,8 +62,7 @@ class Tiger:
         """Make a network with weights from torch's generator for items in trie order."""
         self.config, self.items, self.sids, self.codes = config, list(items), sids, list(codes)
         self.counts = counts
-        order = np.argsort(-counts, kind="stable")
-        self.popularity = Popularity([self.items[i] for i in order], counts[order].tolist())
+        self.popularity = Popularity.of_counts(self.items, counts)
         device: Any = choose_device()
         self.model = build_network(codes, config).to(device).eval()
         self._tokens = item_tokens(sids, codes)
@@ -174,10 +171,8 @@ class Tiger:
             for user, found, values in zip(users, top.items.tolist(), top.scores.tolist(), strict=True):
                 items[user] = [self.items[i] for i in found if i >= 0]
                 scores[user] = values[: len(items[user])]
-        for user, history in enumerate(histories):
-            if not len(self._inputs(history)):
-                popular = self.popularity.recommend([history], k, [banned[user]])
-                items[user], scores[user] = popular[0][0], popular[1][0]
+        empty = [user for user, history in enumerate(histories) if not len(self._inputs(history))]
+        self.popularity.fill_in((items, scores), empty, k, banned)
         return items, scores
 
     def log_probs(self, histories: Sequence[Sequence[str]], items: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -231,6 +226,4 @@ class Tiger:
         histories, targets = examples["history"].to_list(), examples["target"].to_list()
         lists, _ = self.recommend(histories, CUTOFF, histories)
         places = [row.index(item) + 1 if item in row else 0 for row, item in zip(lists, targets, strict=True)]
-        scored = score_ranks(pl.DataFrame({"rank": places}, schema={"rank": pl.Int64}), [CUTOFF])
-        # polars types the mean of any series; that of a float column is a float.
-        return float(scored[f"ndcg@{CUTOFF}"].mean())  # type: ignore[arg-type]
+        return mean_ndcg(places)

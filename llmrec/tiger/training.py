@@ -6,7 +6,6 @@ from one generator (`llmrec.collaborative.sequential.workers`).
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from llmrec.collaborative.sequential.early_stopping import train_to_best
 from llmrec.collaborative.sequential.windows import Ints, Window, batches
 from llmrec.config import TigerConfig
 from llmrec.tiger.network import Tokens, encoder_inputs
@@ -54,26 +54,14 @@ def train(
     Returns:
         A log: `epochs`, `best_epoch`, and per epoch a value of `loss` and of `ndcg@10`.
     """
-    epochs = config.epochs if validate else min(config.epochs, config.patience)
-    log: dict[str, Any] = {"epochs": 0, "best_epoch": epochs, "loss": [], "ndcg@10": []}
     windows = windows_by_target(histories, config.history)
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
-    best = copy.deepcopy(model.state_dict())
-    for epoch in tqdm(range(1, epochs + 1), desc="TIGER", unit="epoch", disable=None):
-        log["epochs"] = epoch
-        draw = np.random.default_rng([seed, epoch])
-        log["loss"].append(round(_epoch(model, optimizer, tokens, windows, config, draw), 6))
-        if validate is None:
-            continue
-        value = round(validate(model), 6)
-        if value > max(log["ndcg@10"], default=-1.0):
-            log["best_epoch"], best = epoch, copy.deepcopy(model.state_dict())
-        log["ndcg@10"].append(value)
-        if epoch - log["best_epoch"] >= config.patience:
-            break
-    if validate is not None:
-        model.load_state_dict(best)
-    return log
+
+    def run_epoch(epoch: int) -> float:
+        return _epoch(model, optimizer, tokens, windows, config, np.random.default_rng([seed, epoch]))
+
+    judge = None if validate is None else lambda: validate(model)
+    return train_to_best(model, run_epoch, judge, config.epochs, config.patience, "TIGER")
 
 
 def _epoch(

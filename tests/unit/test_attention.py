@@ -8,7 +8,7 @@ import torch
 from small_models import KINDS, make_model
 
 from llmrec.models.layers import attention
-from llmrec.models.layers.attention import ATTENTION, MAX_SCORES, tree_attention
+from llmrec.models.layers.attention import MAX_SCORES, register_attention, tree_attention
 
 HEADS, LENGTH = 4, 24
 
@@ -115,7 +115,7 @@ def test_training_computes_the_same_without_gradients():
 def test_models_train_as_with_torchs_attention_and_their_files_do_not_name_ours(kind, tmp_path):
     tokens = torch.randint(0, 200, (3, LENGTH), generator=torch.Generator().manual_seed(0))
     gradients = []
-    for name in (ATTENTION, "sdpa"):
+    for name in (register_attention(), "sdpa"):
         model, _ = make_model(kind)
         model.set_attn_implementation(name)
         model(input_ids=tokens, attention_mask=tree_mask(), labels=tokens).loss.backward()

@@ -144,10 +144,7 @@ def test_the_commands_of_all_steps_exist_with_their_options(check, tmp_path, mon
 
 
 def test_what_only_kernels_can_show_needs_torch_and_transformers_alone():
-    """So it runs on a machine that has these, and nothing else of what llmrec needs.
-
-    SciPy is not counted, which transformers imports where it is installed.
-    """
+    """So it runs on a machine that has these, and nothing else of what llmrec needs."""
     absent = {
         "pydantic",
         "polars",
@@ -157,6 +154,7 @@ def test_what_only_kernels_can_show_needs_torch_and_transformers_alone():
         "peft",
         "faiss",
         "typer",
+        "scipy",
         "sklearn",
     }
     code = f"import sys; sys.path.insert(0, 'eval'); import gpu_kernels; print({absent} & set(sys.modules))"

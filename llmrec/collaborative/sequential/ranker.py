@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from llmrec.collaborative.popularity import Popularity
+from llmrec.collaborative.sequential.early_stopping import mean_ndcg
 from llmrec.collaborative.sequential.network import Network
 from llmrec.collaborative.sequential.settings import SequentialSettings
 from llmrec.collaborative.sequential.training import PARTS, Build, Histories, Loss, train
@@ -25,10 +26,7 @@ from llmrec.collaborative.system import Ranked
 from llmrec.errors import UserError
 from llmrec.files import cause_of
 from llmrec.hardware import choose_device
-from llmrec.metrics.ranking import score_ranks
 
-CUTOFF = 10
-"""Cutoff of the NDCG that stops the training."""
 _BLOCK = 128
 Times = Sequence[Sequence[int]]
 """Times of each history's items, seconds."""
@@ -74,8 +72,7 @@ class SequentialRanker:
     ) -> None:
         """Keep a model, its items in the order of its rows, and their training interactions `[items]`."""
         self.model, self.config, self.items, self.counts = model.eval(), config, list(items), counts
-        order = np.argsort(-counts, kind="stable")
-        self.popularity = Popularity([self.items[i] for i in order], counts[order].tolist())
+        self.popularity = Popularity.of_counts(self.items, counts)
         self._position = {item: i for i, item in enumerate(self.items)}
         self._asked: tuple[Sequence[str], npt.NDArray[np.int64]] | None = None
 
@@ -201,10 +198,8 @@ class SequentialRanker:
                 allowed = [(i, score) for i, score in zip(indices, values, strict=True) if score > -torch.inf]
                 items[user] = [self.items[i] for i, _ in allowed]
                 scores[user] = [score for _, score in allowed]
-        for user, history in enumerate(histories):
-            if not len(self._inputs(history)):
-                popular = self.popularity.recommend([history], k, [banned[user]])
-                items[user], scores[user] = popular[0][0], popular[1][0]
+        empty = [user for user, history in enumerate(histories) if not len(self._inputs(history))]
+        self.popularity.fill_in((items, scores), empty, k, banned)
         return items, scores
 
     def log_probs(self, histories: Sequence[Sequence[str]], items: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -301,9 +296,7 @@ class SequentialRanker:
         for block, places in zip(blocks, run_all(rank, blocks), strict=True):
             for user, place in zip(block.users, places, strict=True):
                 ranks[user] = place
-        scored = score_ranks(pl.DataFrame({"rank": ranks}, schema={"rank": pl.Int64}), [CUTOFF])
-        # polars types the mean of any series; that of a float column is a float.
-        return float(scored[f"ndcg@{CUTOFF}"].mean())  # type: ignore[arg-type]
+        return mean_ndcg(ranks)
 
     def _mask(self, logits: torch.Tensor, lists: Sequence[Sequence[str]]) -> None:
         """Set the logits of each row's list of items to −∞, in `logits [U, items]`."""

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from llmrec.collaborative.sequential.dropout import Dropout
+from llmrec.collaborative.sequential.early_stopping import train_to_best
 from llmrec.collaborative.sequential.losses import bce_loss, ce_loss
 from llmrec.collaborative.sequential.network import Network
 from llmrec.collaborative.sequential.settings import SequentialSettings
@@ -104,25 +105,11 @@ def train(
     Returns:
         The model, and a log: `epochs`, `best_epoch`, and per epoch a value of `loss` and of `ndcg@10`.
     """
-    epochs = config.epochs if validate else min(config.epochs, config.patience)
-    log: dict[str, Any] = {"epochs": 0, "best_epoch": epochs, "loss": [], "ndcg@10": []}
     trainer = _Trainer(build, histories, items, loss, config, seed, run_all, title)
-    best = trainer.average.state_dict()
-    progress = tqdm(range(1, epochs + 1), desc=f"{title} ({loss})", unit="epoch", disable=None)
-    for epoch in progress:
-        log["epochs"] = epoch
-        log["loss"].append(round(trainer.epoch(epoch), 6))
-        if validate is None:
-            continue
-        value = round(validate(trainer.average), 6)
-        if value > max(log["ndcg@10"], default=-1.0):
-            log["best_epoch"], best = epoch, copy.deepcopy(trainer.average.state_dict())
-        log["ndcg@10"].append(value)
-        progress.set_postfix_str(f"loss {log['loss'][-1]:.3f}, NDCG@10 {value:.4f}")
-        if epoch - log["best_epoch"] >= config.patience:
-            break
-    trainer.average.load_state_dict(best)
-    return trainer.average, log
+    model = trainer.average
+    judge = None if validate is None else lambda: validate(model)
+    log = train_to_best(model, trainer.epoch, judge, config.epochs, config.patience, f"{title} ({loss})")
+    return model, log
 
 
 @dataclass(frozen=True)

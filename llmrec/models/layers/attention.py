@@ -12,9 +12,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,6 +21,16 @@ ATTENTION = "llmrec"
 MAX_SCORES = 1 << 22
 """Most scores of a layer (heads times pairs of positions) that are kept for the backward pass. Where there are more,
 fused attention takes over, which keeps none."""
+
+
+def register_attention() -> str:
+    """Make `tree_attention` known to transformers, which is imported here, and return its name, `ATTENTION`."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(ATTENTION, tree_attention)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    return ATTENTION
 
 
 def tree_attention(
@@ -56,6 +63,8 @@ def tree_attention(
     if has_mask and not dropout and module.training and _fits_a_cpu(query, key):
         assert attention_mask is not None
         return _plain_attention(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
     )
@@ -116,7 +125,3 @@ def every_position_sees_something(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         del masks[attention]
-
-
-AttentionInterface.register(ATTENTION, tree_attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)

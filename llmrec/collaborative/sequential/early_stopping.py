@@ -1,0 +1,68 @@
+"""Training until validation no longer improves, as sequential models and TIGER are trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import polars as pl
+from torch import nn
+from tqdm import tqdm
+
+from llmrec.metrics.ranking import score_ranks
+
+CUTOFF = 10
+"""Cutoff of the NDCG that stops the training."""
+
+
+def train_to_best(
+    model: nn.Module,
+    run_epoch: Callable[[int], float],
+    validate: Callable[[], float] | None,
+    epochs: int,
+    patience: int,
+    title: str,
+) -> dict[str, Any]:
+    """Train until validation has not improved for `patience` epochs; the model keeps the best epoch's weights.
+
+    Args:
+        model: the model that is validated; changed in place.
+        run_epoch: trains the epoch of a number, from 1 on, and returns its mean loss.
+        validate: returns the model's validation NDCG@10; without it, the model trains for `patience` epochs.
+        epochs: most epochs.
+        patience: number of epochs without a better value after which the training ends.
+        title: for the progress bar.
+
+    Returns:
+        A log: `epochs`, `best_epoch`, and per epoch a value of `loss` and of `ndcg@10`.
+    """
+    epochs = epochs if validate else min(epochs, patience)
+    log: dict[str, Any] = {"epochs": 0, "best_epoch": epochs, "loss": [], "ndcg@10": []}
+    best = model.state_dict()
+    progress = tqdm(range(1, epochs + 1), desc=title, unit="epoch", disable=None)
+    for epoch in progress:
+        log["epochs"] = epoch
+        log["loss"].append(round(run_epoch(epoch), 6))
+        if validate is None:
+            continue
+        value = round(validate(), 6)
+        if value > max(log["ndcg@10"], default=-1.0):
+            log["best_epoch"], best = epoch, copy.deepcopy(model.state_dict())
+        log["ndcg@10"].append(value)
+        progress.set_postfix_str(f"loss {log['loss'][-1]:.3f}, NDCG@10 {value:.4f}")
+        if epoch - log["best_epoch"] >= patience:
+            break
+    model.load_state_dict(best)
+    return log
+
+
+def mean_ndcg(ranks: Sequence[int]) -> float:
+    """Mean NDCG@10 of validation targets.
+
+    Args:
+        ranks: the rank of each target, from 1 on; 0 for a miss.
+    """
+    scored = score_ranks(pl.DataFrame({"rank": ranks}, schema={"rank": pl.Int64}), [CUTOFF])
+    # polars types the mean of any series; that of a float column is a float.
+    return float(scored[f"ndcg@{CUTOFF}"].mean())  # type: ignore[arg-type]
