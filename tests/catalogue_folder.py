@@ -55,3 +55,8 @@ def answer(request, follow):
             request, tokens=[*request.tokens, response.tokens[-1]], extra_args=request.extra_args | deeper
         )
     return response
+
+
+def registered_pairs(folder):
+    """A catalogue's name and its items' tokens: every code pair but <a_3>, two levels of four codes."""
+    return registered(folder, np.array([[a, b] for a in range(3) for b in range(4)], np.int32))

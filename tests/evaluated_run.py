@@ -11,6 +11,7 @@ from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples
 from llmrec.evaluate.lists import SCHEMA
 from llmrec.files import write_json
+from llmrec.stages import eval as eval_stage
 
 HOSTILE = '<script>alert("title")</script> & <a_12>'
 ITEMS = [f"i{n}" for n in range(25)]
@@ -68,3 +69,11 @@ def run_stage_function(module, recipe, run, stages=()):
     module.run(StageContext(recipe, run, work, run / ".scratch", stages=stages))
     shutil.copytree(work, run, dirs_exist_ok=True)
     shutil.rmtree(work)
+
+
+def make_evaluated_run(folder):
+    """A run whose stage eval has run."""
+    recipe = make_recipe()
+    run = make_run(folder, recipe)
+    run_stage_function(eval_stage, recipe, run)
+    return run

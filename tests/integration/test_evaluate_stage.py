@@ -5,7 +5,7 @@ import io
 import numpy as np
 import polars as pl
 import pytest
-from evaluated_run import make_recipe, make_run, run_stage_function
+from evaluated_run import make_evaluated_run, make_recipe, make_run, run_stage_function
 from rich.console import Console
 
 from llmrec import pipeline
@@ -46,10 +46,7 @@ def test_lists_made_elsewhere_are_a_system_of_metrics_and_report(tmp_path):
 
 @pytest.fixture
 def evaluated(tmp_path):
-    recipe = make_recipe()
-    run = make_run(tmp_path / "tiny", recipe)
-    run_stage_function(eval_stage, recipe, run)
-    return run
+    return make_evaluated_run(tmp_path / "tiny")
 
 
 def test_metrics_of_a_known_model_are_exact(evaluated):

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import polars as pl
 import pytest
-from evaluated_run import ITEMS, make_recipe, make_run, run_stage_function
+from evaluated_run import ITEMS, make_evaluated_run, make_recipe, make_run, run_stage_function
 
 from llmrec import pipeline
 from llmrec.files import read_json, write_json
@@ -17,10 +17,7 @@ from llmrec.stages import report as report_stage
 
 @pytest.fixture
 def evaluated(tmp_path):
-    recipe = make_recipe()
-    run = make_run(tmp_path / "tiny", recipe)
-    run_stage_function(eval_stage, recipe, run)
-    return run
+    return make_evaluated_run(tmp_path / "tiny")
 
 
 class Links(HTMLParser):

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from circle import CIRCLE, ITEMS, VALID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,24 +16,8 @@ from llmrec.collaborative.sequential.dropout import keep_all
 from llmrec.collaborative.sequential.windows import pad
 from llmrec.errors import UserError
 
-ITEMS = [f"i{n}" for n in range(12)]
 SMALL = HstuSettings(dim=16, heads=2, history=6, dropout=0.1, lr=5e-3, batch=64, epochs=25, patience=25)
 TIMED = SMALL.model_copy(update={"times": True})
-
-
-def round_trip(start, length):
-    return [ITEMS[(start + step) % 12] for step in range(length)]
-
-
-CIRCLE = pl.DataFrame(
-    {"user_id": [str(user) for user in range(48)], "items": [round_trip(user, 5) for user in range(48)]}
-)
-VALID = pl.DataFrame(
-    {
-        "history": [round_trip(user, 5) for user in range(12)],
-        "target": [ITEMS[(user + 5) % 12] for user in range(12)],
-    }
-)
 
 
 def silu(x):

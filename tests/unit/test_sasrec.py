@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import simulated_device
 import torch
+from circle import CIRCLE, ITEMS, VALID, round_trip, training
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,26 +24,7 @@ from llmrec.collaborative.sequential.windows import Piece, Window, batches, cut_
 from llmrec.collaborative.sequential.workers import start_workers
 from llmrec.errors import UserError
 
-ITEMS = [f"i{n}" for n in range(12)]
 SMALL = SasrecSettings(dim=16, heads=2, history=6, dropout=0.1, lr=5e-3, batch=64, epochs=25, patience=25)
-
-
-def training(histories):
-    return pl.DataFrame({"user_id": [str(user) for user in range(len(histories))], "items": histories})
-
-
-def round_trip(start, length):
-    """Items in the order of the catalogue, from the first on again after the last."""
-    return [ITEMS[(start + step) % len(ITEMS)] for step in range(length)]
-
-
-CIRCLE = training([round_trip(user % 12, 5) for user in range(48)])
-VALID = pl.DataFrame(
-    {
-        "history": [round_trip(user, 5) for user in range(12)],
-        "target": [ITEMS[(user + 5) % 12] for user in range(12)],
-    }
-)
 
 
 @pytest.fixture(scope="module")

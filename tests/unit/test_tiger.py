@@ -1,9 +1,9 @@
 """TIGER: its tokens by hand, its lists against exhaustive scoring, and that training and files are reproducible."""
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
+from circle import CIRCLE, ITEMS, VALID
 
 from llmrec.config import TigerConfig
 from llmrec.errors import UserError
@@ -11,7 +11,6 @@ from llmrec.tiger.baseline import Tiger
 from llmrec.tiger.network import encoder_inputs, item_tokens
 from llmrec.tiger.training import windows_by_target
 
-ITEMS = [f"i{n}" for n in range(12)]
 SIDS = np.array([[n % 3, n // 3] for n in range(12)], np.int32)
 """i0 … i11: three codes of four items each, in an order that is not the trie's."""
 CODES = [3, 5]
@@ -29,19 +28,6 @@ SMALL = TigerConfig(
 )
 
 
-def round_trip(start, length):
-    return [ITEMS[(start + step) % 12] for step in range(length)]
-
-
-CIRCLE = pl.DataFrame(
-    {"user_id": [str(user) for user in range(48)], "items": [round_trip(user, 5) for user in range(48)]}
-)
-VALID = pl.DataFrame(
-    {
-        "history": [round_trip(user, 5) for user in range(12)],
-        "target": [ITEMS[(user + 5) % 12] for user in range(12)],
-    }
-)
 HISTORIES = [["i3"], ["i1", "i2", "i3", "i4"], ["i7", "i0"]]
 
 

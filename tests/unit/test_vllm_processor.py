@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import simulated_device
 import torch
-from catalogue_folder import registered, sid_tables
+from catalogue_folder import registered, registered_pairs, sid_tables
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,8 +34,7 @@ def no_catalogues(monkeypatch):
 
 @pytest.fixture
 def shop(tmp_path):
-    """A catalogue's name and its items' tokens: every code pair but <a_3>, two levels of four codes."""
-    return registered(tmp_path, np.array([[a, b] for a in range(3) for b in range(4)], np.int32))
+    return registered_pairs(tmp_path)
 
 
 def config():

