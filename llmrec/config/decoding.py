@@ -98,6 +98,7 @@ class DecodeConfig(Section):
         mask_seen: whether items of the history are left out of the lists.
         memory_gb: memory bound of a batch, in GB; null uses what the device can spare.
         device: a torch device, or `auto`.
+        dtype: precision that the model computes in; null uses the one in which its weights are saved.
     """
 
     engine: Literal["tree", "vllm", "generate"] = "tree"
@@ -113,6 +114,7 @@ class DecodeConfig(Section):
     mask_seen: bool = True
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     device: str = "auto"
+    dtype: Literal["float32", "bfloat16"] | None = None
 
     @property
     def list_length(self) -> int:

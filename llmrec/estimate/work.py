@@ -296,8 +296,10 @@ class Workload:
         return matmul_rate(precision) * REACHED[precision, self.shape.hidden >= WIDE]
 
     def precision(self, stage: str) -> Precision:
-        """What a stage computes in on this machine: the base's precision, or that of `bf16` of a training."""
+        """What a stage computes in here: the base's precision, `bf16` of a training, `dtype` of decoding."""
         training = {"sft": self.recipe.sft, "dpo": self.recipe.dpo, "grpo": self.recipe.grpo}.get(stage)
+        if stage == "decode" and self.recipe.decode.dtype is not None:
+            return self.recipe.decode.dtype
         is_half = self.recipe.base.dtype == "bfloat16" or (
             training is not None and uses_bfloat16(training.bf16)
         )

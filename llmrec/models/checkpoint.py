@@ -211,6 +211,7 @@ def load_checkpoint(
     vocabulary: SidVocabulary,
     adapter: Path | None = None,
     device: str = "cpu",
+    dtype: str | None = None,
 ) -> Checkpoint:
     """Load the model of a `base/` folder, with an adapter on it if one is given, ready for inference.
 
@@ -219,13 +220,14 @@ def load_checkpoint(
         tokenizer: the folder's tokenizer.
         vocabulary: the semantic-ID tokens of the folder's catalogue.
         adapter: a folder with a pure LoRA adapter of this base; None loads the base alone.
-        device: device of the model, which keeps its saved precision.
+        device: device of the model.
+        dtype: precision of the base's weights; None for the one in which they are saved.
 
     Raises:
         UserError: files are missing or broken; the tokenizer or the model lacks SID tokens; or the adapter belongs to
             another base.
     """
-    model = load_weights(folder, "auto")
+    model = load_weights(folder, dtype or "auto")
     _check_vocabulary(vocabulary, tokenizer, len(embedding_weight(model)), folder)
     if adapter is not None:
         # A PeftModel hands all that it lacks on to the model that it wraps.

@@ -68,8 +68,9 @@ class Recommender:
         self.run = run
         self._adapter = run.adapter(model)
         self._device = device
-        self._loaded: tuple[Path | None, Checkpoint] | None = None
+        self._loaded: tuple[tuple[Path | None, str | None], Checkpoint] | None = None
         self._engine: VllmEngine | None = None
+        self._engine_dtype: str | None = None
 
     @classmethod
     def load(
@@ -100,13 +101,14 @@ class Recommender:
         """
         return self._checkpoint(self._adapter)
 
-    def _checkpoint(self, adapter: Path | None) -> Checkpoint:
+    def _checkpoint(self, adapter: Path | None, dtype: str | None = None) -> Checkpoint:
         """The base with an adapter, or alone; one model is held at a time, and a second takes its place."""
-        if self._loaded is None or self._loaded[0] != adapter:
+        wanted = adapter, dtype
+        if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None
             gc.collect()  # a model with an adapter is held by cycles, and two may not fit the device
             device = batches.resolve_device(self._device)
-            self._loaded = adapter, self.run.load_model(adapter, device)
+            self._loaded = wanted, self.run.load_model(adapter, device, dtype)
         return self._loaded[1]
 
     @property
@@ -242,14 +244,16 @@ class Recommender:
         prompts = self.run.encode_prompts(given)
         allowed, denied = self.run.allow_and_deny_lists(given, settings.mask_seen, allow_ids, deny_ids)
         if settings.engine == "generate":
-            top = self._generate(self._checkpoint(adapter), prompts, settings, allowed, denied)
+            top = self._generate(
+                self._checkpoint(adapter, settings.dtype), prompts, settings, allowed, denied
+            )
         elif settings.engine == "vllm":
             mask = build_item_mask(self.run.catalogue.trie, allowed, denied)
             top = self._vllm(settings).rank(prompts, int(settings.width), mask, adapter)
         else:
             mask = build_item_mask(self._trie, allowed, denied, self._trie.device)
             prior = self._prior(settings, given)
-            top = self._search(self._checkpoint(adapter), prompts, settings, mask, prior)
+            top = self._search(self._checkpoint(adapter, settings.dtype), prompts, settings, mask, prior)
         if settings.mmr is not None:
             return rerank.mmr(
                 top.items, top.scores, self._vectors(), settings.mmr.trade_off, settings.list_length
@@ -294,19 +298,24 @@ class Recommender:
         return self.run.catalogue.trie.to(batches.resolve_device(self._device))
 
     def _vllm(self, settings: DecodeConfig) -> VllmEngine:
-        """vLLM, started at the first call."""
+        """vLLM, started at the first call, and again where a call asks for another precision."""
         if self.run.as_trained and find_catalogue(self.run.name).has_changed:
             raise UserError(
                 "decode.engine=vllm: this run's catalogue has changed since training (llmrec items); "
                 f"evaluate it with decode.engine=tree, or move {self.run.folder / 'catalogue'} away"
             )
+        if self._engine is not None and self._engine_dtype != settings.dtype:
+            self._engine.close()
+            self._engine = None
         if self._engine is None:
             from llmrec.vllm.engine import VllmEngine
 
             adapters = list(self.run.adapters.values())
+            options = {} if settings.dtype is None else {"dtype": settings.dtype}
             self._engine = VllmEngine(
-                self.run.base, adapters, int(settings.width), settings.memory_gb, self.run.name
+                self.run.base, adapters, int(settings.width), settings.memory_gb, self.run.name, **options
             )
+            self._engine_dtype = settings.dtype
         return self._engine
 
     def _search(

@@ -169,17 +169,20 @@ class TrainedRun:
         self.adapter(name)
         return SFT if name == BASE and SFT not in self.adapters else name
 
-    def load_model(self, adapter: Path | None = None, device: str = "cpu") -> Checkpoint:
+    def load_model(
+        self, adapter: Path | None = None, device: str = "cpu", dtype: str | None = None
+    ) -> Checkpoint:
         """Load the base, with an adapter on it if one is given.
 
         Args:
             adapter: one of `adapters`, or a folder with a pure LoRA adapter of this base.
             device: where the model goes.
+            dtype: precision of the base's weights; None for the one in which they are saved.
 
         Raises:
             UserError: files that are missing, broken, or of another base.
         """
-        return load_checkpoint(self.base, self.tokenizer, self.catalogue.vocabulary, adapter, device)
+        return load_checkpoint(self.base, self.tokenizer, self.catalogue.vocabulary, adapter, device, dtype)
 
     @property
     def _exported(self) -> bool:

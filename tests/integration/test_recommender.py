@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import shop as small_shop
+import torch
 
 from llmrec import Recommender
 from llmrec.catalogue.trie import Trie
@@ -26,6 +27,19 @@ def test_both_engines_give_the_same_lists_with_an_adapter(recommender):
     oracle = recommender.rank(HISTORIES, DecodeConfig(width=5, engine="generate"))
     np.testing.assert_allclose(tree.scores, oracle.scores, atol=1e-4)
     assert (tree.items == oracle.items).all()
+
+
+def test_a_search_in_bfloat16_scores_nearly_alike_and_proves_no_list(recommender):
+    exact = recommender.rank(HISTORIES)
+    rounded = recommender.rank(HISTORIES, dtype="bfloat16")
+    assert recommender._checkpoint(recommender._adapter, "bfloat16").model.dtype == torch.bfloat16
+    assert exact.is_exact is not None and rounded.is_exact is None
+    ours, theirs = (dict(zip(top.items[0], top.scores[0], strict=True)) for top in (exact, rounded))
+    shared = ours.keys() & theirs.keys()
+    assert len(shared) > len(ours) / 2
+    differences = [abs(ours[item] - theirs[item]) for item in shared]
+    assert 0 < max(differences) < 0.3
+    assert np.array_equal(recommender.rank(HISTORIES).scores, exact.scores)  # the saved precision again
 
 
 def test_one_history_is_answered_as_among_many(recommender):

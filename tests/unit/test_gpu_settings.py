@@ -184,7 +184,8 @@ def test_a_gpus_speed_is_that_of_the_precision_that_a_stage_computes_in(gpus, mo
     for faster in ("sft.bf16=true", "sft.bf16=auto", "base.dtype=bfloat16"):
         assert seconds("sft", faster) == pytest.approx(plain / 20)
     assert seconds("dpo", "dpo.bf16=true") == pytest.approx(seconds("dpo") / 20)
-    # Decoding is in the base's own precision.
+    # Decoding is in the base's own precision, if `decode.dtype` asks for no other.
+    assert seconds("decode", "decode.dtype=bfloat16") == seconds("decode", "base.dtype=bfloat16")
     assert seconds("decode", "sft.bf16=true") == pytest.approx(seconds("decode", "base.dtype=bfloat16") * 20)
 
 
@@ -195,7 +196,7 @@ def test_a_second_model_is_loaded_when_the_first_is_gone():
 
     alive, loaded = [], []
 
-    def load_model(adapter, device):
+    def load_model(adapter, device, dtype):
         alive.append([one() is not None for one in loaded])
         model = Model()
         loaded.append(weakref.ref(model))
