@@ -63,7 +63,7 @@ def run(arms: str, dry_run: bool = False, out: Path | None = None) -> dict[str, 
     print(markdown_table(figures))
     for caution in figures["cautions"]:
         print(f"not comparable: {caution}", file=sys.stderr)
-    out = out or artifacts.runs_root() / f"{path.stem}.json"
+    out = out or layout.runs_root() / f"{path.stem}.json"
     packages = [name for name in artifacts.PACKAGES if name != "llmrec"]
     write_figures(
         out, shlex.join(["llmrec", "bench", "quality", arms]), figures, *packages, seed=figures["seeds"]

