@@ -11,9 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llmrec.artifacts import read_manifest, run_folder
+from llmrec.artifacts import read_manifest
 from llmrec.config import load_recipe
 from llmrec.files import read_json, write_json
+from llmrec.layout import run_folder
 
 KEPT = ("hr@10", "ndcg@10", "users", "intervals")
 STAGES = ("data", "collaborative", "ids", "sft", "decode", "tasks", "eval", "report")

@@ -13,8 +13,8 @@ from typing import Any
 
 from evidence import evidence, kept
 
-from llmrec.artifacts import run_folder
 from llmrec.files import write_json
+from llmrec.layout import run_folder
 
 SYSTEMS = ("sft", "sasrec_ce", "item_knn", "mixture")
 SPLITS = ("valid", "test")

@@ -20,11 +20,11 @@ import torch
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from trl import SFTConfig
 
-from llmrec.artifacts import run_folder
 from llmrec.bench._measure import summary, time_interleaved
 from llmrec.config import load_recipe
 from llmrec.data.examples import training_histories
 from llmrec.estimate.machine import write_figures
+from llmrec.layout import run_folder
 from llmrec.models import modes
 from llmrec.models.layers.attention import register_attention
 from llmrec.models.layers.trained_rows import TrainedRows

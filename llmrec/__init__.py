@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmrec.decode.top_k import TopK
     from llmrec.errors import (
+        ChangedCatalogueError,
         InvalidRequestError,
         UnfinishedRunError,
         UnknownItemError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "ChangedCatalogueError",
     "InvalidRequestError",
     "Recommendation",
     "Recommender",

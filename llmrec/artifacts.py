@@ -27,8 +27,6 @@ from llmrec.assets import file_sha256
 from llmrec.errors import UnfinishedRunError, UnknownRunError, UserError
 from llmrec.files import DISK_FULL, disk_is_full, link_or_copy, read_json, write_json
 from llmrec.hardware import describe_machine
-from llmrec.layout import run_folder as run_folder
-from llmrec.layout import runs_root as runs_root
 
 if TYPE_CHECKING:
     from llmrec.config import Recipe
@@ -165,12 +163,14 @@ def find_run(name: str, what: str = "") -> Path:
         UnknownRunError: no such run; the message names the nearest.
     """
     with contextlib.suppress(UserError):  # of a name that no run can have
-        folder = run_folder(name)
+        folder = layout.run_folder(name)
         if any((folder / file).is_file() for file in (layout.RECIPE, layout.CATALOGUE)):
             opened_runs[folder] = None
             return folder
     where = f"{what}: " if what else ""
-    raise UnknownRunError(f"{where}no run named {name!r} under {runs_root()} ({layout.run_hint(name)})")
+    raise UnknownRunError(
+        f"{where}no run named {name!r} under {layout.runs_root()} ({layout.run_hint(name)})"
+    )
 
 
 def unfinished(run: Path) -> UnfinishedRunError:

@@ -63,6 +63,10 @@ class UnfinishedRunError(UserError):
     """A run whose SFT is not finished, so that no model can answer."""
 
 
+class ChangedCatalogueError(UserError):
+    """A run that has to be opened again: items were added since, and the weights that it was opened on are gone."""
+
+
 class UnknownModelError(UserError):
     """A run has no model of this name."""
 

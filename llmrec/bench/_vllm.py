@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from llmrec.catalogue.catalogue import Catalogue
+    from llmrec.decode.beam_search import TreeEngine
     from llmrec.vllm.engine import VllmEngine
 
     Processes = list[psutil.Process]
+    Engines = dict[str, tuple[VllmEngine, Processes]]
 
 CACHE_GB = 4
 """Memory of an engine's cache on a CPU, in GiB."""
@@ -54,7 +57,6 @@ def compare(
     """
     from llmrec.catalogue.registry import find_catalogue, register_catalogue
     from llmrec.decode.beam_search import TreeEngine
-    from llmrec.vllm.engine import VllmEngine
 
     catalogue = find_catalogue(register_catalogue(base)).to(model.device)
     tree = TreeEngine(model, catalogue.trie, catalogue.token_ids)
@@ -63,39 +65,65 @@ def compare(
         "cache_gb": _memory_gb() if cache_gb is None else cache_gb,
         "max_model_len": len(prompts[0]) + 64,
     }
-    blocks: dict[str, dict[str, Any]] = {"tuned": {}}
-    if not torch.cuda.is_available():
-        blocks["default"] = {"block_size": None}
-    engines: dict[str, tuple[VllmEngine, Processes]] = {}
-    try:
-        for name, block in blocks.items():
-            engines[name] = _start(partial(VllmEngine, base, **options, **block))
-        tuned, tuned_processes = engines["tuned"]
-        works: dict[str, tuple[Callable[[], object], Processes]] = {
-            "tree": (lambda: tree.search(prompts, width), []),
-            "rounds": (_fresh(tuned, lambda: tuned.rank(prompts, width)), tuned_processes),
-        }
-        for name, (engine, needed) in engines.items():
-            beams = partial(_beam_search, engine, prompts, width)
-            works[f"beam_search, {name}"] = (_fresh(engine, beams), needed)
-        processes = [process for _, started in engines.values() for process in started]
-        systems = {name: _alone(work, needed, processes) for name, (work, needed) in works.items()}
-        scores = tree.search(prompts, width).scores
-        difference = np.abs(scores - tuned.rank(prompts, width).scores).max()
-        vllm_difference = np.abs(scores - _beam_search(tuned, prompts, width)).max()
+    with _running(base, options) as engines:
+        differences = _score_differences(tree, engines["tuned"][0], prompts, width)
+        systems = _systems(tree, engines, prompts, width)
         seconds = time_interleaved(systems, repeats, f"vLLM, {width} beams")
-    finally:
-        for engine, started in engines.values():
-            _resume(started)
-            engine.close()
     return {
         "seconds": {name: summary(times) for name, times in seconds.items()},
         "tree_times_faster": {
             name: speedup(seconds[name], seconds["tree"]) for name in seconds if name != "tree"
         },
         "rounds_times_faster": speedup(seconds["beam_search, tuned"], seconds["rounds"]),
-        "score_difference": {"rounds": float(difference), "beam_search": float(vllm_difference)},
+        "score_difference": differences,
     }
+
+
+@contextlib.contextmanager
+def _running(base: Path, options: dict[str, Any]) -> Iterator[Engines]:
+    """Start vLLM with our block size (`tuned`) and, on a CPU, with its own (`default`); stop both after the block."""
+    from llmrec.vllm.engine import VllmEngine
+
+    blocks: dict[str, dict[str, Any]] = {"tuned": {}}
+    if not torch.cuda.is_available():
+        blocks["default"] = {"block_size": None}
+    engines: Engines = {}
+    try:
+        for name, block in blocks.items():
+            engines[name] = _start(partial(VllmEngine, base, **options, **block))
+        yield engines
+    finally:
+        for engine, started in engines.values():
+            _resume(started)
+            engine.close()
+
+
+def _systems(
+    tree: TreeEngine, engines: Engines, prompts: list[list[int]], width: int
+) -> dict[str, Callable[[], object]]:
+    """Return a search of each system, which runs while all engines that it does not need are suspended."""
+    tuned, tuned_processes = engines["tuned"]
+    works: dict[str, tuple[Callable[[], object], Processes]] = {
+        "tree": (lambda: tree.search(prompts, width), []),
+        "rounds": (_fresh(tuned, lambda: tuned.rank(prompts, width)), tuned_processes),
+    }
+    for name, (engine, needed) in engines.items():
+        beams = partial(_beam_search, engine, prompts, width)
+        works[f"beam_search, {name}"] = (_fresh(engine, beams), needed)
+    processes = [process for _, started in engines.values() for process in started]
+    return {name: _alone(work, needed, processes) for name, (work, needed) in works.items()}
+
+
+def _score_differences(
+    tree: TreeEngine, engine: VllmEngine, prompts: list[list[int]], width: int
+) -> dict[str, float]:
+    """Return the largest differences of the tree engine's scores from those of rounds and of vLLM's beam search."""
+    scores = tree.search(prompts, width).scores
+    others = {
+        "rounds": engine.rank(prompts, width).scores,
+        "beam_search": _beam_search(engine, prompts, width),
+    }
+    return {name: float(np.abs(scores - found).max()) for name, found in others.items()}
 
 
 def _memory_gb() -> float:

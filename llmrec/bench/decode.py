@@ -123,8 +123,8 @@ def _load(name: str, prompt: int, users: int, items: int) -> _Subject:
 
 def _trained(name: str, users: int) -> _Subject:
     """A finished run, with prompts of its test users: of the largest length that `users` prompts have."""
-    from llmrec.artifacts import run_folder
     from llmrec.data.examples import evaluation_examples
+    from llmrec.layout import run_folder
     from llmrec.recommend.model_names import BASE
     from llmrec.recommend.trained_run import TrainedRun
 

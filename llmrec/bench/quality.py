@@ -19,9 +19,9 @@ from llmrec.config import validate
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
 from llmrec.evaluate.compare import ComparisonRow, compare
-from llmrec.evaluate.summary import rounded
+from llmrec.evaluate.summary import JUDGED_SPLIT, rounded
 from llmrec.experiments.arms import Arm, ArmRun, ArmsFile, plan_runs
-from llmrec.experiments.variants import SPLIT, UNTIL
+from llmrec.experiments.variants import UNTIL
 from llmrec.files import read_json
 from llmrec.recommend.model_names import SFT
 from llmrec.yaml_files import read_yaml
@@ -63,7 +63,7 @@ def run(arms: str, dry_run: bool = False, out: Path | None = None) -> dict[str, 
     print(markdown_table(figures))
     for caution in figures["cautions"]:
         print(f"not comparable: {caution}", file=sys.stderr)
-    out = out or artifacts.runs_root() / f"{path.stem}.json"
+    out = out or layout.runs_root() / f"{path.stem}.json"
     packages = [name for name in artifacts.PACKAGES if name != "llmrec"]
     write_figures(
         out, shlex.join(["llmrec", "bench", "quality", arms]), figures, *packages, seed=figures["seeds"]
@@ -125,13 +125,13 @@ def collect_figures(file: ArmsFile, runs: Sequence[ArmRun]) -> dict[str, Any]:
 
     of_arm = {arm.name: [arm_run for arm_run in runs if arm_run.arm == arm] for arm in file.arms}
     ordered = [arm_run.folder for group in of_arm.values() for arm_run in group]
-    comparison = compare(ordered, SPLIT, file.metrics)
+    comparison = compare(ordered, JUDGED_SPLIT, file.metrics)
     rows = {row.runs: row for row in comparison.rows if row.system == SFT}
     return {
         "recipe": file.recipe,
         "overrides": list(file.overrides),
         "seeds": list(file.seeds),
-        "split": SPLIT,
+        "split": JUDGED_SPLIT,
         "metric": file.metric,
         "threads": torch.get_num_threads(),
         "arms": [
@@ -144,7 +144,7 @@ def collect_figures(file: ArmsFile, runs: Sequence[ArmRun]) -> dict[str, Any]:
 
 def _figures_of(arm: Arm, runs: Sequence[ArmRun], row: ComparisonRow) -> dict[str, Any]:
     manifests = [artifacts.read_manifest(arm_run.folder, "sft") or {} for arm_run in runs]
-    systems = read_json(runs[0].folder / layout.METRICS)[SPLIT]
+    systems = read_json(runs[0].folder / layout.METRICS)[JUDGED_SPLIT]
     return {
         "name": arm.name,
         "hypothesis": arm.hypothesis,

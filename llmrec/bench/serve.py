@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from llmrec.artifacts import run_folder
 from llmrec.data.examples import evaluation_examples
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
+from llmrec.layout import run_folder
 from llmrec.report.screen import show
 
 READY_SECONDS = 300

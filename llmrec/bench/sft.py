@@ -17,12 +17,13 @@ import polars as pl
 import torch
 from rich.table import Table
 
-from llmrec.artifacts import read_manifest, run_folder
+from llmrec.artifacts import read_manifest
 from llmrec.bench._measure import precision_of, speedup, summary, time_interleaved, work_done
 from llmrec.config import load_recipe
 from llmrec.data.examples import training_histories
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
+from llmrec.layout import run_folder
 from llmrec.models.lora import attach_lora
 from llmrec.report.screen import show
 from llmrec.train.arguments import checkpointing_argument

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ from llmrec.models.checkpoint import load_tokenizer, load_weights, save_checkpoi
 from llmrec.models.vocabulary import add_codes, new_token_ids
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from llmrec.catalogue.catalogue import Catalogue
 
 RESIDUALS = "residuals.npy"
@@ -50,14 +53,22 @@ class Growth:
         """The tokens of the new codes."""
         return [sid_token(self.sids.shape[1] - 1, code) for code in self.sids[:, -1].tolist()]
 
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The source's tokenizer with the tokens of the new codes.
 
-def token_ids(growth: Growth) -> list[int]:
-    """The ids that the tokens of the new codes will have.
+        Raises:
+            UserError: the source has no readable tokenizer.
+        """
+        tokenizer = load_tokenizer(self.source)
+        new_token_ids(tokenizer, self.names)
+        return tokenizer
 
-    Raises:
-        UserError: the source has no readable tokenizer.
-    """
-    return new_token_ids(load_tokenizer(growth.source), growth.names)
+    @property
+    def token_ids(self) -> list[int]:
+        """The ids of the tokens of the new codes."""
+        ids = self.tokenizer.get_vocab()
+        return [ids[name] for name in self.names]
 
 
 def write_grown_base(run: Path, trained: Catalogue, changes: Changes, growth: Growth) -> None:
@@ -75,7 +86,7 @@ def write_grown_base(run: Path, trained: Catalogue, changes: Changes, growth: Gr
     """
     if changes.checkpoint is None:
         raise ValueError("no item of these changes has a token of its own")
-    model, tokenizer = load_weights(growth.source, "auto"), load_tokenizer(growth.source)
+    model, tokenizer = load_weights(growth.source, "auto"), growth.tokenizer
     own = trained.tokens[:, -1]
     add_codes(model, tokenizer, growth.names, lambda weight: new_rows(weight[own], growth.kin))
     with atomic_folder(run / changes.checkpoint, force=True) as partial:

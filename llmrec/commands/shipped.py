@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -10,18 +11,32 @@ from llmrec.errors import UserError
 from llmrec.files import atomic_write
 from llmrec.yaml_files import read_yaml
 
+NAME_COLUMNS = 25
+"""Columns before a description."""
 KINDS = {"recipes": "recipes", "prompts": "prompts", "cards": "data_prep", "suites": "eval/suites"}
 
 
 def ls(kind: str | None) -> None:
-    """Print the shipped names of one kind, or of every kind, with their descriptions."""
+    """Print the shipped names of one kind, or of every kind, with their descriptions.
+
+    In a terminal a description is wrapped to its width; elsewhere an entry is one line.
+
+    Raises:
+        UserError: there is no such kind.
+    """
     if kind is not None and kind not in KINDS:
         raise UserError(f"ls: no kind named {kind!r}; kinds: {', '.join(KINDS)}")
     for label in [kind] if kind else KINDS:
         print(f"{label}:")
         for name in assets.names(KINDS[label]):
-            about = textwrap.shorten(_about(assets.find(KINDS[label], name)), 90, placeholder="…")
-            print(f"  {name:<22} {about}".rstrip())
+            print(_entry(name, _about(assets.find(KINDS[label], name))))
+
+
+def _entry(name: str, about: str) -> str:
+    """Return a name and its description, wrapped to the terminal's width if there is a terminal."""
+    head, width = f"  {name}".ljust(NAME_COLUMNS), shutil.get_terminal_size((0, 0)).columns
+    lines = textwrap.wrap(about, max(width - NAME_COLUMNS, NAME_COLUMNS)) if width else [about]
+    return f"\n{' ' * NAME_COLUMNS}".join([head + lines[0], *lines[1:]]).rstrip() if lines else head.rstrip()
 
 
 def _about(path: Path) -> str:

@@ -24,7 +24,7 @@ def resolve(name: str, overrides: list[str]) -> tuple[Recipe, Path]:
     """
     run_names = [text.removeprefix("run=") for text in overrides if text.startswith("run=")]
     recipe = load_recipe(name, [text for text in overrides if not text.startswith("run=")])
-    return recipe, artifacts.run_folder(run_names[-1] if run_names else recipe.name)
+    return recipe, layout.run_folder(run_names[-1] if run_names else recipe.name)
 
 
 def run(
@@ -81,7 +81,7 @@ def resolve_run(name: str, overrides: list[str]) -> tuple[Recipe, Path, tuple[st
         return *resolve(name, overrides), ()
     if new:
         recipe = load_recipe_of_run(finished, [f"parent={finished}", *others])
-        return recipe, artifacts.run_folder(new[-1].removeprefix("run=")), ()
+        return recipe, layout.run_folder(new[-1].removeprefix("run=")), ()
     if is_recipe:
         print(f"{finished}: with the run's own recipe; run=NAME takes the recipe {name}", file=sys.stderr)
     recipe = _without_lost_parent(load_recipe_of_run(finished, others))

@@ -156,6 +156,11 @@ class IdsConfig(Section):
             return values
         return values | {"inputs": [name for name in ("vectors", "images") if values.get(name)] or ["text"]}
 
+    @property
+    def collision_rule(self) -> CollisionRule:
+        """The rule for items with equal codes; `auto` is that of the tokenizer's kind."""
+        return self.quantizer.collision_rule if self.collisions == "auto" else self.collisions
+
     @model_validator(mode="after")
     def _inputs_fit(self) -> IdsConfig:
         if len(set(self.inputs)) != len(self.inputs):

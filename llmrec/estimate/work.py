@@ -9,6 +9,7 @@ from llmrec.config import ALL_LINEAR, DataSize, LoraSettings, Recipe
 from llmrec.config.precision import uses_bfloat16
 from llmrec.data.card import EVENT_FIELDS, Card, Source
 from llmrec.estimate.machine import Precision, matmul_rate
+from llmrec.ids.collisions import MOVES
 from llmrec.models.shape import model_shape
 from llmrec.text.mix import load_training_mix
 from llmrec.text.prompts import Fields, Segment, Template, render, slots, split_trunk
@@ -89,7 +90,8 @@ class Workload:
         splits: splits that are decoded.
         shape: shape of the base model.
         history: mean number of items in a prompt's history.
-        sid_tokens: tokens of a semantic ID.
+        levels: levels of codes that the tokenizer learns.
+        sid_tokens: tokens of a semantic ID, one more than `levels` where the collision rule adds a level.
         fields: fields that templates can use.
         mix: the training mix.
         decode_template: the template of decoding's prompts.
@@ -110,7 +112,8 @@ class Workload:
         self.splits = {*recipe.decode.splits, *(["valid"] if self.models > 1 else [])}
         self.shape = model_shape(recipe.base)
         self.history = min(recipe.data.history, size.interactions / size.users)
-        self.sid_tokens = getattr(recipe.ids.quantizer, "levels", TYPICAL_LEVELS) + 1
+        self.levels = getattr(recipe.ids.quantizer, "levels", TYPICAL_LEVELS)
+        self.sid_tokens = self.levels + (recipe.ids.collision_rule not in MOVES)
         self.fields = card_fields(card)
         self.mix = load_training_mix(recipe.prompts, self.fields, tell=lambda line: None)
         self.decode_template = self.mix[0].templates[0]
@@ -265,7 +268,7 @@ class Workload:
             titles = (self.history + recipe.decode.list_length) * FIELD_TOKENS
             flops = lists * titles * 2 * self.shape.parameters
         elif stage == "tiger":
-            flops = recipe.tiger.training_flops(size.interactions, self.sid_tokens - 1)
+            flops = recipe.tiger.training_flops(size.interactions, self.sid_tokens)
         elif stage == "tasks":
             tokens = sum(
                 min(size.users, entry.users or size.users)
@@ -335,7 +338,7 @@ class Workload:
         """Number of codes of all levels; `auto` uses at most 256 per level, and `own_code` one for each item."""
         codes = getattr(self.recipe.ids.quantizer, "codes", None)
         own = self.size.items if self.recipe.ids.collisions == "own_code" else 0
-        return (self.sid_tokens - 1) * (codes if isinstance(codes, int) else TYPICAL_CODES) + own
+        return self.levels * (codes if isinstance(codes, int) else TYPICAL_CODES) + own
 
     @property
     def bytes_per_weight(self) -> int:

@@ -11,11 +11,10 @@ from llmrec import layout
 from llmrec.artifacts import StageContext
 from llmrec.data.examples import evaluation_examples
 from llmrec.evaluate.lists import model_systems, read_lists
-from llmrec.evaluate.summary import differences
+from llmrec.evaluate.summary import JUDGED_SPLIT, differences
 from llmrec.metrics.ranking import score_ranks, target_ranks
 from llmrec.recommend.model_names import ALIGNED, SFT, adapter_sha256
 
-SPLIT = "valid"
 BETTER, WORSE, NEITHER = "better", "worse", "no difference"
 
 
@@ -28,17 +27,17 @@ def gate(context: StageContext) -> dict[str, Any] | None:
         None if the run lacks validation lists of SFT or of any aligned model.
     """
     run, recipe = context.run, context.recipe
-    systems = model_systems(run, SPLIT)
+    systems = model_systems(run, JUDGED_SPLIT)
     aligned = [model for model in ALIGNED if model in systems]
     if not aligned or SFT not in systems:
         return None
-    examples = evaluation_examples(run, SPLIT, recipe.decode.users, recipe.seed)
+    examples = evaluation_examples(run, JUDGED_SPLIT, recipe.decode.users, recipe.seed)
     examples = examples.cast({"user_id": pl.String, "target": pl.String})
     metrics = gate_metrics(recipe.decode.list_length)
     cutoffs = sorted({int(name.partition("@")[2]) for name in metrics})
     users = {}
     for system in (SFT, *aligned):
-        lists = read_lists(run / layout.lists(system, SPLIT))
+        lists = read_lists(run / layout.lists(system, JUDGED_SPLIT))
         users[system] = score_ranks(target_ranks(lists, examples, max(cutoffs)), cutoffs)
     verdicts = compare_with_sft(users, metrics, recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
     for model in aligned:
@@ -83,7 +82,7 @@ def compare_with_sft(
     }
     better = [model for model in models if verdicts[model][metrics[0]]["verdict"] == BETTER]
     return {
-        "split": SPLIT,
+        "split": JUDGED_SPLIT,
         "users": len(users[SFT]),
         "bootstrap": resamples,
         "confidence": confidence,

@@ -14,6 +14,8 @@ from llmrec.metrics.statistics import bootstrap_means, percentile_interval
 from llmrec.recommend.model_names import ADAPTERS
 
 Users = Mapping[str, pl.DataFrame]
+JUDGED_SPLIT = "valid"
+"""The split on which the gate, arms and sweeps choose; test users are for what has been chosen."""
 
 
 def summarise(users: Users, metrics: Sequence[str], resamples: int, seed: int, confidence: float) -> Any:

@@ -14,8 +14,9 @@ from typing import Any
 from llmrec import artifacts, layout
 from llmrec.config import Recipe, load_run_recipe, recipe_tree
 from llmrec.errors import UserError
+from llmrec.evaluate.summary import JUDGED_SPLIT
 from llmrec.experiments.space import Parameter, combinations, split_settings
-from llmrec.experiments.variants import ON_VALIDATION, SPLIT, VariantRun, check_variant, plan_variant
+from llmrec.experiments.variants import ON_VALIDATION, VariantRun, check_variant, plan_variant
 from llmrec.files import read_json
 from llmrec.recommend.model_names import SFT
 
@@ -111,7 +112,8 @@ class Sweep:
         """Return the command of the sweep, without the number of workers."""
         settings = [*self.overrides, *(parameter.written() for parameter in self.parameters)]
         settings += [f"run={self.name}", *([f"parent={self.parent}"] if self.parent else [])]
-        options = ["--trials", str(trials), "--metric", f"{SPLIT}.{self.metric}", "--seed", str(self.seed)]
+        metric = f"{JUDGED_SPLIT}.{self.metric}"
+        options = ["--trials", str(trials), "--metric", metric, "--seed", str(self.seed)]
         options += [] if self.pruning else ["--no-pruning"]
         return shlex.join(["llmrec", "sweep", self.recipe, *settings, *options])
 
@@ -121,7 +123,7 @@ class Sweep:
         return {
             "recipe": json.loads(json.dumps(tree, default=str)),  # YAML has dates
             "settings": sorted([*self.overrides, *(parameter.written() for parameter in self.parameters)]),
-            "metric": f"{SPLIT}.{self.metric}",
+            "metric": f"{JUDGED_SPLIT}.{self.metric}",
             "seed": self.seed,
             "pruning": self.pruning,
         }
@@ -154,7 +156,7 @@ def plan_sweep(recipe: str, settings: Sequence[str], metric: str, seed: int, pru
     Raises:
         UserError: nothing is searched, a key may not be searched or set, or the metric is not one of validation.
     """
-    found = re.fullmatch(rf"{SPLIT}\.(.+@[1-9][0-9]*)", metric)
+    found = re.fullmatch(rf"{JUDGED_SPLIT}\.(.+@[1-9][0-9]*)", metric)
     if found is None:
         never = "test users are for the final recipe alone; " if metric.startswith("test") else ""
         raise UserError(f"--metric {metric}: {never}write valid.METRIC@CUTOFF, such as valid.ndcg@10")
@@ -171,7 +173,7 @@ def plan_sweep(recipe: str, settings: Sequence[str], metric: str, seed: int, pru
         raise UserError("decode.splits is set by the sweep: validation alone")
     given = dict(text.split("=", 1) for text in fixed if text not in overrides)
     name = given.get("run", f"sweep-{Path(recipe).stem}")
-    if (artifacts.run_folder(name) / layout.RECIPE).is_file():
+    if (layout.run_folder(name) / layout.RECIPE).is_file():
         raise UserError(f"run={name}: a run has this name; give the sweep another")
     if "parent" in given:
         artifacts.find_run(given["parent"], "parent")

@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmrec import artifacts, estimate, layout, pipeline
+from llmrec import estimate, layout, pipeline
 from llmrec.artifacts import Stage
 from llmrec.config import Recipe, load_recipe
 from llmrec.errors import UserError
+from llmrec.evaluate.summary import JUDGED_SPLIT
 from llmrec.files import read_json
 from llmrec.metrics.metric import load_metrics, rank_metrics
 from llmrec.metrics.ranking import metric_names
 from llmrec.recommend.model_names import SFT
 
-SPLIT = "valid"
 UNTIL = "eval"
 """Last stage of a variant."""
-ON_VALIDATION = f"decode.splits=[{SPLIT}]"
-"""Override of every variant: test users are for the final recipe alone."""
+ON_VALIDATION = f"decode.splits=[{JUDGED_SPLIT}]"
+"""Override of every variant."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class VariantRun:
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return artifacts.run_folder(self.name)
+        return layout.run_folder(self.name)
 
     def unfinished(self) -> list[str]:
         """Return the stages that the run folder lacks."""
@@ -76,7 +76,7 @@ class VariantRun:
 
     def metrics(self, system: str = SFT) -> dict[str, Any]:
         """Return a system's metrics on validation users; the variant is finished."""
-        metrics: dict[str, Any] = read_json(self.folder / layout.METRICS)[SPLIT][system]
+        metrics: dict[str, Any] = read_json(self.folder / layout.METRICS)[JUDGED_SPLIT][system]
         return metrics
 
 

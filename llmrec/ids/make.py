@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrec.config import Recipe
-from llmrec.config.ids import CollisionRule
 from llmrec.ids import tokenizer
 from llmrec.ids.collisions import resolve_collisions
 from llmrec.ids.diagnosis import diagnose
@@ -44,7 +43,7 @@ def make_semantic_ids(signals: RunSignals, recipe: Recipe) -> SemanticIds:
     """
     tokenizer_output = tokenizer.fit(signals, recipe)
     vectors = signals.vectors if tokenizer_output.codec is not None else None
-    sids, sizes = resolve_collisions(tokenizer_output, collision_rule(recipe), vectors)
+    sids, sizes = resolve_collisions(tokenizer_output, recipe.ids.collision_rule, vectors)
     settings = recipe.ids.quantizer.model_dump(mode="json")
     report = diagnose(
         sids, sizes, tokenizer_output, vectors, signals.categories, signals.traffic, recipe.seed
@@ -53,10 +52,3 @@ def make_semantic_ids(signals: RunSignals, recipe: Recipe) -> SemanticIds:
     return SemanticIds(
         tokenizer_output, sids, sizes, vectors, {"quantizer": settings, "encoder": source} | report
     )
-
-
-def collision_rule(recipe: Recipe) -> CollisionRule:
-    """The recipe's collision rule; `auto` is the rule of the tokenizer's kind."""
-    if recipe.ids.collisions != "auto":
-        return recipe.ids.collisions
-    return recipe.ids.quantizer.collision_rule

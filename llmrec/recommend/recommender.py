@@ -78,6 +78,8 @@ class Recommender:
     ) -> Recommender:
         """Open a finished run; its weights are read when they are first needed.
 
+        It answers with the catalogue as it is now, whatever changes later.
+
         Args:
             run: name of a run, or its folder.
             model: answers where a call names none: `base`, or an adapter's folder; None for the run's best.
@@ -178,6 +180,7 @@ class Recommender:
             UnknownItemError: an item that the run does not know.
             InvalidRequestError: an empty history or allow-list, or something that is not an id.
             UnknownModelError: the run has no such model.
+            ChangedCatalogueError: items were added since it was opened, before the weights were read.
             UserError: `k` is not positive.
         """
         is_batch = has_rows(history)
@@ -230,6 +233,7 @@ class Recommender:
             UnknownItemError: an item that the run does not know.
             InvalidRequestError: an empty history or allow-list, not one list a history, or something that is no id.
             UnknownModelError: the run has no such model.
+            ChangedCatalogueError: items were added since it was opened, before the weights were read.
             UserError: an option that does not exist, a wrong value, or options that exclude each other.
             TypeError: both `settings` and single options.
         """

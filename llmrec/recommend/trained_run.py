@@ -15,7 +15,7 @@ from llmrec.catalogue.lookup import unknown_item
 from llmrec.catalogue.registry import register_catalogue, reload_catalogue
 from llmrec.config import validate
 from llmrec.data.examples import load_items
-from llmrec.errors import InvalidRequestError, UnknownModelError, UserError
+from llmrec.errors import ChangedCatalogueError, InvalidRequestError, UnknownModelError, UserError
 from llmrec.files import read_json
 from llmrec.models.checkpoint import Checkpoint, load_checkpoint, load_tokenizer
 from llmrec.models.lora import WEIGHTS
@@ -94,8 +94,17 @@ class TrainedRun:
         """The folder of weights and tokenizer that answer.
 
         It is `base/`, the checkpoint that has grown from it by tokens for added items, or the merged checkpoint.
+
+        Raises:
+            ChangedCatalogueError: items were added since the run was opened, and another checkpoint has grown.
         """
-        return self.catalogue.checkpoint(base_folder(self.folder))
+        folder = self.catalogue.checkpoint(base_folder(self.folder))
+        if self.catalogue.grown is not None and not folder.is_dir():
+            raise ChangedCatalogueError(
+                f"{self.folder}: items were added since this run was opened, and its weights for the items before "
+                "are gone; open it again"
+            )
+        return folder
 
     @cached_property
     def adapters(self) -> dict[str, Path]:
@@ -180,6 +189,7 @@ class TrainedRun:
             dtype: precision of the base's weights; None for the one in which they are saved.
 
         Raises:
+            ChangedCatalogueError: items were added since the run was opened.
             UserError: files that are missing, broken, or of another base.
         """
         return load_checkpoint(self.base, self.tokenizer, self.catalogue.vocabulary, adapter, device, dtype)

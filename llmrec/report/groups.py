@@ -14,12 +14,20 @@ from llmrec.metrics.metric import metric_title
 from llmrec.report.plots import Axes, Bar, grouped_bars
 from llmrec.report.systems import style_of
 
-SLICES = {
-    "history_length": "length of the history, in items",
-    "item_frequency": "training interactions of the target",
-    "cold_items": "training interactions of the target, new and rare ones apart",
-    "cold_users": "length of the history, short ones apart",
+TITLES = {
+    "history_length": "length of the history",
+    "item_frequency": "popularity of the target",
+    "cold_items": "cold items and others",
+    "cold_users": "cold users and others",
 }
+AXES = {
+    "history_length": "items in the history",
+    "item_frequency": "training interactions of the target",
+    "cold_items": "training interactions of the target",
+    "cold_users": "items in the history",
+}
+ACTIVITY, COLD, ATTRIBUTE = "activity", "cold", "attribute"
+"""Sections of the report with slices."""
 LABEL = 12
 """Most characters of a group's label in a chart."""
 CHANCE = 0.1
@@ -69,10 +77,7 @@ def accuracy_metrics(metrics: Mapping[str, Any], split: str, k: int) -> list[str
 
 
 def slice_charts(slices: Mapping[str, Any], titles: Mapping[str, str], metric: str) -> list[dict[str, Any]]:
-    """Return a chart of a metric for each division of the users into at least two groups.
-
-    `of_attribute` says whether an attribute of the users divides them.
-    """
+    """Return `section` (`slice_section`), `title` and `svg` of a chart of a metric for each division of the users."""
     charts = []
     for name, buckets in slices.items():
         if len(buckets) < 2:
@@ -84,21 +89,42 @@ def slice_charts(slices: Mapping[str, Any], titles: Mapping[str, str], metric: s
             for label, values in zip(labels, buckets.values(), strict=True)
         }
         notes = [f"{next(iter(values.values()))['users']:,} users" for values in buckets.values()]
-        title = f"{metric.upper()} by {slice_title(name)}"
-        axes = Axes(slice_title(name), f"{metric.upper()}, mean over users", is_share=True)
-        chart = {"title": title, "svg": grouped_bars(groups, title, axes, notes)}
-        charts.append(chart | {"of_attribute": name.startswith(OF_USER)})
+        section = slice_section(name)
+        title = f"{metric.upper()}{' of' if section == COLD else ' by'} {slice_title(name)}"
+        axes = Axes(slice_axis(name), f"{metric.upper()}, mean over users", is_share=True)
+        charts.append({"section": section, "title": title, "svg": grouped_bars(groups, title, axes, notes)})
     return charts
 
 
-def undivided(slices: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the title of each division that has all users in one group, and the label of that group."""
-    return [(slice_title(name), next(iter(groups))) for name, groups in slices.items() if len(groups) == 1]
+def undivided(slices: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return `section, title, axis` of each division that has all users in one group, and the group's `label`."""
+    return [
+        {
+            "section": slice_section(name),
+            "title": slice_title(name),
+            "axis": slice_axis(name),
+            "label": next(iter(groups)),
+        }
+        for name, groups in slices.items()
+        if len(groups) == 1
+    ]
+
+
+def slice_section(name: str) -> str:
+    """Return the section of the report that a slice belongs to."""
+    if name.startswith(OF_USER):
+        return ATTRIBUTE
+    return COLD if name in ("cold_items", "cold_users") else ACTIVITY
 
 
 def slice_title(name: str) -> str:
     """Return a slice's title in prose."""
-    return SLICES.get(name) or f"{name.removeprefix(OF_USER)} of the user"
+    return TITLES.get(name) or slice_axis(name)
+
+
+def slice_axis(name: str) -> str:
+    """Return what is counted or named in the labels of a slice's groups."""
+    return AXES.get(name) or f"{name.removeprefix(OF_USER)} of the user"
 
 
 def fairness_rows(

@@ -24,7 +24,7 @@ def run(context: StageContext) -> None:
     Raises:
         UserError: the sft stage has not run, files are broken, or a split has no targets.
     """
-    from llmrec.evaluate import gate
+    from llmrec.evaluate.summary import JUDGED_SPLIT
     from llmrec.files import link_or_copy, write_json
     from llmrec.recommend.lists import certified_share, ranked_lists
     from llmrec.recommend.model_names import ALIGNED, SFT
@@ -34,7 +34,7 @@ def run(context: StageContext) -> None:
     decode = context.recipe.decode
     recommender = Recommender.load(context.run, SFT, decode.device, as_trained=True)
     aligned = [model for model in recommender.run.adapters if model in ALIGNED]
-    gate_splits = [gate.SPLIT] if aligned and gate.SPLIT not in decode.splits else []
+    gate_splits = [JUDGED_SPLIT] if aligned and JUDGED_SPLIT not in decode.splits else []
     examples = {split: _examples(context, split) for split in [*decode.splits, *gate_splits]}
     shares: dict[str, dict[str, float | None]] = {split: {} for split in examples}
     reused_from: dict[str, str] = {}

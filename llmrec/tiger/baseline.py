@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.catalogue.trie import Trie
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.sequential.early_stopping import CUTOFF, mean_ndcg
+from llmrec.collaborative.sequential.model_file import open_model, write_model
 from llmrec.collaborative.sequential.windows import Ints
 from llmrec.collaborative.sequential.workers import start_workers
 from llmrec.collaborative.system import Ranked
 from llmrec.config import TigerConfig
 from llmrec.decode.top_k import TopK
-from llmrec.errors import UserError
-from llmrec.files import cause_of
 from llmrec.hardware import choose_device
 from llmrec.ids.load import sort_in_trie_order
 from llmrec.tiger.network import build_network, encoder_inputs, item_tokens
@@ -116,10 +112,7 @@ class Tiger:
         Raises:
             UserError: the file does not exist, or `save` did not write it.
         """
-        try:
-            with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {})[METADATA])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+        with open_model(path, METADATA, TITLE, "tiger") as (about, tensors):
             sids, counts = tensors.pop("sids").numpy(), tensors.pop("counts").numpy()
             config = TigerConfig.model_validate(about["config"])
             with torch.random.fork_rng():
@@ -130,20 +123,13 @@ class Tiger:
             with torch.no_grad():
                 for name, parameter in own.items():
                     parameter.copy_(tensors[name])
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file; run the stage tiger first") from None
-        except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
-            raise UserError(f"{path}: cannot be read as {TITLE}: {cause_of(error)}") from None
-        return tiger
+            return tiger
 
     def save(self, path: Path) -> None:
         """Write weights, settings, item ids, semantic IDs and counts as one safetensors file."""
-        about = json.dumps(
-            {"config": self.config.model_dump(mode="json"), "items": self.items, "codes": self.codes}
-        )
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.model.named_parameters()}
-        tensors |= {"sids": torch.from_numpy(self.sids), "counts": torch.from_numpy(self.counts)}
-        save_file(tensors, path, metadata={METADATA: about})
+        about = {"config": self.config.model_dump(mode="json"), "items": self.items, "codes": self.codes}
+        arrays = {"sids": torch.from_numpy(self.sids), "counts": torch.from_numpy(self.counts)}
+        write_model(path, METADATA, about, dict(self.model.named_parameters()) | arrays)
 
     @property
     def parameters(self) -> int:

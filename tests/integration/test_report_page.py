@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import polars as pl
@@ -166,3 +168,59 @@ def test_baselines_alone_make_a_page_that_says_so(tmp_path):
     page = render(run, pipeline.NAMES)
     assert "No model's lists have been decoded" in page
     assert "popularity" in page
+
+
+def test_cold_start_fairness_and_hallucination_are_sections_with_named_axes(tmp_path):
+    recipe = make_recipe()
+    run = make_run(tmp_path / "tiny", recipe)
+    lists = pl.read_parquet(run / "decode/sft-test.parquet")
+    unknown = pl.when(pl.col("rank") == 5).then(pl.lit("nowhere")).otherwise("item_id")
+    lists.with_columns(item_id=unknown).write_parquet(run / "decode/sft-test.parquet")
+    run_stage_function(eval_stage, recipe, run)
+    page = " ".join(render(run, pipeline.NAMES).split())
+    section = dict(re.findall(r'<h2 id="(\w+)">(.*?)(?=<h2|<footer)', page))
+    assert "cold users" in section["cold"] and "A user is cold if" in section["cold"]
+    assert 'class="axis"' in section["cold"] and ">training interactions of the target<" in section["cold"]
+    assert "as good for everyone?" in section["fairness"] and ">length of the history<" in section["fairness"]
+    row = re.search(r'<th scope="row" class="c-sft">.*?</tr>', section["hallucination"]).group()
+    cells = re.findall(r"<td>(.*?)</td>", row)
+    assert cells == ["40", "40", "40", "0"]  # users and invalid positions of test and of valid: one a list
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MEASURE = """<script>
+document.querySelectorAll("details").forEach(part => part.open = true);
+const widths = place => [place.clientWidth, place.scrollWidth];
+const beyond = document.querySelector("table.many").parentElement;
+document.title = "measured " + JSON.stringify([widths(document.documentElement), widths(beyond)]);
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_the_page_never_scrolls_sideways(evaluated, tmp_path, width):
+    """A table that is too wide scrolls in its own box; four models and their readings fit a usual window."""
+    path = evaluated / "eval/metrics.json"
+    metrics = read_json(path)
+    groups = (group for of in metrics["slices"]["test"].values() for group in of.values())
+    for values in (metrics["valid"], metrics["test"], *groups):
+        values |= dict.fromkeys(("dpo", "grpo", "zero_shot"), values["sft"])
+    for of in metrics["differences"].values():
+        of |= dict.fromkeys(("dpo", "grpo"), of["sft"])
+    write_json(path, metrics)
+    page = render(evaluated, pipeline.NAMES)
+    assert "GRPO model" in page and page.count("how to read it") == 1
+    (tmp_path / "page.html").write_text(page.replace("</body>", MEASURE + "</body>"), "utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'chromium'}"]
+    shown = subprocess.run(
+        [CHROMIUM, *options, f"--window-size={width},900", "--dump-dom", f"file://{tmp_path / 'page.html'}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    found = re.search(r"<title>measured (.*?)</title>", shown.stdout)
+    assert found, shown.stderr
+    (visible, whole), (box, table) = json.loads(found.group(1))
+    assert width - 20 <= visible <= width and whole <= visible
+    if width == 1280:
+        assert table <= box

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from shop import open_shop
 
-from llmrec import artifacts
+from llmrec import layout
 from llmrec.bench.quality import markdown_table
 from llmrec.cli import main
 from llmrec.config import load_recipe, validate
@@ -114,7 +114,7 @@ def test_each_run_takes_from_the_earlier_arm_with_the_most_equal_stages():
 
 
 def test_a_named_parent_gives_what_it_has_for_its_seed():
-    folder = artifacts.run_folder("base")
+    folder = layout.run_folder("base")
     folder.mkdir(parents=True)
     made_of = load_recipe("recipe.yaml", [SHOP])
     (folder / "recipe.yaml").write_text(yaml.safe_dump(made_of.model_dump(mode="json")))

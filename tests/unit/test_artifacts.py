@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import artifacts, files, pipeline
+from llmrec import artifacts, files, layout, pipeline
 from llmrec.artifacts import Stage, StageContext, run_stage, stage_key, would_skip
 from llmrec.config import load_recipe
 from llmrec.errors import UserError
@@ -257,7 +257,7 @@ def test_two_processes_cannot_write_one_run(run):
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", ".", "", "/tmp"])
 def test_a_run_name_cannot_leave_the_runs_folder(run, name):
     with pytest.raises(UserError, match="no such run folder"):
-        artifacts.run_folder(name)
+        layout.run_folder(name)
 
 
 def test_an_interrupted_write_leaves_the_old_content(tmp_path):

@@ -130,6 +130,19 @@ def test_the_help_page_cuts_no_sentence_short(capsys):
     assert "..." not in capsys.readouterr().out.partition("\nStart:")[2]
 
 
+@pytest.mark.parametrize("columns", [60, 200])
+def test_descriptions_are_wrapped_to_the_terminal_and_never_cut(columns, monkeypatch, capsys):
+    about = load_recipe("own-data").description
+    assert len(about) > 90
+    assert main(["ls", "recipes"]) == 0
+    assert f" {about}\n" in capsys.readouterr().out  # no terminal: an entry is a line
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["ls", "recipes"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= columns
+    assert about in " ".join(shown.split())
+
+
 def test_the_help_page_lists_every_command_once_and_only_stages_without_a_group(capsys):
     assert main(["--help"]) == 0
     sections = capsys.readouterr().out.split("\n\n")

@@ -1,11 +1,15 @@
 """What `--dry-run` says of each `sft.mode`, held against real models."""
 
+import numpy as np
 import pytest
 
 from llmrec import estimate
 from llmrec.config import DataSize, load_recipe
 from llmrec.data.card import load_card
 from llmrec.estimate import alignment
+from llmrec.ids.codecs.residual import ResidualCodec
+from llmrec.ids.collisions import resolve_collisions
+from llmrec.ids.tokenizer import Codes
 from llmrec.models import modes
 from llmrec.models.base import load_base
 from llmrec.models.vocabulary import add_sid_tokens
@@ -40,6 +44,15 @@ def test_trained_weights_are_counted_as_they_are(tmp_path, tied, options):
         true - 1 <= planned.trained_parameters() + slack
         and planned.trained_parameters() <= true * 1.3 + slack
     )
+
+
+@pytest.mark.parametrize("rule", ["next_best", "sinkhorn", "extra_level", "own_code"])
+def test_a_semantic_id_has_as_many_tokens_as_its_collision_rule_leaves(rule):
+    vectors = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    codec = ResidualCodec([vectors[:8], vectors[8:16] / 4])
+    sids, _ = resolve_collisions(Codes(codec.encode(vectors), [8, 8], codec), rule, vectors)
+    planned = work(f"ids.collisions={rule}", "ids.quantizer.levels=2")[1]
+    assert planned.sid_tokens == sids.shape[1]
 
 
 def test_codes_of_the_items_own_are_counted():

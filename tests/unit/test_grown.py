@@ -1,6 +1,7 @@
 """Checkpoints with tokens for items that came after training: their rows, their files, and the lists they give."""
 
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import polars as pl
@@ -9,18 +10,21 @@ import torch
 from checkpoints import save_base
 from tiny_base import make_base, train
 
+from llmrec.catalogue import grown
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.changes import Changes, no_changes, read_changes, write_changes
-from llmrec.catalogue.grown import Growth, new_rows, read_residuals, token_ids, write_grown_base
+from llmrec.catalogue.grown import Growth, new_rows, read_residuals, write_grown_base
 from llmrec.config import SftConfig
 from llmrec.decode import reference
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.custom_generate import tree_generate
-from llmrec.errors import UserError
+from llmrec.errors import ChangedCatalogueError, UserError
+from llmrec.files import write_json
 from llmrec.ids.neighbours import NEAREST, Kin, find_kin
 from llmrec.models import modes
 from llmrec.models.checkpoint import load_checkpoint, load_tokenizer
 from llmrec.models.vocabulary import embedding_matrices, embedding_weight
+from llmrec.recommend.recommender import Recommender
 
 ITEMS = [f"item-{i}" for i in range(12)]
 SIDS = np.array([[i // 3, i] for i in range(12)], np.int32)
@@ -29,13 +33,19 @@ NEAR = [Kin(np.array([0, 1, 2]), np.array([0, 1])), Kin(np.array([3, 4, 5]), np.
 TIED = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 
 
+PROMPTS = {
+    "history": 5,
+    "template": {"id": "sids", "text": "{% for item in history %}{{ item.sid }}{% endfor %}", "end": False},
+}
+
+
 def tune(run, mode="full", tied=True, dtype="float32"):
     """Train a tiny base in which each item has a code of its own, and save it as a run has it."""
     model, tokenizer, vocabulary = make_base(tied, **WIDE, dtype=dtype)
     sft = SftConfig.model_validate({"mode": mode, "lora": {"rank": 4}})
     wrapped, _ = train(modes.wrap(model, sft, vocabulary, run), vocabulary, SIDS)
     base = modes.split(wrapped, sft, vocabulary, run / "sft", run)
-    save_base(run / "base", base, tokenizer, vocabulary, ITEMS, SIDS, {})
+    save_base(run / "base", base, tokenizer, vocabulary, ITEMS, SIDS, PROMPTS)
     return run
 
 
@@ -48,7 +58,7 @@ def grow(run, names, first=0, kin=NEAR):
     source = trained.with_changes(changes).checkpoint(run / "base")
     growth = Growth(source, sids, kin, np.full((len(names), 3), first, np.float32))
     rows = pl.DataFrame(
-        {"item_id": names, "sid": sids.tolist(), "title": names, "token": token_ids(growth)},
+        {"item_id": names, "sid": sids.tolist(), "title": names, "token": growth.token_ids},
         schema_overrides={"sid": pl.List(pl.Int32)},
     )
     changes = Changes(pl.concat([changes.added, rows], how="diagonal_relaxed"), changes.retired)
@@ -156,6 +166,31 @@ def test_a_second_addition_keeps_the_first_and_takes_its_folder_away(tmp_path):
     assert second.sids[12:].tolist() == [[0, 12], [0, 14], [1, 13], [1, 15]]
 
 
+def test_an_addition_reads_the_tokenizer_once(tmp_path):
+    tune(tmp_path)
+    with mock.patch.object(grown, "load_tokenizer", wraps=load_tokenizer) as reads:
+        grow(tmp_path, ["new-0", "new-1"])
+    assert reads.call_count == 1
+
+
+def test_an_opened_run_answers_with_its_own_catalogue_or_says_to_open_it_again(tmp_path):
+    tune(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("decode: {mask_seen: true}")
+    (tmp_path / "sft").mkdir(exist_ok=True)
+    write_json(tmp_path / "sft/manifest.json", {"outputs": {}})
+    (tmp_path / "data").mkdir()
+    pl.DataFrame({"item_id": ITEMS, "title": ITEMS}).write_parquet(tmp_path / "data/items.parquet")
+    grow(tmp_path, ["new-0", "new-1"])
+    reads, waits = Recommender.load(tmp_path), Recommender.load(tmp_path)
+    before = reads.recommend(["item-1", "new-0"], k=12)
+    grow(tmp_path, ["new-2", "new-3"])
+    assert reads.recommend(["item-1", "new-0"], k=12) == before
+    with pytest.raises(ChangedCatalogueError, match=r"items were added .* open it again"):
+        waits.recommend(["item-1", "new-0"])
+    found = Recommender.load(tmp_path).recommend(["item-1", "new-0"], k=14)
+    assert {"new-1", "new-2", "new-3"} <= {row.item_id for row in found}
+
+
 def test_an_addition_that_ends_early_leaves_the_old_state(tmp_path):
     tune(tmp_path)
     first = grow(tmp_path, ["new-0", "new-1"])
@@ -166,7 +201,7 @@ def test_an_addition_that_ends_early_leaves_the_old_state(tmp_path):
     late = changes.added.with_columns(
         item_id=pl.Series(["late-0", "late-1"]),
         sid=pl.Series(sids.tolist(), dtype=pl.List(pl.Int32)),
-        token=pl.Series(token_ids(growth), dtype=pl.Int64),
+        token=pl.Series(growth.token_ids, dtype=pl.Int64),
     )
     write_grown_base(tmp_path, trained, Changes(pl.concat([changes.added, late]), []), growth)
     here = Catalogue.load(tmp_path / "base")

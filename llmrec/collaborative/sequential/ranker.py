@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.sequential.early_stopping import mean_ndcg
+from llmrec.collaborative.sequential.model_file import open_model, write_model
 from llmrec.collaborative.sequential.network import Network
 from llmrec.collaborative.sequential.settings import SequentialSettings
 from llmrec.collaborative.sequential.training import PARTS, Build, Histories, Loss, train
 from llmrec.collaborative.sequential.windows import Ints, pad
 from llmrec.collaborative.sequential.workers import RunAll, start_workers
 from llmrec.collaborative.system import Ranked
-from llmrec.errors import UserError
-from llmrec.files import cause_of
 from llmrec.hardware import choose_device
 
 _BLOCK = 128
@@ -134,27 +130,19 @@ class SequentialRanker:
         Raises:
             UserError: the file does not exist, or `save` did not write it.
         """
-        try:
-            with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {})[cls.metadata])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+        with open_model(path, cls.metadata, cls.title, "collaborative") as (about, tensors):
             config = cls.settings.model_validate(about["config"])
             counts = tensors.pop("counts").numpy()
             model = cls.build(len(about["items"]), config)
             model.load_state_dict(tensors)
             model.to(choose_device())
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file; run the stage collaborative first") from None
-        except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
-            raise UserError(f"{path}: cannot be read as {cls.title}: {cause_of(error)}") from None
-        return cls(model, config, about["items"], counts)
+            return cls(model, config, about["items"], counts)
 
     def save(self, path: Path) -> None:
         """Write weights, settings, item ids and counts as one safetensors file."""
-        # A single key, because safetensors writes several keys in any order, and equal models should be equal files.
-        about = json.dumps({"config": self.config.model_dump(mode="json"), "items": self.items})
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}
-        save_file(tensors | {"counts": torch.from_numpy(self.counts)}, path, metadata={self.metadata: about})
+        about = {"config": self.config.model_dump(mode="json"), "items": self.items}
+        tensors = self.model.state_dict() | {"counts": torch.from_numpy(self.counts)}
+        write_model(path, self.metadata, about, tensors)
 
     @property
     def vectors(self) -> npt.NDArray[np.float32]:

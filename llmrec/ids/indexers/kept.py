@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrec import layout
-from llmrec.artifacts import run_folder
 from llmrec.assets import absolute_model
 from llmrec.config import load_run_recipe
 from llmrec.config.section import RunName
@@ -21,6 +20,7 @@ from llmrec.ids.inputs.signals import RunSignals
 from llmrec.ids.load import load_sids, load_sizes
 from llmrec.ids.new_items import assign_ids, has_own_codes
 from llmrec.ids.tokenizer import Codes, Tokenizer
+from llmrec.layout import run_folder
 
 
 class KeptTokenizer(Tokenizer):

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from llmrec.artifacts import read_manifest, run_folder, runs_root
+from llmrec.artifacts import read_manifest
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.config import BaseConfig, Recipe
 from llmrec.data.examples import event_fields, load_items, load_users
 from llmrec.errors import UserError
 from llmrec.ids.load import load_codebooks, load_sids, load_sizes, load_texts, sort_in_trie_order
+from llmrec.layout import run_folder, runs_root
 from llmrec.models.base import load_base
 from llmrec.models.vocabulary import RowInit, add_sid_tokens, add_textual_ids, without_pads
 from llmrec.text.encode import PromptEncoder
