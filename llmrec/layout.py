@@ -134,3 +134,8 @@ def lists(system: str, split: str) -> str:
 def zero_shot_lists(split: str) -> str:
     """Return the path of the untuned base's ranked lists."""
     return f"zero_shot/lists-{split}.parquet"
+
+
+def zero_shot_reasoning(split: str) -> str:
+    """Return the path of the texts that the untuned base wrote before it ranked titles."""
+    return f"zero_shot/reasoning-{split}.parquet"

@@ -172,10 +172,48 @@ class ZeroShotConfig(Section):
     Attributes:
         task: a shipped prompt file's name, or a path.
         template: id of the template.
+        examples: number of in-context examples before the question: what other users took after which history.
+        examples_by: how they are chosen for a user: `random`, or `similar` histories.
+        reasoning: most tokens of a text about the user's taste that the base writes before titles are ranked.
     """
 
     task: ShippedName = "titles"
     template: str = "list"
+    examples: Annotated[int, Field(ge=0)] = 0
+    examples_by: Literal["random", "similar"] = "random"
+    reasoning: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def title(self) -> str:
+        """What the baseline is called: the base, and what its prompt has beyond the question."""
+        beyond = []
+        if self.examples:
+            beyond.append(f"{self.examples} example{'s' if self.examples > 1 else ''}")
+        if self.reasoning:
+            beyond.append("reasoning")
+        return "untuned base" + (f", {' and '.join(beyond)}" if beyond else "")
+
+    @property
+    def formula(self) -> str:
+        """What the baseline computes."""
+        after = ["the question"]
+        if self.examples:
+            after.insert(0, f"up to {self.examples} examples of other users ({self.examples_by})")
+        if self.reasoning:
+            after.append(f"up to {self.reasoning} tokens that the base wrote about the user's taste")
+        return f"log-probability of a title's tokens and the end token after {', '.join(after)}"
+
+    def tokens(self, history: float, list_length: int, title: float) -> float:
+        """Tokens of one user's list, for the estimate; with reasoning the prompt is computed twice.
+
+        Args:
+            history: items of a history.
+            list_length: number of beams.
+            title: tokens of a title.
+        """
+        prompt = ((1 + self.examples) * history + self.examples) * title
+        passes = 2 if self.reasoning else 1
+        return passes * (prompt + self.reasoning) + list_length * title
 
 
 class TigerConfig(Section):

@@ -265,8 +265,8 @@ class Workload:
             lists = users * len(self.splits) * self.models
             flops = lists * self.list_tokens(recipe.decode.list_length) * 2 * self.shape.linear_parameters
         elif stage == "zero_shot":
-            titles = (self.history + recipe.decode.list_length) * FIELD_TOKENS
-            flops = lists * titles * 2 * self.shape.parameters
+            tokens = recipe.eval.zero_shot.tokens(self.history, recipe.decode.list_length, FIELD_TOKENS)
+            flops = lists * tokens * 2 * self.shape.parameters
         elif stage == "tiger":
             flops = recipe.tiger.training_flops(size.interactions, self.sid_tokens)
         elif stage == "tasks":

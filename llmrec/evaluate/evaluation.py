@@ -198,6 +198,8 @@ def _add_split(
 
 def _about(recipe: Recipe, name: str) -> dict[str, str]:
     """Return a baseline's title, and the formula of its scores."""
+    if name == ZERO_SHOT:
+        return {"title": recipe.eval.zero_shot.title, "formula": recipe.eval.zero_shot.formula}
     if name == TIGER:
         from llmrec.tiger.baseline import FORMULA, TITLE
 
@@ -249,7 +251,7 @@ def _protocol(
         "formulas": {metric.name: metric.formula for metric in metrics},
         "accuracy": [metric.name for metric in rank_metrics(metrics)],
         "left_out": left_out,
-        "baselines": {name: _about(recipe, name) for name in recipe.eval.baselines if name != ZERO_SHOT}
+        "baselines": {name: _about(recipe, name) for name in recipe.eval.baselines}
         | {
             PREFIX + name: {"title": name, "formula": f"lists made elsewhere, read from {Path(path).name}"}
             for name, path in recipe.eval.lists.items()

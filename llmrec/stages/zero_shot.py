@@ -25,28 +25,40 @@ def external(recipe: Recipe) -> list[Path]:
 def run(context: StageContext) -> None:
     """Write `zero_shot/lists-<split>.parquet` for each split of the recipe, and `zero_shot/report.json`.
 
+    With `eval.zero_shot.reasoning` it also writes `zero_shot/reasoning-<split>.parquet`, what the base wrote.
+
     Raises:
         UserError: the base has random weights, the template names more than titles, or a split has no targets.
     """
+    import polars as pl
+
     from llmrec.data.examples import evaluation_examples
     from llmrec.files import write_json
     from llmrec.recommend.lists import certified_share, ranked_lists
-    from llmrec.recommend.zero_shot import ZeroShotRecommender
+    from llmrec.recommend.zero_shot.recommender import ZeroShotRecommender
 
     recipe = context.recipe
     if recipe.base.model == "tiny":
         raise UserError("zero_shot: base.model=tiny has random weights, so it is no untuned baseline")
     recommender = ZeroShotRecommender(context.run, recipe)
-    report: dict[str, Any] = {"template": recommender.template.model_dump(mode="json"), "splits": {}}
+    report: dict[str, Any] = {"template": recommender.prompts.template.model_dump(mode="json"), "splits": {}}
     for split in recipe.decode.splits:
         examples = evaluation_examples(context.run, split, recipe.decode.users, recipe.seed)
         if examples.is_empty():
             raise UserError(f"data: no user has a {split} target to decode for")
-        top = recommender.rank(examples)
+        asked = recommender.ask(examples)
+        top = recommender.rank(examples, asked.prompts)
         ranked_lists(examples["user_id"], top, recommender.items).write_parquet(
             context.work / layout.zero_shot_lists(split)
         )
-        report["splits"][split] = {"users": len(examples), "certified": certified_share(top)}
+        about: dict[str, Any] = {"users": len(examples), "certified": certified_share(top)}
+        if recipe.eval.zero_shot.examples:
+            about["examples"] = asked.examples
+        if asked.texts is not None:
+            pl.DataFrame({"user_id": examples["user_id"], "text": asked.texts}).write_parquet(
+                context.work / layout.zero_shot_reasoning(split)
+            )
+        report["splits"][split] = about
     write_json(context.work / layout.ZERO_SHOT_REPORT, report)
 
 

@@ -7,7 +7,8 @@ once, is refused in one line.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 # A chat template that prints today's date would make training and serving differ.
 FIXED_DATE = "01 Jan 2025"
-SYSTEM, USER = "\ue000system\ue001", "\ue000user\ue001"
-"""Marks in place of the messages, of characters that no template writes."""
 
 
 @dataclass(frozen=True)
@@ -50,59 +49,90 @@ def chat_frame(
     if tokenizer.chat_template is None:
         bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
         return ChatFrame(bos + (text(system + "\n") if system else []), [], end)
-    if system:
-        parts = _split_system(tokenizer)
-        if parts is not None:
-            opening, middle, after = (_markup(tokenizer, part) for part in parts)
-            return ChatFrame(opening + text(system) + middle, after, end)
-    before, after = (_markup(tokenizer, part) for part in _split_user(tokenizer))
-    return ChatFrame(before + (text(system + "\n\n") if system else []), after, end)
+    before, after = _markup_around(tokenizer, system, text, ["user"])
+    return ChatFrame(before, after, end)
 
 
-def _split_system(tokenizer: PreTrainedTokenizerFast) -> tuple[str, str, str] | None:
-    """Return the markup before, between and after a system's and a user's message.
+def dialogue_frame(
+    tokenizer: PreTrainedTokenizerFast, system: str | None, text: Callable[[str], list[int]], examples: int
+) -> list[list[int]]:
+    """Return the markup around examples, each a question with its answer, and a last question without one.
 
-    None if the template does not show both once, in this order.
-    """
-    try:
-        rendered = _render(tokenizer, ["system", "user"])
-    except Exception:  # whatever a template raises, it does not take a system message
-        return None
-    if rendered.count(SYSTEM) != 1 or rendered.count(USER) != 1:
-        return None
-    opening, _, rest = rendered.partition(SYSTEM)
-    middle, mark, after = rest.partition(USER)
-    return (opening, middle, after) if mark else None
+    In a chat format the examples are earlier turns of the conversation. Without one, a line break stands between a
+    question and its answer, and the end token and a line break stand after an answer.
 
+    Args:
+        tokenizer: the base's tokenizer.
+        system: text of the system message; None or empty for none.
+        text: encodes a text as data.
+        examples: number of examples.
 
-def _split_user(tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
-    """Return the markup before and after a user's message.
+    Returns:
+        2 · examples + 2 lists of token ids: what stands before the first question, before its answer, before the
+        second question, …, and before the last answer.
 
     Raises:
-        UserError: the template fails, or does not show the message once.
+        UserError: as `chat_frame` does.
     """
+    if tokenizer.chat_template is not None:
+        return _markup_around(tokenizer, system, text, [*["user", "assistant"] * examples, "user"])
+    frame, line = chat_frame(tokenizer, system, text), text("\n")
+    return [frame.before, *[line, [frame.end, *line]] * examples, line]
+
+
+def _markup_around(
+    tokenizer: PreTrainedTokenizerFast,
+    system: str | None,
+    text: Callable[[str], list[int]],
+    roles: Sequence[str],
+) -> list[list[int]]:
+    """Return the token ids before each message of `roles` and after the last; the system message is in the first.
+
+    Raises:
+        UserError: the template fails, or does not show each message once and in order.
+    """
+    if system:
+        with contextlib.suppress(UserError):  # then the template does not take a system message
+            opening, middle, *rest = (
+                _markup(tokenizer, part) for part in _split(tokenizer, ["system", *roles])
+            )
+            return [opening + text(system) + middle, *rest]
+    before, *rest = (_markup(tokenizer, part) for part in _split(tokenizer, roles))
+    return [before + (text(system + "\n\n") if system else []), *rest]
+
+
+def _split(tokenizer: PreTrainedTokenizerFast, roles: Sequence[str]) -> list[str]:
+    """Return the markup before each message, and after the last.
+
+    Raises:
+        UserError: the template fails, or does not show each message once and in order.
+    """
+    marks = [f"\ue000{role}:{place}\ue001" for place, role in enumerate(roles)]
     try:
-        rendered = _render(tokenizer, ["user"])
+        rendered = _render(tokenizer, roles, marks)
     except Exception as error:  # a template is a program of its own
         reason = " ".join(str(error).split())[:120].rstrip(".") or type(error).__name__
         raise UserError(
             f"the base model's chat template is broken ({reason}); correct chat_template in the base's folder, or "
             "prompt without chat markup: base.chat=false"
         ) from None
-    if (shown := rendered.count(USER)) != 1:
-        found = "does not show" if not shown else f"shows {shown} times"
-        raise UserError(
-            f"the base model's chat template {found} the user's message; correct chat_template in the base's "
-            "folder, or prompt without chat markup: base.chat=false"
-        )
-    before, _, after = rendered.partition(USER)
-    return before, after
+    parts, rest = [], rendered
+    for role, mark in zip(roles, marks, strict=True):
+        shown = rendered.count(mark) if mark in rest else 0
+        if shown != 1:
+            found = "does not show" if not shown else f"shows {shown} times"
+            raise UserError(
+                f"the base model's chat template {found} the {role}'s message; correct chat_template in the base's "
+                "folder, or prompt without chat markup: base.chat=false"
+            )
+        part, _, rest = rest.partition(mark)
+        parts.append(part)
+    return [*parts, rest]
 
 
-def _render(tokenizer: PreTrainedTokenizerFast, roles: list[str]) -> str:
-    marks = {"system": SYSTEM, "user": USER}
+def _render(tokenizer: PreTrainedTokenizerFast, roles: Sequence[str], contents: Sequence[str]) -> str:
     rendered: str = tokenizer.apply_chat_template(
-        [{"role": role, "content": marks[role]} for role in roles],
+        [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)],
         tokenize=False,
         add_generation_prompt=True,
         enable_thinking=False,

@@ -141,6 +141,11 @@ class PromptEncoder:
                 return ids
             kept = kept[1:]
 
+    def message(self, template: Template, history: Sequence[str]) -> list[int]:
+        """Return the token ids of the user's message alone: the whole history, and no markup around it."""
+        program = self._program(template.text, TemplateScope(len(history), user=True))
+        return self._filler.fill(program, PromptContext(history))
+
     def sample(self, template: Template, history: Sequence[str], target: str) -> Sample:
         """Encode the training sample of a history and its target: prompt, answer, and end token if any."""
         return self.encode_sample(template, PromptContext([*history, target]))

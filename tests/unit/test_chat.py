@@ -4,7 +4,7 @@ import pytest
 
 from llmrec.errors import UserError
 from llmrec.models.base import train_tokenizer
-from llmrec.text.chat import chat_frame
+from llmrec.text.chat import chat_frame, dialogue_frame
 from llmrec.text.tokens import TextEncoder
 
 TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}<assistant>"
@@ -82,3 +82,43 @@ def test_a_broken_template_is_refused_in_one_line(tokenizer, template, message, 
         f"the base model's chat template {'is ' if '(' in message else ''}{message}"
     )
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "system", "expected"),
+    [
+        (None, None, "Who?\nMe<|end|>\nHow?\n"),
+        (None, "Be brief.", "Be brief.\nWho?\nMe<|end|>\nHow?\n"),
+        (TURNS, None, "<user>Who?</user><assistant>Me</assistant><user>How?</user><assistant>"),
+        (
+            TURNS,
+            "Be brief.",
+            "<system>Be brief.</system><user>Who?</user><assistant>Me</assistant><user>How?</user><assistant>",
+        ),
+        (
+            REFUSES,
+            "Be brief.",
+            "<user>Be brief.\n\nWho?</user><assistant>Me</assistant><user>How?</user><assistant>",
+        ),
+    ],
+)
+def test_examples_are_earlier_turns(tokenizer, template, system, expected):
+    tokenizer.chat_template = template
+    text = TextEncoder(tokenizer)
+    pieces = dialogue_frame(tokenizer, system, text, 1)
+    ids = [
+        token
+        for piece, said in zip(pieces, ["Who?", "Me", "How?", ""], strict=True)
+        for token in (*piece, *text(said))
+    ]
+    assert tokenizer.decode(ids) == expected
+    if template is not None:
+        frame = chat_frame(tokenizer, system, text)
+        assert dialogue_frame(tokenizer, system, text, 0) == [frame.before, frame.after]
+
+
+def test_a_template_that_does_not_show_earlier_turns_is_refused(tokenizer):
+    tokenizer.chat_template = "<user>{{ messages[-1].content }}<assistant>"
+    assert chat_frame(tokenizer, None, TextEncoder(tokenizer)).after
+    with pytest.raises(UserError, match="does not show the user's message"):
+        dialogue_frame(tokenizer, None, TextEncoder(tokenizer), 1)

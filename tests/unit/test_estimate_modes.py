@@ -128,3 +128,14 @@ def test_time_of_alignment_follows_its_prompts():
 
 def test_aligned_models_are_decoded_on_validation_too():
     assert work("align=[dpo]")[1].seconds("decode") == pytest.approx(4 * work()[1].seconds("decode"), rel=0.2)
+
+
+def test_examples_and_reasoning_of_the_untuned_base_are_counted():
+    """Titles of 12 tokens, 9 of them a history, 20 beams; with reasoning the prompt is computed twice."""
+
+    def seconds(*settings):
+        return work(*(f"eval.zero_shot.{setting}" for setting in settings))[1].seconds("zero_shot")
+
+    plain = (9 + 20) * 12
+    assert seconds("examples=3") / seconds() == pytest.approx(((4 * 9 + 3) + 20) * 12 / plain)
+    assert seconds("reasoning=32") / seconds() == pytest.approx((2 * (9 * 12 + 32) + 20 * 12) / plain)

@@ -1,0 +1,1 @@
+"""The base as it was before training, asked for titles."""
