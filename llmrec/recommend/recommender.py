@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-
-from llmrec.catalogue.grown import read_residuals
-from llmrec.catalogue.item_mask import ItemMask, build_item_mask
-from llmrec.catalogue.prefix_mass import CollaborativePrior
-from llmrec.catalogue.registry import find_catalogue
-from llmrec.collaborative import systems
 from llmrec.config import BEAMS, DecodeConfig, validate
-from llmrec.decode import batches, reference, score_candidates
-from llmrec.decode.beam_search import TreeEngine
-from llmrec.decode.scoring import Scoring
+from llmrec.decode import score_candidates
 from llmrec.decode.top_k import TopK
-from llmrec.errors import UserError
-from llmrec.ids.load import code_vectors
-from llmrec.recommend import rerank
+from llmrec.recommend.engines import Engines, Requests
 from llmrec.recommend.given_ids import Id, as_ids, as_rows, has_rows
 from llmrec.recommend.histories import UserHistories
 from llmrec.recommend.trained_run import TrainedRun
 
 if TYPE_CHECKING:
-    from llmrec.catalogue.item_trie import ItemTrie
     from llmrec.models.checkpoint import Checkpoint
-    from llmrec.vllm.engine import VllmEngine
 
 
 @dataclass(frozen=True)
@@ -67,10 +53,7 @@ class Recommender:
     def __init__(self, run: TrainedRun, model: str | None = None, device: str = "auto") -> None:
         self.run = run
         self._adapter = run.adapter(model)
-        self._device = device
-        self._loaded: tuple[tuple[Path | None, str | None], Checkpoint] | None = None
-        self._engine: VllmEngine | None = None
-        self._engine_dtype: str | None = None
+        self._engines = Engines(run, device)
 
     @classmethod
     def load(
@@ -101,17 +84,7 @@ class Recommender:
         Raises:
             UserError: files that are missing, broken, or of another base.
         """
-        return self._checkpoint(self._adapter)
-
-    def _checkpoint(self, adapter: Path | None, dtype: str | None = None) -> Checkpoint:
-        """The base with an adapter, or alone; one model is held at a time, and a second takes its place."""
-        wanted = adapter, dtype
-        if self._loaded is None or self._loaded[0] != wanted:
-            self._loaded = None
-            gc.collect()  # a model with an adapter is held by cycles, and two may not fit the device
-            device = batches.resolve_device(self._device)
-            self._loaded = wanted, self.run.load_model(adapter, device, dtype)
-        return self._loaded[1]
+        return self._engines.checkpoint(self._adapter)
 
     @property
     def items(self) -> list[str]:
@@ -247,22 +220,7 @@ class Recommender:
         adapter = self._adapter if model is None else self.run.adapter(model)
         prompts = self.run.encode_prompts(given)
         allowed, denied = self.run.allow_and_deny_lists(given, settings.mask_seen, allow_ids, deny_ids)
-        if settings.engine == "generate":
-            top = self._generate(
-                self._checkpoint(adapter, settings.dtype), prompts, settings, allowed, denied
-            )
-        elif settings.engine == "vllm":
-            mask = build_item_mask(self.run.catalogue.trie, allowed, denied)
-            top = self._vllm(settings).rank(prompts, int(settings.width), mask, adapter)
-        else:
-            mask = build_item_mask(self._trie, allowed, denied, self._trie.device)
-            prior = self._prior(settings, given)
-            top = self._search(self._checkpoint(adapter, settings.dtype), prompts, settings, mask, prior)
-        if settings.mmr is not None:
-            return rerank.mmr(
-                top.items, top.scores, self._vectors(), settings.mmr.trade_off, settings.list_length
-            )
-        return TopK(top.items[:, : settings.list_length], top.scores[:, : settings.list_length], top.is_exact)
+        return self._engines.rank(Requests(given, prompts, allowed, denied), settings, adapter)
 
     def score(self, histories: Sequence[Sequence[Id]], items: Sequence[Sequence[Id]]) -> list[list[float]]:
         """Scores of given candidates, all of a history's in one pass, by the model that it was opened with.
@@ -287,119 +245,13 @@ class Recommender:
 
     def close(self) -> None:
         """Stop vLLM, if a call has started it, and let the model go."""
-        if self._engine is not None:
-            self._engine.close()
-        self._engine = self._loaded = None
+        self._engines.close()
 
     def __enter__(self) -> Recommender:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @cached_property
-    def _trie(self) -> ItemTrie:
-        return self.run.catalogue.trie.to(batches.resolve_device(self._device))
-
-    def _vllm(self, settings: DecodeConfig) -> VllmEngine:
-        """vLLM, started at the first call, and again where a call asks for another precision."""
-        if self.run.as_trained and find_catalogue(self.run.name).has_changed:
-            raise UserError(
-                "decode.engine=vllm: this run's catalogue has changed since training (llmrec items); "
-                f"evaluate it with decode.engine=tree, or move {self.run.folder / 'catalogue'} away"
-            )
-        if self._engine is not None and self._engine_dtype != settings.dtype:
-            self._engine.close()
-            self._engine = None
-        if self._engine is None:
-            from llmrec.vllm.engine import VllmEngine
-
-            adapters = list(self.run.adapters.values())
-            options = {} if settings.dtype is None else {"dtype": settings.dtype}
-            self._engine = VllmEngine(
-                self.run.base, adapters, int(settings.width), settings.memory_gb, self.run.name, **options
-            )
-            self._engine_dtype = settings.dtype
-        return self._engine
-
-    def _search(
-        self,
-        checkpoint: Checkpoint,
-        prompts: list[list[int]],
-        settings: DecodeConfig,
-        mask: ItemMask | None,
-        prior: batches.PriorFactory | None,
-    ) -> TopK:
-        """Lists of `settings.list_length` items, or of all beams where these are to be re-ranked."""
-        scoring = self._scoring(settings)
-        token_ids = self.run.catalogue.token_ids.to(self._trie.device)
-        engine = TreeEngine(checkpoint.model, self._trie, token_ids, checkpoint.pad_id, scoring)
-        width = settings.list_length if settings.width == "auto" else settings.width
-        widest = settings.widest if settings.width == "auto" else None
-        k = settings.list_length if settings.mmr is None else width
-        return batches.rank(engine, prompts, k, width, mask, widest, settings.memory_gb, prior)
-
-    def _scoring(self, settings: DecodeConfig) -> Scoring:
-        if settings.temperature and len(settings.temperature) != self._trie.length:
-            raise UserError(
-                f"decode.temperature: {len(settings.temperature)} numbers, "
-                f"but semantic IDs have {self._trie.length} levels"
-            )
-        return Scoring(
-            normalise=settings.normalise,
-            temperature=tuple(settings.temperature),
-            model_weight=1.0 if settings.prior is None else settings.prior.model_weight,
-        )
-
-    def _prior(
-        self, settings: DecodeConfig, histories: Sequence[Sequence[str]]
-    ) -> batches.PriorFactory | None:
-        """Makes the prior of some of the users from a collaborative model of the training interactions."""
-        if settings.prior is None:
-            return None
-        model = systems.load_baseline(self.run.folder, settings.prior.system, self.items)
-        last = [list(history[-self.run.encoder.history :]) for history in histories]
-
-        def of(users: list[int]) -> CollaborativePrior:
-            scores = model.log_probs([last[user] for user in users], self.items)
-            return CollaborativePrior(self._trie, scores, self._trie.device)
-
-        return of
-
-    def _vectors(self) -> np.ndarray:
-        """Items as their codebooks see them, float32 [items, d]."""
-        vectors = code_vectors(self.run.folder, self.run.catalogue.sids, read_residuals(self.run.base))
-        if vectors is None:
-            raise UserError(
-                "decode.mmr: this run's semantic IDs have no codebooks to compare items by; "
-                "leave mmr out, or make the IDs from vectors (ids.quantizer.kind)"
-            )
-        return vectors
-
-    def _generate(
-        self,
-        checkpoint: Checkpoint,
-        prompts: list[list[int]],
-        settings: DecodeConfig,
-        allowed: list[list[int] | None] | None,
-        denied: list[list[int]],
-    ) -> TopK:
-        """The oracle's lists; what is not allowed is denied to it."""
-        catalogue = self.run.catalogue
-        retired = [catalogue.index[item] for item in catalogue.retired if item in catalogue.index]
-        denied = [row + retired for row in denied]
-        for user, row in enumerate(allowed or []):
-            if row is not None:
-                denied[user] = denied[user] + sorted(set(range(len(self.items))) - set(row))
-        return reference.search(
-            checkpoint.model,
-            catalogue.sids,
-            catalogue.vocabulary.token_ids,
-            prompts,
-            int(settings.width),
-            denied,
-            checkpoint.pad_id,
-        )
 
 
 def _decode_settings(options: dict[str, Any]) -> DecodeConfig:

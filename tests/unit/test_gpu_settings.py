@@ -25,7 +25,7 @@ from llmrec.estimate.plans import Plan
 from llmrec.models import lora
 from llmrec.models.base import load_base
 from llmrec.models.layers.attention import ATTENTION
-from llmrec.recommend.recommender import Recommender
+from llmrec.recommend.engines import Engines
 from llmrec.train.alignment import setup
 from llmrec.train.arguments import on_one_gpu
 from llmrec.train.launch import _run_in_process, run_in_processes
@@ -202,12 +202,11 @@ def test_a_second_model_is_loaded_when_the_first_is_gone():
         loaded.append(weakref.ref(model))
         return model
 
-    run = SimpleNamespace(adapter=lambda name: name, load_model=load_model)
-    recommender = Recommender(run, device="cpu")
+    engines = Engines(SimpleNamespace(load_model=load_model), device="cpu")
     gc.disable()
     try:
         for name in ("base", "dpo", "dpo", "base"):
-            recommender._checkpoint(name)
+            engines.checkpoint(name)
     finally:
         gc.enable()
     assert alive == [[], [False], [False, False]]

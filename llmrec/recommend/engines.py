@@ -1,0 +1,205 @@
+"""Engines: requests to the models of a run go in, and the engine that the settings name answers with ranked items."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llmrec.catalogue.grown import read_residuals
+from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.prefix_mass import CollaborativePrior
+from llmrec.catalogue.registry import find_catalogue
+from llmrec.collaborative import systems
+from llmrec.config import DecodeConfig
+from llmrec.decode import batches, reference
+from llmrec.decode.beam_search import TreeEngine
+from llmrec.decode.scoring import Scoring
+from llmrec.decode.top_k import TopK
+from llmrec.errors import UserError
+from llmrec.ids.load import code_vectors
+from llmrec.recommend import rerank
+from llmrec.recommend.trained_run import TrainedRun
+
+if TYPE_CHECKING:
+    from llmrec.catalogue.item_trie import ItemTrie
+    from llmrec.models.checkpoint import Checkpoint
+    from llmrec.vllm.engine import VllmEngine
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What lists are wanted for, one row a list.
+
+    Attributes:
+        histories: item ids, oldest first.
+        prompts: token ids of the same histories.
+        allowed: places in trie order of the items that a list may hold; None for all items, as a row or for all rows.
+        denied: places in trie order of the items that it may not hold.
+    """
+
+    histories: Sequence[Sequence[str]]
+    prompts: list[list[int]]
+    allowed: list[list[int] | None] | None
+    denied: list[list[int]]
+
+
+class Engines:
+    """The models of a run on a device, and the three ways to search them: `tree`, `generate` and `vllm`.
+
+    One model is held at a time, beside those that vLLM serves.
+
+    Args:
+        run: the finished run.
+        device: `auto` takes a GPU where there is one.
+    """
+
+    def __init__(self, run: TrainedRun, device: str = "auto") -> None:
+        self._run = run
+        self._device = device
+        self._held: tuple[tuple[Path | None, str | None], Checkpoint] | None = None
+        self._vllm: tuple[str | None, VllmEngine] | None = None
+
+    def checkpoint(self, adapter: Path | None, dtype: str | None = None) -> Checkpoint:
+        """The base with an adapter, or alone, on the device; it takes the place of the one that was held before.
+
+        Args:
+            adapter: an adapter's folder; None for the base alone.
+            dtype: precision of the base; None for the one in which it is saved.
+
+        Raises:
+            ChangedCatalogueError: items were added since the run was opened, before the weights were read.
+            UserError: files that are missing, broken, or of another base.
+        """
+        wanted = adapter, dtype
+        if self._held is None or self._held[0] != wanted:
+            self._held = None
+            gc.collect()  # a model with an adapter is held by cycles, and two may not fit the device
+            device = batches.resolve_device(self._device)
+            self._held = wanted, self._run.load_model(adapter, device, dtype)
+        return self._held[1]
+
+    def rank(self, requests: Requests, settings: DecodeConfig, adapter: Path | None) -> TopK:
+        """Lists of `settings.list_length` items for each request, best first, in trie order.
+
+        Args:
+            requests: what lists are wanted for.
+            settings: engine and options.
+            adapter: of the model that answers; None for the base alone.
+        """
+        search = {"tree": self._search_tree, "generate": self._generate, "vllm": self._search_vllm}
+        top = search[settings.engine](requests, settings, adapter)
+        if settings.mmr is not None:
+            return rerank.mmr(
+                top.items, top.scores, self._vectors(), settings.mmr.trade_off, settings.list_length
+            )
+        return TopK(top.items[:, : settings.list_length], top.scores[:, : settings.list_length], top.is_exact)
+
+    def close(self) -> None:
+        """Stop vLLM, if it has been started, and let the model go."""
+        if self._vllm is not None:
+            self._vllm[1].close()
+        self._vllm = self._held = None
+
+    @cached_property
+    def _trie(self) -> ItemTrie:
+        return self._run.catalogue.trie.to(batches.resolve_device(self._device))
+
+    def _search_tree(self, requests: Requests, settings: DecodeConfig, adapter: Path | None) -> TopK:
+        """Lists of `settings.list_length` items, or of all beams where these are to be re-ranked."""
+        mask = build_item_mask(self._trie, requests.allowed, requests.denied, self._trie.device)
+        prior, scoring = self._prior(settings, requests.histories), self._scoring(settings)
+        checkpoint = self.checkpoint(adapter, settings.dtype)
+        token_ids = self._run.catalogue.token_ids.to(self._trie.device)
+        engine = TreeEngine(checkpoint.model, self._trie, token_ids, checkpoint.pad_id, scoring)
+        width = settings.list_length if settings.width == "auto" else settings.width
+        widest = settings.widest if settings.width == "auto" else None
+        k = settings.list_length if settings.mmr is None else width
+        return batches.rank(engine, requests.prompts, k, width, mask, widest, settings.memory_gb, prior)
+
+    def _scoring(self, settings: DecodeConfig) -> Scoring:
+        if settings.temperature and len(settings.temperature) != self._trie.length:
+            raise UserError(
+                f"decode.temperature: {len(settings.temperature)} numbers, "
+                f"but semantic IDs have {self._trie.length} levels"
+            )
+        return Scoring(
+            normalise=settings.normalise,
+            temperature=tuple(settings.temperature),
+            model_weight=1.0 if settings.prior is None else settings.prior.model_weight,
+        )
+
+    def _prior(
+        self, settings: DecodeConfig, histories: Sequence[Sequence[str]]
+    ) -> batches.PriorFactory | None:
+        """Makes the prior of some of the users from a collaborative model of the training interactions."""
+        if settings.prior is None:
+            return None
+        items = self._run.catalogue.items
+        model = systems.load_baseline(self._run.folder, settings.prior.system, items)
+        last = [list(history[-self._run.encoder.history :]) for history in histories]
+
+        def of(users: list[int]) -> CollaborativePrior:
+            scores = model.log_probs([last[user] for user in users], items)
+            return CollaborativePrior(self._trie, scores, self._trie.device)
+
+        return of
+
+    def _search_vllm(self, requests: Requests, settings: DecodeConfig, adapter: Path | None) -> TopK:
+        mask = build_item_mask(self._run.catalogue.trie, requests.allowed, requests.denied)
+        return self._start_vllm(settings).rank(requests.prompts, int(settings.width), mask, adapter)
+
+    def _start_vllm(self, settings: DecodeConfig) -> VllmEngine:
+        """vLLM, started at the first call, and again where a call asks for another precision."""
+        run = self._run
+        if run.as_trained and find_catalogue(run.name).has_changed:
+            raise UserError(
+                "decode.engine=vllm: this run's catalogue has changed since training (llmrec items); "
+                f"evaluate it with decode.engine=tree, or move {run.folder / 'catalogue'} away"
+            )
+        if self._vllm is not None and self._vllm[0] != settings.dtype:
+            self._vllm[1].close()
+            self._vllm = None
+        if self._vllm is None:
+            from llmrec.vllm.engine import VllmEngine
+
+            adapters, width = list(run.adapters.values()), int(settings.width)
+            options = {} if settings.dtype is None else {"dtype": settings.dtype}
+            engine = VllmEngine(run.base, adapters, width, settings.memory_gb, run.name, **options)
+            self._vllm = settings.dtype, engine
+        return self._vllm[1]
+
+    def _generate(self, requests: Requests, settings: DecodeConfig, adapter: Path | None) -> TopK:
+        """The oracle's lists; what is not allowed is denied to it."""
+        catalogue = self._run.catalogue
+        retired = [catalogue.index[item] for item in catalogue.retired if item in catalogue.index]
+        denied = [row + retired for row in requests.denied]
+        for user, row in enumerate(requests.allowed or []):
+            if row is not None:
+                denied[user] = denied[user] + sorted(set(range(len(catalogue.items))) - set(row))
+        checkpoint = self.checkpoint(adapter, settings.dtype)
+        return reference.search(
+            checkpoint.model,
+            catalogue.sids,
+            catalogue.vocabulary.token_ids,
+            requests.prompts,
+            int(settings.width),
+            denied,
+            checkpoint.pad_id,
+        )
+
+    def _vectors(self) -> np.ndarray:
+        """Items as their codebooks see them, float32 [items, d]."""
+        run = self._run
+        vectors = code_vectors(run.folder, run.catalogue.sids, read_residuals(run.base))
+        if vectors is None:
+            raise UserError(
+                "decode.mmr: this run's semantic IDs have no codebooks to compare items by; "
+                "leave mmr out, or make the IDs from vectors (ids.quantizer.kind)"
+            )
+        return vectors
