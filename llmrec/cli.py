@@ -22,6 +22,7 @@ from llmrec.commands.conventions import (
     GroupedCommands,
     ModelName,
     Overrides,
+    Overwrite,
     Processes,
     RecipeName,
     Replace,
@@ -339,7 +340,7 @@ def cat(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
 def cp(
     name: Annotated[str, typer.Argument(metavar="NAME")],
     dest: Annotated[Path, typer.Argument(metavar="DEST")],
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    force: Overwrite = False,
 ) -> None:
     """Copy a shipped file, so that you can edit it."""
     _call("commands.shipped", "cp", name, dest, force)
@@ -352,7 +353,7 @@ def init(
         Path | None, typer.Option(metavar="FILE.yaml", help="The card. Default: the folder's name.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: take the best guess and say so.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    force: Overwrite = False,
 ) -> None:
     """Look at your files, and write a card for them. It shows rows as they are understood."""
     _call("commands.init", "run", folder, out, yes, force)

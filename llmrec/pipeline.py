@@ -101,6 +101,7 @@ def execute(
                 announce(name, "kept")
             else:
                 announce(name, "running")
+                # Anew, because a stage's keys follow from the recipe, which the data stage may have completed.
                 stage = next(stage for stage in for_recipe(recipe) if stage.name == name)
                 ran = artifacts.run_stage(stage, recipe, run, workers, NAMES)
                 announce(name, "done" if ran else "skipped")
@@ -128,22 +129,22 @@ def _record(recipe: Recipe, run: Path) -> None:
     with atomic_write(run / layout.RECIPE) as partial:
         partial.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "utf-8")
     try:
-        text = assets.find("data_prep", recipe.data.card).read_bytes()
+        card = assets.find("data_prep", recipe.data.card).read_bytes()
     except (UserError, OSError):  # the data stage reports it if it needs the card
         return
     with atomic_write(run / layout.CARD) as partial:
-        partial.write_bytes(text)
+        partial.write_bytes(card)
 
 
 def pending(recipe: Recipe, run: Path, until: str = "report", kept: Collection[str] = ()) -> list[str]:
     """Return the stages that `execute` would run. A stage that reads files of a pending stage is pending too."""
-    pending: list[str] = []
+    found: list[str] = []
     parent = artifacts.parent_of(recipe)
     recipe = with_sizes(recipe, run, *([parent] if parent is not None else []))
     for stage in stages_of(recipe, until):
         if stage.name in kept:
             continue
-        is_stale = any(read.stage.name in pending and read.is_read(recipe) for read in stage.inputs)
+        is_stale = any(read.stage.name in found and read.is_read(recipe) for read in stage.inputs)
         if is_stale or not artifacts.would_skip(stage, recipe, run):
-            pending.append(stage.name)
-    return pending
+            found.append(stage.name)
+    return found

@@ -22,7 +22,7 @@ IGNORE = -100
 MAX_ATTENTION_PAIRS = 1 << 23
 """Pairs of positions that a training step attends over at most, if it has more than one tree."""
 MULTIPLE = 8
-"""Of positions, that batches are padded to."""
+"""Batches are padded to a multiple of so many positions."""
 Ints = npt.NDArray[np.int32]
 
 
@@ -124,7 +124,6 @@ class TreeBuilder:
             scored: depth of the first token that is learned, at least 1.
             shared: number of leading tokens taken over from the previous sample without looking.
         """
-        path = self._path[:shared]
         matched = self._match(tokens, shared)
         path = self._path[: shared + matched]
         self._grow(path, tokens[matched:-1])

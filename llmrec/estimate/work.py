@@ -113,7 +113,9 @@ class Workload:
         self.shape = model_shape(recipe.base)
         self.history = min(recipe.data.history, size.interactions / size.users)
         self.levels = getattr(recipe.ids.quantizer, "levels", TYPICAL_LEVELS)
-        self.sid_tokens = self.levels + (recipe.ids.collision_rule not in MOVES)
+        # Rules that move items go by their vectors; without any, a level is added.
+        moves = recipe.ids.collision_rule in MOVES and recipe.ids.quantizer.reads_vectors
+        self.sid_tokens = self.levels + (not moves)
         self.fields = card_fields(card)
         self.mix = load_training_mix(recipe.prompts, self.fields, tell=lambda line: None)
         self.decode_template = self.mix[0].templates[0]

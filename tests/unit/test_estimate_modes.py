@@ -53,6 +53,9 @@ def test_a_semantic_id_has_as_many_tokens_as_its_collision_rule_leaves(rule):
     sids, _ = resolve_collisions(Codes(codec.encode(vectors), [8, 8], codec), rule, vectors)
     planned = work(f"ids.collisions={rule}", "ids.quantizer.levels=2")[1]
     assert planned.sid_tokens == sids.shape[1]
+    sids, _ = resolve_collisions(Codes(codec.encode(vectors), [8, 8]), rule, None)
+    planned = work(f"ids.collisions={rule}", "ids.quantizer={kind: category, levels: 2}")[1]
+    assert planned.sid_tokens == sids.shape[1], "a tokenizer without vectors"
 
 
 def test_codes_of_the_items_own_are_counted():

@@ -55,14 +55,7 @@ def align_by_rewards(ctx: StageContext) -> None:
         load_reward(reward.name)
     initial = load_initial_policy(ctx, settings)
     tasks = make_rollout_tasks(ctx.recipe, initial)
-    passes = settings.iterations
-    batches = settings.max_steps and -(-settings.max_steps // passes)
-    drawn = settings.model_copy(update={"max_steps": batches})
-    order = order_prompts([len(prompt) for prompt in tasks.prompts], drawn, initial.seed)
-    steps = settings.max_steps or len(order) // (settings.batch * settings.accumulate) * passes
-    common = alignment_arguments(settings, steps, initial.seed, ctx.scratch, ctx.recipe.track.report_to)
-    # A training can only go on between two batches of rollouts.
-    common["save_steps"] = -(-common["save_steps"] // passes) * passes
+    order, steps = _order_of_tasks(settings, tasks, initial.seed)
     names = METRIC_NAMES | {
         f"rewards/{reward.name}/mean": f"reward_{reward.name}" for reward in settings.rewards
     }
@@ -75,19 +68,7 @@ def align_by_rewards(ctx: StageContext) -> None:
         scorer=initial.scorer(settings),
         context=_reward_context(settings, initial),
         model=initial.model,
-        args=on_one_gpu(
-            GRPOConfig(
-                **common,
-                **loss_arguments(settings),
-                per_device_train_batch_size=settings.batch * settings.generations,
-                num_generations=settings.generations,
-                num_iterations=settings.iterations,
-                max_completion_length=initial.run.catalogue.length,
-                reward_weights=[reward.weight for reward in settings.rewards],
-                shuffle_dataset=False,
-                disable_dropout=True,
-            )
-        ),
+        args=_training_arguments(ctx, steps, initial),
         train_dataset=Dataset.from_dict({"prompt": order.tolist()}),
         processing_class=initial.run.tokenizer,
     )
@@ -96,6 +77,39 @@ def align_by_rewards(ctx: StageContext) -> None:
     shutil.copytree(ctx.scratch / "adapter", ctx.work / "grpo", dirs_exist_ok=True)
     shutil.copy(ctx.scratch / "metrics.jsonl", ctx.work / "grpo")
     ctx.notes.update(prompts=len(tasks.prompts), steps=steps, seed=initial.seed)
+
+
+def _order_of_tasks(settings: GrpoConfig, tasks: RolloutTasks, seed: int) -> tuple[np.ndarray, int]:
+    """Return the numbers of the tasks in the order in which they are learned, and the number of optimizer steps.
+
+    A batch of rollouts is learned `iterations` times.
+    """
+    passes = settings.iterations
+    batches = settings.max_steps and -(-settings.max_steps // passes)
+    drawn = settings.model_copy(update={"max_steps": batches})
+    order = order_prompts([len(prompt) for prompt in tasks.prompts], drawn, seed)
+    return order, settings.max_steps or len(order) // (settings.batch * settings.accumulate) * passes
+
+
+def _training_arguments(ctx: StageContext, steps: int, initial: InitialPolicy) -> GRPOConfig:
+    """Return TRL's settings of a training."""
+    settings = ctx.recipe.grpo
+    common = alignment_arguments(settings, steps, initial.seed, ctx.scratch, ctx.recipe.track.report_to)
+    # A training can only go on between two batches of rollouts.
+    common["save_steps"] = -(-common["save_steps"] // settings.iterations) * settings.iterations
+    return on_one_gpu(
+        GRPOConfig(
+            **common,
+            **loss_arguments(settings),
+            per_device_train_batch_size=settings.batch * settings.generations,
+            num_generations=settings.generations,
+            num_iterations=settings.iterations,
+            max_completion_length=initial.run.catalogue.length,
+            reward_weights=[reward.weight for reward in settings.rewards],
+            shuffle_dataset=False,
+            disable_dropout=True,
+        )
+    )
 
 
 def make_rollout_tasks(recipe: Recipe, initial: InitialPolicy) -> RolloutTasks:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 WRITTEN = 1000
+"""Trees that are in memory at a time while an epoch is written."""
 ROWS, LENGTHS = "epoch-{}.arrow", "epoch-{}.npy"
 _ZERO = np.zeros(1, np.int32)
 EMPTY_TREE = TrainingTree(TargetTree(_ZERO, _ZERO, _ZERO + 1, _ZERO + IGNORE, _ZERO))
@@ -91,9 +92,9 @@ class Epochs:
         for row in np.random.default_rng(seed).permutation(np.arange(*self.bounds[0])).tolist():
             if drawn and self.lengths[row] > left:
                 break
-            lesson = self.rows[row]
-            if np.isin(lesson["labels"], labels).any():
-                drawn.append(TargetTree(*(lesson[name] for name in TREE)))
+            arrays = self.rows[row]
+            if np.isin(arrays["labels"], labels).any():
+                drawn.append(TargetTree(*(arrays[name] for name in TREE)))
                 left -= int(self.lengths[row])
         return drawn
 
@@ -119,15 +120,15 @@ def write_epoch(trees: Iterable[TrainingTree], epoch: int, folder: Path) -> None
     with ArrowWriter(path=str(folder / ROWS.format(epoch)), features=features) as writer:
         for part in _parts(trees):
             writer.write_batch(columns(part))
-            lengths += [len(lesson.tree) for lesson in part]
+            lengths += [len(one.tree) for one in part]
         writer.finalize()
     np.save(folder / LENGTHS.format(epoch), np.array(lengths, np.int64))
 
 
-def _parts(lessons: Iterable[TrainingTree]) -> Iterator[list[TrainingTree]]:
+def _parts(trees: Iterable[TrainingTree]) -> Iterator[list[TrainingTree]]:
     part: list[TrainingTree] = []
-    for lesson in lessons:
-        part.append(lesson)
+    for tree in trees:
+        part.append(tree)
         if len(part) == WRITTEN:
             yield part
             part = []

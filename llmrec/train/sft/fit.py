@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 BEST = {"loss": "loss", "ndcg": "ndcg@10"}
 """What `sft.keep` goes by, as the trainer names it."""
 MIN_INTERVAL = 25
-"""Between two saves or validations."""
+"""Fewest steps between two saves or validations, unless the recipe names their number."""
 FITTED_TOKENS = 2048
-"""Of the training trees that new tokens' rows are fitted to."""
+"""Most tokens of the training trees that new tokens' rows are fitted to."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def sft_arguments(
     steps = sft.max_steps or math.ceil(trees / (sft.batch * sft.accumulate))
     often = default_interval(steps, MIN_INTERVAL)
     save_steps, eval_steps = sft.save_steps or often, sft.eval_steps or often
-    best = validate and sft.keep != "last"
+    keeps_best = validate and sft.keep != "last"
     arguments = SFTConfig(
         **training_arguments(sft, checkpoints, steps, recipe.seed, recipe.track.report_to),
         per_device_train_batch_size=sft.batch // workers.count,
@@ -157,10 +157,10 @@ def sft_arguments(
         ddp_find_unused_parameters=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
-        save_steps=math.lcm(save_steps, eval_steps) if best else save_steps,
+        save_steps=math.lcm(save_steps, eval_steps) if keeps_best else save_steps,
         eval_strategy="steps" if validate else "no",
         eval_steps=eval_steps,
-        load_best_model_at_end=best,
+        load_best_model_at_end=keeps_best,
         metric_for_best_model=BEST.get(sft.keep),
         greater_is_better=sft.keep == "ndcg",
     )
@@ -205,16 +205,16 @@ def _folds(run: Path, name: str, items: Sequence[str], folds: int) -> list[Basel
 
 
 def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> Epochs:
+    """Write the trees of all epochs, each process a share of them, and open them."""
     recipe = ctx.recipe
     distillation = recipe.sft.distillation
-    synthetic_items = distillation.synthetic_items if distillation is not None else 0
-    continue_histories = (
-        SyntheticContinuations(teacher, synthetic_items, recipe.seed)
-        if teacher is not None and synthetic_items
-        else None
-    )
-    several = distillation.branches if distillation is not None else 0
-    branch = Branching(teacher, several, recipe.seed) if teacher is not None and several else None
+    continue_histories: SyntheticContinuations | None = None
+    branch: Branching | None = None
+    if teacher is not None and distillation is not None:
+        if distillation.synthetic_items:
+            continue_histories = SyntheticContinuations(teacher, distillation.synthetic_items, recipe.seed)
+        if distillation.branches:
+            branch = Branching(teacher, distillation.branches, recipe.seed)
 
     def make(epoch: int) -> Iterator[samples.TrainingTree]:
         drawn = (continue_histories, branch, recipe.sft.augment)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,10 @@ from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples, load_interactions, training_histories
 from llmrec.text.candidates import CandidateSampler
 from llmrec.text.encode import PromptContext, Sample
+from llmrec.text.mix import MixedTask
 from llmrec.text.slots import MissingFieldError
 from llmrec.token_tree import IGNORE, TokenTree
-from llmrec.train.sft.prepare import prepare
+from llmrec.train.sft.prepare import Prepared, prepare
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -40,20 +41,10 @@ def render(recipe: Recipe, run: Path) -> str:
     parts = [f"User {person.user}: {len(shown.items) - 1} items of history, target {shown.items[-1]}"]
     negatives = CandidateSampler(prepared.encoder.items, recipe.seed)
     for mixed in prepared.mix:
-        weight = ", ".join(f"{weight:g}" for weight in mixed.config.weight)
         case = shown if mixed.task.source != "item" else PromptContext(shown.items[-1:])
         if mixed.task.candidates is not None:
             case = case.with_candidates(negatives.sample(case.items[-1], mixed.task.candidates, person.items))
-        for template in mixed.templates:
-            head = (
-                f"── {mixed.task.id}, template {template.id} (source {mixed.task.source}, weight {weight}) "
-            )
-            parts.append(head + "─" * 20)
-            try:
-                sample = prepared.encoder.encode_sample(template, case)
-                parts.append(render_sample(prepared.tokenizer, sample))
-            except MissingFieldError as error:
-                parts.append(f"no sample of this one: the data has no {error.field} here")
+        parts += _task_samples(prepared, mixed, case)
     asks = prepared.mix[0].templates[0]
     tree = prepared.encoder.trees(asks, shown.items)[0]
     parts.append(f"── all targets at once, template {asks.id} " + "─" * 20)
@@ -64,6 +55,18 @@ def render(recipe: Recipe, run: Path) -> str:
     if len(leaks) > 10:
         parts.append(f"… and {len(leaks) - 10} more")
     return "\n".join(parts)
+
+
+def _task_samples(prepared: Prepared, mixed: MixedTask, case: PromptContext) -> Iterator[str]:
+    """Yield a heading and a sample of one case for each template of a task."""
+    weight = ", ".join(f"{weight:g}" for weight in mixed.config.weight)
+    for template in mixed.templates:
+        head = f"── {mixed.task.id}, template {template.id} (source {mixed.task.source}, weight {weight}) "
+        yield head + "─" * 20
+        try:
+            yield render_sample(prepared.tokenizer, prepared.encoder.encode_sample(template, case))
+        except MissingFieldError as error:
+            yield f"no sample of this one: the data has no {error.field} here"
 
 
 def render_sample(tokenizer: PreTrainedTokenizerFast, sample: Sample) -> str:

@@ -109,9 +109,9 @@ def training_trees(
     for position, mixed in enumerate(mix):
         plain = mixed.task.source == "next_item" and mixed.task.candidates is None
         rows = rows_of(mixed.task.source, encoder, varied if plain else people)
-        for lesson in _task_trees(encoder, mixed, rows, (seed, epoch, position), branch):
+        for tree in _task_trees(encoder, mixed, rows, (seed, epoch, position), branch):
             empty = False
-            yield lesson
+            yield tree
     if empty:
         why = "no user has two training interactions, or all samples lack a field that their task needs"
         if not any(mixed.config.weight_in(epoch) for mixed in mix):
@@ -232,11 +232,10 @@ def _next_item_trees(
         yield from _trees_with_items(encoder, template, person if person.synthetic_count else window, branch)
         return
     yield from _trees_with_items(encoder, template, window, branch)
-    for lesson in _trees_with_items(encoder, template, person.slice(whole - most, whole)):
-        tree = lesson.tree
-        labels = np.where(tree.history_length % BRANCH < lesson.observed, IGNORE, tree.labels)
+    for made in _trees_with_items(encoder, template, person.slice(whole - most, whole)):
+        labels = np.where(made.tree.history_length % BRANCH < made.observed, IGNORE, made.tree.labels)
         if (labels != IGNORE).any():
-            yield replace(lesson, tree=replace(tree, labels=labels))
+            yield replace(made, tree=replace(made.tree, labels=labels))
 
 
 def _trees_with_items(
@@ -265,22 +264,21 @@ def validation_trees(
     return [TrainingTree(build_chain(encoder.sample(template, history, target))) for history, target in rows]
 
 
-def columns(lessons: Sequence[TrainingTree]) -> dict[str, list[Ints]]:
-    """Lessons as columns: the arrays of TargetTree, `window_items`, `branches`, `observed` and `owner`."""
-    of_trees = {name: [getattr(lesson.tree, name) for lesson in lessons] for name in TREE}
+def columns(trees: Sequence[TrainingTree]) -> dict[str, list[Ints]]:
+    """Training trees as columns: the arrays of TargetTree, `window_items`, `branches`, `observed` and `owner`."""
+    of_trees = {name: [getattr(one.tree, name) for one in trees] for name in TREE}
     single = {
-        name: [np.array([getattr(lesson, name)], np.int32) for lesson in lessons]
-        for name in ("observed", "owner")
+        name: [np.array([getattr(one, name)], np.int32) for one in trees] for name in ("observed", "owner")
     }
-    several = {name: [getattr(lesson, name) for lesson in lessons] for name in ("window_items", "branches")}
+    several = {name: [getattr(one, name) for one in trees] for name in ("window_items", "branches")}
     return of_trees | several | single
 
 
-def as_dataset(lessons: Sequence[TrainingTree]) -> Dataset:
-    """Lessons as rows of a Hugging Face dataset."""
+def as_dataset(trees: Sequence[TrainingTree]) -> Dataset:
+    """Training trees as rows of a Hugging Face dataset."""
     from datasets import Dataset
 
-    return Dataset.from_dict(columns(lessons)).with_format("numpy")
+    return Dataset.from_dict(columns(trees)).with_format("numpy")
 
 
 class TreeCollator:

@@ -188,13 +188,15 @@ class Teacher:
         for one in row[real].unique().tolist():
             of_row = real & (row == one)
             size = min(int(observed[one]), int((window[one] >= 0).sum()))
-            distributions = self._of_choices(int(owner[one]), window[one, :size], answers[one, 1:size])
+            distributions = self._choice_distributions(
+                int(owner[one]), window[one, :size], answers[one, 1:size]
+            )
             for (_, chances), distribution in zip(levels, distributions, strict=True):
                 chances[of_row] = distribution[after[of_row] - 1, place[of_row]]
         left = (~real).nonzero()[:, 0]
         for some in left.split(max(1, CHANCES // trie.items)) if len(left) else ():
-            scores = self._asked(self.model, window[row[some]], after[some])
-            parts = self._under(scores, answers[row[some], after[some], place[some], None])
+            scores = self._scores_after(self.model, window[row[some]], after[some])
+            parts = self._code_probabilities(scores, answers[row[some], after[some], place[some], None])
             for (_, chances), part in zip(levels, parts, strict=True):
                 chances[some] = part[:, 0]
         return levels
@@ -212,17 +214,21 @@ class Teacher:
         rng = np.random.default_rng((seed, owner, len(window), int(items[0]), STREAM))
         drawn, distributions = [], []
         for after in torch.arange(1, len(items)).split(max(1, CHANCES // self.catalogue.trie.items)):
-            scores = self._asked(self._without(owner), items.expand(len(after), -1), after)
+            scores = self._scores_after(self._fitted_without(owner), items.expand(len(after), -1), after)
             noise = torch.from_numpy(rng.gumbel(size=scores.shape).astype(np.float32))
             tilted = scores.log_softmax(1).clamp(min=LEAST) + noise
             tilted[torch.arange(len(after)), items[after]] = -torch.inf
             drawn.append(tilted.topk(count, dim=1).indices)
-            distributions.append(self._under(scores, torch.cat([items[after][:, None], drawn[-1]], dim=1)))
+            distributions.append(
+                self._code_probabilities(scores, torch.cat([items[after][:, None], drawn[-1]], dim=1))
+            )
         self._drawn[key] = torch.cat(drawn)
         self._keep(owner, items, [torch.cat(level) for level in zip(*distributions, strict=True)])
         return self._drawn[key]
 
-    def _of_choices(self, owner: int, window: torch.Tensor, answers: torch.Tensor) -> list[torch.Tensor]:
+    def _choice_distributions(
+        self, owner: int, window: torch.Tensor, answers: torch.Tensor
+    ) -> list[torch.Tensor]:
         """Probabilities [n − 1, A, F] at each level for all `answers` [n − 1, A] in a window [n] of chosen items.
 
         They are the same in every epoch, so they are kept. They are asked for together, whatever else is in a batch:
@@ -233,8 +239,8 @@ class Teacher:
             return kept
         distributions = []
         for after in torch.arange(1, len(window)).split(max(1, CHANCES // self.catalogue.trie.items)):
-            scores = self._asked(self._without(owner), window.expand(len(after), -1), after)
-            distributions.append(self._under(scores, answers[after - 1]))
+            scores = self._scores_after(self._fitted_without(owner), window.expand(len(after), -1), after)
+            distributions.append(self._code_probabilities(scores, answers[after - 1]))
         return self._keep(owner, window, [torch.cat(level) for level in zip(*distributions, strict=True)])
 
     def _keep(
@@ -244,11 +250,11 @@ class Teacher:
             self._memory[owner, window.numpy().tobytes(), distributions[0].shape[1]] = distributions
         return distributions
 
-    def _without(self, owner: int) -> Baseline:
+    def _fitted_without(self, owner: int) -> Baseline:
         """The model that was fitted without a user's fold."""
         return self.folds[owner % len(self.folds)] if self.folds else self.model
 
-    def _asked(self, model: Baseline, windows: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    def _scores_after(self, model: Baseline, windows: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         """Scores [q, items] of the next item after the first `after [q]` items of `windows [q, W]`."""
         items = self.catalogue.items
         histories = [
@@ -257,7 +263,7 @@ class Teacher:
         ]
         return torch.from_numpy(self.scores(model, histories))
 
-    def _under(self, scores: torch.Tensor, answers: torch.Tensor) -> list[torch.Tensor]:
+    def _code_probabilities(self, scores: torch.Tensor, answers: torch.Tensor) -> list[torch.Tensor]:
         """Probabilities [q, A, F] at each level along the codes of `answers` [q, A], from `scores` [q, items]."""
         trie = self.catalogue.trie
         prior, nodes = CollaborativePrior(trie, scores), self._nodes[answers]
