@@ -33,6 +33,7 @@ from llmrec.commands.conventions import (
 from llmrec.errors import one_line
 from llmrec.pipeline import LATER, NAMES, STAGES
 from llmrec.quiet import quieten
+from llmrec.simulate.command import simulate
 
 INTERRUPTED = 130
 
@@ -297,6 +298,9 @@ def sweep(
         pruning,
         dry_run,
     )
+
+
+app.command()(simulate)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -134,3 +135,8 @@ def lists(system: str, split: str) -> str:
 def zero_shot_lists(split: str) -> str:
     """Return the path of the untuned base's ranked lists."""
     return f"zero_shot/lists-{split}.parquet"
+
+
+def simulated(model: str, ending: str) -> str:
+    """Return the path of a file about the users that a language model has played, by the server's name of it."""
+    return f"simulate/{re.sub(r'[^A-Za-z0-9._-]+', '-', model).strip('.-')[:80] or 'model'}{ending}"

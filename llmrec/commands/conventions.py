@@ -43,7 +43,7 @@ Replace = Annotated[bool, typer.Option("--force", help="Replace an earlier outpu
 GROUPS = {
     "Start": ("run", "init", "doctor", "ls", "cat", "cp"),
     "Look before training": ("validate", "preview"),
-    "Experiments": ("compare", "sweep", "bench"),
+    "Experiments": ("compare", "sweep", "simulate", "bench"),
     "With a finished run": ("recommend", "serve", "items", "merge", "export"),
     "Other projects' files": ("export-index", "import-index"),
 }
