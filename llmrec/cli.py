@@ -34,6 +34,7 @@ from llmrec.commands.conventions import (
 from llmrec.errors import one_line
 from llmrec.pipeline import LATER, NAMES, STAGES
 from llmrec.quiet import quieten
+from llmrec.simulate.command import simulate
 
 INTERRUPTED = 130
 
@@ -298,6 +299,9 @@ def sweep(
         pruning,
         dry_run,
     )
+
+
+app.command()(simulate)
 
 
 @app.command()

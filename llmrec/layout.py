@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -139,3 +140,8 @@ def zero_shot_lists(split: str) -> str:
 def zero_shot_reasoning(split: str) -> str:
     """Return the path of the texts that the untuned base wrote before it ranked titles."""
     return f"zero_shot/reasoning-{split}.parquet"
+
+
+def simulated(model: str, ending: str) -> str:
+    """Return the path of a file about the users that a language model has played, by the server's name of it."""
+    return f"simulate/{re.sub(r'[^A-Za-z0-9._-]+', '-', model).strip('.-')[:80] or 'model'}{ending}"

@@ -44,7 +44,7 @@ Overwrite = Annotated[bool, typer.Option("--force", help="Overwrite an existing 
 GROUPS = {
     "Start": ("run", "init", "doctor", "ls", "cat", "cp"),
     "Look before training": ("validate", "preview"),
-    "Experiments": ("compare", "sweep", "bench"),
+    "Experiments": ("compare", "sweep", "simulate", "bench"),
     "With a finished run": ("recommend", "serve", "items", "merge", "export"),
     "Other projects' files": ("export-index", "import-index"),
 }

@@ -25,7 +25,7 @@ ORDER = (
     ),
     "token_tree",
     *("metrics", "data", "collaborative", "ids", "text", "models", "catalogue", "decode", "vllm"),
-    *("recommend", "tiger", "train", "evaluate", "estimate", "report", "serving"),
+    *("recommend", "tiger", "train", "evaluate", "estimate", "report", "simulate", "serving"),
     *("stages", "pipeline", "experiments", "bench", "commands", "cli"),
 )
 MODULES = sorted(PACKAGE.rglob("*.py"))
