@@ -250,10 +250,8 @@ class Recommender:
             mask = build_item_mask(self._trie, allowed, denied, self._trie.device)
             prior = self._prior(settings, given)
             top = self._search(self._checkpoint(adapter), prompts, settings, mask, prior)
-        if settings.mmr is not None:
-            return rerank.mmr(
-                top.items, top.scores, self._vectors(), settings.mmr.trade_off, settings.list_length
-            )
+        if settings.reranker is not None:
+            return rerank.rerank(top, self._vectors(settings.reranker), settings)
         return TopK(top.items[:, : settings.list_length], top.scores[:, : settings.list_length], top.is_exact)
 
     def score(self, histories: Sequence[Sequence[Id]], items: Sequence[Sequence[Id]]) -> list[list[float]]:
@@ -323,7 +321,7 @@ class Recommender:
         engine = TreeEngine(checkpoint.model, self._trie, token_ids, checkpoint.pad_id, scoring)
         width = settings.list_length if settings.width == "auto" else settings.width
         widest = settings.widest if settings.width == "auto" else None
-        k = settings.list_length if settings.mmr is None else width
+        k = settings.list_length if settings.reranker is None else width
         return batches.rank(engine, prompts, k, width, mask, widest, settings.memory_gb, prior)
 
     def _scoring(self, settings: DecodeConfig) -> Scoring:
@@ -353,13 +351,13 @@ class Recommender:
 
         return of
 
-    def _vectors(self) -> np.ndarray:
+    def _vectors(self, reranker: str) -> np.ndarray:
         """Items as their codebooks see them, float32 [items, d]."""
         vectors = code_vectors(self.run.folder, self.run.catalogue.sids, read_residuals(self.run.base))
         if vectors is None:
             raise UserError(
-                "decode.mmr: this run's semantic IDs have no codebooks to compare items by; "
-                "leave mmr out, or make the IDs from vectors (ids.quantizer.kind)"
+                f"decode.{reranker}: this run's semantic IDs have no codebooks to compare items by; "
+                f"leave {reranker} out, or make the IDs from vectors (ids.quantizer.kind)"
             )
         return vectors
 
