@@ -81,6 +81,16 @@ class MmrConfig(Section):
     trade_off: Annotated[float, Field(ge=0, le=1)] = 0.7
 
 
+class DppConfig(Section):
+    """Re-ranks all beams by a determinantal point process, greedily (Chen, Zhang & Zhou 2018).
+
+    Attributes:
+        trade_off: weight of the score against the determinant of the similarities; 1 keeps the order.
+    """
+
+    trade_off: Annotated[float, Field(ge=0, le=1)] = 0.7
+
+
 class DecodeConfig(Section):
     """Constrained decoding of the top-K items under the catalogue's trie.
 
@@ -92,7 +102,8 @@ class DecodeConfig(Section):
         normalise: whether scores are log-probabilities over the whole `vocabulary` or over the `allowed` tokens.
         temperature: divisor of the logits of each level, one number a level; empty uses 1.
         prior: a collaborative prior; null uses none.
-        mmr: re-ranking for diversity; null uses none.
+        mmr: re-ranking for diversity by maximal marginal relevance; null uses none.
+        dpp: re-ranking for diversity by a determinantal point process, in place of `mmr`; null uses none.
         users: number of users, a seeded sample; null takes all.
         splits: splits that are decoded.
         mask_seen: whether items of the history are left out of the lists.
@@ -109,6 +120,7 @@ class DecodeConfig(Section):
     temperature: list[Annotated[float, Field(gt=0)]] = []
     prior: PriorConfig | None = None
     mmr: MmrConfig | None = None
+    dpp: DppConfig | None = None
     users: Positive | None = None
     splits: list[Literal["valid", "test"]] = ["test"]
     mask_seen: bool = True
@@ -122,6 +134,17 @@ class DecodeConfig(Section):
         if self.k is not None:
             return self.k
         return BEAMS if self.width == "auto" else self.width
+
+    @property
+    def reranker(self) -> Literal["mmr", "dpp"] | None:
+        """The key by which lists are re-ranked; None if they are not."""
+        return "mmr" if self.mmr is not None else "dpp" if self.dpp is not None else None
+
+    @model_validator(mode="after")
+    def _one_reranker(self) -> DecodeConfig:
+        if self.mmr is not None and self.dpp is not None:
+            raise ValueError("mmr and dpp both re-rank the lists: set one of them to null")
+        return self
 
     @model_validator(mode="after")
     def _beams_cover_k(self) -> DecodeConfig:

@@ -94,10 +94,8 @@ class Engines:
         """
         search = {"tree": self._search_tree, "generate": self._generate, "vllm": self._search_vllm}
         top = search[settings.engine](requests, settings, adapter)
-        if settings.mmr is not None:
-            return rerank.mmr(
-                top.items, top.scores, self._vectors(), settings.mmr.trade_off, settings.list_length
-            )
+        if settings.reranker is not None:
+            return rerank.rerank(top, self._vectors(settings.reranker), settings)
         return TopK(top.items[:, : settings.list_length], top.scores[:, : settings.list_length], top.is_exact)
 
     def close(self) -> None:
@@ -119,7 +117,7 @@ class Engines:
         engine = TreeEngine(checkpoint.model, self._trie, token_ids, checkpoint.pad_id, scoring)
         width = settings.list_length if settings.width == "auto" else settings.width
         widest = settings.widest if settings.width == "auto" else None
-        k = settings.list_length if settings.mmr is None else width
+        k = settings.list_length if settings.reranker is None else width
         return batches.rank(engine, requests.prompts, k, width, mask, widest, settings.memory_gb, prior)
 
     def _scoring(self, settings: DecodeConfig) -> Scoring:
@@ -193,13 +191,13 @@ class Engines:
             checkpoint.pad_id,
         )
 
-    def _vectors(self) -> np.ndarray:
+    def _vectors(self, reranker: str) -> np.ndarray:
         """Items as their codebooks see them, float32 [items, d]."""
         run = self._run
         vectors = code_vectors(run.folder, run.catalogue.sids, read_residuals(run.base))
         if vectors is None:
             raise UserError(
-                "decode.mmr: this run's semantic IDs have no codebooks to compare items by; "
-                "leave mmr out, or make the IDs from vectors (ids.quantizer.kind)"
+                f"decode.{reranker}: this run's semantic IDs have no codebooks to compare items by; "
+                f"leave {reranker} out, or make the IDs from vectors (ids.quantizer.kind)"
             )
         return vectors

@@ -9,7 +9,7 @@ import shop as small_shop
 
 from llmrec import Recommender
 from llmrec.catalogue.trie import Trie
-from llmrec.config import DecodeConfig, MmrConfig, PriorConfig
+from llmrec.config import DecodeConfig, PriorConfig
 from llmrec.errors import UserError
 
 HISTORIES = [["i1", "i2"], ["i3"], ["i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11"]]
@@ -81,10 +81,11 @@ def test_a_prior_alone_ranks_as_its_model_does(recommender, lora):
     assert top.scores[0, 0] == pytest.approx(others.max(), abs=1e-4)
 
 
-def test_mmr_moves_items_but_takes_them_from_the_beams(recommender):
+@pytest.mark.parametrize("reranker", ["mmr", "dpp"])
+def test_re_ranking_moves_items_but_takes_them_from_the_beams(recommender, reranker):
     plain = recommender.rank(HISTORIES, DecodeConfig(width=20))
-    as_it_is = recommender.rank(HISTORIES, DecodeConfig(width=20, k=5, mmr=MmrConfig(trade_off=1)))
-    diverse = recommender.rank(HISTORIES, DecodeConfig(width=20, k=5, mmr=MmrConfig(trade_off=0.1)))
+    as_it_is = recommender.rank(HISTORIES, k=5, width=20, **{reranker: {"trade_off": 1}})
+    diverse = recommender.rank(HISTORIES, k=5, width=20, **{reranker: {"trade_off": 0.1}})
     assert (as_it_is.items == plain.items[:, :5]).all()
     assert (diverse.items != as_it_is.items).any()
     assert all(set(d) <= set(p) for d, p in zip(diverse.items.tolist(), plain.items.tolist(), strict=True))

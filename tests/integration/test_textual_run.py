@@ -7,7 +7,7 @@ import tiny_decoders
 
 from llmrec import Recommender
 from llmrec.artifacts import StageContext
-from llmrec.config import DecodeConfig, MmrConfig, load_recipe
+from llmrec.config import DecodeConfig, load_recipe
 from llmrec.errors import UserError
 from llmrec.ids.load import load_codebooks, load_sids, load_sizes, load_texts
 from llmrec.models.vocabulary import ITEM_END
@@ -46,8 +46,9 @@ def test_a_run_on_titles_decodes_as_generate_does(trained):
     tokenizer = recommender.checkpoint.tokenizer
     prompt = recommender.run.encode_prompts(histories[:1])[0]
     assert tokenizer.decode(prompt) == "".join(texts[item] + ITEM_END for item in histories[0])
-    with pytest.raises(UserError, match="no codebooks"):
-        recommender.rank(histories, DecodeConfig(width=5, k=2, mmr=MmrConfig(trade_off=0.5)))
+    for reranker in ("mmr", "dpp"):
+        with pytest.raises(UserError, match=f"decode.{reranker}: .* no codebooks"):
+            recommender.rank(histories, k=2, width=5, **{reranker: {"trade_off": 0.5}})
 
 
 def test_loading_codes_of_a_run_on_titles_is_an_error(trained, tmp_path):

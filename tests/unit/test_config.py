@@ -272,3 +272,8 @@ def test_what_a_recipe_names_itself_stays(tmp_path, capsys):
     own = ("eval.baselines=[text_knn]", "collaborative.mixture.tilt=text_knn")
     assert resolved(tmp_path, "", capsys, *own) == (["text_knn"], "text_knn", "")
     assert resolved(tmp_path, "", capsys, "data.card=absent")[0][4] == "text_knn"
+
+
+def test_lists_are_re_ranked_in_one_way():
+    both = MINIMAL | {"decode": {"mmr": {}, "dpp": {"trade_off": 0.5}}}
+    assert "mmr and dpp both re-rank" in error_of(validate, Recipe, both, "r.yaml")

@@ -1,4 +1,4 @@
-"""MMR against a loop over users, ranks and items."""
+"""MMR against a loop over users, ranks and items; DPP against determinants."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llmrec.errors import UserError
 from llmrec.recommend import rerank
-from llmrec.recommend.rerank import mmr
+from llmrec.recommend.rerank import dpp, mmr
 
 
 def lists(seed, users=5, width=8, items=20, size=4):
@@ -56,10 +56,84 @@ def test_lists_equal_the_definition(seed, trade_off, k):
         assert (np.diff(found.scores[user, :length]) <= 1e-6).all()
 
 
-def test_a_trade_off_of_1_leaves_lists_as_they_are():
+def kernel(items, scores, vectors, trade_off):
+    """S and L of one user's items, as the paper defines them."""
+    norms = np.linalg.norm(vectors[items], axis=1, keepdims=True)
+    unit = vectors[items].astype(np.float64) / np.where(norms > 0, norms, 1)
+    similarity = (1 + unit @ unit.T) / 2
+    np.fill_diagonal(similarity, 1)
+    quality = np.exp(trade_off / (2 * (1 - trade_off)) * np.asarray(scores, np.float64))
+    return similarity, quality[:, None] * similarity * quality
+
+
+def by_determinants(similarity, likelihood, k):
+    """Places in the order in which each raises det L most, computed anew from whole determinants."""
+    taken, left = [], list(range(len(likelihood)))
+
+    def det(matrix, places):
+        return np.linalg.det(matrix[np.ix_(places, places)])
+
+    while left and len(taken) < k:
+        left = [i for i in left if det(similarity, [*taken, i]) / det(similarity, taken) > 1e-6]
+        if left:
+            taken.append(max(left, key=lambda i: det(likelihood, [*taken, i])))
+            left.remove(taken[-1])
+    return taken
+
+
+@given(st.integers(0, 1000), st.floats(0, 0.9), st.integers(1, 8))
+def test_a_dpp_takes_what_raises_the_determinant_most(seed, trade_off, k):
+    """Four dimensions and the constant hold five items at most, and one more whose vector is zero."""
+    ranked, scores, vectors = lists(seed)
+    found = dpp(ranked, scores, vectors, trade_off, k)
+    for user in range(len(ranked)):
+        items = ranked[user][ranked[user] >= 0]
+        similarity, likelihood = kernel(items, scores[user][: len(items)], vectors, trade_off)
+        taken = by_determinants(similarity, likelihood, k)
+        length = len(taken)
+        assert found.items[user, :length].tolist() == items[taken].tolist()
+        assert (found.items[user, length:] == -1).all() and np.isneginf(found.scores[user, length:]).all()
+        values = found.scores[user, :length]
+        assert (np.diff(values) <= 1e-6).all()
+        _, log_det = np.linalg.slogdet(likelihood[np.ix_(taken, taken)])
+        np.testing.assert_allclose(values.sum(), (1 - trade_off) * log_det, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("trade_off", [0, 0.5, 0.999])
+def test_a_dpp_never_takes_two_items_of_the_same_vector(trade_off):
+    """Not even the two most probable items; lengths of vectors do not matter."""
+    items, scores, vectors = lists(7, width=20, size=12)
+    vectors[10:] = 3 * vectors[:10]
+    found = dpp(items, scores, vectors, trade_off, 20)
+    for row, given_row in zip(found.items, items, strict=True):
+        # Vectors of length 0 say nothing, so the two items that have one are no copies of each other.
+        kinds = [item % 10 for item in row if item >= 0 and item % 10]
+        assert len(kinds) == len(set(kinds))
+        assert set(kinds) == {item % 10 for item in given_row if item >= 0 and item % 10}
+
+
+def test_a_dpp_by_hand():
+    """S to the first item is 1, ½ and 0; then d² of the third is 1 − ¼ − ¼."""
+    vectors = np.array([[1, 0], [2, 0], [0, 1], [-1, 0]], np.float32)
+    ranked = np.array([[0, 1, 2, 3]])
+    found = dpp(ranked, np.array([[-1.0, -1.1, -1.2, -1.3]]), vectors, 0, 4)
+    assert found.items.tolist() == [[0, 3, 2, -1]]
+    np.testing.assert_allclose(found.scores[0, :3], np.log([1, 1, 0.5]), atol=1e-6)
+    # At θ = ½, p = .3 with d² = ¾ goes before p = .2 with d² = 1.
+    found = dpp(ranked, np.log([[0.4, 0.35, 0.3, 0.2]]), vectors, 0.5, 2)
+    assert found.items.tolist() == [[0, 2]]
+    np.testing.assert_allclose(found.scores[0], np.log([0.4, 0.3 * 0.75]) / 2, atol=1e-6)
+
+
+both = pytest.mark.parametrize("reorder", [mmr, dpp])
+
+
+@both
+def test_a_trade_off_of_1_leaves_lists_as_they_are(reorder):
     items, scores, vectors = lists(3)
     scores[0, 2:6] = scores[0, 2]
-    assert (mmr(items, scores, vectors, 1, items.shape[1]).items == items).all()
+    vectors[:] = vectors[1]
+    assert (reorder(items, scores, vectors, 1, items.shape[1]).items == items).all()
 
 
 def test_an_item_with_the_direction_of_the_best_one_comes_last():
@@ -68,21 +142,24 @@ def test_an_item_with_the_direction_of_the_best_one_comes_last():
     assert found.items.tolist() == [[0, 3, 2, 1]]
 
 
-def test_lists_do_not_depend_on_the_block_size(monkeypatch):
+@both
+def test_lists_do_not_depend_on_the_block_size(monkeypatch, reorder):
     items, scores, vectors = lists(4)
-    whole = mmr(items, scores, vectors, 0.6, 8)
+    whole = reorder(items, scores, vectors, 0.6, 8)
     monkeypatch.setattr(rerank, "BLOCK", 1)
-    blocks = mmr(items, scores, vectors, 0.6, 8)
+    blocks = reorder(items, scores, vectors, 0.6, 8)
     assert (whole.items == blocks.items).all() and (whole.scores == blocks.scores).all()
 
 
-def test_a_list_is_never_longer_than_the_one_given_and_may_be_empty():
+@both
+def test_a_list_is_never_longer_than_the_one_given_and_may_be_empty(reorder):
     items, scores, vectors = lists(5)
-    assert mmr(items, scores, vectors, 0.5, 99).items.shape == items.shape
-    empty = mmr(np.full((2, 3), -1), np.full((2, 3), -np.inf), vectors, 0.5, 2)
+    assert reorder(items, scores, vectors, 0.5, 99).items.shape == items.shape
+    empty = reorder(np.full((2, 3), -1), np.full((2, 3), -np.inf), vectors, 0.5, 2)
     assert empty.items.tolist() == [[-1, -1]] * 2 and np.isneginf(empty.scores).all()
 
 
+@both
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -94,8 +171,8 @@ def test_a_list_is_never_longer_than_the_one_given_and_may_be_empty():
         ({"vectors": np.full((20, 4), np.nan, np.float32)}, "not a finite number"),
     ],
 )
-def test_wrong_requests_are_refused(change, message):
+def test_wrong_requests_are_refused(reorder, change, message):
     items, scores, vectors = lists(6)
     request = {"items": items, "scores": scores, "vectors": vectors, "trade_off": 0.5, "k": 3} | change
     with pytest.raises(UserError, match=message):
-        mmr(**request)
+        reorder(**request)
