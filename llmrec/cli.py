@@ -29,6 +29,7 @@ from llmrec.commands.conventions import (
     RunName,
     RunOrRecipe,
     Shard,
+    ShippedFile,
     explain_error,
 )
 from llmrec.errors import one_line
@@ -335,16 +336,14 @@ def ls(
 
 
 @app.command()
-def cat(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+def cat(name: ShippedFile) -> None:
     """Print a shipped file. Write KIND/NAME if the name is ambiguous."""
     _call("commands.shipped", "cat", name)
 
 
 @app.command()
 def cp(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
-    dest: Annotated[Path, typer.Argument(metavar="DEST")],
-    force: Overwrite = False,
+    name: ShippedFile, dest: Annotated[Path, typer.Argument(metavar="DEST")], force: Overwrite = False
 ) -> None:
     """Copy a shipped file, so that you can edit it."""
     _call("commands.shipped", "cp", name, dest, force)

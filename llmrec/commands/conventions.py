@@ -40,6 +40,7 @@ ModelName = Annotated[
 Dest = Annotated[Path, typer.Argument(metavar="DEST", help="The folder to write.")]
 Replace = Annotated[bool, typer.Option("--force", help="Replace an earlier output in this folder.")]
 Overwrite = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
+ShippedFile = Annotated[str, typer.Argument(metavar="NAME")]
 
 GROUPS = {
     "Start": ("run", "init", "doctor", "ls", "cat", "cp"),
