@@ -305,10 +305,8 @@ class Workload:
         training = {"sft": self.recipe.sft, "dpo": self.recipe.dpo, "grpo": self.recipe.grpo}.get(stage)
         if stage == "decode" and self.recipe.decode.dtype is not None:
             return self.recipe.decode.dtype
-        is_half = self.recipe.base.dtype == "bfloat16" or (
-            training is not None and uses_bfloat16(training.bf16)
-        )
-        return "bfloat16" if is_half else "float32"
+        trains_in_half = training is not None and uses_bfloat16(training.bf16)
+        return "bfloat16" if trains_in_half or self.recipe.base.dtype == "bfloat16" else "float32"
 
     def _mean_length(self) -> float:
         """Mean tokens of a training tree."""
