@@ -221,7 +221,7 @@ class ZeroShotConfig(Section):
         """What the baseline computes."""
         after = ["the question"]
         if self.examples:
-            after.insert(0, f"up to {self.examples} examples of other users ({self.examples_by})")
+            after.insert(0, f"examples of other users ({self.examples} at most, {self.examples_by})")
         if self.reasoning:
             after.append(f"up to {self.reasoning} tokens that the base wrote about the user's taste")
         return f"log-probability of a title's tokens and the end token after {', '.join(after)}"

@@ -228,6 +228,7 @@ def test_the_untuned_base_is_a_system_beside_the_others(asked):
     assert metrics["test"]["zero_shot"]["users"] == small_shop.USERS
     assert metrics["test"]["zero_shot"]["invalid"] == 0
     assert "zero_shot" in metrics["differences"]["test"]["sft"]
+    assert metrics["protocol"]["baselines"]["zero_shot"]["title"] == "untuned base"
     assert "zero_shot" in done.stdout
 
 

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import yaml
 
+from llmrec.config import ZeroShotConfig
 from llmrec.config.registry import SYSTEMS
 from llmrec.report.systems import system_titles, with_key
 from llmrec.report.verdict import advice, judge, summary
@@ -133,3 +134,19 @@ def test_undecided_comparisons_say_what_the_users_can_tell(tmp_path):
         f"{told}; evaluate all users: llmrec report mine decode.users=null"
     ]
     assert advice_of(tmp_path / "c", gaps=gaps, steps=[], users=900) == [told]
+
+
+@pytest.mark.parametrize(
+    ("settings", "title"),
+    [
+        ({}, "untuned base"),
+        ({"examples": 1}, "untuned base, 1 example"),
+        ({"examples": 3, "reasoning": 32}, "untuned base, 3 examples and reasoning"),
+    ],
+)
+def test_the_untuned_base_is_called_by_what_its_prompt_has(settings, title):
+    config = ZeroShotConfig(**settings)
+    protocol = {"baselines": {"zero_shot": {"title": config.title, "formula": config.formula}}}
+    assert system_titles(["zero_shot"], protocol) == {"zero_shot": f"{title} (zero_shot)"}
+    said = {"examples": "examples of other users", "reasoning": "tokens that the base wrote"}
+    assert {key for key, words in said.items() if words in config.formula} == set(settings)
