@@ -151,7 +151,7 @@ def test_metrics_beyond_accuracy_and_groups_of_users(tmp_path, capsys):
     assert set(metrics["slices"]["test"]) == {"cold_items", "cold_users", "user:sex"}
     page = " ".join(render(run, pipeline.NAMES).split())
     assert "Miscalibration" in page and "Left out: text diversity (text_knn" in page
-    assert "because all users are in one group: over 3." in page
+    assert "because all users are in one group: over 3 (items in the history)." in page
     assert "sex of the user" in page and "2.0%" in page
     text = printed(beyond_table(metrics, "test", 5))
     assert "Novelty" in text and "less known items" in text
