@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import time
@@ -18,6 +19,7 @@ Api = Literal["chat", "completions"]
 LIKELIEST = 20
 """Number of log-probabilities that are asked for; vLLM and others allow no more without a setting."""
 ANSWER_TOKENS = 8
+"""Length of an answer that is read by its text."""
 LARGEST_BYTES = 1 << 20
 LONGEST_REASON = 100
 REFUSED = (400, 422)
@@ -42,7 +44,7 @@ class Endpoint:
         api: which of the two.
         timeout: seconds until an answer must be there.
         key: key that is sent as `Authorization: Bearer`; None sends none.
-        log_probs: whether log-probabilities are asked for; False after the server has refused them.
+        log_probs: whether log-probabilities of one token are asked for; False after the server has returned none.
     """
 
     url: str
@@ -66,16 +68,18 @@ class Endpoint:
             UserError: the server cannot be reached, is too slow, or answers with an error or something else.
         """
         if self.log_probs:
-            try:
-                return self._read(self._post(self._body(system, text, True)))
-            except _RefusedError:
-                answer = self._read(self._post(self._body(system, text, False)))
-                self.log_probs = False
+            answer = None
+            with contextlib.suppress(_RefusedError):
+                answer = self._read(self._post(self._body(system, text, True)))
+            if answer is not None and answer[1] is not None:
                 return answer
-        return self._read(self._post(self._body(system, text, False)))
+        answer = self._read(self._post(self._body(system, text, False)))
+        self.log_probs = False
+        return answer
 
     def _body(self, system: str, text: str, log_probs: bool) -> dict[str, Any]:
-        settings = {"model": self.model, "max_tokens": ANSWER_TOKENS, "temperature": 0}
+        length = 1 if log_probs else ANSWER_TOKENS
+        settings = {"model": self.model, "max_tokens": length, "temperature": 0}
         if self.api == "chat":
             messages = [{"role": "system", "content": system}, {"role": "user", "content": text}]
             wanted = {"logprobs": True, "top_logprobs": LIKELIEST} if log_probs else {}
