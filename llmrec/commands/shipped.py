@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import textwrap
 from pathlib import Path
 
@@ -34,7 +36,8 @@ def ls(kind: str | None) -> None:
 
 def _entry(name: str, about: str) -> str:
     """Return a name and its description, wrapped to the terminal's width if there is a terminal."""
-    head, width = f"  {name}".ljust(NAME_COLUMNS), shutil.get_terminal_size((0, 0)).columns
+    is_shown = sys.stdout.isatty() or "COLUMNS" in os.environ
+    head, width = f"  {name}".ljust(NAME_COLUMNS), shutil.get_terminal_size().columns if is_shown else 0
     lines = textwrap.wrap(about, max(width - NAME_COLUMNS, NAME_COLUMNS)) if width else [about]
     return f"\n{' ' * NAME_COLUMNS}".join([head + lines[0], *lines[1:]]).rstrip() if lines else head.rstrip()
 

@@ -134,6 +134,7 @@ def test_the_help_page_cuts_no_sentence_short(capsys):
 def test_descriptions_are_wrapped_to_the_terminal_and_never_cut(columns, monkeypatch, capsys):
     about = load_recipe("own-data").description
     assert len(about) > 90
+    monkeypatch.delenv("COLUMNS", raising=False)
     assert main(["ls", "recipes"]) == 0
     assert f" {about}\n" in capsys.readouterr().out  # no terminal: an entry is a line
     monkeypatch.setenv("COLUMNS", str(columns))
