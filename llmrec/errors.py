@@ -21,6 +21,11 @@ def one_line(text: str) -> str:
     return f"{line[: LONGEST - ENDING - 3]} … {line[-ENDING:]}"
 
 
+def printable_line(text: str) -> str:
+    """Return text of others as one line without control characters, of any length."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+
+
 class UserError(Exception):
     """A mistake in input, recipe or environment that the user can correct.
 

@@ -105,8 +105,12 @@ def read_lists(path: Path) -> pl.DataFrame:
 
 def model_systems(run: Path, split: str) -> list[str]:
     """Return the models of a run (no baselines) that have lists for a split, sorted."""
-    names = (path.stem.removesuffix(f"-{split}") for path in (run / "decode").glob(f"*-{split}.parquet"))
-    return sorted(name for name in names if not is_baseline(name))
+    return [name for name in listed_systems(run, split) if not is_baseline(name)]
+
+
+def listed_systems(run: Path, split: str) -> list[str]:
+    """Return the models and baselines of a run that have lists for a split, sorted."""
+    return sorted(path.stem.removesuffix(f"-{split}") for path in (run / "decode").glob(f"*-{split}.parquet"))
 
 
 def count_invalid(

@@ -12,7 +12,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from llmrec.errors import UserError
+from llmrec.errors import UserError, printable_line
 from llmrec.files import cause_of
 
 Api = Literal["chat", "completions"]
@@ -134,7 +134,7 @@ class Endpoint:
             return ""
         if self.key:
             told = told.replace(self.key, "…")
-        told = " ".join("".join(sign if sign.isprintable() else " " for sign in told[:1000]).split())
+        told = printable_line(told[:1000])
         return f": {told[:LONGEST_REASON]}" if told else ""
 
     def _read(self, content: Any) -> tuple[str, dict[str, float] | None]:

@@ -10,7 +10,7 @@ import numpy as np
 from llmrec import layout
 from llmrec.collaborative.system import Baseline
 from llmrec.config import OWN_STAGES, Recipe
-from llmrec.evaluate.summary import shown_cutoff
+from llmrec.evaluate.summary import JUDGED_SPLIT, shown_cutoff
 from llmrec.files import read_json
 from llmrec.simulate.answers import share_of_best
 from llmrec.simulate.slates import Slate
@@ -29,7 +29,7 @@ def best_system(run: Path, recipe: Recipe) -> str | None:
         return None
     metrics = read_json(run / layout.METRICS)
     splits = metrics["protocol"]["splits"]
-    evaluated = metrics["valid" if "valid" in splits else splits[0]]
+    evaluated = metrics[JUDGED_SPLIT if JUDGED_SPLIT in splits else splits[0]]
     name = f"ndcg@{shown_cutoff(metrics['protocol']['k'])}"
     systems = [s for s in recipe.eval.baselines if s in evaluated and s not in (POPULARITY, *OWN_STAGES)]
     return max(systems, key=lambda system: float(evaluated[system][name]), default=None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from llmrec.errors import printable_line
 from llmrec.simulate.slates import Slate
 
 LETTERS = "ABCDEFGHIJKLMNOPQRST"
@@ -53,6 +54,5 @@ def question(slate: Slate, titles: Mapping[str, str], history: int) -> str:
 
 def plain_title(title: str) -> str:
     """Return a title as data: one line of at most `LONGEST_TITLE` printable characters without `<>[]`."""
-    printable = "".join(sign if sign.isprintable() else " " for sign in title)
-    line = " ".join(printable.translate(_BRACKETS).split())
+    line = printable_line(title).translate(_BRACKETS)
     return line if len(line) <= LONGEST_TITLE else line[: LONGEST_TITLE - 1] + "…"

@@ -16,7 +16,7 @@ from llmrec.collaborative.systems import load_baseline
 from llmrec.config import Recipe, load_run_recipe
 from llmrec.data.examples import evaluation_examples, load_interactions, load_items
 from llmrec.errors import UserError, did_you_mean
-from llmrec.evaluate.lists import read_lists
+from llmrec.evaluate.lists import listed_systems, read_lists
 from llmrec.files import atomic_write
 from llmrec.simulate.agreement import WITH, WITHOUT, Draws, agreement, read_quality, use
 from llmrec.simulate.answers import Answer
@@ -205,9 +205,7 @@ def _lists(run: Path, system: str, split: str) -> pl.DataFrame:
     Raises:
         UserError: the run has none.
     """
-    there = sorted(
-        path.stem.removesuffix(f"-{split}") for path in (run / "decode").glob(f"*-{split}.parquet")
-    )
+    there = listed_systems(run, split)
     if system not in there:
         hint = did_you_mean(system, there, "there are")
         raise UserError(f"--systems: {run.name} has no {split} lists of {system!r} ({hint})")

@@ -43,17 +43,24 @@ def by_hand(items, scores, vectors, trade_off, k):
     return taken
 
 
+def values_of(found, user, expected):
+    """The values of a user's list, which holds the expected items and then nothing; they never rise."""
+    length = len(expected)
+    assert found.items[user, :length].tolist() == expected
+    assert (found.items[user, length:] == -1).all() and np.isneginf(found.scores[user, length:]).all()
+    values = found.scores[user, :length]
+    assert (np.diff(values) <= 1e-6).all()
+    return values
+
+
 @given(st.integers(0, 1000), st.floats(0, 0.99), st.integers(1, 8))
 def test_lists_equal_the_definition(seed, trade_off, k):
     items, scores, vectors = lists(seed)
     found = mmr(items, scores, vectors, trade_off, k)
     for user in range(len(items)):
         expected = by_hand(items[user].tolist(), scores[user].tolist(), vectors, trade_off, k)
-        length = len(expected)
-        np.testing.assert_allclose(found.scores[user, :length], [value for _, value in expected], atol=1e-5)
-        assert found.items[user, :length].tolist() == [item for item, _ in expected]
-        assert (found.items[user, length:] == -1).all() and np.isneginf(found.scores[user, length:]).all()
-        assert (np.diff(found.scores[user, :length]) <= 1e-6).all()
+        values = values_of(found, user, [item for item, _ in expected])
+        np.testing.assert_allclose(values, [value for _, value in expected], atol=1e-5)
 
 
 def kernel(items, scores, vectors, trade_off):
@@ -98,11 +105,7 @@ def test_a_dpp_takes_what_raises_the_determinant_most(seed, trade_off, k):
         taken = by_determinants(similarity, likelihood, k)
         if taken is None:
             continue
-        length = len(taken)
-        assert found.items[user, :length].tolist() == items[taken].tolist()
-        assert (found.items[user, length:] == -1).all() and np.isneginf(found.scores[user, length:]).all()
-        values = found.scores[user, :length]
-        assert (np.diff(values) <= 1e-6).all()
+        values = values_of(found, user, items[taken].tolist())
         _, log_det = np.linalg.slogdet(likelihood[np.ix_(taken, taken)])
         np.testing.assert_allclose(values.sum(), (1 - trade_off) * log_det, rtol=1e-4, atol=1e-4)
 
