@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -389,6 +388,8 @@ def _external(stage: Stage, recipe: Recipe) -> dict[str, str]:
 
 
 def _versions() -> dict[str, str]:
+    from importlib import metadata  # slow, and the command line does not need it
+
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
