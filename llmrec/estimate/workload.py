@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from llmrec.config import DataSize, Recipe
 from llmrec.data.card import EVENT_FIELDS, Card, Source
-from llmrec.ids.collisions import MOVES
+from llmrec.ids.collisions import adds_level
 from llmrec.models.shape import model_shape
 from llmrec.text.mix import load_training_mix
 from llmrec.text.prompts import Fields, Segment, Template, render, slots, split_trunk
@@ -88,9 +88,7 @@ class Workload:
         self.shape = model_shape(recipe.base)
         self.history = min(recipe.data.history, size.interactions / size.users)
         self.levels = getattr(recipe.ids.quantizer, "levels", TYPICAL_LEVELS)
-        # Rules that move items go by their vectors; without any, a level is added.
-        moves = recipe.ids.collision_rule in MOVES and recipe.ids.quantizer.reads_vectors
-        self.sid_tokens = self.levels + (not moves)
+        self.sid_tokens = self.levels + adds_level(recipe.ids)
         self.fields = card_fields(card)
         self.mix = load_training_mix(recipe.prompts, self.fields, tell=lambda line: None)
         self.decode_template = self.mix[0].templates[0]

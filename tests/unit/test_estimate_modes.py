@@ -1,6 +1,9 @@
 """What `--dry-run` says of each `sft.mode`, held against real models."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import polars as pl
 import pytest
 
 from llmrec import estimate
@@ -56,6 +59,16 @@ def test_a_semantic_id_has_as_many_tokens_as_its_collision_rule_leaves(rule):
     sids, _ = resolve_collisions(Codes(codec.encode(vectors), [8, 8]), rule, None)
     planned = work(f"ids.collisions={rule}", "ids.quantizer={kind: category, levels: 2}")[1]
     assert planned.sid_tokens == sids.shape[1], "a tokenizer without vectors"
+
+
+@pytest.mark.parametrize("rule", ["auto", "next_best", "own_code"])
+@pytest.mark.parametrize("kind", ["random", "sequential", "single"])
+def test_no_level_is_added_to_paths_that_are_unique_by_construction(kind, rule):
+    items = pl.DataFrame({"item_id": [f"i{number}" for number in range(40)]})
+    recipe, planned = work(f"ids.quantizer={{kind: {kind}}}", f"ids.collisions={rule}")
+    output = recipe.ids.quantizer.fit(SimpleNamespace(items=items, histories=[np.arange(40)]), 0)
+    sids, _ = resolve_collisions(output, recipe.ids.collision_rule, None)
+    assert planned.sid_tokens == sids.shape[1]
 
 
 def test_codes_of_the_items_own_are_counted():
