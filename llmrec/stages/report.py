@@ -26,7 +26,7 @@ STAGE = Stage(
     name="report",
     help="Write report.html.",
     version=4,
-    sections=("name", "description"),
+    recipe_keys=("name", "description"),
     reads=(
         data.STAGE,
         ids.STAGE,

@@ -78,7 +78,10 @@ def _check_kept(recipe: Recipe, run: Path, keys: list[str]) -> None:
     # SFT may choose its weights by lists that mask seen items; other lists of these weights can still be decoded.
     # Trackers change no weights.
     free = ("decode.", "track")
-    fixed = {"seed", *(key for stage in kept for key in stage.keys(recipe) if not key.startswith(free))}
+    fixed = {
+        "seed",
+        *(key for stage in kept for key in stage.recipe_keys_under(recipe) if not key.startswith(free)),
+    }
     for key in keys:
         if any(f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.") for name in fixed):
             command = shlex.join(["llmrec", "run", str(run / layout.RECIPE), f"{key}=…", "run=NAME"])
