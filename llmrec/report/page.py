@@ -24,6 +24,7 @@ from llmrec.evaluate.summary import order_by_metric, shown_cutoff, shown_split
 from llmrec.evaluate.tasks.scores import answers_shown
 from llmrec.files import read_json
 from llmrec.metrics.metric import metric_title
+from llmrec.metrics.statistics import format_figure, format_interval
 from llmrec.report.groups import (
     accuracy_metrics,
     bars,
@@ -74,7 +75,7 @@ def render(run: Path, stages: Sequence[str]) -> str:
     aligned, answers = alignment(run), answers_shown(run)
     manifests = {name: manifest for name in stages if (manifest := read_manifest(run, name))}
     recipe, name = upgrade(read_yaml(run / layout.RECIPE)), run.resolve().name
-    return _template().render(
+    return page_template().render(
         recipe=recipe,
         recipe_text=(run / layout.RECIPE).read_text("utf-8"),
         run=name,
@@ -120,18 +121,18 @@ def render(run: Path, stages: Sequence[str]) -> str:
     )
 
 
-def _template() -> Template:
-    """Return the page's template, with the filters that format its figures."""
+def page_template(*folders: Path) -> Template:
+    """Return `page.html.j2` of the first folder, else the report's, with the filters that format its figures."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "figure": _figure,
-        "signed": _signed,
+        "figure": format_figure,
+        "interval": format_interval,
         "short": short_figure,
         "count": "{:,}".format,
         "span": _span,
@@ -318,14 +319,6 @@ def _level_columns(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
 
 def _optional_json(path: Path) -> Any | None:
     return read_json(path) if path.is_file() else None
-
-
-def _figure(value: float) -> str:
-    return f"{value:.4f}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "−")
 
 
 def _span(seconds: float) -> str:

@@ -18,6 +18,7 @@ from llmrec.config.former_keys import upgrade
 from llmrec.evaluate.lists import is_baseline
 from llmrec.evaluate.summary import order_systems, shown_cutoff, shown_split
 from llmrec.files import read_json
+from llmrec.metrics.statistics import format_estimate
 from llmrec.report.next_commands import evaluate_again_command, recommend_command, train_again_command
 from llmrec.report.systems import system_titles
 from llmrec.report.training_curves import shown_model
@@ -120,8 +121,8 @@ def summary(run: Path) -> list[str]:
     behind = [other for other in verdict.against if other["word"] == TRAILS]
     if behind:
         worst = behind[0]
-        low, high = worst["interval"]
-        lines[0] += f"; furthest behind {worst['title']}: {worst['gap']:+.4f} [{low:+.4f}, {high:+.4f}]"
+        gap = format_estimate(worst["gap"], worst["interval"], signed=True)
+        lines[0] += f"; furthest behind {worst['title']}: {gap}"
     name = layout.shown_name(run)
     return lines + [f"advice:  {entry.line()}" for entry in advice(run, metrics, verdict, name)]
 

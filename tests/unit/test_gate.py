@@ -60,7 +60,7 @@ def test_the_gates_metrics_are_cut_at_the_length_of_the_lists():
 def test_a_gate_in_words_names_the_winner_last():
     dpo, grpo = sentences(judged(dpo=[0.1] * 4, grpo=[-0.1] * 4))
     assert dpo == "dpo against sft on validation, 4 users: NDCG@10 +0.1000 [+0.1000, +0.1000], better"
-    assert grpo.endswith("[-0.1000, -0.1000], worse; the run now recommends with dpo")
+    assert grpo.endswith("[−0.1000, −0.1000], worse; the run now recommends with dpo")
     assert sentences(judged(dpo=[0.0] * 4))[0].endswith("no difference; the run still recommends with sft")
 
 
