@@ -68,7 +68,11 @@ class UnfinishedRunError(UserError):
     """A run whose SFT is not finished, so that no model can answer."""
 
 
-class ChangedCatalogueError(UserError):
+class ChangedRunError(UserError):
+    """A run that has to be opened again: it was trained since, and the weights that it was opened on are gone."""
+
+
+class ChangedCatalogueError(ChangedRunError):
     """A run that has to be opened again: items were added since, and the weights that it was opened on are gone."""
 
 
