@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from llmrec.experiments.parallel import Line, axis_of, parallel_coordinates, place_of, value_axis
-from llmrec.report.page import page_template
+from llmrec.report.page.render import page_template
 from llmrec.report.plots import Axes, line_chart
 
 

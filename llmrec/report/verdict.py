@@ -20,8 +20,7 @@ from llmrec.evaluate.summary import order_systems, shown_cutoff, shown_split
 from llmrec.files import read_json
 from llmrec.metrics.statistics import format_estimate
 from llmrec.report.next_commands import evaluate_again_command, recommend_command, train_again_command
-from llmrec.report.systems import system_titles
-from llmrec.report.training_curves import shown_model
+from llmrec.report.systems import shown_model, system_titles
 from llmrec.yaml_files import read_yaml
 
 BEATS, TRAILS, UNDECIDED = "beats", "trails", "cannot be told apart from"

@@ -11,7 +11,8 @@ from llmrec.config import load_recipe
 from llmrec.evaluate.gate import compare_with_sft, gate_metrics, sentences
 from llmrec.recommend.reuse import list_key
 from llmrec.recommend.trained_run import TrainedRun
-from llmrec.report.training_curves import alignment, shown_model
+from llmrec.report.page.training_curves import alignment
+from llmrec.report.systems import shown_model
 
 METRICS = ["ndcg@10", "hr@50"]
 SFT = [0.0, 0.5, 0.25, 0.25]

@@ -1,4 +1,4 @@
-"""The report's section on preference alignment: curves of each training, and the gate's verdict."""
+"""The page's sections on training: the loss of SFT, curves of each alignment training, and the gate's verdict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from markupsafe import Markup
 from llmrec import layout
 from llmrec.evaluate import gate
 from llmrec.files import read_json
-from llmrec.recommend.model_names import ALIGNED, SFT
+from llmrec.recommend.model_names import ALIGNED
 from llmrec.report.plots import Axes, line_chart
 from llmrec.report.systems import style_of
 
@@ -38,7 +38,33 @@ FORMER = {"silent": "zero_variance_drawn", "zero_signal": "zero_variance"}
 """Former name → present name of values, for the logs of earlier versions."""
 VALID, TERM = "valid_", "reward_"
 """Prefix of validation metrics, and prefix of the terms of a reward."""
+LISTS = "valid_ndcg@10"
+"""Metric of the validation lists in `sft/metrics.jsonl`."""
 REWARD_DEVIATION = "reward_std"
+
+
+def loss_curve(run: Path) -> dict[str, Any] | None:
+    """Charts of the loss, and of the NDCG@10 of validation lists, by epoch; None if the run logged no loss."""
+    path = run / layout.training_log("sft")
+    if not path.is_file():
+        return None
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    names = {"training": "loss", "validation": "valid_loss"}
+    curves = {
+        name: [(line["epoch"], line[key]) for line in lines if key in line] for name, key in names.items()
+    }
+    if not any(curves.values()):
+        return None
+    last = {name: points[-1][1] for name, points in curves.items() if points}
+    lowest = min(curves["validation"], key=lambda point: point[1]) if curves["validation"] else None
+    title = "Training and validation loss by epoch"
+    axes = Axes("epoch", "loss, nats a token")
+    charts = [{"title": title, "svg": line_chart(curves, title, axes, ("train", "valid"))}]
+    lists = [(line["epoch"], line[LISTS]) for line in lines if LISTS in line]
+    if lists:
+        title, axes = "NDCG@10 of validation lists by epoch", Axes("epoch", "NDCG@10", is_share=True)
+        charts.append({"title": title, "svg": line_chart({"validation": lists}, title, axes, ("valid",))})
+    return {"charts": charts, "last": last, "lowest": lowest, "steps": lines[-1]["step"]}
 
 
 def alignment(run: Path) -> dict[str, Any] | None:
@@ -48,12 +74,6 @@ def alignment(run: Path) -> dict[str, Any] | None:
     if not trainings and verdicts is None:
         return None
     return {"trainings": trainings, "sentences": gate.sentences(verdicts) if verdicts else []}
-
-
-def shown_model(run: Path, models: Sequence[str]) -> str | None:
-    """Return the model whose lists the report shows: the gate's winner, else SFT, else the first of `models`."""
-    winner = read_json(run / layout.GATE)["winner"] if (run / layout.GATE).is_file() else SFT
-    return winner if winner in models else next(iter(models), None)
 
 
 def _training(run: Path, method: str) -> dict[str, Any] | None:
