@@ -26,6 +26,11 @@ def printable_line(text: str) -> str:
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
+def shortened(line: str, length: int) -> str:
+    """Return a line with at most `length` characters; one that is cut ends in `…`."""
+    return line if len(line) <= length else line[: length - 1].rstrip() + "…"
+
+
 class UserError(Exception):
     """A mistake in input, recipe or environment that the user can correct.
 

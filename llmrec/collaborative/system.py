@@ -211,9 +211,7 @@ class Ranker(ABC):
         """
         columns = np.array([self.position.get(item, -1) for item in items], np.int64)
         scores = np.where(columns >= 0, self._checked(histories)[:, columns], -np.inf)
-        scores = scores - scores.max(axis=1, keepdims=True)
-        logs: Scores = (scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))).astype(np.float32)
-        return logs
+        return log_softmax(scores)
 
     def _checked(self, histories: Sequence[Sequence[str]]) -> npt.NDArray[np.float64]:
         """Return a checked copy of the scores; each is finite or −inf.
@@ -226,6 +224,13 @@ class Ranker(ABC):
             self.scores(histories), (len(histories), len(self.items)), type(self).__name__
         )
         return np.array(scores, np.float64)
+
+
+def log_softmax(scores: npt.NDArray[np.floating[Any]]) -> Scores:
+    """Log-softmax of each row, float32 of the same shape; −inf is probability 0."""
+    logs = scores - scores.max(axis=1, keepdims=True)
+    logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
+    return logs.astype(np.float32, copy=False)
 
 
 def checked_scores(scores: Any, shape: tuple[int, int], name: str) -> npt.NDArray[np.floating]:

@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.scored import Decay, Histories, Scored, Validation, choose, recency_weights, record
-from llmrec.collaborative.system import System, TrainingData
+from llmrec.collaborative.system import System, TrainingData, log_softmax
 from llmrec.collaborative.tensor_file import open_tensors
 from llmrec.config import Positive
 from llmrec.errors import UserError
@@ -147,10 +147,7 @@ class TextKNN(Scored):
 
     def log_probs(self, histories: Histories, items: Sequence[str]) -> npt.NDArray[np.float32]:
         """Log-softmax of the cosines over `TEMPERATURE`, float32 [U, items]."""
-        scores = self.scores(histories, items) / np.float32(TEMPERATURE)
-        scores -= scores.max(axis=1, keepdims=True)
-        scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
-        return scores
+        return log_softmax(self.scores(histories, items) / np.float32(TEMPERATURE))
 
 
 def save_vectors(path: Path, items: Sequence[str], vectors: npt.NDArray[np.float32]) -> None:

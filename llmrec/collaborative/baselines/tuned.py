@@ -20,7 +20,7 @@ from pydantic import Field
 from llmrec.collaborative.baselines.interactions import Interactions, Sequences, numbers
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.scored import Floats, Histories, Scored, Validation, choose, record
-from llmrec.collaborative.system import System, TrainingData
+from llmrec.collaborative.system import System, TrainingData, log_softmax
 from llmrec.collaborative.tensor_file import open_tensors
 from llmrec.config import Positive, validate
 from llmrec.errors import UserError
@@ -219,13 +219,6 @@ def calibrated_scale(ranker: TunedRanker, validation: Validation) -> float:
 
     best = max([scale / spread for scale in SCALES], key=mean_log_probability)
     return round(best, 6)
-
-
-def log_softmax(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return the logarithm of each row's softmax, float32 [U, items]."""
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    logs: npt.NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return logs
 
 
 def _without_history(settings: Mapping[str, Any]) -> dict[str, Any]:

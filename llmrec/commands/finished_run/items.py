@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmrec.artifacts import find_run
-from llmrec.errors import UserError
+from llmrec.errors import UserError, shortened
 
 TITLE_WIDTH = 60
 
@@ -30,7 +30,7 @@ def run(name: str, words: str | None, count: int) -> None:
     wide = max(4, *(len(item.item_id) for item in shown))
     print(f"{'item':<{wide}}  {'title':<{width}}  chosen")
     for item in shown:
-        title = item.title if len(item.title) <= width else item.title[: width - 1] + "…"
+        title = shortened(item.title, width)
         chosen = "" if item.chosen is None else f"{item.chosen:,}"
         state = "" if item.state == "trained" else f"  {item.state}"
         print(f"{item.item_id:<{wide}}  {title:<{width}}  {chosen:>6}{state}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmrec.artifacts import find_run
-from llmrec.errors import UserError
+from llmrec.errors import UserError, shortened
 
 TITLE_WIDTH = 60
 
@@ -48,8 +48,7 @@ def run(
     width = min(TITLE_WIDTH, max(len(row.title) for row in rows)) if rows else 0
     print(f"rank  {'title':<{width}}  {'score':>8}  item")
     for rank, row in enumerate(rows, 1):
-        title = row.title if len(row.title) <= width else row.title[: width - 1] + "…"
-        print(f"{rank:>4}  {title:<{width}}  {row.score:>8.3f}  {row.item_id}")
+        print(f"{rank:>4}  {shortened(row.title, width):<{width}}  {row.score:>8.3f}  {row.item_id}")
     if len(rows) < k:
         print(
             f"{len(rows)} of {k}: the catalogue has no more items{' outside the history' if masked else ''}"

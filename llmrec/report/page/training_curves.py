@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from markupsafe import Markup
 
 from llmrec import layout
 from llmrec.evaluate import gate
-from llmrec.files import read_json
+from llmrec.files import read_json, read_json_lines
 from llmrec.recommend.model_names import ALIGNED
 from llmrec.report.plots import Axes, line_chart
 from llmrec.report.systems import style_of
@@ -48,7 +47,7 @@ def loss_curve(run: Path) -> dict[str, Any] | None:
     path = run / layout.training_log("sft")
     if not path.is_file():
         return None
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    lines = read_json_lines(path)
     names = {"training": "loss", "validation": "valid_loss"}
     curves = {
         name: [(line["epoch"], line[key]) for line in lines if key in line] for name, key in names.items()
@@ -81,7 +80,7 @@ def _training(run: Path, method: str) -> dict[str, Any] | None:
     path = run / layout.training_log(method)
     if not path.is_file():
         return None
-    logged = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    logged = read_json_lines(path)
     lines = [{FORMER.get(key, key): value for key, value in line.items()} for line in logged]
     charts = [(*titles, _points(lines, key)) for key, titles in CURVES.items()]
     keys = sorted({key for line in lines for key in line})
