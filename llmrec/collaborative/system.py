@@ -196,8 +196,7 @@ class Ranker(ABC):
             scores = self._checked(histories[start : start + _BLOCK])
             for row, unwanted in zip(scores, banned[start : start + _BLOCK], strict=True):
                 row[[self.position[item] for item in unwanted if item in self.position]] = -np.inf
-                best = np.argsort(-row, kind="stable")[:k]
-                best = best[row[best] > -np.inf]
+                best = best_columns(row, k)
                 items.append([self.items[place] for place in best])
                 values.append(row[best].tolist())
         return items, values
@@ -224,6 +223,25 @@ class Ranker(ABC):
             self.scores(histories), (len(histories), len(self.items)), type(self).__name__
         )
         return np.array(scores, np.float64)
+
+
+def best_columns(scores: npt.NDArray[np.floating[Any]], k: int) -> npt.NDArray[np.int64]:
+    """Return the columns of a user's k highest scores, best first; the earlier column wins a tie.
+
+    Most items may have the lowest score: those without votes, say. They are kept out of the selection, because NumPy
+    takes forty times as long to select among many equal values.
+
+    Args:
+        scores: float [items]; −inf for items that the user must not get.
+        k: number of columns; fewer are returned if fewer items are allowed.
+    """
+    lowest = scores.min(where=scores > -np.inf, initial=np.inf)
+    above = np.flatnonzero(scores > lowest)
+    if len(above) > k:
+        values = scores[above]
+        above = above[values >= np.partition(values, len(values) - k)[len(values) - k]]
+    best = above[np.argsort(-scores[above], kind="stable")[:k]]
+    return np.concatenate([best, np.flatnonzero(scores == lowest)[: k - len(best)]])
 
 
 def log_softmax(scores: npt.NDArray[np.floating[Any]]) -> Scores:

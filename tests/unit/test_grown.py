@@ -193,6 +193,7 @@ def test_an_opened_run_answers_with_its_own_catalogue_or_says_to_open_it_again(t
 
 def test_a_run_that_is_trained_again_must_be_opened_again(tmp_path):
     tune(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("decode: {mask_seen: true}")
     (tmp_path / "sft").mkdir(exist_ok=True)
     write_json(tmp_path / "sft/manifest.json", {"outputs": {}})
     (tmp_path / "data").mkdir()
