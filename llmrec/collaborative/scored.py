@@ -109,7 +109,7 @@ class Votes(Scored):
 
     def scores(self, histories: Histories, items: Sequence[str]) -> Floats:
         """Sum the weighted votes, float64 [U, items]."""
-        votes: Floats = (self.weights(histories) @ self._in_order(items)[0]).toarray()
+        votes: Floats = self._votes(histories, items).toarray()
         return votes
 
     def log_probs(self, histories: Histories, items: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -122,13 +122,17 @@ class Votes(Scored):
         Returns:
             float32 [U, items].
         """
-        votes = self.scores(histories, items).astype(np.float32)
+        votes = self._votes(histories, items).astype(np.float32).toarray()
         total = votes.sum(axis=1, keepdims=True)
         popularity = self._in_order(items)[1]
         votes *= np.divide(1 - SMOOTHING, total, out=np.zeros_like(total), where=total > 0)
         votes += popularity * np.where(total > 0, SMOOTHING, 1).astype(np.float32)
         logs: npt.NDArray[np.float32] = np.log(votes, out=votes)
         return logs
+
+    def _votes(self, histories: Histories, items: Sequence[str]) -> sparse.csr_array:
+        """Sum the weighted votes, sparse float64 [U, items]."""
+        return sparse.csr_array(self.weights(histories) @ self._in_order(items)[0])
 
     def _in_order(self, items: Sequence[str]) -> tuple[sparse.csr_array, npt.NDArray[np.float32]]:
         """Return the matrix with columns in the order of `items`, and the items' popularity. Both are cached."""
