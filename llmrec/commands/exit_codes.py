@@ -6,7 +6,7 @@ import errno
 
 from typer.exceptions import TyperException
 
-from llmrec import artifacts
+from llmrec.changed_files import changed_file
 from llmrec.errors import UserError
 from llmrec.files import DISK_FULL, disk_is_full
 from llmrec.plugins import place_in_own_code
@@ -28,7 +28,7 @@ def explain_error(error: Exception) -> tuple[int, str]:
         return 2, f"{error.filename}: {error.strerror}; set LLMREC_RUNS or LLMREC_HOME to another folder"
     if (place := place_in_own_code(error)) is not None:
         return 2, f"{place}: {type(error).__name__}: {error} (your own code; traceback: llmrec --debug …)"
-    if (fault := artifacts.changed_file()) is not None:
+    if (fault := changed_file()) is not None:
         return 2, fault
     if isinstance(error, OSError) and error.filename is not None:
         return 2, f"{error.filename}: {error.strerror}; give another path"

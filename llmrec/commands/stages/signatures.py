@@ -68,7 +68,7 @@ def _command_of(stage: Stage) -> Callable[..., None]:
     """Return a stage's command, whose help text follows from the stage's own."""
     is_later = stage.name in LATER
     with_options = {"ids": _ids, "sft": _sft}.get(stage.name)
-    command = with_options or (_on_finished_run if is_later else _until)(stage.name)
+    command: Callable[..., None] = with_options or (_on_finished_run if is_later else _until)(stage.name)
     extent = "Takes a finished run as it is, or runs" if is_later else "Runs"
     command.__doc__ = f"{stage.help} {extent} the stages that it needs first."
     return command
