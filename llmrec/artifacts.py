@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +49,8 @@ class Stage:
         name: also the folder that the stage owns.
         help: text for the command line; its first sentence is the line of the command in `llmrec --help`.
         version: version of the stage's code. A new version runs the stage again in finished runs.
-        sections: dotted recipe keys that the output depends on (`seed` always counts), or a function of the recipe
-            and of `requested` that returns them.
+        recipe_keys: dotted keys of the recipe that the output depends on (`seed` always counts), or a function of the
+            recipe and of `requested` that returns them.
         reads: stages whose files this stage reads; an `Input` limits them to some files.
         owns: folders that are replaced as a whole when the stage commits; other files are added to their folders.
         run: function that does the work; it gets a `StageContext`.
@@ -67,7 +66,7 @@ class Stage:
     name: str
     help: str
     version: int
-    sections: tuple[str, ...] | Callable[[Recipe, Collection[str]], tuple[str, ...]]
+    recipe_keys: tuple[str, ...] | Callable[[Recipe, Collection[str]], tuple[str, ...]]
     reads: tuple[Stage | Input, ...]
     owns: tuple[str, ...]
     run: Callable[[StageContext], None]
@@ -83,9 +82,10 @@ class Stage:
         """Files that the stage reads of other stages."""
         return tuple(Input(entry) if isinstance(entry, Stage) else entry for entry in self.reads)
 
-    def keys(self, recipe: Recipe) -> tuple[str, ...]:
+    def recipe_keys_under(self, recipe: Recipe) -> tuple[str, ...]:
         """Return the dotted recipe keys that the output depends on under a recipe."""
-        return self.sections(recipe, self.requested) if callable(self.sections) else self.sections
+        keys = self.recipe_keys
+        return keys(recipe, self.requested) if callable(keys) else keys
 
 
 @dataclass(frozen=True)
@@ -194,41 +194,14 @@ def read_manifest(run: Path, stage: str) -> dict[str, Any] | None:
     return manifest
 
 
-def changed_file() -> str | None:
-    """Name a file that is no longer as its stage wrote it, in the runs that this process has opened; None if none is.
-
-    Whatever reads such a file may fail in any way, so this is asked when something has failed.
-    """
-    manifests = (path for run in opened_runs for path in sorted(run.glob("*/manifest.json")))
-    return next(filter(None, map(_changed, manifests)), None)
-
-
-def _changed(path: Path) -> str | None:
-    """Name the first file of a manifest that is missing or another than the stage wrote."""
-    run, stage = path.parents[1], path.parent.name
-    again = f"run the stage {stage} again"
-    try:
-        manifest = read_json(path)
-        outputs, sizes = dict(manifest["outputs"]), dict(manifest["sizes"])
-        names = sorted(outputs, key=lambda name: int(sizes[name]))
-    except (UserError, LookupError, TypeError, ValueError):
-        return f"{path}: no manifest that can be read; remove it, and {again}"
-    for name in names:
-        file = run / name
-        if not file.is_file():
-            return f"{file}: missing; {again}"
-        if file.stat().st_size != sizes[name] or file_sha256(file) != outputs[name]:
-            return f"{file}: not as the stage {stage} wrote it; {again}"
-    return None
-
-
 def stage_key(stage: Stage, recipe: Recipe, run: Path) -> str:
-    """Hash everything that a stage's output depends on: recipe sections, inputs and version."""
+    """Hash everything that a stage's output depends on: recipe keys with their values, inputs and version."""
     parts = {
         "stage": stage.name,
         "version": stage.version,
         "seed": recipe.seed,
-        "sections": {key: recipe.value_at(key, by_content=True) for key in stage.keys(recipe)},
+        # The former name of the recipe keys, by which the files of finished runs are known.
+        "sections": {key: recipe.value_at(key, by_content=True) for key in stage.recipe_keys_under(recipe)},
         "inputs": _inputs(stage, recipe, run),
         "external": sorted(_external(stage, recipe).values()),
     }
@@ -236,11 +209,11 @@ def stage_key(stage: Stage, recipe: Recipe, run: Path) -> str:
 
 
 def origin_of(stage: Stage, recipe: Recipe, run: Path) -> dict[str, Any]:
-    """Return the inputs of a stage's files: version, seed, recipe sections, and sha256 of the files it reads."""
+    """Return what a stage's files are made of: its version, seed, recipe keys with values, files that it reads."""
     return {
         "version": stage.version,
         "seed": recipe.seed,
-        "config": {section: recipe.value_at(section) for section in stage.keys(recipe)},
+        "recipe_keys": {key: recipe.value_at(key) for key in stage.recipe_keys_under(recipe)},
         "inputs": _inputs(stage, recipe, run),
         "external": _external(stage, recipe),
     }
@@ -389,6 +362,8 @@ def _external(stage: Stage, recipe: Recipe) -> dict[str, str]:
 
 
 def _versions() -> dict[str, str]:
+    from importlib import metadata  # slow, and the command line does not need it
+
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import urllib.request
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -161,6 +160,8 @@ def from_url(url: str, sha256: str | None = None) -> Path:
         raise UserError(f"{url}: sources must be https:// addresses")
     target = home() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:12] / url.rsplit("/", 1)[-1]
     if not target.is_file():
+        import urllib.request  # slow, and the command line does not need it
+
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.part-{os.getpid()}")
         print(f"fetching {url}", file=sys.stderr)

@@ -26,6 +26,11 @@ def printable_line(text: str) -> str:
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
+def shortened(line: str, length: int) -> str:
+    """Return a line with at most `length` characters; one that is cut ends in `…`."""
+    return line if len(line) <= length else line[: length - 1].rstrip() + "…"
+
+
 class UserError(Exception):
     """A mistake in input, recipe or environment that the user can correct.
 
@@ -68,7 +73,11 @@ class UnfinishedRunError(UserError):
     """A run whose SFT is not finished, so that no model can answer."""
 
 
-class ChangedCatalogueError(UserError):
+class ChangedRunError(UserError):
+    """A run that has to be opened again: it was trained since, and the weights that it was opened on are gone."""
+
+
+class ChangedCatalogueError(ChangedRunError):
     """A run that has to be opened again: items were added since, and the weights that it was opened on are gone."""
 
 

@@ -67,6 +67,15 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read: {cause_of(error)}") from None
 
 
+def read_json_lines(path: Path) -> list[Any]:
+    """Read a file with one line of JSON an entry, such as the log of a training; empty lines are skipped.
+
+    Raises:
+        ValueError: a line is not JSON.
+    """
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+
+
 def cause_of(error: BaseException) -> str:
     """Why a file or an address cannot be read, in our words; what a library says of it helps no user."""
     cause = getattr(error, "reason", None)  # urllib's errors wrap the system's

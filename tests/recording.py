@@ -37,7 +37,7 @@ EVENT = struct.Struct("iIII")
 
 def declared(context: StageContext) -> tuple[set[str], set[str]]:
     """Recipe keys and files of the run that a stage's key depends on."""
-    return {"seed", *context.origin["config"]}, set(context.origin["inputs"])
+    return {"seed", *context.origin["recipe_keys"]}, set(context.origin["inputs"])
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from llmrec.artifacts import find_run
@@ -14,6 +15,7 @@ from llmrec.data.examples import load_items
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
 from llmrec.evaluate.contamination import continue_lists, listed_titles, summarise
+from llmrec.metrics.statistics import format_estimate
 from llmrec.report.screen import show
 
 
@@ -68,7 +70,6 @@ def run(
 
 
 def _show(figures: dict[str, Any]) -> None:
-    low, high = figures["intervals"]["log_prob_gain"]
     table = Table(
         title=f"{figures['base']}: the next of {figures['titles']:,} titles, {figures['questions']} asked"
     )
@@ -76,7 +77,8 @@ def _show(figures: dict[str, Any]) -> None:
         table.add_column(column)
     table.add_row("in the list's order", f"{figures['exact_in_order']:.1%}")
     table.add_row("shuffled", f"{figures['exact_shuffled']:.1%}")
-    gain = f"{figures['log_prob_gain']:+.2f} \\[{low:+.2f}, {high:+.2f}]"
-    table.caption = f"gain in log-probability by the order: {gain} nats a title"
+    ends = figures["intervals"]["log_prob_gain"]
+    gain = format_estimate(figures["log_prob_gain"], ends, places=2, signed=True)
+    table.caption = f"gain in log-probability by the order: {escape(gain)} nats a title"
     show(table)
     print(figures["verdict"])

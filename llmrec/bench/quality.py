@@ -23,6 +23,7 @@ from llmrec.evaluate.summary import JUDGED_SPLIT, rounded
 from llmrec.experiments.arms import Arm, ArmRun, ArmsFile, plan_runs
 from llmrec.experiments.variants import UNTIL
 from llmrec.files import read_json
+from llmrec.metrics.statistics import format_estimate
 from llmrec.recommend.model_names import SFT
 from llmrec.yaml_files import read_yaml
 
@@ -179,13 +180,12 @@ def markdown_table(figures: dict[str, Any]) -> str:
         gap = arm["paired_with_the_first"].get(metric)
         cells = [f"`{arm['name']}`", arm["hypothesis"]]
         cells += [_with_interval(arm[name], *arm["intervals"][name]) for name in names]
-        cells.append(_with_interval(*gap, sign="+") if gap else "")
+        cells.append(_with_interval(*gap, signed=True) if gap else "")
         cells += [f"{fmean(arm['sft_seconds']):.0f}", f"{max(arm['sft_peak_memory_mb']):,}", arm["verdict"]]
         rows.append([" ".join(cell.replace("|", "\\|").split()) for cell in cells])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _with_interval(value: float, low: float, high: float, *, sign: str = "") -> str:
+def _with_interval(value: float, low: float, high: float, *, signed: bool = False) -> str:
     """Format as in the project's tables: `.0518 [.0496, .0544]`."""
-    shown = f"{value:{sign}.4f} [{low:.4f}, {high:.4f}]".replace("-", "−")
-    return _LEADING_ZERO.sub(".", shown)
+    return _LEADING_ZERO.sub(".", format_estimate(value, (low, high), signed=signed))

@@ -25,7 +25,7 @@ from pydantic import Field
 
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.scored import Decay, Histories, Scored, Validation, record
-from llmrec.collaborative.system import Baseline, System, TrainingData
+from llmrec.collaborative.system import Baseline, System, TrainingData, log_softmax
 from llmrec.collaborative.text_knn import TextKNN
 from llmrec.config import Positive
 from llmrec.files import read_json
@@ -128,10 +128,7 @@ class Mixture(Scored):
 
     def log_probs(self, histories: Histories, items: Sequence[str]) -> npt.NDArray[np.float32]:
         """Log-softmax of the scores over `items`, float32 [U, items]."""
-        scores = self.scores(histories, items)
-        scores -= scores.max(axis=1, keepdims=True)
-        scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
-        return scores
+        return log_softmax(self.scores(histories, items))
 
 
 def choose_weights(

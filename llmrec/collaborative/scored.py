@@ -16,7 +16,7 @@ from pydantic import Field
 from scipy import sparse
 
 from llmrec.collaborative.popularity import Popularity
-from llmrec.collaborative.system import Ranked, TrainingData
+from llmrec.collaborative.system import Ranked, TrainingData, best_columns
 from llmrec.files import write_json
 
 SMOOTHING = 0.01
@@ -84,7 +84,9 @@ class Scored(ABC):
             block = slice(start, start + _BLOCK)
             scores = self.scores(histories[block], names)
             for row, banned in zip(scores, exclude[block] if exclude else [()] * len(scores), strict=True):
-                best = _best_columns(row, k, [column[item] for item in banned if item in column])
+                allowed = np.round(row, DIGITS)
+                allowed[[column[item] for item in banned if item in column]] = -np.inf
+                best = best_columns(allowed, k)
                 items.append([names[i] for i in best])
                 values.append([round(float(row[i]), DIGITS) for i in best])
         return items, values
@@ -107,7 +109,7 @@ class Votes(Scored):
 
     def scores(self, histories: Histories, items: Sequence[str]) -> Floats:
         """Sum the weighted votes, float64 [U, items]."""
-        votes: Floats = (self.weights(histories) @ self._in_order(items)[0]).toarray()
+        votes: Floats = self._votes(histories, items).toarray()
         return votes
 
     def log_probs(self, histories: Histories, items: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -120,13 +122,17 @@ class Votes(Scored):
         Returns:
             float32 [U, items].
         """
-        votes = self.scores(histories, items).astype(np.float32)
+        votes = self._votes(histories, items).astype(np.float32).toarray()
         total = votes.sum(axis=1, keepdims=True)
         popularity = self._in_order(items)[1]
         votes *= np.divide(1 - SMOOTHING, total, out=np.zeros_like(total), where=total > 0)
         votes += popularity * np.where(total > 0, SMOOTHING, 1).astype(np.float32)
         logs: npt.NDArray[np.float32] = np.log(votes, out=votes)
         return logs
+
+    def _votes(self, histories: Histories, items: Sequence[str]) -> sparse.csr_array:
+        """Sum the weighted votes, sparse float64 [U, items]."""
+        return sparse.csr_array(self.weights(histories) @ self._in_order(items)[0])
 
     def _in_order(self, items: Sequence[str]) -> tuple[sparse.csr_array, npt.NDArray[np.float32]]:
         """Return the matrix with columns in the order of `items`, and the items' popularity. Both are cached."""
@@ -285,19 +291,6 @@ def item_rows(histories: pl.DataFrame, items: Sequence[str]) -> tuple[npt.NDArra
     )
     rows = flat.join(numbers, on="item", how="inner", maintain_order="left")
     return rows["user"].cast(pl.Int64).to_numpy(), rows["number"].cast(pl.Int64).to_numpy()
-
-
-def _best_columns(scores: Floats, k: int, banned: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Return the columns of the k highest scores without the banned columns; the earlier column wins a tie."""
-    rounded = np.round(scores, DIGITS)
-    rounded[list(banned)] = -np.inf
-    length = min(k, int((rounded > -np.inf).sum()))
-    if not length:
-        return np.empty(0, np.int64)
-    lowest = np.partition(rounded, len(rounded) - length)[len(rounded) - length]
-    candidates = np.flatnonzero(rounded >= lowest)
-    order = np.argsort(-rounded[candidates], kind="stable")[:length]
-    return candidates[order]
 
 
 def _combinations(grid: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:

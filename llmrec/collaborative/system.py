@@ -196,8 +196,7 @@ class Ranker(ABC):
             scores = self._checked(histories[start : start + _BLOCK])
             for row, unwanted in zip(scores, banned[start : start + _BLOCK], strict=True):
                 row[[self.position[item] for item in unwanted if item in self.position]] = -np.inf
-                best = np.argsort(-row, kind="stable")[:k]
-                best = best[row[best] > -np.inf]
+                best = best_columns(row, k)
                 items.append([self.items[place] for place in best])
                 values.append(row[best].tolist())
         return items, values
@@ -211,9 +210,7 @@ class Ranker(ABC):
         """
         columns = np.array([self.position.get(item, -1) for item in items], np.int64)
         scores = np.where(columns >= 0, self._checked(histories)[:, columns], -np.inf)
-        scores = scores - scores.max(axis=1, keepdims=True)
-        logs: Scores = (scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))).astype(np.float32)
-        return logs
+        return log_softmax(scores)
 
     def _checked(self, histories: Sequence[Sequence[str]]) -> npt.NDArray[np.float64]:
         """Return a checked copy of the scores; each is finite or −inf.
@@ -226,6 +223,32 @@ class Ranker(ABC):
             self.scores(histories), (len(histories), len(self.items)), type(self).__name__
         )
         return np.array(scores, np.float64)
+
+
+def best_columns(scores: npt.NDArray[np.floating[Any]], k: int) -> npt.NDArray[np.int64]:
+    """Return the columns of a user's k highest scores, best first; the earlier column wins a tie.
+
+    Most items may have the lowest score: those without votes, say. They are kept out of the selection, because NumPy
+    takes forty times as long to select among many equal values.
+
+    Args:
+        scores: float [items]; −inf for items that the user must not get.
+        k: number of columns; fewer are returned if fewer items are allowed.
+    """
+    lowest = scores.min(where=scores > -np.inf, initial=np.inf)
+    above = np.flatnonzero(scores > lowest)
+    if len(above) > k:
+        values = scores[above]
+        above = above[values >= np.partition(values, len(values) - k)[len(values) - k]]
+    best = above[np.argsort(-scores[above], kind="stable")[:k]]
+    return np.concatenate([best, np.flatnonzero(scores == lowest)[: k - len(best)]])
+
+
+def log_softmax(scores: npt.NDArray[np.floating[Any]]) -> Scores:
+    """Log-softmax of each row, float32 of the same shape; −inf is probability 0."""
+    logs = scores - scores.max(axis=1, keepdims=True)
+    logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
+    return logs.astype(np.float32, copy=False)
 
 
 def checked_scores(scores: Any, shape: tuple[int, int], name: str) -> npt.NDArray[np.floating]:

@@ -19,15 +19,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.scored import Decay, Histories, Scored, Validation, choose, recency_weights, record
-from llmrec.collaborative.system import System, TrainingData
+from llmrec.collaborative.system import System, TrainingData, log_softmax
+from llmrec.collaborative.tensor_file import open_tensors
 from llmrec.config import Positive
 from llmrec.errors import UserError
-from llmrec.files import atomic_write, cause_of, read_json
+from llmrec.files import atomic_write, read_json
 
 TEMPERATURE = 0.05
 """Temperature of the softmax over cosines."""
@@ -147,10 +147,7 @@ class TextKNN(Scored):
 
     def log_probs(self, histories: Histories, items: Sequence[str]) -> npt.NDArray[np.float32]:
         """Log-softmax of the cosines over `TEMPERATURE`, float32 [U, items]."""
-        scores = self.scores(histories, items) / np.float32(TEMPERATURE)
-        scores -= scores.max(axis=1, keepdims=True)
-        scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
-        return scores
+        return log_softmax(self.scores(histories, items) / np.float32(TEMPERATURE))
 
 
 def save_vectors(path: Path, items: Sequence[str], vectors: npt.NDArray[np.float32]) -> None:
@@ -171,14 +168,9 @@ def load_vectors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     Raises:
         UserError: the file does not exist, or `save_vectors` did not write it.
     """
-    try:
-        tensors = load_file(path)
+    with open_tensors(path, "numpy", "text vectors", "collaborative") as (_, tensors):
         names = tensors["items"].tobytes().decode().split("\n")
         return dict(zip(names, tensors["vectors"], strict=True))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the stage collaborative first") from None
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as text vectors: {cause_of(error)}") from None
 
 
 def centred(vectors: dict[str, npt.NDArray[np.float32]], items: Sequence[str]) -> npt.NDArray[np.float32]:

@@ -32,12 +32,14 @@ class TokenizerSettings(Section):
         kind: a shipped name, or `module:name` of your own class.
         reads_vectors: whether the tokenizer learns from item vectors, so that the stage encodes `ids.inputs`.
         reads_item_vectors: whether the tokenizer learns from a collaborative model's item vectors.
+        has_unique_paths: whether no two items can get the same path, so that no collision rule applies.
         collision_rule: the rule that `ids.collisions: auto` uses.
     """
 
     kind: str = Field(strict=True)
     reads_vectors: ClassVar[bool] = False
     reads_item_vectors: ClassVar[bool] = False
+    has_unique_paths: ClassVar[bool] = False
     collision_rule: ClassVar[CollisionRule] = "extra_level"
 
     def external_files(self) -> list[Path]:

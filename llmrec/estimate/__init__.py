@@ -5,12 +5,12 @@ Training takes 6 FLOPs per weight and token (Kaplan et al. 2020, section 2.1), 4
 SID rows), 2 more with gradient checkpointing, and a forward pass takes 2. Memory of activations: Korthikanti et al.
 2022, equation 2.
 
-`work` counts a recipe's tokens and weights, `alignment` counts those of preference alignment, and `plans` adds them
-up.
+`workload` counts a recipe's tokens and `weights` its weights. `flops` (with time) and `memory` (with disk) follow
+from them, and in `alignment` those of preference alignment. `plans` adds them up.
 """
 
 from llmrec.estimate.plans import Plan, dataset_size, format_duration, format_gigabytes, memory_gb, plan
-from llmrec.estimate.work import Workload, card_fields
+from llmrec.estimate.workload import Workload, card_fields
 
 __all__ = [
     "Plan",

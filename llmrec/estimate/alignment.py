@@ -8,13 +8,10 @@ whole vocabulary.
 from __future__ import annotations
 
 from llmrec.config import AlignmentConfig, DpoConfig, GrpoConfig, PairsConfig
-from llmrec.estimate.work import (
-    BYTES_PER_TRAINED,
-    ROWS_PER_SECOND,
-    SLOWER_4_BITS,
-    VALIDATIONS,
-    Workload,
-)
+from llmrec.estimate.flops import ROWS_PER_SECOND, SLOWER_4_BITS, flop_rate
+from llmrec.estimate.memory import BYTES_PER_TRAINED, activations, frozen_bytes, list_bytes, stored_bytes
+from llmrec.estimate.weights import code_count, lora_parameters
+from llmrec.estimate.workload import VALIDATIONS, Workload
 
 STAGES = ("pairs", "dpo", "grpo")
 LOGIT_BYTES = 2 * 4  # per vocabulary entry and token: the float32 logit and its gradient
@@ -36,18 +33,18 @@ def memory(work: Workload, stage: str) -> float:
     """Bytes of a stage's model: frozen weights, adapter and optimizer, one batch's activations and logits."""
     recipe = work.recipe
     if stage == "pairs":
-        return work.stored_bytes if _needs_beams(work) else 0.0
+        return stored_bytes(work) if _needs_beams(work) else 0.0
     settings: AlignmentConfig = recipe.dpo if stage == "dpo" else recipe.grpo
     completions = _completions(work, stage)
     row = work.list_tokens(0) + completions
     lora = recipe.sft.lora if recipe.sft.mode in ("lora", "qlora") else settings.lora
-    training = work.frozen_bytes + BYTES_PER_TRAINED * work.lora_parameters(lora)
-    training += work.activations(settings.batch, row, settings.gradient_checkpointing)
-    scored = work.code_count() if settings.normalise == "allowed" else work.shape.vocabulary
+    training = frozen_bytes(work) + BYTES_PER_TRAINED * lora_parameters(work, lora)
+    training += activations(work, settings.batch, row, settings.gradient_checkpointing)
+    scored = code_count(work) if settings.normalise == "allowed" else work.shape.vocabulary
     training += settings.batch * completions * scored * LOGIT_BYTES
     if stage == "grpo" and recipe.grpo.engine == "vllm":
-        training += work.stored_bytes  # vLLM's own copy
-    return max(work.stored_bytes, training + work.list_bytes(settings.valid_lists))
+        training += stored_bytes(work)  # vLLM's own copy
+    return max(stored_bytes(work), training + list_bytes(work, settings.valid_lists))
 
 
 def _dpo(work: Workload) -> float:
@@ -102,4 +99,4 @@ def _needs_beams(work: Workload) -> bool:
 
 def _time(work: Workload, stage: str, flops: float) -> float:
     slower = SLOWER_4_BITS if work.recipe.sft.mode == "qlora" else 1.0
-    return flops * slower * work.shape.parameters / work.flop_rate(stage)
+    return flops * slower * work.shape.parameters / flop_rate(work, stage)

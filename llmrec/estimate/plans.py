@@ -14,9 +14,10 @@ from llmrec.data.card import Card, load_card
 from llmrec.data.guess.reading import count, is_small
 from llmrec.data.source import locate_here
 from llmrec.errors import UserError
-from llmrec.estimate import alignment
+from llmrec.estimate import alignment, flops, memory
 from llmrec.estimate.machine import BUSY, machine_speed, memory_of_training
-from llmrec.estimate.work import Workload
+from llmrec.estimate.weights import row_parameters, trained_parameters
+from llmrec.estimate.workload import Workload
 from llmrec.recommend.model_names import ALIGNED
 
 LIBRARIES_GB = 1.2
@@ -64,13 +65,13 @@ class Plan:
         """Return a message for each resource, disk or memory, of which the plan needs more than the machine has."""
         folder = next(path for path in (run, *run.absolute().parents) if path.exists())
         disk = shutil.disk_usage(folder).free / 1e9
-        memory, where = memory_of_training()
+        most, where = memory_of_training()
         messages = []
         if self.disk_gb > disk:
             need, free = format_gigabytes(self.disk_gb), format_gigabytes(disk)
             messages.append(f"needs about {need} of disk; {free} are free at {folder}")
-        if self.memory_gb > memory:
-            need, total = format_gigabytes(self.memory_gb), format_gigabytes(memory)
+        if self.memory_gb > most:
+            need, total = format_gigabytes(self.memory_gb), format_gigabytes(most)
             messages.append(f"needs about {need} of memory; {where} has {total}")
         return messages
 
@@ -123,11 +124,11 @@ def plan(recipe: Recipe, run: Path, stages: Sequence[Stage], counts: bool = Fals
         [name for name in ALIGNED if read_manifest(run, name) is not None],
         systems_in(requested),
     )
-    parameters = (work.shape.parameters + work.row_parameters()) / 1e6
+    parameters = (work.shape.parameters + row_parameters(work)) / 1e6
     tokens = work.training_counts()[0] / 1e6
     # Only a training may compute in bfloat16; without one torch is not loaded to find out.
-    precision = work.precision("sft" if any(stage.name == "sft" for stage in stages) else "decode")
-    trained, speed = work.trained_parameters() / 1e6, machine_speed(precision)
+    precision = flops.precision(work, "sft" if any(stage.name == "sft" for stage in stages) else "decode")
+    trained, speed = trained_parameters(work) / 1e6, machine_speed(precision)
     basis = (
         f"{size.users:,} users, {size.items:,} items, {size.interactions:,} interactions; "
         f"{parameters:,.3g} M parameters, {trained:,.3g} M of them trained, {tokens:,.2g} M training tokens, "
@@ -136,11 +137,11 @@ def plan(recipe: Recipe, run: Path, stages: Sequence[Stage], counts: bool = Fals
     seconds: dict[str, float | None] = {
         stage.name: stage.start_seconds + _seconds(work, stage.name) for stage in stages
     }
-    return Plan(seconds, memory_gb(work, list(seconds)), work.disk_gb(), basis, speed.used_by_others)
+    return Plan(seconds, memory_gb(work, list(seconds)), memory.disk_gb(work), basis, speed.used_by_others)
 
 
 def _seconds(work: Workload, stage: str) -> float:
-    return alignment.seconds(work, stage) if stage in alignment.STAGES else work.seconds(stage)
+    return alignment.seconds(work, stage) if stage in alignment.STAGES else flops.seconds(work, stage)
 
 
 def memory_gb(work: Workload, stages: Sequence[str]) -> float:
@@ -150,7 +151,7 @@ def memory_gb(work: Workload, stages: Sequence[str]) -> float:
 
 
 def _memory(work: Workload, stage: str) -> float:
-    return alignment.memory(work, stage) if stage in alignment.STAGES else work.memory(stage)
+    return alignment.memory(work, stage) if stage in alignment.STAGES else memory.memory(work, stage)
 
 
 def _count(card: Card, data: DataConfig) -> tuple[DataSize | None, str]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
 
 from llmrec import layout
@@ -21,7 +22,13 @@ from llmrec.config.former_keys import upgrade
 from llmrec.errors import UserError
 from llmrec.evaluate.summary import order_systems, shown_cutoff, shown_split, systems_of
 from llmrec.files import read_json
-from llmrec.metrics.statistics import bootstrap_seeds, holm, p_values, percentile_interval
+from llmrec.metrics.statistics import (
+    bootstrap_seeds,
+    format_estimate,
+    holm,
+    p_values,
+    percentile_interval,
+)
 from llmrec.yaml_files import read_yaml
 
 _UNRELATED = ("name", "description", "seed", "parent", "track")
@@ -156,7 +163,8 @@ def comparison_table(comparison: Comparison) -> Table:
             cells.append(f"{row.values[name]:.4f}{deviation}")
             if name in paired:
                 mark = f" {HOLDS}" if comparison.holds(row, name) else ""
-                cells.append(_signed(*row.differences[name]) + mark if name in row.differences else "")
+                gap, *ends = row.differences.get(name, ())
+                cells.append(escape(format_estimate(gap, ends, signed=True)) + mark if ends else "")
         table.add_row(label, row.system, *cells)
     table.caption = "\n".join([*_legend(comparison, paired), *comparison.cautions]) or None
     return table
@@ -381,7 +389,3 @@ def _cautions(evaluated: Sequence[_Evaluated]) -> list[str]:
         if masks != reference:
             cautions.append(f"{run.name}: mask_seen is {masks}, in {first.name} {reference}")
     return cautions
-
-
-def _signed(gap: float, low: float, high: float) -> str:
-    return f"{gap:+.4f} \\[{low:+.4f}, {high:+.4f}]"

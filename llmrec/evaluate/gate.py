@@ -13,6 +13,7 @@ from llmrec.data.examples import evaluation_examples
 from llmrec.evaluate.lists import model_systems, read_lists
 from llmrec.evaluate.summary import JUDGED_SPLIT, differences
 from llmrec.metrics.ranking import score_ranks, target_ranks
+from llmrec.metrics.statistics import format_estimate
 from llmrec.recommend.model_names import ALIGNED, SFT, adapter_sha256
 
 BETTER, WORSE, NEITHER = "better", "worse", "no difference"
@@ -104,10 +105,10 @@ def sentences(verdicts: Mapping[str, Any]) -> list[str]:
     name = verdicts["metric"]
     for model, metrics in verdicts["models"].items():
         gap = metrics[name]
-        low, high = gap["interval"]
+        difference = format_estimate(gap["difference"], gap["interval"], signed=True)
         lines.append(
-            f"{model} against {SFT} on validation, {verdicts['users']:,} users: {name.upper()} "
-            f"{gap['difference']:+.4f} [{low:+.4f}, {high:+.4f}], {gap['verdict']}"
+            f"{model} against {SFT} on validation, {verdicts['users']:,} users: {name.upper()} {difference}, "
+            f"{gap['verdict']}"
         )
     winner = verdicts["winner"]
     verb = "still recommends" if winner == SFT else "now recommends"

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from llmrec import report
 from llmrec.experiments.parallel import Line, axis_of, parallel_coordinates, place_of, value_axis
+from llmrec.report.page.render import page_template
 from llmrec.report.plots import Axes, line_chart
 
 
@@ -23,20 +22,13 @@ def render(name: str, command: str, figures: Mapping[str, Any]) -> str:
         command: the command that made it.
         figures: content of `figures` in the sweep's `figures.json`; at least one trial is complete.
     """
-    environment = Environment(
-        loader=FileSystemLoader([Path(__file__).parent, Path(report.__file__).parent]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     trials = figures["trials"]
     complete = sorted(
         (trial for trial in trials if trial["value"] is not None), key=lambda trial: -trial["value"]
     )
     others = [trial for trial in trials if trial["value"] is None]
     metric = figures["metric"].partition(".")[2].upper()
-    return environment.get_template("page.html.j2").render(
+    return page_template(Path(__file__).parent).render(
         name=name,
         command=command,
         metric=metric,

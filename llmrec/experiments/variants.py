@@ -132,7 +132,7 @@ def stage_signatures(recipe: Recipe) -> dict[str, str]:
     signatures: dict[str, str] = {}
     for stage in pipeline.stages_of(recipe, UNTIL):
         parts = {
-            "settings": {key: recipe.value_at(key) for key in ("seed", *stage.keys(recipe))},
+            "settings": {key: recipe.value_at(key) for key in ("seed", *stage.recipe_keys_under(recipe))},
             "reads": sorted(
                 signatures[read.stage.name]
                 for read in stage.inputs

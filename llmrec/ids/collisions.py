@@ -8,14 +8,24 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrec.config.ids import CollisionRule
+from llmrec.config.ids import CollisionRule, IdsConfig
 from llmrec.ids.paths import number_prefixes, rank_within
 from llmrec.ids.tokenizer import Codec, Codes
 
 MOVES: tuple[CollisionRule, ...] = ("sinkhorn", "next_best")
-"""Rules that need no further level."""
+"""Rules that need no further level, but vectors and a quantizer to find free paths by."""
 SINKHORN_ROUNDS = 20
 SINKHORN_EPSILON, SINKHORN_ITERATIONS = 0.003, 50
+
+
+def adds_level(settings: IdsConfig) -> bool:
+    """Whether semantic IDs get one more level than the tokenizer's paths, as far as the settings tell.
+
+    A tokenizer may find unique paths although it need not, and a rule that moves items may find too few.
+    """
+    tokenizer = settings.quantizer
+    can_move = settings.collision_rule in MOVES and tokenizer.reads_vectors
+    return not (tokenizer.has_unique_paths or can_move)
 
 
 def resolve_collisions(

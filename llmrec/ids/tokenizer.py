@@ -110,7 +110,8 @@ class Codes:
         codes: int32 `[items, levels]`; several items may share a path.
         sizes: number of codes of each level.
         codec: the frozen quantizer; None for indexers, which do not use vectors.
-        unique: whether the paths are unique by construction, so that no collision rule is needed.
+        unique: whether the paths are unique, so that no collision rule is needed. Whether they always are, says
+            `has_unique_paths` of the tokenizer's class.
     """
 
     codes: NDArray[np.int32]
@@ -150,6 +151,8 @@ class Tokenizer(AnyTokenizer):
 
 class TextTokenizer(AnyTokenizer):
     """A tokenizer that gives each item a short text, spelt in the base model's own tokens."""
+
+    has_unique_paths: ClassVar[bool] = True
 
     @abstractmethod
     def fit(self, signals: Any, seed: int) -> list[str]:

@@ -153,3 +153,19 @@ def holm(values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
         adjusted[place] = largest
     return adjusted
+
+
+def format_figure(value: float, places: int = 4, signed: bool = False) -> str:
+    """Return a figure as text, a difference with its sign: `0.0520`, `+0.0100`, `−0.0044`."""
+    return f"{value:{'+' if signed else ''}.{places}f}".replace("-", "−")
+
+
+def format_interval(ends: Sequence[float], places: int = 4, signed: bool = False) -> str:
+    """Return an interval as text: `[0.0496, 0.0544]`; that of a difference `[−0.0064, −0.0026]`."""
+    low, high = (format_figure(end, places, signed) for end in ends)
+    return f"[{low}, {high}]"
+
+
+def format_estimate(value: float, ends: Sequence[float], places: int = 4, signed: bool = False) -> str:
+    """Return a figure with its interval as text: `0.0520 [0.0496, 0.0544]`."""
+    return f"{format_figure(value, places, signed)} {format_interval(ends, places, signed)}"

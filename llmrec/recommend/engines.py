@@ -73,7 +73,8 @@ class Engines:
             dtype: precision of the base; None for the one in which it is saved.
 
         Raises:
-            ChangedCatalogueError: items were added since the run was opened, before the weights were read.
+            ChangedRunError: the run was trained again or items were added since it was opened, before its weights
+                were read.
             UserError: files that are missing, broken, or of another base.
         """
         wanted = adapter, dtype

@@ -153,7 +153,8 @@ class Recommender:
             UnknownItemError: an item that the run does not know.
             InvalidRequestError: an empty history or allow-list, or something that is not an id.
             UnknownModelError: the run has no such model.
-            ChangedCatalogueError: items were added since it was opened, before the weights were read.
+            ChangedRunError: the run was trained again or items were added since it was opened, before its weights
+                were read.
             UserError: `k` is not positive.
         """
         is_batch = has_rows(history)
@@ -206,7 +207,8 @@ class Recommender:
             UnknownItemError: an item that the run does not know.
             InvalidRequestError: an empty history or allow-list, not one list a history, or something that is no id.
             UnknownModelError: the run has no such model.
-            ChangedCatalogueError: items were added since it was opened, before the weights were read.
+            ChangedRunError: the run was trained again or items were added since it was opened, before its weights
+                were read.
             UserError: an option that does not exist, a wrong value, or options that exclude each other.
             TypeError: both `settings` and single options.
         """

@@ -22,14 +22,14 @@ def list_key(origin: Mapping[str, Any], system: str, split: str) -> str:
         system: `sft`, `dpo` or `grpo`; what the stage reads of the other two is left out.
         split: `valid` or `test`.
     """
-    config = dict(origin.get("config", {}))
-    config["decode"] = {key: value for key, value in config.get("decode", {}).items() if key != "splits"}
+    keys = dict(origin.get("recipe_keys", origin.get("config", {})))  # the former name, in finished runs
+    keys["decode"] = {key: value for key, value in keys.get("decode", {}).items() if key != "splits"}
     inputs = {
         path: sha256
         for path, sha256 in origin.get("inputs", {}).items()
         if path.partition("/")[0] not in ADAPTERS or path.startswith(f"{system}/adapter")
     }
-    parts = [system, split, origin.get("version"), origin.get("seed"), config, inputs]
+    parts = [system, split, origin.get("version"), origin.get("seed"), keys, inputs]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

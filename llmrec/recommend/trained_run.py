@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,13 @@ from llmrec.catalogue.lookup import unknown_item
 from llmrec.catalogue.registry import register_catalogue, reload_catalogue
 from llmrec.config import validate
 from llmrec.data.examples import load_items
-from llmrec.errors import ChangedCatalogueError, InvalidRequestError, UnknownModelError, UserError
+from llmrec.errors import (
+    ChangedCatalogueError,
+    ChangedRunError,
+    InvalidRequestError,
+    UnknownModelError,
+    UserError,
+)
 from llmrec.files import read_json
 from llmrec.models.checkpoint import Checkpoint, load_checkpoint, load_tokenizer
 from llmrec.models.lora import WEIGHTS
@@ -44,6 +50,7 @@ class TrainedRun:
         encoder: encodes histories as the model was trained on them.
         template: the prompt it asks with.
         as_trained: whether what has changed in the catalogue since training is left out.
+        weights: the files of its weights as they were when it was opened (`_weights`).
     """
 
     folder: Path
@@ -54,6 +61,7 @@ class TrainedRun:
     encoder: PromptEncoder
     template: Template
     as_trained: bool = False
+    weights: Mapping[Path, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, run: str | Path, as_trained: bool = False) -> TrainedRun:
@@ -69,6 +77,7 @@ class TrainedRun:
         """
         folder = find_run(str(run)).resolve()
         base = base_folder(folder)
+        weights = _weights(folder, base)
         name = register_catalogue(base)
         catalogue = Catalogue.load(base, as_trained) if as_trained else reload_catalogue(name)
         texts = _texts(folder, base)
@@ -87,7 +96,7 @@ class TrainedRun:
         )
         if not texts:
             _check_needs_no_texts(encoder, template, catalogue.items, folder)
-        return cls(folder, name, catalogue, tokenizer, texts, encoder, template, as_trained)
+        return cls(folder, name, catalogue, tokenizer, texts, encoder, template, as_trained, weights)
 
     @property
     def base(self) -> Path:
@@ -96,9 +105,18 @@ class TrainedRun:
         It is `base/`, the checkpoint that has grown from it by tokens for added items, or the merged checkpoint.
 
         Raises:
+            ChangedRunError: a model of the run was trained again since the run was opened.
             ChangedCatalogueError: items were added since the run was opened, and another checkpoint has grown.
         """
-        folder = self.catalogue.checkpoint(base_folder(self.folder))
+        base = base_folder(self.folder)
+        now = _weights(self.folder, base)
+        changed = [file for file, state in self.weights.items() if now.get(file) != state]
+        if changed:
+            raise ChangedRunError(
+                f"{self.folder}: {changed[0].relative_to(self.folder)} is not what it was when this run was opened; "
+                "open it again"
+            )
+        folder = self.catalogue.checkpoint(base)
         if self.catalogue.grown is not None and not folder.is_dir():
             raise ChangedCatalogueError(
                 f"{self.folder}: items were added since this run was opened, and its weights for the items before "
@@ -189,7 +207,7 @@ class TrainedRun:
             dtype: precision of the base's weights; None for the one in which they are saved.
 
         Raises:
-            ChangedCatalogueError: items were added since the run was opened.
+            ChangedRunError: a model of the run was trained again, or items were added, since the run was opened.
             UserError: files that are missing, broken, or of another base.
         """
         return load_checkpoint(self.base, self.tokenizer, self.catalogue.vocabulary, adapter, device, dtype)
@@ -264,6 +282,16 @@ def base_folder(folder: Path) -> Path:
     if not (folder / layout.manifest("sft")).is_file() and not (folder / layout.EXPORT).is_file():
         raise unfinished(folder)
     return folder / BASE
+
+
+def _weights(folder: Path, base: Path) -> dict[Path, tuple[int, int]]:
+    """File → time of change and size, of all weights that a run's models are read from.
+
+    Manifests would tell the same, but a stage may open only what it declares, and an export has none.
+    """
+    files = [*base.glob("model*.safetensors"), *(folder / stage / WEIGHTS for stage in ADAPTERS)]
+    stats = {file: file.stat() for file in files if file.is_file()}
+    return {file: (stat.st_mtime_ns, stat.st_size) for file, stat in stats.items()}
 
 
 def _texts(folder: Path, base: Path) -> dict[str, dict[str, str]]:

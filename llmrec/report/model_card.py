@@ -16,6 +16,7 @@ from llmrec.errors import UserError
 from llmrec.evaluate import gate
 from llmrec.evaluate.summary import order_by_metric
 from llmrec.files import read_json
+from llmrec.metrics.statistics import format_estimate
 from llmrec.recommend.model_names import ALIGNED
 
 UNKNOWN = "not known to llmrec"
@@ -182,8 +183,7 @@ def _metrics(run: Path) -> str:
 
 
 def _cell(values: dict[str, Any], name: str) -> str:
-    low, high = values["intervals"][name]
-    return f"{values[name]:.4f} [{low:.4f}, {high:.4f}]"
+    return format_estimate(values[name], values["intervals"][name])
 
 
 def _data(run: Path, card: dict[str, str]) -> str:

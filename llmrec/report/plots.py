@@ -12,6 +12,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from llmrec.ids.tokens import level_letter
+from llmrec.metrics.statistics import format_estimate
 
 WIDTH, HEIGHT = 460.0, 270.0
 LEFT, RIGHT, TOP, BOTTOM = 68.0, 8.0, 12.0, 56.0
@@ -332,7 +333,7 @@ def _horizontal_grid(canvas: Canvas, ticks: Sequence[tuple[float, float]]) -> No
 
 def _bar(canvas: Canvas, bar: Bar, x: float, step: float, scale: float) -> None:
     base, middle = HEIGHT - BOTTOM, x + step / 2
-    tip = f"{bar.name}: {bar.value:.4f} [{bar.low:.4f}, {bar.high:.4f}]"
+    tip = f"{bar.name}: {format_estimate(bar.value, (bar.low, bar.high))}"
     height = bar.value * scale
     canvas.add(
         "rect", x=x + 1, y=base - height, width=step - 2, height=height, class_=f"bar {bar.style}", tip=tip

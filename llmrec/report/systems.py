@@ -6,9 +6,13 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from llmrec import layout
 from llmrec.config.registry import SYSTEMS
+from llmrec.files import read_json
+from llmrec.recommend.model_names import SFT
 
 TITLES = {
     "sft": "SFT model",
@@ -88,3 +92,9 @@ def with_key(key: str, title: str) -> str:
 
 def _letters(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def shown_model(run: Path, models: Sequence[str]) -> str | None:
+    """Return the model whose lists the report shows: the gate's winner, else SFT, else the first of `models`."""
+    winner = read_json(run / layout.GATE)["winner"] if (run / layout.GATE).is_file() else SFT
+    return winner if winner in models else next(iter(models), None)

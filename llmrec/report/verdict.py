@@ -5,7 +5,6 @@ Advice is given only by rules that the run's own files bear out, or that measure
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from llmrec.config import OWN_STAGES
 from llmrec.config.former_keys import upgrade
 from llmrec.evaluate.lists import is_baseline
 from llmrec.evaluate.summary import order_systems, shown_cutoff, shown_split
-from llmrec.files import read_json
+from llmrec.files import read_json, read_json_lines
+from llmrec.metrics.statistics import format_estimate
 from llmrec.report.next_commands import evaluate_again_command, recommend_command, train_again_command
-from llmrec.report.systems import system_titles
-from llmrec.report.training_curves import shown_model
+from llmrec.report.systems import shown_model, system_titles
 from llmrec.yaml_files import read_yaml
 
 BEATS, TRAILS, UNDECIDED = "beats", "trails", "cannot be told apart from"
@@ -120,8 +119,8 @@ def summary(run: Path) -> list[str]:
     behind = [other for other in verdict.against if other["word"] == TRAILS]
     if behind:
         worst = behind[0]
-        low, high = worst["interval"]
-        lines[0] += f"; furthest behind {worst['title']}: {worst['gap']:+.4f} [{low:+.4f}, {high:+.4f}]"
+        gap = format_estimate(worst["gap"], worst["interval"], signed=True)
+        lines[0] += f"; furthest behind {worst['title']}: {gap}"
     name = layout.shown_name(run)
     return lines + [f"advice:  {entry.line()}" for entry in advice(run, metrics, verdict, name)]
 
@@ -165,7 +164,7 @@ def _short_training(run: Path, recipe: Mapping[str, Any], verdict: Verdict, name
     path = run / layout.training_log("sft")
     if not path.is_file() or all(other["word"] == BEATS for other in verdict.against):
         return
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    lines = read_json_lines(path)
     losses = [line["valid_loss"] for line in lines if "valid_loss" in line]
     steps = lines[-1]["step"] if lines else FEW_STEPS
     if steps >= FEW_STEPS or len(losses) < 2 or losses[-1] > min(losses):

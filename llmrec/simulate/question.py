@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llmrec.errors import printable_line
+from llmrec.errors import printable_line, shortened
 from llmrec.simulate.slates import Slate
 
 LETTERS = "ABCDEFGHIJKLMNOPQRST"
@@ -54,5 +54,4 @@ def question(slate: Slate, titles: Mapping[str, str], history: int) -> str:
 
 def plain_title(title: str) -> str:
     """Return a title as data: one line of at most `LONGEST_TITLE` printable characters without `<>[]`."""
-    line = printable_line(title).translate(_BRACKETS)
-    return line if len(line) <= LONGEST_TITLE else line[: LONGEST_TITLE - 1] + "…"
+    return shortened(printable_line(title).translate(_BRACKETS), LONGEST_TITLE)

@@ -8,6 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from llmrec.metrics.statistics import format_estimate
 from llmrec.simulate.agreement import FINDS, HIT, SIMULATOR, TAKES, WITH, WITHOUT
 
 
@@ -82,9 +83,7 @@ def read_line(quality: Mapping[str, Any]) -> str:
 
 def _plain(entry: Mapping[str, Any], signed: bool = False) -> str:
     """Return a figure with its interval."""
-    sign = "+" if signed else ""
-    low, high = entry["interval"]
-    return f"{entry['value']:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"
+    return format_estimate(entry["value"], entry["interval"], signed=signed)
 
 
 def _shown(entry: Mapping[str, Any], signed: bool = False) -> str:

@@ -27,8 +27,8 @@ def systems(recipe: Recipe, requested: Collection[str]) -> list[str]:
     return with_parts(recipe.collaborative, systems_in(requested))
 
 
-def sections(recipe: Recipe, requested: Collection[str]) -> tuple[str, ...]:
-    """Return the recipe sections of the requested systems only."""
+def recipe_keys(recipe: Recipe, requested: Collection[str]) -> tuple[str, ...]:
+    """Return the recipe keys of the requested systems only."""
     from llmrec.plugins import is_import_path
 
     keys: dict[str, None] = {}
@@ -136,7 +136,7 @@ STAGE = Stage(
     name="collaborative",
     help="Train the collaborative models that other stages read.",
     version=2,
-    sections=sections,
+    recipe_keys=recipe_keys,
     reads=(data.STAGE,),
     owns=("collaborative",),
     run=run,

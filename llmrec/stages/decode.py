@@ -81,7 +81,7 @@ STAGE = Stage(
     name="decode",
     help="Make each user's list of the catalogue's best items.",
     version=2,
-    sections=("data.history", "decode"),
+    recipe_keys=("data.history", "decode"),
     reads=(
         data.STAGE,
         Input(collaborative.STAGE, prior_files),

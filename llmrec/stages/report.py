@@ -14,7 +14,7 @@ def run(context: StageContext) -> None:
         UserError: the eval stage has not run.
     """
     from llmrec.files import atomic_write
-    from llmrec.report.page import render
+    from llmrec.report.page.render import render
 
     with atomic_write(context.work / layout.PAGE) as partial:
         # The report's own manifest is written after the page: one that is there is that of an earlier page.
@@ -26,7 +26,7 @@ STAGE = Stage(
     name="report",
     help="Write report.html.",
     version=4,
-    sections=("name", "description"),
+    recipe_keys=("name", "description"),
     reads=(
         data.STAGE,
         ids.STAGE,

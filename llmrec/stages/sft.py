@@ -37,8 +37,8 @@ def teacher_files(recipe: Recipe) -> list[str]:
     )
 
 
-def sections(recipe: Recipe, requested: Collection[str]) -> tuple[str, ...]:
-    """Return the sections that weights and log depend on; validation lists mask seen items as decoding does."""
+def recipe_keys(recipe: Recipe, requested: Collection[str]) -> tuple[str, ...]:
+    """Return the recipe keys that weights and log depend on; validation lists mask seen items as decoding does."""
     lists = ("decode.mask_seen",) if recipe.sft.valid_lists is not None else ()
     return ("data.history", "base", "prompts", "sft", "track", *lists)
 
@@ -58,7 +58,7 @@ STAGE = Stage(
     name="sft",
     help="Tune the language model on users' histories.",
     version=1,
-    sections=sections,
+    recipe_keys=recipe_keys,
     reads=(data.STAGE, Input(collaborative.STAGE, teacher_files), ids.STAGE),
     # Aligned adapters belong to the replaced base, so they are deleted with it.
     owns=("sft", "base", "dpo", "grpo"),

@@ -66,7 +66,7 @@ STAGE = Stage(
     name="zero_shot",
     help="Rank titles with the untuned base model, as a baseline.",
     version=1,
-    sections=(
+    recipe_keys=(
         "data.history",
         "base.model",
         "base.dtype",

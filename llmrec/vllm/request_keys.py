@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.registry import find_catalogue
-from llmrec.errors import UserError
+from llmrec.errors import UserError, shortened
 
 PREFIX = "llmrec"
 """How every key of ours begins, in any case, so that a misspelt one is refused and not passed over."""
@@ -115,5 +115,4 @@ def has_our_prefix(key: object) -> bool:
 
 def preview(value: object) -> str:
     """A value of a request on one line, in at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"
+    return shortened(repr(value), 60)

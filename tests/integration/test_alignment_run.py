@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from llmrec import Recommender
 from llmrec.assets import file_sha256
 from llmrec.cli import main
-from llmrec.commands import stages
+from llmrec.commands.stages import run as stages
 from llmrec.config import DecodeConfig
 from llmrec.evaluate.gate import sentences
 from llmrec.recommend.trained_run import TrainedRun

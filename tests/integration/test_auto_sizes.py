@@ -21,7 +21,7 @@ def test_the_runs_recipe_holds_the_numbers(auto_run):
     recipe = load_run_recipe(auto_run)
     assert (recipe.data.history, recipe.sft.batch, recipe.sft.epochs) == (20, 4, 24)
     assert recipe.auto == [] and recipe.ids.quantizer.levels == 2
-    assert artifacts.read_manifest(auto_run, "sft")["config"]["sft"]["batch"] == 4
+    assert artifacts.read_manifest(auto_run, "sft")["recipe_keys"]["sft"]["batch"] == 4
 
 
 def test_a_finished_run_is_not_run_again(auto_run, shop, monkeypatch):

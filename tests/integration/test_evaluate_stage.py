@@ -16,7 +16,7 @@ from llmrec.evaluate.compare import compare, comparison_table
 from llmrec.experiments.arms import ArmRun, ArmsFile
 from llmrec.files import read_json, write_json
 from llmrec.metrics.statistics import holm
-from llmrec.report.page import render
+from llmrec.report.page.render import render
 from llmrec.report.tables import beyond_table, metrics_table
 from llmrec.stages import eval as eval_stage
 

@@ -15,7 +15,7 @@ from tiny_base import ITEMS, PROMPTS, SIDS, make_base, train
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmrec import UserError
-from llmrec.commands import export, merge
+from llmrec.commands.finished_run import export, merge
 from llmrec.config import SftConfig, load_recipe, load_run_recipe
 from llmrec.models import modes
 from llmrec.recommend.recommender import Recommender

@@ -26,7 +26,7 @@ def change(monkeypatch):
 def test_a_key_that_a_stage_reads_undeclared_is_named(shop, change):
     """Seen items are left out of validation lists, which choose the weights that are kept."""
     command = ("sft", "recipe.yaml", "run=recorded", "parent=shop", *LISTS)
-    change("sft", sections=("data.history", "base", "prompts", "sft", "track"))
+    change("sft", recipe_keys=("data.history", "base", "prompts", "sft", "track"))
     with pytest.raises(AssertionError, match=r"\['stage sft reads decode\.mask_seen'\]"):
         small_shop.run(shop[0], *command)
 

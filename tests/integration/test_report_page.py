@@ -12,7 +12,7 @@ from evaluated_run import ITEMS, make_evaluated_run, make_recipe, make_run, run_
 
 from llmrec import pipeline
 from llmrec.files import read_json, write_json
-from llmrec.report.page import render
+from llmrec.report.page.render import render
 from llmrec.stages import eval as eval_stage
 from llmrec.stages import report as report_stage
 

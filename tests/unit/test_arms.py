@@ -167,10 +167,10 @@ def test_the_table_is_markdown_in_the_form_of_the_documents():
     assert lines[2] == f"| `a` | Sharper \\| is better. | {figures} |  | 60 | 1,512 |  |"
     assert (
         lines[3]
-        == f"| `b` | Sharper \\| is better. | {figures} | −.0053 [−.0160, 10.5000] | 60 | 1,512 | drop |"
+        == f"| `b` | Sharper \\| is better. | {figures} | −.0053 [−.0160, +10.5000] | 60 | 1,512 | drop |"
     )
     other_way = markdown_table({"metric": "hr@10", "seeds": [0], "arms": arms})
-    assert "| +.0100 [.0000, .0200] |" in other_way
+    assert "| +.0100 [+.0000, +.0200] |" in other_way
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

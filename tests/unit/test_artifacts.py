@@ -61,12 +61,12 @@ def read_listed(recipe) -> list[Path]:
     return [Path(os.environ["TEST_EXTERNAL"])]
 
 
-def stage(function, name="first", version=1, reads=(), sections=("data.history",), **more):
-    return Stage(name, "help", version, sections, reads, (name,), function, **more)
+def stage(function, name="first", version=1, reads=(), recipe_keys=("data.history",), **more):
+    return Stage(name, "help", version, recipe_keys, reads, (name,), function, **more)
 
 
 FIRST = stage(write_first)
-SECOND = stage(write_second, "second", reads=(FIRST,), sections=("eval.k",))
+SECOND = stage(write_second, "second", reads=(FIRST,), recipe_keys=("eval.k",))
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_stage_runs_once_and_its_manifest_vouches_for_its_files(run):
     assert CALLS == ["first"]
     manifest = artifacts.read_manifest(run, "first")
     assert manifest["outputs"] == {"first/out.txt": artifacts.file_sha256(run / "first/out.txt")}
-    assert manifest["config"] == {"data.history": 20}
+    assert manifest["recipe_keys"] == {"data.history": 20}
     assert manifest["versions"]["polars"]
     assert visible(run) == ["first/manifest.json", "first/out.txt"]
     assert not (run / ".scratch" / f"first-{manifest['key'][:12]}").exists()

@@ -17,11 +17,11 @@ from llmrec.collaborative.baselines.gru4rec import Gru4RecSystem
 from llmrec.collaborative.baselines.interactions import Interactions, binary_rows
 from llmrec.collaborative.baselines.library import cornac_sequences, own_random_numbers, windows
 from llmrec.collaborative.baselines.mult_vae import MultVaeSystem
-from llmrec.collaborative.baselines.tuned import TunedRanker, calibrated_scale, log_softmax
+from llmrec.collaborative.baselines.tuned import TunedRanker, calibrated_scale
 from llmrec.collaborative.baselines.user_knn import UserKnnSystem
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.scored import Validation
-from llmrec.collaborative.system import TrainingData
+from llmrec.collaborative.system import TrainingData, log_softmax
 from llmrec.config import Recipe
 from llmrec.config.collaborative import Collaborative, SystemSettings
 from llmrec.errors import UserError

@@ -1,5 +1,4 @@
 import errno
-import itertools
 import os
 import socket
 import subprocess
@@ -10,7 +9,7 @@ import pytest
 
 from llmrec import cli, estimate, pipeline, quiet
 from llmrec.cli import main
-from llmrec.commands import conventions, doctor, shipped
+from llmrec.commands.start import doctor, shipped
 from llmrec.config import BaseConfig, load_recipe
 from llmrec.errors import UserError
 from llmrec.models.shape import model_shape
@@ -24,6 +23,7 @@ HEAVY = {
     "polars",
     "pydantic",
     "yaml",
+    "urllib.request",
     "faiss",
     "matplotlib",
     "pyarrow",
@@ -104,7 +104,15 @@ def test_leaks_that_a_library_lists_when_python_has_ended_are_hidden_and_nothing
 
 
 def test_the_stage_commands_are_the_pipelines_stages():
-    assert cli.STAGES is pipeline.STAGES
+    assert list(cli.COMMANDS["Single stages"]) == list(pipeline.NAMES)
+
+
+def test_signatures_and_help_texts_of_all_commands_stand_in_the_modules_for_them():
+    for commands in cli.COMMANDS.values():
+        places = {command.__module__ for command in commands.values()}
+        (place,) = places
+        assert place.startswith("llmrec.commands.") and place.endswith(".signatures")
+        assert all(command.__doc__ for command in commands.values())
 
 
 def test_help_names_every_command(capsys):
@@ -144,18 +152,15 @@ def test_descriptions_are_wrapped_to_the_terminal_and_never_cut(columns, monkeyp
     assert about in " ".join(shown.split())
 
 
-def test_the_help_page_lists_every_command_once_and_only_stages_without_a_group(capsys):
+def test_the_help_page_lists_every_command_once_under_its_heading(capsys):
     assert main(["--help"]) == 0
     sections = capsys.readouterr().out.split("\n\n")
     listed = {
         part.partition(":")[0]: [line.split()[0] for line in part.splitlines()[1:]] for part in sections
     }
-    assert listed[conventions.STAGES] == list(pipeline.NAMES)
-    assert {head: tuple(listed[head]) for head in conventions.GROUPS} == conventions.GROUPS
-    commands = {
-        command.name or command.callback.__name__.replace("_", "-") for command in cli.app.registered_commands
-    }
-    assert commands == {*pipeline.NAMES, *itertools.chain(*conventions.GROUPS.values())}
+    headings = {heading: list(commands) for heading, commands in cli.COMMANDS.items()}
+    assert [(heading, listed[heading]) for heading in headings] == list(headings.items())
+    assert [heading for heading in listed if heading in headings] == list(headings)  # in the same order
 
 
 @pytest.mark.parametrize(

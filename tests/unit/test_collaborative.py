@@ -11,6 +11,7 @@ from llmrec.artifacts import StageContext, stage_key
 from llmrec.collaborative import systems
 from llmrec.collaborative.item_knn import ItemKNN
 from llmrec.collaborative.popularity import Popularity
+from llmrec.collaborative.system import best_columns
 from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples
 from llmrec.errors import UserError
@@ -227,3 +228,10 @@ def test_times_come_from_the_data_in_training_and_in_evaluation(run):
     histories = examples["history"].to_list()
     items, _ = model.recommend([row[-3:] for row in histories], 5, histories, [[2, 3, 4]] * 12)
     assert lists["item_id"].to_list() == [item for row in items for item in row]
+
+
+@given(st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0]), min_size=1, max_size=40), st.integers(1, 12))
+def test_the_best_columns_are_those_of_a_stable_sort_without_the_forbidden_ones(values, k):
+    scores = np.array(values)
+    order = np.argsort(-scores, kind="stable")[:k]
+    assert best_columns(scores, k).tolist() == order[scores[order] > -np.inf].tolist()

@@ -1,12 +1,16 @@
 """What `--dry-run` says of each `sft.mode`, held against real models."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import polars as pl
 import pytest
 
 from llmrec import estimate
 from llmrec.config import DataSize, load_recipe
 from llmrec.data.card import load_card
-from llmrec.estimate import alignment
+from llmrec.estimate import alignment, flops
+from llmrec.estimate.weights import row_parameters, trained_parameters
 from llmrec.ids.codecs.residual import ResidualCodec
 from llmrec.ids.collisions import resolve_collisions
 from llmrec.ids.tokenizer import Codes
@@ -41,8 +45,7 @@ def test_trained_weights_are_counted_as_they_are(tmp_path, tied, options):
     # The tokenizer has fewer tokens than it may, which only full tuning trains.
     slack = (recipe.base.tiny.vocabulary + 64) * 128 * (1 if tied == "true" else 2) if mode == "full" else 0
     assert (
-        true - 1 <= planned.trained_parameters() + slack
-        and planned.trained_parameters() <= true * 1.3 + slack
+        true - 1 <= trained_parameters(planned) + slack and trained_parameters(planned) <= true * 1.3 + slack
     )
 
 
@@ -58,9 +61,19 @@ def test_a_semantic_id_has_as_many_tokens_as_its_collision_rule_leaves(rule):
     assert planned.sid_tokens == sids.shape[1], "a tokenizer without vectors"
 
 
+@pytest.mark.parametrize("rule", ["auto", "next_best", "own_code"])
+@pytest.mark.parametrize("kind", ["random", "sequential", "single"])
+def test_no_level_is_added_to_paths_that_are_unique_by_construction(kind, rule):
+    items = pl.DataFrame({"item_id": [f"i{number}" for number in range(40)]})
+    recipe, planned = work(f"ids.quantizer={{kind: {kind}}}", f"ids.collisions={rule}")
+    output = recipe.ids.quantizer.fit(SimpleNamespace(items=items, histories=[np.arange(40)]), 0)
+    sids, _ = resolve_collisions(output, recipe.ids.collision_rule, None)
+    assert planned.sid_tokens == sids.shape[1]
+
+
 def test_codes_of_the_items_own_are_counted():
     shared, own = (work(f"ids.collisions={rule}")[1] for rule in ("next_best", "own_code"))
-    assert own.row_parameters() - shared.row_parameters() == SIZE.items * 128
+    assert row_parameters(own) - row_parameters(shared) == SIZE.items * 128
 
 
 def test_a_mode_that_trains_less_needs_less_memory_and_time():
@@ -71,10 +84,10 @@ def test_a_mode_that_trains_less_needs_less_memory_and_time():
     full, lora, qlora, rows = map(memory, ("full", "lora", "qlora", "sid_rows"))
     assert 128 < full < 140 and 32 < rows < lora < 40
     assert 32 < qlora < lora  # while it loads
-    assert work("ids.quantizer.codes=auto")[1].trained_parameters() > work()[1].trained_parameters()
+    assert trained_parameters(work("ids.quantizer.codes=auto")[1]) > trained_parameters(work()[1])
 
     def seconds(mode):
-        return work(f"sft.mode={mode}")[1].seconds("sft")
+        return flops.seconds(work(f"sft.mode={mode}")[1], "sft")
 
     assert seconds("full") > seconds("qlora") > seconds("lora") * 1.1
 
@@ -130,14 +143,16 @@ def test_time_of_alignment_follows_its_prompts():
 
 
 def test_aligned_models_are_decoded_on_validation_too():
-    assert work("align=[dpo]")[1].seconds("decode") == pytest.approx(4 * work()[1].seconds("decode"), rel=0.2)
+    assert flops.seconds(work("align=[dpo]")[1], "decode") == pytest.approx(
+        4 * flops.seconds(work()[1], "decode"), rel=0.2
+    )
 
 
 def test_examples_and_reasoning_of_the_untuned_base_are_counted():
     """Titles of 12 tokens, 9 of them a history, 20 beams; with reasoning the prompt is computed twice."""
 
     def seconds(*settings):
-        return work(*(f"eval.zero_shot.{setting}" for setting in settings))[1].seconds("zero_shot")
+        return flops.seconds(work(*(f"eval.zero_shot.{setting}" for setting in settings))[1], "zero_shot")
 
     plain = (9 + 20) * 12
     assert seconds("examples=3") / seconds() == pytest.approx(((4 * 9 + 3) + 20) * 12 / plain)

@@ -8,7 +8,7 @@ import torch
 from llmrec import estimate
 from llmrec.config import DataSize, load_recipe
 from llmrec.data.card import load_card
-from llmrec.estimate import machine
+from llmrec.estimate import flops, machine
 from llmrec.models.shape import model_shape
 
 SIZE = DataSize(users=1000, items=500, interactions=9000)
@@ -55,26 +55,28 @@ def test_a_head_costs_at_labels_alone():
     for planned in (small, large):
         shape = planned.shape
         assert shape.linear_parameters + shape.head_parameters == pytest.approx(shape.parameters)
-        rest = planned.training_flops() - labels * 6 * shape.head_parameters
+        rest = flops.training_flops(planned) - labels * 6 * shape.head_parameters
         # Gradient checkpointing: 6 FLOPs a weight, and some for attention.
         assert 1 < rest / (tokens * 6 * shape.linear_parameters) < 1.2
 
 
 def test_gradient_checkpointing_costs_another_forward_pass():
-    with_it, without = (work(f"sft.gradient_checkpointing={on}").training_flops() for on in ("true", "false"))
+    with_it, without = (
+        flops.training_flops(work(f"sft.gradient_checkpointing={on}")) for on in ("true", "false")
+    )
     assert 1.3 < with_it / without < 1.5
 
 
 def test_a_teacher_is_asked_once_for_what_users_chose_and_anew_for_what_it_draws():
     def seconds(synthetic, *more):
         taught = f"sft.distillation={{teacher: mixture, synthetic_items: {synthetic}}}"
-        return work("prompts=[{task: sequential, templates: [sids]}]", taught, *more).teacher_seconds()
+        return flops.teacher_seconds(work("prompts=[{task: sequential, templates: [sids]}]", taught, *more))
 
     assert 0 < seconds(0, "sft.epochs=1") == pytest.approx(seconds(0, "sft.epochs=9"))
     drawn = [seconds(1, f"sft.epochs={n}") - seconds(0, f"sft.epochs={n}") for n in (1, 9)]
     assert 0 < 9 * drawn[0] == pytest.approx(drawn[1])
     assert seconds(0, "sft.max_steps=2", "sft.batch=50", "sft.accumulate=1") == pytest.approx(seconds(0) / 10)
-    assert work("sft.distillation=null").teacher_seconds() == 0
+    assert flops.teacher_seconds(work("sft.distillation=null")) == 0
 
 
 def test_an_untied_head_is_half_of_what_the_blocks_leave():
@@ -97,15 +99,17 @@ def test_a_tree_shares_the_chat_format_and_a_sample_repeats_it():
 
 def test_bfloat16_counts_where_the_machine_has_it(monkeypatch):
     rates = {"float32": 100.0, "bfloat16": 400.0}
-    monkeypatch.setattr(estimate.work, "matmul_rate", rates.get)
+    monkeypatch.setattr(flops, "matmul_rate", rates.get)
     for precision in rates:
         has_it = precision == "bfloat16"
-        monkeypatch.setattr(estimate.work, "uses_bfloat16", lambda wanted, has_it=has_it: wanted and has_it)
+        monkeypatch.setattr(flops, "uses_bfloat16", lambda wanted, has_it=has_it: wanted and has_it)
         planned = work("sft.bf16=auto")
-        assert planned.flop_rate("sft") == rates[precision] * estimate.work.REACHED[precision, True]
-        assert planned.flop_rate("decode") == 100 * estimate.work.REACHED["float32", True]
-        flops = planned.training_flops() + planned.validation_tokens() * 2 * planned.shape.linear_parameters
-        assert planned.seconds("sft") == pytest.approx(flops / planned.flop_rate("sft"))
+        assert flops.flop_rate(planned, "sft") == rates[precision] * flops.REACHED[precision, True]
+        assert flops.flop_rate(planned, "decode") == 100 * flops.REACHED["float32", True]
+        needed = (
+            flops.training_flops(planned) + planned.validation_tokens() * 2 * planned.shape.linear_parameters
+        )
+        assert flops.seconds(planned, "sft") == pytest.approx(needed / flops.flop_rate(planned, "sft"))
 
 
 def test_the_rate_of_bfloat16_is_measured():

@@ -11,7 +11,8 @@ from llmrec.config import load_recipe
 from llmrec.evaluate.gate import compare_with_sft, gate_metrics, sentences
 from llmrec.recommend.reuse import list_key
 from llmrec.recommend.trained_run import TrainedRun
-from llmrec.report.training_curves import alignment, shown_model
+from llmrec.report.page.training_curves import alignment
+from llmrec.report.systems import shown_model
 
 METRICS = ["ndcg@10", "hr@50"]
 SFT = [0.0, 0.5, 0.25, 0.25]
@@ -60,7 +61,7 @@ def test_the_gates_metrics_are_cut_at_the_length_of_the_lists():
 def test_a_gate_in_words_names_the_winner_last():
     dpo, grpo = sentences(judged(dpo=[0.1] * 4, grpo=[-0.1] * 4))
     assert dpo == "dpo against sft on validation, 4 users: NDCG@10 +0.1000 [+0.1000, +0.1000], better"
-    assert grpo.endswith("[-0.1000, -0.1000], worse; the run now recommends with dpo")
+    assert grpo.endswith("[−0.1000, −0.1000], worse; the run now recommends with dpo")
     assert sentences(judged(dpo=[0.0] * 4))[0].endswith("no difference; the run still recommends with sft")
 
 
@@ -101,7 +102,7 @@ def test_the_default_model_of_an_export_is_the_one_that_it_names(tmp_path):
 ORIGIN = {
     "version": 2,
     "seed": 0,
-    "config": {"data.history": 6, "decode": {"width": 5, "splits": ["test"]}},
+    "recipe_keys": {"data.history": 6, "decode": {"width": 5, "splits": ["test"]}},
     "inputs": {"base/model.safetensors": "b", "sft/adapter_model.safetensors": "s", "sft/metrics.jsonl": "m"},
 }
 
@@ -111,19 +112,21 @@ def test_the_key_of_lists_depends_only_on_their_model_and_settings():
     aligned = ORIGIN | {
         "inputs": ORIGIN["inputs"] | {"dpo/adapter_model.safetensors": "d", "sft/metrics.jsonl": "n"}
     }
-    more = ORIGIN | {"config": {"data.history": 6, "decode": {"width": 5, "splits": ["test", "valid"]}}}
+    more = ORIGIN | {"recipe_keys": {"data.history": 6, "decode": {"width": 5, "splits": ["test", "valid"]}}}
     assert list_key(aligned, "sft", "test") == list_key(more, "sft", "test") == key
     others = [
         ORIGIN | {"version": 3},
         ORIGIN | {"seed": 1},
-        ORIGIN | {"config": {"data.history": 7, "decode": {"width": 5}}},
-        ORIGIN | {"config": {"data.history": 6, "decode": {"width": 6}}},
+        ORIGIN | {"recipe_keys": {"data.history": 7, "decode": {"width": 5}}},
+        ORIGIN | {"recipe_keys": {"data.history": 6, "decode": {"width": 6}}},
         ORIGIN | {"inputs": ORIGIN["inputs"] | {"base/model.safetensors": "c"}},
         ORIGIN | {"inputs": ORIGIN["inputs"] | {"sft/adapter_model.safetensors": "t"}},
     ]
     keys = {list_key(other, "sft", "test") for other in others}
     keys |= {list_key(ORIGIN, "sft", "valid"), list_key(aligned, "dpo", "test")}
     assert len(keys) == 8 and key not in keys
+    former = {("config" if name == "recipe_keys" else name): value for name, value in ORIGIN.items()}
+    assert list_key(former, "sft", "test") == key  # a run of an earlier version
 
 
 @pytest.mark.parametrize(

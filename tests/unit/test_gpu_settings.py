@@ -20,7 +20,7 @@ from llmrec.config import BaseConfig, load_recipe
 from llmrec.decode import batches
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
-from llmrec.estimate import machine
+from llmrec.estimate import flops, machine
 from llmrec.estimate.plans import Plan
 from llmrec.models import lora
 from llmrec.models.base import load_base
@@ -172,7 +172,7 @@ def test_a_plan_is_held_against_the_gpus_memory_where_there_is_one(gpus, monkeyp
 def test_a_gpus_speed_is_that_of_the_precision_that_a_stage_computes_in(gpus, monkeypatch):
     monkeypatch.setattr(machine.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
     monkeypatch.setattr(machine, "_gpu_rate", {"float32": 1e13, "bfloat16": 2e14}.get)
-    monkeypatch.setattr(estimate.work, "uses_bfloat16", bool)
+    monkeypatch.setattr(flops, "uses_bfloat16", bool)
     gpus(1)
 
     def seconds(stage, *overrides):

@@ -18,7 +18,7 @@ from llmrec.config import SftConfig
 from llmrec.decode import reference
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.custom_generate import tree_generate
-from llmrec.errors import ChangedCatalogueError, UserError
+from llmrec.errors import ChangedCatalogueError, ChangedRunError, UserError
 from llmrec.files import write_json
 from llmrec.ids.neighbours import NEAREST, Kin, find_kin
 from llmrec.models import modes
@@ -189,6 +189,24 @@ def test_an_opened_run_answers_with_its_own_catalogue_or_says_to_open_it_again(t
         waits.recommend(["item-1", "new-0"])
     found = Recommender.load(tmp_path).recommend(["item-1", "new-0"], k=14)
     assert {"new-1", "new-2", "new-3"} <= {row.item_id for row in found}
+
+
+def test_a_run_that_is_trained_again_must_be_opened_again(tmp_path):
+    tune(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("decode: {mask_seen: true}")
+    (tmp_path / "sft").mkdir(exist_ok=True)
+    write_json(tmp_path / "sft/manifest.json", {"outputs": {}})
+    (tmp_path / "data").mkdir()
+    pl.DataFrame({"item_id": ITEMS, "title": ITEMS}).write_parquet(tmp_path / "data/items.parquet")
+    reads, waits = Recommender.load(tmp_path), Recommender.load(tmp_path)
+    before = reads.recommend(["item-1"], k=12)
+    tune(tmp_path)
+    assert reads.recommend(["item-1"], k=12) == before  # its weights are read
+    with pytest.raises(ChangedRunError, match=r"base/model.safetensors is not what it was .* open it again"):
+        waits.recommend(["item-1"])
+    with pytest.raises(ChangedRunError):
+        reads.rank([["item-1"]], dtype="bfloat16")  # these weights are not
+    Recommender.load(tmp_path).recommend(["item-1"])
 
 
 def test_an_addition_that_ends_early_leaves_the_old_state(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from llmrec.config.ids import Tokenizer
+from llmrec.config.ids import Tokenizer, tokenizer_class
 from llmrec.errors import UserError
 from llmrec.ids.collisions import count_collisions
 
@@ -54,7 +54,7 @@ def test_paths_are_equally_long_within_their_sizes_and_unique_where_claimed(kind
     categories = [["Root", *(["a", "b"] * 3)[: n % 7]] for n in range(items)]
     output = fit(kind, signals(items, [*histories, [0, 1]], categories))
     assert_well_formed(output, items)
-    assert output.unique == (kind in UNIQUE)
+    assert output.unique == (kind in UNIQUE) == tokenizer_class(kind).has_unique_paths
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from llmrec.catalogue.lookup import find_items, unknown_item
-from llmrec.errors import COMPARED, UnknownUserError, nearest_name
+from llmrec.errors import COMPARED, UnknownUserError, nearest_name, shortened
 from llmrec.recommend.histories import UserHistories
 
 TITLES = {
@@ -80,3 +80,9 @@ def test_of_many_names_only_those_with_one_half_are_compared():
     assert nearest_name("x012345", names) in {f"{letter}012345" for letter in "abc"}
     assert nearest_name(" C000123", names) == "c000123"
     assert nearest_name("zzz", names) is None
+
+
+def test_a_line_is_cut_at_its_length_and_says_so():
+    assert shortened("Film 58", 7) == "Film 58"
+    assert shortened("Film 580", 7) == "Film 5…"
+    assert shortened("Film number 58", 6) == "Film…"  # no space before the sign

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from llmrec.metrics.catalogue import coverage, gini
 from llmrec.metrics.lists import exposure
 from llmrec.metrics.ranking import MEASURES, metric_names, score_ranks, target_ranks
-from llmrec.metrics.statistics import bootstrap_means, bootstrap_seeds, holm, p_values, percentile_interval
+from llmrec.metrics.statistics import (
+    bootstrap_means,
+    bootstrap_seeds,
+    format_estimate,
+    format_interval,
+    holm,
+    p_values,
+    percentile_interval,
+)
 
 
 def lists_of(items_of: dict[str, list[str]]) -> pl.DataFrame:
@@ -147,3 +155,10 @@ def test_p_values_follow_from_the_bootstraps_standard_error():
     assert p_values([0.196], samples) == pytest.approx([0.05], abs=0.003)
     assert p_values([-0.196], samples) == pytest.approx([0.05], abs=0.003)
     assert p_values([0.0, 0.2], np.zeros((10, 2))).tolist() == [1.0, 0.0]
+
+
+def test_figures_and_differences_are_written_with_their_intervals():
+    assert format_estimate(0.05204, (0.0496, 0.05444)) == "0.0520 [0.0496, 0.0544]"
+    assert format_estimate(-0.00441, (-0.0064, 0.0026), signed=True) == "−0.0044 [−0.0064, +0.0026]"
+    assert format_estimate(1.5, (-2, 4), places=2, signed=True) == "+1.50 [−2.00, +4.00]"
+    assert format_interval((-0.5, 0)) == "[−0.5000, 0.0000]"

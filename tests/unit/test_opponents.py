@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from llmrec.collaborative.item_knn import ItemKNN
 from llmrec.collaborative.mixture import Mixture, MixtureSystem, choose_weights
@@ -185,6 +186,9 @@ def test_text_vectors_come_back_as_they_were_written(tmp_path):
     path.write_bytes(b"none of ours")
     with pytest.raises(UserError, match="cannot be read as text vectors"):
         load_vectors(path)
+    save_file({"vectors": np.eye(2, dtype=np.float32)}, path)
+    with pytest.raises(UserError, match="cannot be read as text vectors"):
+        load_vectors(path)  # of another kind: no items
 
 
 @pytest.fixture

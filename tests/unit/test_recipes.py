@@ -4,7 +4,7 @@ import pytest
 
 from llmrec import assets
 from llmrec.cli import main
-from llmrec.commands.shipped import KINDS
+from llmrec.commands.start.shipped import KINDS
 from llmrec.config import load_recipe
 from llmrec.pipeline import stages_of
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from llmrec.artifacts import find_run
-from llmrec.commands.stages import resolve_run
+from llmrec.commands.stages.resolve import resolve_run
 from llmrec.config import load_recipe
 from llmrec.errors import UnknownRunError, UserError
 from llmrec.pipeline import KEPT

@@ -323,7 +323,7 @@ def test_the_estimate_counts_the_rows_of_all_sources(run, encoder):
         work.mix = work.mix[1:]
         work.sid_tokens = 1
         trees = trees_of(encoder, run, entry)
-        count, tokens, labels = work._epochs(1)
+        count, tokens, labels = work.epoch_counts(1)
         assert count == pytest.approx(len(trees), rel=0.35), name
         if name == "sids":
             assert tokens == pytest.approx(sum(map(len, trees)), rel=0.35)

@@ -56,7 +56,7 @@ def test_the_verdict_names_every_opponent_and_the_one_furthest_ahead(tmp_path):
     first, *_ = summary(run)
     assert first == (
         "verdict: The SFT model beats popularity; it cannot be told apart from item-kNN; it trails mixture and "
-        "SASRec (CE) on test NDCG@10; furthest behind mixture: -0.0500 [-0.0800, -0.0200]"
+        "SASRec (CE) on test NDCG@10; furthest behind mixture: −0.0500 [−0.0800, −0.0200]"
     )
 
 

@@ -20,10 +20,11 @@ from pydantic import Field
 from llmrec.collaborative.baselines.interactions import Interactions, Sequences, numbers
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.scored import Floats, Histories, Scored, Validation, choose, record
-from llmrec.collaborative.system import System, TrainingData
+from llmrec.collaborative.system import System, TrainingData, log_softmax
+from llmrec.collaborative.tensor_file import open_tensors
 from llmrec.config import Positive, validate
 from llmrec.errors import UserError
-from llmrec.files import atomic_write, cause_of, read_json
+from llmrec.files import atomic_write, read_json
 
 Arrays = dict[str, npt.NDArray[Any]]
 """What a baseline has learned."""
@@ -111,7 +112,7 @@ class TunedSystem(System):
         self, data: TrainingData, popularity: Popularity, settings: Mapping[str, Any]
     ) -> tuple[list[str], Arrays]:
         """Return the ids of the items that `train` has learned, and its arrays."""
-        return _read_arrays(data)
+        return _read_arrays(data, self.title)
 
 
 class TunedRanker(Scored):
@@ -220,13 +221,6 @@ def calibrated_scale(ranker: TunedRanker, validation: Validation) -> float:
     return round(best, 6)
 
 
-def log_softmax(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return the logarithm of each row's softmax, float32 [U, items]."""
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    logs: npt.NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return logs
-
-
 def _without_history(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name != "history"}
 
@@ -240,20 +234,11 @@ def _write_arrays(data: TrainingData, items: list[str], arrays: Arrays) -> None:
         save_file(kept, partial, {"items": json.dumps(items)})
 
 
-def _read_arrays(data: TrainingData) -> tuple[list[str], Arrays]:
+def _read_arrays(data: TrainingData, title: str) -> tuple[list[str], Arrays]:
     """Read the ids of the items that a system has learned, and its arrays.
 
     Raises:
         UserError: the file is missing or broken.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = data.file(ARRAYS)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            items = json.loads((file.metadata() or {})["items"])
-            return items, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the stage collaborative first") from None
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {cause_of(error)}") from None
+    with open_tensors(data.file(ARRAYS), "numpy", title, "collaborative") as (metadata, arrays):
+        return json.loads(metadata["items"]), arrays

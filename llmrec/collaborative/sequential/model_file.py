@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from llmrec.errors import UserError
-from llmrec.files import cause_of
+from llmrec.collaborative.tensor_file import open_tensors
 
 
 def write_model(path: Path, key: str, about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
@@ -44,12 +42,5 @@ def open_model(
     Raises:
         UserError: the file does not exist, cannot be read, or the block cannot make a model of it.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})[key])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-        yield about, tensors
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the stage {stage} first") from None
-    except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as {title}: {cause_of(error)}") from None
+    with open_tensors(path, "pt", title, stage) as (metadata, tensors):
+        yield json.loads(metadata[key]), tensors

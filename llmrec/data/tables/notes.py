@@ -9,6 +9,8 @@ from contextvars import ContextVar
 
 from tqdm import tqdm
 
+from llmrec.errors import shortened
+
 LENGTH = 300
 """Longest message about data, in characters."""
 
@@ -17,8 +19,7 @@ _is_quiet: ContextVar[bool] = ContextVar("is_quiet", default=False)
 
 def short(text: str, length: int = LENGTH) -> str:
     """Return a text as one line of at most `length` characters; what is cut ends in `…`."""
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1] + "…"
+    return shortened(" ".join(text.split()), length)
 
 
 def listed(names: Iterable[object], length: int = 80) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from llmrec.ids.indexers.collaborative import CollaborativeTokenizer
@@ -10,6 +12,8 @@ from llmrec.ids.tokenizer import Codes, Signals
 
 class HybridTokenizer(CollaborativeTokenizer):
     """The collaborative path, followed by one distinct token for each item."""
+
+    has_unique_paths: ClassVar[bool] = True
 
     def fit(self, signals: Signals, seed: int) -> Codes:
         """The collaborative path, followed by one distinct code for each item (CID + IID of Hua et al. 2023).

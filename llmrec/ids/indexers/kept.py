@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from llmrec.layout import run_folder
 class KeptTokenizer(Tokenizer):
     """The IDs of an earlier run, given by name or folder; its frozen quantizer gives IDs to new items."""
 
+    has_unique_paths: ClassVar[bool] = True
     run: RunName
 
     def external_files(self) -> list[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from llmrec.ids.indexers.paths import number_of_levels
@@ -10,6 +12,8 @@ from llmrec.ids.tokenizer import CodebookTokenizer, Codes, Signals, number_of_co
 
 class RandomTokenizer(CodebookTokenizer):
     """Random codes: the control that shows how much structured IDs gain."""
+
+    has_unique_paths: ClassVar[bool] = True
 
     def fit(self, signals: Signals, seed: int) -> Codes:
         """Distinct paths, drawn without replacement (RID of Hua et al. 2023).

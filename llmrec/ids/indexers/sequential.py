@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from llmrec.ids.tokenizer import CodebookTokenizer, Codes, Signals, number_of_co
 
 class SequentialTokenizer(CodebookTokenizer):
     """Items numbered in the order of their first occurrence in the training histories."""
+
+    has_unique_paths: ClassVar[bool] = True
 
     def fit(self, signals: Signals, seed: int) -> Codes:
         """Number the items by their first occurrence in the histories, user by user (SID of Hua et al. 2023).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from llmrec.ids.tokenizer import Codes, Signals, Tokenizer
@@ -9,6 +11,9 @@ from llmrec.ids.tokenizer import Codes, Signals, Tokenizer
 
 class SingleTokenizer(Tokenizer):
     """One distinct token for each item."""
+
+    has_unique_paths: ClassVar[bool] = True
+    levels: ClassVar[int] = 1
 
     def fit(self, signals: Signals, seed: int) -> Codes:
         """One level with as many codes as items, in catalogue order (IID of Hua et al. 2023)."""

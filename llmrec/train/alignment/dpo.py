@@ -13,6 +13,7 @@ from trl import DPOConfig
 
 from llmrec import layout
 from llmrec.artifacts import StageContext
+from llmrec.files import read_json_lines
 from llmrec.models.lora import load_adapter_weights
 from llmrec.models.vocabulary import without_pads
 from llmrec.train.alignment.dpo_trainer import OURS, REFERENCE, UNUSED, PairCollator, TreeDPOTrainer
@@ -126,7 +127,7 @@ def _pairs_of_round(recipe: Recipe, initial: InitialPolicy, number: int) -> pl.D
 
 def _publish_log(scratch: Path, log: Path, steps: int, epochs: float) -> int:
     """Append a round's log, steps and epochs counted on from the rounds before; return the round's steps."""
-    lines = [json.loads(line) for line in (scratch / "metrics.jsonl").read_text("utf-8").splitlines()]
+    lines = read_json_lines(scratch / "metrics.jsonl")
     with log.open("a", encoding="utf-8") as file:
         for line in lines:
             shifted = line | {"step": line["step"] + steps, "epoch": round(line["epoch"] + epochs, 4)}

@@ -174,32 +174,38 @@ class Teacher:
             after: int64 [q], how many of its items are the history.
             place: int64 [q], which answer there: 0 the window's own, else that of a branch.
         """
-        window, observed, owner = (
-            torch.as_tensor(batch[name]) for name in ("window_items", "observed", "owner")
-        )
-        trie = self.catalogue.trie
-        nodes = self._nodes[answers[row, after, place]]
-        levels = []
-        for depth in range(trie.length):
-            _, token, _ = trie.expand(nodes[:, depth, None], depth)
-            tokens = self.catalogue.token_ids[token[:, 0].long()]
-            levels.append((tokens, torch.zeros(tokens.shape)))
-        real = after < observed[row]
-        for one in row[real].unique().tolist():
-            of_row = real & (row == one)
-            size = min(int(observed[one]), int((window[one] >= 0).sum()))
-            distributions = self._choice_distributions(
-                int(owner[one]), window[one, :size], answers[one, 1:size]
-            )
-            for (_, chances), distribution in zip(levels, distributions, strict=True):
-                chances[of_row] = distribution[after[of_row] - 1, place[of_row]]
-        left = (~real).nonzero()[:, 0]
-        for some in left.split(max(1, CHANCES // trie.items)) if len(left) else ():
-            scores = self._scores_after(self.model, window[row[some]], after[some])
-            parts = self._code_probabilities(scores, answers[row[some], after[some], place[some], None])
-            for (_, chances), part in zip(levels, parts, strict=True):
-                chances[some] = part[:, 0]
-        return levels
+        window = torch.as_tensor(batch["window_items"])
+        is_observed = after < torch.as_tensor(batch["observed"])[row]
+        tokens = self._next_tokens(answers[row, after, place])
+        chances = [torch.zeros(level.shape) for level in tokens]
+        for one in row[is_observed].unique().tolist():
+            asked = is_observed & (row == one)
+            for level, of_window in zip(chances, self._observed_levels(batch, answers, one), strict=True):
+                level[asked] = of_window[after[asked] - 1, place[asked]]
+        synthetic = (~is_observed).nonzero()[:, 0]
+        for asked in synthetic.split(max(1, CHANCES // self.catalogue.trie.items)) if len(synthetic) else ():
+            scores = self._scores_after(self.model, window[row[asked]], after[asked])
+            answer = answers[row[asked], after[asked], place[asked]]
+            for level, of_answer in zip(
+                chances, self._code_probabilities(scores, answer[:, None]), strict=True
+            ):
+                level[asked] = of_answer[:, 0]
+        return list(zip(tokens, chances, strict=True))
+
+    def _next_tokens(self, items: torch.Tensor) -> list[torch.Tensor]:
+        """For each level, the tokens [q, F] that may follow the codes of `items` [q] before it."""
+        trie, nodes = self.catalogue.trie, self._nodes[items]
+        children = [trie.expand(nodes[:, depth, None], depth)[1] for depth in range(trie.length)]
+        return [self.catalogue.token_ids[token[:, 0].long()] for token in children]
+
+    def _observed_levels(
+        self, batch: Mapping[str, Any], answers: torch.Tensor, row: int
+    ) -> list[torch.Tensor]:
+        """Probabilities [n − 1, 1 + branches, F] a level of all answers in the observed part [n] of a window."""
+        window, observed, owner = (batch[name][row] for name in ("window_items", "observed", "owner"))
+        chosen = torch.as_tensor(window)
+        size = min(int(observed), int((chosen >= 0).sum()))
+        return self._choice_distributions(int(owner), chosen[:size], answers[row, 1:size])
 
     def beside(self, owner: int, window: npt.NDArray[np.int32], count: int, seed: int) -> torch.Tensor:
         """Items drawn from the probabilities at each position of a window [n], other than the item chosen there.

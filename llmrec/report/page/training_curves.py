@@ -1,8 +1,7 @@
-"""The report's section on preference alignment: curves of each training, and the gate's verdict."""
+"""The page's sections on training: the loss of SFT, curves of each alignment training, and the gate's verdict."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from markupsafe import Markup
 
 from llmrec import layout
 from llmrec.evaluate import gate
-from llmrec.files import read_json
-from llmrec.recommend.model_names import ALIGNED, SFT
+from llmrec.files import read_json, read_json_lines
+from llmrec.recommend.model_names import ALIGNED
 from llmrec.report.plots import Axes, line_chart
 from llmrec.report.systems import style_of
 
@@ -38,7 +37,33 @@ FORMER = {"silent": "zero_variance_drawn", "zero_signal": "zero_variance"}
 """Former name → present name of values, for the logs of earlier versions."""
 VALID, TERM = "valid_", "reward_"
 """Prefix of validation metrics, and prefix of the terms of a reward."""
+LISTS = "valid_ndcg@10"
+"""Metric of the validation lists in `sft/metrics.jsonl`."""
 REWARD_DEVIATION = "reward_std"
+
+
+def loss_curve(run: Path) -> dict[str, Any] | None:
+    """Charts of the loss, and of the NDCG@10 of validation lists, by epoch; None if the run logged no loss."""
+    path = run / layout.training_log("sft")
+    if not path.is_file():
+        return None
+    lines = read_json_lines(path)
+    names = {"training": "loss", "validation": "valid_loss"}
+    curves = {
+        name: [(line["epoch"], line[key]) for line in lines if key in line] for name, key in names.items()
+    }
+    if not any(curves.values()):
+        return None
+    last = {name: points[-1][1] for name, points in curves.items() if points}
+    lowest = min(curves["validation"], key=lambda point: point[1]) if curves["validation"] else None
+    title = "Training and validation loss by epoch"
+    axes = Axes("epoch", "loss, nats a token")
+    charts = [{"title": title, "svg": line_chart(curves, title, axes, ("train", "valid"))}]
+    lists = [(line["epoch"], line[LISTS]) for line in lines if LISTS in line]
+    if lists:
+        title, axes = "NDCG@10 of validation lists by epoch", Axes("epoch", "NDCG@10", is_share=True)
+        charts.append({"title": title, "svg": line_chart({"validation": lists}, title, axes, ("valid",))})
+    return {"charts": charts, "last": last, "lowest": lowest, "steps": lines[-1]["step"]}
 
 
 def alignment(run: Path) -> dict[str, Any] | None:
@@ -50,18 +75,12 @@ def alignment(run: Path) -> dict[str, Any] | None:
     return {"trainings": trainings, "sentences": gate.sentences(verdicts) if verdicts else []}
 
 
-def shown_model(run: Path, models: Sequence[str]) -> str | None:
-    """Return the model whose lists the report shows: the gate's winner, else SFT, else the first of `models`."""
-    winner = read_json(run / layout.GATE)["winner"] if (run / layout.GATE).is_file() else SFT
-    return winner if winner in models else next(iter(models), None)
-
-
 def _training(run: Path, method: str) -> dict[str, Any] | None:
     """Draw a chart of each value in a method's training log; None if the log has no values."""
     path = run / layout.training_log(method)
     if not path.is_file():
         return None
-    logged = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    logged = read_json_lines(path)
     lines = [{FORMER.get(key, key): value for key, value in line.items()} for line in logged]
     charts = [(*titles, _points(lines, key)) for key, titles in CURVES.items()]
     keys = sorted({key for line in lines for key in line})

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from llmrec import artifacts, estimate
@@ -25,6 +26,7 @@ from llmrec.experiments.study import TENTHS, Outcome, SweepStudy, TrialRow, chec
 from llmrec.experiments.trials import TrialRunner
 from llmrec.experiments.variants import VariantRun
 from llmrec.files import atomic_write, write_json
+from llmrec.metrics.statistics import format_figure, format_interval
 from llmrec.report.screen import show
 
 FIGURES, PAGE = "figures.json", "report.html"
@@ -134,7 +136,7 @@ def _values(values: dict[str, str]) -> str:
 def _told(outcome: Outcome, metric: str) -> str:
     """What came of a trial, in a few words."""
     if outcome.value is not None:
-        return f"{metric} {outcome.value:.4f}"
+        return f"{metric} {format_figure(outcome.value)}"
     if outcome.state == "pruned":
         return f"pruned after {100 * max(outcome.curve) // TENTHS} % of its training"
     return f"failed: {outcome.about['message']}" if outcome.state == "failed" else outcome.state
@@ -194,9 +196,9 @@ def _table(sweep: Sweep, ranked: Sequence[TrialRow]) -> Table:
     table.add_column("seconds", justify="right")
     for row in ranked:
         about = row.outcome.about
-        ends = f"\\[{about['interval'][0]:.4f}, {about['interval'][1]:.4f}]" if "interval" in about else ""
+        ends = escape(format_interval(about["interval"])) if "interval" in about else ""
         value = row.outcome.value
-        shown = _told(row.outcome, "") if value is None else f"{value:.4f}"
+        shown = _told(row.outcome, "") if value is None else format_figure(value)
         seconds = f"{about['seconds']:.0f}" if "seconds" in about else ""
         table.add_row(str(row.number), *row.values.values(), shown, ends, seconds)
     return table

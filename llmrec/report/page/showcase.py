@@ -10,6 +10,7 @@ import polars as pl
 
 from llmrec import layout
 from llmrec.data.examples import evaluation_examples, load_items
+from llmrec.errors import shortened
 from llmrec.evaluate.lists import read_lists
 
 LONGEST_TITLE = 110
@@ -62,8 +63,4 @@ def draw_users(
 def titles(run: Path) -> dict[str, str]:
     """Return the title of every item, shortened to at most `LONGEST_TITLE` characters."""
     frame = load_items(run).select(pl.col("item_id").cast(pl.String), "title")
-    return {item: _shortened(title or item) for item, title in frame.iter_rows()}
-
-
-def _shortened(title: str) -> str:
-    return title if len(title) <= LONGEST_TITLE else title[: LONGEST_TITLE - 1].rstrip() + "…"
+    return {item: shortened(title or item, LONGEST_TITLE) for item, title in frame.iter_rows()}

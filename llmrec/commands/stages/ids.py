@@ -1,4 +1,4 @@
-"""`llmrec ids`, the comparison of tokenizers, and the index files of other projects."""
+"""`llmrec ids`: run the stages up to the semantic IDs, or compare tokenizers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llmrec import assets
-from llmrec.artifacts import find_run
-from llmrec.commands import stages
+from llmrec.commands.stages import run as stages
+from llmrec.commands.stages.resolve import resolve
 from llmrec.errors import UserError
 
 
@@ -28,26 +28,6 @@ def run(name: str, overrides: list[str], dry_run: bool, compare: str | None, out
     _compare(name, overrides, compare, out)
 
 
-def export_index(run_name: str, folder: Path, name: str | None) -> None:
-    """Write a run's `*.index.json`, `*.item.json` and `*.inter.json` into a folder, and print their paths."""
-    from llmrec.ids import exchange
-
-    run_folder = find_run(run_name)
-    for path in exchange.export(run_folder, folder, name or run_folder.resolve().name):
-        print(path)
-
-
-def import_index(folder: Path, dest: Path, name: str | None) -> None:
-    """Convert a folder of another project's files to a dataset, and print how to run it."""
-    from llmrec.ids import moving
-
-    card, index = moving.import_folder(folder, dest, name)
-    words = ["llmrec", "run", "RECIPE", f"data.card={card}"]
-    if index is not None:
-        words.append(f"ids.quantizer={{kind: index, path: {index}}}")
-    print(f"{card}\ntry:    {shlex.join(words)}")
-
-
 def _compare(name: str, overrides: list[str], compare: str, out: Path | None) -> None:
     """Run the stages that the tokenizers need, then fit each kind; the run's `ids/` is not changed."""
     from llmrec.estimate import machine
@@ -56,7 +36,7 @@ def _compare(name: str, overrides: list[str], compare: str, out: Path | None) ->
     from llmrec.report.screen import show
 
     kinds = comparison.parse_kinds(compare)
-    recipe, folder = stages.resolve(name, overrides)
+    recipe, folder = resolve(name, overrides)
     until = "collaborative" if comparison.needs_collaborative(recipe, kinds) else "data"
     recipe = stages.run_stages(recipe, folder, until, records=False)
     rows: list[dict[str, Any]] = comparison.compare(RunSignals(folder, recipe), recipe, kinds)

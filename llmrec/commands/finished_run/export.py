@@ -10,7 +10,7 @@ import yaml
 
 from llmrec import assets, layout
 from llmrec.artifacts import find_run
-from llmrec.commands.merge import check_dest
+from llmrec.commands.finished_run.merge import check_dest
 from llmrec.config import Recipe, load_run_recipe
 from llmrec.errors import UserError
 from llmrec.files import atomic_folder, read_json, write_json

@@ -1,0 +1,38 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a path.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Override any key: sft.lr=1e-4; run=NAME names the run."),
+]
+Processes = Annotated[
+    int,
+    typer.Option(min=1, help="Number of training processes (data parallel): one per GPU, or on CPU cores."),
+]
+Shard = Annotated[
+    bool,
+    typer.Option("--shard", help="Each process holds a part of the weights (FSDP2), not all of them."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")]
+RunOrRecipe = Annotated[
+    str,
+    typer.Argument(metavar="RUN|RECIPE", help="A finished run, whose own recipe then holds; or a recipe."),
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")]
+ModelName = Annotated[
+    str | None, typer.Option(metavar="sft|dpo|grpo|base", help="Default: the run's best model.")
+]
+Dest = Annotated[Path, typer.Argument(metavar="DEST", help="The folder to write.")]
+Replace = Annotated[bool, typer.Option("--force", help="Replace an earlier output in this folder.")]
+Overwrite = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
+ShippedFile = Annotated[str, typer.Argument(metavar="NAME")]
+
+ENDPOINT_KEY = "LLMREC_API_KEY"
+"""Variable with the key of the server that plays users."""

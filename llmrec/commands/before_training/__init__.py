@@ -1,0 +1,1 @@
+"""What is looked at before a training: the recipe with its data, and the training samples."""

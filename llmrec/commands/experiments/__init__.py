@@ -1,0 +1,1 @@
+"""Comparisons: runs side by side, searches of settings, simulated users and benchmarks."""

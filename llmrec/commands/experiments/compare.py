@@ -1,0 +1,42 @@
+"""`llmrec compare RUN…`: the metrics of runs side by side."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from llmrec.artifacts import find_run
+from llmrec.errors import UserError
+from llmrec.files import write_json
+
+
+def run(
+    runs: list[str], split: str | None, against: str | None, metrics: str | None, out: Path | None
+) -> None:
+    """Print HR and NDCG of runs side by side, with paired intervals; write the figures if `out` is given.
+
+    Args:
+        runs: names of runs, or their folders.
+        split: `valid` or `test`; None for test, or the first split if there is no test.
+        against: system of the same run to which the others are compared; None compares with the same system of the
+            first run.
+        metrics: names such as `ndcg@10`, with commas between them; None for HR and NDCG.
+        out: JSON file for the figures.
+
+    Raises:
+        UserError: a run does not exist, is not evaluated on this split or lacks a metric, or one run is given alone.
+    """
+    if len(runs) == 1 and against is None:
+        raise UserError("compare: only one run given; name a second, or --against SYSTEM of the same run")
+    folders = [find_run(run) for run in runs]
+    from llmrec.evaluate import compare as comparison
+    from llmrec.report.screen import show
+
+    names = [name.strip() for name in (metrics or "").split(",") if name.strip()]
+    result = comparison.compare(folders, split, names or None, against)
+    show(comparison.comparison_table(result))
+    if out is not None:
+        given = {"--split": split, "--against": against, "--metrics": metrics}
+        options = [word for option, value in given.items() if value for word in (option, value)]
+        command = shlex.join(["llmrec", "compare", *runs, *options])
+        write_json(out, {"command": command} | result.as_json())

@@ -1,0 +1,1 @@
+"""What is done with a finished run: recommend, serve, change its items, and write its model elsewhere."""

@@ -1,0 +1,55 @@
+"""`llmrec recommend RUN`: the top items for a user or a history."""
+
+from __future__ import annotations
+
+from llmrec.artifacts import find_run
+from llmrec.errors import UserError, shortened
+
+TITLE_WIDTH = 60
+
+
+def run(
+    name: str,
+    user: str | None,
+    history: str | None,
+    k: int,
+    model: str | None = None,
+    mask_seen: bool | None = None,
+) -> None:
+    """Print rank, title and score of the top `k` items for a user of the run, or for a history.
+
+    Args:
+        name: a run's name, or its folder.
+        user: a user of the run's data.
+        history: item ids separated by commas, oldest first.
+        k: number of items.
+        model: `base`, the name of an adapter, or the key of a baseline of the run; None for its best model.
+        mask_seen: whether items of the history are left out; None as the run's own lists do.
+
+    Raises:
+        UserError: neither or both of `user` and `history`, or an unknown run, user, item or model.
+    """
+    if (user is None) == (history is None):
+        raise UserError("recommend: give either --user ID or --history ITEM,ITEM")
+    folder = find_run(name)
+    from llmrec.recommend.opponents import is_opponent, recommend_with
+    from llmrec.recommend.recommender import Recommender
+
+    opponent = model if model is not None and is_opponent(model) else None
+    items = [part.strip() for part in (history or "").split(",") if part.strip()]
+    recommender = Recommender.load(folder, None if opponent else model)
+    if user is not None:
+        items = recommender.history(user)
+    masked = recommender.run.masks_seen if mask_seen is None else mask_seen
+    if opponent is None:
+        rows = recommender.recommend(items, k, masked)
+    else:
+        rows = recommend_with(recommender.run, opponent, items, k, masked)
+    width = min(TITLE_WIDTH, max(len(row.title) for row in rows)) if rows else 0
+    print(f"rank  {'title':<{width}}  {'score':>8}  item")
+    for rank, row in enumerate(rows, 1):
+        print(f"{rank:>4}  {shortened(row.title, width):<{width}}  {row.score:>8.3f}  {row.item_id}")
+    if len(rows) < k:
+        print(
+            f"{len(rows)} of {k}: the catalogue has no more items{' outside the history' if masked else ''}"
+        )

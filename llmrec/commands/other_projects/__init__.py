@@ -1,0 +1,1 @@
+"""Semantic IDs and datasets in the files of other projects."""

@@ -1,0 +1,90 @@
+"""Which recipe and which run folder a command's arguments mean."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from llmrec import artifacts, assets, layout, pipeline
+from llmrec.config import Recipe, load_recipe, load_recipe_of_run
+from llmrec.errors import UserError
+
+
+def resolve(name: str, overrides: list[str]) -> tuple[Recipe, Path]:
+    """Return the recipe with its overrides, and its run folder (`run=NAME`, or the recipe's name).
+
+    Raises:
+        UserError: the recipe, an override or the run's name is invalid.
+    """
+    run_names = [text.removeprefix("run=") for text in overrides if text.startswith("run=")]
+    recipe = load_recipe(name, [text for text in overrides if not text.startswith("run=")])
+    return recipe, layout.run_folder(run_names[-1] if run_names else recipe.name)
+
+
+def resolve_run(name: str, overrides: list[str]) -> tuple[Recipe, Path, tuple[str, ...]]:
+    """Return a recipe, its run folder, and the stages to take as they are: those of a finished run, or of a recipe.
+
+    A finished run goes before a shipped recipe of its name, unless `run=NAME` is given. With `run=NAME`, a finished
+    run is the parent of a new one.
+
+    Raises:
+        UserError: neither run nor recipe has the name, or an override is invalid.
+    """
+    new = [text for text in overrides if text.startswith("run=")]
+    others = [text for text in overrides if text not in new]
+    is_recipe = name.endswith((".yaml", ".yml")) or name in assets.names("recipes")
+    finished = None if name.endswith((".yaml", ".yml")) else _finished_run(name, is_recipe)
+    if finished is None or (new and is_recipe):
+        return *resolve(name, overrides), ()
+    if new:
+        recipe = load_recipe_of_run(finished, [f"parent={finished}", *others])
+        return recipe, layout.run_folder(new[-1].removeprefix("run=")), ()
+    if is_recipe:
+        print(f"{finished}: with the run's own recipe; run=NAME takes the recipe {name}", file=sys.stderr)
+    recipe = _without_lost_parent(load_recipe_of_run(finished, others))
+    _check_kept(recipe, finished, [text.partition("=")[0] for text in others])
+    return recipe, finished, pipeline.KEPT
+
+
+def _finished_run(name: str, is_recipe: bool) -> Path | None:
+    """Return the folder of a run with a finished sft stage; None if there is none, but a recipe of that name."""
+    try:
+        folder = artifacts.find_run(name)
+    except UserError:
+        if is_recipe:
+            return None
+        hint = layout.run_hint(name, assets.names("recipes"))
+        raise UserError(f"no run and no recipe named {name!r} ({hint})") from None
+    if artifacts.read_manifest(folder, "sft") is not None:
+        return folder
+    if is_recipe:
+        return None
+    raise artifacts.unfinished(folder)
+
+
+def _without_lost_parent(recipe: Recipe) -> Recipe:
+    """Return a finished run's recipe without a parent that no longer exists: the run has its files."""
+    try:
+        artifacts.parent_of(recipe)
+    except UserError:
+        return recipe.model_copy(update={"parent": None})
+    return recipe
+
+
+def _check_kept(recipe: Recipe, run: Path, keys: list[str]) -> None:
+    """Raise a UserError for an override of a stage that a command on a finished run takes as it is."""
+    kept = [stage for stage in pipeline.STAGES if stage.name in pipeline.KEPT]
+    # SFT may choose its weights by lists that mask seen items; other lists of these weights can still be decoded.
+    # Trackers change no weights.
+    free = ("decode.", "track")
+    fixed = {
+        "seed",
+        *(key for stage in kept for key in stage.recipe_keys_under(recipe) if not key.startswith(free)),
+    }
+    for key in keys:
+        if any(f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.") for name in fixed):
+            command = shlex.join(["llmrec", "run", str(run / layout.RECIPE), f"{key}=…", "run=NAME"])
+            raise UserError(
+                f"{key}: {run.name} is trained, and its data, IDs and SFT stay as they are; train another: {command}"
+            )

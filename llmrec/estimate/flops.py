@@ -1,0 +1,110 @@
+"""FLOPs of a recipe's stages, and the time that they take on the idle machine."""
+
+from __future__ import annotations
+
+import math
+
+from llmrec.config.precision import uses_bfloat16
+from llmrec.estimate.machine import Precision, matmul_rate
+from llmrec.estimate.workload import FIELD_TOKENS, Workload
+
+WIDE = 512
+REACHED = {
+    ("float32", False): 0.35,
+    ("float32", True): 0.45,
+    ("bfloat16", False): 0.2,
+    ("bfloat16", True): 0.45,
+}
+"""Share of the measured rate that a model reaches, by (precision, hidden size of at least `WIDE`): products of narrow
+matrices are a smaller part of the time, all the more where they are fast."""
+ENCODER_PARAMETERS = 10.6e6  # all-MiniLM-L6-v2 without its embeddings
+ENCODED_TOKENS = 32  # of one item's text
+ROWS_PER_SECOND = 1e6  # of the data stage
+LISTS_PER_SECOND = 1500  # evaluated, bootstrap included
+ANSWER_TOKENS = 40  # generated for one question
+QUESTION_TOKENS = 300  # of one question and its reference
+TEACHER_SCORES_PER_SECOND = 3e7  # item probabilities that SASRec computes and the trie sums, on one core
+SLOWER_4_BITS = 1.3  # than float32, measured on a CPU
+
+
+def seconds(work: Workload, stage: str) -> float:
+    """Seconds of a stage, without the start of its libraries."""
+    recipe, size = work.recipe, work.size
+    users = min(size.users, recipe.decode.users or size.users)
+    lists = users * len(recipe.decode.splits)
+    if stage == "data":
+        return size.interactions / ROWS_PER_SECOND
+    if stage == "eval":
+        return lists * (work.models + len(recipe.eval.baselines)) / LISTS_PER_SECOND
+    flops = 0.0
+    teacher = 0.0
+    if stage == "collaborative":
+        counts = (size.users, size.items, size.interactions)
+        flops = sum(recipe.collaborative.of(name).training_flops(*counts) for name in work.systems)
+    elif stage == "ids" and recipe.ids.vectors is None:
+        flops = size.items * ENCODED_TOKENS * 2 * ENCODER_PARAMETERS
+    elif stage == "sft":
+        flops = training_flops(work) + work.validation_tokens() * 2 * work.shape.linear_parameters
+        teacher = teacher_seconds(work)
+    elif stage == "decode":
+        lists = users * len(work.splits) * work.models
+        flops = lists * work.list_tokens(recipe.decode.list_length) * 2 * work.shape.linear_parameters
+    elif stage == "zero_shot":
+        tokens = recipe.eval.zero_shot.tokens(work.history, recipe.decode.list_length, FIELD_TOKENS)
+        flops = lists * tokens * 2 * work.shape.parameters
+    elif stage == "tiger":
+        flops = recipe.tiger.training_flops(size.interactions, work.sid_tokens)
+    elif stage == "tasks":
+        tokens = sum(
+            min(size.users, entry.users or size.users)
+            * (2 * QUESTION_TOKENS + ANSWER_TOKENS + entry.answers * FIELD_TOKENS)
+            for entry in recipe.eval.tasks
+        )
+        flops = tokens * 2 * work.shape.parameters
+    return flops / flop_rate(work, stage) + teacher
+
+
+def training_flops(work: Workload) -> float:
+    """FLOPs of SFT's steps.
+
+    A token costs 2 FLOPs per weight of the blocks in the forward pass, and 2 in the backward pass for the
+    gradient of the input. If all weights are trained, their gradient costs 2 more, and so does a second pass with
+    gradient checkpointing. Attention over L tokens costs as much as 2·L·hidden more weights in each block. The
+    head is applied at labels only, and the gradient of its whole matrix is computed in every mode.
+    """
+    sft, shape = work.recipe.sft, work.shape
+    tokens, labels = work.training_counts()
+    passes = (6 if sft.mode == "full" else 4) + (2 if sft.gradient_checkpointing else 0)
+    blocks = shape.linear_parameters + 2 * work.mean_length() * shape.hidden * shape.layers
+    slower = SLOWER_4_BITS if sft.mode == "qlora" else 1.0
+    return tokens * passes * blocks * slower + labels * 6 * shape.head_parameters
+
+
+def flop_rate(work: Workload, stage: str) -> float:
+    """FLOP/s that this model reaches in a stage on the idle machine."""
+    computed_in = precision(work, stage)
+    return matmul_rate(computed_in) * REACHED[computed_in, work.shape.hidden >= WIDE]
+
+
+def precision(work: Workload, stage: str) -> Precision:
+    """What a stage computes in here: the base's precision, `bf16` of a training, `dtype` of decoding."""
+    training = {"sft": work.recipe.sft, "dpo": work.recipe.dpo, "grpo": work.recipe.grpo}.get(stage)
+    if stage == "decode" and work.recipe.decode.dtype is not None:
+        return work.recipe.decode.dtype
+    trains_in_half = training is not None and uses_bfloat16(training.bf16)
+    return "bfloat16" if trains_in_half or work.recipe.base.dtype == "bfloat16" else "float32"
+
+
+def teacher_seconds(work: Workload) -> float:
+    """Seconds of the teacher.
+
+    It scores the catalogue once for every target, whose probabilities are kept for later epochs. In each epoch it
+    scores it for every synthetic item: once to draw it, before the training starts, and once to teach it.
+    """
+    if work.recipe.sft.distillation is None:
+        return 0.0
+    weight = sum(mixed.config.weight_in(0) for mixed in work.mix if any(mixed.is_next_item))
+    epochs = work.passes(work.epoch_counts(1)[0])
+    targets = work.rows("next_item") * work.targets() * min(1.0, epochs)
+    synthetic = work.users * work.synthetic_items * (math.ceil(work.recipe.sft.epochs) + epochs)
+    return weight * (targets + synthetic) * work.size.items / TEACHER_SCORES_PER_SECOND

@@ -1,0 +1,75 @@
+"""Bytes of a recipe's stages in memory, and of its run on disk."""
+
+from __future__ import annotations
+
+from llmrec.estimate.weights import trained_parameters
+from llmrec.estimate.workload import Workload
+from llmrec.token_tree import MAX_ATTENTION_PAIRS
+
+LISTS_BYTES = 1e9  # most bytes of a batch of lists on a CPU (llmrec.decode.batches)
+BYTES_PER_TRAINED = 16  # weight, gradient and Adam's two moments, in float32
+BYTES_OF_4_BITS = {True: 0.52, False: 0.57}
+"""Bytes of a weight with its share of the scales, by `sft.qlora.double_quant`."""
+
+
+def bytes_per_weight(work: Workload) -> int:
+    """Bytes of a weight of the base."""
+    return 2 if work.recipe.base.dtype == "bfloat16" else 4
+
+
+def stored_bytes(work: Workload) -> float:
+    """Bytes of the base's weights as they are stored."""
+    return bytes_per_weight(work) * work.shape.parameters
+
+
+def frozen_bytes(work: Workload) -> float:
+    """Bytes of the frozen base weights; 4 bits per weight in `qlora`."""
+    if work.recipe.sft.mode != "qlora":
+        return stored_bytes(work)
+    four_bits = BYTES_OF_4_BITS[work.recipe.sft.qlora.double_quant]
+    return stored_bytes(work) - work.shape.linear_parameters * (bytes_per_weight(work) - four_bits)
+
+
+def activations(work: Workload, rows: float, tokens: float, checkpointing: bool) -> float:
+    """Bytes of the activations of a training step.
+
+    Args:
+        rows: rows of the batch.
+        tokens: tokens per row.
+        checkpointing: whether activations are recomputed in the backward pass.
+    """
+    kept = 2 * work.shape.layers + 34 if checkpointing else 34 * work.shape.layers
+    return rows * tokens * work.shape.hidden * kept * bytes_per_weight(work) / 2
+
+
+def memory(work: Workload, stage: str) -> float:
+    """Bytes of a stage's model: its weights and, in training, the optimizer and the activations of one batch."""
+    if stage in ("decode", "zero_shot", "tasks"):
+        return stored_bytes(work)
+    if stage != "sft":
+        return 0.0
+    sft = work.recipe.sft
+    frozen = 0.0 if sft.mode == "full" else frozen_bytes(work)
+    window = max(work.longest(mixed.task, t) for mixed in work.mix for t in mixed.templates)
+    rows = min(sft.batch, max(1.0, MAX_ATTENTION_PAIRS / window**2))
+    step = activations(work, rows, window, sft.gradient_checkpointing)
+    # The base is loaded at full precision before it is quantized.
+    training = frozen + BYTES_PER_TRAINED * trained_parameters(work) + step
+    return max(stored_bytes(work), training + list_bytes(work, sft.valid_lists))
+
+
+def list_bytes(work: Workload, users: int | None) -> float:
+    """Bytes of decoding the lists of `users` on a CPU, where a batch grows up to `LISTS_BYTES`."""
+    per_token = 18 * work.shape.hidden * bytes_per_weight(work)
+    return min(LISTS_BYTES, (users or 0) * work.list_tokens(0) * per_token)
+
+
+def disk_gb(work: Workload) -> float:
+    """Disk of a run in GB: base, one trainer checkpoint (for QLoRA with the layers' weights), lists, tables."""
+    recipe = work.recipe
+    checkpoint = 12 * trained_parameters(work)
+    if recipe.sft.mode == "qlora":
+        checkpoint += work.shape.linear_parameters * bytes_per_weight(work)
+    systems = len(recipe.decode.splits) * len(recipe.eval.baselines) + len(work.splits) * work.models
+    lists = work.size.users * systems * recipe.decode.list_length
+    return (stored_bytes(work) + checkpoint + 12 * lists + 20 * work.size.interactions) / 1e9
