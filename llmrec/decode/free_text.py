@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from tqdm import tqdm
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from llmrec.decode import score_candidates
 from llmrec.decode.batches import group_by_length
@@ -48,6 +48,7 @@ def generate_ranked(
     pad_id: int,
     answers: int,
     batch_tokens: int = BATCH_TOKENS,
+    marks: Sequence[int] = (),
 ) -> list[list[list[int]]]:
     """Several answers to each prompt, most probable first, by the beam search of Hugging Face's `generate`.
 
@@ -59,15 +60,19 @@ def generate_ranked(
         pad_id: any valid token id.
         answers: number of beams, and of answers; 1 is greedy.
         batch_tokens: maximum number of padded tokens of a batch, answers included.
+        marks: further tokens that end an answer. They count as one token, the first of them, with the probability
+            of all, so that answers differ in what stands before the mark.
 
     Returns:
-        For each prompt, `answers` lists of generated tokens, up to and with the first end token, in descending order
-        of the sum of their log-probabilities.
+        For each prompt, `answers` lists of generated tokens, up to and with the first end token or mark, in
+        descending order of the sum of their log-probabilities.
 
     Raises:
         UserError: an empty prompt, or a prompt that together with an answer exceeds the model's context.
     """
     _check_context(model, prompts, max_tokens)
+    ends = [*end_ids, *marks[:1]]
+    processors = LogitsProcessorList([_OneMark(marks)] if marks else [])
     # All settings are stated, because `generate` takes missing ones from the model's own configuration (Qwen's has
     # penalties).
     settings = GenerationConfig(
@@ -78,7 +83,7 @@ def generate_ranked(
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         max_new_tokens=max_tokens,
-        eos_token_id=list(end_ids),
+        eos_token_id=ends,
         pad_token_id=pad_id,
     )
     ranked: list[list[list[int]]] = [[] for _ in prompts]
@@ -91,13 +96,29 @@ def generate_ranked(
         for group in groups:
             ids, mask = _pad_batch([prompts[row] for row in group], pad_id, on_left=True)
             sequences = model.generate(  # type: ignore[operator]  # transformers loses the method's type in its base class
-                ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
+                ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                generation_config=settings,
+                logits_processor=processors,
             )
             for place, tokens in enumerate(sequences[:, ids.shape[1] :].tolist()):
-                stop = next((i + 1 for i, token in enumerate(tokens) if token in end_ids), len(tokens))
+                stop = next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
                 ranked[group[place // answers]].append(tokens[:stop])
             bar.update(len(group))
     return ranked
+
+
+class _OneMark(LogitsProcessor):
+    """Gives the probability of several tokens to the first of them, and none to the others."""
+
+    def __init__(self, marks: Sequence[int]) -> None:
+        self._marks = list(marks)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        together = scores[:, self._marks].logsumexp(-1)
+        scores = scores.index_fill(1, torch.tensor(self._marks, device=scores.device), -torch.inf)
+        scores[:, self._marks[0]] = together
+        return scores
 
 
 def answer_log_probs(

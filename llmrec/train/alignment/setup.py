@@ -103,6 +103,7 @@ def load_initial_policy(ctx: StageContext, settings: AlignmentConfig) -> Initial
     seed = ctx.recipe.seed if settings.seed is None else settings.seed
     set_seed(seed)
     run = TrainedRun.load(ctx.run, as_trained=True)
+    run.check_answers_at_once("dpo and grpo")
     run = replace(run, catalogue=run.catalogue.to(resolve_device("auto")))
     model = run.load_model().model
     policy = modes.load_policy(model, ctx.recipe.sft, ctx.run / "sft", settings.lora, ctx.scratch)
