@@ -106,8 +106,7 @@ class Engines:
             dtype: as for `checkpoint`.
         """
         checkpoint = self.checkpoint(adapter, dtype)
-        starts = np.unique(self._run.catalogue.tokens[:, 0].cpu().numpy()).tolist()
-        return write_texts(checkpoint, prompts, starts, settings)
+        return write_texts(checkpoint, prompts, self._run.catalogue.id_starts, settings)
 
     def _reason(self, requests: Requests, settings: DecodeConfig, adapter: Path | None) -> TopK:
         """Lists behind each text that the model writes, summed over a user's texts."""

@@ -109,17 +109,18 @@ def write_texts(
         model, prompts, settings.tokens, [end], pad_id, settings.texts, marks=starts
     )
     ends = {end, *starts}
-    extended, owner, texts = [], [], []
-    for user, (prompt, answers) in enumerate(zip(prompts, written, strict=True)):
+    owner, texts = [], []
+    for user, answers in enumerate(written):
         for text in dict.fromkeys(
             tuple(token for token in answer if token not in ends) for answer in answers
         ):
-            extended.append([*prompt, *text])
             owner.append(user)
-            texts.append([list(text)] if text else [])
-    log_probs = free_text.answer_log_probs(model, [prompts[user] for user in owner], texts, pad_id)
-    return Texts(
-        extended,
-        np.array(owner, np.int64),
-        np.array([values[0] if len(values) else 0.0 for values in log_probs], np.float32),
-    )
+            texts.append(list(text))
+    log_probs = np.zeros(len(texts), np.float32)
+    rows = [row for row, text in enumerate(texts) if text]
+    if rows:
+        wording = [[texts[row]] for row in rows]
+        scores = free_text.answer_log_probs(model, [prompts[owner[row]] for row in rows], wording, pad_id)
+        log_probs[rows] = np.concatenate(scores)
+    behind = [[*prompts[user], *text] for user, text in zip(owner, texts, strict=True)]
+    return Texts(behind, np.array(owner, np.int64), log_probs)
