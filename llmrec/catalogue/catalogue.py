@@ -208,6 +208,11 @@ class Catalogue:
         return self.token_ids.cpu()[self.paths]
 
     @property
+    def id_starts(self) -> list[int]:
+        """Token ids with which the items' semantic IDs begin, ascending."""
+        return sorted(set(self.tokens[:, 0].tolist()))
+
+    @property
     def sids(self) -> npt.NDArray[np.int64]:
         """Semantic IDs of the items, retired ones included, int64 [items, L]."""
         sids: npt.NDArray[np.int64] = self.paths.numpy() - self._starts

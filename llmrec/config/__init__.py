@@ -23,6 +23,7 @@ from llmrec.config.decoding import (
     EvalTask,
     MmrConfig,
     PriorConfig,
+    ReasoningConfig,
     TigerConfig,
     ZeroShotConfig,
 )
@@ -85,6 +86,7 @@ __all__ = [
     "PriorConfig",
     "Probability",
     "QloraSettings",
+    "ReasoningConfig",
     "Recipe",
     "RewardConfig",
     "Section",

@@ -91,6 +91,18 @@ class DppConfig(Section):
     trade_off: Annotated[float, Field(ge=0, le=1)] = 0.7
 
 
+class ReasoningConfig(Section):
+    """What a model writes before the semantic ID, where its prompt asks for words first (`prompts: reasoning`).
+
+    Attributes:
+        tokens: most tokens of a text.
+        texts: the most probable texts, found by as many beams. An item's score is its probability summed over them.
+    """
+
+    tokens: Positive = 32
+    texts: Positive = 4
+
+
 class DecodeConfig(Section):
     """Constrained decoding of the top-K items under the catalogue's trie.
 
@@ -104,6 +116,7 @@ class DecodeConfig(Section):
         prior: a collaborative prior; null uses none.
         mmr: re-ranking for diversity by maximal marginal relevance; null uses none.
         dpp: re-ranking for diversity by a determinantal point process, in place of `mmr`; null uses none.
+        reasoning: texts before the semantic ID; only a model whose prompt asks for words first writes any.
         users: number of users, a seeded sample; null takes all.
         splits: splits that are decoded.
         mask_seen: whether items of the history are left out of the lists.
@@ -121,6 +134,7 @@ class DecodeConfig(Section):
     prior: PriorConfig | None = None
     mmr: MmrConfig | None = None
     dpp: DppConfig | None = None
+    reasoning: ReasoningConfig = ReasoningConfig()
     users: Positive | None = None
     splits: list[Literal["valid", "test"]] = ["test"]
     mask_seen: bool = True

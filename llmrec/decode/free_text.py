@@ -5,14 +5,14 @@ Prompts of similar length share a batch. A batch has a bounded number of tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tqdm import tqdm
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from llmrec.decode import score_candidates
 from llmrec.decode.batches import group_by_length
@@ -48,6 +48,7 @@ def generate_ranked(
     pad_id: int,
     answers: int,
     batch_tokens: int = BATCH_TOKENS,
+    marks: Sequence[int] = (),
 ) -> list[list[list[int]]]:
     """Several answers to each prompt, most probable first, by the beam search of Hugging Face's `generate`.
 
@@ -59,29 +60,66 @@ def generate_ranked(
         pad_id: any valid token id.
         answers: number of beams, and of answers; 1 is greedy.
         batch_tokens: maximum number of padded tokens of a batch, answers included.
+        marks: further tokens that end an answer. They count as one token, the first of them, with the probability
+            of all, so that answers differ in what stands before the mark.
 
     Returns:
-        For each prompt, `answers` lists of generated tokens, up to and with the first end token, in descending order
-        of the sum of their log-probabilities.
+        For each prompt, `answers` lists of generated tokens, up to and with the first end token or mark, in
+        descending order of the sum of their log-probabilities.
 
     Raises:
         UserError: an empty prompt, or a prompt that together with an answer exceeds the model's context.
     """
+    # Greedy search has no length penalty, and says so.
+    beams = {"do_sample": False, "num_beams": answers, "length_penalty": 0.0 if answers > 1 else None}
+    return _generate(model, prompts, beams, max_tokens, end_ids, pad_id, answers, batch_tokens, marks)
+
+
+def sample_answers(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    end_ids: Sequence[int],
+    pad_id: int,
+    answers: int,
+    batch_tokens: int = BATCH_TOKENS,
+    marks: Sequence[int] = (),
+) -> list[list[list[int]]]:
+    """Several independent samples of an answer to each prompt, by torch's global generator.
+
+    Arguments, lists and errors are those of `generate_ranked`, but for the order.
+    """
+    draws = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    return _generate(model, prompts, draws, max_tokens, end_ids, pad_id, answers, batch_tokens, marks)
+
+
+def _generate(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    how: Mapping[str, Any],
+    max_tokens: int,
+    end_ids: Sequence[int],
+    pad_id: int,
+    answers: int,
+    batch_tokens: int,
+    marks: Sequence[int],
+) -> list[list[list[int]]]:
+    """Answers by Hugging Face's `generate`, with the settings that `how` adds."""
     _check_context(model, prompts, max_tokens)
+    ends = [*end_ids, *marks[:1]]
+    processors = LogitsProcessorList([_OneMark(marks)] if marks else [])
     # All settings are stated, because `generate` takes missing ones from the model's own configuration (Qwen's has
     # penalties).
     settings = GenerationConfig(
-        do_sample=False,
-        num_beams=answers,
+        **how,
         num_return_sequences=answers,
-        length_penalty=0.0 if answers > 1 else None,  # greedy search has none, and says so
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         max_new_tokens=max_tokens,
-        eos_token_id=list(end_ids),
+        eos_token_id=ends,
         pad_token_id=pad_id,
     )
-    ranked: list[list[list[int]]] = [[] for _ in prompts]
+    generated: list[list[list[int]]] = [[] for _ in prompts]
     groups = group_by_length(
         [len(prompt) for prompt in prompts],
         lambda longest: max(1, batch_tokens // (answers * (longest + max_tokens))),
@@ -91,13 +129,29 @@ def generate_ranked(
         for group in groups:
             ids, mask = _pad_batch([prompts[row] for row in group], pad_id, on_left=True)
             sequences = model.generate(  # type: ignore[operator]  # transformers loses the method's type in its base class
-                ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
+                ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                generation_config=settings,
+                logits_processor=processors,
             )
             for place, tokens in enumerate(sequences[:, ids.shape[1] :].tolist()):
-                stop = next((i + 1 for i, token in enumerate(tokens) if token in end_ids), len(tokens))
-                ranked[group[place // answers]].append(tokens[:stop])
+                stop = next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
+                generated[group[place // answers]].append(tokens[:stop])
             bar.update(len(group))
-    return ranked
+    return generated
+
+
+class _OneMark(LogitsProcessor):
+    """Gives the probability of several tokens to the first of them, and none to the others."""
+
+    def __init__(self, marks: Sequence[int]) -> None:
+        self._marks = list(marks)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        together = scores[:, self._marks].logsumexp(-1)
+        scores = scores.index_fill(1, torch.tensor(self._marks, device=scores.device), -torch.inf)
+        scores[:, self._marks[0]] = together
+        return scores
 
 
 def answer_log_probs(

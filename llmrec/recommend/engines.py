@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.catalogue.prefix_mass import CollaborativePrior
 from llmrec.catalogue.registry import find_catalogue
 from llmrec.collaborative import systems
-from llmrec.config import DecodeConfig
+from llmrec.config import DecodeConfig, ReasoningConfig
 from llmrec.decode import batches, reference
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.scoring import Scoring
@@ -24,29 +23,14 @@ from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 from llmrec.ids.load import code_vectors
 from llmrec.recommend import rerank
+from llmrec.recommend.lists import Requests
+from llmrec.recommend.reasoning import Texts, write_texts
 from llmrec.recommend.trained_run import TrainedRun
 
 if TYPE_CHECKING:
     from llmrec.catalogue.item_trie import ItemTrie
     from llmrec.models.checkpoint import Checkpoint
     from llmrec.vllm.engine import VllmEngine
-
-
-@dataclass(frozen=True)
-class Requests:
-    """What lists are wanted for, one row a list.
-
-    Attributes:
-        histories: item ids, oldest first.
-        prompts: token ids of the same histories.
-        allowed: places in trie order of the items that a list may hold; None for all items, as a row or for all rows.
-        denied: places in trie order of the items that it may not hold.
-    """
-
-    histories: Sequence[Sequence[str]]
-    prompts: list[list[int]]
-    allowed: list[list[int] | None] | None
-    denied: list[list[int]]
 
 
 class Engines:
@@ -93,8 +77,10 @@ class Engines:
             settings: engine and options.
             adapter: of the model that answers; None for the base alone.
         """
-        search = {"tree": self._search_tree, "generate": self._generate, "vllm": self._search_vllm}
-        top = search[settings.engine](requests, settings, adapter)
+        if self._run.reasons:
+            top = self._reason(requests, settings, adapter)
+        else:
+            top = self._search(requests, settings, adapter)
         if settings.reranker is not None:
             return rerank.rerank(top, self._vectors(settings.reranker), settings)
         return TopK(top.items[:, : settings.list_length], top.scores[:, : settings.list_length], top.is_exact)
@@ -104,6 +90,35 @@ class Engines:
         if self._vllm is not None:
             self._vllm[1].close()
         self._vllm = self._held = None
+
+    def texts(
+        self,
+        prompts: list[list[int]],
+        settings: ReasoningConfig,
+        adapter: Path | None,
+        dtype: str | None = None,
+    ) -> Texts:
+        """What a model writes between each prompt and the semantic ID.
+
+        Args:
+            prompts: U token-id lists.
+            settings: length and number of the texts.
+            adapter: of the model that writes; None for the base alone.
+            dtype: as for `checkpoint`.
+        """
+        checkpoint = self.checkpoint(adapter, dtype)
+        return write_texts(checkpoint, prompts, self._run.catalogue.id_starts, settings)
+
+    def _reason(self, requests: Requests, settings: DecodeConfig, adapter: Path | None) -> TopK:
+        """Lists behind each text that the model writes, summed over a user's texts."""
+        if settings.engine == "vllm":
+            self._run.check_answers_at_once("decode.engine=vllm")
+        texts = self.texts(requests.prompts, settings.reasoning, adapter, settings.dtype)
+        return texts.sum_lists(self._search(texts.extend(requests), settings, adapter))
+
+    def _search(self, requests: Requests, settings: DecodeConfig, adapter: Path | None) -> TopK:
+        search = {"tree": self._search_tree, "generate": self._generate, "vllm": self._search_vllm}
+        return search[settings.engine](requests, settings, adapter)
 
     @cached_property
     def _trie(self) -> ItemTrie:

@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from llmrec.config import BEAMS, DecodeConfig, validate
+from llmrec.config import BEAMS, DecodeConfig, ReasoningConfig, validate
 from llmrec.decode import score_candidates
 from llmrec.decode.top_k import TopK
-from llmrec.recommend.engines import Engines, Requests
+from llmrec.recommend.engines import Engines
 from llmrec.recommend.given_ids import Id, as_ids, as_rows, has_rows
 from llmrec.recommend.histories import UserHistories
+from llmrec.recommend.lists import Requests
 from llmrec.recommend.trained_run import TrainedRun
 
 if TYPE_CHECKING:
@@ -232,7 +233,8 @@ class Recommender:
             items: for each history, the candidates.
 
         Returns:
-            For each candidate, the sum of its SID tokens' log-probabilities, as `rank` scores it.
+            For each candidate, the sum of its SID tokens' log-probabilities, as `rank` scores it; with words before
+            the ID, the logarithm of the item's probability summed over the texts that the model wrote.
 
         Raises:
             UnknownItemError: an item that the run does not know.
@@ -242,6 +244,11 @@ class Recommender:
         candidates = as_rows(items, len(prompts), "candidates") or []
         rows = [self.run.catalogue.tokens_of(row or [], "candidates").numpy() for row in candidates]
         checkpoint = self.checkpoint
+        if self.run.reasons:
+            texts = self._engines.texts(prompts, ReasoningConfig(), self._adapter)
+            rows = [rows[user] for user in texts.owner]
+            behind = score_candidates.score(checkpoint.model, texts.prompts, rows, pad_id=checkpoint.pad_id)
+            return [row.tolist() for row in texts.sum_scores(behind)]
         scores = score_candidates.score(checkpoint.model, prompts, rows, pad_id=checkpoint.pad_id)
         return [row.tolist() for row in scores]
 

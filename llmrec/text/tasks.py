@@ -28,6 +28,7 @@ from llmrec.yaml_files import read_yaml
 
 Source = Literal["next_item", "item", "interaction"]
 _PROBES = (1, 2, 3)
+_TARGET_SID = Slot("target", 1, "sid")
 
 
 class Task(Section):
@@ -182,11 +183,13 @@ def named_fields(task: Task, template: Template, fields: Fields) -> set[str]:
 def check_next_item_prompt(task: Task, template: Template, fields: Fields, where: str | Path) -> None:
     """Check that decoding can prompt with a template. Decoding has item histories only and generates semantic IDs.
 
+    Words may stand before the semantic ID (`writes_words_first`).
+
     Raises:
-        UserError: the source is not `next_item`, the text names more than history items, or the answer is not the
-            target's semantic ID.
+        UserError: the source is not `next_item`, the text names more than history items, or the answer does not end
+            with the target's semantic ID.
     """
-    problem = _next_item_problem(task, template, fields)
+    problem = _prompt_problem(task, template, fields)
     if problem is not None:
         raise UserError(
             f"prompts: decoding prompts with the first task, but {where!s} (template {template.id!r}) "
@@ -199,15 +202,22 @@ def is_next_item_prompt(task: Task, template: Template, fields: Fields) -> bool:
 
     Its source is `next_item`, it names only history items, and its answer is the target's semantic ID.
     """
-    return uses_history(template) and _next_item_problem(task, template, fields) is None
+    asks = uses_history(template) and _prompt_problem(task, template, fields) is None
+    return asks and not writes_words_first(task, template, fields)
 
 
-def _next_item_problem(task: Task, template: Template, fields: Fields) -> str | None:
+def writes_words_first(task: Task, template: Template, fields: Fields) -> bool:
+    """Whether an answer has words before the semantic ID: the model reasons, then recommends."""
+    return render(template.answer, task.answer_scope(1), fields)[0] != _TARGET_SID
+
+
+def _prompt_problem(task: Task, template: Template, fields: Fields) -> str | None:
     """Return why decoding cannot prompt with a template; None if it can."""
     if task.source != "next_item":
         return f"has source {task.source}, not next_item"
-    if render(template.answer, task.answer_scope(1), fields) != [Slot("target", 1, "sid")]:
-        return "does not answer with the target's SID alone"
+    answer = render(template.answer, task.answer_scope(1), fields)
+    if answer[-1] != _TARGET_SID or any(slot.name == "sid" for slot in slots(answer[:-1])):
+        return "does not answer with the target's SID, alone or after words"
     text_slots = slots(render(template.text, task.text_scope(template, 1), fields))
     other = [s for s in text_slots if s.role != "history" or s.name in EVENT_FIELDS]
     if other:

@@ -67,6 +67,22 @@ def test_ranked_answers_are_the_most_probable_ones(model, batch_tokens):
         assert [tuple(answer) for answer in answers[:5]] == best
 
 
+def test_marks_count_as_one_end_with_the_probability_of_all(model):
+    size, marks, prompt = model.config.vocab_size, [7, 3, 11], PROMPTS[0]
+    ranked = free_text.generate_ranked(model, [prompt], 2, [], 0, size, marks=marks)[0]
+    first = logits_after(model, prompt)[-1].log_softmax(-1)
+    scores = {(7,): first[marks].logsumexp(0).item()}
+    for token in set(range(size)) - set(marks):
+        second = logits_after(model, [*prompt, token])[-1].log_softmax(-1)
+        ends = second[marks].logsumexp(0).item()
+        scores |= {
+            (token, other): first[token].item() + (ends if other == 7 else second[other].item())
+            for other in set(range(size)) - {3, 11}
+        }
+    best = sorted(scores, key=lambda answer: -scores[answer])[:5]
+    assert [tuple(answer) for answer in ranked[:5]] == best
+
+
 def test_log_probs_of_given_answers(model):
     given = [[[1, 2], [3]], [[4, 5, 6]], [[2]], [[8, 1], [9, 9, 9], [8, 2]]]
     log_probs = free_text.answer_log_probs(model, PROMPTS, given, pad_id=0)

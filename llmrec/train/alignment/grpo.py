@@ -18,7 +18,14 @@ from llmrec.ids.load import code_vectors
 from llmrec.text.mix import print_notice
 from llmrec.train.alignment.grpo_trainer import TreeGRPOTrainer, loss_arguments
 from llmrec.train.alignment.rewards import Judge, RewardContext, load_reward
-from llmrec.train.alignment.rollouts import NO_TARGET, RolloutSampler, RolloutTasks, TreeSampler, VllmSampler
+from llmrec.train.alignment.rollouts import (
+    NO_TARGET,
+    ReasoningSampler,
+    RolloutSampler,
+    RolloutTasks,
+    TreeSampler,
+    VllmSampler,
+)
 from llmrec.train.alignment.setup import (
     InitialPolicy,
     alignment_arguments,
@@ -54,13 +61,15 @@ def align_by_rewards(ctx: StageContext) -> None:
     for reward in settings.rewards:
         load_reward(reward.name)
     initial = load_initial_policy(ctx, settings)
+    if initial.run.reasons:
+        _check_reasoning(settings)
     tasks = make_rollout_tasks(ctx.recipe, initial)
     order, steps = _order_of_tasks(settings, tasks, initial.seed)
     names = METRIC_NAMES | {
         f"rewards/{reward.name}/mean": f"reward_{reward.name}" for reward in settings.rewards
     }
     lists = initial.validation_lists(settings.valid_lists, ctx.recipe.seed, ctx.recipe.decode.mask_seen)
-    sampler = _make_sampler(settings, initial, ctx.scratch)
+    sampler = _make_sampler(settings, initial, ctx.recipe.decode.reasoning.tokens, ctx.scratch)
     trainer = TreeGRPOTrainer(
         settings=settings,
         tasks=tasks,
@@ -104,7 +113,8 @@ def _training_arguments(ctx: StageContext, steps: int, initial: InitialPolicy) -
             per_device_train_batch_size=settings.batch * settings.generations,
             num_generations=settings.generations,
             num_iterations=settings.iterations,
-            max_completion_length=initial.run.catalogue.length,
+            max_completion_length=initial.run.catalogue.length
+            + (ctx.recipe.decode.reasoning.tokens if initial.run.reasons else 0),
             reward_weights=[reward.weight for reward in settings.rewards],
             shuffle_dataset=False,
             disable_dropout=True,
@@ -148,7 +158,27 @@ def make_rollout_tasks(recipe: Recipe, initial: InitialPolicy) -> RolloutTasks:
     )
 
 
-def _make_sampler(settings: GrpoConfig, initial: InitialPolicy, scratch: Path) -> RolloutSampler:
+def _check_reasoning(settings: GrpoConfig) -> None:
+    """Raise a UserError for what does not go with words before the semantic ID."""
+    wrong = {
+        "grpo.engine=vllm": settings.engine == "vllm",
+        f"grpo.rollouts={settings.rollouts}": settings.rollouts != "sampled",
+        "grpo.zero_variance=inject": settings.zero_variance == "inject",
+        "grpo.keep=ndcg": settings.keep == "ndcg",
+    }
+    for setting, is_wrong in wrong.items():
+        if is_wrong:
+            raise UserError(
+                f"{setting}: the prompt of this run asks for words before the semantic ID; with them rollouts are "
+                "sampled by the tree engine, none is injected, and the last weights are kept"
+            )
+
+
+def _make_sampler(settings: GrpoConfig, initial: InitialPolicy, tokens: int, scratch: Path) -> RolloutSampler:
+    """What draws rollouts; `tokens` limits a text before the semantic ID."""
+    if initial.run.reasons:
+        end_id = int(initial.run.tokenizer.eos_token_id)
+        return ReasoningSampler(initial.run.catalogue, initial.pad_id, end_id, tokens)
     if settings.engine == "vllm":
         return VllmSampler(initial.run.base, scratch)
     return TreeSampler(initial.run.catalogue, initial.pad_id, settings.rollouts)

@@ -78,7 +78,8 @@ class TreeGRPOTrainer(ResumesFromAdapter, GRPOTrainer):
         self._drawn, self._rows = drawn, list(prompts)
         self._note(drawn)
         items = drawn.groups.items.reshape(-1).tolist()
-        completions = [self._spelt[item] for item in items]
+        texts = drawn.groups.texts or [[] for _ in items]
+        completions = [[*text, *self._spelt[item]] for text, item in zip(texts, items, strict=True)]
         names = [self._reward_context.items[item] for item in items]
         return [self._tasks.prompts[row] for row in prompts], completions, None, names, None, {}, None, []
 

@@ -33,13 +33,16 @@ class Groups:
         targets: int64 [P], the items that the users chose next, as places in trie order; −1 if the target is unknown
             (`grpo.prompts: history_end`).
         histories: P lists of item ids, oldest first.
-        log_probs: float [P, G], the policy's log-probability of each rollout.
+        log_probs: float [P, G], the policy's log-probability of each rollout's item.
+        texts: P · G lists of token ids, which the policy wrote before each item, group by group; None if its prompt
+            asks for no words.
     """
 
     items: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int64]
     histories: list[list[str]]
     log_probs: npt.NDArray[np.floating]
+    texts: list[list[int]] | None = None
 
     @property
     def hits(self) -> npt.NDArray[np.bool_]:

@@ -14,6 +14,7 @@ import torch
 from llmrec.catalogue.item_mask import ItemMask, build_item_mask
 from llmrec.catalogue.registry import find_catalogue, register_catalogue
 from llmrec.config import GrpoConfig
+from llmrec.decode import free_text
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.sampling import sample
 from llmrec.decode.scoring import Scoring
@@ -65,11 +66,24 @@ class RolloutTasks:
         return build_item_mask(catalogue.trie, None, self.seen, catalogue.token_ids.device)
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What a policy was drawn to answer.
+
+    Attributes:
+        top: TopK [P, G], items in trie order and their log-probabilities.
+        texts: `Groups.texts`.
+    """
+
+    top: TopK
+    texts: list[list[int]] | None = None
+
+
 class RolloutSampler(Protocol):
     """Draws `count` items a prompt from a policy."""
 
-    def __call__(self, model: Any, tasks: RolloutTasks, count: int) -> TopK:
-        """Items int64 [P, count] in trie order, and their log-probabilities."""
+    def __call__(self, model: Any, tasks: RolloutTasks, count: int) -> Draws:
+        """Draw [P, count] items."""
 
     def close(self) -> None:
         """Give back what drawing holds."""
@@ -89,19 +103,61 @@ class TreeSampler:
     pad_id: int
     rollouts: str
 
-    def __call__(self, model: Any, tasks: RolloutTasks, count: int) -> TopK:
+    def __call__(self, model: Any, tasks: RolloutTasks, count: int) -> Draws:
         """Draw from a model, which is put into eval mode for the time."""
-        scoring = Scoring(normalise="allowed")
-        engine = TreeEngine(model, self.catalogue.trie, self.catalogue.token_ids, self.pad_id, scoring)
+        engine = tree_engine(model, self.catalogue, self.pad_id)
         mask = tasks.mask(self.catalogue)
         with eval_mode(model):
             if self.rollouts == "sampled":
-                return sample(engine, tasks.prompts, count, mask)
+                return Draws(sample(engine, tasks.prompts, count, mask))
             noise = _generator(model.device) if self.rollouts == "stochastic" else None
-            return _check_complete(engine.search(tasks.prompts, count, mask=mask, noise=noise), count)
+            return Draws(_check_complete(engine.search(tasks.prompts, count, mask=mask, noise=noise), count))
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+@dataclass(frozen=True)
+class ReasoningSampler:
+    """Rollouts of a policy that writes words first: for each rollout a text, and an item behind it.
+
+    Attributes:
+        catalogue: the items, on the model's device.
+        pad_id: any valid token id.
+        end_id: token that ends an answer.
+        tokens: most tokens of a text.
+    """
+
+    catalogue: Catalogue
+    pad_id: int
+    end_id: int
+    tokens: int
+
+    def __call__(self, model: Any, tasks: RolloutTasks, count: int) -> Draws:
+        """Draw from a model, which is put into eval mode for the time."""
+        starts = self.catalogue.id_starts
+        with eval_mode(model):
+            written = free_text.sample_answers(
+                model, tasks.prompts, self.tokens, [self.end_id], self.pad_id, count, marks=starts
+            )
+            ends = {self.end_id, *starts}
+            texts = [
+                [token for token in answer if token not in ends] for group in written for answer in group
+            ]
+            rows = np.repeat(np.arange(len(tasks.prompts)), count)
+            behind = [[*tasks.prompts[row], *text] for row, text in zip(rows, texts, strict=True)]
+            mask = tasks.take(rows.tolist()).mask(self.catalogue)
+            top = sample(tree_engine(model, self.catalogue, self.pad_id), behind, 1, mask)
+        shape = len(tasks.prompts), count
+        return Draws(TopK(top.items.reshape(shape), top.scores.reshape(shape)), texts)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def tree_engine(model: Any, catalogue: Catalogue, pad_id: int) -> TreeEngine:
+    """The tree engine on the constrained policy."""
+    return TreeEngine(model, catalogue.trie, catalogue.token_ids, pad_id, Scoring(normalise="allowed"))
 
 
 class VllmSampler:
@@ -116,7 +172,7 @@ class VllmSampler:
         self._base, self._scratch, self._handed = base, scratch, 0
         self._engine: VllmEngine | None = None
 
-    def __call__(self, model: Any, tasks: RolloutTasks, count: int) -> TopK:
+    def __call__(self, model: Any, tasks: RolloutTasks, count: int) -> Draws:
         """Draw from a model's adapter `default` on the base; the engine starts with the first call."""
         adapter = self._scratch / f"policy-{self._handed % 2}"
         save_adapter(model, adapter)
@@ -127,7 +183,7 @@ class VllmSampler:
         self._handed += 1
         items = find_catalogue(self._engine.name).items
         deny = [[items[place] for place in row] for row in tasks.seen]
-        return self._engine.sample(tasks.prompts, count, deny, adapter)
+        return Draws(self._engine.sample(tasks.prompts, count, deny, adapter))
 
     def _start(self, adapter: Path) -> VllmEngine:
         if find_catalogue(register_catalogue(self._base)).has_changed:
@@ -214,11 +270,16 @@ def sample_rollouts(
 
 
 def _groups(sampler: RolloutSampler, model: Any, tasks: RolloutTasks, count: int) -> Groups:
-    top = sampler(model, tasks, count)
-    return Groups(top.items, tasks.targets, tasks.histories, top.scores)
+    draws = sampler(model, tasks, count)
+    return Groups(draws.top.items, tasks.targets, tasks.histories, draws.top.scores, draws.texts)
 
 
 def _replaced(groups: Groups, rows: npt.NDArray[np.int64], others: Groups) -> Groups:
     items, log_probs = groups.items.copy(), groups.log_probs.copy()
     items[rows], log_probs[rows] = others.items, others.log_probs
-    return replace(groups, items=items, log_probs=log_probs)
+    texts, size = groups.texts, items.shape[1]
+    if texts is not None and others.texts is not None:
+        texts = list(texts)
+        for place, row in enumerate(rows.tolist()):
+            texts[row * size : (row + 1) * size] = others.texts[place * size : (place + 1) * size]
+    return replace(groups, items=items, log_probs=log_probs, texts=texts)

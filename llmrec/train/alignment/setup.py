@@ -71,9 +71,10 @@ class InitialPolicy:
             mask_seen: whether items of the history are left out of the lists.
 
         Returns:
-            The users; None where none are wanted, or the run has no validation users.
+            The users; None where none are wanted, the run has no validation users, or the model writes words before
+            the semantic ID, because these lists are decoded right after the prompt.
         """
-        if users is None:
+        if users is None or self.run.reasons:
             return None
         run = self.run
         lists = ValidationLists.draw(
@@ -90,8 +91,8 @@ class InitialPolicy:
         return lists if lists.prompts else None
 
     def scorer(self, settings: AlignmentConfig) -> CompletionScorer:
-        """How its log-probabilities are normalised."""
-        return CompletionScorer(settings.normalise, self.run.catalogue)
+        """How its log-probabilities are normalised; words before the ID are tokens of the whole vocabulary."""
+        return CompletionScorer("vocabulary" if self.run.reasons else settings.normalise, self.run.catalogue)
 
 
 def load_initial_policy(ctx: StageContext, settings: AlignmentConfig) -> InitialPolicy:

@@ -178,6 +178,11 @@ def _teacher(ctx: StageContext, prepared: Prepared) -> Teacher | None:
         return None
     if catalogue.end is not None:
         raise UserError("sft.distillation: textual IDs have no tokens that a teacher could choose among")
+    if not any(any(mixed.is_next_item) for mixed in prepared.mix):
+        raise UserError(
+            "sft.distillation: a teacher answers with a semantic ID right after the prompt, and none of `prompts` "
+            "asks for that; add a task like `sequential`, or set sft.distillation=null"
+        )
     items, name = catalogue.items, distillation.teacher
     trained = not counts(ctx.recipe.collaborative, name)
     teacher = Teacher(
@@ -247,6 +252,11 @@ def _validation_lists(ctx: StageContext, prepared: Prepared) -> ValidationLists 
     sft = ctx.recipe.sft
     if sft.valid_lists is None:
         return None
+    if prepared.catalogue.prompts["reasons"]:
+        raise UserError(
+            "sft.valid_lists: lists are decoded right after the prompt in training, but the first of `prompts` asks "
+            "for words before the semantic ID; set sft.valid_lists=null and sft.keep=loss"
+        )
     return ValidationLists.draw(
         ctx.run,
         sft.valid_lists,

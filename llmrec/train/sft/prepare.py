@@ -21,6 +21,7 @@ from llmrec.models.vocabulary import RowInit, add_sid_tokens, add_textual_ids, w
 from llmrec.text.encode import PromptEncoder
 from llmrec.text.mix import MixedTask, load_training_mix
 from llmrec.text.prompts import Template, row_texts
+from llmrec.text.tasks import writes_words_first
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -78,10 +79,18 @@ def prepare(recipe: Recipe, run: Path) -> Prepared:
     context = getattr(model.config, "max_position_embeddings", None)
     encoder = PromptEncoder(tokenizer, texts, tokens, recipe.data.history, users, event_fields(run), context)
     mix = load_training_mix(recipe.prompts, encoder.fields)
+    template = mix[0].templates[0]
+    reasons = writes_words_first(mix[0].task, template, encoder.fields)
+    if reasons and textual is not None:
+        raise UserError(
+            "prompts: words before a textual ID cannot be told from the ID; use IDs of codes (ids.quantizer), or "
+            "put a task like `sequential` first"
+        )
     prompts = {
         "history": encoder.history,
         "context": encoder.context,
-        "template": mix[0].templates[0].model_dump(mode="json"),
+        "template": template.model_dump(mode="json"),
+        "reasons": reasons,
     }
     catalogue = Catalogue.build(vocabulary, items, sids, prompts)
     added = vocabulary.added_ids
