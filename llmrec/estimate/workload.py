@@ -12,7 +12,7 @@ from llmrec.models.shape import model_shape
 from llmrec.text.mix import load_training_mix
 from llmrec.text.prompts import Fields, Segment, Template, render, slots, split_trunk
 from llmrec.text.tasks import Source as RowSource
-from llmrec.text.tasks import Task
+from llmrec.text.tasks import Task, writes_words_first
 
 CHARACTERS_PER_TOKEN = 4
 FIELD_TOKENS = 12  # a title, a category path
@@ -157,8 +157,15 @@ class Workload:
         return times * min(self.size.users, sft.valid_users) * self.list_tokens(1)
 
     def list_tokens(self, width: int) -> float:
-        """Tokens of one user's list: the prompt, and `width` beams."""
-        return sum(self.prompt_tokens(self.mix[0].task, self.decode_template)) + width * self.sid_tokens
+        """Tokens of one user's list: the prompt, and `width` beams; both behind each text that is written first."""
+        task, template = self.mix[0].task, self.decode_template
+        prompt, beams = sum(self.prompt_tokens(task, template)), width * self.sid_tokens
+        if not writes_words_first(task, template, self.fields):
+            return prompt + beams
+        reasoning = self.recipe.decode.reasoning
+        words = min(reasoning.tokens, self._answer_tokens(task, template) - self.sid_tokens)
+        written = prompt + reasoning.texts * words
+        return written + reasoning.texts * (prompt + words + beams)
 
     def tokens_per_target(self, task: Task, template: Template) -> float:
         """Mean tokens per target; the targets of a tree share the history."""

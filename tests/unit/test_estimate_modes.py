@@ -148,6 +148,16 @@ def test_aligned_models_are_decoded_on_validation_too():
     )
 
 
+def test_a_list_behind_words_costs_a_search_for_each_text():
+    """By hand: a prompt, the texts written behind it, and for each text the prompt, the text and its beams."""
+    template = "prompts=[{task: reasoning, templates: [kind]}]"
+    planned = work(template, "decode.reasoning={tokens: 10, texts: 3}")[1]
+    prompt = sum(planned.prompt_tokens(planned.mix[0].task, planned.decode_template))
+    assert planned.list_tokens(20) == prompt + 3 * 10 + 3 * (prompt + 10 + 20 * 3)
+    direct = work("decode.reasoning={tokens: 10, texts: 3}")[1]
+    assert direct.list_tokens(20) == sum(direct.prompt_tokens(direct.mix[0].task, direct.decode_template)) + 60
+
+
 def test_examples_and_reasoning_of_the_untuned_base_are_counted():
     """Titles of 12 tokens, 9 of them a history, 20 beams; with reasoning the prompt is computed twice."""
 
