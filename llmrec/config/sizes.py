@@ -55,7 +55,9 @@ def _history(size: DataSize, tree: Mapping[str, Any]) -> int:
 
 
 def _levels(size: DataSize, tree: Mapping[str, Any]) -> int:
-    """Codes of a SID: as few as give every item its own path, because each costs a token."""
+    """Codes of a SID: one where a code of the item's own follows, else as few as give every item its own path."""
+    if tree["ids"].get("collisions") == "own_code":
+        return 1
     return 2 if size.items <= 40_000 else 3
 
 

@@ -44,6 +44,12 @@ def test_sizes_of_datasets(size, history, levels, batch, epochs):
     assert sized(recipe, of(9, 9, 81)) == recipe
 
 
+def test_one_level_is_enough_before_a_code_of_the_items_own():
+    tree = TREE | {"ids": TREE["ids"] | {"collisions": "own_code"}}
+    for items in (150, 300_000):
+        assert sized(validate(Recipe, tree, "own"), of(400, items, 4_800)).ids.quantizer.levels == 1
+
+
 def test_numbers_of_the_user_stay():
     given = TREE | {"sft": {"batch": 48}}
     recipe = validate(Recipe, given, "own")
