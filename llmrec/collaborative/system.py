@@ -229,7 +229,7 @@ def best_columns(scores: npt.NDArray[np.floating[Any]], k: int) -> npt.NDArray[n
     """Return the columns of a user's k highest scores, best first; the earlier column wins a tie.
 
     Most items may have the lowest score: those without votes, say. They are kept out of the selection, because NumPy
-    takes forty times as long to select among many equal values.
+    is slow to select among many equal values.
 
     Args:
         scores: float [items]; −inf for items that the user must not get.

@@ -36,3 +36,8 @@ ShippedFile = Annotated[str, typer.Argument(metavar="NAME")]
 
 ENDPOINT_KEY = "LLMREC_API_KEY"
 """Variable with the key of the server that plays users."""
+
+
+def comma_separated(text: str | None) -> list[str]:
+    """Return what stands between the commas of an option; nothing if the option is not given."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]

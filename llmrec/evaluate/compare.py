@@ -163,8 +163,7 @@ def comparison_table(comparison: Comparison) -> Table:
             cells.append(f"{row.values[name]:.4f}{deviation}")
             if name in paired:
                 mark = f" {HOLDS}" if comparison.holds(row, name) else ""
-                gap, *ends = row.differences.get(name, ())
-                cells.append(escape(format_estimate(gap, ends, signed=True)) + mark if ends else "")
+                cells.append(_difference(*row.differences[name]) + mark if name in row.differences else "")
         table.add_row(label, row.system, *cells)
     table.caption = "\n".join([*_legend(comparison, paired), *comparison.cautions]) or None
     return table
@@ -389,3 +388,7 @@ def _cautions(evaluated: Sequence[_Evaluated]) -> list[str]:
         if masks != reference:
             cautions.append(f"{run.name}: mask_seen is {masks}, in {first.name} {reference}")
     return cautions
+
+
+def _difference(gap: float, low: float, high: float) -> str:
+    return escape(format_estimate(gap, (low, high), signed=True))

@@ -13,6 +13,7 @@ import typer
 from pydantic import ValidationError
 
 from llmrec import assets, config
+from llmrec.commands.stages.resolve import split_run_name
 from llmrec.config import DataConfig, EvalConfig, EvalTask, Recipe, TaskConfig
 from llmrec.errors import InvalidValuesError, UserError
 from llmrec.models.supported import check_local
@@ -33,7 +34,7 @@ def run(name: str, overrides: list[str]) -> None:
         UserError: the recipe cannot be read.
         typer.Exit: with code 2 after the problems are printed.
     """
-    path, tree = config.recipe_tree(name, [text for text in overrides if not text.startswith("run=")])
+    path, tree = config.recipe_tree(name, split_run_name(overrides)[1])
     problems: list[str] = []
     with _collect_errors(problems):
         tree = config.with_defaults(tree)

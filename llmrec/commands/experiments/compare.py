@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from llmrec.artifacts import find_run
+from llmrec.commands.arguments import comma_separated
 from llmrec.errors import UserError
 from llmrec.files import write_json
 
@@ -32,8 +33,7 @@ def run(
     from llmrec.evaluate import compare as comparison
     from llmrec.report.screen import show
 
-    names = [name.strip() for name in (metrics or "").split(",") if name.strip()]
-    result = comparison.compare(folders, split, names or None, against)
+    result = comparison.compare(folders, split, comma_separated(metrics) or None, against)
     show(comparison.comparison_table(result))
     if out is not None:
         given = {"--split": split, "--against": against, "--metrics": metrics}

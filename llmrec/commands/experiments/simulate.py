@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrec import artifacts, layout
-from llmrec.commands.arguments import ENDPOINT_KEY
+from llmrec.commands.arguments import ENDPOINT_KEY, comma_separated
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
 from llmrec.report.screen import show
@@ -36,7 +36,7 @@ def run(
         UserError: no such run or system, or the server cannot be reached.
     """
     url, key = checked_url(address), os.environ.get(ENDPOINT_KEY) or None
-    names = list(dict.fromkeys(part.strip() for part in (systems or "").split(",") if part.strip()))
+    names = list(dict.fromkeys(comma_separated(systems)))
     if systems is not None and not names:
         raise UserError("--systems: no system is named")
     if key and is_open(url):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmrec.artifacts import find_run
+from llmrec.commands.arguments import comma_separated
 from llmrec.errors import UserError, shortened
 
 TITLE_WIDTH = 60
@@ -36,7 +37,7 @@ def run(
     from llmrec.recommend.recommender import Recommender
 
     opponent = model if model is not None and is_opponent(model) else None
-    items = [part.strip() for part in (history or "").split(",") if part.strip()]
+    items = comma_separated(history)
     recommender = Recommender.load(folder, None if opponent else model)
     if user is not None:
         items = recommender.history(user)

@@ -11,15 +11,21 @@ from llmrec.config import Recipe, load_recipe, load_recipe_of_run
 from llmrec.errors import UserError
 
 
+def split_run_name(overrides: list[str]) -> tuple[str | None, list[str]]:
+    """Return the NAME of the last override `run=NAME`, None if there is none, and all other overrides."""
+    names = [text.removeprefix("run=") for text in overrides if text.startswith("run=")]
+    return names[-1] if names else None, [text for text in overrides if not text.startswith("run=")]
+
+
 def resolve(name: str, overrides: list[str]) -> tuple[Recipe, Path]:
     """Return the recipe with its overrides, and its run folder (`run=NAME`, or the recipe's name).
 
     Raises:
         UserError: the recipe, an override or the run's name is invalid.
     """
-    run_names = [text.removeprefix("run=") for text in overrides if text.startswith("run=")]
-    recipe = load_recipe(name, [text for text in overrides if not text.startswith("run=")])
-    return recipe, layout.run_folder(run_names[-1] if run_names else recipe.name)
+    run, others = split_run_name(overrides)
+    recipe = load_recipe(name, others)
+    return recipe, layout.run_folder(recipe.name if run is None else run)
 
 
 def resolve_run(name: str, overrides: list[str]) -> tuple[Recipe, Path, tuple[str, ...]]:
@@ -31,15 +37,14 @@ def resolve_run(name: str, overrides: list[str]) -> tuple[Recipe, Path, tuple[st
     Raises:
         UserError: neither run nor recipe has the name, or an override is invalid.
     """
-    new = [text for text in overrides if text.startswith("run=")]
-    others = [text for text in overrides if text not in new]
+    new, others = split_run_name(overrides)
     is_recipe = name.endswith((".yaml", ".yml")) or name in assets.names("recipes")
     finished = None if name.endswith((".yaml", ".yml")) else _finished_run(name, is_recipe)
-    if finished is None or (new and is_recipe):
+    if finished is None or (new is not None and is_recipe):
         return *resolve(name, overrides), ()
-    if new:
+    if new is not None:
         recipe = load_recipe_of_run(finished, [f"parent={finished}", *others])
-        return recipe, layout.run_folder(new[-1].removeprefix("run=")), ()
+        return recipe, layout.run_folder(new), ()
     if is_recipe:
         print(f"{finished}: with the run's own recipe; run=NAME takes the recipe {name}", file=sys.stderr)
     recipe = _without_lost_parent(load_recipe_of_run(finished, others))

@@ -42,6 +42,10 @@ def _sft(
     command.run(recipe, overrides or [], "sft", dry_run, processes, shard)
 
 
+WITH_OPTIONS: dict[str, Callable[..., None]] = {"ids": _ids, "sft": _sft}
+"""Name of a stage whose command has options of its own → the command."""
+
+
 def _until(stage: str) -> Callable[..., None]:
     """Return the command of a stage up to SFT, which has no options of its own."""
 
@@ -67,8 +71,8 @@ def _on_finished_run(stage: str) -> Callable[..., None]:
 def _command_of(stage: Stage) -> Callable[..., None]:
     """Return a stage's command, whose help text follows from the stage's own."""
     is_later = stage.name in LATER
-    with_options = {"ids": _ids, "sft": _sft}.get(stage.name)
-    command: Callable[..., None] = with_options or (_on_finished_run if is_later else _until)(stage.name)
+    without_options: Callable[[str], Callable[..., None]] = _on_finished_run if is_later else _until
+    command = WITH_OPTIONS.get(stage.name) or without_options(stage.name)
     extent = "Takes a finished run as it is, or runs" if is_later else "Runs"
     command.__doc__ = f"{stage.help} {extent} the stages that it needs first."
     return command
