@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmrec.artifacts import read_manifest
-from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.catalogue import PARALLEL_CODES, Catalogue
 from llmrec.config import BaseConfig, Recipe
 from llmrec.data.examples import event_fields, load_items, load_users
 from llmrec.errors import UserError
@@ -83,6 +83,10 @@ def prepare(recipe: Recipe, run: Path) -> Prepared:
         "context": encoder.context,
         "template": mix[0].templates[0].model_dump(mode="json"),
     }
+    if recipe.sft.parallel_codes:
+        if textual is not None:
+            raise UserError("sft.parallel_codes: textual IDs are words, which are read one after the other")
+        prompts[PARALLEL_CODES] = True
     catalogue = Catalogue.build(vocabulary, items, sids, prompts)
     added = vocabulary.added_ids
     return Prepared(model, tokenizer, catalogue, encoder, mix, added[added >= known])

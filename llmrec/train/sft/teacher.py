@@ -142,6 +142,44 @@ class Teacher:
             levels.append(TeacherDistribution(at[at_level], tokens[which], chances[which], real[at_level]))
         return levels
 
+    def item_probabilities(
+        self, batch: Mapping[str, Any], row: torch.Tensor, after: torch.Tensor
+    ) -> torch.Tensor:
+        """Probabilities of all items to be next in a batch's windows, float32 [q, items].
+
+        Args:
+            batch: as for `losses`.
+            row: int64 [q], which window.
+            after: int64 [q], how many of its items are the history.
+        """
+        window, observed, owner = (
+            torch.as_tensor(batch[name]) for name in ("window_items", "observed", "owner")
+        )
+        found = torch.empty(len(row), self.catalogue.trie.items)
+        real = after < observed[row]
+        for one in row[real].unique().tolist():
+            of_row = real & (row == one)
+            size = min(int(observed[one]), int((window[one] >= 0).sum()))
+            found[of_row] = self._item_choices(int(owner[one]), window[one, :size])[after[of_row] - 1]
+        left = (~real).nonzero()[:, 0]
+        for some in left.split(max(1, CHANCES // self.catalogue.trie.items)) if len(left) else ():
+            found[some] = self._scores_after(self.model, window[row[some]], after[some]).softmax(1)
+        return found
+
+    def _item_choices(self, owner: int, window: torch.Tensor) -> torch.Tensor:
+        """Probabilities [n − 1, items] after each part of a window [n] of chosen items; kept between epochs.
+
+        They are asked for together for the reason that `_choice_distributions` gives.
+        """
+        kept = self._memory.get((owner, window.numpy().tobytes(), self.catalogue.trie.items))
+        if kept is not None:
+            return kept[0]
+        parts = [
+            self._scores_after(self._fitted_without(owner), window.expand(len(after), -1), after).softmax(1)
+            for after in torch.arange(1, len(window)).split(max(1, CHANCES // self.catalogue.trie.items))
+        ]
+        return self._keep(owner, window, [torch.cat(parts)])[0]
+
     def _answers(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Items of a batch's answers, int64 [B, W, 1 + branches]: those of the window, then their branches."""
         window, branches = torch.as_tensor(batch["window_items"]), torch.as_tensor(batch["branches"])
