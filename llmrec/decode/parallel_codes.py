@@ -62,6 +62,24 @@ def item_log_probs(log_probs: torch.Tensor, paths: torch.Tensor) -> torch.Tensor
     return scores
 
 
+def code_chances(chances: torch.Tensor, paths: torch.Tensor, codes: int) -> torch.Tensor:
+    """Probabilities of codes: at each level, the sums over the items that have them.
+
+    Args:
+        chances: float [n, items], probabilities of items.
+        paths: int64 [items, L], compact tokens of each item.
+        codes: number of codes of all levels, C.
+
+    Returns:
+        float [n, C].
+    """
+    of_items = chances.T.contiguous()  # sums of whole rows are faster than sums of columns
+    sums = chances.new_zeros(codes, len(chances))
+    for level in paths.T:
+        sums.index_add_(0, level, of_items)
+    return sums.T
+
+
 @dataclass(frozen=True)
 class ParallelEngine:
     """Ranks a catalogue by a model that predicts all codes of an item at once.

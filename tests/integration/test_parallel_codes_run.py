@@ -84,6 +84,16 @@ def test_what_goes_code_by_code_is_refused_in_a_line(shop, run):
         Recommender.load(run).rank([["i1"]], engine="generate")
 
 
+def test_an_export_recommends_as_the_run_and_its_card_does_not_ask_to_serve_it(shop, run):
+    folder, _ = shop
+    done = small_shop.run(folder, "export", "parallel", "exported")
+    assert done.returncode == 0, done.stderr
+    card = (folder / "exported/README.md").read_text()
+    assert "llmrec recommend FOLDER" in card and "llmrec serve" not in card
+    ours, theirs = (Recommender.load(place).recommend(["i1", "i2"]) for place in (run, folder / "exported"))
+    assert [(one.item_id, one.score) for one in ours] == [(one.item_id, one.score) for one in theirs]
+
+
 def test_added_items_are_ranked_by_their_codes_and_retired_ones_stay_out(shop, run):
     folder, _ = shop
     done = small_shop.run(folder, "items", "parallel", *small_shop.write_new_items(folder, ["n0", "n1"]))

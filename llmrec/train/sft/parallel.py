@@ -103,19 +103,12 @@ class ParallelLoss:
         answers = to_device(self._paths[window[row, after]], device)
         chosen = -log_probs.gather(1, answers).mean(1)
         if self.teacher is not None and is_training:
-            chances = self._code_chances(self.teacher.item_probabilities(batch, row, after))
+            chances = self.teacher.code_probabilities(batch, row, after)
             taught = -(to_device(chances, device) * log_probs).sum(1) / self.catalogue.length
             is_observed = after < torch.as_tensor(batch["observed"])[row]
             share = torch.where(is_observed, self.teacher.weight, 1.0)
             chosen = torch.lerp(chosen, taught, to_device(share, device))
         return losses.index_put((to_device(at, device),), chosen)
-
-    def _code_chances(self, items: torch.Tensor) -> torch.Tensor:
-        """Probabilities of codes [n, C] from those of items [n, items]: at each level, sums over the items."""
-        chances = items.new_zeros(len(items), len(self.catalogue.token_ids))
-        for level in self._paths.T:
-            chances.index_add_(1, level, items)
-        return chances
 
     @cached_property
     def _paths(self) -> torch.Tensor:
