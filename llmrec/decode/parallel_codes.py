@@ -138,7 +138,8 @@ class ParallelEngine:
             found.append(scores.topk(min(width if k is None else k, trie.items)))
         scores = torch.cat([top.values for top in found])
         items = torch.cat([top.indices for top in found]).masked_fill_(scores.isneginf(), -1)
-        return TopK(*fetch(items, scores), np.ones(len(prompts), bool))
+        item_rows, score_rows = fetch(items, scores)
+        return TopK(item_rows, score_rows, np.ones(len(prompts), bool))
 
     @torch.inference_mode()
     def score(

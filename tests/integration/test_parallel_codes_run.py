@@ -41,7 +41,7 @@ def test_decoded_lists_are_the_best_of_all_items_and_certified(run):
     report = json.loads((run / "decode/report.json").read_text())
     assert report["splits"]["test"]["certified"]["sft"] == 1.0
     metrics = json.loads((run / "eval/metrics.json").read_text())
-    assert 0 <= metrics["metrics"]["test"]["sft"]["hr@3"] <= 1
+    assert 0 <= metrics["test"]["sft"]["hr@3"] <= 1
     lists = pl.read_parquet(run / "decode/sft-test.parquet").sort("user_id", "rank")
     recommender = Recommender.load(run)
     log = pl.read_parquet(run / "data/interactions.parquet").with_columns(pl.col("split").cast(pl.String))
