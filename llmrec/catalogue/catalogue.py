@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from llmrec.catalogue.changes import Changes
     from llmrec.models.vocabulary import SidVocabulary
 
+PARALLEL_CODES = "parallel_codes"
+"""The prompt setting that says whether the model predicts all codes of an item at once; absent in most runs."""
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -178,6 +181,19 @@ class Catalogue:
         from llmrec.models.vocabulary import SidVocabulary
 
         return SidVocabulary(np.split(self.token_ids.cpu().numpy(), self._starts[1:]), self.end)
+
+    @property
+    def has_parallel_codes(self) -> bool:
+        """Whether the model predicts all codes of an item at once (`sft.parallel_codes`)."""
+        return bool(self.prompts.get(PARALLEL_CODES, False))
+
+    def check_one_by_one(self, what: str) -> None:
+        """Raise a UserError if the model predicts all codes of an item at once; `what` needs them one by one."""
+        if self.has_parallel_codes:
+            raise UserError(
+                f"{what} needs codes that follow one another; this model predicts all codes of an item at once "
+                "(sft.parallel_codes)"
+            )
 
     @property
     def count(self) -> int:

@@ -42,6 +42,12 @@ class ItemMask:
             listed -= torch.searchsorted(self.lists, low.contiguous())
         return torch.where(self.is_allow_list, listed > 0, listed < trie.count(nodes))
 
+    def allowed_items(self, items: int) -> torch.Tensor:
+        """Which of all items each request may be given, bool [U, items]."""
+        listed = torch.zeros((len(self.lists), items + 1), dtype=torch.bool, device=self.lists.device)
+        listed = listed.scatter_(1, self.lists.clamp(max=items), True)[:, :items]
+        return listed == self.is_allow_list
+
     def select(self, index: torch.Tensor) -> ItemMask:
         """The mask of some of the requests, int64 [u]."""
         return ItemMask(self.lists[index], self.is_allow_list[index], self.any_allow)

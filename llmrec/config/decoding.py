@@ -154,6 +154,17 @@ class DecodeConfig(Section):
         """The key by which lists are re-ranked; None if they are not."""
         return "mmr" if self.mmr is not None else "dpp" if self.dpp is not None else None
 
+    @property
+    def code_by_code(self) -> list[str]:
+        """The settings, as `key: value`, that a model which predicts all codes of an item at once cannot obey."""
+        settings = {
+            f"engine: {self.engine}": self.engine != "tree",
+            f"normalise: {self.normalise}": self.normalise != "vocabulary",
+            "temperature": bool(self.temperature),
+            "prior": self.prior is not None,
+        }
+        return [name for name, is_used in settings.items() if is_used]
+
     @model_validator(mode="after")
     def _one_reranker(self) -> DecodeConfig:
         if self.mmr is not None and self.dpp is not None:

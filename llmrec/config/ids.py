@@ -15,7 +15,7 @@ from llmrec.config.section import LocalPath, ModelSource, Positive, Section, loc
 from llmrec.errors import UserError
 from llmrec.plugins import is_import_path
 
-Levels = Annotated[int, Field(ge=1, le=8)]
+Levels = Annotated[int, Field(ge=1, le=16)]
 Codes = Annotated[int, Field(ge=2, le=65536)] | Literal["auto"]
 CollisionRule = Literal["extra_level", "own_code", "sinkhorn", "next_best"]
 Rate = Annotated[float, Field(gt=0)]

@@ -98,6 +98,19 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _parallel_codes_have_no_prefixes(self) -> Recipe:
+        """What goes code by code does not go with codes that are predicted at once."""
+        if self.sft.parallel_codes:
+            used = [f"align: {name}" for name in self.align] + [
+                f"decode.{key}" for key in self.decode.code_by_code
+            ]
+            if used:
+                raise ValueError(
+                    f"{used[0]} goes code by code, but sft.parallel_codes predicts all codes at once"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _zero_shot_needs_trained_base(self) -> Recipe:
         if "zero_shot" in self.eval.baselines and self.base.model == "tiny":
             raise ValueError(

@@ -211,6 +211,8 @@ class SftConfig(TrainingConfig):
         qlora: settings of the 4-bit weights.
         augment: how histories are varied from epoch to epoch; null trains them as they are.
         distillation: a collaborative model as teacher; null uses none.
+        parallel_codes: whether all codes of a target are predicted at once from the position before it (RPG, SETRec),
+            in place of one after the other. Lists are then exact without beams.
         users: number of training users, a seeded sample; null takes all.
         valid_users: number of validation users whose loss is computed at every validation (`eval_steps`).
         valid_lists: number of validation users whose lists are decoded at every validation; null decodes none.
@@ -228,6 +230,7 @@ class SftConfig(TrainingConfig):
     qlora: QloraSettings = QloraSettings()
     augment: AugmentConfig | None = None
     distillation: DistillationConfig | None = None
+    parallel_codes: bool = False
     users: Positive | None = None
     valid_users: Positive = 512
     valid_lists: Positive | None = None
@@ -237,9 +240,11 @@ class SftConfig(TrainingConfig):
     compile: bool = False
 
     @model_validator(mode="after")
-    def _keep_has_its_figures(self) -> SftConfig:
+    def _settings_fit(self) -> SftConfig:
         if self.keep == "ndcg" and self.valid_lists is None:
             raise ValueError("keep: ndcg needs valid_lists, the number of users whose lists are decoded")
+        if self.parallel_codes and self.distillation is not None and self.distillation.branches:
+            raise ValueError("parallel_codes has no prefixes that branches could hang on: set branches to 0")
         if self.patience is not None and self.keep == "last":
             raise ValueError("patience stops at the best so far: needs keep: loss or keep: ndcg")
         return self

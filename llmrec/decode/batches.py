@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,31 @@ from llmrec.models.device import to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+class SearchEngine(Protocol):
+    """What a batch needs of an engine: `TreeEngine`, or `ParallelEngine` of `llmrec.decode.parallel_codes`."""
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model, in eval mode."""
+
+    @property
+    def is_precise(self) -> bool:
+        """Whether a search can prove a list."""
+
+    def beam_tokens(self, width: int) -> int:
+        """Number of cache positions that the beams of one user take."""
+
+    def search(
+        self,
+        prompts: Sequence[Sequence[int]],
+        width: int,
+        k: int | None = None,
+        mask: ItemMask | None = None,
+        floor: torch.Tensor | None = None,
+    ) -> TopK:
+        """The best k items of one batch of prompts."""
 
 
 PriorFactory = Callable[[list[int]], CollaborativePrior]
@@ -109,7 +134,7 @@ def group_by_length(lengths: Sequence[int], users: Callable[[int], int]) -> list
 
 
 def rank(
-    engine: TreeEngine,
+    engine: SearchEngine,
     prompts: Sequence[Sequence[int]],
     k: int,
     width: int,
@@ -147,7 +172,7 @@ class _Runner:
 
     def __init__(
         self,
-        engine: TreeEngine,
+        engine: SearchEngine,
         prompts: Sequence[Sequence[int]],
         k: int,
         mask: ItemMask | None,
@@ -184,6 +209,7 @@ class _Runner:
         mask = None if self.mask is None else self.mask.select(rows)
         engine = self.engine
         if self.prior is not None:
+            assert isinstance(engine, TreeEngine)  # which alone mixes a prior in, code by code
             engine = replace(engine, scoring=replace(engine.scoring, prior=self.prior(group)))
         top = engine.search([self.prompts[i] for i in group], width, self.k, mask, floor)
         self._write(np.array(group), top)

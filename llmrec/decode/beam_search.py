@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from llmrec.catalogue.item_mask import ItemMask
-from llmrec.decode.gumbel_top_k import perturb
 from llmrec.decode.kv_cache import TreeCache, prefill
-from llmrec.decode.scoring import PLAIN, Scoring
+from llmrec.decode.scoring import PLAIN, Scoring, perturb
 from llmrec.decode.top_k import TopK, fetch
 from llmrec.errors import UserError
 from llmrec.models.layers.head import head_over_tokens

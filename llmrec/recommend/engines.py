@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from llmrec.catalogue.grown import read_residuals
 from llmrec.catalogue.item_mask import build_item_mask
@@ -16,8 +17,8 @@ from llmrec.catalogue.prefix_mass import CollaborativePrior
 from llmrec.catalogue.registry import find_catalogue
 from llmrec.collaborative import systems
 from llmrec.config import DecodeConfig, ReasoningConfig
-from llmrec.decode import batches, reference
-from llmrec.decode.beam_search import TreeEngine
+from llmrec.decode import batches, reference, score_candidates
+from llmrec.decode.parallel_codes import ParallelEngine, search_engine
 from llmrec.decode.scoring import Scoring
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
@@ -28,6 +29,7 @@ from llmrec.recommend.reasoning import Texts, write_texts
 from llmrec.recommend.trained_run import TrainedRun
 
 if TYPE_CHECKING:
+    from llmrec.catalogue.catalogue import Catalogue
     from llmrec.catalogue.item_trie import ItemTrie
     from llmrec.models.checkpoint import Checkpoint
     from llmrec.vllm.engine import VllmEngine
@@ -77,6 +79,8 @@ class Engines:
             settings: engine and options.
             adapter: of the model that answers; None for the base alone.
         """
+        if settings.code_by_code:
+            self._run.catalogue.check_one_by_one(f"decode.{settings.code_by_code[0]}")
         if self._run.reasons:
             top = self._reason(requests, settings, adapter)
         else:
@@ -84,6 +88,37 @@ class Engines:
         if settings.reranker is not None:
             return rerank.rerank(top, self._vectors(settings.reranker), settings)
         return TopK(top.items[:, : settings.list_length], top.scores[:, : settings.list_length], top.is_exact)
+
+    def score(
+        self,
+        prompts: list[list[int]],
+        candidates: Sequence[npt.NDArray[np.integer]],
+        adapter: Path | None,
+    ) -> list[npt.NDArray[np.float32]]:
+        """Log-probabilities of given items after prompts; summed over the texts of a model that writes words first.
+
+        Args:
+            prompts: U token-id lists.
+            candidates: for each prompt, int [n, L]: token ids of items' codes; −1 for a pad.
+            adapter: of the model that answers; None for the base alone.
+        """
+        if self._run.reasons:
+            texts = self.texts(prompts, ReasoningConfig(), adapter)
+            behind = self._score(texts.prompts, [candidates[user] for user in texts.owner], adapter)
+            return texts.sum_scores(behind)
+        return self._score(prompts, candidates, adapter)
+
+    def _score(
+        self,
+        prompts: list[list[int]],
+        candidates: Sequence[npt.NDArray[np.integer]],
+        adapter: Path | None,
+    ) -> list[npt.NDArray[np.float32]]:
+        checkpoint = self.checkpoint(adapter)
+        engine = search_engine(checkpoint.model, self._catalogue, checkpoint.pad_id)
+        if isinstance(engine, ParallelEngine):
+            return engine.score(prompts, candidates)
+        return score_candidates.score(checkpoint.model, prompts, candidates, pad_id=checkpoint.pad_id)
 
     def close(self) -> None:
         """Stop vLLM, if it has been started, and let the model go."""
@@ -121,16 +156,19 @@ class Engines:
         return search[settings.engine](requests, settings, adapter)
 
     @cached_property
+    def _catalogue(self) -> Catalogue:
+        return self._run.catalogue.to(batches.resolve_device(self._device))
+
+    @property
     def _trie(self) -> ItemTrie:
-        return self._run.catalogue.trie.to(batches.resolve_device(self._device))
+        return self._catalogue.trie
 
     def _search_tree(self, requests: Requests, settings: DecodeConfig, adapter: Path | None) -> TopK:
         """Lists of `settings.list_length` items, or of all beams where these are to be re-ranked."""
         mask = build_item_mask(self._trie, requests.allowed, requests.denied, self._trie.device)
         prior, scoring = self._prior(settings, requests.histories), self._scoring(settings)
         checkpoint = self.checkpoint(adapter, settings.dtype)
-        token_ids = self._run.catalogue.token_ids.to(self._trie.device)
-        engine = TreeEngine(checkpoint.model, self._trie, token_ids, checkpoint.pad_id, scoring)
+        engine = search_engine(checkpoint.model, self._catalogue, checkpoint.pad_id, scoring)
         width = settings.list_length if settings.width == "auto" else settings.width
         widest = settings.widest if settings.width == "auto" else None
         k = settings.list_length if settings.reranker is None else width

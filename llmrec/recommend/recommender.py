@@ -8,8 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from llmrec.config import BEAMS, DecodeConfig, ReasoningConfig, validate
-from llmrec.decode import score_candidates
+from llmrec.config import BEAMS, DecodeConfig, validate
 from llmrec.decode.top_k import TopK
 from llmrec.recommend.engines import Engines
 from llmrec.recommend.given_ids import Id, as_ids, as_rows, has_rows
@@ -243,14 +242,7 @@ class Recommender:
         prompts = self.run.encode_prompts([as_ids(history, "history") for history in histories])
         candidates = as_rows(items, len(prompts), "candidates") or []
         rows = [self.run.catalogue.tokens_of(row or [], "candidates").numpy() for row in candidates]
-        checkpoint = self.checkpoint
-        if self.run.reasons:
-            texts = self._engines.texts(prompts, ReasoningConfig(), self._adapter)
-            rows = [rows[user] for user in texts.owner]
-            behind = score_candidates.score(checkpoint.model, texts.prompts, rows, pad_id=checkpoint.pad_id)
-            return [row.tolist() for row in texts.sum_scores(behind)]
-        scores = score_candidates.score(checkpoint.model, prompts, rows, pad_id=checkpoint.pad_id)
-        return [row.tolist() for row in scores]
+        return [row.tolist() for row in self._engines.score(prompts, rows, self._adapter)]
 
     def close(self) -> None:
         """Stop vLLM, if a call has started it, and let the model go."""

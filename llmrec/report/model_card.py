@@ -29,6 +29,8 @@ MODES = {
     "sid_rows": "the rows of the semantic-ID tokens alone",
 }
 
+SERVE = "llmrec serve FOLDER                         # vLLM's OpenAI server, and /v1/recommend"
+
 
 def render(
     run: Path, recipe: Recipe, shown: dict[str, Any], adapters: Sequence[str], model: str, repo: str | None
@@ -51,7 +53,7 @@ def render(
         f"{recipe.name}.",
         recipe.description,
         _files(adapters, recipe) + _chosen(run, adapters, model),
-        "## Use\n\n" + _use(adapters, model, repo),
+        "## Use\n\n" + _use(adapters, model, repo, recipe),
         "## Metrics\n\n" + _metrics(run),
         "## Data\n\n" + _data(run, card),
         f"## Licences\n\nBase model {base}: {base_licence(recipe.base)}.\nData: {card['licence']}.\n"
@@ -131,13 +133,13 @@ def _chosen(run: Path, adapters: Sequence[str], model: str) -> str:
     return "\n\n" + "  \n".join(lines)
 
 
-def _use(adapters: Sequence[str], model: str, repo: str | None) -> str:
+def _use(adapters: Sequence[str], model: str, repo: str | None, recipe: Recipe) -> str:
     name = repo or "FOLDER"
     fetch = f"hf download {repo} --local-dir FOLDER\n" if repo else ""
     lines = [
         "```bash",
         f"{fetch}llmrec recommend FOLDER --history ITEM,ITEM   # item ids, oldest first",
-        "llmrec serve FOLDER                         # vLLM's OpenAI server, and /v1/recommend",
+        *([] if recipe.sft.parallel_codes else [SERVE]),
         "```",
         "",
         "Titles are item ids here, because the texts of the items are not part of this model. To see titles, put the "

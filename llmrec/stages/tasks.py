@@ -57,6 +57,8 @@ def run(context: StageContext) -> None:
         if mixed is None:
             report["off"].append(entry.task)
             continue
+        if any(mixed.is_next_item):
+            recommender.run.catalogue.check_one_by_one(f"eval.tasks: {entry.task}")
         for questions in eval_questions.for_task(entry, mixed):
             key = (questions.split, questions.task.id, questions.template.id)
             if key in answered:

@@ -12,7 +12,7 @@ from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.data.examples import evaluation_examples
 from llmrec.decode import batches
-from llmrec.decode.beam_search import TreeEngine
+from llmrec.decode.parallel_codes import search_engine
 from llmrec.metrics.ranking import values_by_rank
 from llmrec.models.layers.dropout import eval_mode
 
@@ -100,7 +100,7 @@ class ValidationLists:
         if not self.prompts:
             return dict.fromkeys(self.metric_names, 0.0)
         catalogue = self.catalogue.to(model.device)
-        engine = TreeEngine(model, catalogue.trie, catalogue.token_ids, self.pad_id)
+        engine = search_engine(model, catalogue, self.pad_id)
         mask = build_item_mask(catalogue.trie, None, self.seen, model.device)
         with eval_mode(model):
             items = batches.rank(engine, self.prompts, self.k, max(self.k, VALIDATION_BEAMS), mask).items

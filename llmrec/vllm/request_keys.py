@@ -67,6 +67,7 @@ def read_request(extra: Mapping[str, Any] | None) -> ConstrainedRequest | None:
     if not isinstance(name, str):
         raise UserError(f"{CATALOGUE}: expected a catalogue's name, found {preview(name)}")
     catalogue = find_catalogue(name)
+    catalogue.check_one_by_one(CATALOGUE)
     depth = options.get(DEPTH, 0)
     if not isinstance(depth, int) or isinstance(depth, bool) or not 0 <= depth < catalogue.length:
         raise UserError(f"{DEPTH}: expected 0 to {catalogue.length - 1}, found {preview(depth)}")

@@ -186,6 +186,8 @@ def test_what_cannot_write_words_first_says_so(shop, reasons, recommender):
     assert done.returncode == 2 and "dpo: the prompt of this run asks for words" in done.stderr
     done = small_shop.run(folder, "sft", "recipe.yaml", "run=watched", *OPTIONS, "sft.valid_lists=5")
     assert done.returncode == 2 and "sft.valid_lists: lists are decoded right after the prompt" in done.stderr
+    done = small_shop.run(folder, "sft", "recipe.yaml", "run=at-once", *OPTIONS, "sft.parallel_codes=true")
+    assert done.returncode == 2 and "sft.parallel_codes: codes are predicted from the position" in done.stderr
     taught = ["sft.distillation={teacher: item_knn, weight: 0.5}"]
     done = small_shop.run(folder, "sft", "recipe.yaml", "run=taught", *OPTIONS, *taught)
     assert (

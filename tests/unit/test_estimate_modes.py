@@ -155,7 +155,9 @@ def test_a_list_behind_words_costs_a_search_for_each_text():
     prompt = sum(planned.prompt_tokens(planned.mix[0].task, planned.decode_template))
     assert planned.list_tokens(20) == prompt + 3 * 10 + 3 * (prompt + 10 + 20 * 3)
     direct = work("decode.reasoning={tokens: 10, texts: 3}")[1]
-    assert direct.list_tokens(20) == sum(direct.prompt_tokens(direct.mix[0].task, direct.decode_template)) + 60
+    assert (
+        direct.list_tokens(20) == sum(direct.prompt_tokens(direct.mix[0].task, direct.decode_template)) + 60
+    )
 
 
 def test_examples_and_reasoning_of_the_untuned_base_are_counted():

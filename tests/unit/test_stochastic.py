@@ -8,7 +8,7 @@ import torch
 from scipy.stats import chisquare
 
 from llmrec.catalogue.trie import ROOT, Trie
-from llmrec.decode.gumbel_top_k import perturb
+from llmrec.decode.scoring import perturb
 
 SIDS = np.array([[0, 0], [0, 1], [0, 2], [1, 1], [2, 0], [2, 2]])
 DRAWS = 40_000

@@ -108,6 +108,8 @@ def beam_searcher(
     from llmrec.catalogue.item_mask import build_item_mask
     from llmrec.decode import batches
     from llmrec.decode.beam_search import TreeEngine
+
+    run.catalogue.check_one_by_one("a search of pairs")
     from llmrec.models.layers.dropout import eval_mode
 
     items = run.catalogue.items

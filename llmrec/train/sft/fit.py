@@ -30,6 +30,7 @@ from llmrec.train.metrics_file import MetricsFile, ProgressBar, last_checkpoint
 from llmrec.train.sft import samples
 from llmrec.train.sft.epochs import Epochs, files_of, write_epoch
 from llmrec.train.sft.first_loss import start_at_chance
+from llmrec.train.sft.parallel import ParallelLoss, one_label_an_item
 from llmrec.train.sft.prepare import prepare, start_run_folder
 from llmrec.train.sft.teacher import Branching, SyntheticContinuations, Teacher
 from llmrec.train.sft.temperature import find_temperature
@@ -73,10 +74,13 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
     """
     recipe, sft = ctx.recipe, ctx.recipe.sft
     teacher = _teacher(ctx, prepared)
+    parallel = ParallelLoss(prepared.catalogue, teacher) if sft.parallel_codes else None
     epochs = _epochs(ctx, prepared, teacher)
     valid = samples.validation_trees(
         prepared.encoder, prepared.template, ctx.run, sft.valid_users, recipe.seed
     )
+    if parallel is not None:
+        valid = list(one_label_an_item(valid))
     if len(prepared.new_tokens):
         _start_at_chance(prepared, epochs, recipe.seed)
     set_seed(recipe.seed)
@@ -95,6 +99,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
         processing_class=prepared.tokenizer,
         validation_lists=_validation_lists(ctx, prepared) if valid else None,
         teacher=teacher,
+        parallel=parallel,
         compiled=sft.compile,
         callbacks=[metrics] + ([EarlyStoppingCallback(sft.patience)] if sft.patience and valid else []),
     )
@@ -223,9 +228,10 @@ def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> E
 
     def make(epoch: int) -> Iterator[samples.TrainingTree]:
         drawn = (continue_histories, branch, recipe.sft.augment)
-        return samples.training_trees(
+        trees = samples.training_trees(
             prepared.encoder, prepared.mix, ctx.run, recipe.sft.users, recipe.seed, epoch, *drawn
         )
+        return one_label_an_item(trees) if recipe.sft.parallel_codes else trees
 
     folder = ctx.scratch / "trees"
     folder.mkdir(exist_ok=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from llmrec.artifacts import read_manifest
-from llmrec.catalogue.catalogue import Catalogue
+from llmrec.catalogue.catalogue import PARALLEL_CODES, Catalogue
 from llmrec.config import BaseConfig, Recipe
 from llmrec.data.examples import event_fields, load_items, load_users
 from llmrec.errors import UserError
@@ -79,22 +79,42 @@ def prepare(recipe: Recipe, run: Path) -> Prepared:
     context = getattr(model.config, "max_position_embeddings", None)
     encoder = PromptEncoder(tokenizer, texts, tokens, recipe.data.history, users, event_fields(run), context)
     mix = load_training_mix(recipe.prompts, encoder.fields)
-    template = mix[0].templates[0]
-    reasons = writes_words_first(mix[0].task, template, encoder.fields)
-    if reasons and textual is not None:
+    prompts = _prompt_settings(recipe, encoder, mix[0], textual is not None)
+    catalogue = Catalogue.build(vocabulary, items, sids, prompts)
+    added = vocabulary.added_ids
+    return Prepared(model, tokenizer, catalogue, encoder, mix, added[added >= known])
+
+
+def _prompt_settings(
+    recipe: Recipe, encoder: PromptEncoder, first: MixedTask, has_textual_ids: bool
+) -> dict[str, Any]:
+    """How decoding asks: what `Catalogue.prompts` keeps.
+
+    Raises:
+        UserError: words before the ID, or codes that are predicted at once, do not go with the rest of the recipe.
+    """
+    template = first.templates[0]
+    reasons = writes_words_first(first.task, template, encoder.fields)
+    at_once = recipe.sft.parallel_codes
+    if reasons and has_textual_ids:
         raise UserError(
             "prompts: words before a textual ID cannot be told from the ID; use IDs of codes (ids.quantizer), or "
             "put a task like `sequential` first"
         )
-    prompts = {
+    if at_once and has_textual_ids:
+        raise UserError("sft.parallel_codes: textual IDs are words, which are read one after the other")
+    if at_once and reasons:
+        raise UserError(
+            "sft.parallel_codes: codes are predicted from the position before the item, but the first of `prompts` "
+            "asks for words before the semantic ID; put a task like `sequential` first"
+        )
+    return {
         "history": encoder.history,
         "context": encoder.context,
         "template": template.model_dump(mode="json"),
         "reasons": reasons,
+        **({PARALLEL_CODES: True} if at_once else {}),
     }
-    catalogue = Catalogue.build(vocabulary, items, sids, prompts)
-    added = vocabulary.added_ids
-    return Prepared(model, tokenizer, catalogue, encoder, mix, added[added >= known])
 
 
 def row_init(base: BaseConfig) -> RowInit:

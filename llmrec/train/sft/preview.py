@@ -15,6 +15,7 @@ from llmrec.text.encode import PromptContext, Sample
 from llmrec.text.mix import MixedTask
 from llmrec.text.slots import MissingFieldError
 from llmrec.token_tree import IGNORE, TokenTree
+from llmrec.train.sft.parallel import with_first_labels
 from llmrec.train.sft.prepare import Prepared, prepare
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ def render(recipe: Recipe, run: Path) -> str:
     asks = prepared.mix[0].templates[0]
     tree = prepared.encoder.trees(asks, shown.items)[0]
     parts.append(f"── all targets at once, template {asks.id} " + "─" * 20)
+    if prepared.catalogue.has_parallel_codes:
+        tree = with_first_labels(tree)
+        parts.append("sft.parallel_codes: a label is an item's first code, and stands for all of them")
     parts.append(render_tree(prepared.tokenizer, tree))
     leaks = find_run_leaks(run)
     parts.append("── leaks " + "─" * 50)

@@ -260,8 +260,14 @@ def validation_trees(
 ) -> list[TrainingTree]:
     """One chain a validation user: the history and its validation target."""
     examples = evaluation_examples(run, "valid", users, seed)
-    rows = examples.select("history", "target").iter_rows()
-    return [TrainingTree(build_chain(encoder.sample(template, history, target))) for history, target in rows]
+    trees = []
+    for history, target in examples.select("history", "target").iter_rows():
+        window = np.array(
+            [encoder.numbers[item] for item in (*history[-encoder.history :], target)], np.int32
+        )
+        chain = build_chain(encoder.sample(template, history, target), history_length=len(window) - 1)
+        trees.append(TrainingTree(chain, window, len(window)))
+    return trees
 
 
 def columns(trees: Sequence[TrainingTree]) -> dict[str, list[Ints]]:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 
 from llmrec.catalogue.prefix_mass import CollaborativePrior
+from llmrec.decode.parallel_codes import code_chances
 from llmrec.models.device import to_device
 from llmrec.text.target_tree import BRANCH
 from llmrec.token_tree import IGNORE
@@ -141,6 +142,50 @@ class Teacher:
             which = question[at_level]
             levels.append(TeacherDistribution(at[at_level], tokens[which], chances[which], real[at_level]))
         return levels
+
+    def code_probabilities(
+        self, batch: Mapping[str, Any], row: torch.Tensor, after: torch.Tensor
+    ) -> torch.Tensor:
+        """Probabilities of the next item's codes, each level by itself: float32 [q, C], C codes of all levels.
+
+        Args:
+            batch: as for `losses`.
+            row: int64 [q], which window.
+            after: int64 [q], how many of its items are the history.
+        """
+        window, observed, owner = (
+            torch.as_tensor(batch[name]) for name in ("window_items", "observed", "owner")
+        )
+        found = torch.empty(len(row), len(self.catalogue.token_ids))
+        real = after < observed[row]
+        for one in row[real].unique().tolist():
+            of_row = real & (row == one)
+            size = min(int(observed[one]), int((window[one] >= 0).sum()))
+            found[of_row] = self._all_codes(int(owner[one]), window[one, :size])[after[of_row] - 1]
+        left = (~real).nonzero()[:, 0]
+        for some in left.split(max(1, CHANCES // self.catalogue.trie.items)) if len(left) else ():
+            found[some] = self._codes_of(self._scores_after(self.model, window[row[some]], after[some]))
+        return found
+
+    def _all_codes(self, owner: int, window: torch.Tensor) -> torch.Tensor:
+        """`code_probabilities` after each part of a window [n] of chosen items, [n − 1, C]; kept between epochs.
+
+        They are asked for together for the reason that `_choice_distributions` gives.
+        """
+        kept = self._memory.get((owner, window.numpy().tobytes(), len(self.catalogue.token_ids)))
+        if kept is not None:
+            return kept[0]
+        parts = [
+            self._codes_of(
+                self._scores_after(self._fitted_without(owner), window.expand(len(after), -1), after)
+            )
+            for after in torch.arange(1, len(window)).split(max(1, CHANCES // self.catalogue.trie.items))
+        ]
+        return self._keep(owner, window, [torch.cat(parts)])[0]
+
+    def _codes_of(self, scores: torch.Tensor) -> torch.Tensor:
+        """Probabilities of codes [q, C] from scores [q, items]."""
+        return code_chances(scores.softmax(1), self.catalogue.paths, len(self.catalogue.token_ids))
 
     def _answers(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Items of a batch's answers, int64 [B, W, 1 + branches]: those of the window, then their branches."""

@@ -18,6 +18,7 @@ from llmrec.models.layers.head import head_at_positions
 from llmrec.token_tree import IGNORE, MAX_ATTENTION_PAIRS, MULTIPLE, ancestor_mask
 from llmrec.train import sharding
 from llmrec.train.sft.epochs import EMPTY_TREE, Epochs, FilledSampler, LengthGroupedSampler
+from llmrec.train.sft.parallel import ParallelLoss
 from llmrec.train.sft.samples import TrainingTree, as_dataset
 from llmrec.train.sft.teacher import Teacher
 from llmrec.train.validation import NDCG_CUTOFF, ValidationLists
@@ -36,6 +37,7 @@ class TreeTrainer(SFTTrainer):
             labels of all of them, whatever the batches and the number of processes.
         validation_lists: validation users whose lists are decoded at every evaluation, which then has `eval_ndcg@10`.
         teacher: whose probabilities are learned beside the labels.
+        parallel: the loss of codes that are predicted at once, the teacher in it; None where they follow one another.
         compiled: whether a sharded model's layers are compiled; of another, `args` says it.
         kwargs: SFTTrainer's.
     """
@@ -46,12 +48,14 @@ class TreeTrainer(SFTTrainer):
         validation: Sequence[TrainingTree] = (),
         validation_lists: ValidationLists | None = None,
         teacher: Teacher | None = None,
+        parallel: ParallelLoss | None = None,
         compiled: bool = False,
         **kwargs: Any,
     ) -> None:
         rows = as_dataset([*validation, EMPTY_TREE]) if validation else None
         super().__init__(train_dataset=epochs.rows, eval_dataset=rows, **kwargs)
-        self._epochs, self._lists, self._teacher = epochs, validation_lists, teacher
+        self._epochs, self._lists = epochs, validation_lists
+        self._teacher, self._parallel = teacher, parallel
         if self.is_fsdp_enabled:
             sharding.shard(self._trained_model, compiled)
 
@@ -193,7 +197,9 @@ class TreeTrainer(SFTTrainer):
                 use_cache=False,
             )
         logits = outputs.logits.float()
-        if self._teacher is None or not model.training:
+        if self._parallel is not None:
+            loss = self._parallel.losses(logits, inputs, model.training).sum()
+        elif self._teacher is None or not model.training:
             loss = cross_entropy(logits, labels[learned], reduction="sum")
         else:
             log_probs = log_softmax(logits, dim=-1)
