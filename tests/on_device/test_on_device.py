@@ -37,7 +37,7 @@ from llmrec.train.alignment.grpo_trainer import TreeGRPOTrainer
 from llmrec.train.alignment.losses import rosepo, sdpo
 from llmrec.train.alignment.rollouts import RolloutTasks
 from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
-from llmrec.train.sft.teacher import Teacher
+from llmrec.train.sft.teacher.distributions import Teacher
 from llmrec.train.sft.trainer import TreeTrainer
 
 device = importlib.import_module("real_gpu" if "LLMREC_TEST_DEVICE" in os.environ else "simulated_device")

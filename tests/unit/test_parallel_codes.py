@@ -24,7 +24,7 @@ from llmrec.token_tree import IGNORE
 from llmrec.train.sft.first_loss import run_head
 from llmrec.train.sft.parallel import ParallelLoss, one_label_an_item
 from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
-from llmrec.train.sft.teacher import Teacher
+from llmrec.train.sft.teacher.distributions import Teacher
 
 K = 12
 TOKEN_IDS = torch.arange(TEXT, TEXT + LEVELS * CODES).flip(0)  # ids of a vocabulary need not be in order

@@ -12,8 +12,9 @@ from llmrec.catalogue.trie import Trie
 from llmrec.text.target_tree import BRANCH, TargetTreeBuilder
 from llmrec.token_tree import IGNORE
 from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset, owner_of
-from llmrec.train.sft.teacher import Branching, SyntheticContinuations, Teacher
-from llmrec.train.sft.temperature import find_temperature
+from llmrec.train.sft.teacher.distributions import Teacher
+from llmrec.train.sft.teacher.drawn_items import Branching, SyntheticContinuations
+from llmrec.train.sft.teacher.temperature import find_temperature
 
 SIDS = np.array([[0, 0], [0, 1], [0, 2], [1, 0], [2, 1], [2, 2]])
 ITEMS = [f"i{n}" for n in range(len(SIDS))]

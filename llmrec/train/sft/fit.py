@@ -32,8 +32,9 @@ from llmrec.train.sft.epochs import Epochs, files_of, write_epoch
 from llmrec.train.sft.first_loss import start_at_chance
 from llmrec.train.sft.parallel import ParallelLoss, one_label_an_item
 from llmrec.train.sft.prepare import prepare, start_run_folder
-from llmrec.train.sft.teacher import Branching, SyntheticContinuations, Teacher
-from llmrec.train.sft.temperature import find_temperature
+from llmrec.train.sft.teacher.distributions import Teacher
+from llmrec.train.sft.teacher.drawn_items import Branching, SyntheticContinuations
+from llmrec.train.sft.teacher.temperature import find_temperature
 from llmrec.train.sft.trainer import TreeTrainer
 from llmrec.train.validation import ValidationLists
 

@@ -30,7 +30,7 @@ from llmrec.token_tree import IGNORE
 if TYPE_CHECKING:
     from llmrec.catalogue.catalogue import Catalogue
     from llmrec.train.sft.samples import TrainingTree
-    from llmrec.train.sft.teacher import Teacher
+    from llmrec.train.sft.teacher.distributions import Teacher
 
 
 def one_label_an_item(trees: Iterable[TrainingTree]) -> Iterator[TrainingTree]:

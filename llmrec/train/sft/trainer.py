@@ -20,7 +20,7 @@ from llmrec.train import sharding
 from llmrec.train.sft.epochs import EMPTY_TREE, Epochs, FilledSampler, LengthGroupedSampler
 from llmrec.train.sft.parallel import ParallelLoss
 from llmrec.train.sft.samples import TrainingTree, as_dataset
-from llmrec.train.sft.teacher import Teacher
+from llmrec.train.sft.teacher.distributions import Teacher
 from llmrec.train.validation import NDCG_CUTOFF, ValidationLists
 
 

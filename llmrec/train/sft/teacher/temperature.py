@@ -14,7 +14,7 @@ from math import exp, log
 import numpy as np
 import torch
 
-from llmrec.train.sft.teacher import Teacher
+from llmrec.train.sft.teacher.distributions import Teacher
 
 BEST, SHARE = 10, 0.5
 """The `BEST` items of a history have `SHARE` of the probability, on average over histories."""

@@ -1,0 +1,1 @@
+"""A collaborative model as the teacher of a language model."""
