@@ -135,7 +135,8 @@ def test_trees_that_ask_for_no_next_item_are_left_alone(teacher):
 
 def test_a_large_catalogue_is_asked_a_few_histories_at_a_time(teacher, monkeypatch):
     whole = teacher.distributions(batch_of(WINDOWS))
-    monkeypatch.setattr("llmrec.train.sft.teacher.CHANCES", 2 * len(ITEMS))
+    for module in ("distributions", "drawn_items"):
+        monkeypatch.setattr(f"llmrec.train.sft.teacher.{module}.CHANCES", 2 * len(ITEMS))
     for one, other in zip(whole, teacher.distributions(batch_of(WINDOWS)), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True))
 
@@ -247,7 +248,7 @@ def test_what_users_chose_is_asked_about_once(monkeypatch):
     ):
         assert sorted(one.probabilities.flatten().tolist()) == sorted(other.probabilities.flatten().tolist())
     assert sum(model.asked for model in teacher.folds) == asked
-    monkeypatch.setattr("llmrec.train.sft.teacher.KEPT", 0)
+    monkeypatch.setattr("llmrec.train.sft.teacher.distributions.KEPT", 0)
     forgetful = folded(windows, ["u", "v", "w"], folds=2)
     for one, other in zip(first, [forgetful.distributions(batch) for _ in range(2)][1], strict=True):
         assert torch.equal(one.probabilities, other.probabilities)
