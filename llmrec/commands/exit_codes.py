@@ -6,7 +6,7 @@ import errno
 
 from typer.exceptions import TyperException
 
-from llmrec.changed_files import changed_file
+from llmrec.commands.changed_files import changed_file
 from llmrec.errors import UserError
 from llmrec.files import DISK_FULL, disk_is_full
 from llmrec.plugins import place_in_own_code

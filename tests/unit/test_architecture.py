@@ -22,7 +22,6 @@ ORDER = (
         "assets",
         "config",
         "artifacts",
-        "changed_files",
     ),
     "token_tree",
     *("metrics", "data", "collaborative", "ids", "text", "models", "catalogue", "decode", "vllm"),
