@@ -86,11 +86,13 @@ def test_what_goes_code_by_code_is_refused_in_a_line(shop, run):
 
 def test_an_export_recommends_as_the_run_and_its_card_does_not_ask_to_serve_it(shop, run):
     folder, _ = shop
-    done = small_shop.run(folder, "export", "parallel", "exported")
+    done = small_shop.run(folder, "export", "parallel", "exported-parallel")
     assert done.returncode == 0, done.stderr
-    card = (folder / "exported/README.md").read_text()
+    card = (folder / "exported-parallel/README.md").read_text()
     assert "llmrec recommend FOLDER" in card and "llmrec serve" not in card
-    ours, theirs = (Recommender.load(place).recommend(["i1", "i2"]) for place in (run, folder / "exported"))
+    ours, theirs = (
+        Recommender.load(place).recommend(["i1", "i2"]) for place in (run, folder / "exported-parallel")
+    )
     assert [(one.item_id, one.score) for one in ours] == [(one.item_id, one.score) for one in theirs]
 
 

@@ -323,7 +323,9 @@ def train(place, teacher=None):
         name: value.to(place.device) if isinstance(value, torch.Tensor) else value  # as a Trainer does
         for name, value in training_batch().items()
     }
-    loss = TreeTrainer.compute_loss(SimpleNamespace(_teacher=teacher), place.model.train(), batch)
+    loss = TreeTrainer.compute_loss(
+        SimpleNamespace(_teacher=teacher, _parallel=None), place.model.train(), batch
+    )
     loss.backward()
     return loss.detach(), place.model.eval()
 

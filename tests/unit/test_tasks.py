@@ -16,7 +16,7 @@ from llmrec.models.base import train_tokenizer
 from llmrec.text.encode import PromptContext, PromptEncoder
 from llmrec.text.mix import load_training_mix, select_task
 from llmrec.text.prompts import Fields, uses_history
-from llmrec.text.tasks import load_task
+from llmrec.text.tasks import load_task, writes_words_first
 
 PROMPTS = assets.names("prompts")
 CARDS = assets.names("data_prep")
@@ -245,8 +245,7 @@ def test_a_file_is_checked_where_it_is_switched_off_too(tmp_path):
     [
         ("rating", "source interaction"),
         ("item_to_sid", "source item"),
-        ("titles", "SID alone"),
-        ("reasoning", "SID alone"),
+        ("titles", "SID, alone or after words"),
         ("users", "names user.age"),
         ("direct", "names candidates.sid"),
         ("search", "names target.categories"),
@@ -257,6 +256,13 @@ def test_a_first_task_that_decoding_cannot_use_is_an_error(name, problem):
     with pytest.raises(UserError, match=rf"(?s)first task.*{problem}"):
         load_training_mix([TaskConfig(task=name)], FULL)
     assert len(load_training_mix([TaskConfig(task="sequential"), TaskConfig(task=name)], FULL)) == 2
+
+
+def test_a_first_task_may_write_words_before_the_id():
+    mix = load_training_mix([TaskConfig(task="reasoning"), TaskConfig(task="sequential")], FULL)
+    words = [writes_words_first(task.task, template, FULL) for task in mix for template in task.templates]
+    assert words == [not plain for task in mix for plain in task.is_next_item]
+    assert any(words) and not all(words)
 
 
 def test_a_first_task_that_is_switched_off_is_an_error():

@@ -106,7 +106,7 @@ def test_the_trainers_loss_on_trees_equals_the_unrolled_one(samples, kind, tied,
     oracle = unrolled_loss(model, samples)
     oracle.backward()
     expected = gradients(model)
-    loss = TreeTrainer.compute_loss(SimpleNamespace(_teacher=None), model, batch_of(samples))
+    loss = TreeTrainer.compute_loss(SimpleNamespace(_teacher=None, _parallel=None), model, batch_of(samples))
     loss.backward()
     got = gradients(model)
     assert abs(loss.item() - oracle.item()) < 1e-5
