@@ -13,7 +13,7 @@ from shop import CARD
 from llmrec import layout
 from llmrec.cli import main
 from llmrec.report.next_commands import recommend_command
-from llmrec.train.sft.example_ids import example_sids
+from llmrec.train.sft.example_ids import example_sids, with_own_codes
 
 
 @pytest.fixture(autouse=True)
@@ -224,12 +224,24 @@ def test_preview_trains_nothing_and_says_that_its_ids_are_examples(capsys):
     assert shown.err.count("codebooks") == 0
 
 
+def test_a_preview_shows_as_many_tokens_an_item_as_there_will_be(capsys):
+    """A cluster, one of 16 as 40 items have by themselves, and the item's own code."""
+    options = ["run=looked-at-2", "ids.quantizer={levels: 1, codes: auto}", "ids.collisions=own_code"]
+    assert main(["preview", "recipe.yaml", *options]) == 0
+    shown = capsys.readouterr().out
+    assert "<b_" in shown and "<c_" not in shown
+    shared, own = (max(map(int, re.findall(rf"<{level}_(\d+)>", shown))) for level in "ab")
+    assert shared < 16 <= own
+
+
 def test_example_ids_are_different_and_within_their_sizes():
     for items, codes, levels in ((40, 8, 2), (5, 2, 1), (1, 4, 3), (1000, 10, 3), (1001, 10, 3)):
         sids = example_sids(items, codes, levels, seed=3)
         assert len({tuple(sid) for sid in sids.tolist()}) == items
         assert sids.min() >= 0 and sids.max() < codes and sids.shape[1] >= levels
     assert example_sids(1001, 10, 3, 0).shape[1] == 4
+    own = with_own_codes(50, 4, 1, seed=3)
+    assert own.shape == (50, 2) and own[:, 0].max() < 4 and sorted(own[:, 1]) == list(range(50))
 
 
 def test_a_run_in_a_pipe_prints_its_own_lines_alone(shop):

@@ -12,9 +12,11 @@ from llmrec import layout
 from llmrec.config import Recipe
 from llmrec.data.examples import load_items
 from llmrec.files import link_or_copy, write_json
+from llmrec.ids.collisions import adds_level
+from llmrec.ids.tokenizer import auto_codes
 
-CODES, LEVELS = 256, 3
-"""Size of example IDs whose recipe does not say it in numbers."""
+LEVELS = 3
+"""Levels of example IDs whose recipe does not say it in numbers."""
 
 
 def write_example_run(recipe: Recipe, run: Path, folder: Path) -> None:
@@ -28,14 +30,21 @@ def write_example_run(recipe: Recipe, run: Path, folder: Path) -> None:
     for path in sorted((run / "data").iterdir()):
         link_or_copy(path, folder / "data" / path.name)
     items = load_items(run)["item_id"]
-    codes, levels = (_number(getattr(recipe.ids.quantizer, name, None)) for name in ("codes", "levels"))
-    sids = example_sids(len(items), codes or CODES, levels or LEVELS, recipe.seed)
+    tokenizer = recipe.ids.quantizer
+    codes, levels = getattr(tokenizer, "codes", None), getattr(tokenizer, "levels", None)
+    codes = codes if isinstance(codes, int) else auto_codes(len(items))
+    levels = levels if isinstance(levels, int) else LEVELS
+    if recipe.ids.collision_rule == "own_code" and adds_level(recipe.ids):
+        sids = with_own_codes(len(items), codes, levels, recipe.seed)
+    else:
+        sids = example_sids(len(items), codes, levels, recipe.seed)
     (folder / "ids").mkdir()
     table = pl.DataFrame(
         {"item_id": items, "sid": sids.tolist()}, schema_overrides={"sid": pl.List(pl.Int32)}
     )
     table.write_parquet(folder / layout.SIDS)
-    write_json(folder / layout.IDS_REPORT, {"levels": [{"codes": codes or CODES}] * sids.shape[1]})
+    sizes = (sids.max(0) + 1).tolist()
+    write_json(folder / layout.IDS_REPORT, {"levels": [{"codes": size} for size in sizes]})
 
 
 def example_sids(items: int, codes: int, levels: int, seed: int) -> NDArray[np.int32]:
@@ -51,5 +60,8 @@ def example_sids(items: int, codes: int, levels: int, seed: int) -> NDArray[np.i
     ).reshape(items, levels)
 
 
-def _number(value: object) -> int | None:
-    return value if isinstance(value, int) and value > 1 else None
+def with_own_codes(items: int, codes: int, levels: int, seed: int) -> NDArray[np.int32]:
+    """Return IDs of `levels` random codes and one that no other item has, int32 `[items, levels + 1]`."""
+    rng = np.random.default_rng(seed)
+    shared = rng.integers(codes, size=(items, levels), dtype=np.int32)
+    return np.hstack([shared, rng.permutation(items).astype(np.int32)[:, None]])
