@@ -122,8 +122,15 @@ def did_you_mean(name: str, valid: Sequence[str], otherwise: str = "known") -> s
 
 
 def close_name(name: str, valid: Sequence[str]) -> str | None:
-    """Return the valid name, of a few, that another may be a mistake of; None if none is near."""
-    return next(iter(difflib.get_close_matches(name, valid, n=1, cutoff=0.5)), None)
+    """Return the valid name, of a few, that another may be a mistake of; None if none is near.
+
+    Names with letters in common come first, then a word of the other name (`per_device_train_batch_size`: `batch`) or
+    the first letters of its words (`learning_rate`: `lr`).
+    """
+    words = [word for word in re.split(r"[\W_]+", name.casefold()) if word]
+    initials = "".join(word[0] for word in words)
+    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return next(iter([*near, *(other for other in valid if other in words or other == initials)]), None)
 
 
 _LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
