@@ -99,7 +99,7 @@ class MetricsFile(TrainerCallback):
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the latest complete checkpoint of a trainer's output folder, or None.
 
-    A checkpoint is complete if it has a state file, which the first process writes last, and whole files of the
+    A checkpoint is complete if it has a whole state file, which the first process writes last, and whole files of the
     random generators of all processes, which the other processes may still have been writing.
     """
     draws = {path: list(path.glob("rng_state*.pth")) for path in folder.glob("checkpoint-*")}
@@ -107,11 +107,20 @@ def last_checkpoint(folder: Path) -> Path | None:
     complete = [
         path
         for path, files in draws.items()
-        if (path / "trainer_state.json").is_file()
+        if _is_json(path / "trainer_state.json")
         and len(files) == processes
         and all(map(zipfile.is_zipfile, files))
     ]
     return max(complete, key=_step, default=None)
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a file is there, and whole: a killed process may have left it empty or cut off."""
+    try:
+        json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _step(checkpoint: Path) -> int:

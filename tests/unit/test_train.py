@@ -182,11 +182,15 @@ def test_a_log_is_rewound_to_the_checkpoint(tmp_path):
     assert path.read_text() == ""
 
 
-def test_a_checkpoint_cut_short_is_not_taken(tmp_path):
+@pytest.mark.parametrize("last", [None, "", '{"global_step": 3'])
+def test_a_checkpoint_cut_short_is_not_taken(tmp_path, last):
+    """Killed before its state was written, or while it was."""
     for step in (2, 10, 30):
         (tmp_path / f"checkpoint-{step}").mkdir()
     for step in (2, 10):
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    if last is not None:
+        (tmp_path / "checkpoint-30/trainer_state.json").write_text(last)
     assert last_checkpoint(tmp_path).name == "checkpoint-10"
     assert last_checkpoint(tmp_path / "nothing") is None
 
