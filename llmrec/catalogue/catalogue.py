@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PARALLEL_CODES = "parallel_codes"
 """The prompt setting that says whether the model predicts all codes of an item at once; absent in most runs."""
+REASONS = "reasons"
+"""The prompt setting that says whether the prompt asks for words before the semantic ID; absent in older runs."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,19 @@ class Catalogue:
             )
 
     @property
+    def reasons(self) -> bool:
+        """Whether the model's prompt asks for words before the semantic ID."""
+        return bool(self.prompts.get(REASONS, False))
+
+    def check_answers_at_once(self, what: str) -> None:
+        """Raise a UserError if the model writes words before the semantic ID; `what` names who cannot do so."""
+        if self.reasons:
+            raise UserError(
+                f"{what}: the prompt of this run asks for words before the semantic ID, which only "
+                "decode.engine=tree and decode.engine=generate write"
+            )
+
+    @property
     def count(self) -> int:
         """Number of items that may come out."""
         return int(self.trie.count(torch.tensor(ROOT, device=self.token_ids.device)))
@@ -223,7 +238,7 @@ class Catalogue:
         """SID tokens of each item, as the model's token ids, int64 [items, L] on the CPU; −1 for a pad."""
         return self.token_ids.cpu()[self.paths]
 
-    @property
+    @cached_property
     def id_starts(self) -> list[int]:
         """Token ids with which the items' semantic IDs begin, ascending."""
         return sorted(set(self.tokens[:, 0].tolist()))

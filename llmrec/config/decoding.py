@@ -157,9 +157,13 @@ class DecodeConfig(Section):
     @property
     def code_by_code(self) -> list[str]:
         """The settings, as `key: value`, that a model which predicts all codes of an item at once cannot obey."""
+        return [*([] if self.engine == "tree" else [f"engine: {self.engine}"]), *self._settings_of_steps]
+
+    @property
+    def _settings_of_steps(self) -> list[str]:
+        """The settings, as `key: value`, that change how a step scores codes, which only `engine: tree` can."""
         settings = {
-            f"engine: {self.engine}": self.engine != "tree",
-            f"normalise: {self.normalise}": self.normalise != "vocabulary",
+            "normalise: allowed": self.normalise == "allowed",
             "temperature": bool(self.temperature),
             "prior": self.prior is not None,
         }
@@ -173,13 +177,7 @@ class DecodeConfig(Section):
 
     @model_validator(mode="after")
     def _beams_cover_k(self) -> DecodeConfig:
-        tree_settings = {
-            "width: auto": self.width == "auto",
-            "normalise: allowed": self.normalise == "allowed",
-            "temperature": bool(self.temperature),
-            "prior": self.prior is not None,
-        }
-        used = [name for name, is_used in tree_settings.items() if is_used]
+        used = [*(["width: auto"] if self.width == "auto" else []), *self._settings_of_steps]
         if used and self.engine != "tree":
             raise ValueError(f"{used[0]} needs engine: tree, not {self.engine}")
         if self.width == "auto":

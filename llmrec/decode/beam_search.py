@@ -23,7 +23,7 @@ import torch
 
 from llmrec.catalogue.item_mask import ItemMask
 from llmrec.decode.kv_cache import TreeCache, prefill
-from llmrec.decode.scoring import PLAIN, Scoring, perturb
+from llmrec.decode.scoring import PLAIN, Scoring, is_precise, perturb
 from llmrec.decode.top_k import TopK, fetch
 from llmrec.errors import UserError
 from llmrec.models.layers.head import head_over_tokens
@@ -78,7 +78,7 @@ class TreeEngine:
     @property
     def is_precise(self) -> bool:
         """Whether the model's scores are precise enough that a search can prove a list."""
-        return self.model.dtype.itemsize >= torch.float32.itemsize
+        return is_precise(self.model)
 
     @property
     def margin(self) -> float:

@@ -5,7 +5,7 @@ Prompts of similar length share a batch. A batch has a bounded number of tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,6 +139,11 @@ def _generate(
                 generated[group[place // answers]].append(tokens[:stop])
             bar.update(len(group))
     return generated
+
+
+def without_end(answer: Sequence[int], ends: Container[int]) -> list[int]:
+    """An answer without the end token or mark that it may end with."""
+    return list(answer[:-1] if answer and answer[-1] in ends else answer)
 
 
 class _OneMark(LogitsProcessor):

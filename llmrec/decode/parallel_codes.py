@@ -19,7 +19,7 @@ import torch
 
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.kv_cache import prefill
-from llmrec.decode.scoring import PLAIN, Scoring, split_for_cache
+from llmrec.decode.scoring import PLAIN, Scoring, is_precise, split_for_cache
 from llmrec.decode.top_k import TopK, fetch
 from llmrec.models.layers.head import head_over_tokens
 
@@ -99,7 +99,7 @@ class ParallelEngine:
     @property
     def is_precise(self) -> bool:
         """Whether scores do not depend on what else is in a batch, so that a list is provably the true top-K."""
-        return self.model.dtype.itemsize >= torch.float32.itemsize
+        return is_precise(self.model)
 
     def beam_tokens(self, width: int) -> int:
         """Cache positions beside the prompt: none, whatever the width."""

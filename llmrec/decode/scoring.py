@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from llmrec.catalogue.prefix_mass import CollaborativePrior
 
 
@@ -72,6 +74,11 @@ class Scoring:
             score = self.model_weight * score + (1 - self.model_weight) * prior
             score = score.masked_fill(~legal, -torch.inf)
         return score
+
+
+def is_precise(model: PreTrainedModel) -> bool:
+    """Whether a model's scores do not depend on what else is in a batch, so that a search can prove a list."""
+    return model.dtype.itemsize >= torch.float32.itemsize
 
 
 PLAIN = Scoring()

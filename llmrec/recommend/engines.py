@@ -81,7 +81,7 @@ class Engines:
         """
         if settings.code_by_code:
             self._run.catalogue.check_one_by_one(f"decode.{settings.code_by_code[0]}")
-        if self._run.reasons:
+        if self._run.catalogue.reasons:
             top = self._reason(requests, settings, adapter)
         else:
             top = self._search(requests, settings, adapter)
@@ -102,7 +102,7 @@ class Engines:
             candidates: for each prompt, int [n, L]: token ids of items' codes; −1 for a pad.
             adapter: of the model that answers; None for the base alone.
         """
-        if self._run.reasons:
+        if self._run.catalogue.reasons:
             texts = self.texts(prompts, ReasoningConfig(), adapter)
             behind = self._score(texts.prompts, [candidates[user] for user in texts.owner], adapter)
             return texts.sum_scores(behind)
@@ -147,7 +147,7 @@ class Engines:
     def _reason(self, requests: Requests, settings: DecodeConfig, adapter: Path | None) -> TopK:
         """Lists behind each text that the model writes, summed over a user's texts."""
         if settings.engine == "vllm":
-            self._run.check_answers_at_once("decode.engine=vllm")
+            self._run.catalogue.check_answers_at_once("decode.engine=vllm")
         texts = self.texts(requests.prompts, settings.reasoning, adapter, settings.dtype)
         return texts.sum_lists(self._search(texts.extend(requests), settings, adapter))
 

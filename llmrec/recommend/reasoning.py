@@ -111,9 +111,7 @@ def write_texts(
     ends = {end, *starts}
     owner, texts = [], []
     for user, answers in enumerate(written):
-        for text in dict.fromkeys(
-            tuple(token for token in answer if token not in ends) for answer in answers
-        ):
+        for text in dict.fromkeys(tuple(free_text.without_end(answer, ends)) for answer in answers):
             owner.append(user)
             texts.append(list(text))
     log_probs = np.zeros(len(texts), np.float32)

@@ -142,19 +142,6 @@ class TrainedRun:
         return found
 
     @property
-    def reasons(self) -> bool:
-        """Whether its prompt asks for words before the semantic ID."""
-        return bool(self.catalogue.prompts.get("reasons"))
-
-    def check_answers_at_once(self, what: str) -> None:
-        """Raise a UserError if the model writes words before the semantic ID; `what` names who cannot do so."""
-        if self.reasons:
-            raise UserError(
-                f"{what}: the prompt of this run asks for words before the semantic ID, which only "
-                "decode.engine=tree and decode.engine=generate write"
-            )
-
-    @property
     def models(self) -> list[str]:
         """Names of the models that can answer: the base, SFT's, which every run has, and the aligned ones."""
         return [BASE, SFT, *(name for name in self.adapters if name != SFT)]

@@ -109,7 +109,7 @@ def serve(
     """
     check_address(host, port)
     served = TrainedRun.load(run)
-    served.check_answers_at_once("serve")
+    served.catalogue.check_answers_at_once("serve")
     served.catalogue.check_one_by_one("llmrec serve")
     settings = engine_settings(served.base, list(served.adapters.values()), k_max, memory_gb)
     import uvloop

@@ -38,7 +38,7 @@ def run(context: StageContext) -> None:
     needs_model = not MODEL_SOURCES.isdisjoint(recipe.pairs.sources)
     if needs_model:
         trained = TrainedRun.load(context.run, as_trained=True)
-        trained.check_answers_at_once("pairs.sources")
+        trained.catalogue.check_answers_at_once("pairs.sources")
         catalogue, beams = trained.catalogue, _sft_beams(trained, recipe)
     else:
         catalogue, beams = Catalogue.load(context.run / layout.BASE, as_trained=True), None

@@ -173,13 +173,18 @@ def test_an_addition_reads_the_tokenizer_once(tmp_path):
     assert reads.call_count == 1
 
 
+def finish_run(folder):
+    """A tuned model with what else a finished run has."""
+    tune(folder)
+    (folder / "recipe.yaml").write_text("decode: {mask_seen: true}")
+    (folder / "sft").mkdir(exist_ok=True)
+    write_json(folder / "sft/manifest.json", {"outputs": {}})
+    (folder / "data").mkdir()
+    pl.DataFrame({"item_id": ITEMS, "title": ITEMS}).write_parquet(folder / "data/items.parquet")
+
+
 def test_an_opened_run_answers_with_its_own_catalogue_or_says_to_open_it_again(tmp_path):
-    tune(tmp_path)
-    (tmp_path / "recipe.yaml").write_text("decode: {mask_seen: true}")
-    (tmp_path / "sft").mkdir(exist_ok=True)
-    write_json(tmp_path / "sft/manifest.json", {"outputs": {}})
-    (tmp_path / "data").mkdir()
-    pl.DataFrame({"item_id": ITEMS, "title": ITEMS}).write_parquet(tmp_path / "data/items.parquet")
+    finish_run(tmp_path)
     grow(tmp_path, ["new-0", "new-1"])
     reads, waits = Recommender.load(tmp_path), Recommender.load(tmp_path)
     before = reads.recommend(["item-1", "new-0"], k=12)
@@ -192,12 +197,7 @@ def test_an_opened_run_answers_with_its_own_catalogue_or_says_to_open_it_again(t
 
 
 def test_a_run_that_is_trained_again_must_be_opened_again(tmp_path):
-    tune(tmp_path)
-    (tmp_path / "recipe.yaml").write_text("decode: {mask_seen: true}")
-    (tmp_path / "sft").mkdir(exist_ok=True)
-    write_json(tmp_path / "sft/manifest.json", {"outputs": {}})
-    (tmp_path / "data").mkdir()
-    pl.DataFrame({"item_id": ITEMS, "title": ITEMS}).write_parquet(tmp_path / "data/items.parquet")
+    finish_run(tmp_path)
     reads, waits = Recommender.load(tmp_path), Recommender.load(tmp_path)
     before = reads.recommend(["item-1"], k=12)
     tune(tmp_path)

@@ -51,7 +51,7 @@ def align_by_pairs(ctx: StageContext) -> None:
     """
     settings = ctx.recipe.dpo
     initial = load_initial_policy(ctx, settings)
-    initial.run.check_answers_at_once("dpo")
+    initial.run.catalogue.check_answers_at_once("dpo")
     pairs = read_pairs(ctx.run, initial.run.catalogue.items)
     steps = 0
     for number in range(settings.rounds):

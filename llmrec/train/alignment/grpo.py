@@ -61,7 +61,7 @@ def align_by_rewards(ctx: StageContext) -> None:
     for reward in settings.rewards:
         load_reward(reward.name)
     initial = load_initial_policy(ctx, settings)
-    if initial.run.reasons:
+    if initial.run.catalogue.reasons:
         _check_reasoning(settings)
     tasks = make_rollout_tasks(ctx.recipe, initial)
     order, steps = _order_of_tasks(settings, tasks, initial.seed)
@@ -114,7 +114,7 @@ def _training_arguments(ctx: StageContext, steps: int, initial: InitialPolicy) -
             num_generations=settings.generations,
             num_iterations=settings.iterations,
             max_completion_length=initial.run.catalogue.length
-            + (ctx.recipe.decode.reasoning.tokens if initial.run.reasons else 0),
+            + (ctx.recipe.decode.reasoning.tokens if initial.run.catalogue.reasons else 0),
             reward_weights=[reward.weight for reward in settings.rewards],
             shuffle_dataset=False,
             disable_dropout=True,
@@ -176,7 +176,7 @@ def _check_reasoning(settings: GrpoConfig) -> None:
 
 def _make_sampler(settings: GrpoConfig, initial: InitialPolicy, tokens: int, scratch: Path) -> RolloutSampler:
     """What draws rollouts; `tokens` limits a text before the semantic ID."""
-    if initial.run.reasons:
+    if initial.run.catalogue.reasons:
         end_id = int(initial.run.tokenizer.eos_token_id)
         return ReasoningSampler(initial.run.catalogue, initial.pad_id, end_id, tokens)
     if settings.engine == "vllm":

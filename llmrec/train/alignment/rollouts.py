@@ -141,9 +141,7 @@ class ReasoningSampler:
                 model, tasks.prompts, self.tokens, [self.end_id], self.pad_id, count, marks=starts
             )
             ends = {self.end_id, *starts}
-            texts = [
-                [token for token in answer if token not in ends] for group in written for answer in group
-            ]
+            texts = [free_text.without_end(answer, ends) for group in written for answer in group]
             rows = np.repeat(np.arange(len(tasks.prompts)), count)
             behind = [[*tasks.prompts[row], *text] for row, text in zip(rows, texts, strict=True)]
             mask = tasks.take(rows.tolist()).mask(self.catalogue)

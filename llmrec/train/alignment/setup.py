@@ -74,7 +74,7 @@ class InitialPolicy:
             The users; None where none are wanted, the run has no validation users, or the model writes words before
             the semantic ID, because these lists are decoded right after the prompt.
         """
-        if users is None or self.run.reasons:
+        if users is None or self.run.catalogue.reasons:
             return None
         run = self.run
         lists = ValidationLists.draw(
@@ -92,7 +92,8 @@ class InitialPolicy:
 
     def scorer(self, settings: AlignmentConfig) -> CompletionScorer:
         """How its log-probabilities are normalised; words before the ID are tokens of the whole vocabulary."""
-        return CompletionScorer("vocabulary" if self.run.reasons else settings.normalise, self.run.catalogue)
+        catalogue = self.run.catalogue
+        return CompletionScorer("vocabulary" if catalogue.reasons else settings.normalise, catalogue)
 
 
 def load_initial_policy(ctx: StageContext, settings: AlignmentConfig) -> InitialPolicy:

@@ -259,7 +259,7 @@ def _validation_lists(ctx: StageContext, prepared: Prepared) -> ValidationLists 
     sft = ctx.recipe.sft
     if sft.valid_lists is None:
         return None
-    if prepared.catalogue.prompts["reasons"]:
+    if prepared.catalogue.reasons:
         raise UserError(
             "sft.valid_lists: lists are decoded right after the prompt in training, but the first of `prompts` asks "
             "for words before the semantic ID; set sft.valid_lists=null and sft.keep=loss"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmrec.artifacts import read_manifest
-from llmrec.catalogue.catalogue import PARALLEL_CODES, Catalogue
+from llmrec.catalogue.catalogue import PARALLEL_CODES, REASONS, Catalogue
 from llmrec.config import BaseConfig, Recipe
 from llmrec.data.examples import event_fields, load_items, load_users
 from llmrec.errors import UserError
@@ -112,7 +112,7 @@ def _prompt_settings(
         "history": encoder.history,
         "context": encoder.context,
         "template": template.model_dump(mode="json"),
-        "reasons": reasons,
+        REASONS: reasons,
         **({PARALLEL_CODES: True} if at_once else {}),
     }
 
