@@ -40,14 +40,14 @@ REPEATS = 7
 def main(name: str, out: Path, count: int) -> None:
     """Time the variants, print and write the figures."""
     recipe = load_recipe(str(run_folder(name) / "recipe.yaml"))
-    trainer = _trainer(name, count * recipe.sft.batch)
+    trainer = trainer_of(name, count * recipe.sft.batch)
     batches = [dict(batch) for batch in trainer.get_train_dataloader()]
     model: Any = trainer.model
-    rows = [module for module in model.modules() if isinstance(module, TrainableTokensLayer)]
+    rows = trained_row_layers(trainer)
     variants = [LIBRARIES, PLAIN, *([APART] if rows else [])]
-    work = {variant: partial(_pass, trainer, batches, rows, variant) for variant in variants}
+    work = {variant: partial(pass_over, trainer, batches, rows, variant) for variant in variants}
     seconds = time_interleaved(work, REPEATS, name)
-    exact = _gradient(partial(_pass, trainer, batches, rows, LIBRARIES, bf16=False), model)
+    exact = _gradient(partial(pass_over, trainer, batches, rows, LIBRARIES, bf16=False), model)
     errors = {
         variant: float((_gradient(one, model) - exact).norm() / exact.norm()) for variant, one in work.items()
     }
@@ -65,7 +65,7 @@ def main(name: str, out: Path, count: int) -> None:
     write_figures(out, command, figures, "torch", "transformers", "trl", "peft")
 
 
-def _trainer(name: str, trees: int) -> TreeTrainer:
+def trainer_of(name: str, trees: int) -> TreeTrainer:
     """A trainer on the first trees of a run's training histories, drawn by a seed."""
     folder = run_folder(name)
     recipe = load_recipe(str(folder / "recipe.yaml"))
@@ -99,7 +99,13 @@ def _trainer(name: str, trees: int) -> TreeTrainer:
     )
 
 
-def _pass(
+def trained_row_layers(trainer: TreeTrainer) -> list[Any]:
+    """Layers of the trainer's model that hold trained rows."""
+    assert trainer.model is not None
+    return [module for module in trainer.model.modules() if isinstance(module, TrainableTokensLayer)]
+
+
+def pass_over(
     trainer: TreeTrainer, batches: list[dict[str, Any]], rows: list[Any], variant: str, bf16: bool = True
 ) -> None:
     """Forward and backward of all batches by one variant; the gradients are left."""

@@ -23,6 +23,7 @@ from llmrec.commands.other_projects import signatures as other_projects
 from llmrec.commands.stages import signatures as stages
 from llmrec.commands.start import signatures as start
 from llmrec.errors import one_line
+from llmrec.hardware import use_large_pages
 from llmrec.quiet import quieten
 
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
@@ -84,6 +85,7 @@ def _options(
     if debug:
         os.environ["LLMREC_DEBUG"] = "1"
     quieten()
+    use_large_pages()
 
 
 def main(args: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What a machine is: for records of how figures were made, and where models compute."""
+"""What a machine is, for records of how figures were made; where models compute, and in which pages of memory."""
 
 from __future__ import annotations
 
@@ -45,3 +45,17 @@ def describe_machine() -> dict[str, Any]:
     if torch is not None and torch.cuda.is_available():
         about["gpu"] = torch.cuda.get_device_name()
     return about
+
+
+LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+"""Variable that torch reads once, at its first tensor on a CPU."""
+
+
+def use_large_pages() -> None:
+    """Let torch ask Linux for pages of 2 MB for large tensors on a CPU; call it before torch is imported.
+
+    The C library returns a large freed tensor to the kernel, which clears its pages again for the next one: with pages
+    of 4 KB that is a fifth of an SFT step of a model with 135 M parameters (`eval/results/large-pages.json`). Results do
+    not change. The user's environment has priority.
+    """
+    os.environ.setdefault(LARGE_PAGES, "1")

@@ -6,6 +6,7 @@ import math
 
 from llmrec.config.precision import uses_bfloat16
 from llmrec.estimate.machine import Precision, matmul_rate
+from llmrec.estimate.weights import code_count
 from llmrec.estimate.workload import FIELD_TOKENS, Workload
 
 WIDE = 512
@@ -70,14 +71,15 @@ def training_flops(work: Workload) -> float:
     A token costs 2 FLOPs per weight of the blocks in the forward pass, and 2 in the backward pass for the
     gradient of the input. If all weights are trained, their gradient costs 2 more, and so does a second pass with
     gradient checkpointing. Attention over L tokens costs as much as 2·L·hidden more weights in each block. The
-    head is applied at labels only, and the gradient of its whole matrix is computed in every mode.
+    head is applied at labels only; where it is frozen, its new rows alone have a gradient.
     """
     sft, shape = work.recipe.sft, work.shape
     tokens, labels = work.training_counts()
     passes = (6 if sft.mode == "full" else 4) + (2 if sft.gradient_checkpointing else 0)
     blocks = shape.linear_parameters + 2 * work.mean_length() * shape.hidden * shape.layers
     slower = SLOWER_4_BITS if sft.mode == "qlora" else 1.0
-    return tokens * passes * blocks * slower + labels * 6 * shape.head_parameters
+    head = (6 if sft.mode == "full" else 4) * shape.head_parameters + 6 * code_count(work) * shape.hidden
+    return tokens * passes * blocks * slower + labels * head
 
 
 def flop_rate(work: Workload, stage: str) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from llmrec.estimate.weights import trained_parameters
+from llmrec.estimate.weights import code_count, trained_parameters
 from llmrec.estimate.workload import Workload
 from llmrec.token_tree import MAX_ATTENTION_PAIRS
 
 LISTS_BYTES = 1e9  # most bytes of a batch of lists on a CPU (llmrec.decode.batches)
 BYTES_PER_TRAINED = 16  # weight, gradient and Adam's two moments, in float32
+BYTES_PER_LOGIT = 20  # logit, log-probability, their gradients, and two of them in 16 bits
 BYTES_OF_4_BITS = {True: 0.52, False: 0.57}
 """Bytes of a weight with its share of the scales, by `sft.qlora.double_quant`."""
 
@@ -50,12 +51,19 @@ def memory(work: Workload, stage: str) -> float:
         return 0.0
     sft = work.recipe.sft
     frozen = 0.0 if sft.mode == "full" else frozen_bytes(work)
-    window = max(work.longest(mixed.task, t) for mixed in work.mix for t in mixed.templates)
-    rows = min(sft.batch, max(1.0, MAX_ATTENTION_PAIRS / window**2))
-    step = activations(work, rows, window, sft.gradient_checkpointing)
+    longest = [work.longest(mixed.task, template) for mixed in work.mix for template in mixed.templates]
+    step = max(_step_bytes(work, tokens, labels) for tokens, labels in longest)
     # The base is loaded at full precision before it is quantized.
     training = frozen + BYTES_PER_TRAINED * trained_parameters(work) + step
     return max(stored_bytes(work), training + list_bytes(work, sft.valid_lists))
+
+
+def _step_bytes(work: Workload, tokens: float, labels: float) -> float:
+    """Bytes of a step on rows of so many tokens and labels: activations, and the logits of the labelled positions."""
+    sft = work.recipe.sft
+    rows = min(sft.batch, max(1.0, MAX_ATTENTION_PAIRS / tokens**2))
+    logits = rows * labels * (work.shape.vocabulary + code_count(work)) * BYTES_PER_LOGIT
+    return activations(work, rows, tokens, sft.gradient_checkpointing) + logits
 
 
 def list_bytes(work: Workload, users: int | None) -> float:

@@ -184,11 +184,13 @@ class Workload:
         answer = render(template.answer, task.answer_scope(round(self.history) or 1), self.fields)
         return self._count(answer) + template.end
 
-    def longest(self, task: Task, template: Template) -> float:
-        """Tokens of one training row: a full tree, or one sample with a full history."""
+    def longest(self, task: Task, template: Template) -> tuple[float, float]:
+        """Tokens and labels of one training row: a full tree, or one sample with a full history."""
+        labels = self._answer_tokens(task, template)
         if template.tree:
-            return self.history * self.tokens_per_target(task, template)
-        return sum(self.prompt_tokens(task, template)) + self.sid_tokens
+            targets = self.recipe.data.history
+            return targets * self.tokens_per_target(task, template), targets * labels
+        return sum(self.prompt_tokens(task, template)) + labels, labels
 
     def prompt_tokens(self, task: Task, template: Template) -> tuple[float, float]:
         """Tokens of a full prompt's trunk (up to its last item) and of its tail, with the chat format's."""

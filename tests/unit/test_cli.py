@@ -103,6 +103,22 @@ def test_leaks_that_a_library_lists_when_python_has_ended_are_hidden_and_nothing
     assert ("Arena" not in done.stderr) == is_hidden
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="torch asks for large pages on Linux alone")
+@pytest.mark.parametrize(("setting", "is_large"), [({}, True), ({"THP_MEM_ALLOC_ENABLE": "0"}, False)])
+def test_the_command_line_lets_torch_use_large_pages_unless_the_user_does_not(setting, is_large):
+    """Torch lets a tensor for which it asks for large pages start where a page does, and others 64 bytes behind."""
+    code = (
+        "from llmrec.cli import main; main(['ls']); import torch\n"
+        "kept = [torch.empty(1 << 20) for _ in range(3)]\n"
+        "print(all(one.data_ptr() % 4096 == 0 for one in kept))"
+    )
+    inherited = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=inherited | setting
+    )
+    assert done.stdout.splitlines()[-1] == str(is_large)
+
+
 def test_the_stage_commands_are_the_pipelines_stages():
     assert list(cli.COMMANDS["Single stages"]) == list(pipeline.NAMES)
 

@@ -1,5 +1,6 @@
 """What `--dry-run` says of each `sft.mode`, held against real models."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from llmrec.config import DataSize, load_recipe
 from llmrec.data.card import load_card
 from llmrec.estimate import alignment, flops
 from llmrec.estimate.weights import row_parameters, trained_parameters
+from llmrec.files import read_json
 from llmrec.ids.codecs.residual import ResidualCodec
 from llmrec.ids.collisions import resolve_collisions
 from llmrec.ids.tokenizer import Codes
@@ -18,6 +20,7 @@ from llmrec.models import modes
 from llmrec.models.base import load_base
 from llmrec.models.vocabulary import add_sid_tokens
 
+RESULTS = Path(__file__).parents[2] / "eval/results"
 SHAPE = ["base.tiny.hidden=128", "base.tiny.intermediate=256", "base.tiny.layers=3", "base.tiny.kv_heads=2"]
 IDS = ["ids.quantizer.levels=3", "ids.quantizer.codes=32", "ids.collisions=next_best"]
 SIZE = DataSize(users=1000, items=500, interactions=9000)
@@ -90,6 +93,25 @@ def test_a_mode_that_trains_less_needs_less_memory_and_time():
         return flops.seconds(work(f"sft.mode={mode}")[1], "sft")
 
     assert seconds("full") > seconds("qlora") > seconds("lora") * 1.1
+
+
+def test_memory_is_estimated_within_half_of_what_a_pretrained_model_took():
+    """Of an SFT with logits over 51,000 tokens at each of 800 positions of a step."""
+    measured = read_json(RESULTS / "movielens-smollm2.json")["peak_memory_mb"]["sft"] / 1024
+    sizes = ["data.history=50", "ids.quantizer={levels: 1, codes: 64}"]
+    recipe = load_recipe("movielens-smollm2", sizes)
+    card = load_card(recipe.data.card)
+    planned = estimate.Workload(recipe, card, card.size)
+    assert measured / 1.5 < estimate.memory_gb(planned, ["sft"]) < measured * 1.5
+
+
+def test_a_step_holds_the_longest_trees_and_their_logits():
+    def memory(*overrides):
+        return estimate.memory_gb(work("sft.valid_lists=null", *overrides)[1], ["sft"])
+
+    least = memory()
+    for more in ("base.tiny.vocabulary=9000", "data.history=80", "sft.batch=64"):
+        assert memory(more) > least * 1.01, more
 
 
 ALIGNED = ["align=[dpo,grpo]", "pairs.sources=[beams]", "pairs.prompts=training_targets", "dpo.epochs=1"]
