@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import sys
@@ -59,3 +60,13 @@ def use_large_pages() -> None:
     (`eval/results/large-pages.json`). Results do not change. The user's environment has priority.
     """
     os.environ.setdefault(LARGE_PAGES, "1")
+
+
+def return_free_memory() -> None:
+    """Return what the process has freed to the kernel, under glibc; other C libraries do so by themselves.
+
+    glibc reuses freed blocks badly where their sizes differ and they are aligned, as those of tensors: an SFT of
+    SmolLM2 on Amazon Beauty grew to 11.8 GB, of which 8.1 GB were free.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

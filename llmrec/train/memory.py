@@ -1,18 +1,33 @@
-"""Out-of-memory errors of a training that name the settings which reduce its memory."""
+"""Memory of a training: what is free is returned, and errors name the settings that reduce it."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmrec.artifacts import Workers
 from llmrec.config import SftConfig, TrainingConfig
 from llmrec.errors import UserError
+from llmrec.hardware import return_free_memory
 
 OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "not enough memory")
 """Parts of the error messages by which torch reports full memory."""
+STEPS_BETWEEN_RETURNS = 16
+
+
+class ReturnsFreeMemory(TrainerCallback):
+    """Returns the memory that the process has freed, every `STEPS_BETWEEN_RETURNS` optimizer steps."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Return it after some of the steps."""
+        if state.global_step % STEPS_BETWEEN_RETURNS == 0:
+            return_free_memory()
 
 
 def memory_remedies(stage: str, settings: TrainingConfig) -> list[str]:

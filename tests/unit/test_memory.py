@@ -1,12 +1,22 @@
-"""A training that runs out of memory says which knob helps."""
+"""A training returns the memory it has freed, and one that runs out of it says which knob helps."""
 
+import platform
+
+import psutil
 import pytest
 import torch
+from transformers import TrainerState
 
 from llmrec.artifacts import SINGLE_PROCESS, Workers
 from llmrec.config import SftConfig
 from llmrec.errors import UserError
-from llmrec.train.memory import explain_out_of_memory, memory_remedies, sft_memory_remedies
+from llmrec.train.memory import (
+    STEPS_BETWEEN_RETURNS,
+    ReturnsFreeMemory,
+    explain_out_of_memory,
+    memory_remedies,
+    sft_memory_remedies,
+)
 
 
 def test_only_settings_that_reduce_memory_are_named():
@@ -52,3 +62,20 @@ def test_a_failed_allocation_is_explained_and_other_errors_are_raised():
         torch.empty(1 << 60)
     with pytest.raises(RuntimeError, match="shape"), explain_out_of_memory("sft", ["less"]):
         torch.zeros(2, 3) @ torch.zeros(2, 3)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries return it by themselves")
+def test_a_training_returns_freed_memory_that_lies_between_what_it_needs():
+    process, callback = psutil.Process(), ReturnsFreeMemory()
+
+    def resident_after(step):
+        callback.on_step_end(None, TrainerState(global_step=step), None)
+        return process.memory_info().rss
+
+    blocks = [torch.ones(25_000) for _ in range(2000)]  # 100 KB each
+    needed = blocks[::10]
+    before = resident_after(STEPS_BETWEEN_RETURNS - 1)
+    del blocks
+    assert resident_after(STEPS_BETWEEN_RETURNS - 1) > before - 50e6
+    assert resident_after(STEPS_BETWEEN_RETURNS) < before - 100e6
+    assert all(block[0] == 1 for block in needed)

@@ -24,7 +24,7 @@ from llmrec.text.mix import print_notice
 from llmrec.train.alignment.completions import CompletionScorer
 from llmrec.train.arguments import default_interval, training_arguments
 from llmrec.train.batch_order import group_by_length
-from llmrec.train.memory import explain_out_of_memory, memory_remedies
+from llmrec.train.memory import ReturnsFreeMemory, explain_out_of_memory, memory_remedies
 from llmrec.train.metrics_file import MetricsFile, ProgressBar, last_checkpoint
 from llmrec.train.validation import NDCG_CUTOFF, ValidationLists
 
@@ -179,6 +179,7 @@ def train(
     for noisy in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noisy)
     trainer.add_callback(ProgressBar())
+    trainer.add_callback(ReturnsFreeMemory())
     best = scratch / "best" if lists is not None and settings.keep == "ndcg" else None
     if lists is not None:
         every = settings.eval_steps or default_interval(trainer.args.max_steps, MIN_INTERVAL)

@@ -25,7 +25,7 @@ from llmrec.text.mix import print_notice
 from llmrec.train import sharding
 from llmrec.train.arguments import default_interval, on_one_gpu, training_arguments
 from llmrec.train.launch import is_main_process, run_in_every_process
-from llmrec.train.memory import explain_out_of_memory, sft_memory_remedies
+from llmrec.train.memory import ReturnsFreeMemory, explain_out_of_memory, sft_memory_remedies
 from llmrec.train.metrics_file import MetricsFile, ProgressBar, last_checkpoint
 from llmrec.train.sft import samples
 from llmrec.train.sft.epochs import Epochs, files_of, write_epoch
@@ -107,6 +107,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
     for noisy in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noisy)
     trainer.add_callback(ProgressBar())
+    trainer.add_callback(ReturnsFreeMemory())
     resume = last_checkpoint(checkpoints)
     sharding.check_same_sharding(resume, ctx.workers.sharded)
     if trainer.is_world_process_zero():
