@@ -182,6 +182,7 @@ def test_compare_puts_runs_side_by_side(capsys):
     assert main(["compare", "shop", "--against", "popularity", "--out", "compared.json"]) == 0
     kept = json.loads(Path("compared.json").read_text())
     assert kept["command"] == "llmrec compare shop --against popularity"
+    assert kept["date"][:2] == "20" and kept["machine"]["cores"] >= 1
     assert {row["system"]: bool(row["differences"]) for row in kept["rows"]}["popularity"] is False
     assert len(kept["rows"][0]["differences"]["ndcg@3"]) == 3
 

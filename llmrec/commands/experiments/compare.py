@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from datetime import UTC, datetime
 from pathlib import Path
 
 from llmrec.artifacts import find_run
 from llmrec.commands.arguments import comma_separated
 from llmrec.errors import UserError
 from llmrec.files import write_json
+from llmrec.hardware import describe_machine
 
 
 def run(
@@ -22,7 +24,7 @@ def run(
         against: system of the same run to which the others are compared; None compares with the same system of the
             first run.
         metrics: names such as `ndcg@10`, with commas between them; None for HR and NDCG.
-        out: JSON file for the figures.
+        out: JSON file for the figures, with command, date (UTC) and machine.
 
     Raises:
         UserError: a run does not exist, is not evaluated on this split or lacks a metric, or one run is given alone.
@@ -39,4 +41,5 @@ def run(
         given = {"--split": split, "--against": against, "--metrics": metrics}
         options = [word for option, value in given.items() if value for word in (option, value)]
         command = shlex.join(["llmrec", "compare", *runs, *options])
-        write_json(out, {"command": command} | result.as_json())
+        about = {"command": command, "date": datetime.now(UTC).date().isoformat(), "machine": describe_machine()}
+        write_json(out, about | result.as_json())
