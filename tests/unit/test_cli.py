@@ -171,7 +171,7 @@ def test_the_help_page_lists_every_command_once_under_its_heading(capsys):
         (["run", "quickstart", "--unti", "sft"], "--unti"),
         (["run", "quikstart"], "did you mean 'quickstart'"),
         (["run", "absent.yaml"], "absent.yaml: no such file"),
-        (["run", "quickstart", "sft.lrr=1"], "unknown key 'sft.lrr' (did you mean 'lr'?)"),
+        (["run", "quickstart", "sft.lrr=1"], "unknown key 'sft.lrr' (did you mean 'sft.lr'?)"),
         (["run", "quickstart", "sft.lr"], "write key.sub=value"),
         (["run", "quickstart", "run=../out"], "no such run folder"),
         (["run", "quickstart", "--until", "stf"], "no stage named 'stf'"),

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from llmrec.config.precision import has_fast_bfloat16
 from llmrec.errors import UserError
-from llmrec.hardware import choose_device
+from llmrec.hardware import choose_device, has_fast_bfloat16
 from llmrec.ids.codecs.kmeans import chunks, kmeans
 from llmrec.ids.codecs.residual import ResidualCodec
 from llmrec.ids.tokenizer import AutoencoderTokenizer, Codec, Codes, Signals, number_of_codes
