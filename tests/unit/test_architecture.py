@@ -13,6 +13,7 @@ PACKAGE = Path(llmrec.__file__).parent
 ORDER = (
     *(
         "errors",
+        "durations",
         "layout",
         "plugins",
         "files",

@@ -273,23 +273,6 @@ def test_doctor_names_what_a_small_machine_lacks(capsys, monkeypatch):
     assert [line for line in problems if "GB free" in line and "LLMREC_RUNS" in line]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (None, "unknown"),
-        (0.2, "1 s"),
-        (89, "89 s"),
-        (100, "about 2 min"),
-        (720, "about 12 min"),
-        (2500, "about 40 min"),
-        (5500, "about 1.5 h"),
-        (90000, "about 25 h"),
-    ],
-)
-def test_durations_are_rounded_as_people_say_them(seconds, text):
-    assert estimate.format_duration(seconds) == text
-
-
 def planned(*overrides):
     recipe = load_recipe("beauty-tiny", list(overrides))
     return estimate.plan(recipe, Path("absent"), pipeline.for_recipe(recipe))

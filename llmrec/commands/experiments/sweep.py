@@ -15,7 +15,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from llmrec import artifacts, estimate
+from llmrec import artifacts
+from llmrec.durations import format_duration
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
 from llmrec.evaluate.summary import rounded
@@ -94,7 +95,7 @@ def _cost(first: VariantRun, lacking: int, trials: int) -> str:
     seconds = first.seconds()
     total = None if seconds is None else seconds * lacking
     share = "" if total is None else ", less what they share"
-    return f"{lacking} of {trials} trials to do, {estimate.format_duration(total)}{share}"
+    return f"{lacking} of {trials} trials to do, {format_duration(total, is_estimate=True)}{share}"
 
 
 def _run_trials(sweep: Sweep, study: SweepStudy, trials: int, workers: int, here: int, prunes: bool) -> None:

@@ -14,6 +14,7 @@ from llmrec import layout
 from llmrec.artifacts import read_manifest
 from llmrec.assets import last_part
 from llmrec.config.former_keys import upgrade
+from llmrec.durations import format_duration
 from llmrec.evaluate.lists import is_baseline
 from llmrec.evaluate.summary import order_by_metric, shown_cutoff, shown_split
 from llmrec.evaluate.tasks.scores import answers_shown
@@ -223,7 +224,7 @@ def page_template(*folders: Path) -> Template:
         "interval": format_interval,
         "short": short_figure,
         "count": "{:,}".format,
-        "span": _span,
+        "duration": format_duration,
     }
     return environment.get_template("page.html.j2")
 
@@ -314,11 +315,3 @@ def _metric_charts(
 
 def _read_if_there(path: Path) -> Any | None:
     return read_json(path) if path.is_file() else None
-
-
-def _span(seconds: float) -> str:
-    """Format seconds for the reader."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
