@@ -77,7 +77,7 @@ class UnknownRunError(UserError):
 
 
 class UnfinishedRunError(UserError):
-    """A run whose SFT is not finished, so that no model can answer."""
+    """A run without a finished stage that is needed; without SFT, no model can answer."""
 
 
 class ChangedRunError(UserError):

@@ -20,6 +20,7 @@ ORDER = (
         "yaml_files",
         "quiet",
         "hardware",
+        "run_lock",
         "assets",
         "config",
         "artifacts",
