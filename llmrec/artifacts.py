@@ -25,7 +25,7 @@ from llmrec.assets import file_sha256
 from llmrec.errors import UnknownRunError, UserError
 from llmrec.files import DISK_FULL, disk_is_full, link_or_copy, read_json, write_json
 from llmrec.hardware import describe_machine
-from llmrec.run_lock import note_stage
+from llmrec.progress.run_lock import note_stage
 
 if TYPE_CHECKING:
     from llmrec.config import Recipe

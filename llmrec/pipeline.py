@@ -11,7 +11,7 @@ from llmrec import artifacts, assets, layout
 from llmrec.artifacts import Stage
 from llmrec.errors import UserError
 from llmrec.files import atomic_write
-from llmrec.run_lock import lock
+from llmrec.progress.run_lock import lock
 from llmrec.stages import (
     collaborative,
     data,

@@ -16,7 +16,6 @@ from typing import Any
 
 from llmrec import artifacts, layout
 from llmrec.config import validate
-from llmrec.durations import format_duration
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
 from llmrec.evaluate.compare import ComparisonRow, compare
@@ -25,6 +24,7 @@ from llmrec.experiments.arms import Arm, ArmRun, ArmsFile, plan_runs
 from llmrec.experiments.variants import UNTIL
 from llmrec.files import read_json
 from llmrec.metrics.statistics import format_estimate
+from llmrec.progress.durations import format_duration
 from llmrec.recommend.model_names import SFT
 from llmrec.yaml_files import read_yaml
 

@@ -14,7 +14,7 @@ from llmrec.data.log import TEXT_FIELDS
 from llmrec.data.split import target_rows
 from llmrec.errors import UserError
 from llmrec.files import read_json
-from llmrec.run_lock import unfinished
+from llmrec.progress.run_lock import unfinished
 
 Ints = npt.NDArray[np.int64]
 TIMES = "times"

@@ -13,12 +13,12 @@ from llmrec.config import DataConfig, DataSize, Recipe, sized
 from llmrec.data.card import Card, load_card
 from llmrec.data.guess.reading import count, is_small
 from llmrec.data.source import locate_here
-from llmrec.durations import format_duration
 from llmrec.errors import UserError
 from llmrec.estimate import alignment, flops, memory
 from llmrec.estimate.machine import BUSY, machine_speed, memory_of_training
 from llmrec.estimate.weights import row_parameters, trained_parameters
 from llmrec.estimate.workload import Workload
+from llmrec.progress.durations import format_duration
 from llmrec.recommend.model_names import ALIGNED
 
 LIBRARIES_GB = 1.2

@@ -29,7 +29,7 @@ from llmrec.metrics.statistics import (
     p_values,
     percentile_interval,
 )
-from llmrec.run_lock import unfinished
+from llmrec.progress.run_lock import unfinished
 from llmrec.yaml_files import read_yaml
 
 _UNRELATED = ("name", "description", "seed", "parent", "track")

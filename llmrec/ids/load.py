@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from llmrec import layout
 from llmrec.errors import UserError
 from llmrec.files import read_json
-from llmrec.run_lock import unfinished
+from llmrec.progress.run_lock import unfinished
 
 
 def load_sids(run: Path) -> tuple[list[str], NDArray[np.int32]]:

@@ -25,8 +25,8 @@ from llmrec.errors import (
 from llmrec.files import read_json
 from llmrec.models.checkpoint import Checkpoint, load_checkpoint, load_tokenizer
 from llmrec.models.lora import WEIGHTS
+from llmrec.progress.run_lock import unfinished
 from llmrec.recommend.model_names import ADAPTERS, BASE, SFT, adapter_sha256
-from llmrec.run_lock import unfinished
 from llmrec.text.encode import PromptEncoder
 from llmrec.text.prompts import Template, row_texts
 from llmrec.yaml_files import read_yaml

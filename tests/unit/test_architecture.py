@@ -13,14 +13,13 @@ PACKAGE = Path(llmrec.__file__).parent
 ORDER = (
     *(
         "errors",
-        "durations",
         "layout",
         "plugins",
         "files",
         "yaml_files",
         "quiet",
         "hardware",
-        "run_lock",
+        "progress",
         "assets",
         "config",
         "artifacts",

@@ -14,7 +14,7 @@ from llmrec.artifacts import Stage, StageContext, run_stage, stage_key, would_sk
 from llmrec.config import load_recipe
 from llmrec.errors import UserError
 from llmrec.files import write_json
-from llmrec.run_lock import lock
+from llmrec.progress.run_lock import lock
 
 HERE = Path(__file__).resolve()
 CALLS = []

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 import llmrec
-from llmrec.durations import format_duration
+from llmrec.progress.durations import format_duration
 
 
 @pytest.mark.parametrize(

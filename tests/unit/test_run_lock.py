@@ -12,14 +12,14 @@ import shop
 from llmrec import Recommender
 from llmrec.cli import main
 from llmrec.errors import UnfinishedRunError, UserError
-from llmrec.run_lock import finish_command, lock, note_stage, running_stage, unfinished
+from llmrec.progress.run_lock import finish_command, lock, note_stage, running_stage, unfinished
 
 TRAINING = """
 import sys
 from pathlib import Path
 from llmrec.artifacts import Stage, run_stage
 from llmrec.config import load_recipe
-from llmrec.run_lock import lock
+from llmrec.progress.run_lock import lock
 
 def wait(context):
     print("started", flush=True)

@@ -24,8 +24,8 @@ from llmrec.ids.codecs.store import CODEC, load_codec
 from llmrec.ids.load import code_vectors
 from llmrec.ids.neighbours import find_kin
 from llmrec.ids.tokenizer import Codec
+from llmrec.progress.run_lock import lock, unfinished
 from llmrec.recommend.model_names import BASE
-from llmrec.run_lock import lock, unfinished
 
 FAR = 99.0
 """An item whose distance is above this percentile of the training items' distances is far from the codebooks."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from llmrec import artifacts, assets, layout, pipeline
 from llmrec.config import Recipe, load_recipe, load_recipe_of_run
 from llmrec.errors import UserError
-from llmrec.run_lock import unfinished
+from llmrec.progress.run_lock import unfinished
 
 
 def split_run_name(overrides: list[str]) -> tuple[str | None, list[str]]:

@@ -11,10 +11,10 @@ from llmrec import estimate, layout, pipeline
 from llmrec.artifacts import SINGLE_PROCESS, Workers
 from llmrec.commands.stages.resolve import resolve, resolve_run
 from llmrec.config import Recipe, validate
-from llmrec.durations import format_duration
 from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.models.tokenizer import check_local_tokenizer
+from llmrec.progress.durations import format_duration
 
 
 def run(

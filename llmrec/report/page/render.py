@@ -14,13 +14,13 @@ from llmrec import layout
 from llmrec.artifacts import read_manifest
 from llmrec.assets import last_part
 from llmrec.config.former_keys import upgrade
-from llmrec.durations import format_duration
 from llmrec.evaluate.lists import is_baseline
 from llmrec.evaluate.summary import order_by_metric, shown_cutoff, shown_split
 from llmrec.evaluate.tasks.scores import answers_shown
 from llmrec.files import read_json
 from llmrec.metrics.metric import metric_title
 from llmrec.metrics.statistics import format_figure, format_interval
+from llmrec.progress.durations import format_duration
 from llmrec.report.groups import (
     accuracy_metrics,
     bars,

@@ -11,8 +11,8 @@ from datetime import datetime
 from pathlib import Path
 
 from llmrec import layout
-from llmrec.durations import format_duration
 from llmrec.errors import UnfinishedRunError, UserError
+from llmrec.progress.durations import format_duration
 
 LOCK = ".lock"
 """File of a run folder that is locked while a process writes the run; it names the stage, and since when it runs."""
