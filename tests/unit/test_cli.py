@@ -88,6 +88,27 @@ def test_processes_that_a_library_starts_are_as_quiet_as_this_one(is_debug):
     assert done.returncode == 0 and ("leaked objects" in done.stderr) == is_debug
 
 
+@pytest.mark.parametrize("is_debug", [False, True])
+def test_a_spawned_process_is_quiet_before_a_library_has_set_up_its_logging(is_debug, tmp_path):
+    """As vLLM's engine: it logs while it is imported, when only Python's own handler is there."""
+    script = tmp_path / "llmrec"
+    script.write_text(
+        "import logging, multiprocessing\n"
+        "from llmrec.cli import main\n"
+        "def work():\n"
+        "    logging.getLogger('vllm.triton_utils.importing').warning('Disabling Triton.')\n"
+        "    logging.getLogger('other').warning('still seen')\n"
+        "if __name__ == '__main__':\n"
+        "    process = multiprocessing.get_context('spawn').Process(target=work)\n"
+        "    process.start()\n"
+        "    process.join()\n"
+    )
+    variables = dict(os.environ) | ({"LLMREC_DEBUG": "1"} if is_debug else {})
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=variables)
+    assert done.returncode == 0 and "still seen" in done.stderr, done.stderr
+    assert ("Disabling Triton" in done.stderr) == is_debug
+
+
 @pytest.mark.parametrize(("module", "is_hidden"), [("triton", True), ("other", False)])
 def test_leaks_that_a_library_lists_when_python_has_ended_are_hidden_and_nothing_before(module, is_hidden):
     """`malloc_stats` of the C library stands for it: it writes to stderr, and needs no interpreter."""
