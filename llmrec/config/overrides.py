@@ -78,7 +78,11 @@ def nearest_keys(name: str, keys: Sequence[str]) -> list[str]:
     section, _, last = name.rpartition(".")
 
     def in_order(found: list[str]) -> list[str]:
-        return sorted(found, key=lambda key: -difflib.SequenceMatcher(None, name, key).ratio())[:SUGGESTED]
+        return sorted(found, key=unlikeness)[:SUGGESTED]
+
+    def unlikeness(key: str) -> tuple[bool, float]:
+        is_elsewhere = not section and not key.startswith(f"{FIRST_SECTION}.")
+        return is_elsewhere, -difflib.SequenceMatcher(None, name, key).ratio()
 
     same = [key for key in keys if _last(key) == last]
     if same:
@@ -87,7 +91,7 @@ def nearest_keys(name: str, keys: Sequence[str]) -> list[str]:
     near = close_name(last, siblings)
     if near is not None and (section or difflib.SequenceMatcher(None, last, near).ratio() >= CLOSE):
         return [f"{section}.{near}" if section else near]
-    first = close_name(last, [_last(key) for key in keys if key.startswith(f"{FIRST_SECTION}.")])
+    first = close_name(last, [_last(key) for key in keys if key.rpartition(".")[0] == FIRST_SECTION])
     elsewhere = first or close_name(last, list(dict.fromkeys(map(_last, keys))))
     return in_order([key for key in keys if _last(key) == elsewhere])
 
