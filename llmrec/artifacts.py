@@ -8,14 +8,13 @@ killed has no manifest and runs again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from llmrec import layout
 from llmrec.assets import file_sha256
-from llmrec.errors import UnfinishedRunError, UnknownRunError, UserError
+from llmrec.errors import UnknownRunError, UserError
 from llmrec.files import DISK_FULL, disk_is_full, link_or_copy, read_json, write_json
 from llmrec.hardware import describe_machine
+from llmrec.progress.run_lock import note_stage
 
 if TYPE_CHECKING:
     from llmrec.config import Recipe
@@ -173,11 +173,6 @@ def find_run(name: str, what: str = "") -> Path:
     )
 
 
-def unfinished(run: Path) -> UnfinishedRunError:
-    """Return the error for a run without a finished sft stage."""
-    return UnfinishedRunError(f"{run}: no finished sft stage there; run `llmrec sft RECIPE` first")
-
-
 def read_manifest(run: Path, stage: str) -> dict[str, Any] | None:
     """Read a stage's manifest; None if the stage is not done.
 
@@ -248,6 +243,7 @@ def run_stage(
         context = StageContext(
             recipe, run, work, scratch, workers, stage.requested, stages, origin=origin_of(stage, recipe, run)
         )
+        note_stage(run, stage.name)
         start = time.monotonic()
         stage.run(context)
         _commit(stage, key, context, time.monotonic() - start)
@@ -256,6 +252,7 @@ def run_stage(
             raise UserError(f"{run}: {DISK_FULL}") from error
         raise
     finally:
+        note_stage(run, None)
         shutil.rmtree(work, ignore_errors=True)
     shutil.rmtree(scratch, ignore_errors=True)
     return True
@@ -326,22 +323,6 @@ def _take_from_parent(stage: Stage, key: str, recipe: Recipe, run: Path) -> bool
         link_or_copy(parent / name, run / name)
     link_or_copy(parent / layout.manifest(stage.name), run / layout.manifest(stage.name))
     return True
-
-
-@contextlib.contextmanager
-def lock(run: Path) -> Iterator[None]:
-    """Lock a run folder inside the block, so that no second process writes to it.
-
-    Raises:
-        UserError: another process has the lock.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{run}: another llmrec process writes this run; wait, or use run=NAME") from None
-        yield
 
 
 def _inputs(stage: Stage, recipe: Recipe, run: Path) -> dict[str, str]:

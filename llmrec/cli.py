@@ -24,7 +24,10 @@ from llmrec.commands.stages import signatures as stages
 from llmrec.commands.start import signatures as start
 from llmrec.errors import one_line
 from llmrec.hardware import use_large_pages
-from llmrec.quiet import quieten
+from llmrec.quiet import is_spawned, quieten
+
+if is_spawned():  # by a library, whose code is imported next, and logs before its level is read
+    quieten()
 
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Start": {

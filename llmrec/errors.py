@@ -56,13 +56,20 @@ class InvalidValuesError(UserError):
     @classmethod
     def of(cls, where: str, problems: Sequence[str]) -> InvalidValuesError:
         """Return the error for the problems of a file, or of what else `where` names."""
-        message, left = f"{where}: {problems[0]}", len(problems) - 1
-        for problem in problems[1:]:
-            if len(f"{message}; {problem}; and {left} more") > LONGEST:
+        return cls.of_places([(where, problem) for problem in problems])
+
+    @classmethod
+    def of_places(cls, problems: Sequence[tuple[str, str]]) -> InvalidValuesError:
+        """Return the error for problems at several places: (place, problem); a place may be empty."""
+        lines = [f"{where}: {problem}" if where else problem for where, problem in problems]
+        message, left = lines[0], len(lines) - 1
+        for (before, _), (where, problem), line in zip(problems, problems[1:], lines[1:], strict=False):
+            told = problem if where == before else line
+            if len(f"{message}; {told}; and {left} more") > LONGEST:
                 break
-            message, left = f"{message}; {problem}", left - 1
+            message, left = f"{message}; {told}", left - 1
         more = f"; and {left} more" if left else ""
-        return cls(message + more, [one_line(f"{where}: {problem}") for problem in problems])
+        return cls(message + more, [one_line(line) for line in lines])
 
 
 class UnknownRunError(UserError):
@@ -70,7 +77,7 @@ class UnknownRunError(UserError):
 
 
 class UnfinishedRunError(UserError):
-    """A run whose SFT is not finished, so that no model can answer."""
+    """A run without a finished stage that is needed; without SFT, no model can answer."""
 
 
 class ChangedRunError(UserError):

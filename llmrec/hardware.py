@@ -1,4 +1,4 @@
-"""What a machine is, for records of how figures were made; where models compute, and in which pages of memory."""
+"""What a machine is, for records of figures; where, in which precision and in which pages models compute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import platform
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
 
 
 def cpu_name() -> str:
@@ -70,3 +73,22 @@ def return_free_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 matrices in hardware. Other CPUs are slower with it than in float32."""
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    features = torch.cpu.get_capabilities()
+    return any(features.get(name) for name in ("amx_bf16", "avx512_bf16"))
+
+
+def uses_bfloat16(wanted: bool | Literal["auto"]) -> bool:
+    """Whether a training computes in bfloat16 on this machine, given the key `bf16` of its recipe section."""
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    return has_fast_bfloat16(torch.device(choose_device()))

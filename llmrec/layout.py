@@ -82,7 +82,7 @@ def run_folder(name: str) -> Path:
 
 def shown_name(run: Path) -> str:
     """Return what names a run in a command: its name if it is among the runs, else its folder."""
-    return run.name if run == runs_root() / run.name else str(run)
+    return run.name if run.absolute() == (runs_root() / run.name).absolute() else str(run)
 
 
 def run_hint(name: str, recipes: Sequence[str] = ()) -> str:

@@ -11,6 +11,7 @@ from llmrec import artifacts, assets, layout
 from llmrec.artifacts import Stage
 from llmrec.errors import UserError
 from llmrec.files import atomic_write
+from llmrec.progress.run_lock import lock
 from llmrec.stages import (
     collaborative,
     data,
@@ -93,7 +94,7 @@ def execute(
     """
     if until not in NAMES:
         raise UserError(f"no stage named {until!r}; stages: {', '.join(NAMES)}")
-    with artifacts.lock(run):
+    with lock(run):
         if records or not (run / layout.RECIPE).is_file():
             _record(recipe, run)
         for name in [stage.name for stage in stages_of(recipe, until)]:

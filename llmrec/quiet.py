@@ -25,7 +25,8 @@ DEFAULTS = {
 """Defaults of variables; the user's environment has priority.
 
 Processes that libraries start have these variables alone: engines, and Python's tracker of shared memory, which warns
-of leaks when a server has ended.
+of leaks when a server has ended. What they log before their logging is set up is silenced by `llmrec.cli`, which such
+a process imports first.
 """
 LOGGERS = ("bitsandbytes", "transformers.trainer", "vllm")
 """Loggers that warn about optional kernels, missing packages, and tied weights, which are stored once."""
@@ -47,6 +48,11 @@ def quieten() -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     _hide_leaks()
+
+
+def is_spawned() -> bool:
+    """Whether Python's `multiprocessing` has started this process anew, for example as an engine of vLLM."""
+    return "--multiprocessing-fork" in sys.orig_argv
 
 
 LEAKING = "triton"

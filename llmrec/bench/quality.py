@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from llmrec import artifacts, estimate, layout
+from llmrec import artifacts, layout
 from llmrec.config import validate
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
@@ -24,6 +24,7 @@ from llmrec.experiments.arms import Arm, ArmRun, ArmsFile, plan_runs
 from llmrec.experiments.variants import UNTIL
 from llmrec.files import read_json
 from llmrec.metrics.statistics import format_estimate
+from llmrec.progress.durations import format_duration
 from llmrec.recommend.model_names import SFT
 from llmrec.yaml_files import read_yaml
 
@@ -78,7 +79,7 @@ def _cost(runs: Sequence[ArmRun]) -> str:
     lacking = [arm_run for arm_run in runs if arm_run.unfinished()]
     seconds = [arm_run.seconds() for arm_run in lacking]
     total = None if None in seconds else sum(value for value in seconds if value is not None)
-    cost = f", {estimate.format_duration(total)}" if lacking else ""
+    cost = f", {format_duration(total, is_estimate=True)}" if lacking else ""
     return f"{len(lacking)} of {len(runs)} runs to do{cost}"
 
 
@@ -93,7 +94,7 @@ def _plan_lines(runs: Sequence[ArmRun]) -> Iterator[str]:
         stages = " ".join(stage.name for stage in arm_run.stages_to_run()) or "nothing"
         taken = " ".join(name for name in arm_run.shared if name in unfinished)
         source = f"; from {arm_run.recipe.parent}: {taken}" if taken else ""
-        yield f"  runs {stages} ({estimate.format_duration(arm_run.seconds())}){source}"
+        yield f"  runs {stages} ({format_duration(arm_run.seconds(), is_estimate=True)}){source}"
     yield _cost(runs)
 
 

@@ -7,10 +7,42 @@ from typing import Annotated
 
 import typer
 
+from llmrec.errors import UserError
+
+
+def check_no_options(context: typer.Context, words: list[str] | None) -> list[str] | None:
+    """Return the overrides of a command as they are.
+
+    Raises:
+        UserError: one is named as an option of the command, such as `until=ids` for `--until ids`.
+    """
+    options = {name: parameter for parameter in context.command.params for name in parameter.opts}
+    for word in words or []:
+        key, _, value = word.partition("=")
+        name = f"--{key.strip('-').replace('_', '-').lower()}"
+        if name in options and not _is_recipe_key(key):
+            option = options[name]
+            example = "" if getattr(option, "is_flag", False) else f" {value or option.metavar or 'VALUE'}"
+            raise UserError(
+                f"{word}: an option of this command, not a key of the recipe; write {name}{example}"
+            )
+    return words
+
+
+def _is_recipe_key(key: str) -> bool:
+    from llmrec.config import Recipe
+
+    return key in Recipe.model_fields
+
+
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a path.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Override any key: sft.lr=1e-4; run=NAME names the run."),
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Override any key: sft.lr=1e-4; run=NAME names the run.",
+        callback=check_no_options,
+    ),
 ]
 Processes = Annotated[
     int,

@@ -28,6 +28,7 @@ from llmrec.config.decoding import (
     ZeroShotConfig,
 )
 from llmrec.config.ids import EncoderConfig, FusionConfig, IdsConfig
+from llmrec.config.overrides import validate_overridden
 from llmrec.config.recipe import (
     Recipe,
     load_recipe,
@@ -106,6 +107,7 @@ __all__ = [
     "recipe_tree",
     "sized",
     "validate",
+    "validate_overridden",
     "with_defaults",
     "with_suite",
 ]

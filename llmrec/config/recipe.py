@@ -16,6 +16,7 @@ from llmrec.config.data import DataConfig
 from llmrec.config.decoding import BASELINES, DecodeConfig, EvalConfig, TigerConfig
 from llmrec.config.former_keys import upgrade
 from llmrec.config.ids import IdsConfig, tokenizer_class
+from llmrec.config.overrides import validate_overridden
 from llmrec.config.section import BY_CONTENT, PlainName, RunName, Section, validate
 from llmrec.config.sizes import DataSize, check_keys, set_auto, take_auto
 from llmrec.config.training import BaseConfig, SftConfig, TaskConfig, TrackConfig
@@ -142,10 +143,11 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     """Load a shipped recipe by name, or one by path, and apply `key=value` overrides.
 
     Raises:
-        UserError: names every unknown key (with the nearest valid one) and every bad value.
+        UserError: names every unknown key (with the nearest valid one) and every bad value, and whether it is the
+            file's or an override's.
     """
     path, tree = recipe_tree(name, overrides or [])
-    return validate(Recipe, with_defaults(tree), str(path))
+    return validate_overridden(Recipe, with_defaults(tree), str(path), overrides or [])
 
 
 def load_run_recipe(run: Path) -> Recipe:
@@ -173,7 +175,7 @@ def load_recipe_of_run(run: Path, overrides: list[str]) -> Recipe:
         suite = read_yaml(assets.find("eval/suites", tree["eval"]["suite"]))
         replaced = {key for key in suite if f"eval.{key}" not in keys}
         tree["eval"] = {key: value for key, value in tree["eval"].items() if key not in replaced}
-    return validate(Recipe, with_suite(tree), str(path))
+    return validate_overridden(Recipe, with_suite(tree), str(path), overrides)
 
 
 def sized(recipe: Recipe, size: DataSize) -> Recipe:

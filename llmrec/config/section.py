@@ -126,12 +126,20 @@ def validate(model: type[Model], tree: Any, where: str, finished: bool = False) 
     Raises:
         InvalidValuesError: each bad key as `key: problem`, with the nearest valid key.
     """
+    valid, errors = validation_errors(model, tree, finished)
+    if valid is not None:
+        return valid
+    raise InvalidValuesError.of(where, explain(partial(sections_at, model), tree, errors))
+
+
+def validation_errors(
+    model: type[Model], tree: Any, finished: bool = False
+) -> tuple[Model | None, list[ErrorDetails]]:
+    """Return a mapping as its schema reads it, or None and pydantic's errors; `finished` as in `validate`."""
     try:
-        return model.model_validate(tree, context={"finished": finished})
+        return model.model_validate(tree, context={"finished": finished}), []
     except ValidationError as error:
-        errors = error.errors()
-    problems = explain(partial(_sections_at, model), tree, errors)
-    raise InvalidValuesError.of(where, problems)
+        return None, error.errors()
 
 
 def may_lack_code(info: ValidationInfo) -> bool:
@@ -153,14 +161,14 @@ def located_error(location: tuple[str, ...], message: str, value: Any) -> Valida
     )
 
 
-def _sections_at(model: type[BaseModel], tree: Any, location: Sequence[str | int]) -> list[type[BaseModel]]:
+def sections_at(model: type[BaseModel], tree: Any, location: Sequence[str | int]) -> list[type[BaseModel]]:
     """Return the sections that could hold the last key of an error's location."""
     sections, value = [model], tree
     for part in location[:-1]:
         value = inside(value, part)
         owner = next((section for section in sections if part in section.model_fields), None)
         if owner is not None:
-            inner = _sections_in(owner.model_fields[str(part)].annotation)
+            inner = sections_in(owner.model_fields[str(part)].annotation)
             sections = inner or sections
         sections = [
             section.section_for(value) if issubclass(section, Section) else section for section in sections
@@ -168,11 +176,12 @@ def _sections_at(model: type[BaseModel], tree: Any, location: Sequence[str | int
     return sections
 
 
-def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the sections that a type allows, those in a list or a union included."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     arguments = getattr(annotation, "__args__", ())
-    return [section for inner in arguments for section in _sections_in(inner)]
+    return [section for inner in arguments for section in sections_in(inner)]
 
 
 @dataclass(frozen=True)
@@ -190,6 +199,19 @@ class _Problem:
     error: ErrorDetails
 
 
+@dataclass(frozen=True)
+class ExplainedError:
+    """What is wrong with one key.
+
+    Attributes:
+        sentence: `key: problem (found value)`.
+        is_unknown: whether the schema has no such key.
+    """
+
+    sentence: str
+    is_unknown: bool
+
+
 def explain(sections_at: SectionsAt, tree: Any, errors: Sequence[ErrorDetails]) -> list[str]:
     """Describe the errors of a schema, those of a key in one sentence: `key: problem (found value)`.
 
@@ -198,6 +220,13 @@ def explain(sections_at: SectionsAt, tree: Any, errors: Sequence[ErrorDetails]) 
         tree: the mapping that was validated.
         errors: pydantic's errors.
     """
+    return [error.sentence for error in explain_each(sections_at, tree, errors).values()]
+
+
+def explain_each(
+    sections_at: SectionsAt, tree: Any, errors: Sequence[ErrorDetails]
+) -> dict[Key, ExplainedError]:
+    """Return the errors of a schema by their keys; the arguments are those of `explain`."""
     problems = [_read(tree, error) for error in errors]
     # Where one of several types fits but for an inner value, the others say nothing.
     outer = {problem.key[:end] for problem in problems for end in range(len(problem.key))}
@@ -205,7 +234,10 @@ def explain(sections_at: SectionsAt, tree: Any, errors: Sequence[ErrorDetails]) 
     for problem in problems:
         if not (problem.is_branch and problem.key in outer):
             by_key.setdefault(problem.key, []).append(problem.error)
-    return [_sentence(key, of_key, sections_at, tree) for key, of_key in by_key.items()]
+    return {
+        key: ExplainedError(_sentence(key, of_key, sections_at, tree), of_key[0]["type"] == "extra_forbidden")
+        for key, of_key in by_key.items()
+    }
 
 
 def inside(value: Any, part: str | int) -> Any:

@@ -47,7 +47,7 @@ def read_items(
         )
     report["without_title"] = metadata["title"].null_count()
     items = bare_items(ids).drop("title").join(metadata, on="item_id", how="left", maintain_order="left")
-    title = pl.coalesce("title", pl.format("item {}", "item_id")).alias("title")
+    title = pl.coalesce("title", stand_in_title()).alias("title")
     return items.with_columns(title), report
 
 
@@ -68,7 +68,12 @@ def _ask_for_names(table: Table, file: Path) -> None:
 
 def bare_items(ids: pl.Series) -> pl.DataFrame:
     """Return the items of a dataset without metadata, each with the title `item <id>`."""
-    return pl.DataFrame({"item_id": ids}).with_columns(title=pl.format("item {}", "item_id"))
+    return pl.DataFrame({"item_id": ids}).with_columns(title=stand_in_title())
+
+
+def stand_in_title() -> pl.Expr:
+    """Return what stands in for the title of an item that has none, `item <id>`, from the column `item_id`."""
+    return pl.format("item {}", "item_id")
 
 
 def read_users(

@@ -14,6 +14,7 @@ from llmrec.data.log import TEXT_FIELDS
 from llmrec.data.split import target_rows
 from llmrec.errors import UserError
 from llmrec.files import read_json
+from llmrec.progress.run_lock import unfinished
 
 Ints = npt.NDArray[np.int64]
 TIMES = "times"
@@ -169,7 +170,7 @@ def evaluation_examples(
 def _existing(run: Path, name: str) -> Path:
     path = run / "data" / name
     if not path.is_file():
-        raise UserError(f"{path}: not there; run `llmrec data RECIPE` first")
+        raise unfinished(run, "data")
     return path
 
 

@@ -18,6 +18,7 @@ from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.top_k import TopK
 from llmrec.hardware import choose_device
 from llmrec.models.device import to_device
+from llmrec.progress.lines import ProgressLines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -235,6 +236,7 @@ class _Runner:
             lambda longest: self.cost.max_users(longest, width, beam_tokens, self.budget),
         )
         label = "decoding" if width == self.k else f"decoding, {width} beams"
+        lines, done = ProgressLines(label, len(users), "user"), 0
         with tqdm(
             total=len(users),
             desc=label,
@@ -245,3 +247,5 @@ class _Runner:
             for group in groups:
                 yield [users[i] for i in group]
                 bar.update(len(group))
+                done += len(group)
+                lines.update(done)

@@ -9,7 +9,7 @@ SID rows), 2 more with gradient checkpointing, and a forward pass takes 2. Memor
 from them, and in `alignment` those of preference alignment. `plans` adds them up.
 """
 
-from llmrec.estimate.plans import Plan, dataset_size, format_duration, format_gigabytes, memory_gb, plan
+from llmrec.estimate.plans import Plan, dataset_size, format_gigabytes, memory_gb, plan
 from llmrec.estimate.workload import Workload, card_fields
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "Workload",
     "card_fields",
     "dataset_size",
-    "format_duration",
     "format_gigabytes",
     "memory_gb",
     "plan",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from llmrec.config.precision import uses_bfloat16
 from llmrec.estimate.machine import Precision, matmul_rate
 from llmrec.estimate.weights import code_count
 from llmrec.estimate.workload import FIELD_TOKENS, Workload
+from llmrec.hardware import uses_bfloat16
 
 WIDE = 512
 REACHED = {

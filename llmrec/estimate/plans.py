@@ -18,6 +18,7 @@ from llmrec.estimate import alignment, flops, memory
 from llmrec.estimate.machine import BUSY, machine_speed, memory_of_training
 from llmrec.estimate.weights import row_parameters, trained_parameters
 from llmrec.estimate.workload import Workload
+from llmrec.progress.durations import format_duration
 from llmrec.recommend.model_names import ALIGNED
 
 LIBRARIES_GB = 1.2
@@ -50,7 +51,7 @@ class Plan:
         if len(estimated) < len(self.seconds):
             return f"cost unknown ({self.basis})"
         need = f"{format_gigabytes(self.memory_gb)} of memory, {format_gigabytes(self.disk_gb)} of disk"
-        return f"{format_duration(sum(estimated))}, {need} ({self.basis})"
+        return f"{format_duration(sum(estimated), is_estimate=True)}, {need} ({self.basis})"
 
     def load_notice(self) -> list[str]:
         """Return a line that says so if other programs keep the machine busy, else nothing."""
@@ -74,18 +75,6 @@ class Plan:
             need, total = format_gigabytes(self.memory_gb), format_gigabytes(most)
             messages.append(f"needs about {need} of memory; {where} has {total}")
         return messages
-
-
-def format_duration(seconds: float | None) -> str:
-    """Format seconds for the reader: `8 s`, `about 12 min`, `about 3.5 h`; None is `unknown`."""
-    if seconds is None:
-        return "unknown"
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = seconds / 60
-    if minutes < 90:
-        return f"about {round(minutes) if minutes < 20 else 5 * round(minutes / 5)} min"
-    return f"about {minutes / 60:.1f} h" if minutes < 600 else f"about {minutes / 60:.0f} h"
 
 
 def format_gigabytes(value: float) -> str:

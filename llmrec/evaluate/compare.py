@@ -29,6 +29,7 @@ from llmrec.metrics.statistics import (
     p_values,
     percentile_interval,
 )
+from llmrec.progress.run_lock import unfinished
 from llmrec.yaml_files import read_yaml
 
 _UNRELATED = ("name", "description", "seed", "parent", "track")
@@ -230,7 +231,7 @@ def _read(run: Path, split: str) -> _Evaluated:
 
 def _metrics(run: Path) -> Any:
     if not (run / layout.METRICS).is_file():
-        raise UserError(f"run {run.name}: is not evaluated yet; run `llmrec eval {run.name}` first")
+        raise unfinished(run, "eval")
     return read_json(run / layout.METRICS)
 
 

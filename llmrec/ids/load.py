@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from llmrec import layout
 from llmrec.errors import UserError
 from llmrec.files import read_json
+from llmrec.progress.run_lock import unfinished
 
 
 def load_sids(run: Path) -> tuple[list[str], NDArray[np.int32]]:
@@ -95,5 +96,5 @@ def sort_in_trie_order(items: list[str], sids: NDArray[np.int32]) -> tuple[list[
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise UserError(f"{path}: no such file; run the stage ids first")
+        raise unfinished(path.parents[1], "ids")
     return path

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmrec import layout
-from llmrec.artifacts import find_run, read_manifest, unfinished
+from llmrec.artifacts import find_run, read_manifest
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.lookup import unknown_item
 from llmrec.catalogue.registry import register_catalogue, reload_catalogue
@@ -25,6 +25,7 @@ from llmrec.errors import (
 from llmrec.files import read_json
 from llmrec.models.checkpoint import Checkpoint, load_checkpoint, load_tokenizer
 from llmrec.models.lora import WEIGHTS
+from llmrec.progress.run_lock import unfinished
 from llmrec.recommend.model_names import ADAPTERS, BASE, SFT, adapter_sha256
 from llmrec.text.encode import PromptEncoder
 from llmrec.text.prompts import Template, row_texts

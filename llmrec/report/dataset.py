@@ -105,6 +105,12 @@ def print_counts(understood: Understood) -> None:
     if understood.item_report:
         described = understood.items - understood.item_report.get("without_metadata", 0)
         print(f"{described:,} of {understood.items:,} items are described")
+    if understood.untitled:
+        share = understood.untitled_interactions / max(1, understood.interactions)
+        print(
+            f"{understood.untitled:,} of {understood.items:,} items, with {share:.1%} of the interactions, have no "
+            "title: prompts and semantic IDs from text call them `item <id>`"
+        )
 
 
 def shown(text: object) -> str:

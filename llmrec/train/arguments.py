@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from llmrec.config import TrainingConfig
-from llmrec.config.precision import uses_bfloat16
+from llmrec.hardware import uses_bfloat16
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from llmrec.errors import UserError
+from llmrec.progress.lines import ProgressLines
 
 NAMES = {
     "loss": "loss",
@@ -27,6 +28,14 @@ NAMES = {
     "eval_ndcg@10": "valid_ndcg@10",
 }
 """Names of the trainer's values that every training logs → their names in the log."""
+
+SHOWN = {
+    "loss": "loss",
+    "reward": "reward",
+    "valid_loss": "validation loss",
+    "valid_ndcg@10": "validation NDCG@10",
+}
+"""Names in the log of the values that a line of progress shows → their words there."""
 
 
 class ProgressBar(ProgressCallback):
@@ -38,6 +47,8 @@ class ProgressBar(ProgressCallback):
 
 class MetricsFile(TrainerCallback):
     """Appends one JSON line per log step: `step`, `epoch`, and the values that `NAMES` lists.
+
+    Where stderr is no terminal, it also prints a line at looks at validation, at most ten in a training.
 
     It stops the training when the loss is no longer a finite number. Only the main process writes.
 
@@ -53,6 +64,17 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         self._path, self._epochs, self._stage = path, epochs, stage
         self._names = NAMES | dict(names or {})
+        self._latest: dict[str, float] = {}
+        self._lines: ProgressLines | None = None
+        self._validates = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin the lines of progress."""
+        self._lines = ProgressLines(self._stage, state.max_steps, "step")
+        self._lines.start(state.global_step)
+        self._validates = args.eval_strategy != "no"
 
     def rewind(self, checkpoint: Path | None) -> None:
         """Drop the lines after a checkpoint, or all lines if there is none, because they will be logged again."""
@@ -94,6 +116,16 @@ class MetricsFile(TrainerCallback):
         line: dict[str, float] = {"step": state.global_step, "epoch": epoch, **values}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        self._latest |= values
+        is_look = any(name.startswith("valid_") for name in values)
+        self._validates = self._validates or is_look
+        if self._lines is not None and (is_look or not self._validates):
+            self._lines.update(state.global_step, self._progress(epoch))
+
+    def _progress(self, epoch: float) -> str:
+        """The epoch, and the latest values that `SHOWN` names."""
+        values = [f"{title} {self._latest[key]:.4g}" for key, title in SHOWN.items() if key in self._latest]
+        return ", ".join([f"epoch {epoch:.4g} of {self._epochs:g}", *values])
 
 
 def last_checkpoint(folder: Path) -> Path | None:

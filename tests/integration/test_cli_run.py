@@ -256,7 +256,7 @@ def test_a_run_in_a_pipe_prints_its_own_lines_alone(shop):
 
 
 def test_a_run_in_use_is_refused(capsys):
-    from llmrec.artifacts import lock
+    from llmrec.progress.run_lock import lock
 
     with lock(Path("runs/shop")):
         assert main(["run", "recipe.yaml"]) == 2

@@ -181,7 +181,7 @@ def test_an_unevaluated_run_is_named(tmp_path):
     run = make_run(tmp_path / "raw", make_recipe())
     with pytest.raises(UserError, match=r"metrics\.json: no such file"):
         render(run, pipeline.NAMES)
-    with pytest.raises(UserError, match="run raw: is not evaluated yet"):
+    with pytest.raises(UserError, match="raw: no finished eval stage there"):
         compare([run])
 
 

@@ -277,7 +277,7 @@ TWICE = RankMetric(name="hr", value=lambda ranks, k: ranks, **about)
         (
             "ids",
             "ids.quantizer={kind: letters:Letters, level: 2}",
-            "unknown key 'ids.quantizer.level' \\(did you mean 'levels'\\?\\)",
+            "unknown key 'ids.quantizer.level' \\(did you mean 'ids.quantizer.levels'\\?\\)",
         ),
         ("eval", "eval.baselines=[nowhere_at_all:X]", "eval.baselines.0: .*no module 'nowhere_at_all'"),
         (

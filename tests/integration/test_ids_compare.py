@@ -118,7 +118,7 @@ def test_ids_leave_as_an_index_file_and_the_data_comes_back(open_shop, capsys):
 def test_a_run_without_ids_has_nothing_to_export(open_shop, capsys):
     assert main(["data", "recipe.yaml"]) == 0
     assert main(["export-index", "shop", "out"]) == 2
-    assert "run the stage ids first" in capsys.readouterr().err
+    assert "no finished ids stage there" in capsys.readouterr().err
     assert not (open_shop / "out").exists()
 
 

@@ -180,5 +180,5 @@ def test_external_names_the_files_outside_the_run(catalogue):
 
 
 def test_reading_ids_before_the_stage_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="run the stage ids first"):
+    with pytest.raises(UserError, match="no finished ids stage there"):
         load.load_sids(tmp_path)

@@ -72,7 +72,7 @@ def test_the_training_goes_on_from_yesterdays_weights(shop_today, lora):
         (["sft.lora.rank=4"], "does not fit sft.lora"),
         (["sft.mode=sid_rows"], "has an adapter, which sft.mode=sid_rows would lose"),
         (["sft.start=nobody"], "no run with a finished sft stage"),
-        (["ids.quantizer.run=nobody"], "run the stage ids first"),
+        (["ids.quantizer.run=nobody"], "no finished ids stage there"),
     ],
 )
 def test_settings_that_contradict_the_earlier_run_are_refused(shop_today, options, message):

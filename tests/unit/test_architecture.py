@@ -19,6 +19,7 @@ ORDER = (
         "yaml_files",
         "quiet",
         "hardware",
+        "progress",
         "assets",
         "config",
         "artifacts",

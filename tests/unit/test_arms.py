@@ -43,9 +43,15 @@ def plan(tree):
 @pytest.mark.parametrize(
     ("tree", "told"),
     [
-        (arms_file([("a", ["sft.lrr=1"])]), "arm a: recipe.yaml: unknown key 'sft.lrr' (did you mean 'lr'?)"),
+        (
+            arms_file([("a", ["sft.lrr=1"])]),
+            "arm a: override sft.lrr=1: unknown key 'sft.lrr' (did you mean 'sft.lr'?)",
+        ),
         (arms_file([("a", []), ("b", ["sft.lr"])]), "arm b: override 'sft.lr': write key.sub=value"),
-        (arms_file([("a", []), ("b", [])], overrides=["sft.lrr=1"]), "arm a, b: recipe.yaml: unknown key"),
+        (
+            arms_file([("a", []), ("b", [])], overrides=["sft.lrr=1"]),
+            "arm a, b: override sft.lrr=1: unknown key",
+        ),
         (arms_file([("a", ["prompts=[{task: sequental}]"])]), "did you mean 'sequential'"),
         (arms_file([("a", ["data.card=none.yaml"])]), "/none.yaml: no such file"),
         (arms_file([("a", [])], metric="ndcg@10"), "metric: hr@10 is not among those of eval.k"),

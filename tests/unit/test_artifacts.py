@@ -14,6 +14,7 @@ from llmrec.artifacts import Stage, StageContext, run_stage, stage_key, would_sk
 from llmrec.config import load_recipe
 from llmrec.errors import UserError
 from llmrec.files import write_json
+from llmrec.progress.run_lock import lock
 
 HERE = Path(__file__).resolve()
 CALLS = []
@@ -238,11 +239,11 @@ def test_an_unknown_parent_is_named(run):
 
 
 def test_two_processes_cannot_write_one_run(run):
-    with artifacts.lock(run):
+    with lock(run):
         done = in_subprocess(
             """
             try:
-                with artifacts.lock(run):
+                with lock(run):
                     print("entered")
             except UserError as error:
                 print("refused:", error)
@@ -250,7 +251,7 @@ def test_two_processes_cannot_write_one_run(run):
             run,
         )
     assert "refused:" in done.stdout and "another llmrec process" in done.stdout, done.stderr
-    with artifacts.lock(run):
+    with lock(run):
         pass
 
 

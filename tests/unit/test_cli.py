@@ -88,6 +88,27 @@ def test_processes_that_a_library_starts_are_as_quiet_as_this_one(is_debug):
     assert done.returncode == 0 and ("leaked objects" in done.stderr) == is_debug
 
 
+@pytest.mark.parametrize("is_debug", [False, True])
+def test_a_spawned_process_is_quiet_before_a_library_has_set_up_its_logging(is_debug, tmp_path):
+    """As vLLM's engine: it logs while it is imported, when only Python's own handler is there."""
+    script = tmp_path / "llmrec"
+    script.write_text(
+        "import logging, multiprocessing\n"
+        "from llmrec.cli import main\n"
+        "def work():\n"
+        "    logging.getLogger('vllm.triton_utils.importing').warning('Disabling Triton.')\n"
+        "    logging.getLogger('other').warning('still seen')\n"
+        "if __name__ == '__main__':\n"
+        "    process = multiprocessing.get_context('spawn').Process(target=work)\n"
+        "    process.start()\n"
+        "    process.join()\n"
+    )
+    variables = dict(os.environ) | ({"LLMREC_DEBUG": "1"} if is_debug else {})
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=variables)
+    assert done.returncode == 0 and "still seen" in done.stderr, done.stderr
+    assert ("Disabling Triton" in done.stderr) == is_debug
+
+
 @pytest.mark.parametrize(("module", "is_hidden"), [("triton", True), ("other", False)])
 def test_leaks_that_a_library_lists_when_python_has_ended_are_hidden_and_nothing_before(module, is_hidden):
     """`malloc_stats` of the C library stands for it: it writes to stderr, and needs no interpreter."""
@@ -187,7 +208,7 @@ def test_the_help_page_lists_every_command_once_under_its_heading(capsys):
         (["run", "quickstart", "--unti", "sft"], "--unti"),
         (["run", "quikstart"], "did you mean 'quickstart'"),
         (["run", "absent.yaml"], "absent.yaml: no such file"),
-        (["run", "quickstart", "sft.lrr=1"], "unknown key 'sft.lrr' (did you mean 'lr'?)"),
+        (["run", "quickstart", "sft.lrr=1"], "unknown key 'sft.lrr' (did you mean 'sft.lr'?)"),
         (["run", "quickstart", "sft.lr"], "write key.sub=value"),
         (["run", "quickstart", "run=../out"], "no such run folder"),
         (["run", "quickstart", "--until", "stf"], "no stage named 'stf'"),
@@ -287,23 +308,6 @@ def test_doctor_names_what_a_small_machine_lacks(capsys, monkeypatch):
     problems = [line for line in capsys.readouterr().out.splitlines() if line.startswith("problem")]
     assert [line for line in problems if "GB of memory: lower sft.batch" in line]
     assert [line for line in problems if "GB free" in line and "LLMREC_RUNS" in line]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (None, "unknown"),
-        (0.2, "1 s"),
-        (89, "89 s"),
-        (100, "about 2 min"),
-        (720, "about 12 min"),
-        (2500, "about 40 min"),
-        (5500, "about 1.5 h"),
-        (90000, "about 25 h"),
-    ],
-)
-def test_durations_are_rounded_as_people_say_them(seconds, text):
-    assert estimate.format_duration(seconds) == text
 
 
 def planned(*overrides):

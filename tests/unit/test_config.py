@@ -165,10 +165,16 @@ def test_another_kind_keeps_the_settings_it_shares():
     ("override", "message"),
     [
         ("ids.quantizer.kind=rqvea", "ids.quantizer.kind: no 'rqvea' (did you mean 'rqvae'?)"),
-        ("sft.learning_rate=1", "unknown key 'sft.learning_rate' (did you mean 'lr'?)"),
-        ("sft.per_device_train_batch_size=1", "'sft.per_device_train_batch_size' (did you mean 'batch'?)"),
-        ("sft.num_train_epochs=1", "unknown key 'sft.num_train_epochs' (did you mean 'epochs'?)"),
-        ("ids.quantizer.iteration=4", "unknown key 'ids.quantizer.iteration' (did you mean 'iterations'?)"),
+        ("sft.learning_rate=1", "unknown key 'sft.learning_rate' (did you mean 'sft.lr'?)"),
+        (
+            "sft.per_device_train_batch_size=1",
+            "'sft.per_device_train_batch_size' (did you mean 'sft.batch'?)",
+        ),
+        ("sft.num_train_epochs=1", "unknown key 'sft.num_train_epochs' (did you mean 'sft.epochs'?)"),
+        (
+            "ids.quantizer.iteration=4",
+            "unknown key 'ids.quantizer.iteration' (did you mean 'ids.quantizer.iterations'?)",
+        ),
         ("ids.inputs=[vectors]", "inputs names vectors, but vectors has no file"),
         ("ids.fusion.weights=[1, 2, 3]", "fusion.weights needs a number for each of text"),
     ],

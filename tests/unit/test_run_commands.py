@@ -96,7 +96,7 @@ def test_a_mistyped_run_is_answered_with_a_run_and_whether_it_is_finished(name, 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("begun", "begun: no finished sft stage there; run `llmrec sft RECIPE` first"),
+        ("begun", "begun: no finished sft stage there; llmrec run runs/begun/recipe.yaml run=begun goes on"),
         ("mien", r"no run and no recipe named 'mien' \(did you mean 'mine'\?\)"),
         ("quikstart", r"no run and no recipe named 'quikstart' \(did you mean 'quickstart'\?\)"),
         ("absent.yaml", "absent.yaml: no such file"),

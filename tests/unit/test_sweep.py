@@ -98,7 +98,7 @@ def test_every_sample_and_every_combination_is_checked():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["sft.lrr=1e-4..1e-3"], "recipe.yaml: unknown key 'sft.lrr' (did you mean 'lr'?)"),
+        (["sft.lrr=1e-4..1e-3"], "override sft.lrr=0.0001: unknown key 'sft.lrr' (did you mean 'sft.lr'?)"),
         (["sft.batch=2.0..64.0"], "sft.batch: expected a whole number"),
         (["sft.mode=full,loraa"], "sft.mode: no 'loraa' (did you mean 'lora'?)"),
         (["ids.quantizer.kind=rq_kmeans,random", "ids.quantizer.iterations=5,9"], "unknown key"),

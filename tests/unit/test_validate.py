@@ -63,3 +63,26 @@ def test_a_plan_counts_the_files_of_a_card_without_a_size(folder, capsys):
     (folder / "log-1.csv").write_text("customer,product\n")
     assert main(["run", "own-data", "data.card=shop.yaml", "--dry-run"]) == 0
     assert "cost unknown (" in (shown := capsys.readouterr().out) and "no column 'at'" in shown
+
+
+def test_items_without_a_title_are_counted_with_their_share_of_the_interactions(folder, capsys):
+    """One title is empty, one is blank, one is null, and one item is not in the table."""
+    titles = ["", "  ", None, "Thing 3"]
+    rows = [{"sku": f"p{number}", "name": title} for number, title in enumerate(titles)]
+    (folder / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "log-1.csv").unlink()
+    with (folder / "log-0.csv").open("a") as log:
+        log.writelines(f"c3,p3,{time},web\n" for time in range(6))
+    told = "4 of 5 items, with 50.0% of the interactions, have no title: prompts and semantic IDs from text call them"
+    assert main(["validate", "quickstart", "data.card=shop.yaml"]) == 0
+    assert f"{told} `item <id>`\n" in capsys.readouterr().out
+    assert main(["init", ".", "--out", "guessed.yaml", "--yes"]) == 0
+    assert f"{told} `item <id>`\n" in capsys.readouterr().out
+    (folder / "shop.yaml").write_text(CARD.splitlines()[1])
+    assert main(["validate", "quickstart", "data.card=shop.yaml"]) == 0
+    assert "5 of 5 items, with 100.0% of the interactions, have no title" in capsys.readouterr().out
+
+
+def test_nothing_is_said_of_titles_where_all_items_have_one(folder, capsys):
+    assert main(["validate", "quickstart", "data.card=shop.yaml"]) == 0
+    assert "title:" not in capsys.readouterr().out

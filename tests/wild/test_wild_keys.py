@@ -8,7 +8,7 @@ from our_words import assert_ours
 from llmrec.config import Recipe, validate
 from llmrec.config.ids import tokenizer_class
 from llmrec.config.registry import SYSTEMS, TOKENIZERS
-from llmrec.config.section import _sections_in
+from llmrec.config.section import sections_in
 from llmrec.data.card import Card
 from llmrec.errors import InvalidValuesError, UserError
 from llmrec.experiments.arms import ArmsFile
@@ -38,7 +38,7 @@ def keys_of(schema, place=()):
     """All keys of a schema, from the outermost; those below a list have its first entry between."""
     for name, field in schema.model_fields.items():
         yield (*place, name)
-        for inner in _sections_in(field.annotation):
+        for inner in sections_in(field.annotation):
             is_list = "list[" in str(field.annotation) or "tuple[" in str(field.annotation)
             yield from keys_of(inner, (*place, name, *([0] if is_list else [])))
 

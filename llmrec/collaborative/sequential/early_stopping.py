@@ -11,6 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from llmrec.metrics.ranking import score_ranks
+from llmrec.progress.lines import ProgressLines
 
 CUTOFF = 10
 """Cutoff of the NDCG that stops the training."""
@@ -32,7 +33,7 @@ def train_to_best(
         validate: returns the model's validation NDCG@10; without it, the model trains for `patience` epochs.
         epochs: most epochs.
         patience: number of epochs without a better value after which the training ends.
-        title: for the progress bar.
+        title: for the progress bar, and for lines of progress where stderr is no terminal.
 
     Returns:
         A log: `epochs`, `best_epoch`, and per epoch a value of `loss` and of `ndcg@10`.
@@ -40,17 +41,21 @@ def train_to_best(
     epochs = epochs if validate else min(epochs, patience)
     log: dict[str, Any] = {"epochs": 0, "best_epoch": epochs, "loss": [], "ndcg@10": []}
     best = model.state_dict()
+    lines = ProgressLines(title, epochs, "epoch", may_end_early=validate is not None)
     progress = tqdm(range(1, epochs + 1), desc=title, unit="epoch", disable=None)
     for epoch in progress:
         log["epochs"] = epoch
         log["loss"].append(round(run_epoch(epoch), 6))
         if validate is None:
+            lines.update(epoch, f"loss {log['loss'][-1]:.3f}")
             continue
         value = round(validate(), 6)
         if value > max(log["ndcg@10"], default=-1.0):
             log["best_epoch"], best = epoch, copy.deepcopy(model.state_dict())
         log["ndcg@10"].append(value)
-        progress.set_postfix_str(f"loss {log['loss'][-1]:.3f}, NDCG@10 {value:.4f}")
+        figures = f"loss {log['loss'][-1]:.3f}, NDCG@10 {value:.4f}"
+        progress.set_postfix_str(figures)
+        lines.update(epoch, figures)
         if epoch - log["best_epoch"] >= patience:
             break
     model.load_state_dict(best)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from llmrec.config.precision import has_fast_bfloat16
+from llmrec.hardware import has_fast_bfloat16
 
 CPU_TILE = 1 << 20
 """Number of scores that the cross-entropy holds at once: 4 MB, which fits in a core's cache."""

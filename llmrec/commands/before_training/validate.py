@@ -34,12 +34,13 @@ def run(name: str, overrides: list[str]) -> None:
         UserError: the recipe cannot be read.
         typer.Exit: with code 2 after the problems are printed.
     """
-    path, tree = config.recipe_tree(name, split_run_name(overrides)[1])
+    keys = split_run_name(overrides)[1]
+    path, tree = config.recipe_tree(name, keys)
     problems: list[str] = []
     with _collect_errors(problems):
         tree = config.with_defaults(tree)
     with _collect_errors(problems):
-        recipe = config.validate(Recipe, tree, str(path))
+        recipe = config.validate_overridden(Recipe, tree, str(path), keys)
         check_local(recipe.base)
         check_local_tokenizer(recipe.base)
         for reward in recipe.grpo.rewards:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmrec.commands.arguments import ENDPOINT_KEY, DryRun, RecipeName, RunName
+from llmrec.commands.arguments import ENDPOINT_KEY, DryRun, RecipeName, RunName, check_no_options
 
 
 def compare(
@@ -42,6 +42,7 @@ def sweep(
         typer.Argument(
             metavar="KEY=LOW..HIGH | KEY=VALUE,VALUE | [KEY=VALUE]...",
             help="Ranges, choices and overrides: sft.lr=1e-4..1e-3 ids.quantizer.kind=lc_rec,letter; run=NAME.",
+            callback=check_no_options,
         ),
     ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Number of trials, with those of earlier calls.")] = 20,

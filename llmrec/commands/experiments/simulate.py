@@ -12,6 +12,7 @@ from llmrec import artifacts, layout
 from llmrec.commands.arguments import ENDPOINT_KEY, comma_separated
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
+from llmrec.progress.run_lock import lock
 from llmrec.report.screen import show
 from llmrec.simulate import tables
 from llmrec.simulate.endpoint import Api, Endpoint, checked_url, is_open
@@ -50,7 +51,7 @@ def run(
     options |= {"--api": api, "--seed": settings.seed}
     words = [str(word) for option, value in options.items() if value != "" for word in (option, value)]
     command = shlex.join(["llmrec", "simulate", name, *words])
-    with artifacts.lock(folder):
+    with lock(folder):
         _simulate(folder, Endpoint(url, model, api, timeout, key), settings, names, command)
 
 

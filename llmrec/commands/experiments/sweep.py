@@ -15,7 +15,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from llmrec import artifacts, estimate
+from llmrec import artifacts
 from llmrec.errors import UserError
 from llmrec.estimate.machine import write_figures
 from llmrec.evaluate.summary import rounded
@@ -27,6 +27,7 @@ from llmrec.experiments.trials import TrialRunner
 from llmrec.experiments.variants import VariantRun
 from llmrec.files import atomic_write, write_json
 from llmrec.metrics.statistics import format_figure, format_interval
+from llmrec.progress.durations import format_duration
 from llmrec.report.screen import show
 
 FIGURES, PAGE = "figures.json", "report.html"
@@ -94,7 +95,7 @@ def _cost(first: VariantRun, lacking: int, trials: int) -> str:
     seconds = first.seconds()
     total = None if seconds is None else seconds * lacking
     share = "" if total is None else ", less what they share"
-    return f"{lacking} of {trials} trials to do, {estimate.format_duration(total)}{share}"
+    return f"{lacking} of {trials} trials to do, {format_duration(total, is_estimate=True)}{share}"
 
 
 def _run_trials(sweep: Sweep, study: SweepStudy, trials: int, workers: int, here: int, prunes: bool) -> None:

@@ -24,6 +24,7 @@ from llmrec.ids.codecs.store import CODEC, load_codec
 from llmrec.ids.load import code_vectors
 from llmrec.ids.neighbours import find_kin
 from llmrec.ids.tokenizer import Codec
+from llmrec.progress.run_lock import lock, unfinished
 from llmrec.recommend.model_names import BASE
 
 FAR = 99.0
@@ -58,8 +59,8 @@ def run(
         raise UserError("items: --find lists items; give it without --add and --retire")
     folder = artifacts.find_run(name)
     if not (folder / layout.manifest("sft")).is_file():
-        raise artifacts.unfinished(folder)
-    with artifacts.lock(folder):
+        raise unfinished(folder)
+    with lock(folder):
         catalogue = Catalogue.load(folder / BASE, as_trained=True)
         changes = read_changes(folder, catalogue.items) or no_changes()
         growth: Growth | None = None

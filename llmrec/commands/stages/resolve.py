@@ -9,6 +9,7 @@ from pathlib import Path
 from llmrec import artifacts, assets, layout, pipeline
 from llmrec.config import Recipe, load_recipe, load_recipe_of_run
 from llmrec.errors import UserError
+from llmrec.progress.run_lock import unfinished
 
 
 def split_run_name(overrides: list[str]) -> tuple[str | None, list[str]]:
@@ -65,7 +66,7 @@ def _finished_run(name: str, is_recipe: bool) -> Path | None:
         return folder
     if is_recipe:
         return None
-    raise artifacts.unfinished(folder)
+    raise unfinished(folder)
 
 
 def _without_lost_parent(recipe: Recipe) -> Recipe:

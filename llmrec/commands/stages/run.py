@@ -14,6 +14,7 @@ from llmrec.config import Recipe, validate
 from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.models.tokenizer import check_local_tokenizer
+from llmrec.progress.durations import format_duration
 
 
 def run(
@@ -118,7 +119,11 @@ def _show_plan(recipe: Recipe, folder: Path, until: str, kept: tuple[str, ...]) 
     pending, plan = _plan(recipe, folder, until, kept, counts=True)
     print(f"{recipe.name} → {folder}")
     for stage in (stage.name for stage in pipeline.stages_of(recipe, until)):
-        state = f"pending   {estimate.format_duration(plan.seconds[stage])}" if stage in pending else "done"
+        state = (
+            f"pending   {format_duration(plan.seconds[stage], is_estimate=True)}"
+            if stage in pending
+            else "done"
+        )
         print(f"  {stage:<13} {state}")
     print("\n".join([plan.summary(), *plan.load_notice(), *plan.shortages(folder)]))
 
@@ -138,7 +143,7 @@ class _Announcer:
             if stage in self.pending:
                 self._print(stage, "running …")
         elif state == "done":
-            self._print(stage, f"done in {estimate.format_duration(time.monotonic() - self.start)}")
+            self._print(stage, f"done in {format_duration(time.monotonic() - self.start)}")
             if stage == "data":
                 self.sizes_known()
         else:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from llmrec.config import DataSize, Filters, Split
-from llmrec.data.attributes import Report, read_items, read_users
+from llmrec.data.attributes import Report, bare_items, read_items, read_users, stand_in_title
 from llmrec.data.build import read_interactions
 from llmrec.data.clean import clean, k_core, without_leaks
 from llmrec.data.guess.swapped import tell_swapped
@@ -37,6 +37,8 @@ class Understood:
         has_times: whether the log has times.
         item_report: counts of the items' table; empty without one.
         user_report: counts of the users' table; empty without one.
+        untitled: number of items without a title, those that the items' table lacks included.
+        untitled_interactions: number of interactions with these items.
         head: the log's first rows, in the order of the file, with what is known of their items; times as text.
     """
 
@@ -49,6 +51,8 @@ class Understood:
     has_times: bool
     item_report: Report
     user_report: Report
+    untitled: int
+    untitled_interactions: int
     head: pl.DataFrame
 
 
@@ -77,6 +81,8 @@ def read_dataset(
     if dataset.users is not None:
         _, user_report = read_users(*dataset.users, log.users, scratch, log.items)
     user, item = log.rows["user"].to_numpy(), log.rows["item"].to_numpy()
+    titles = bare_items(log.items) if items is None else items
+    is_untitled = titles.select(pl.col("title") == stand_in_title()).to_series().to_numpy()
     return Understood(
         users=len(log.users),
         items=len(log.items),
@@ -87,6 +93,8 @@ def read_dataset(
         has_times=log.has_times,
         item_report=item_report,
         user_report=user_report,
+        untitled=int(is_untitled.sum()),
+        untitled_interactions=int(is_untitled[item].sum()),
         head=_head(read, items, rows),
     )
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from llmrec.config.precision import has_fast_bfloat16
 from llmrec.errors import UserError
-from llmrec.hardware import choose_device
+from llmrec.hardware import choose_device, has_fast_bfloat16
 from llmrec.ids.codecs.kmeans import chunks, kmeans
 from llmrec.ids.codecs.residual import ResidualCodec
 from llmrec.ids.tokenizer import AutoencoderTokenizer, Codec, Codes, Signals, number_of_codes
+from llmrec.progress.lines import ProgressLines
 
 WARM_UP = 10
 """Epochs without quantization. Afterwards k-means of the latents initialises the codebooks."""
@@ -207,6 +207,7 @@ def train(model: RqAutoencoder, items: Standardised, config: AutoencoderTokenize
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=WEIGHT_DECAY, fused=True)
     warm_up = min(WARM_UP, config.epochs // 2)
     losses: list[float] = []
+    lines = ProgressLines(config.kind, config.epochs, "epoch")
     bar = tqdm(range(config.epochs), desc=config.kind, unit="epoch", disable=None)
     for epoch in bar:
         if epoch == warm_up:
@@ -229,6 +230,7 @@ def train(model: RqAutoencoder, items: Standardised, config: AutoencoderTokenize
             sum_of_losses += loss.detach().double() * len(rows) / len(items)
         total = sum_of_losses.item()
         bar.set_postfix(loss=f"{total:.4f}")
+        lines.update(epoch + 1, f"loss {total:.4f}")
         if not np.isfinite(total):
             raise UserError(
                 f"ids.quantizer.lr: {config.kind}'s loss is {total} in epoch {epoch}; try a lower one"

@@ -20,6 +20,7 @@ from llmrec.evaluate.tasks.scores import answers_shown
 from llmrec.files import read_json
 from llmrec.metrics.metric import metric_title
 from llmrec.metrics.statistics import format_figure, format_interval
+from llmrec.progress.durations import format_duration
 from llmrec.report.groups import (
     accuracy_metrics,
     bars,
@@ -223,7 +224,7 @@ def page_template(*folders: Path) -> Template:
         "interval": format_interval,
         "short": short_figure,
         "count": "{:,}".format,
-        "span": _span,
+        "duration": format_duration,
     }
     return environment.get_template("page.html.j2")
 
@@ -314,11 +315,3 @@ def _metric_charts(
 
 def _read_if_there(path: Path) -> Any | None:
     return read_json(path) if path.is_file() else None
-
-
-def _span(seconds: float) -> str:
-    """Format seconds for the reader."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,62 @@
+"""Lines of progress of long work where stderr is no terminal, and so has no bars: a file, a pipe or a job's log."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from llmrec.progress.durations import format_duration
+
+LINES = 10
+"""Most lines of one piece of work whose length is known."""
+FIRST_SECONDS = 5.0
+"""Seconds of work before the first line: what is done sooner needs none."""
+
+
+class ProgressLines:
+    """Prints how far a piece of work is, on stderr: at each tenth of it, and nothing on a terminal, which has bars.
+
+    Work that may end early, such as a training that stops when validation no longer improves, is told after 1, 2, 4,
+    8, … units instead: tenths of the most that it may take would come too late.
+
+    Args:
+        title: what is done.
+        total: number of units; of work that may end early, the most.
+        unit: name of a unit, such as `step`.
+        may_end_early: whether the work may end before `total`.
+    """
+
+    def __init__(self, title: str, total: int, unit: str, may_end_early: bool = False) -> None:
+        self.title, self.total, self.unit, self.may_end_early = title, total, unit, may_end_early
+        self._next = 1 if may_end_early else 0
+        self.start()
+
+    def start(self, done: int = 0) -> None:
+        """Begin to measure time; `done` units were done before, by a training that goes on."""
+        self._before, self._start = done, time.monotonic()
+        if not self.may_end_early:
+            self._next = done * LINES // max(1, self.total) + 1
+
+    def update(self, done: int, told: str = "") -> None:
+        """Print a line if one is due.
+
+        Args:
+            done: number of units that are done.
+            told: further words, such as the loss.
+        """
+        seconds = time.monotonic() - self._start
+        reached = done if self.may_end_early else done * LINES // max(1, self.total)
+        if sys.stderr.isatty() or reached < self._next or seconds < FIRST_SECONDS:
+            return
+        self._next = 2 * reached if self.may_end_early else reached + 1
+        most = "at most " if self.may_end_early else ""
+        line = f"{self.title}: {self.unit} {done:,} of {most}{self.total:,}{', ' if told else ''}{told}"
+        print(f"{line}{self._rest(done, seconds)}", file=sys.stderr, flush=True)
+
+    def _rest(self, done: int, seconds: float) -> str:
+        """What is left of the work, in time."""
+        each = seconds / max(1, done - self._before)
+        if self.may_end_early:
+            return f"; {format_duration(each)} each"
+        left = each * (self.total - done)
+        return f"; {format_duration(left, is_estimate=True)} left" if done < self.total else ""
