@@ -41,5 +41,9 @@ def run(
         given = {"--split": split, "--against": against, "--metrics": metrics}
         options = [word for option, value in given.items() if value for word in (option, value)]
         command = shlex.join(["llmrec", "compare", *runs, *options])
-        about = {"command": command, "date": datetime.now(UTC).date().isoformat(), "machine": describe_machine()}
+        about = {
+            "command": command,
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": describe_machine(),
+        }
         write_json(out, about | result.as_json())
