@@ -45,7 +45,8 @@ class MixtureSystem(System):
         members: systems whose probabilities are summed, by name or import path.
         tilt: the system whose probabilities multiply the sum; null for none.
         shares: weights that are tried for one member while the other members keep their proportions.
-        tilt_weight: exponents of the tilt's probabilities; the search starts with the first.
+        tilt_weight: exponents of the tilt's probabilities; the search starts with the first. Where users are few,
+            texts tell more than interactions, and an exponent above 1 is chosen.
         tilt_decay: decays that are tried if `tilt` is `text_knn`, because the best decay in a mixture differs from
             the best decay of `text_knn` alone.
         valid_users: number of validation users for the search.
@@ -60,7 +61,7 @@ class MixtureSystem(System):
         *(0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     ]
     tilt_weight: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)] = [
-        *(0.1, 0.0, 0.05, 0.15, 0.2, 0.25, 0.3, 0.4)
+        *(0.1, 0.0, 0.05, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 1.0, 1.5, 2.0, 3.0, 5.0)
     ]
     tilt_decay: Annotated[list[Decay], Field(min_length=1)] = [0.7, 0.3, 0.5, 0.9]
     valid_users: Positive = 20000

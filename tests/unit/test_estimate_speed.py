@@ -9,13 +9,15 @@ from llmrec import estimate
 from llmrec.config import DataSize, load_recipe
 from llmrec.data.card import load_card
 from llmrec.estimate import flops, machine
+from llmrec.estimate.weights import code_count
 from llmrec.models.shape import model_shape
 
 SIZE = DataSize(users=1000, items=500, interactions=9000)
+FLOAT32 = ["base.dtype=float32", "sft.bf16=false"]
 
 
 def work(*overrides):
-    recipe = load_recipe("beauty-smollm2", list(overrides))
+    recipe = load_recipe("qwen3-0.6b", [*FLOAT32, "base.model=x/Some-135M", *overrides])
     return estimate.Workload(recipe, load_card(recipe.data.card), SIZE)
 
 
@@ -55,7 +57,8 @@ def test_a_head_costs_at_labels_alone():
     for planned in (small, large):
         shape = planned.shape
         assert shape.linear_parameters + shape.head_parameters == pytest.approx(shape.parameters)
-        rest = flops.training_flops(planned) - labels * 6 * shape.head_parameters
+        head = 4 * shape.head_parameters + 6 * code_count(planned) * shape.hidden
+        rest = flops.training_flops(planned) - labels * head
         # Gradient checkpointing: 6 FLOPs a weight, and some for attention.
         assert 1 < rest / (tokens * 6 * shape.linear_parameters) < 1.2
 
