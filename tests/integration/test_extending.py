@@ -297,7 +297,7 @@ TWICE = RankMetric(name="hr", value=lambda ranks, k: ranks, **about)
         ("eval", "eval.baselines=[broken_baseline:NotNumbers]", "NaN"),
         ("eval", "eval.baselines=[broken_baseline:Lists]", "recommend returns 1 lists"),
         ("eval", "eval.baselines=[broken_baseline:NoFile]", "train wrote no file"),
-        ("eval", 'collaborative={"next_item:NextItem": {decai: 1}}', "did you mean 'decay'"),
+        ("eval", 'collaborative={"next_item:NextItem": {decai: 1}}', "did you mean '.*decay'"),
         ("eval", "decode.prior={system: broken_tokenizer:Short}", "is no collaborative system"),
         ("eval", "eval.metrics=[hr, ndcg, broken_metric:SHAPE]", "metric shape returns shape \\[\\]"),
         ("eval", "eval.metrics=[hr, ndcg, broken_metric:NAN]", "not finite"),
