@@ -218,7 +218,7 @@ def test_a_sample_of_users_is_seeded_and_in_order(folder):
 
 
 def test_examples_need_a_finished_stage_and_a_known_split(folder):
-    with pytest.raises(UserError, match="run `llmrec data RECIPE` first"):
+    with pytest.raises(UserError, match="no finished data stage there"):
         examples.load_items(folder / "none")
     with pytest.raises(UserError, match="'train'"):
         examples.evaluation_examples(folder, "train")
