@@ -59,7 +59,7 @@ def use_large_pages() -> None:
     """Let torch ask Linux for pages of 2 MB for large tensors on a CPU; call it before torch is imported.
 
     The C library returns a large freed tensor to the kernel, which clears its pages again for the next one. With
-    pages of 4 KB that is a fifth of an SFT step of a model with 135 M parameters
+    pages of 4 KB that is a tenth of an SFT step of a model with 135 M parameters
     (`eval/results/large-pages.json`). Results do not change. The user's environment has priority.
     """
     os.environ.setdefault(LARGE_PAGES, "1")
