@@ -28,14 +28,12 @@ class ProgressLines:
 
     def __init__(self, title: str, total: int, unit: str, may_end_early: bool = False) -> None:
         self.title, self.total, self.unit, self.may_end_early = title, total, unit, may_end_early
-        self._next = 1 if may_end_early else 0
         self.start()
 
     def start(self, done: int = 0) -> None:
         """Begin to measure time; `done` units were done before, by a training that goes on."""
         self._before, self._start = done, time.monotonic()
-        if not self.may_end_early:
-            self._next = done * LINES // max(1, self.total) + 1
+        self._next = 1 + (0 if self.may_end_early else self._tenths(done))
 
     def update(self, done: int, told: str = "") -> None:
         """Print a line if one is due.
@@ -45,13 +43,16 @@ class ProgressLines:
             told: further words, such as the loss.
         """
         seconds = time.monotonic() - self._start
-        reached = done if self.may_end_early else done * LINES // max(1, self.total)
+        reached = done if self.may_end_early else self._tenths(done)
         if sys.stderr.isatty() or reached < self._next or seconds < FIRST_SECONDS:
             return
         self._next = 2 * reached if self.may_end_early else reached + 1
         most = "at most " if self.may_end_early else ""
         line = f"{self.title}: {self.unit} {done:,} of {most}{self.total:,}{', ' if told else ''}{told}"
         print(f"{line}{self._rest(done, seconds)}", file=sys.stderr, flush=True)
+
+    def _tenths(self, done: int) -> int:
+        return done * LINES // max(1, self.total)
 
     def _rest(self, done: int, seconds: float) -> str:
         """What is left of the work, in time."""

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
+    PrinterCallback,
     ProgressCallback,
+    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -19,6 +21,7 @@ from transformers import (
 
 from llmrec.errors import UserError
 from llmrec.progress.lines import ProgressLines
+from llmrec.train.memory import ReturnsFreeMemory
 
 NAMES = {
     "loss": "loss",
@@ -43,6 +46,14 @@ class ProgressBar(ProgressCallback):
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
         """Print nothing."""
+
+
+def use_own_callbacks(trainer: Trainer) -> None:
+    """Give a trainer, in place of what it prints, our progress bar; and let it return the memory it has freed."""
+    for noisy in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(noisy)
+    trainer.add_callback(ProgressBar())
+    trainer.add_callback(ReturnsFreeMemory())
 
 
 class MetricsFile(TrainerCallback):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
+from transformers import Trainer, TrainerCallback, set_seed
 
 from llmrec.artifacts import StageContext
 from llmrec.config import AlignmentConfig
@@ -24,8 +24,8 @@ from llmrec.text.mix import print_notice
 from llmrec.train.alignment.completions import CompletionScorer
 from llmrec.train.arguments import default_interval, training_arguments
 from llmrec.train.batch_order import group_by_length
-from llmrec.train.memory import ReturnsFreeMemory, explain_out_of_memory, memory_remedies
-from llmrec.train.metrics_file import MetricsFile, ProgressBar, last_checkpoint
+from llmrec.train.memory import explain_out_of_memory, memory_remedies
+from llmrec.train.metrics_file import MetricsFile, last_checkpoint, use_own_callbacks
 from llmrec.train.validation import NDCG_CUTOFF, ValidationLists
 
 if TYPE_CHECKING:
@@ -176,10 +176,7 @@ def train(
     """
     metrics = MetricsFile(scratch / "metrics.jsonl", settings.epochs, name, names)
     trainer.add_callback(metrics)
-    for noisy in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(noisy)
-    trainer.add_callback(ProgressBar())
-    trainer.add_callback(ReturnsFreeMemory())
+    use_own_callbacks(trainer)
     best = scratch / "best" if lists is not None and settings.keep == "ndcg" else None
     if lists is not None:
         every = settings.eval_steps or default_interval(trainer.args.max_steps, MIN_INTERVAL)

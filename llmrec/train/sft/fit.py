@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
+from transformers import EarlyStoppingCallback, set_seed
 from transformers.trainer_utils import align_special_tokens
 from trl import SFTConfig
 
@@ -25,8 +25,8 @@ from llmrec.text.mix import print_notice
 from llmrec.train import sharding
 from llmrec.train.arguments import default_interval, on_one_gpu, training_arguments
 from llmrec.train.launch import is_main_process, run_in_every_process
-from llmrec.train.memory import ReturnsFreeMemory, explain_out_of_memory, sft_memory_remedies
-from llmrec.train.metrics_file import MetricsFile, ProgressBar, last_checkpoint
+from llmrec.train.memory import explain_out_of_memory, sft_memory_remedies
+from llmrec.train.metrics_file import MetricsFile, last_checkpoint, use_own_callbacks
 from llmrec.train.sft import samples
 from llmrec.train.sft.epochs import Epochs, files_of, write_epoch
 from llmrec.train.sft.first_loss import start_at_chance
@@ -104,10 +104,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
         compiled=sft.compile,
         callbacks=[metrics] + ([EarlyStoppingCallback(sft.patience)] if sft.patience and valid else []),
     )
-    for noisy in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(noisy)
-    trainer.add_callback(ProgressBar())
-    trainer.add_callback(ReturnsFreeMemory())
+    use_own_callbacks(trainer)
     resume = last_checkpoint(checkpoints)
     sharding.check_same_sharding(resume, ctx.workers.sharded)
     if trainer.is_world_process_zero():
