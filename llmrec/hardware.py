@@ -92,3 +92,12 @@ def uses_bfloat16(wanted: bool | Literal["auto"]) -> bool:
     if wanted != "auto":
         return wanted
     return has_fast_bfloat16(torch.device(choose_device()))
+
+
+def choose_precision(
+    wanted: Literal["float32", "bfloat16", "auto"] | None,
+) -> Literal["float32", "bfloat16"] | None:
+    """Return what a model computes in here, given the key `dtype`; None for what its weights are saved in."""
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if uses_bfloat16("auto") else "float32"

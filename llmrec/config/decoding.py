@@ -122,7 +122,8 @@ class DecodeConfig(Section):
         mask_seen: whether items of the history are left out of the lists.
         memory_gb: memory bound of a batch, in GB; null uses what the device can spare.
         device: a torch device, or `auto`.
-        dtype: precision that the model computes in; null uses the one in which its weights are saved.
+        dtype: precision that the model computes in; null uses the one in which its weights are saved, `auto` bfloat16
+            where the device multiplies it in hardware, else float32.
     """
 
     engine: Literal["tree", "vllm", "generate"] = "tree"
@@ -140,7 +141,7 @@ class DecodeConfig(Section):
     mask_seen: bool = True
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     device: str = "auto"
-    dtype: Literal["float32", "bfloat16"] | None = None
+    dtype: Literal["float32", "bfloat16", "auto"] | None = None
 
     @property
     def list_length(self) -> int:

@@ -7,7 +7,7 @@ import math
 from llmrec.estimate.machine import Precision, matmul_rate
 from llmrec.estimate.weights import code_count
 from llmrec.estimate.workload import FIELD_TOKENS, Workload
-from llmrec.hardware import uses_bfloat16
+from llmrec.hardware import choose_precision, uses_bfloat16
 
 WIDE = 512
 REACHED = {
@@ -91,8 +91,8 @@ def flop_rate(work: Workload, stage: str) -> float:
 def precision(work: Workload, stage: str) -> Precision:
     """What a stage computes in here: the base's precision, `bf16` of a training, `dtype` of decoding."""
     training = {"sft": work.recipe.sft, "dpo": work.recipe.dpo, "grpo": work.recipe.grpo}.get(stage)
-    if stage == "decode" and work.recipe.decode.dtype is not None:
-        return work.recipe.decode.dtype
+    if stage == "decode" and (asked := choose_precision(work.recipe.decode.dtype)) is not None:
+        return asked
     trains_in_half = training is not None and uses_bfloat16(training.bf16)
     return "bfloat16" if trains_in_half or work.recipe.base.dtype == "bfloat16" else "float32"
 

@@ -22,6 +22,7 @@ from llmrec.decode.parallel_codes import ParallelEngine, search_engine
 from llmrec.decode.scoring import Scoring
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
+from llmrec.hardware import choose_precision
 from llmrec.ids.load import code_vectors
 from llmrec.recommend import rerank
 from llmrec.recommend.lists import Requests
@@ -81,6 +82,7 @@ class Engines:
         """
         if settings.code_by_code:
             self._run.catalogue.check_one_by_one(f"decode.{settings.code_by_code[0]}")
+        settings = settings.model_copy(update={"dtype": choose_precision(settings.dtype)})
         if self._run.catalogue.reasons:
             top = self._reason(requests, settings, adapter)
         else:

@@ -6,11 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 import shop as small_shop
+import torch
 
 from llmrec import Recommender
 from llmrec.catalogue.trie import Trie
 from llmrec.config import DecodeConfig, PriorConfig
 from llmrec.errors import UserError
+from llmrec.hardware import choose_device, has_fast_bfloat16
 
 HISTORIES = [["i1", "i2"], ["i3"], ["i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11"]]
 FIVE = DecodeConfig(width=5)
@@ -38,6 +40,8 @@ def test_a_search_in_bfloat16_scores_nearly_alike_and_proves_no_list(recommender
     differences = [abs(ours[item] - theirs[item]) for item in shared]
     assert 0 < max(differences) < 0.3
     assert np.array_equal(recommender.rank(HISTORIES).scores, exact.scores)  # the saved precision again
+    by_hardware = rounded if has_fast_bfloat16(torch.device(choose_device())) else exact
+    assert np.array_equal(recommender.rank(HISTORIES, dtype="auto").scores, by_hardware.scores)
 
 
 def test_one_history_is_answered_as_among_many(recommender):

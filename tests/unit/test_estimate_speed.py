@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from llmrec import estimate
+from llmrec import estimate, hardware
 from llmrec.config import DataSize, load_recipe
 from llmrec.data.card import load_card
 from llmrec.estimate import flops, machine
@@ -105,10 +105,12 @@ def test_bfloat16_counts_where_the_machine_has_it(monkeypatch):
     monkeypatch.setattr(flops, "matmul_rate", rates.get)
     for precision in rates:
         has_it = precision == "bfloat16"
-        monkeypatch.setattr(flops, "uses_bfloat16", lambda wanted, has_it=has_it: wanted and has_it)
+        monkeypatch.setattr(hardware, "has_fast_bfloat16", lambda _, has_it=has_it: has_it)
         planned = work("sft.bf16=auto")
         assert flops.flop_rate(planned, "sft") == rates[precision] * flops.REACHED[precision, True]
         assert flops.flop_rate(planned, "decode") == 100 * flops.REACHED["float32", True]
+        by_hardware = work("decode.dtype=auto")
+        assert flops.flop_rate(by_hardware, "decode") == rates[precision] * flops.REACHED[precision, True]
         needed = (
             flops.training_flops(planned) + planned.validation_tokens() * 2 * planned.shape.linear_parameters
         )

@@ -14,13 +14,13 @@ from catalogue_folder import write_base
 from tiny_base import make_base
 from trl import DPOConfig, SFTConfig
 
-from llmrec import estimate
+from llmrec import estimate, hardware
 from llmrec.artifacts import StageContext, Workers
 from llmrec.config import BaseConfig, load_recipe
 from llmrec.decode import batches
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
-from llmrec.estimate import flops, machine
+from llmrec.estimate import machine
 from llmrec.estimate.plans import Plan
 from llmrec.models import lora
 from llmrec.models.base import load_base
@@ -172,11 +172,13 @@ def test_a_plan_is_held_against_the_gpus_memory_where_there_is_one(gpus, monkeyp
 def test_a_gpus_speed_is_that_of_the_precision_that_a_stage_computes_in(gpus, monkeypatch):
     monkeypatch.setattr(machine.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
     monkeypatch.setattr(machine, "_gpu_rate", {"float32": 1e13, "bfloat16": 2e14}.get)
-    monkeypatch.setattr(flops, "uses_bfloat16", bool)
+    monkeypatch.setattr(hardware, "has_fast_bfloat16", lambda _: True)
     gpus(1)
 
     def seconds(stage, *overrides):
-        recipe = load_recipe("beauty-smollm2", ["sft.distillation=null", *overrides])
+        # What the test is about is said here; the recipe may be tuned.
+        plain = ["sft.distillation=null", "decode.dtype=null", "base.dtype=float32", "dpo.bf16=false"]
+        recipe = load_recipe("beauty-smollm2", [*plain, *overrides])
         stages = [SimpleNamespace(name=stage, start_seconds=0, requested=())]
         return estimate.plan(recipe, Path("absent"), stages).seconds[stage]
 
@@ -185,8 +187,20 @@ def test_a_gpus_speed_is_that_of_the_precision_that_a_stage_computes_in(gpus, mo
         assert seconds("sft", faster) == pytest.approx(plain / 20)
     assert seconds("dpo", "dpo.bf16=true") == pytest.approx(seconds("dpo") / 20)
     # Decoding is in the base's own precision, if `decode.dtype` asks for no other.
-    assert seconds("decode", "decode.dtype=bfloat16") == seconds("decode", "base.dtype=bfloat16")
+    for half in ("bfloat16", "auto"):
+        assert seconds("decode", f"decode.dtype={half}") == seconds("decode", "base.dtype=bfloat16")
     assert seconds("decode", "sft.bf16=true") == pytest.approx(seconds("decode", "base.dtype=bfloat16") * 20)
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_a_list_is_computed_in_bfloat16_where_that_is_asked_for_or_is_fast(monkeypatch, is_fast):
+    monkeypatch.setattr(hardware, "has_fast_bfloat16", lambda _: is_fast)
+    assert hardware.choose_precision("auto") == ("bfloat16" if is_fast else "float32")
+    assert [hardware.choose_precision(asked) for asked in ("bfloat16", "float32", None)] == [
+        "bfloat16",
+        "float32",
+        None,
+    ]
 
 
 def test_a_second_model_is_loaded_when_the_first_is_gone():
