@@ -26,6 +26,7 @@ ANSWER_TOKENS = 40  # generated for one question
 QUESTION_TOKENS = 300  # of one question and its reference
 TEACHER_SCORES_PER_SECOND = 3e7  # item probabilities that SASRec computes and the trie sums, on one core
 SLOWER_4_BITS = 1.3  # than float32, measured on a CPU
+WITHOUT_LANGUAGE_MODEL = ("data", "collaborative", "ids", "tiger", "eval", "report")
 
 
 def seconds(work: Workload, stage: str) -> float:
@@ -89,7 +90,12 @@ def flop_rate(work: Workload, stage: str) -> float:
 
 
 def precision(work: Workload, stage: str) -> Precision:
-    """What a stage computes in here: the base's precision, `bf16` of a training, `dtype` of decoding."""
+    """What a stage computes in here: the base's precision, `bf16` of a training, `dtype` of decoding.
+
+    Stages without the language model compute in float32.
+    """
+    if stage in WITHOUT_LANGUAGE_MODEL:
+        return "float32"
     training = {"sft": work.recipe.sft, "dpo": work.recipe.dpo, "grpo": work.recipe.grpo}.get(stage)
     if stage == "decode" and (asked := choose_precision(work.recipe.decode.dtype)) is not None:
         return asked

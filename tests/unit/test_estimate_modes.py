@@ -116,6 +116,7 @@ def test_a_step_holds_the_longest_trees_and_their_logits():
 
 ALIGNED = ["align=[dpo,grpo]", "pairs.sources=[beams]", "pairs.prompts=training_targets", "dpo.epochs=1"]
 ALIGNED += ["grpo.prompts=training_targets", "grpo.epochs=1", "grpo.generations=16", "grpo.rollouts=sampled"]
+ALIGNED += ["dpo.gradient_checkpointing=false", "grpo.gradient_checkpointing=false"]
 
 
 JUDGED = "grpo.rewards=[{name: collaborative}]"
@@ -128,10 +129,12 @@ def big(stage, *overrides):
 
 
 def test_alignment_fits_the_cards_it_is_meant_for():
-    small = load_recipe("qwen3-0.6b", ALIGNED)
+    long_prompts = ["base.chat=true", "prompts=[{task: sequential}]"]
+    small = load_recipe("qwen3-0.6b", [*ALIGNED, *long_prompts])
     planned = estimate.Workload(small, load_card(small.data.card), SIZE)
     assert 3 < estimate.memory_gb(planned, ["dpo"]) < estimate.memory_gb(planned, ["grpo"]) < 24
-    large = load_recipe("qwen3-0.6b", [*ALIGNED, "base.model=Qwen/Qwen3-8B", "sft.mode=qlora"])
+    larger = ["base.model=Qwen/Qwen3-8B", "sft.mode=qlora"]
+    large = load_recipe("qwen3-0.6b", [*ALIGNED, *long_prompts, *larger])
     planned = estimate.Workload(large, load_card(large.data.card), SIZE)
     assert 16 < estimate.memory_gb(planned, ["grpo"]) < 80
 

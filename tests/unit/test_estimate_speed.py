@@ -13,11 +13,12 @@ from llmrec.estimate.weights import code_count
 from llmrec.models.shape import model_shape
 
 SIZE = DataSize(users=1000, items=500, interactions=9000)
-FLOAT32 = ["base.dtype=float32", "sft.bf16=false"]
+LONG_PROMPTS = ["base.chat=true", "prompts=[{task: sequential}]", "ids.quantizer.levels=3"]
+PLAIN = ["base.dtype=float32", "sft.bf16=false", "sft.distillation=null", *LONG_PROMPTS]
 
 
 def work(*overrides):
-    recipe = load_recipe("qwen3-0.6b", [*FLOAT32, "base.model=x/Some-135M", *overrides])
+    recipe = load_recipe("qwen3-0.6b", [*PLAIN, "base.model=x/Some-135M", *overrides])
     return estimate.Workload(recipe, load_card(recipe.data.card), SIZE)
 
 
@@ -115,6 +116,14 @@ def test_bfloat16_counts_where_the_machine_has_it(monkeypatch):
             flops.training_flops(planned) + planned.validation_tokens() * 2 * planned.shape.linear_parameters
         )
         assert flops.seconds(planned, "sft") == pytest.approx(needed / flops.flop_rate(planned, "sft"))
+
+
+def test_stages_without_the_language_model_compute_in_float32(monkeypatch):
+    monkeypatch.setattr(flops, "matmul_rate", {"float32": 100.0, "bfloat16": 1.0}.get)
+    wide, half = work(), work("base.dtype=bfloat16")
+    for stage in ("data", "collaborative", "ids", "eval"):
+        assert flops.seconds(half, stage) == flops.seconds(wide, stage), stage
+    assert flops.seconds(half, "sft") > 50 * flops.seconds(wide, "sft")
 
 
 def test_the_rate_of_bfloat16_is_measured():
