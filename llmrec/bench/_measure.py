@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
+
+from llmrec.estimate.machine import Precision
+from llmrec.progress.bar import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from llmrec.estimate.machine import Precision
 
 _SIZES = (
     "model_type",
@@ -84,7 +84,7 @@ def time_interleaved(
         For each system, seconds of each repeat.
     """
     seconds: dict[str, list[float]] = {name: [] for name in systems}
-    with tqdm(total=(repeats + 1) * len(systems), desc=what, leave=False, disable=None) as bar:
+    with Progress(what, (repeats + 1) * len(systems), "round") as progress:
         for repeat in range(repeats + 1):
             for name, work in systems.items():
                 start = time.perf_counter()
@@ -92,7 +92,7 @@ def time_interleaved(
                 wait()
                 if repeat:
                     seconds[name].append(time.perf_counter() - start)
-                bar.update()
+                progress.update()
     return seconds
 
 

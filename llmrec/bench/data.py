@@ -17,10 +17,10 @@ import numpy as np
 import polars as pl
 import yaml
 from rich.table import Table
-from tqdm import tqdm
 
 from llmrec import config, pipeline
 from llmrec.estimate.machine import write_figures
+from llmrec.progress.bar import follow
 from llmrec.report.screen import show
 
 ROWS_PER_USER = 50
@@ -66,9 +66,7 @@ def generate(path: Path, rows: int, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     users, items = max(1, rows // ROWS_PER_USER), max(2, rows // ROWS_PER_ITEM)
     with path.open("wb") as file:
-        for start in tqdm(
-            range(0, rows, _CHUNK), desc=f"generating {rows:,} rows", delay=2, leave=False, disable=None
-        ):
+        for start in follow(range(0, rows, _CHUNK), f"generating {rows:,} rows", "block"):
             size = min(_CHUNK, rows - start)
             chunk = {
                 "user": rng.integers(0, users, size),

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from scipy import sparse
-from tqdm import tqdm
 
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.system import Ranked, System, TrainingData
+from llmrec.progress.bar import follow
 
 SMOOTHING = 0.1
 """Share of popularity in `ItemKNN.log_probs`, so that an item without votes has a positive probability."""
@@ -67,7 +67,8 @@ class ItemKNN:
         unit = sparse.csr_array(users @ sparse.diags_array(1 / norms))
         transposed = unit.T.tocsr()
         blocks = []
-        for start in tqdm(range(0, len(catalogue), _BLOCK), desc="item-kNN fit", unit="block", disable=None):
+        starts = range(0, len(catalogue), _BLOCK)
+        for start in follow(starts, "item-kNN fit", "block"):
             block = sparse.csr_array(transposed[start : start + _BLOCK] @ unit)
             blocks.append(_nearest(block, start, neighbours))
         model.similarity = sparse.csr_array(sparse.vstack(blocks))
@@ -91,7 +92,7 @@ class ItemKNN:
         items: list[list[str]] = []
         scores: list[list[float]] = []
         starts = range(0, len(histories), _BLOCK)
-        for start in tqdm(starts, desc="item-kNN lists", unit="block", disable=None):
+        for start in follow(starts, "item-kNN lists", "block"):
             batch = self._incidence(histories[start : start + _BLOCK])
             votes = sparse.csr_array(batch @ self.similarity)
             for row, unwanted in enumerate(banned[start : start + _BLOCK]):

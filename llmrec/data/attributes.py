@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from tqdm import tqdm
 
 from llmrec.data.card import Table
 from llmrec.data.tables import read
 from llmrec.data.tables.notes import short, tell
 from llmrec.data.words import TEXT_LIMIT, TITLE_LIMIT, clean_text, is_missing, joined, labels, prices
 from llmrec.errors import UserError
+from llmrec.progress.bar import follow
 
 Report = dict[str, int]
 
@@ -247,5 +248,5 @@ def _hint_at_separator(flat: list[list[str]], name: str, separator: str | None, 
             return
 
 
-def _progress(values: pl.Series) -> Any:
-    return tqdm(values.to_list(), desc=f"cleaning {values.name}", delay=2, leave=False, disable=None)
+def _progress(values: pl.Series) -> Iterator[Any]:
+    return follow(values.to_list(), f"cleaning {values.name}", "value")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from llmrec.artifacts import StageContext
 from llmrec.config import Split, Ties
@@ -23,6 +22,7 @@ from llmrec.data.tables.notes import tell
 from llmrec.data.write import write_interactions
 from llmrec.errors import UserError
 from llmrec.files import write_json
+from llmrec.progress.bar import Progress
 
 MANY_TIES = 0.1
 """Share of tied test targets above which the order of a file can decide a comparison, and `ties: auto` shuffles."""
@@ -43,13 +43,12 @@ def build(context: StageContext) -> None:
     filters = config.filters or card.filters
     split_config = config.split or card.split
 
-    with tqdm(total=3, leave=False, disable=None) as bar:
-        bar.set_description("data: reading, filtering, ordering")
+    with Progress("data: reading, filtering, ordering", 3, "part", has_lines=False) as bar:
         log, leaks = without_leaks(read_interactions(dataset, split_config, scratch))
         log, removed = clean(log, filters, config.ties, context.recipe.seed)
         removed = log.dropped | ({"two_parts": leaks} if leaks else {}) | removed
         bar.update()
-        bar.set_description("data: splitting, writing")
+        bar.rename("data: splitting, writing")
         log, labels, tied, ties = _split(log, split_config, config.ties, context.recipe.seed)
         time = log.seconds()
         write_interactions(log, time, labels, folder / "interactions.parquet")
@@ -70,7 +69,7 @@ def build(context: StageContext) -> None:
         if ties != "file":
             report["ties"] = ties
         bar.update()
-        bar.set_description("data: items and users")
+        bar.rename("data: items and users")
         report |= _write_attributes(dataset, log, folder, scratch)
         bar.update()
     write_json(folder / "report.json", report)

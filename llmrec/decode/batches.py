@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import torch
-from tqdm import tqdm
 
 from llmrec.catalogue.item_mask import ItemMask
 from llmrec.catalogue.prefix_mass import CollaborativePrior
@@ -18,7 +17,7 @@ from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.top_k import TopK
 from llmrec.hardware import choose_device
 from llmrec.models.device import to_device
-from llmrec.progress.lines import ProgressLines
+from llmrec.progress.bar import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -236,16 +235,7 @@ class _Runner:
             lambda longest: self.cost.max_users(longest, width, beam_tokens, self.budget),
         )
         label = "decoding" if width == self.k else f"decoding, {width} beams"
-        lines, done = ProgressLines(label, len(users), "user"), 0
-        with tqdm(
-            total=len(users),
-            desc=label,
-            unit=" users",
-            leave=False,
-            disable=True if len(groups) < 2 else None,
-        ) as bar:
+        with Progress(label, len(users), "user") as progress:
             for group in groups:
                 yield [users[i] for i in group]
-                bar.update(len(group))
-                done += len(group)
-                lines.update(done)
+                progress.update(len(group))

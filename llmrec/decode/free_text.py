@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from llmrec.decode import score_candidates
@@ -19,6 +18,7 @@ from llmrec.decode.batches import group_by_length
 from llmrec.decode.kv_cache import check_prompts
 from llmrec.errors import UserError
 from llmrec.models.layers.attention import every_position_sees_something
+from llmrec.progress.bar import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -124,8 +124,8 @@ def _generate(
         [len(prompt) for prompt in prompts],
         lambda longest: max(1, batch_tokens // (answers * (longest + max_tokens))),
     )
-    bar = tqdm(total=len(prompts), desc="answering", unit=" rows", leave=False, disable=None)
-    with torch.inference_mode(), every_position_sees_something(model), bar:
+    progress = Progress("answering", len(prompts), "row")
+    with torch.inference_mode(), every_position_sees_something(model), progress:
         for group in groups:
             ids, mask = _pad_batch([prompts[row] for row in group], pad_id, on_left=True)
             sequences = model.generate(  # type: ignore[operator]  # transformers loses the method's type in its base class
@@ -137,7 +137,7 @@ def _generate(
             for place, tokens in enumerate(sequences[:, ids.shape[1] :].tolist()):
                 stop = next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
                 generated[group[place // answers]].append(tokens[:stop])
-            bar.update(len(group))
+            progress.update(len(group))
     return generated
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.table import Table
 from rich.text import Text
-from tqdm import tqdm
 
 from llmrec.config import Recipe, validate
 from llmrec.config.ids import tokenizer_class
@@ -20,6 +19,7 @@ from llmrec.ids.inputs.signals import RunSignals
 from llmrec.ids.make import make_semantic_ids
 from llmrec.ids.tokenizer import TextTokenizer
 from llmrec.plugins import is_import_path
+from llmrec.progress.bar import follow
 
 
 def parse_kinds(text: str) -> list[str]:
@@ -90,7 +90,7 @@ def compare(signals: RunSignals, recipe: Recipe, kinds: list[str]) -> list[dict[
         _ = signals.collaborative
     _ = signals.histories, signals.traffic
     rows: list[dict[str, Any]] = []
-    for kind in tqdm(kinds, desc="tokenizers", unit="kind", disable=None):
+    for kind in follow(kinds, "tokenizers", "kind"):
         start = time.perf_counter()
         try:
             semantic_ids = make_semantic_ids(signals, recipe_for(recipe, kind))

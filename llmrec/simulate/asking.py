@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from tqdm import tqdm
-
 from llmrec.errors import UserError
+from llmrec.progress.bar import Progress
 from llmrec.simulate.answers import Answer, read_answer
 from llmrec.simulate.endpoint import Endpoint
 from llmrec.simulate.question import SYSTEM
@@ -38,8 +37,8 @@ def ask_all(
     answers = _read_kept(kept, items)
     missing = list(dict.fromkeys(question for question in questions if _key(question) not in answers))
     kept.parent.mkdir(parents=True, exist_ok=True)
-    bar = tqdm(total=len(missing), desc=what, unit=" slates", leave=False, disable=None)
-    with kept.open("a", encoding="utf-8") as file, bar, ThreadPoolExecutor(clients) as pool:
+    progress = Progress(what, len(missing), "slate")
+    with kept.open("a", encoding="utf-8") as file, progress, ThreadPoolExecutor(clients) as pool:
 
         def ask(question: str) -> Answer:
             return read_answer(*endpoint.complete(SYSTEM, question), items)
@@ -51,7 +50,7 @@ def ask_all(
                 line = {"question": futures[future], "shares": answer.shares, "mass": answer.mass}
                 file.write(json.dumps(line) + "\n")
                 file.flush()
-                bar.update()
+                progress.update()
         except UserError as error:
             more = "; the same command goes on from here" if answers else ""
             raise UserError(f"{error}{more}") from None

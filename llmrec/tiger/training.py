@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from llmrec.collaborative.sequential.early_stopping import train_to_best
 from llmrec.collaborative.sequential.windows import Ints, Window, batches
 from llmrec.config import TigerConfig
+from llmrec.progress.bar import Progress
 from llmrec.tiger.network import Tokens, encoder_inputs
 
 if TYPE_CHECKING:
@@ -75,9 +75,7 @@ def _epoch(
     """Train on all targets once, and return the mean loss per token."""
     model.train()
     total = 0.0
-    with tqdm(
-        total=len(windows), desc="TIGER, epoch", unit=" targets", leave=False, disable=None
-    ) as progress:
+    with Progress("TIGER, epoch", len(windows), "target") as progress:
         for batch in batches(windows, config.batch, draw):
             ids, attention = encoder_inputs([window.items[:-1] for window in batch], tokens)
             labels = torch.from_numpy(tokens[[window.items[-1] for window in batch]])

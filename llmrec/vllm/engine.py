@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from llmrec.catalogue.registry import find_catalogue, register_catalogue
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 from llmrec.models.vocabulary import without_pads
+from llmrec.progress.bar import Progress
 from llmrec.vllm.request_keys import write_request
 from llmrec.vllm.rounds import BeamSearchRounds, StepRequest, StepResponse
 from llmrec.vllm.settings import engine_settings
@@ -102,13 +102,7 @@ class VllmEngine:
         items = np.full((len(prompts), width), -1, np.int64)
         scores = np.full((len(prompts), width), -np.inf, np.float32)
         groups = self._groups([len(prompt) for prompt in prompts], width)
-        with tqdm(
-            total=len(prompts),
-            desc="decoding",
-            unit=" users",
-            leave=False,
-            disable=True if len(groups) < 2 else None,
-        ) as progress:
+        with Progress("decoding", len(prompts), "user") as progress:
             for group in groups:
                 top = self._search([prompts[user] for user in group], width, _select_users(mask, group), lora)
                 items[group], scores[group] = top.items, top.scores

@@ -10,7 +10,8 @@ import torch
 
 from llmrec.cli import main
 from llmrec.collaborative.sequential.early_stopping import train_to_best
-from llmrec.progress import lines
+from llmrec.progress import bar, lines
+from llmrec.progress.bar import Progress, follow
 from llmrec.progress.lines import ProgressLines
 
 
@@ -26,7 +27,8 @@ class Terminal(io.StringIO):
 
 
 def printed(capsys, title):
-    return [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"{title}: ")]
+    """The lines of a title. Bars of libraries may stand before one: here they were imported before the command."""
+    return re.findall(rf"{title}: .*", capsys.readouterr().err)
 
 
 def test_each_tenth_has_a_line_with_what_is_left(capsys):
@@ -65,6 +67,47 @@ def test_short_work_has_no_lines(capsys, monkeypatch):
     monkeypatch.setattr(lines, "FIRST_SECONDS", 3600.0)
     ProgressLines("sft", 1, "step").update(1)
     assert capsys.readouterr().err == ""
+
+
+def test_of_nested_work_only_the_outermost_with_several_units_has_lines(capsys):
+    with Progress("files", 1, "file") as files:
+        for _ in follow(range(3), "epochs", "epoch"):
+            for _ in follow(range(20), "rows", "row"):
+                pass
+        files.update()
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(";")[0] for line in told] == [f"epochs: epoch {n} of 3" for n in (1, 2, 3)]
+
+
+def test_work_done_in_one_go_has_no_line(capsys):
+    with Progress("decoding", 8, "user") as progress:
+        progress.update(8)
+    assert capsys.readouterr().err == ""
+
+
+def test_lines_go_on_after_work_that_failed(capsys):
+    with pytest.raises(ZeroDivisionError), Progress("broken", 2, "part"):
+        raise ZeroDivisionError
+    assert list(follow(range(2), "whole", "part")) == [0, 1]
+    assert len(printed(capsys, "whole")) == 2
+
+
+def test_many_values_are_counted_in_pieces(capsys, monkeypatch):
+    updates = []
+    monkeypatch.setattr(Progress, "update", lambda _, more: updates.append(more))
+    assert sum(1 for _ in follow(range(50_000), "cleaning", "value")) == 50_000
+    assert updates == [50] * 1000
+
+
+def test_a_terminal_has_a_bar_with_what_was_told(monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(bar, "DELAY", 0)
+    with Progress("SASRec", 2, "epoch") as progress:
+        progress.update(told="loss 0.5")
+        progress.rename("SASRec again")
+    shown = sys.stderr.getvalue()
+    assert "SASRec:" in shown and "1/2" in shown and "SASRec again" in shown and "\n" not in shown
 
 
 def test_a_sequential_training_tells_loss_and_ndcg(capsys):

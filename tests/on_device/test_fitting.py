@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmrec.collaborative.sequential import losses
-from llmrec.ids.codecs import autoencoder
+from llmrec.ids.codecs import autoencoder_training
 from llmrec.ids.quantizers.cost import CostTokenizer
 from llmrec.ids.quantizers.lc_rec import LcRecTokenizer
 from llmrec.ids.quantizers.letter import LetterTokenizer
@@ -34,19 +34,19 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def _in_float32(monkeypatch):
-    for module in (autoencoder, losses):
+    for module in (autoencoder_training, losses):
         monkeypatch.setattr(module, "has_fast_bfloat16", lambda _: False)
 
 
 def losses_of(kind, place, monkeypatch, epochs):
     """Mean losses of the epochs after the warm-up, trained in a place."""
-    monkeypatch.setattr(autoencoder, "choose_device", lambda: place)
+    monkeypatch.setattr(autoencoder_training, "choose_device", lambda: place)
     seen = []
-    train = autoencoder.train
-    monkeypatch.setattr(autoencoder, "train", lambda *args: seen.extend(train(*args)))
+    train = autoencoder_training.train
+    monkeypatch.setattr(autoencoder_training, "train", lambda *args: seen.extend(train(*args)))
     signals = SimpleNamespace(vectors=VECTORS, collaborative=COLLABORATIVE)
     KINDS[kind](kind=kind, epochs=epochs, **SMALL).fit(signals, 0)
-    monkeypatch.setattr(autoencoder, "train", train)
+    monkeypatch.setattr(autoencoder_training, "train", train)
     return seen
 
 
@@ -61,11 +61,11 @@ def test_an_autoencoder_learns_on_the_device_what_it_learns_on_the_cpu(kind, mon
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_of_an_autoencoder_waits_for_nothing(kind, monkeypatch):
     """Twice as many steps an epoch, no more waits. Codes that no item has are revived once an epoch, or not."""
-    monkeypatch.setattr(autoencoder, "revive_unused_codes", lambda *_: None)
+    monkeypatch.setattr(autoencoder_training, "revive_unused_codes", lambda *_: None)
     counts = []
     for batch in (48, 24):
         monkeypatch.setitem(SMALL, "batch", batch)
-        monkeypatch.setattr(autoencoder, "FEWEST_STEPS", 1)
+        monkeypatch.setattr(autoencoder_training, "FEWEST_STEPS", 1)
         with device.switched_on() as waits:
             losses_of(kind, device.DEVICE, monkeypatch, 4)
             counts.append(list(waits))

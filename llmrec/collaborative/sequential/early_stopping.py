@@ -8,10 +8,9 @@ from typing import Any
 
 import polars as pl
 from torch import nn
-from tqdm import tqdm
 
 from llmrec.metrics.ranking import score_ranks
-from llmrec.progress.lines import ProgressLines
+from llmrec.progress.bar import Progress
 
 CUTOFF = 10
 """Cutoff of the NDCG that stops the training."""
@@ -41,23 +40,20 @@ def train_to_best(
     epochs = epochs if validate else min(epochs, patience)
     log: dict[str, Any] = {"epochs": 0, "best_epoch": epochs, "loss": [], "ndcg@10": []}
     best = model.state_dict()
-    lines = ProgressLines(title, epochs, "epoch", may_end_early=validate is not None)
-    progress = tqdm(range(1, epochs + 1), desc=title, unit="epoch", disable=None)
-    for epoch in progress:
-        log["epochs"] = epoch
-        log["loss"].append(round(run_epoch(epoch), 6))
-        if validate is None:
-            lines.update(epoch, f"loss {log['loss'][-1]:.3f}")
-            continue
-        value = round(validate(), 6)
-        if value > max(log["ndcg@10"], default=-1.0):
-            log["best_epoch"], best = epoch, copy.deepcopy(model.state_dict())
-        log["ndcg@10"].append(value)
-        figures = f"loss {log['loss'][-1]:.3f}, NDCG@10 {value:.4f}"
-        progress.set_postfix_str(figures)
-        lines.update(epoch, figures)
-        if epoch - log["best_epoch"] >= patience:
-            break
+    with Progress(title, epochs, "epoch", may_end_early=validate is not None) as progress:
+        for epoch in range(1, epochs + 1):
+            log["epochs"] = epoch
+            log["loss"].append(round(run_epoch(epoch), 6))
+            figures = f"loss {log['loss'][-1]:.3f}"
+            if validate is not None:
+                value = round(validate(), 6)
+                if value > max(log["ndcg@10"], default=-1.0):
+                    log["best_epoch"], best = epoch, copy.deepcopy(model.state_dict())
+                log["ndcg@10"].append(value)
+                figures += f", NDCG@10 {value:.4f}"
+            progress.update(told=figures)
+            if validate is not None and epoch - log["best_epoch"] >= patience:
+                break
     model.load_state_dict(best)
     return log
 

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
 
 from llmrec.collaborative.sequential.dropout import Dropout
 from llmrec.collaborative.sequential.early_stopping import train_to_best
@@ -28,6 +27,7 @@ from llmrec.collaborative.sequential.windows import (
 )
 from llmrec.collaborative.sequential.workers import RunAll, run_in_turn
 from llmrec.hardware import choose_device
+from llmrec.progress.bar import Progress
 
 Loss = Literal["bce", "ce"]
 Build = Callable[[int, Any], Network]
@@ -162,7 +162,7 @@ class _Trainer:
         windows = cut_windows(pieces, self.config.history, self.model.start)
         every = sum(window.target_count for window in windows)
         name = f"{self.title} ({self.loss}), epoch {epoch}"
-        with tqdm(total=every, desc=name, unit=" targets", leave=False, disable=None) as progress:
+        with Progress(name, every, "target") as progress:
             for step, batch in enumerate(batches(windows, self.config.batch, draw)):
                 targets = sum(window.target_count for window in batch)
                 total += self._step(batch, targets, (self.seed, epoch, step)) * targets

@@ -8,12 +8,12 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from llmrec.errors import UserError
 from llmrec.files import cause_of
+from llmrec.progress.bar import Progress
 
 _BLOCK = 1 << 20
+_MEGABYTE = 10**6
 
 
 def write_copy(path: Path, scratch: Path, lines: Iterable[str] | None = None) -> Path:
@@ -37,14 +37,11 @@ def write_copy(path: Path, scratch: Path, lines: Iterable[str] | None = None) ->
 
 def _blocks(path: Path) -> Iterator[bytes]:
     """Yield the content of a file, decompressed if it is gzip, with a progress bar over its bytes on disk."""
-    size = path.stat().st_size
-    bar = tqdm(
-        total=size, unit="B", unit_scale=True, desc=f"reading {path.name}", delay=2, leave=False, disable=None
-    )
-    with path.open("rb") as file, bar:
+    megabytes = Progress(f"reading {path.name}", path.stat().st_size // _MEGABYTE, "MB")
+    with path.open("rb") as file, megabytes:
         source = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
         while block := source.read(_BLOCK):
-            bar.update(file.tell() - bar.n)
+            megabytes.update(file.tell() // _MEGABYTE - megabytes.done)
             yield block
 
 

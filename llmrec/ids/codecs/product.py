@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from llmrec.ids.codecs.kmeans import chunks, kmeans, nearest
 from llmrec.ids.codecs.residual import squared_distances
 from llmrec.ids.tokenizer import Codec
+from llmrec.progress.bar import follow
 
 
 class ProductCodec(Codec):
@@ -99,7 +99,7 @@ def learn_parts(
     """Run k-means in each subspace; return codebooks `[size, part]` and the items' codes, int32 `[n, levels]`."""
     results = [
         kmeans(part, size, iterations, seed + level)
-        for level, part in enumerate(tqdm(parts, desc="product quantization", unit="level", disable=None))
+        for level, part in enumerate(follow(parts, "product quantization", "level"))
     ]
     codes = np.stack([assigned for _, assigned in results], axis=1)
     return [centroids for centroids, _ in results], codes

@@ -18,7 +18,7 @@ from llmrec.ids.tokenizer import Codec, Codes
 CODEC, CODEBOOKS = "codec.safetensors", "codebooks.safetensors"
 FORMS = {
     "residual": "residual:ResidualCodec",
-    "autoencoder": "autoencoder:AutoencoderCodec",
+    "autoencoder": "autoencoder_codec:AutoencoderCodec",
     "product": "product:ProductCodec",
     "tree": "tree:TreeCodec",
     "hyperplanes": "hyperplanes:HyperplaneCodec",

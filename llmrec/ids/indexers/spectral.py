@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from tqdm import tqdm
+
+from llmrec.progress.bar import follow
 
 _REGULARISATION = 0.1
 """Weight of each item's edges to the whole catalogue, in mean degrees (Amini et al. 2013); they connect separate
@@ -68,7 +69,7 @@ def cluster_tree(users: sparse.csc_array, clusters: int, leaf: int, seed: int) -
     paths = np.full((items, levels), -1, np.int32)
     popularity = _degrees(users)
     parts = [(np.arange(items), users)] if items > leaf else []
-    for level in tqdm(range(levels), desc="spectral clusters", unit="level", disable=None):
+    for level in follow(range(levels), "spectral clusters", "level"):
         smaller = []
         for members, rows in parts:
             labels = _split(rows, min(clusters, len(members)), seed)

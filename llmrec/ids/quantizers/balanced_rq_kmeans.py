@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from llmrec.ids.codecs.balance import assign_to_sizes, even_sizes
 from llmrec.ids.codecs.kmeans import learn_centroids, nearest, training_rows
 from llmrec.ids.codecs.residual import ResidualCodec, mean_vector, squared_distances
 from llmrec.ids.tokenizer import Codes, KmeansTokenizer, Signals, number_of_codes
+from llmrec.progress.bar import follow
 
 
 class BalancedRqKmeansTokenizer(KmeansTokenizer):
@@ -26,7 +26,7 @@ class BalancedRqKmeansTokenizer(KmeansTokenizer):
         residuals = np.array(vectors, order="C")
         columns: list[NDArray[np.int32]] = []
         codebooks: list[NDArray[np.float32]] = []
-        for level in tqdm(range(self.levels), desc="balanced residual k-means", unit="level", disable=None):
+        for level in follow(range(self.levels), "balanced residual k-means", "level"):
             centroids, assigned = balanced_kmeans(residuals, size, self.iterations, seed + level)
             residuals -= centroids[assigned]
             columns.append(assigned)

@@ -7,7 +7,8 @@ from torch.nn import functional
 
 from llmrec.config import Positive
 from llmrec.config.ids import Rate
-from llmrec.ids.codecs.autoencoder import RqAutoencoder, fit_autoencoder
+from llmrec.ids.codecs.autoencoder import RqAutoencoder
+from llmrec.ids.codecs.autoencoder_training import fit_autoencoder
 from llmrec.ids.codecs.info_nce import info_nce
 from llmrec.ids.tokenizer import AutoencoderTokenizer, Codes, Signals
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from llmrec.ids.codecs.kmeans import kmeans
 from llmrec.ids.codecs.residual import mean_vector
 from llmrec.ids.codecs.tree import TreeCodec, rows_by_node
 from llmrec.ids.tokenizer import MAX_AUTO_CODES, Codes, KmeansTokenizer, Signals, number_of_codes
+from llmrec.progress.bar import follow
 
 
 class HierarchicalTokenizer(KmeansTokenizer):
@@ -28,7 +28,7 @@ class HierarchicalTokenizer(KmeansTokenizer):
         nodes = np.zeros(len(vectors), np.int32)
         count = 1
         columns, centroids, children = [], [], []
-        for level in tqdm(range(self.levels), desc="hierarchical k-means", unit="level", disable=None):
+        for level in follow(range(self.levels), "hierarchical k-means", "level"):
             column = np.empty(len(vectors), np.int32)
             table = np.full((count, size), -1, np.int32)
             books = []

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from llmrec.config import Positive
 from llmrec.config.ids import CollisionRule, Rate
-from llmrec.ids.codecs.autoencoder import RqAutoencoder, fit_autoencoder
+from llmrec.ids.codecs.autoencoder import RqAutoencoder
+from llmrec.ids.codecs.autoencoder_training import fit_autoencoder
 from llmrec.ids.codecs.sinkhorn import even_codes
 from llmrec.ids.tokenizer import AutoencoderTokenizer, Codes, Signals
 

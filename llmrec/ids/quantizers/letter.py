@@ -14,7 +14,8 @@ from torch.nn import functional
 from llmrec.config import Positive
 from llmrec.config.ids import Weight
 from llmrec.errors import UserError
-from llmrec.ids.codecs.autoencoder import Quantized, RqAutoencoder, fit_autoencoder
+from llmrec.ids.codecs.autoencoder import Quantized, RqAutoencoder
+from llmrec.ids.codecs.autoencoder_training import fit_autoencoder
 from llmrec.ids.codecs.info_nce import info_nce
 from llmrec.ids.quantizers.balanced_rq_kmeans import balanced_kmeans
 from llmrec.ids.tokenizer import AutoencoderTokenizer, Codes, Signals

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from tqdm import tqdm
 
 from llmrec.ids.codecs.kmeans import chunks, learn_centroids, nearest, training_rows
 from llmrec.ids.codecs.residual import ResidualCodec, mean_vector
 from llmrec.ids.tokenizer import Codes, KmeansTokenizer, Signals, number_of_codes
+from llmrec.progress.bar import follow
 
 
 class RqKmeansTokenizer(KmeansTokenizer):
@@ -23,7 +23,7 @@ class RqKmeansTokenizer(KmeansTokenizer):
         size = number_of_codes(self.codes, len(vectors))
         codec = ResidualCodec([], mean_vector(vectors))
         codes = np.empty((len(vectors), self.levels), np.int32)
-        for level in tqdm(range(self.levels), desc="residual k-means", unit="level", disable=None):
+        for level in follow(range(self.levels), "residual k-means", "level"):
             rows = training_rows(len(vectors), size, seed + level)
             residuals = codec.residuals(vectors[rows], codes[rows, :level])
             centroids = learn_centroids(residuals, size, self.iterations, seed + level)

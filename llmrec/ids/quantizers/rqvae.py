@@ -13,6 +13,7 @@ class RqvaeTokenizer(AutoencoderTokenizer):
 
         L = ‖x − x̂‖² + Σ_l ‖sg[r_l] − e_l‖² + β‖r_l − sg[e_l]‖². k-means initialises the codebooks.
         """
-        from llmrec.ids.codecs.autoencoder import RqAutoencoder, fit_autoencoder
+        from llmrec.ids.codecs.autoencoder import RqAutoencoder
+        from llmrec.ids.codecs.autoencoder_training import fit_autoencoder
 
         return fit_autoencoder(RqAutoencoder, signals, self, seed)

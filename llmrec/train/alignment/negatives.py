@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.systems import load_baseline
@@ -18,6 +17,7 @@ from llmrec.data.examples import training_histories
 from llmrec.errors import UserError
 from llmrec.ids.load import code_vectors
 from llmrec.ids.paths import number_prefixes
+from llmrec.progress.bar import follow
 from llmrec.text.candidates import CandidateSampler
 from llmrec.train.alignment.targets import Targets
 
@@ -298,7 +298,5 @@ def _blocks(rows: int, items: int, what: str) -> Iterator[tuple[int, int]]:
     """Yield the bounds of blocks of rows. A block of scores [rows, items] has at most `_CELLS` numbers."""
     size = max(1, _CELLS // items)
     starts = range(0, rows, size)
-    for start in tqdm(
-        starts, desc=what, unit=" blocks", leave=False, disable=True if len(starts) < 2 else None
-    ):
+    for start in follow(starts, what, "block"):
         yield start, min(start + size, rows)

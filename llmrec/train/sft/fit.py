@@ -21,6 +21,7 @@ from llmrec.data.examples import training_histories
 from llmrec.errors import UserError
 from llmrec.models import modes
 from llmrec.models.layers import dropout
+from llmrec.progress.bar import follow
 from llmrec.text.mix import print_notice
 from llmrec.train import sharding
 from llmrec.train.arguments import default_interval, on_one_gpu, training_arguments
@@ -239,7 +240,8 @@ def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> E
     count = recipe.sft.epochs
 
     def write_share(process: int, processes: int) -> int:
-        for epoch in range(process, files_of(count, differ), processes):
+        mine = range(process, files_of(count, differ), processes)
+        for epoch in follow(mine, "writing token trees", "epoch"):
             write_epoch(make(epoch), epoch, folder)
         return prepared.encoder.shortened
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from tqdm import tqdm
 
 from llmrec.config import AugmentConfig
 from llmrec.data.examples import draw_pieces, evaluation_examples, training_histories
 from llmrec.errors import UserError
+from llmrec.progress.bar import follow
 from llmrec.text.candidates import CandidateSampler
 from llmrec.text.encode import PromptContext, PromptEncoder, build_chain
 from llmrec.text.mix import MixedTask, print_notice
@@ -196,9 +196,7 @@ def _task_trees(
     names_past = [uses_history(template) for template in mixed.templates]
     missing: Counter[str] = Counter()
     pairs = zip(drawn.tolist(), choice.tolist(), strict=True)
-    for row, index in tqdm(
-        pairs, total=len(drawn), desc=f"encoding {task.id}", unit=" rows", leave=False, disable=None
-    ):
+    for row, index in follow(pairs, f"encoding {task.id}", "row", len(drawn)):
         case, template, draw = rows.case(row), mixed.templates[index], None
         if task.candidates is not None:
             draw = partial(negatives.sample, count=task.candidates, chosen=rows.person(row).observed_items)
