@@ -60,6 +60,9 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
 }
 """Heading of the help page → name of a command → its signature, whose docstring is its help text."""
 
+RESUMED = {"run", "sweep", "simulate", "bench", *stages.COMMANDS}
+"""Commands that go on where they were interrupted."""
+
 app = typer.Typer(
     name="llmrec",
     cls=GroupedCommands,
@@ -97,7 +100,9 @@ def main(args: list[str] | None = None) -> int:
     artifacts.opened_runs.clear()
     try:
         code = int(app(args or ["--help"], standalone_mode=False, prog_name="llmrec") or 0)
-        message = "interrupted; run the same command again to resume" if code == INTERRUPTED else ""
+        command = next((arg for arg in args if not arg.startswith("-")), "")
+        goes_on = "; run the same command again to resume" if command in RESUMED else ""
+        message = f"interrupted{goes_on}" if code == INTERRUPTED else ""
     except Exception as error:
         code, message = explain_error(error)
         if os.environ.get("LLMREC_DEBUG"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
-from typing import ClassVar, TypeVar, cast
+from typing import TypeVar, cast
 
 from tqdm import tqdm
 
@@ -16,6 +16,10 @@ DELAY = 1.0
 """Seconds of work before a bar is shown."""
 UPDATES = 1000
 """How often `follow` counts: an update costs as much as the work on a short text."""
+
+
+_with_lines: list[Progress] = []
+"""The work that prints lines now, if any."""
 
 
 class Progress:
@@ -32,20 +36,19 @@ class Progress:
         has_lines: whether lines are printed where there is no bar.
     """
 
-    _with_lines: ClassVar[list[Progress]] = []
-
     def __init__(
         self, title: str, total: int, unit: str, may_end_early: bool = False, has_lines: bool = True
     ) -> None:
         self.title, self.total, self.done = title, total, 0
         self._lines = ProgressLines(title, total, unit, may_end_early)
-        self._may_print = has_lines and total > 1
+        self._may_print, self._prints = has_lines and total > 1, False
         units = unit if unit.isupper() else f"{unit}s"
         self._bar = tqdm(total=total, desc=title, unit=f" {units}", leave=False, delay=DELAY, disable=None)
 
     def __enter__(self) -> Progress:
-        if self._may_print and not self._with_lines:
-            self._with_lines.append(self)
+        self._prints = self._may_print and not _with_lines
+        if self._prints:
+            _with_lines.append(self)
             self._lines.start()
         return self
 
@@ -53,8 +56,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-        if self in self._with_lines:
-            self._with_lines.remove(self)
+        if self._prints:
+            _with_lines.remove(self)
 
     def rename(self, title: str) -> None:
         """Give the bar another title, for the next part of the work."""
@@ -71,7 +74,7 @@ class Progress:
         if told:
             self._bar.set_postfix_str(told, refresh=False)
         self._bar.update(more)
-        if self in self._with_lines and more < self.total:
+        if self._prints and more < self.total:
             self._lines.update(self.done, told)
 
 

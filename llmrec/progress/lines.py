@@ -11,10 +11,14 @@ LINES = 10
 """Most lines of one piece of work whose length is known."""
 FIRST_SECONDS = 5.0
 """Seconds of work before the first line: what is done sooner needs none."""
+EARLY_SECONDS = 30.0
+"""Seconds after which long work is told for the first time, before a tenth of it is done."""
 
 
 class ProgressLines:
     """Prints how far a piece of work is, on stderr: at each tenth of it, and nothing on a terminal, which has bars.
+
+    Of long work there is a line before the first tenth, so that its time is known soon.
 
     Work that may end early, such as a training that stops when validation no longer improves, is told after 1, 2, 4,
     8, … units instead: tenths of the most that it may take would come too late.
@@ -32,7 +36,7 @@ class ProgressLines:
 
     def start(self, done: int = 0) -> None:
         """Begin to measure time; `done` units were done before, by a training that goes on."""
-        self._before, self._start = done, time.monotonic()
+        self._before, self._start, self._has_told = done, time.monotonic(), False
         self._next = 1 + (0 if self.may_end_early else self._tenths(done))
 
     def update(self, done: int, told: str = "") -> None:
@@ -44,12 +48,19 @@ class ProgressLines:
         """
         seconds = time.monotonic() - self._start
         reached = done if self.may_end_early else self._tenths(done)
-        if sys.stderr.isatty() or reached < self._next or seconds < FIRST_SECONDS:
+        is_due = reached >= self._next or self.wants_first(seconds)
+        if sys.stderr.isatty() or not is_due or seconds < FIRST_SECONDS:
             return
+        self._has_told = True
         self._next = 2 * reached if self.may_end_early else reached + 1
         most = "at most " if self.may_end_early else ""
         line = f"{self.title}: {self.unit} {done:,} of {most}{self.total:,}{', ' if told else ''}{told}"
         print(f"{line}{self._rest(done, seconds)}", file=sys.stderr, flush=True)
+
+    def wants_first(self, seconds: float | None = None) -> bool:
+        """Whether the work is long, and nothing of it has been told; None takes the seconds since its start."""
+        elapsed = time.monotonic() - self._start if seconds is None else seconds
+        return not self._has_told and elapsed >= EARLY_SECONDS
 
     def _tenths(self, done: int) -> int:
         return done * LINES // max(1, self.total)

@@ -98,13 +98,26 @@ def print_counts(understood: Understood) -> None:
         f"{understood.users:,} users, {understood.items:,} items, {understood.interactions:,} interactions"
         + (f" ({repeats:,} repeats of a user, item and time left out)" if repeats else "")
     )
+    if understood.interactions > understood.items * understood.users:
+        print(
+            f"a user has {understood.interactions / understood.users:,.0f} interactions on average, more than there "
+            "are items: is the column of `user` in the card that of the users?"
+        )
     if understood.short_users:
         print(
             f"{understood.short_users:,} users have fewer than 3 interactions: they train, but are not tested"
         )
     if understood.item_report:
         described = understood.items - understood.item_report.get("without_metadata", 0)
-        print(f"{described:,} of {understood.items:,} items are described")
+        unchosen = understood.item_report.get("without_interactions", 0)
+        print(
+            f"{described:,} of {understood.items:,} items are described"
+            + (
+                f"; {unchosen:,} more items of the file have no interaction and are left out"
+                if unchosen
+                else ""
+            )
+        )
     if understood.untitled:
         share = understood.untitled_interactions / max(1, understood.interactions)
         print(

@@ -111,6 +111,7 @@ def serve(
     served = TrainedRun.load(run)
     served.catalogue.check_answers_at_once("serve")
     served.catalogue.check_one_by_one("llmrec serve")
+    print(f"llmrec: starting vLLM with {run}; it takes a minute or more", flush=True)
     settings = engine_settings(served.base, list(served.adapters.values()), k_max, memory_gb)
     import uvloop
 

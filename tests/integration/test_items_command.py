@@ -50,7 +50,7 @@ def files(run):
 def test_a_hundred_new_items_are_decoded_without_training(grown, recommender, lora):
     run, printed = grown
     assert files(run) == files(lora)
-    assert "60 items added, 0 back" in printed[0] and "2 items retired" in printed[2]
+    assert "new items: 60; retired items that return: 0" in printed[0] and "2 items retired" in printed[2]
     assert "138 items can be recommended" in printed[2]
     expected = [item for item in NEW if item != "n7"]
     for history in HISTORIES:
@@ -117,7 +117,7 @@ def test_a_retired_item_comes_back_under_its_own_semantic_id(grown):
     np.save(folder / "back.npy", np.zeros((2, 16), np.float32))
     done = small_shop.run(folder, "items", "again", "--add", "back.csv", "--vectors", "back.npy")
     assert done.returncode == 0, done.stderr
-    assert "0 items added, 2 back" in done.stdout and "140 items" in done.stdout
+    assert "new items: 0; retired items that return: 2" in done.stdout and "140 items" in done.stdout
     after = Recommender.load(folder / "runs" / "again")
     assert after.run.catalogue.item_tokens() == tokens
     assert {row.item_id for row in after.recommend(["i1"], k=2, allow=RETIRED)} == set(RETIRED)
@@ -222,7 +222,7 @@ def test_a_retired_item_returns_with_its_own_token(own):
     (folder / "back.csv").write_text("item_id,title\nn4,\ni3,Thing\n")
     np.save(folder / "back.npy", np.zeros((2, 16), np.float32))
     done = small_shop.run(folder, "items", "own-again", "--add", "back.csv", "--vectors", "back.npy")
-    assert done.returncode == 0 and "0 items added, 2 back" in done.stdout, done.stderr
+    assert done.returncode == 0 and "new items: 0; retired items that return: 2" in done.stdout, done.stderr
     after = Recommender.load(folder / "runs/own-again")
     assert after.run.catalogue.item_tokens() == tokens
     assert {row.item_id for row in after.recommend(["i1"], k=2, allow=["n4", "i3"])} == {"n4", "i3"}

@@ -40,6 +40,14 @@ def test_each_tenth_has_a_line_with_what_is_left(capsys):
     assert shown[-1] == "decoding: user 1,005 of 1,005, x 1"
 
 
+def test_long_work_is_told_once_before_its_first_tenth(capsys, monkeypatch):
+    monkeypatch.setattr(lines, "EARLY_SECONDS", 0.0)
+    told = ProgressLines("sft", 1000, "step")
+    for done in range(1, 201):
+        told.update(done)
+    assert [line.split()[2] for line in printed(capsys, "sft")] == ["1", "100", "200"]
+
+
 def test_a_training_that_goes_on_tells_only_what_comes(capsys):
     told = ProgressLines("sft", 100, "step")
     told.start(95)

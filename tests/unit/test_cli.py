@@ -280,6 +280,13 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(capsys, monkeypatch):
 def test_an_interrupt_has_exit_code_130_and_says_how_to_resume(capsys, monkeypatch):
     failing(KeyboardInterrupt(), monkeypatch)
     assert main(["ls"]) == 130
+    assert one_line(capsys) == "llmrec: interrupted\n"  # nothing is resumed
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llmrec.commands.stages.run.run", interrupt)
+    assert main(["run", "quickstart"]) == 130
     assert "run the same command again to resume" in one_line(capsys)
 
 

@@ -86,3 +86,26 @@ def test_items_without_a_title_are_counted_with_their_share_of_the_interactions(
 def test_nothing_is_said_of_titles_where_all_items_have_one(folder, capsys):
     assert main(["validate", "quickstart", "data.card=shop.yaml"]) == 0
     assert "title:" not in capsys.readouterr().out
+
+
+def test_a_missing_column_of_each_table_is_told_and_nothing_is_shown_as_understood(folder, capsys):
+    (folder / "shop.yaml").write_text(CARD.replace("product", "prodcut").replace("sku", "skuu"))
+    assert main(["validate", "quickstart", "data.card=shop.yaml"]) == 2
+    out, told = capsys.readouterr()
+    assert "no column 'prodcut' (did you mean 'product'?)" in told
+    assert "no column 'skuu' (did you mean 'sku'?)" in told
+    assert out == ""
+
+
+def test_a_column_that_is_hardly_that_of_the_users_is_asked_about(folder, capsys):
+    (folder / "shop.yaml").write_text(CARD.replace("customer", "channel"))
+    assert main(["validate", "quickstart", "data.card=shop.yaml"]) == 0
+    assert "a user has 20 interactions on average, more than there are items" in capsys.readouterr().out
+
+
+def test_items_that_nobody_chose_are_counted(folder, capsys):
+    with (folder / "items.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"sku": "p9", "name": "Dust"}))
+    assert main(["validate", "quickstart", "data.card=shop.yaml"]) == 0
+    told = "5 of 5 items are described; 1 more items of the file have no interaction and are left out"
+    assert told in capsys.readouterr().out

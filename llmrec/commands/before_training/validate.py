@@ -22,6 +22,7 @@ from llmrec.train.alignment.rewards import load_reward
 
 if TYPE_CHECKING:
     from llmrec.data.card import Card
+    from llmrec.data.source import Dataset
     from llmrec.text.prompts import Fields
 
 
@@ -84,14 +85,27 @@ def _look_at_data(card: Card, section: dict[str, Any], problems: list[str]) -> N
         if dataset is None:
             print(f"{card.name}: its files are not here yet; the stage data fetches them")
             return
-        print_tables(dataset, Path(scratch) if is_small(dataset) else None)
-        if is_small(dataset):
+        if not is_small(dataset):
+            print_tables(dataset, None)
+            print("the files are large: the stage data reads their rows")
+        elif _has_columns(dataset, Path(scratch), problems):
+            print_tables(dataset, Path(scratch))
             filters, split = data.filters or card.filters, data.split or card.split
             understood = read_dataset(dataset, filters, split, Path(scratch), rows=3)
             print_rows(understood)
             print_counts(understood)
-        else:
-            print("the files are large: the stage data reads their rows")
+
+
+def _has_columns(dataset: Dataset, scratch: Path, problems: list[str]) -> bool:
+    """Whether all tables have the columns that the card names; what is missing in each is collected."""
+    from llmrec.data.tables import read
+
+    before = len(problems)
+    for located in (dataset.interactions, dataset.items, dataset.users):
+        if located is not None:
+            with _collect_errors(problems):
+                read.check_columns(*located, scratch)
+    return len(problems) == before
 
 
 def _check_data(tree: dict[str, Any], problems: list[str]) -> Card | None:

@@ -106,7 +106,9 @@ def _add(
         )
     is_new = np.array([item not in registered for item in names], bool)
     still_retired = [item for item in changes.retired if item not in set(names)]
-    print(f"{int(is_new.sum())} items added, {len(changes.retired) - len(still_retired)} back")
+    print(
+        f"new items: {int(is_new.sum())}; retired items that return: {len(changes.retired) - len(still_retired)}"
+    )
     changes = replace(changes, retired=still_retired)
     if not is_new.any():
         return changes, None

@@ -72,18 +72,30 @@ def columns_of(table: Table) -> set[str]:
     return wanted.union(*table.flags.values())
 
 
-def _open(table: Table, path: Path, scratch: Path) -> TableFile:
-    wanted = columns_of(table)
-    readable, frame = _file_frame(table, path, scratch, wanted)
-    names = frame.collect_schema().names()
+def check_columns(table: Table, files: list[Path], scratch: Path) -> None:
+    """Check that each file of a table has the columns that the card names, JSON files too.
+
+    Raises:
+        UserError: an unreadable or empty file, or a missing column.
+    """
+    for path in files:
+        _check_columns(table, path, column_names(table, path, scratch, columns_of(table)))
+
+
+def _check_columns(table: Table, path: Path, names: list[str]) -> None:
     problems = []
-    for column in sorted(wanted - set(names)):
+    for column in sorted(columns_of(table) - set(names)):
         near = difflib.get_close_matches(column, names, n=1)
         problems.append(
             f"no column {column!r} ({f'did you mean {near[0]!r}?' if near else 'it has ' + listed(names)})"
         )
     if problems:
         raise UserError(f"{path}: {short('; '.join(problems), 200)}; correct `columns` in the card")
+
+
+def _open(table: Table, path: Path, scratch: Path) -> TableFile:
+    readable, frame = _file_frame(table, path, scratch, columns_of(table))
+    _check_columns(table, path, frame.collect_schema().names())
     columns = {name: _column(text, frame, table) for name, text in table.columns.items()}
     return TableFile(
         path, readable, frame.select(**columns, **{name: _flags(of) for name, of in table.flags.items()})

@@ -76,7 +76,8 @@ def _task_samples(prepared: Prepared, mixed: MixedTask, case: PromptContext) -> 
 def render_sample(tokenizer: PreTrainedTokenizerFast, sample: Sample) -> str:
     """A training sample: its prompt as text, its ids, and one line a learned token."""
     prompt = str(tokenizer.decode(sample.ids[: sample.answer])).replace("\n", "\n  ")
-    lines = [f"prompt ({sample.answer} tokens, no loss):", f"  {prompt}", f"ids: {sample.ids}", "loss on:"]
+    lines = [f"prompt ({sample.answer} tokens, no loss):", f"  {prompt}"]
+    lines += [f"ids of prompt and answer: {sample.ids}", "loss on:"]
     for position in range(sample.answer, len(sample.ids)):
         token = sample.ids[position]
         lines.append(f"  position {position}: {token} {tokenizer.decode([token])!r}")
