@@ -25,7 +25,7 @@ from llmrec.assets import file_sha256
 from llmrec.errors import UnknownRunError, UserError
 from llmrec.files import DISK_FULL, disk_is_full, link_or_copy, read_json, write_json
 from llmrec.hardware import describe_machine
-from llmrec.progress.run_lock import note_stage
+from llmrec.progress.run_lock import note_stage, unfinished
 
 if TYPE_CHECKING:
     from llmrec.config import Recipe
@@ -171,6 +171,32 @@ def find_run(name: str, what: str = "") -> Path:
     raise UnknownRunError(
         f"{where}no run named {name!r} under {layout.runs_root()} ({layout.run_hint(name)})"
     )
+
+
+def find_trained_run(name: str) -> Path:
+    """Return the folder of a run whose sft stage is done, or of an export or a merged checkpoint.
+
+    It loads nothing, so a command that asks it first tells a user at once what is not there yet.
+
+    Raises:
+        UserError: no such run, or its sft stage is not done; the message says whether it runs.
+    """
+    folder = find_run(name)
+    base_folder(folder)
+    return folder
+
+
+def base_folder(folder: Path) -> Path:
+    """Return the base of a finished run or export; a merged checkpoint is its own base.
+
+    Raises:
+        UserError: the run's sft stage is not done.
+    """
+    if (folder / layout.CATALOGUE).is_file():
+        return folder
+    if not (folder / layout.manifest("sft")).is_file() and not (folder / layout.EXPORT).is_file():
+        raise unfinished(folder)
+    return folder / layout.BASE
 
 
 def read_manifest(run: Path, stage: str) -> dict[str, Any] | None:

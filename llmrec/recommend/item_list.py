@@ -8,11 +8,11 @@ from pathlib import Path
 import polars as pl
 
 from llmrec import layout
+from llmrec.artifacts import base_folder
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.changes import no_changes, read_changes
 from llmrec.catalogue.lookup import find_items
 from llmrec.data.examples import load_items, training_histories
-from llmrec.recommend.trained_run import base_folder
 
 
 @dataclass(frozen=True)

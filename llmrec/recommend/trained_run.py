@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmrec import layout
-from llmrec.artifacts import find_run, read_manifest
+from llmrec.artifacts import base_folder, find_trained_run, read_manifest
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.lookup import unknown_item
 from llmrec.catalogue.registry import register_catalogue, reload_catalogue
@@ -25,7 +25,6 @@ from llmrec.errors import (
 from llmrec.files import read_json
 from llmrec.models.checkpoint import Checkpoint, load_checkpoint, load_tokenizer
 from llmrec.models.lora import WEIGHTS
-from llmrec.progress.run_lock import unfinished
 from llmrec.recommend.model_names import ADAPTERS, BASE, SFT, adapter_sha256
 from llmrec.text.encode import PromptEncoder
 from llmrec.text.prompts import Template, row_texts
@@ -76,7 +75,7 @@ class TrainedRun:
             UserError: no such run, its sft stage is not done, files of `base/` that are missing or broken, or a
                 template that asks for item texts, of which there are none.
         """
-        folder = find_run(str(run)).resolve()
+        folder = find_trained_run(str(run)).resolve()
         base = base_folder(folder)
         weights = _weights(folder, base)
         name = register_catalogue(base)
@@ -270,19 +269,6 @@ class TrainedRun:
             seen = (index(history, "history") for history in histories)
             denied = [row + more for row, more in zip(denied, seen, strict=True)]
         return allowed, denied
-
-
-def base_folder(folder: Path) -> Path:
-    """Return the base of a finished run or export; a merged checkpoint is its own base.
-
-    Raises:
-        UserError: the run's sft stage is not done.
-    """
-    if (folder / layout.CATALOGUE).is_file():
-        return folder
-    if not (folder / layout.manifest("sft")).is_file() and not (folder / layout.EXPORT).is_file():
-        raise unfinished(folder)
-    return folder / BASE
 
 
 def _weights(folder: Path, base: Path) -> dict[Path, tuple[int, int]]:

@@ -65,6 +65,15 @@ READERS = [
 ]
 
 
+@pytest.mark.parametrize(
+    "words", [READERS[0], READERS[1], READERS[4], READERS[5]], ids=lambda words: words[0]
+)
+def test_what_is_missing_is_told_before_anything_heavy_is_loaded(words):
+    code = f"import sys; from llmrec.cli import main; print(main({words!r}), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "2 False\n" and "no finished sft stage there" in done.stderr
+
+
 def test_while_a_stage_runs_every_command_names_it_and_since_when(training, capsys):
     for words in READERS:
         assert main(words) == 2

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from llmrec import assets, layout
-from llmrec.artifacts import find_run
+from llmrec.artifacts import find_trained_run
 from llmrec.commands.finished_run.merge import check_dest
 from llmrec.config import Recipe, load_run_recipe
 from llmrec.errors import UserError
@@ -46,7 +46,7 @@ def run(name: str, dest: Path, force: bool, push: str | None) -> None:
     """
     if push is not None:
         check_repo(push)
-    folder = find_run(name)
+    folder = find_trained_run(name)
     from llmrec.catalogue.grown import RESIDUALS
     from llmrec.recommend.trained_run import TrainedRun
     from llmrec.report.model_card import described_card, render

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from llmrec import layout
-from llmrec.artifacts import find_run
+from llmrec.artifacts import find_trained_run
 from llmrec.errors import UserError
 from llmrec.files import atomic_folder
 
@@ -25,7 +25,7 @@ def run(name: str, dest: Path, model: str | None, force: bool) -> None:
     Raises:
         UserError: the run or model does not exist, the folder exists, or files do not fit together.
     """
-    folder = find_run(name)
+    folder = find_trained_run(name)
     check_dest(dest, force, layout.CATALOGUE)
     from peft import PeftModel
 

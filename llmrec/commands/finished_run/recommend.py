@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmrec.artifacts import find_run
+from llmrec.artifacts import find_trained_run
 from llmrec.commands.arguments import comma_separated
 from llmrec.errors import UserError, shortened
 
@@ -32,7 +32,7 @@ def run(
     """
     if (user is None) == (history is None):
         raise UserError("recommend: give either --user ID or --history ITEM,ITEM")
-    folder = find_run(name)
+    folder = find_trained_run(name)
     from llmrec.recommend.opponents import is_opponent, recommend_with
     from llmrec.recommend.recommender import Recommender
 
