@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from llmrec import layout
 from llmrec.assets import file_sha256
 from llmrec.errors import UnknownRunError, UserError
-from llmrec.files import DISK_FULL, disk_is_full, link_or_copy, read_json, write_json
+from llmrec.files import DISK_FULL, disk_is_full, let_others_read, link_or_copy, read_json, write_json
 from llmrec.hardware import describe_machine
 from llmrec.progress.run_lock import note_stage, unfinished
 
@@ -288,6 +288,7 @@ def _commit(stage: Stage, key: str, context: StageContext, seconds: float) -> No
     """Rename a stage's files into the run folder, and write its manifest last."""
     run, work = context.run, context.work
     files = sorted(p for p in work.rglob("*") if p.is_file())
+    let_others_read(*files)
     outputs = {str(p.relative_to(work)): file_sha256(p) for p in files}
     manifest = {
         "stage": stage.name,

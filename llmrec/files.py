@@ -33,6 +33,15 @@ def disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
+def let_others_read(*files: Path) -> None:
+    """Give files the permissions of any new file. safetensors lets only their owner read what it has written."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in files:
+        with contextlib.suppress(PermissionError):  # a link to a file of somebody else, who decides about it
+            file.chmod(0o666 & ~mask)
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`. If the block succeeds, the file is synced and renamed to `path`."""
@@ -42,6 +51,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())
+        let_others_read(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -112,6 +122,7 @@ def atomic_folder(dest: Path, force: bool) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        let_others_read(*(path for path in partial.rglob("*") if path.is_file()))
         if force:
             shutil.rmtree(dest, ignore_errors=True)
         partial.rename(dest)

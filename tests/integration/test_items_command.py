@@ -205,6 +205,7 @@ def test_all_that_reads_a_run_reads_its_grown_checkpoint(own):
     for command in ("merge", "export"):
         done = small_shop.run(folder, command, "own", f"{command}-own")
         assert done.returncode == 0, done.stderr
+        assert "retired in own, but recommended by the copy unless a request denies them: " in done.stdout
         written = Recommender.load(folder / f"{command}-own")
         assert set(written.items) == {f"i{item}" for item in range(small_shop.ITEMS)} | set(
             small_shop.OWN[:4]

@@ -1,6 +1,7 @@
 """`llmrec merge` and `llmrec export` on real runs: what is written computes what the run computes."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -36,7 +37,10 @@ def merged(shop, lora):
     dest = shop[0] / "merged"
     done = small_shop.run(shop[0], "merge", str(lora), str(dest))
     assert done.returncode == 0, done.stderr
-    assert "base with sft" in done.stdout
+    assert "model sft, 40 items" in done.stdout and "retired" not in done.stdout
+    umask = os.umask(0)
+    os.umask(umask)
+    assert {path.stat().st_mode & 0o777 for path in dest.rglob("*") if path.is_file()} == {0o666 & ~umask}
     return dest
 
 
@@ -112,7 +116,7 @@ def test_users_are_not_known_without_the_data(shop, merged):
 
 def test_the_base_can_be_merged_alone_and_unknown_models_are_refused(shop, lora, tmp_path):
     done = small_shop.run(shop[0], "merge", str(lora), str(tmp_path / "b"), "--model", "base")
-    assert done.returncode == 0 and "base alone" in done.stdout
+    assert done.returncode == 0 and "model base, 40 items" in done.stdout
     base = load_file(lora / "base/model.safetensors")
     found = load_file(tmp_path / "b/model.safetensors")
     assert all(torch.equal(base[name], found[name]) for name in base)

@@ -1,8 +1,10 @@
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from llmrec.commands.start import doctor, shipped
 from llmrec.config import BaseConfig, load_recipe
 from llmrec.errors import UserError
 from llmrec.models.shape import model_shape
+from llmrec.serving import server
 from llmrec.serving.server import serve
 
 HEAVY = {
@@ -63,6 +66,38 @@ def test_help_imports_nothing_heavy(args, allowed):
     modules = set(done.stdout.rpartition("MODULES ")[2].split())
     assert "llmrec.cli" in modules
     assert modules & HEAVY <= allowed
+
+
+@pytest.fixture
+def handlers():
+    """The handlers of signals are put back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("swallowed", [True, False])
+def test_an_interrupt_ends_a_server_while_its_engine_starts(handlers, number, swallowed):
+    async def start_engine():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            if swallowed:
+                raise RuntimeError("Engine core initialization failed") from None
+            raise
+
+    server._serve_until_interrupted(start_engine())
+
+
+def test_an_engine_that_fails_by_itself_is_an_error(handlers):
+    async def start_engine():
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        server._serve_until_interrupted(start_engine())
 
 
 def test_a_port_in_use_is_told_before_the_run_is_read(capsys):
@@ -216,8 +251,11 @@ def test_the_help_page_lists_every_command_once_under_its_heading(capsys):
         (["recommend", "absent", "--user", "1"], "no run named 'absent'"),
         (["recommend", "absent"], "give either --user ID or --history"),
         (["recommend", "absent", "--user", "1", "--history", "2"], "give either --user ID or --history"),
-        (["recommend", "absent", "--user", "1", "-k", "0"], "'-k': expected at least 1 (found '0')"),
-        (["recommend", "absent", "--user", "1", "-k", "ten"], "'-k': expected a whole number (found 'ten')"),
+        (["recommend", "absent", "--user", "1", "-k", "0"], "'-k' / '--k': expected at least 1 (found '0')"),
+        (
+            ["recommend", "absent", "--user", "1", "-k", "ten"],
+            "'-k' / '--k': expected a whole number (found 'ten')",
+        ),
         (["sft", "quickstart", "--processes", "1.5"], "'--processes': expected a whole number (found '1.5')"),
         (["serve", "absent", "--memory-gb", "all"], "'--memory-gb': expected a number (found 'all')"),
         (["serve", "absent", "--port", "99999"], "'--port': expected at most 65535 (found '99999')"),

@@ -10,7 +10,7 @@ import yaml
 
 from llmrec import assets, layout
 from llmrec.artifacts import find_trained_run
-from llmrec.commands.finished_run.merge import check_dest
+from llmrec.commands.finished_run.merge import check_dest, tell_retired
 from llmrec.config import Recipe, load_run_recipe
 from llmrec.errors import UserError
 from llmrec.files import atomic_folder, read_json, write_json
@@ -75,6 +75,7 @@ def run(name: str, dest: Path, force: bool, push: str | None) -> None:
         card = render(folder, recipe, public_recipe, models, trained.default_model, push)
         (partial / "README.md").write_text(card, "utf-8")
     print(f"{dest}: base/{''.join(f', {model}/' for model in models)} and README.md, the model card")
+    tell_retired(trained)
     if push is not None:
         print(f"pushed: {upload(dest, push)}")
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmrec import layout
 from llmrec.artifacts import find_trained_run
-from llmrec.errors import UserError
+from llmrec.errors import UserError, shortened
 from llmrec.files import atomic_folder
+
+if TYPE_CHECKING:
+    from llmrec.recommend.trained_run import TrainedRun
 
 
 def run(name: str, dest: Path, model: str | None, force: bool) -> None:
@@ -30,7 +34,6 @@ def run(name: str, dest: Path, model: str | None, force: bool) -> None:
     from peft import PeftModel
 
     from llmrec.models.checkpoint import save_checkpoint
-    from llmrec.recommend.model_names import BASE
     from llmrec.recommend.trained_run import TrainedRun
 
     trained = TrainedRun.load(folder)
@@ -42,12 +45,19 @@ def run(name: str, dest: Path, model: str | None, force: bool) -> None:
             merged = merged.merge_and_unload()
         save_checkpoint(partial, merged, trained.tokenizer)
         trained.catalogue.rebuilt().save(partial)
-    description = "base alone" if chosen == BASE else f"base with {chosen}"
     items, added = trained.catalogue.items, trained.catalogue.trie.added
-    print(
-        f"{dest}: {description}, {len(items)} items{f', {added} of them added since training' if added else ''}"
-    )
+    description = f"model {trained.answering_model(chosen)}, {len(items)} items"
+    print(f"{dest}: {description}{f', {added} of them added since training' if added else ''}")
+    tell_retired(trained)
     print(f"try:    {shlex.join(['llmrec', 'recommend', str(dest), '--history', items[0]])}")
+
+
+def tell_retired(trained: TrainedRun) -> None:
+    """Say which retired items a copy of a run recommends again: none of its files names them."""
+    retired = list(trained.catalogue.retired)
+    if retired:
+        names = shortened(", ".join(retired), 80)
+        print(f"retired in {trained.name}, but recommended by the copy unless a request denies them: {names}")
 
 
 def check_dest(dest: Path, force: bool, mark: str) -> None:

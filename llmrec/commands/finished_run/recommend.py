@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from llmrec import layout
 from llmrec.artifacts import find_trained_run
 from llmrec.commands.arguments import comma_separated
-from llmrec.errors import UserError, shortened
+from llmrec.config import load_run_recipe
+from llmrec.errors import UnknownModelError, UserError, shortened
 
 TITLE_WIDTH = 60
 
@@ -38,7 +40,13 @@ def run(
 
     opponent = model if model is not None and is_opponent(model) else None
     items = comma_separated(history)
-    recommender = Recommender.load(folder, None if opponent else model)
+    try:
+        recommender = Recommender.load(folder, None if opponent else model)
+    except UnknownModelError as error:
+        if not (folder / layout.RECIPE).is_file():  # a merged checkpoint
+            raise
+        names = load_run_recipe(folder).eval.baselines
+        raise UserError(f"{error}; and opponents: {', '.join(names)}") from None
     if user is not None:
         items = recommender.history(user)
     masked = recommender.run.masks_seen if mask_seen is None else mask_seen

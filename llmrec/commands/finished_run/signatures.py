@@ -14,7 +14,7 @@ def recommend(
     run: RunName,
     user: Annotated[str | None, typer.Option(metavar="ID", help="A user of the run's data.")] = None,
     history: Annotated[str | None, typer.Option(metavar="ITEM,ITEM", help="Item ids, oldest first.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Number of items.")] = 10,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Number of items.")] = 10,
     model: Annotated[
         str | None,
         typer.Option(metavar="sft|…|SYSTEM", help="A model, or a baseline. Default: the best model."),
@@ -94,7 +94,7 @@ def items(
     find: Annotated[
         str | None, typer.Option(metavar="WORDS", help="List only items with these words in title or id.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Number of items to list.")] = 20,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Number of items to list.")] = 20,
 ) -> None:
     """List, find, add or retire the items of a trained run. Nothing is trained."""
     if add is None and vectors is None and images is None and retire is None:

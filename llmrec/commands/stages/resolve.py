@@ -50,6 +50,9 @@ def resolve_run(name: str, overrides: list[str]) -> tuple[Recipe, Path, tuple[st
         print(f"{finished}: with the run's own recipe; run=NAME takes the recipe {name}", file=sys.stderr)
     recipe = _without_lost_parent(load_recipe_of_run(finished, others))
     _check_kept(recipe, finished, [text.partition("=")[0] for text in others])
+    if others:
+        kept = f"{finished.name}: its recipe keeps {shlex.join(others)}"
+        print(f"{kept}; with run=NAME they are another run's", file=sys.stderr)
     return recipe, finished, pipeline.KEPT
 
 
