@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from llmrec.estimate.machine import Precision
 from llmrec.progress.bar import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from llmrec.estimate.machine import Precision
 
 _SIZES = (
     "model_type",
