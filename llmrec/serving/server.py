@@ -12,7 +12,6 @@ import contextlib
 import json
 import shlex
 import signal
-from collections.abc import Coroutine
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
@@ -114,35 +113,12 @@ def serve(
     served.catalogue.check_one_by_one("llmrec serve")
     print(f"llmrec: starting vLLM with {run}; it takes a minute or more", flush=True)
     settings = engine_settings(served.base, list(served.adapters.values()), k_max, memory_gb)
-    args = _arguments(served, settings | ({"api_key": [api_key]} if api_key else {}), host, port)
-    _serve_until_interrupted(_serve(served, args, k_max))
-    print("llmrec: stopped", flush=True)
-
-
-def _serve_until_interrupted(server: Coroutine[Any, Any, None]) -> None:
-    """Run a server. From the first moment on Ctrl-C or SIGTERM ends it, also while vLLM blocks to start its engine.
-
-    Ctrl-C reaches the engine's processes too, so what fails in them after it is no error.
-    """
     import uvloop
 
-    interrupted = False
-
-    def interrupt(*_: object) -> None:
-        nonlocal interrupted
-        interrupted = True
-        raise KeyboardInterrupt
-
-    # A running server installs its own handlers; uvloop takes no place that is taken.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
-    try:
-        uvloop.run(server)
-    except KeyboardInterrupt:
-        pass
-    except Exception:
-        if not interrupted:
-            raise
+    args = _arguments(served, settings | ({"api_key": [api_key]} if api_key else {}), host, port)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(_serve(served, args, k_max))
+    print("llmrec: stopped", flush=True)
 
 
 def _arguments(served: TrainedRun, settings: dict[str, Any], host: str, port: int) -> Namespace:
@@ -180,6 +156,10 @@ async def _serve(served: TrainedRun, args: Namespace, k_max: int) -> None:
         setup_server,
     )
 
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)  # a running server installs its own handler
     with listening(args.host, args.port):
         _, sock = setup_server(args, reuse_port=False)
     async with build_async_engine_client(args) as client:

@@ -1,10 +1,8 @@
 import errno
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ from llmrec.commands.start import doctor, shipped
 from llmrec.config import BaseConfig, load_recipe
 from llmrec.errors import UserError
 from llmrec.models.shape import model_shape
-from llmrec.serving import server
 from llmrec.serving.server import serve
 
 HEAVY = {
@@ -66,38 +63,6 @@ def test_help_imports_nothing_heavy(args, allowed):
     modules = set(done.stdout.rpartition("MODULES ")[2].split())
     assert "llmrec.cli" in modules
     assert modules & HEAVY <= allowed
-
-
-@pytest.fixture
-def handlers():
-    """The handlers of signals are put back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("swallowed", [True, False])
-def test_an_interrupt_ends_a_server_while_its_engine_starts(handlers, number, swallowed):
-    async def start_engine():
-        try:
-            os.kill(os.getpid(), number)
-            time.sleep(60)
-        except KeyboardInterrupt:
-            if swallowed:
-                raise RuntimeError("Engine core initialization failed") from None
-            raise
-
-    server._serve_until_interrupted(start_engine())
-
-
-def test_an_engine_that_fails_by_itself_is_an_error(handlers):
-    async def start_engine():
-        raise RuntimeError("no memory")
-
-    with pytest.raises(RuntimeError, match="no memory"):
-        server._serve_until_interrupted(start_engine())
 
 
 def test_a_port_in_use_is_told_before_the_run_is_read(capsys):
