@@ -67,8 +67,7 @@ class ItemKNN:
         unit = sparse.csr_array(users @ sparse.diags_array(1 / norms))
         transposed = unit.T.tocsr()
         blocks = []
-        starts = range(0, len(catalogue), _BLOCK)
-        for start in follow(starts, "item-kNN fit", "block"):
+        for start in follow(range(0, len(catalogue), _BLOCK), "item-kNN fit", "block"):
             block = sparse.csr_array(transposed[start : start + _BLOCK] @ unit)
             blocks.append(_nearest(block, start, neighbours))
         model.similarity = sparse.csr_array(sparse.vstack(blocks))

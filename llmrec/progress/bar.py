@@ -39,7 +39,7 @@ class Progress:
     def __init__(
         self, title: str, total: int, unit: str, may_end_early: bool = False, has_lines: bool = True
     ) -> None:
-        self.title, self.total, self.done = title, total, 0
+        self.total, self.done = total, 0
         self._lines = ProgressLines(title, total, unit, may_end_early)
         self._may_print, self._prints = has_lines and total > 1, False
         units = unit if unit.isupper() else f"{unit}s"

@@ -48,7 +48,7 @@ class ProgressLines:
         """
         seconds = time.monotonic() - self._start
         reached = done if self.may_end_early else self._tenths(done)
-        is_due = reached >= self._next or self.wants_first(seconds)
+        is_due = reached >= self._next or self.wants_first
         if sys.stderr.isatty() or not is_due or seconds < FIRST_SECONDS:
             return
         self._has_told = True
@@ -57,10 +57,10 @@ class ProgressLines:
         line = f"{self.title}: {self.unit} {done:,} of {most}{self.total:,}{', ' if told else ''}{told}"
         print(f"{line}{self._rest(done, seconds)}", file=sys.stderr, flush=True)
 
-    def wants_first(self, seconds: float | None = None) -> bool:
-        """Whether the work is long, and nothing of it has been told; None takes the seconds since its start."""
-        elapsed = time.monotonic() - self._start if seconds is None else seconds
-        return not self._has_told and elapsed >= EARLY_SECONDS
+    @property
+    def wants_first(self) -> bool:
+        """Whether the work is long, and nothing of it has been told."""
+        return not self._has_told and time.monotonic() - self._start >= EARLY_SECONDS
 
     def _tenths(self, done: int) -> int:
         return done * LINES // max(1, self.total)

@@ -109,3 +109,11 @@ def test_items_that_nobody_chose_are_counted(folder, capsys):
     assert main(["validate", "quickstart", "data.card=shop.yaml"]) == 0
     told = "5 of 5 items are described; 1 more items of the file have no interaction and are left out"
     assert told in capsys.readouterr().out
+
+
+def test_what_is_noticed_of_a_file_is_told_once(folder, capsys):
+    for path in folder.glob("log-*.csv"):
+        path.write_text(path.read_text().replace(",", ";"))
+    assert main(["validate", "quickstart", "data.card=shop.yaml"]) == 0
+    told = capsys.readouterr().err
+    assert told.count("log-0.csv: its columns are taken to be separated by ';'") == 1

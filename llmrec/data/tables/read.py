@@ -14,7 +14,7 @@ from llmrec.data.card import Table
 from llmrec.data.tables.csv_files import open_csv
 from llmrec.data.tables.json_files import open_json
 from llmrec.data.tables.lists import open_sequences
-from llmrec.data.tables.notes import listed, short
+from llmrec.data.tables.notes import listed, quiet, short
 from llmrec.data.tables.sniff import UNIT_SEPARATOR
 from llmrec.errors import UserError
 
@@ -75,11 +75,14 @@ def columns_of(table: Table) -> set[str]:
 def check_columns(table: Table, files: list[Path], scratch: Path) -> None:
     """Check that each file of a table has the columns that the card names, JSON files too.
 
+    It says nothing else of the files: who reads them does.
+
     Raises:
         UserError: an unreadable or empty file, or a missing column.
     """
-    for path in files:
-        _check_columns(table, path, column_names(table, path, scratch, columns_of(table)))
+    with quiet():
+        for path in files:
+            _check_columns(table, path, column_names(table, path, scratch, columns_of(table)))
 
 
 def _check_columns(table: Table, path: Path, names: list[str]) -> None:

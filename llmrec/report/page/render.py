@@ -22,6 +22,7 @@ from llmrec.metrics.metric import metric_title
 from llmrec.metrics.statistics import format_figure, format_interval
 from llmrec.progress.durations import format_duration
 from llmrec.report.groups import (
+    CHANCE,
     accuracy_metrics,
     bars,
     beyond_accuracy,
@@ -172,6 +173,7 @@ def _groups_part(results: _Results) -> dict[str, Any]:
         "slices": slice_charts(metrics["slices"][split], results.titles, results.metric),
         "undivided": undivided(metrics["slices"][split]),
         "gaps_of_groups": fairness_rows(metrics, split, results.shown, results.metric),
+        "chance": CHANCE,
         "cost": cost_of_lists(decoded, read_manifest(results.run, "decode")),
     }
 
