@@ -195,7 +195,7 @@ def grpo(subject: Subject, system: str, generations: int, normalise: Normalise =
                 subject.prompts, [[]] * len(prompts), np.arange(len(prompts)), [[]] * len(prompts)
             ),
             sampler=TreeSampler(subject.catalogue, subject.pad_id, settings.rollouts),
-            scorer=CompletionScorer(settings.normalise, subject.catalogue),
+            scorer=CompletionScorer(normalise, subject.catalogue),
             context=RewardContext(subject.catalogue),
             train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
             **shared,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PARALLEL_CODES = "parallel_codes"
 """The prompt setting that says whether the model predicts all codes of an item at once; absent in most runs."""
+SOFTMAX = "softmax"
+"""The prompt setting that says what the model compares a code with (`sft.softmax`); absent in most runs."""
 REASONS = "reasons"
 """The prompt setting that says whether the prompt asks for words before the semantic ID; absent in older runs."""
 
@@ -195,6 +197,19 @@ class Catalogue:
             raise UserError(
                 f"{what} needs codes that follow one another; this model predicts all codes of an item at once "
                 "(sft.parallel_codes)"
+            )
+
+    @property
+    def softmax(self) -> Literal["vocabulary", "children"]:
+        """What the model compares a code with (`sft.softmax`)."""
+        return "children" if self.prompts.get(SOFTMAX) == "children" else "vocabulary"
+
+    def check_whole_vocabulary(self, what: str) -> None:
+        """Raise a UserError if the model compares a code with its prefix's children; `what` needs all tokens."""
+        if self.softmax == "children":
+            raise UserError(
+                f"{what} needs probabilities over the whole vocabulary; this model compares a code only with "
+                "those that may follow the same prefix (sft.softmax=children)"
             )
 
     @property

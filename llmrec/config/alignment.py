@@ -94,7 +94,8 @@ class AlignmentConfig(TrainingConfig):
 
     Attributes:
         normalise: how log-probabilities are normalised. `allowed`: over the tokens that the catalogue allows, as in
-            sampling. `vocabulary`: over the model's whole vocabulary, as in ranking.
+            sampling. `vocabulary`: over the model's whole vocabulary. Null: as the model was trained
+            (`sft.softmax`), as in ranking.
         beta: weight of the KL term that keeps the policy close to the reference model (DPO: β of its loss).
         seed: seed of this training; null uses the recipe's seed. Several alignment seeds can share one SFT run
             (`parent`).
@@ -106,7 +107,7 @@ class AlignmentConfig(TrainingConfig):
     lr: Annotated[float, Field(gt=0)] = 1e-5
     epochs: Annotated[float, Field(gt=0)] = 1.0
     beta: Annotated[float, Field(ge=0)] = 0.0
-    normalise: Literal["vocabulary", "allowed"] = "vocabulary"
+    normalise: Literal["vocabulary", "allowed"] | None = None
     seed: Annotated[int, Field(ge=0)] | None = None
     valid_lists: Positive | None = 500
     keep: Literal["last", "ndcg"] = "last"
@@ -203,7 +204,7 @@ class GrpoConfig(AlignmentConfig):
     """
 
     beta: Annotated[float, Field(ge=0)] = 1e-3
-    normalise: Literal["vocabulary", "allowed"] = "allowed"
+    normalise: Literal["vocabulary", "allowed"] | None = "allowed"
     generations: Annotated[int, Field(ge=2)] = 16
     rollouts: Literal["sampled", "stochastic", "beams"] = "sampled"
     engine: Literal["tree", "vllm"] = "tree"

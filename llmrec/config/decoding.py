@@ -111,7 +111,8 @@ class DecodeConfig(Section):
         width: beam width; `auto` widens the beam until the list is certified as the exact top-K.
         k: length of the lists; null uses `width` (20 if it is `auto`).
         widest: largest beam width of `width: auto`.
-        normalise: whether scores are log-probabilities over the whole `vocabulary` or over the `allowed` tokens.
+        normalise: whether scores are log-probabilities over the whole `vocabulary` or over the `allowed` tokens,
+            which lead to an item that may be shown; null scores as the model was trained (`sft.softmax`).
         temperature: divisor of the logits of each level, one number a level; empty uses 1.
         prior: a collaborative prior; null uses none.
         mmr: re-ranking for diversity by maximal marginal relevance; null uses none.
@@ -130,7 +131,7 @@ class DecodeConfig(Section):
     width: Positive | Literal["auto"] = BEAMS
     k: Positive | None = None
     widest: Positive = 1024
-    normalise: Literal["vocabulary", "allowed"] = "vocabulary"
+    normalise: Literal["vocabulary", "allowed"] | None = None
     temperature: list[Annotated[float, Field(gt=0)]] = []
     prior: PriorConfig | None = None
     mmr: MmrConfig | None = None

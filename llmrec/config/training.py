@@ -211,6 +211,8 @@ class SftConfig(TrainingConfig):
         qlora: settings of the 4-bit weights.
         augment: how histories are varied from epoch to epoch; null trains them as they are.
         distillation: a collaborative model as teacher; null uses none.
+        softmax: what a code of an item is compared with in the loss, and in the lists of the model: all tokens of the
+            `vocabulary`, or the `children` of its prefix, which alone can lead to an item.
         parallel_codes: whether all codes of a target are predicted at once from the position before it (RPG, SETRec),
             in place of one after the other. Lists are then exact without beams.
         users: number of training users, a seeded sample; null takes all.
@@ -230,6 +232,7 @@ class SftConfig(TrainingConfig):
     qlora: QloraSettings = QloraSettings()
     augment: AugmentConfig | None = None
     distillation: DistillationConfig | None = None
+    softmax: Literal["vocabulary", "children"] = "vocabulary"
     parallel_codes: bool = False
     users: Positive | None = None
     valid_users: Positive = 512
@@ -245,6 +248,10 @@ class SftConfig(TrainingConfig):
             raise ValueError("keep: ndcg needs valid_lists, the number of users whose lists are decoded")
         if self.parallel_codes and self.distillation is not None and self.distillation.branches:
             raise ValueError("parallel_codes has no prefixes that branches could hang on: set branches to 0")
+        if self.parallel_codes and self.softmax == "children":
+            raise ValueError(
+                "parallel_codes has no prefixes, whose children could be compared: set softmax to vocabulary"
+            )
         if self.patience is not None and self.keep == "last":
             raise ValueError("patience stops at the best so far: needs keep: loss or keep: ndcg")
         return self

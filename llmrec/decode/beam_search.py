@@ -65,7 +65,7 @@ class TreeEngine:
         return sum(min(width, prefixes) for prefixes in self._unfinished_prefixes)
 
     def head(self) -> contextlib.AbstractContextManager[None]:
-        """Context in which the LM head scores catalogue tokens only, if `normalise` is `allowed`."""
+        """Context in which the LM head scores catalogue tokens only, unless scores are over the vocabulary."""
         if self.scoring.normalise == "vocabulary":
             return contextlib.nullcontext()
         return head_over_tokens(self.model, self.token_ids)

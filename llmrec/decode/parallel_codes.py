@@ -19,7 +19,7 @@ import torch
 
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.kv_cache import prefill
-from llmrec.decode.scoring import PLAIN, Scoring, is_precise, split_for_cache
+from llmrec.decode.scoring import Scoring, is_precise, split_for_cache
 from llmrec.decode.top_k import TopK, fetch
 from llmrec.models.layers.head import head_over_tokens
 
@@ -175,7 +175,7 @@ class ParallelEngine:
 
 
 def search_engine(
-    model: PreTrainedModel, catalogue: Catalogue, pad_id: int, scoring: Scoring = PLAIN
+    model: PreTrainedModel, catalogue: Catalogue, pad_id: int, scoring: Scoring | None = None
 ) -> TreeEngine | ParallelEngine:
     """The engine that searches a catalogue as its model was trained.
 
@@ -183,8 +183,10 @@ def search_engine(
         model: the model, in eval mode.
         catalogue: its items, on the model's device.
         pad_id: any valid token id.
-        scoring: how the children of a prefix are scored; without effect on a model that predicts all codes at once.
+        scoring: how the children of a prefix are scored; None for the way in which the model was trained. Without
+            effect on a model that predicts all codes at once.
     """
     if catalogue.has_parallel_codes:
         return ParallelEngine(model, catalogue, catalogue.paths.to(model.device), pad_id)
+    scoring = Scoring(catalogue.softmax) if scoring is None else scoring
     return TreeEngine(model, catalogue.trie, catalogue.token_ids, pad_id, scoring)

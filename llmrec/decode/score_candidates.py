@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from llmrec.catalogue.catalogue import Prefixes, walk
 from llmrec.decode.kv_cache import check_prompts
 from llmrec.errors import UserError
 from llmrec.models.device import to_device
@@ -21,6 +22,8 @@ from llmrec.token_tree import TokenTree, ancestor_mask, collate, unlabelled_tree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from llmrec.catalogue.catalogue import Catalogue
 
 BATCH_TOKENS = 8192
 # Positions that pass through the LM head at once: 256 rows of 152k logits take 150 MB.
@@ -35,6 +38,7 @@ def score(
     candidates: Sequence[npt.NDArray[np.integer]],
     batch_tokens: int = BATCH_TOKENS,
     pad_id: int = 0,
+    catalogue: Catalogue | None = None,
 ) -> list[Floats]:
     """Log-probabilities of candidates after their users' prompts.
 
@@ -46,10 +50,12 @@ def score(
         batch_tokens: maximum number of padded tokens of a batch; exceeded only if a prompt takes more than half of
             it. A larger tree is split into several trees, each with the prompt.
         pad_id: any valid token id.
+        catalogue: on the model's device, of a model that compares a code with the children of its prefix alone
+            (`sft.softmax`); None for one that compares it with the whole vocabulary.
 
     Returns:
-        For each user, float32 [n]: for each candidate, the sum of the full-vocabulary log-probabilities of its
-        tokens. This equals its score in beam search.
+        For each user, float32 [n]: for each candidate, the sum of the log-probabilities of its tokens. This equals
+        its score in beam search.
 
     Raises:
         UserError: an empty prompt, candidates that are not token ids [n, L], or not one array a prompt.
@@ -69,7 +75,7 @@ def score(
         pieces += _grow(user, prompt, unique, 0, batch_tokens)
     with torch.inference_mode():
         for group in _groups(pieces, batch_tokens):
-            for piece, sums in zip(group, _sums(model, group, pad_id), strict=True):
+            for piece, sums in zip(group, _sums(model, group, pad_id, catalogue), strict=True):
                 scores[piece.user][piece.begin : piece.begin + len(sums)] = sums
     return [values[inverse] for values, inverse in zip(scores, inverses, strict=True)]
 
@@ -137,7 +143,9 @@ def _groups(pieces: Sequence[_Branches], batch_tokens: int) -> list[list[_Branch
     return groups
 
 
-def _sums(model: PreTrainedModel, group: Sequence[_Branches], pad_id: int) -> list[Floats]:
+def _sums(
+    model: PreTrainedModel, group: Sequence[_Branches], pad_id: int, catalogue: Catalogue | None
+) -> list[Floats]:
     """Scores of the candidates of one batch of trees."""
     batch = collate([piece.tree for piece in group], pad_id, multiple=1)
     ids, positions, end = (
@@ -153,22 +161,66 @@ def _sums(model: PreTrainedModel, group: Sequence[_Branches], pad_id: int) -> li
         [(piece.positions + offset).ravel() for piece, offset in zip(group, offsets, strict=False)]
     )
     token = np.concatenate([piece.token.ravel() for piece in group])
-    log_probs = _log_probs(model.get_output_embeddings(), torch.cat(read), rows, token.clip(min=0))
+    nodes = None if catalogue is None else _nodes(catalogue, [piece.token for piece in group])
+    scored = _Scored(rows, token.clip(min=0), nodes)
+    log_probs = _log_probs(model.get_output_embeddings(), torch.cat(read), scored, catalogue)
     log_probs[token < 0] = 0
     cuts = np.cumsum([piece.positions.size for piece in group])[:-1]
     parts = np.split(log_probs, cuts)
     return [part.reshape(piece.positions.shape).sum(1) for part, piece in zip(parts, group, strict=True)]
 
 
-def _log_probs(head: torch.nn.Module, hidden: torch.Tensor, rows: Ints, tokens: Ints) -> Floats:
-    """Log-probability of `tokens[i]` after `hidden[rows[i]]`, float32; a bounded number of positions at a time."""
-    row, token = (to_device(torch.from_numpy(part), hidden.device) for part in (rows, tokens))
-    log_probs = torch.empty(len(rows), device=hidden.device)
+def _nodes(catalogue: Catalogue, candidates: Sequence[Ints]) -> torch.Tensor:
+    """Node of the trie that each token of the candidates [n, L] follows, int64 [all n · L].
+
+    Raises:
+        UserError: a candidate that is no item of the catalogue.
+    """
+    rows = torch.from_numpy(np.concatenate(candidates)).to(catalogue.token_ids.device)
+    nodes = []
+    for depth in range(rows.shape[1]):
+        count = torch.full((len(rows),), depth, device=rows.device)
+        found, is_inside = walk(catalogue, Prefixes(rows, count, torch.full_like(count, -1)))
+        if not bool(is_inside.all()):
+            raise UserError("candidates hold token ids that are no item of the catalogue")
+        nodes.append(found)
+    return torch.stack(nodes, dim=1).flatten()
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Tokens whose log-probability is asked for.
+
+    Attributes:
+        rows: row of the hidden states in which each is predicted, int64 [n].
+        tokens: their ids, int64 [n].
+        nodes: nodes of the trie that they follow, int64 [n], where they are compared with its children alone.
+    """
+
+    rows: Ints
+    tokens: Ints
+    nodes: torch.Tensor | None
+
+
+def _log_probs(
+    head: torch.nn.Module, hidden: torch.Tensor, scored: _Scored, catalogue: Catalogue | None
+) -> Floats:
+    """Log-probability of each token, float32 [n]; a bounded number of positions at a time."""
+    row, token = (to_device(torch.from_numpy(part), hidden.device) for part in (scored.rows, scored.tokens))
+    log_probs = torch.empty(len(row), device=hidden.device)
     for begin in range(0, len(hidden), HEAD_ROWS):
         logits = head(hidden[begin : begin + HEAD_ROWS]).float()
         block = ((row >= begin) & (row < begin + HEAD_ROWS)).nonzero().squeeze(1)
         block_row = row[block] - begin
-        log_probs[block] = logits[block_row, token[block]] - logits.logsumexp(-1)[block_row]
+        if scored.nodes is None or catalogue is None:
+            total = logits.logsumexp(-1)
+        else:
+            of_rows = torch.zeros(len(logits), dtype=torch.long, device=hidden.device)
+            of_rows[block_row] = scored.nodes[block]
+            _, child, legal = catalogue.trie.expand(of_rows)
+            among = logits.gather(1, catalogue.token_ids[child].clamp(min=0))
+            total = among.masked_fill(~legal, -torch.inf).logsumexp(-1)
+        log_probs[block] = logits[block_row, token[block]] - total[block_row]
     values: Floats = log_probs.cpu().numpy()
     return values
 

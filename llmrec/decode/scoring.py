@@ -22,19 +22,24 @@ if TYPE_CHECKING:
     from llmrec.catalogue.prefix_mass import CollaborativePrior
 
 
+Normalise = Literal["vocabulary", "children", "allowed"]
+"""What a code's probability is a share of: see `Scoring`."""
+
+
 @dataclass(frozen=True)
 class Scoring:
     """How the log-probability of a child is computed from the model's logits.
 
     Attributes:
         normalise: `vocabulary`: the softmax is over all tokens of the model, as in Hugging Face beam search;
-            `allowed`: it is over the children of the prefix (the constrained policy).
+            `children`: it is over the children of the prefix (`sft.softmax`); `allowed`: over those of them that lead
+            to an allowed item (the constrained policy).
         temperature: one divisor of the logits a level (TIGER, Rajput et al. 2023); empty divides by 1.
         prior: D3's collaborative prior (Bao et al. 2024); None uses the model alone.
         model_weight: D3's weight g of the model in g·log p_LLM + (1 − g)·log p_CF.
     """
 
-    normalise: Literal["vocabulary", "allowed"] = "vocabulary"
+    normalise: Normalise = "vocabulary"
     temperature: tuple[float, ...] = ()
     prior: CollaborativePrior | None = None
     model_weight: float = 1.0
@@ -54,7 +59,7 @@ class Scoring:
             logits: float [U, B, V].
             child: int64 [U, B, F], child nodes of the prefixes.
             token: int64 [U, B, F], column of `logits` for each child; −1 for a pad, which is an only child.
-            legal: bool [U, B, F], whether a slot is a child that may be taken.
+            legal: bool [U, B, F], whether a slot is a child; for `allowed`, one that leads to an allowed item.
 
         Returns:
             float32 [U, B, F], −inf for slots that are not legal.

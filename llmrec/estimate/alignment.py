@@ -40,7 +40,8 @@ def memory(work: Workload, stage: str) -> float:
     lora = recipe.sft.lora if recipe.sft.mode in ("lora", "qlora") else settings.lora
     training = frozen_bytes(work) + BYTES_PER_TRAINED * lora_parameters(work, lora)
     training += activations(work, settings.batch, row, settings.gradient_checkpointing)
-    scored = code_count(work) if settings.normalise == "allowed" else work.shape.vocabulary
+    narrow = settings.normalise == "allowed" or recipe.sft.softmax == "children"
+    scored = code_count(work) if narrow else work.shape.vocabulary
     training += settings.batch * completions * scored * LOGIT_BYTES
     if stage == "grpo" and recipe.grpo.engine == "vllm":
         training += stored_bytes(work)  # vLLM's own copy

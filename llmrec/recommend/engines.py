@@ -120,7 +120,10 @@ class Engines:
         engine = search_engine(checkpoint.model, self._catalogue, checkpoint.pad_id)
         if isinstance(engine, ParallelEngine):
             return engine.score(prompts, candidates)
-        return score_candidates.score(checkpoint.model, prompts, candidates, pad_id=checkpoint.pad_id)
+        among = self._catalogue if self._catalogue.softmax == "children" else None
+        return score_candidates.score(
+            checkpoint.model, prompts, candidates, pad_id=checkpoint.pad_id, catalogue=among
+        )
 
     def close(self) -> None:
         """Stop vLLM, if it has been started, and let the model go."""
@@ -182,8 +185,10 @@ class Engines:
                 f"decode.temperature: {len(settings.temperature)} numbers, "
                 f"but semantic IDs have {self._trie.length} levels"
             )
+        if settings.normalise == "vocabulary":
+            self._run.catalogue.check_whole_vocabulary("decode.normalise=vocabulary")
         return Scoring(
-            normalise=settings.normalise,
+            normalise=settings.normalise or self._run.catalogue.softmax,
             temperature=tuple(settings.temperature),
             model_weight=1.0 if settings.prior is None else settings.prior.model_weight,
         )
@@ -231,6 +236,7 @@ class Engines:
     def _generate(self, requests: Requests, settings: DecodeConfig, adapter: Path | None) -> TopK:
         """The oracle's lists; what is not allowed is denied to it."""
         catalogue = self._run.catalogue
+        catalogue.check_whole_vocabulary("decode.engine=generate")
         retired = [catalogue.index[item] for item in catalogue.retired if item in catalogue.index]
         denied = [row + retired for row in requests.denied]
         for user, row in enumerate(requests.allowed or []):

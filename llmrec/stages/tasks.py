@@ -60,6 +60,8 @@ def run(context: StageContext) -> None:
         if any(mixed.is_next_item):
             recommender.run.catalogue.check_one_by_one(f"eval.tasks: {entry.task}")
         for questions in eval_questions.for_task(entry, mixed):
+            if questions.kind == "sid":
+                recommender.run.catalogue.check_whole_vocabulary(f"eval.tasks: {entry.task}")
             key = (questions.split, questions.task.id, questions.template.id)
             if key in answered:
                 raise UserError(f"eval.tasks: {key[1]}, template {key[2]}, is asked twice on {key[0]}")

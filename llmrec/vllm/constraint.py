@@ -40,7 +40,9 @@ class RowLists:
 def constrain(
     logits: torch.Tensor, catalogue: Catalogue, prefixes: Prefixes, lists: RowLists | None
 ) -> torch.Tensor:
-    """Turn logits into log-probabilities of the full vocabulary for legal tokens, −inf for all others.
+    """Turn logits into log-probabilities for legal tokens, −inf for all others.
+
+    They are over the full vocabulary; of a model trained with `sft.softmax: children`, over the prefix's children.
 
     A token is legal if it leads to an allowed item. Only the end token is legal after a complete semantic ID (for a
     textual ID: after its end marker), and in rows without any legal token.
@@ -59,17 +61,22 @@ def constrain(
     ids, end = catalogue.token_ids[token], prefixes.end.unsqueeze(-1)
     pads = legal & (ids < 0)
     legal &= is_inside.unsqueeze(-1) & ~pads
+    ids = ids.clamp(min=0)
+    if catalogue.softmax == "children":
+        total = logits.gather(1, ids).masked_fill_(~legal, -torch.inf).logsumexp(-1, keepdim=True)
+        total.masked_fill_(total == -torch.inf, 0.0)
+    else:
+        total = log_normaliser(logits).unsqueeze(-1)
     if lists is not None:
         legal &= lists.has_allowed_item(catalogue.trie, child)
-    ids = ids.clamp(min=0)
-    total = log_normaliser(logits).unsqueeze(-1)
     scores = logits.gather(1, ids) - total
     # A token with a non-finite logit (masked by another processor, or overflow) is not legal.
     scores.masked_fill_(~(legal & scores.isfinite()), -torch.inf)
     has_no_token = (scores == -torch.inf).all(-1, keepdim=True)
     is_complete = (is_inside & ((prefixes.count == catalogue.length) | pads.any(-1))).unsqueeze(-1)
     end_score = logits.gather(1, end) - total
-    end_score = torch.where(is_complete & end_score.isfinite(), end_score, 0.0)
+    counts = is_complete & end_score.isfinite() & (catalogue.softmax == "vocabulary")
+    end_score = torch.where(counts, end_score, 0.0)
     end_score.masked_fill_(~has_no_token, -torch.inf)
     logits.fill_(-torch.inf)
     # Unused child slots repeat the token of another child, so a plain scatter could overwrite a legal token.

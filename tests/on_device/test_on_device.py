@@ -36,6 +36,8 @@ from llmrec.train.alignment.dpo_trainer import PairCollator, TreeDPOTrainer
 from llmrec.train.alignment.grpo_trainer import TreeGRPOTrainer
 from llmrec.train.alignment.losses import rosepo, sdpo
 from llmrec.train.alignment.rollouts import RolloutTasks
+from llmrec.train.sft.losses.children import ChildrenLoss
+from llmrec.train.sft.losses.vocabulary import VocabularyLoss
 from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
 from llmrec.train.sft.teacher.distributions import Teacher
 from llmrec.train.sft.trainer import TreeTrainer
@@ -313,28 +315,34 @@ def training_batch():
             builder.add(path, len(path) - LEVELS, history_length=cut)
         trees.append(TrainingTree(builder.build(), np.array(window, np.int32), len(window)))
     rows = as_dataset(trees)
-    return TreeCollator(pad_id=0)([rows[i] for i in range(len(rows))])
+    return TreeCollator(0, TEACHER.catalogue)([rows[i] for i in range(len(rows))])
 
 
-def train(place, teacher=None):
+LOSSES = {
+    "plain": VocabularyLoss(),
+    "with a teacher": VocabularyLoss(TEACHER),
+    "over the children": ChildrenLoss(TEACHER.catalogue),
+    "over the children with a teacher": ChildrenLoss(TEACHER.catalogue, TEACHER),
+}
+
+
+def train(place, sft_loss=LOSSES["plain"]):
     """SFT's loss on a batch, and its gradient."""
     place.model.zero_grad()
     batch = {
         name: value.to(place.device) if isinstance(value, torch.Tensor) else value  # as a Trainer does
         for name, value in training_batch().items()
     }
-    loss = TreeTrainer.compute_loss(
-        SimpleNamespace(_teacher=teacher, _parallel=None), place.model.train(), batch
-    )
+    loss = TreeTrainer.compute_loss(SimpleNamespace(_loss=sft_loss), place.model.train(), batch)
     loss.backward()
     return loss.detach(), place.model.eval()
 
 
-@pytest.mark.parametrize("teacher", [None, TEACHER], ids=["plain", "with a teacher"])
-def test_sfts_loss_and_gradient_are_those_of_the_cpu(on_cpu, on_device, teacher):
+@pytest.mark.parametrize("name", LOSSES)
+def test_sfts_loss_and_gradient_are_those_of_the_cpu(on_cpu, on_device, name):
     (expected, expected_gradient), (found, found_gradient) = (
         (loss.item(), gradient(model))
-        for loss, model in (train(place, teacher) for place in (on_cpu, on_device))
+        for loss, model in (train(place, LOSSES[name]) for place in (on_cpu, on_device))
     )
     assert found == pytest.approx(expected, abs=1e-4)
     assert (found_gradient - expected_gradient).norm() < 1e-4 * expected_gradient.norm()

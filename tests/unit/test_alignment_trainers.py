@@ -79,7 +79,7 @@ def ours(tmp_path, settings, rejected, trained=True):
     loss = settings.loss if settings.loss not in ("sdpo", "rosepo") else "sigmoid"
     trainer = TreeDPOTrainer(
         settings=settings,
-        scorer=CompletionScorer(settings.normalise, catalogue(vocabulary)),
+        scorer=CompletionScorer(settings.normalise or "vocabulary", catalogue(vocabulary)),
         model=model,
         args=DPOConfig(**arguments(tmp_path, beta=settings.beta, loss_type=[loss], max_length=None)),
         train_dataset=Dataset.from_dict(rows),
@@ -195,7 +195,7 @@ def grpo(tmp_path, kind=TreeGRPOTrainer, accumulate=1, passes=1, **overrides):
         settings=settings,
         tasks=tasks,
         sampler=TreeSampler(known, tokenizer.pad_token_id, settings.rollouts),
-        scorer=CompletionScorer(settings.normalise, known),
+        scorer=CompletionScorer(settings.normalise or "vocabulary", known),
         context=RewardContext(known),
         train_dataset=Dataset.from_dict({"prompt": [0, 1, 2, 3] * 3}),
         **shared,

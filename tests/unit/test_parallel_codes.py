@@ -22,7 +22,7 @@ from llmrec.errors import UserError
 from llmrec.text.target_tree import TargetTreeBuilder
 from llmrec.token_tree import IGNORE
 from llmrec.train.sft.first_loss import run_head
-from llmrec.train.sft.parallel import ParallelLoss, one_label_an_item
+from llmrec.train.sft.losses.parallel import ParallelLoss, one_label_an_item
 from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
 from llmrec.train.sft.teacher.distributions import Teacher
 

@@ -26,6 +26,7 @@ from llmrec.train.arguments import checkpointing_argument
 from llmrec.train.metrics_file import MetricsFile, last_checkpoint
 from llmrec.train.sft import trainer as training
 from llmrec.train.sft.epochs import EMPTY_TREE, Epochs
+from llmrec.train.sft.losses.vocabulary import VocabularyLoss
 from llmrec.train.sft.preview import find_leaks
 from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
 from llmrec.train.sft.trainer import TreeTrainer, split_batch
@@ -106,7 +107,7 @@ def test_the_trainers_loss_on_trees_equals_the_unrolled_one(samples, kind, tied,
     oracle = unrolled_loss(model, samples)
     oracle.backward()
     expected = gradients(model)
-    loss = TreeTrainer.compute_loss(SimpleNamespace(_teacher=None, _parallel=None), model, batch_of(samples))
+    loss = TreeTrainer.compute_loss(SimpleNamespace(_loss=VocabularyLoss()), model, batch_of(samples))
     loss.backward()
     got = gradients(model)
     assert abs(loss.item() - oracle.item()) < 1e-5

@@ -45,6 +45,28 @@ class TrainedRows(TrainableTokensLayer):
         logits = linear(x, rows, None if bias is None else bias[tokens])
         return frozen.index_copy(-1, tokens, logits)
 
+    def rows_of(self, tokens: torch.Tensor) -> torch.Tensor | None:
+        """The trained rows of some tokens, [n, H], in the precision of the frozen ones.
+
+        Args:
+            tokens: int64 [n], each with a trained row.
+
+        Returns:
+            None if adapters are off, merged or several.
+
+        Raises:
+            IndexError: a token without a trained row (on a CPU).
+        """
+        adapters = self.active_adapters
+        if self.disable_adapters or self.merged or len(adapters) != 1:
+            return None
+        trained: dict[str, torch.nn.Parameter] = self.trainable_tokens_delta  # type: ignore[assignment]
+        known = self._tokens(adapters[0], tokens.device)
+        place = torch.searchsorted(known, tokens)
+        place = torch.where(known[place.clamp(max=len(known) - 1)] == tokens, place, len(known))
+        layer: Any = self.base_layer
+        return trained[adapters[0]].to(layer.weight.dtype)[place]
+
     def _with_rows(
         self, x: torch.Tensor, frozen: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor
     ) -> torch.Tensor:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from llmrec.catalogue.catalogue import Prefixes, walk
-from llmrec.decode.scoring import log_normaliser, split_for_cache
+from llmrec.decode.scoring import Normalise, log_normaliser, split_for_cache
 from llmrec.models.device import to_device
 from llmrec.models.layers.head import head_at_positions, head_over_tokens
 from llmrec.token_tree import TokenTree, ancestor_mask, collate, unlabelled_tree
@@ -180,12 +180,13 @@ class CompletionScorer:
     """How a model's logits become log-probabilities of completions.
 
     Attributes:
-        normalise: `vocabulary`: among all tokens of the model; `allowed`: among those that lead to an item that
-            the prompt's user may be given: the policy that constrained decoding samples from.
+        normalise: `vocabulary`: among all tokens of the model; `children`: among those that lead to an item;
+            `allowed`: among those that lead to an item that the prompt's user may be given, the policy that
+            constrained decoding samples from.
         catalogue: the items; on the model's device.
     """
 
-    normalise: Literal["vocabulary", "allowed"]
+    normalise: Normalise
     catalogue: Catalogue
 
     def log_probs(
@@ -198,7 +199,7 @@ class CompletionScorer:
             trees: the prompts and completions, on its device.
             mask: allow- and deny-lists of the B prompts, by which `allowed` goes.
         """
-        narrow = self.normalise == "allowed"
+        narrow = self.normalise != "vocabulary"
         tokens, there = trees.tokens.clamp(min=0), trees.tokens != PADDING
         head = head_over_tokens(model, self.catalogue.token_ids) if narrow else contextlib.nullcontext()
         with head_at_positions(model, trees.positions.mask), head:
@@ -211,7 +212,7 @@ class CompletionScorer:
         logits = outputs.logits.float()
         scored, best, columns = logits, logits.detach().argmax(-1), tokens
         if narrow:
-            scored, ids = self._allowed(logits, trees, mask)
+            scored, ids = self._allowed(logits, trees, mask if self.normalise == "allowed" else None)
             best, columns = ids.gather(1, scored.argmax(-1, keepdim=True)).squeeze(1), self._columns(tokens)
         normaliser = log_normaliser(scored)
         entropy = normaliser.detach() - _mean_logit(scored.detach(), normaliser.detach())

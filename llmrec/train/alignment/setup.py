@@ -93,7 +93,10 @@ class InitialPolicy:
     def scorer(self, settings: AlignmentConfig) -> CompletionScorer:
         """How its log-probabilities are normalised; words before the ID are tokens of the whole vocabulary."""
         catalogue = self.run.catalogue
-        return CompletionScorer("vocabulary" if catalogue.reasons else settings.normalise, catalogue)
+        if settings.normalise == "vocabulary":
+            catalogue.check_whole_vocabulary("normalise: vocabulary")
+        normalise = settings.normalise or catalogue.softmax
+        return CompletionScorer("vocabulary" if catalogue.reasons else normalise, catalogue)
 
 
 def load_initial_policy(ctx: StageContext, settings: AlignmentConfig) -> InitialPolicy:

@@ -31,7 +31,9 @@ from llmrec.train.metrics_file import MetricsFile, last_checkpoint, use_own_call
 from llmrec.train.sft import samples
 from llmrec.train.sft.epochs import Epochs, files_of, write_epoch
 from llmrec.train.sft.first_loss import start_at_chance
-from llmrec.train.sft.parallel import ParallelLoss, one_label_an_item
+from llmrec.train.sft.losses.children import ChildrenLoss
+from llmrec.train.sft.losses.parallel import ParallelLoss, one_label_an_item
+from llmrec.train.sft.losses.vocabulary import VocabularyLoss
 from llmrec.train.sft.prepare import prepare, start_run_folder
 from llmrec.train.sft.teacher.distributions import Teacher
 from llmrec.train.sft.teacher.drawn_items import Branching, SyntheticContinuations
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+    from llmrec.catalogue.catalogue import Catalogue
+    from llmrec.config import SftConfig
+    from llmrec.train.sft.losses import Loss
     from llmrec.train.sft.prepare import Prepared
 
 BEST = {"loss": "loss", "ndcg": "ndcg@10"}
@@ -76,12 +81,11 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
     """
     recipe, sft = ctx.recipe, ctx.recipe.sft
     teacher = _teacher(ctx, prepared)
-    parallel = ParallelLoss(prepared.catalogue, teacher) if sft.parallel_codes else None
     epochs = _epochs(ctx, prepared, teacher)
     valid = samples.validation_trees(
         prepared.encoder, prepared.template, ctx.run, sft.valid_users, recipe.seed
     )
-    if parallel is not None:
+    if sft.parallel_codes:
         valid = list(one_label_an_item(valid))
     if len(prepared.new_tokens):
         _start_at_chance(prepared, epochs, recipe.seed)
@@ -97,11 +101,12 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
         args=sft_arguments(recipe, checkpoints, epochs.tree_count, bool(valid), ctx.workers),
         epochs=epochs,
         validation=valid,
-        data_collator=samples.TreeCollator(prepared.tokenizer.pad_token_id),
+        data_collator=samples.TreeCollator(
+            prepared.tokenizer.pad_token_id, prepared.catalogue if sft.softmax == "children" else None
+        ),
         processing_class=prepared.tokenizer,
         validation_lists=_validation_lists(ctx, prepared) if valid else None,
-        teacher=teacher,
-        parallel=parallel,
+        loss=_loss(sft, prepared.catalogue, teacher),
         compiled=sft.compile,
         callbacks=[metrics] + ([EarlyStoppingCallback(sft.patience)] if sft.patience and valid else []),
     )
@@ -116,6 +121,13 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
         if teacher is not None:
             notes["teacher_temperature"] = teacher.temperature
         return Fitted(_trained(ctx, trainer), epochs, notes)
+
+
+def _loss(sft: SftConfig, catalogue: Catalogue, teacher: Teacher | None) -> Loss:
+    """The loss that the recipe asks for."""
+    if sft.parallel_codes:
+        return ParallelLoss(catalogue, teacher)
+    return ChildrenLoss(catalogue, teacher) if sft.softmax == "children" else VocabularyLoss(teacher)
 
 
 def _start_at_chance(prepared: Prepared, epochs: Epochs, seed: int) -> None:

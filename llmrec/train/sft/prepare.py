@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmrec.artifacts import read_manifest
-from llmrec.catalogue.catalogue import PARALLEL_CODES, REASONS, Catalogue
+from llmrec.catalogue.catalogue import PARALLEL_CODES, REASONS, SOFTMAX, Catalogue
 from llmrec.config import BaseConfig, Recipe
 from llmrec.data.examples import event_fields, load_items, load_users
 from llmrec.errors import UserError
@@ -108,12 +108,21 @@ def _prompt_settings(
             "sft.parallel_codes: codes are predicted from the position before the item, but the first of `prompts` "
             "asks for words before the semantic ID; put a task like `sequential` first"
         )
+    among_children = recipe.sft.softmax == "children"
+    if among_children and has_textual_ids:
+        raise UserError("sft.softmax=children: textual IDs are words, which are compared with all words")
+    if among_children and reasons:
+        raise UserError(
+            "sft.softmax=children: after words a model must learn when the semantic ID begins, which needs the whole "
+            "vocabulary, and the first of `prompts` asks for words; put a task like `sequential` first"
+        )
     return {
         "history": encoder.history,
         "context": encoder.context,
         "template": template.model_dump(mode="json"),
         REASONS: reasons,
         **({PARALLEL_CODES: True} if at_once else {}),
+        **({SOFTMAX: recipe.sft.softmax} if among_children else {}),
     }
 
 

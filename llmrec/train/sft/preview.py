@@ -15,7 +15,7 @@ from llmrec.text.encode import PromptContext, Sample
 from llmrec.text.mix import MixedTask
 from llmrec.text.slots import MissingFieldError
 from llmrec.token_tree import IGNORE, TokenTree
-from llmrec.train.sft.parallel import with_first_labels
+from llmrec.train.sft.losses.parallel import with_first_labels
 from llmrec.train.sft.prepare import Prepared, prepare
 
 if TYPE_CHECKING:

@@ -25,9 +25,12 @@ from llmrec.text.prompts import Template, uses_history
 from llmrec.text.target_tree import BRANCH, TargetTree
 from llmrec.text.tasks import Source
 from llmrec.token_tree import IGNORE, collate
+from llmrec.train.sft.losses.children import prefix_nodes
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from llmrec.catalogue.catalogue import Catalogue
 
 TREE = tuple(field.name for field in fields(TargetTree))
 COLUMNS = (*TREE, "window_items", "branches", "observed", "owner")
@@ -291,10 +294,15 @@ class TreeCollator:
     Beside its keys there are `labels`, the same as `shift_labels`, and arrays for the teacher, which a Trainer leaves
     on the host: `host_labels`, the same once more; `history_length`, int64 [B, T], filled with 0; `window_items`,
     int64 [B, W], filled with −1; `branches`, int64 [B, …], likewise; and `observed` and `owner`, int64 [B].
+
+    Args:
+        pad_id: any valid token id.
+        catalogue: the items, on the CPU, if the batch shall also say which prefix each label follows:
+            `prefix_nodes`, int64 [B, T], also on the host.
     """
 
-    def __init__(self, pad_id: int) -> None:
-        self._pad_id = pad_id
+    def __init__(self, pad_id: int, catalogue: Catalogue | None = None) -> None:
+        self._pad_id, self._catalogue = pad_id, catalogue
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Batch rows of the dataset."""
@@ -306,6 +314,9 @@ class TreeCollator:
         }
         # Trainer counts the batch's targets only where it finds a key named labels.
         batch["labels"] = batch["shift_labels"]
+        if self._catalogue is not None:
+            arrays = (batch[name].numpy() for name in ("input_ids", "position_ids", "labels"))
+            batch["prefix_nodes"] = prefix_nodes(self._catalogue, *arrays)
         lengths = np.zeros(batch["input_ids"].shape, np.int64)
         for padded, tree in zip(lengths, trees, strict=True):
             padded[: len(tree)] = tree.history_length

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
@@ -18,9 +17,9 @@ from llmrec.models.layers.head import head_at_positions
 from llmrec.token_tree import IGNORE, MAX_ATTENTION_PAIRS, MULTIPLE, ancestor_mask
 from llmrec.train import sharding
 from llmrec.train.sft.epochs import EMPTY_TREE, Epochs, FilledSampler, LengthGroupedSampler
-from llmrec.train.sft.parallel import ParallelLoss
+from llmrec.train.sft.losses import Loss
+from llmrec.train.sft.losses.vocabulary import VocabularyLoss
 from llmrec.train.sft.samples import TrainingTree, as_dataset
-from llmrec.train.sft.teacher.distributions import Teacher
 from llmrec.train.validation import NDCG_CUTOFF, ValidationLists
 
 
@@ -36,8 +35,7 @@ class TreeTrainer(SFTTrainer):
         validation: trees of validation users, whose loss every evaluation measures as `eval_loss`: the mean over the
             labels of all of them, whatever the batches and the number of processes.
         validation_lists: validation users whose lists are decoded at every evaluation, which then has `eval_ndcg@10`.
-        teacher: whose probabilities are learned beside the labels.
-        parallel: the loss of codes that are predicted at once, the teacher in it; None where they follow one another.
+        loss: what the labels cost, a teacher in it; None for the softmax over the vocabulary, without one.
         compiled: whether a sharded model's layers are compiled; of another, `args` says it.
         kwargs: SFTTrainer's.
     """
@@ -47,15 +45,14 @@ class TreeTrainer(SFTTrainer):
         epochs: Epochs,
         validation: Sequence[TrainingTree] = (),
         validation_lists: ValidationLists | None = None,
-        teacher: Teacher | None = None,
-        parallel: ParallelLoss | None = None,
+        loss: Loss | None = None,
         compiled: bool = False,
         **kwargs: Any,
     ) -> None:
         rows = as_dataset([*validation, EMPTY_TREE]) if validation else None
         super().__init__(train_dataset=epochs.rows, eval_dataset=rows, **kwargs)
         self._epochs, self._lists = epochs, validation_lists
-        self._teacher, self._parallel = teacher, parallel
+        self._loss: Loss = VocabularyLoss() if loss is None else loss
         if self.is_fsdp_enabled:
             sharding.shard(self._trained_model, compiled)
 
@@ -179,32 +176,23 @@ class TreeTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Mean negative log-likelihood of the batch's labels, in training with the teacher's probabilities mixed in.
+        """Mean loss of the batch's labels (`llmrec.train.sft.losses`).
 
         Args:
             model: the (wrapped) model.
-            inputs: a batch of `llmrec.token_tree.collate`.
-            return_outputs: whether to return the model's outputs as well, their logits [labels, V].
+            inputs: a batch of `llmrec.train.sft.samples.TreeCollator`.
+            return_outputs: whether to return the model's outputs as well, their logits as the loss reads them.
             num_items_in_batch: labels of all micro-batches of the optimizer step; None: of this batch.
         """
-        labels = inputs["shift_labels"]
-        learned = labels != IGNORE
-        with head_at_positions(model, learned):
+        learned = inputs["shift_labels"] != IGNORE
+        with head_at_positions(model, learned), self._loss.head(model, inputs) as losses_of:
             outputs = model(
                 input_ids=inputs["input_ids"],
                 attention_mask=ancestor_mask(inputs["end"])[:, None],
                 position_ids=inputs["position_ids"],
                 use_cache=False,
             )
-        logits = outputs.logits.float()
-        if self._parallel is not None:
-            loss = self._parallel.losses(logits, inputs, model.training).sum()
-        elif self._teacher is None or not model.training:
-            loss = cross_entropy(logits, labels[learned], reduction="sum")
-        else:
-            log_probs = log_softmax(logits, dim=-1)
-            losses = nll_loss(log_probs, labels[learned], reduction="none")
-            loss = self._teacher.losses(log_probs, losses, inputs).sum()
+        loss = losses_of(outputs.logits, model.training).sum()
         if num_items_in_batch is None:
             loss = loss / learned.sum().clamp(min=1)
         else:

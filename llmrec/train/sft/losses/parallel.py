@@ -14,6 +14,7 @@ is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from llmrec.token_tree import IGNORE
 
 if TYPE_CHECKING:
     from llmrec.catalogue.catalogue import Catalogue
+    from llmrec.train.sft.losses import LossesOfLogits
     from llmrec.train.sft.samples import TrainingTree
     from llmrec.train.sft.teacher.distributions import Teacher
 
@@ -70,6 +72,11 @@ class ParallelLoss:
 
     catalogue: Catalogue
     teacher: Teacher | None = None
+
+    @contextmanager
+    def head(self, model: torch.nn.Module, batch: Mapping[str, Any]) -> Iterator[LossesOfLogits]:
+        """The head as it is (`llmrec.train.sft.losses.Loss`)."""
+        yield lambda logits, is_training: self.losses(logits.float(), batch, is_training)
 
     def losses(self, logits: torch.Tensor, batch: Mapping[str, Any], is_training: bool) -> torch.Tensor:
         """Losses of a batch's labels.

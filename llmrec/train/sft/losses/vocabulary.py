@@ -1,0 +1,44 @@
+"""The loss whose softmax is over the vocabulary, as any language model's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import cross_entropy, log_softmax, nll_loss
+
+from llmrec.token_tree import IGNORE
+
+if TYPE_CHECKING:
+    from llmrec.train.sft.losses import LossesOfLogits
+    from llmrec.train.sft.teacher.distributions import Teacher
+
+
+@dataclass(frozen=True)
+class VocabularyLoss:
+    """−log p(label), each token among all tokens of the vocabulary.
+
+    Attributes:
+        teacher: whose probabilities are learned beside the labels; None for none.
+    """
+
+    teacher: Teacher | None = None
+
+    @contextmanager
+    def head(self, model: torch.nn.Module, batch: Mapping[str, Any]) -> Iterator[LossesOfLogits]:
+        """The head as it is (`llmrec.train.sft.losses.Loss`)."""
+        yield partial(self._losses, batch)
+
+    def _losses(self, batch: Mapping[str, Any], logits: torch.Tensor, is_training: bool) -> torch.Tensor:
+        labels = batch["shift_labels"]
+        labels = labels[labels != IGNORE]
+        logits = logits.float()
+        if self.teacher is None or not is_training:
+            return cross_entropy(logits, labels, reduction="none")
+        log_probs = log_softmax(logits, dim=-1)
+        losses = nll_loss(log_probs, labels, reduction="none")
+        return self.teacher.losses(log_probs, losses, batch)
