@@ -112,6 +112,24 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _children_have_no_vocabulary(self) -> Recipe:
+        """What scores codes over the whole vocabulary does not go with codes that are compared with a few."""
+        if self.sft.softmax == "children":
+            used = {
+                "decode.engine: generate": self.decode.engine == "generate",
+                "decode.normalise: vocabulary": self.decode.normalise == "vocabulary",
+                "dpo.normalise: vocabulary": self.dpo.normalise == "vocabulary",
+                "grpo.normalise: vocabulary": self.grpo.normalise == "vocabulary",
+            }
+            for name, is_used in used.items():
+                if is_used:
+                    raise ValueError(
+                        f"{name} scores codes over the whole vocabulary, but sft.softmax: children compares a code "
+                        "only with those that may follow the same prefix"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _zero_shot_needs_trained_base(self) -> Recipe:
         if "zero_shot" in self.eval.baselines and self.base.model == "tiny":
             raise ValueError(

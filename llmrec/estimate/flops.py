@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from llmrec.estimate.machine import Precision, matmul_rate
-from llmrec.estimate.weights import code_count
+from llmrec.estimate.weights import code_count, scored_tokens
 from llmrec.estimate.workload import FIELD_TOKENS, Workload
 from llmrec.hardware import choose_precision, uses_bfloat16
 
@@ -72,14 +72,18 @@ def training_flops(work: Workload) -> float:
     A token costs 2 FLOPs per weight of the blocks in the forward pass, and 2 in the backward pass for the
     gradient of the input. If all weights are trained, their gradient costs 2 more, and so does a second pass with
     gradient checkpointing. Attention over L tokens costs as much as 2·L·hidden more weights in each block. The
-    head is applied at labels only; where it is frozen, its new rows alone have a gradient.
+    head is applied at labels only; where it is frozen, its new rows alone have a gradient. With `sft.softmax:
+    children` it scores a code's siblings alone.
     """
     sft, shape = work.recipe.sft, work.shape
     tokens, labels = work.training_counts()
     passes = (6 if sft.mode == "full" else 4) + (2 if sft.gradient_checkpointing else 0)
     blocks = shape.linear_parameters + 2 * work.mean_length() * shape.hidden * shape.layers
     slower = SLOWER_4_BITS if sft.mode == "qlora" else 1.0
-    head = (6 if sft.mode == "full" else 4) * shape.head_parameters + 6 * code_count(work) * shape.hidden
+    if sft.softmax == "children":
+        head = 6 * scored_tokens(work) * shape.hidden
+    else:
+        head = (6 if sft.mode == "full" else 4) * shape.head_parameters + 6 * code_count(work) * shape.hidden
     return tokens * passes * blocks * slower + labels * head
 
 

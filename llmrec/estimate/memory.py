@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmrec.estimate.weights import code_count, trained_parameters
+from llmrec.estimate.weights import scored_tokens, trained_parameters
 from llmrec.estimate.workload import Workload
 from llmrec.token_tree import MAX_ATTENTION_PAIRS
 
@@ -62,7 +62,7 @@ def _step_bytes(work: Workload, tokens: float, labels: float) -> float:
     """Bytes of a step on rows of so many tokens and labels: activations, and the logits of the labelled positions."""
     sft = work.recipe.sft
     rows = min(sft.batch, max(1.0, MAX_ATTENTION_PAIRS / tokens**2))
-    logits = rows * labels * (work.shape.vocabulary + code_count(work)) * BYTES_PER_LOGIT
+    logits = rows * labels * scored_tokens(work) * BYTES_PER_LOGIT
     return activations(work, rows, tokens, sft.gradient_checkpointing) + logits
 
 

@@ -32,6 +32,22 @@ def lora_parameters(work: Workload, lora: LoraSettings) -> float:
     return share * shape.layers * (lora.rank * pairs + magnitudes)
 
 
+def scored_tokens(work: Workload) -> float:
+    """Mean number of tokens that the head scores for a label: the vocabulary, or the children of a code's prefix."""
+    everything = work.shape.vocabulary + code_count(work)
+    if work.recipe.sft.softmax == "vocabulary":
+        return everything
+    codes = getattr(work.recipe.ids.quantizer, "codes", None)
+    most = codes if isinstance(codes, int) else TYPICAL_CODES
+    prefixes, children = 1.0, 0.0
+    for level in range(work.sid_tokens):
+        is_own = level + 1 == work.sid_tokens and work.recipe.ids.collisions == "own_code"
+        children += work.size.items / prefixes if is_own else min(most, work.size.items / prefixes)
+        prefixes = min(prefixes * most, work.size.items)
+    share = work.code_share()
+    return share * children / work.sid_tokens + (1 - share) * everything
+
+
 def code_count(work: Workload) -> int:
     """Number of codes of all levels; `auto` uses at most 256 per level, and `own_code` one for each item."""
     codes = getattr(work.recipe.ids.quantizer, "codes", None)

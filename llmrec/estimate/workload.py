@@ -124,6 +124,18 @@ class Workload:
                     labels += synthetic * self._answer_tokens(mixed.task, template)
         return max(trees, 1.0), tokens, labels
 
+    def code_share(self) -> float:
+        """Share of the first epoch's labels that are codes of semantic IDs; the others are words and end tokens."""
+        labels = codes = 0.0
+        for mixed in self.mix:
+            targets = self.targets() if mixed.task.source == "next_item" else 1
+            times = mixed.config.weight_in(0) * self.rows(mixed.task.source) * targets / len(mixed.templates)
+            for template in mixed.templates:
+                answer = render(template.answer, mixed.task.answer_scope(1), self.fields)
+                labels += times * self._answer_tokens(mixed.task, template)
+                codes += times * self.sid_tokens * sum(slot.name == "sid" for slot in slots(answer))
+        return min(1.0, codes / labels) if labels else 0.0
+
     def rows(self, source: RowSource) -> float:
         """Rows of a source: windows of users, items, or training interactions."""
         users = self.users

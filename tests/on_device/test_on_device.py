@@ -99,6 +99,7 @@ SEARCHES = {
     "widened lists": lambda p: batches.rank(p.engine(), PROMPTS, 5, 5, p.mask(p.trie), 60),
     "small batches": lambda p: batches.rank(p.engine(), PROMPTS, 5, 5, None, 20, 1e-5),
     "the constrained policy": lambda p: p.engine(normalise="allowed").search(PROMPTS, 5, mask=p.mask(p.trie)),
+    "scores among children": lambda p: p.engine(normalise="children").search(PROMPTS, 5, mask=p.mask(p.trie)),
     "temperatures": lambda p: p.engine(temperature=(1.0, 0.5, 2.0)).search(PROMPTS, 5),
     "a prior": lambda p: p.engine(prior=p.prior(p.trie), model_weight=0.6).search(PROMPTS, 5),
     "a prior, an overlay": lambda p: p.engine(p.changed, prior=p.prior(p.changed), model_weight=0.6).search(
@@ -384,10 +385,10 @@ def test_candidates_wait_twice_a_batch(model):
     assert len(waits) <= 2, device.explain(waits)
 
 
-@pytest.mark.parametrize("teacher", [None, TEACHER], ids=["plain", "with a teacher"])
-def test_a_training_step_waits_for_its_batch_and_for_what_is_learned(model, teacher):
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_training_step_waits_for_its_batch_and_for_what_is_learned(model, name):
     """Five copies of the batch; the labelled positions for the head, the loss, and the gradient."""
-    waits = waits_of(model, lambda place: train(place, teacher))
+    waits = waits_of(model, lambda place: train(place, LOSSES[name]))
     assert len(waits) <= 5 + 3, device.explain(waits)
 
 

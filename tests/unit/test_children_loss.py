@@ -8,7 +8,7 @@ import tiny_decoders
 import torch
 from tiny_decoders import CODES, LEVELS, TEXT
 
-from llmrec.catalogue.catalogue import SOFTMAX, Catalogue
+from llmrec.catalogue.catalogue import SOFTMAX, Catalogue, Prefixes
 from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.catalogue.trie import Trie
 from llmrec.config import LoraSettings, Recipe, validate
@@ -26,6 +26,7 @@ from llmrec.train.sft.losses.vocabulary import VocabularyLoss
 from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
 from llmrec.train.sft.teacher.distributions import Teacher
 from llmrec.train.sft.trainer import TreeTrainer
+from llmrec.vllm.constraint import RowLists, constrain
 
 RNG = np.random.default_rng(5)
 SIDS = np.array(sorted({tuple(row) for row in RNG.integers(0, CODES, (60, LEVELS)).tolist()}), np.int32)
@@ -265,6 +266,28 @@ def test_candidates_and_completions_have_the_scores_of_lists():
         np.testing.assert_allclose(completions[row].detach().numpy(), expected, atol=1e-4)
     with pytest.raises(UserError, match="no item of the catalogue"):
         score_candidates.score(model, PROMPTS[:1], [np.array([[1, 2, 3]])], catalogue=CATALOGUE)
+
+
+@pytest.mark.parametrize("hidden", [[], [0, 1, 2, 3, 4, 5, 6]])
+def test_vllms_mask_gives_log_probabilities_among_the_children_whatever_is_denied(hidden):
+    prefixes = [[], PATHS[9][:1], PATHS[9][:2], PATHS[9], [0, 0]]
+    rows = torch.tensor([[*prefix, *[0] * (LEVELS - len(prefix))] for prefix in prefixes])
+    asked = Prefixes(rows, torch.tensor([len(prefix) for prefix in prefixes]), torch.full((5,), END))
+    logits = torch.randn((5, TEXT + LEVELS * CODES), generator=torch.manual_seed(1)) * 3
+    given, stride = logits.clone(), len(SIDS) + 1
+    keys = torch.tensor([row * stride + item for row in range(5) for item in hidden])
+    lists = RowLists(keys, torch.zeros((5, 1), dtype=torch.bool), stride) if hidden else None
+    dead = constrain(logits, CATALOGUE, asked, lists)
+    left = [path for item, path in enumerate(PATHS) if item not in hidden]
+    for row, prefix in enumerate(prefixes[:3]):
+        among = may_follow(prefix)
+        legal = sorted({path[len(prefix)] for path in left if path[: len(prefix)] == prefix})
+        expected = torch.full_like(logits[row], -torch.inf)
+        expected[legal] = given[row, legal] - given[row, among].logsumexp(0)
+        torch.testing.assert_close(logits[row], expected)
+    for row in (3, 4):  # a whole ID, and no prefix at all
+        assert logits[row].isfinite().nonzero().tolist() == [[END]] and logits[row, END] == 0
+    assert dead.tolist() == [False, False, False, False, True]
 
 
 def test_what_needs_the_vocabulary_is_refused():

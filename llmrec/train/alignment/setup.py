@@ -93,8 +93,6 @@ class InitialPolicy:
     def scorer(self, settings: AlignmentConfig) -> CompletionScorer:
         """How its log-probabilities are normalised; words before the ID are tokens of the whole vocabulary."""
         catalogue = self.run.catalogue
-        if settings.normalise == "vocabulary":
-            catalogue.check_whole_vocabulary("normalise: vocabulary")
         normalise = settings.normalise or catalogue.softmax
         return CompletionScorer("vocabulary" if catalogue.reasons else normalise, catalogue)
 
