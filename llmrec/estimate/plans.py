@@ -113,20 +113,29 @@ def plan(recipe: Recipe, run: Path, stages: Sequence[Stage], counts: bool = Fals
         [name for name in ALIGNED if read_manifest(run, name) is not None],
         systems_in(requested),
     )
-    parameters = (work.shape.parameters + row_parameters(work)) / 1e6
-    tokens = work.training_counts()[0] / 1e6
+    names = [stage.name for stage in stages]
     # Only a training may compute in bfloat16; without one torch is not loaded to find out.
-    precision = flops.precision(work, "sft" if any(stage.name == "sft" for stage in stages) else "decode")
-    trained, speed = trained_parameters(work) / 1e6, machine_speed(precision)
+    precision = flops.precision(work, "sft" if "sft" in names else "decode")
+    speed = machine_speed(precision)
     basis = (
-        f"{size.users:,} users, {size.items:,} items, {size.interactions:,} interactions; "
-        f"{parameters:,.3g} M parameters, {trained:,.3g} M of them trained, {tokens:,.2g} M training tokens, "
+        f"{size.users:,} users, {size.items:,} items, {size.interactions:,} interactions; {_model(work, names)}"
         f"{speed.flops / 1e9:,.0f} GFLOP/s measured in {precision}; downloads not counted"
     )
     seconds: dict[str, float | None] = {
         stage.name: stage.start_seconds + _seconds(work, stage.name) for stage in stages
     }
     return Plan(seconds, memory_gb(work, list(seconds)), memory.disk_gb(work), basis, speed.used_by_others)
+
+
+def _model(work: Workload, stages: Sequence[str]) -> str:
+    """What the stages compute with: the language model's weights, and what SFT learns from, where it is trained."""
+    if not set(stages) - set(flops.WITHOUT_LANGUAGE_MODEL):
+        return ""
+    parts = [f"{(work.shape.parameters + row_parameters(work)) / 1e6:,.3g} M parameters"]
+    if "sft" in stages:
+        parts.append(f"{trained_parameters(work) / 1e6:,.3g} M of them trained")
+        parts.append(f"{work.training_counts()[0] / 1e6:,.2g} M training tokens")
+    return "".join(f"{part}, " for part in parts)
 
 
 def _seconds(work: Workload, stage: str) -> float:

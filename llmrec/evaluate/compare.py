@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from rich.markup import escape
-from rich.table import Table
 
 from llmrec import layout
 from llmrec.assets import without_folders
@@ -24,7 +22,6 @@ from llmrec.evaluate.summary import order_systems, shown_cutoff, shown_split, sy
 from llmrec.files import read_json
 from llmrec.metrics.statistics import (
     bootstrap_seeds,
-    format_estimate,
     holm,
     p_values,
     percentile_interval,
@@ -35,10 +32,6 @@ from llmrec.yaml_files import read_yaml
 _UNRELATED = ("name", "description", "seed", "parent", "track")
 _SEEDED = ("dpo", "grpo")
 """Sections that have their own seed."""
-
-
-HOLDS = "✓"
-"""Mark of a difference that is told from chance."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,8 @@ class ComparisonRow:
             itself and if the runs cannot be paired; without the metrics of all lists at once.
         users: number of users behind the differences.
         p: per metric the p-value of the difference, as if it were the only one.
-        p_holm: the same, adjusted for all differences of the metric in the comparison (Holm 1979).
+        p_holm: the same, adjusted for all differences of the metric in the comparison (Holm 1979); none for a
+            difference that is 0 for every user, because there is nothing to test.
     """
 
     runs: tuple[str, ...]
@@ -90,6 +84,10 @@ class Comparison:
     rows: tuple[ComparisonRow, ...]
     confidence: float
     cautions: tuple[str, ...]
+
+    def compared(self, metric: str) -> int:
+        """Number of differences of a metric that are judged together: those of lists that are not the same."""
+        return sum(_differs(row, metric) for row in self.rows)
 
     def holds(self, row: ComparisonRow, metric: str) -> bool:
         """Whether a row's difference is told from 0 when all differences of the metric are judged together."""
@@ -142,46 +140,6 @@ def compare(
     return Comparison(
         split, names, against, tuple(_adjusted(rows, names)), confidence, tuple(_cautions(evaluated))
     )
-
-
-def comparison_table(comparison: Comparison) -> Table:
-    """Format a comparison as a table: means (± standard deviation over seeds) and paired differences."""
-    reference = f"{comparison.against} of the same run" if comparison.against else "the first run"
-    paired = [name for name in comparison.metrics if any(name in row.differences for row in comparison.rows)]
-    about = f"; Δ against {reference}, paired over the same users" if paired else ""
-    table = Table(title=f"{comparison.split} split{about}")
-    table.add_column("run")
-    table.add_column("system")
-    for name in comparison.metrics:
-        table.add_column(name.upper(), justify="right")
-        if name in paired:
-            table.add_column("Δ", justify="right")
-    for row in comparison.rows:
-        label = row.runs[0] if len(row.runs) == 1 else f"{row.runs[0]} … ({len(row.runs)} seeds)"
-        cells = []
-        for name in comparison.metrics:
-            deviation = f" ± {row.deviations[name]:.4f}" if row.deviations else ""
-            cells.append(f"{row.values[name]:.4f}{deviation}")
-            if name in paired:
-                mark = f" {HOLDS}" if comparison.holds(row, name) else ""
-                cells.append(_difference(*row.differences[name]) + mark if name in row.differences else "")
-        table.add_row(label, row.system, *cells)
-    table.caption = "\n".join([*_legend(comparison, paired), *comparison.cautions]) or None
-    return table
-
-
-def _legend(comparison: Comparison, paired: Sequence[str]) -> list[str]:
-    """Say what the mark behind a difference means, and why an interval alone is not enough."""
-    if not paired:
-        return []
-    count = max(sum(name in row.differences for row in comparison.rows) for name in paired)
-    level = 1 - comparison.confidence
-    if count < 2:
-        return [f"{HOLDS}: told from chance at the {level:.0%} level"]
-    return [
-        f"{HOLDS}: told from chance, although {count} differences were looked at together (Holm, {level:.0%})",
-        f"without {HOLDS} an interval beside 0 can be luck: one in {1 / level:.0f} is, where nothing differs",
-    ]
 
 
 @dataclass(frozen=True)
@@ -294,10 +252,15 @@ def _adjusted(rows: Sequence[ComparisonRow], names: Sequence[str]) -> list[Compa
     """Adjust the p-values of each metric over all rows that have a difference in it."""
     adjusted: list[dict[str, float]] = [{} for _ in rows]
     for name in names:
-        tested = [place for place, row in enumerate(rows) if name in row.p]
+        tested = [place for place, row in enumerate(rows) if _differs(row, name)]
         for place, value in zip(tested, holm([rows[place].p[name] for place in tested]), strict=True):
             adjusted[place][name] = value
     return [replace(row, p_holm=values) for row, values in zip(rows, adjusted, strict=True)]
+
+
+def _differs(row: ComparisonRow, metric: str) -> bool:
+    """Whether a row has a difference that is not 0 for every user, as that of an opponent that two runs share."""
+    return any(row.differences.get(metric, ()))
 
 
 def _is_metric_of(run: _Evaluated, name: str) -> bool:
@@ -389,7 +352,3 @@ def _cautions(evaluated: Sequence[_Evaluated]) -> list[str]:
         if masks != reference:
             cautions.append(f"{run.name}: mask_seen is {masks}, in {first.name} {reference}")
     return cautions
-
-
-def _difference(gap: float, low: float, high: float) -> str:
-    return escape(format_estimate(gap, (low, high), signed=True))

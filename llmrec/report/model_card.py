@@ -18,6 +18,7 @@ from llmrec.evaluate.summary import order_by_metric
 from llmrec.files import read_json
 from llmrec.metrics.statistics import format_estimate
 from llmrec.recommend.model_names import ALIGNED
+from llmrec.report.verdict import in_full, shown_verdict
 
 UNKNOWN = "not known to llmrec"
 VERSIONS = ("llmrec", "torch", "transformers", "trl", "peft")
@@ -58,10 +59,15 @@ def render(
         "## Data\n\n" + _data(run, card),
         f"## Licences\n\nBase model {base}: {base_licence(recipe.base)}.\nData: {card['licence']}.\n"
         "Whoever passes this model on answers for both.",
-        "## Recipe\n\n```yaml\n" + yaml.safe_dump(shown, sort_keys=False, allow_unicode=True) + "```",
+        "## Recipe\n\n" + _folded("All settings", yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)),
         _versions(run),
     ]
     return _front_matter(recipe, base, adapters) + "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _folded(title: str, text: str) -> str:
+    """YAML under a title that opens it: it is longer than the rest of the card."""
+    return f"<details><summary>{title}</summary>\n\n```yaml\n{text}```\n\n</details>"
 
 
 def base_licence(base: BaseConfig) -> str:
@@ -142,8 +148,16 @@ def _use(adapters: Sequence[str], model: str, repo: str | None, recipe: Recipe) 
         *([] if recipe.sft.parallel_codes else [SERVE]),
         "```",
         "",
+        "```python",
+        "from llmrec import Recommender",
+        "",
+        'Recommender.load("FOLDER").recommend(["ITEM", "ITEM"])',
+        "```",
+        "",
         "Titles are item ids here, because the texts of the items are not part of this model. To see titles, put the "
         "run's `data/items.parquet` into `data/`.",
+        "",
+        "Weights and tokenizer alone, whose answers nothing holds to the catalogue:",
         "",
         "```python",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -181,6 +195,9 @@ def _metrics(run: Path) -> str:
             cells = [_cell(systems[system], name) for name in names]
             rows.append(f"| {system} | " + " | ".join(cells) + f" | {systems[system]['users']} |")
         text.append("\n".join(rows))
+    verdict = shown_verdict(run, metrics)
+    if verdict is not None:
+        text.append(f"{in_full(verdict, metrics)}.")
     return "\n\n".join(text)
 
 

@@ -108,21 +108,38 @@ def summary(run: Path) -> list[str]:
         run: an evaluated run.
     """
     metrics = read_json(run / layout.METRICS)
+    verdict = shown_verdict(run, metrics)
+    if verdict is None:
+        return []
+    given = advice(run, metrics, verdict, layout.shown_name(run))
+    return [f"verdict: {in_full(verdict, metrics)}", *(f"advice:  {entry.line()}" for entry in given)]
+
+
+def shown_verdict(run: Path, metrics: dict[str, Any]) -> Verdict | None:
+    """The verdict on the model that a run recommends with; None if it has none.
+
+    Args:
+        run: an evaluated run.
+        metrics: content of its `eval/metrics.json`.
+    """
     protocol = metrics["protocol"]
     split, k = shown_split(protocol["splits"]), shown_cutoff(protocol["k"])
     systems = list(metrics[split])
     model = shown_model(run, order_systems(name for name in systems if not is_baseline(name)))
     if model is None:
-        return []
-    verdict = judge(metrics, split, model, f"ndcg@{k}", system_titles(systems, protocol))
-    lines = [f"verdict: {verdict.sentence} on {split} NDCG@{k}"]
+        return None
+    return judge(metrics, split, model, f"ndcg@{k}", system_titles(systems, protocol))
+
+
+def in_full(verdict: Verdict, metrics: Mapping[str, Any]) -> str:
+    """A verdict's sentence with split, metric, and the baseline that its model trails most; without its full stop."""
+    protocol = metrics["protocol"]
+    sentence = f"{verdict.sentence} on {shown_split(protocol['splits'])} NDCG@{shown_cutoff(protocol['k'])}"
     behind = [other for other in verdict.against if other["word"] == TRAILS]
-    if behind:
-        worst = behind[0]
-        gap = format_estimate(worst["gap"], worst["interval"], signed=True)
-        lines[0] += f"; furthest behind {worst['title']}: {gap}"
-    name = layout.shown_name(run)
-    return lines + [f"advice:  {entry.line()}" for entry in advice(run, metrics, verdict, name)]
+    if not behind:
+        return sentence
+    gap = format_estimate(behind[0]["gap"], behind[0]["interval"], signed=True)
+    return f"{sentence}; furthest behind {behind[0]['title']}: {gap}"
 
 
 def advice(run: Path, metrics: dict[str, Any], verdict: Verdict, name: str) -> list[Advice]:

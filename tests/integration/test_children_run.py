@@ -77,7 +77,7 @@ def test_what_needs_the_whole_vocabulary_is_refused_in_a_line(shop, run):
         done = small_shop.run(folder, *command)
         assert done.returncode == 2, (command, done.stderr)
         assert message in done.stderr.strip().splitlines()[-1]
-    with pytest.raises(UserError, match="decode.engine=generate needs"):
+    with pytest.raises(UserError, match=r"decode\.engine=generate needs"):
         Recommender.load(run).rank([["i1"]], engine="generate")
 
 

@@ -12,10 +12,11 @@ from llmrec import pipeline
 from llmrec.bench.quality import collect_figures
 from llmrec.data.examples import evaluation_examples
 from llmrec.errors import UserError
-from llmrec.evaluate.compare import compare, comparison_table
+from llmrec.evaluate.compare import compare
 from llmrec.experiments.arms import ArmRun, ArmsFile
 from llmrec.files import read_json, write_json
 from llmrec.metrics.statistics import holm
+from llmrec.report.comparison import comparison_table
 from llmrec.report.page.render import render
 from llmrec.report.tables import beyond_table, metrics_table
 from llmrec.stages import eval as eval_stage
@@ -233,6 +234,20 @@ def test_tables_of_one_run_and_of_several(tmp_path, evaluated):
     assert "✓: told from chance, although 4 differences were looked at together" in " ".join(told.split())
     with pytest.raises(UserError, match="run tiny: has no system 'grpo'"):
         compare([evaluated], against="grpo")
+
+
+def test_lists_that_two_runs_share_are_no_difference_that_is_judged(tmp_path, evaluated):
+    """Else every opponent of both runs would make the one real difference harder to tell from chance."""
+    other = make_run(tmp_path / "other", make_recipe("other", sft={"epochs": 1}), 2)
+    run_stage_function(eval_stage, make_recipe("other", sft={"epochs": 1}), other)
+    comparison = compare([evaluated, other], metrics=["mrr@5"])
+    rows = {row.system: row for row in comparison.rows if row.runs == ("other",)}
+    assert rows["popularity"].differences["mrr@5"] == (0, 0, 0) and rows["popularity"].p_holm == {}
+    assert rows["sft"].p_holm["mrr@5"] == rows["sft"].p["mrr@5"] and comparison.compared("mrr@5") == 1
+    text = " ".join(printed(comparison_table(comparison)).split())
+    assert "the same" in text and "✓: told from chance (5% level)" in text and "luck" not in text
+    again = compare([evaluated, evaluated], metrics=["mrr@5"])
+    assert "told from chance" not in printed(comparison_table(again))
 
 
 def test_arms_of_several_seeds_have_means_over_seeds_and_paired_intervals(tmp_path, monkeypatch):

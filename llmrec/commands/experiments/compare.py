@@ -32,11 +32,12 @@ def run(
     if len(runs) == 1 and against is None:
         raise UserError("compare: only one run given; name a second, or --against SYSTEM of the same run")
     folders = [find_run(run) for run in runs]
-    from llmrec.evaluate import compare as comparison
+    from llmrec.evaluate.compare import compare
+    from llmrec.report.comparison import comparison_table
     from llmrec.report.screen import show
 
-    result = comparison.compare(folders, split, comma_separated(metrics) or None, against)
-    show(comparison.comparison_table(result))
+    result = compare(folders, split, comma_separated(metrics) or None, against)
+    show(comparison_table(result))
     if out is not None:
         given = {"--split": split, "--against": against, "--metrics": metrics}
         options = [word for option, value in given.items() if value for word in (option, value)]
