@@ -204,6 +204,17 @@ def test_two_processes_with_a_part_of_the_weights_each_learn_what_one_does(shop,
 
 
 @pytest.mark.cpu_alone
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_the_softmax_over_children_is_learnt_in_parts_too(shop, mode):
+    """The head's rows are gathered where its weights are whole, inside its forward."""
+    options = [*LORA, f"sft.mode={mode}", "sft.softmax=children", "ids.collisions=own_code", "sft.lr=1e-4"]
+    options += ["sft.valid_lists=9", "sft.eval_steps=3", "sft.valid_users=11", "sft.lora.rank=1"]
+    options += ["sft.distillation={teacher: item_knn, weight: 0.5, synthetic_items: 1}"]
+    one, two = (train_together(shop[0], f"children-{mode}-{len(how)}", options, *how) for how in ((), SHARED))
+    assert_learnt_alike(one, two, atol=5e-5)
+
+
+@pytest.mark.cpu_alone
 def test_all_weights_are_learnt_in_parts_too(shop):
     options = ["sft.mode=full", "sft.lr=1e-4", "sft.valid_lists=9", "sft.gradient_checkpointing=true"]
     options += ["sft.bf16=true", "sft.batch=8", "sft.accumulate=2", "sft.valid_users=11"]
