@@ -10,9 +10,10 @@ import polars as pl
 
 from llmrec import layout
 from llmrec.data.attributes import read_items
-from llmrec.data.card import Items, Table, load_card
+from llmrec.data.card import load_card
 from llmrec.data.source import items_table
 from llmrec.data.tables import read
+from llmrec.data.tables.described import Items, Table
 from llmrec.data.tables.notes import listed, quiet, tell
 from llmrec.errors import UserError
 from llmrec.files import read_json

@@ -9,8 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from llmrec.data.card import Table
 from llmrec.data.tables import read
+from llmrec.data.tables.described import Table
 from llmrec.data.tables.notes import short, tell
 from llmrec.data.words import TEXT_LIMIT, TITLE_LIMIT, clean_text, is_missing, joined, labels, prices
 from llmrec.errors import UserError

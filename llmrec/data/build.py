@@ -12,12 +12,13 @@ import numpy.typing as npt
 from llmrec.artifacts import StageContext
 from llmrec.config import Split, Ties
 from llmrec.data.attributes import bare_items, read_items, read_users
-from llmrec.data.card import PART, load_card
+from llmrec.data.card import load_card
 from llmrec.data.clean import by_user_and_time, clean, order_ties, tied_targets, without_leaks
 from llmrec.data.guess.swapped import tell_swapped
 from llmrec.data.log import Log, read_log
 from llmrec.data.source import Dataset, locate
 from llmrec.data.split import FINDINGS, SPLITS, Labels, findings, split, words_of_parts
+from llmrec.data.tables.described import PART
 from llmrec.data.tables.notes import tell
 from llmrec.data.write import write_interactions
 from llmrec.errors import UserError
@@ -119,13 +120,13 @@ def read_interactions(dataset: Dataset, config: Split, scratch: Path) -> Log:
     """
     table, files = dataset.interactions
     if config.kind != "given":
-        return read_log(table, files, scratch)
+        return read_log(table, files, scratch, joined=dataset.joined)
     if config.column is None and not dataset.parts:
         raise UserError(
             "split.kind given needs split.column, or `path: {train: …, valid: …, test: …}` of the interactions"
         )
     table = table if config.column is None else table.with_part(config.column)
-    return read_log(table, files, scratch, dataset.parts, words_of_parts(config))
+    return read_log(table, files, scratch, dataset.parts, words_of_parts(config), dataset.joined)
 
 
 def _labels(log: Log, config: Split, seed: int) -> Labels:

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import polars as pl
 
 from llmrec.config import Filters, Ties
-from llmrec.data.card import PART
 from llmrec.data.log import Log
 from llmrec.data.split import target_rows
+from llmrec.data.tables.described import PART
 from llmrec.errors import UserError
 
 

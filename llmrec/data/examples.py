@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from llmrec.data.card import EVENT_FIELDS
 from llmrec.data.log import TEXT_FIELDS
 from llmrec.data.split import target_rows
+from llmrec.data.tables.described import EVENT_FIELDS
 from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.progress.run_lock import unfinished

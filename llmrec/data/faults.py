@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
-from llmrec.data.card import PART, Interactions
 from llmrec.data.tables import read
+from llmrec.data.tables.described import PART, Interactions
 from llmrec.data.tables.notes import short, tell
 from llmrec.data.times import UNIT_NAMES, UNITS, mixed_units, no_times
 from llmrec.errors import UserError
@@ -53,12 +53,12 @@ def refuse_or_drop(
     dropped: dict[str, int] = {}
     keep = pl.repeat(True, len(rows), dtype=pl.Boolean, eager=True)
     for fault in _faults(table, rows, unit, parts):
+        left = fault.rows & keep  # a row without an order has neither a user nor a time: one fault
         if fault.key is not None and getattr(table, fault.key) == "drop":
-            new = fault.rows & keep
-            dropped[fault.key] = dropped.get(fault.key, 0) + int(new.sum())
+            dropped[fault.key] = dropped.get(fault.key, 0) + int(left.sum())
             keep &= ~fault.rows
-        else:
-            problems.append(fault)
+        elif left.any():
+            problems.append(replace(fault, rows=left))
     lines = _lines(problems, parts)
     if lines:
         keys = [f"`{key}: drop`" for key in dict.fromkeys(fault.key for fault in problems) if key is not None]
@@ -74,7 +74,7 @@ def refuse_or_drop(
 
 def _faults(table: Interactions, rows: pl.DataFrame, unit: int, parts: list[read.TableFile]) -> list[Fault]:
     faults = []
-    for name in rows.columns:
+    for name in sorted(rows.columns, key=lambda name: name not in ("user", "item")):
         column = f"(column {table.columns.get(name, name)!r})"
         nulls = rows[name].is_null() if rows[name].null_count() else None
         if name in ("user", "item") and nulls is not None:

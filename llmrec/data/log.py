@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from llmrec.data.card import PART, Interactions
 from llmrec.data.faults import refuse_or_drop
 from llmrec.data.split import LABELS
-from llmrec.data.tables import read
+from llmrec.data.tables import histories, read
+from llmrec.data.tables.described import PART, Interactions
 from llmrec.data.tables.explode import explode, matching
-from llmrec.data.tables.histories import joined
 from llmrec.data.tables.notes import tell
 from llmrec.data.times import UNIT_NAMES, Reading, are_positions, as_floats, date_of, derived_unit, reading
 from llmrec.errors import UserError
@@ -95,6 +94,7 @@ def read_log(
     scratch: Path,
     parts_of_files: Sequence[str] = (),
     words: Mapping[str, int] | None = None,
+    joined: Sequence[Path] = (),
 ) -> Log:
     """Read the interactions of a dataset in one streaming pass.
 
@@ -107,12 +107,14 @@ def read_log(
         scratch: folder for rewritten copies.
         parts_of_files: part of a given split that each file holds; empty if a column says so, or nothing does.
         words: name of a part → index into `split.LABELS`; None if the split is not given.
+        joined: files of the table that `table.join` describes.
 
     Raises:
         UserError: an empty id, a time that cannot be parsed or stands for no time, times in two units, or a rating
             that is not a number; the message names the file and row of the first bad value of each kind.
     """
-    parts, words = _open(table, files, scratch, parts_of_files, dict(words or {}))
+    parts = read.scan(table, files, scratch, joined)
+    parts, words = _as_interactions(table, parts, parts_of_files, dict(words or {}))
     frame = read.combined(parts)
     how = None
     if "time" in table.columns:
@@ -138,19 +140,17 @@ def read_log(
     return log
 
 
-def _open(
+def _as_interactions(
     table: Interactions,
-    files: list[Path],
-    scratch: Path,
+    parts: list[read.TableFile],
     parts_of_files: Sequence[str],
     words: dict[str, int],
 ) -> tuple[list[read.TableFile], dict[str, int]]:
-    """Open the files of a log as one row an interaction, with the part of each row where it is given.
+    """Make the files of a log one row an interaction, with the part of each row where it is given.
 
     Returns:
         The files, and name of a part → index into `split.LABELS`.
     """
-    parts = read.scan(table, files, scratch)
     names = {name: code for code, name in enumerate(LABELS)}
     if parts_of_files and PART not in table.columns:
         words = names
@@ -159,7 +159,7 @@ def _open(
             for part, name in zip(parts, parts_of_files, strict=True)
         ]
     if "history" in table.columns:
-        return [joined(parts, table, words)], names
+        return [histories.joined(parts, table, words)], names
     return matching(explode(parts, table), table.pattern), words
 
 

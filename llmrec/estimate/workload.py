@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from llmrec.config import DataSize, Recipe
-from llmrec.data.card import EVENT_FIELDS, Card, Source
+from llmrec.data.card import Card, Source
+from llmrec.data.tables.described import EVENT_FIELDS
 from llmrec.ids.collisions import adds_level
 from llmrec.models.shape import model_shape
 from llmrec.text.mix import load_training_mix

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from llmrec.data.card import Table
+from llmrec.data.tables.described import Table
 from llmrec.data.tables.notes import listed, short, tell
 from llmrec.data.tables.read import column_names, scan
 from llmrec.errors import UserError

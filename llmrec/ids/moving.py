@@ -17,9 +17,9 @@ import numpy as np
 import polars as pl
 
 from llmrec.config import Part
-from llmrec.data.card import PART, Interactions
 from llmrec.data.split import KNOWN, LABELS, SPLITS
 from llmrec.data.tables import read
+from llmrec.data.tables.described import PART, Interactions
 from llmrec.data.tables.histories import joined
 from llmrec.data.words import TITLE_LIMIT, clean_text
 from llmrec.errors import UserError

@@ -9,10 +9,10 @@ from typing import Any
 from rich.table import Table as Screen
 from rich.text import Text
 
-from llmrec.data.card import EVENT_FIELDS, Table
 from llmrec.data.guess.reading import Understood
 from llmrec.data.source import Dataset
 from llmrec.data.tables import read
+from llmrec.data.tables.described import EVENT_FIELDS, Interactions, Join, Table
 from llmrec.data.tables.notes import quiet, short
 from llmrec.data.words import plain
 from llmrec.report.screen import show
@@ -37,9 +37,11 @@ def print_tables(dataset: Dataset, scratch: Path | None) -> None:
             table, files = located
             names = ", ".join(path.name for path in files[:3]) + (", …" if len(files) > 3 else "")
             count = f" ({len(files)} files)" if len(files) > 1 else ""
-            print(f"{name}: {shown(names)}{count}")
+            print(f"{name}: {shown(names)}{count}{shown(_joined(dataset)) if name == 'interactions' else ''}")
             print(f"  {shown(', '.join(_meanings(table)))}")
             unused = [] if scratch is None else _unused(table, files[0], scratch)
+            if scratch is not None and name == "interactions" and dataset.interactions[0].join is not None:
+                unused += _unused(dataset.interactions[0].join, dataset.joined[0], scratch, table)
             if unused:
                 print(f"  not used: {shown(', '.join(unused))}")
     missing = _missing(dataset)
@@ -52,14 +54,25 @@ def _meanings(table: Table) -> Iterable[str]:
     yield from (f"{meaning} = {len(columns)} columns of 0 and 1" for meaning, columns in table.flags.items())
 
 
-def _unused(table: Table, path: Path, scratch: Path) -> list[str]:
-    """Return the columns of a file that no meaning of the card is read from."""
+def _joined(dataset: Dataset) -> str:
+    """Say which files are joined to the log, and by which columns."""
+    join = dataset.interactions[0].join
+    if join is None:
+        return ""
+    names = ", ".join(path.name for path in dataset.joined[:3]) + (", …" if len(dataset.joined) > 3 else "")
+    return f", joined to {names} by {' = '.join(dict.fromkeys(join.keys))}"
+
+
+def _unused(table: Table, path: Path, scratch: Path, log: Table | None = None) -> list[str]:
+    """Return the columns of a file that no meaning of the card is read from; `log` is what it is joined to."""
     if table.header is not True or table.format_of(path) == "sequences":
         return []
-    used = read.columns_of(table)
+    used = read.columns_of(table if log is None else log)
+    join = table if isinstance(table, Join) else table.join if isinstance(table, Interactions) else None
+    keys = () if join is None else join.keys
     with quiet():
-        names = read.column_names(table, path, scratch, used)
-    return [name for name in names if name not in used]
+        names = read.column_names(table, path, scratch, {keys[log is not None]} if keys else used)
+    return [name for name in names if not {name, read.PREFIX + name if log else name} & {*used, *keys}]
 
 
 def _missing(dataset: Dataset) -> list[str]:

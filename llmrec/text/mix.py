@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llmrec.config import TaskConfig
-from llmrec.data.card import EVENT_FIELDS
+from llmrec.data.tables.described import EVENT_FIELDS
 from llmrec.errors import UserError
 from llmrec.text.prompts import Fields, Template
 from llmrec.text.tasks import (

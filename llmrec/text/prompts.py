@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field
 
 from llmrec.config import Section
-from llmrec.data.card import EVENT_FIELDS
+from llmrec.data.tables.described import EVENT_FIELDS
 from llmrec.errors import UserError, did_you_mean
 
 Role = Literal["history", "target", "user", "candidates"]

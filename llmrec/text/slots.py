@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from llmrec.data.card import EVENT_FIELDS
 from llmrec.data.log import TEXT_FIELDS
+from llmrec.data.tables.described import EVENT_FIELDS
 from llmrec.errors import UserError
 from llmrec.text.prompts import Role, Segment
 from llmrec.text.tokens import TextEncoder

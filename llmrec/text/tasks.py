@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from llmrec import assets
 from llmrec.config import Section, validate
-from llmrec.data.card import EVENT_FIELDS
+from llmrec.data.tables.described import EVENT_FIELDS
 from llmrec.errors import UserError, did_you_mean
 from llmrec.text.prompts import (
     Fields,

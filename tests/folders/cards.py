@@ -290,5 +290,17 @@ CASES = {
         },
         {},
     ),
+    "order_lines": (
+        {
+            "interactions": {
+                "path": "order_lines.csv",
+                "join": {"path": "orders.csv", "separator": ";", "by": {"order_id": "id"}},
+                "columns": {"user": "customer_id", "item": "product_id", "time": "joined.created_at"},
+            },
+            "items": {"path": "products.csv", "columns": {"item": "product_id", "title": "title"}},
+            "users": None,
+        },
+        {},
+    ),
     "other_zeros": ({"interactions": {"columns": {"user": "user", "item": "sku"}}, "items": None}, {}),
 }

@@ -143,8 +143,19 @@ def json_array():
 
 
 def order_lines():
-    """Orders and their lines in two files: user and item are in no common row."""
-    orders = [(place, f"c{u}", day(TIMES[place])) for place, (u, _) in enumerate(PAIRS)]
+    """Orders and their lines in two files: user, item and time are in no common row, and both have an id."""
+    orders = [(100 + place, f"c{u}", TIMES[place], "paid") for place, (u, _) in enumerate(PAIRS)]
+    rows = [(place, 100 + place, f"p{i}", 1, day(START)) for place, (_, i) in enumerate(PAIRS)]
+    return {
+        "orders.csv": lines([("id", "customer_id", "created_at", "status"), *orders], ";"),
+        "order_lines.csv": lines([("id", "order_id", "product_id", "quantity", "created_at"), *rows]),
+        "products.csv": lines([("product_id", "title"), *((f"p{i}", f"Thing {i}") for i in range(ITEMS))]),
+    }
+
+
+def orders_twice():
+    """Orders and their lines in two files that share a column, of which no row of the orders is told apart."""
+    orders = [(place // 2, f"c{u}", day(TIMES[0])) for place, (u, _) in enumerate(PAIRS)]
     return {
         "orders.csv": lines([("order_id", "customer_id", "ordered_at"), *orders]),
         "order_items.csv": lines(

@@ -7,7 +7,7 @@ import tiny_decoders
 import torch
 
 from llmrec.config import EvalTask, Recipe
-from llmrec.data.card import EVENT_FIELDS
+from llmrec.data.tables.described import EVENT_FIELDS
 from llmrec.decode import free_text
 from llmrec.errors import UserError
 from llmrec.evaluate.tasks.questions import choices, kind_of, resolve_eval_task

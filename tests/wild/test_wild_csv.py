@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmrec.data.card import Table
 from llmrec.data.tables import csv_check, read
 from llmrec.data.tables.csv_check import Check
+from llmrec.data.tables.described import Table
 from llmrec.errors import UserError
 
 

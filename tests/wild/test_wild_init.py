@@ -143,7 +143,7 @@ def test_without_a_terminal_the_best_guess_is_taken(tmp_path, monkeypatch):
     [
         (exports.unrelated(), "no file has a column of users and one of items"),
         (exports.unrelated(), "llmrec cp template my-shop.yaml"),
-        (exports.order_lines(), "join both by 'order_id'"),
+        (exports.orders_twice(), "join both by 'order_id'"),
         ({"shop.xlsx": b"PK\x03\x04"}, "export it as CSV"),
         ({"dump.zip": b"PK\x03\x04"}, "unpack it"),
         ({"empty.csv": b""}, "the file is empty"),

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from own_data import build
 
-from llmrec.data.card import Interactions
 from llmrec.data.log import read_log
+from llmrec.data.tables.described import Interactions
 from llmrec.errors import UserError
 
 PAIRS = [("1", "a"), ("1", "b"), ("1", "c"), ("2", "b"), ("2", "a"), ("2", "d")]

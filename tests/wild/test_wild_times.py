@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from own_data import build
 
-from llmrec.data.card import Interactions, load_card
+from llmrec.data.card import load_card
 from llmrec.data.log import read_log
+from llmrec.data.tables.described import Interactions
 from llmrec.errors import UserError
 
 APRIL = 1_649_376_000

@@ -103,8 +103,9 @@ def _has_columns(dataset: Dataset, scratch: Path, problems: list[str]) -> bool:
     before = len(problems)
     for located in (dataset.interactions, dataset.items, dataset.users):
         if located is not None:
+            joined = dataset.joined if located is dataset.interactions else ()
             with _collect_errors(problems):
-                read.check_columns(*located, scratch)
+                read.check_columns(*located, scratch, joined)
     return len(problems) == before
 
 

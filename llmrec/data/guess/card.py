@@ -12,13 +12,14 @@ from typing import Any
 import yaml
 
 from llmrec.config import validate
-from llmrec.data.card import Card, Table
+from llmrec.data.card import Card
 from llmrec.data.guess.attributes import TableGuess, meaning_of
 from llmrec.data.guess.columns import Column
 from llmrec.data.guess.files import FoundTable
 from llmrec.data.guess.folder import Guess
 from llmrec.data.guess.interactions import LogGuess
 from llmrec.data.guess.reading import Understood
+from llmrec.data.tables.described import Table
 from llmrec.data.words import plain
 from llmrec.errors import UserError
 from llmrec.yaml_files import parse_yaml
@@ -183,20 +184,28 @@ def _filters(guess: Guess, understood: Understood | None) -> list[str]:
 
 def _written(found: FoundTable, header: list[str] | None) -> list[str]:
     """Return the lines of path and writing; what the ending of the name tells is left out."""
-    lines = [f"  path: {scalar(found.path)}"]
+    keys = _writing(found)
+    if header is not None:
+        keys["header"] = header
+    if found.join is not None:
+        keys["join"] = _writing(found.join.found) | {"by": found.join.by}
+    return [
+        f"  {key}: {_flow(value) if isinstance(value, list | dict) else scalar(value)}"
+        for key, value in keys.items()
+    ]
+
+
+def _writing(found: FoundTable) -> dict[str, Any]:
+    """Return the keys of path and writing; what the ending of the name tells is left out."""
     written = dict(found.written)
     kind = written.pop("format")
+    keys: dict[str, Any] = {"path": found.path}
     if any(_format_of(found.path, path) != kind for path in found.files):
-        lines.append(f"  format: {kind}")
+        keys["format"] = kind
     usual = "\t" if ".tsv" in found.files[0].suffixes else ","
     if written.get("separator") == usual:
         written.pop("separator")
-    if header is not None:
-        written["header"] = header
-    return lines + [
-        f"  {key}: {_flow(value) if isinstance(value, list) else scalar(value)}"
-        for key, value in written.items()
-    ]
+    return keys | written
 
 
 def _format_of(name: str, path: Path) -> str | None:
@@ -231,7 +240,9 @@ def scalar(value: Any) -> str:
 
 def _flow(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{scalar(key)}: {scalar(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{scalar(key)}: {_flow(inner)}" for key, inner in value.items()) + "}"
+    if not isinstance(value, list | tuple):
+        return scalar(value)
     return "[" + ", ".join(map(scalar, value)) + "]"
 
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import polars as pl
 
-from llmrec.data.card import Table
 from llmrec.data.guess import names
 from llmrec.data.tables import read, sniff
+from llmrec.data.tables.described import Table
 from llmrec.data.tables.notes import listed, quiet, short
 from llmrec.errors import UserError
 from llmrec.files import cause_of
@@ -52,6 +52,7 @@ class FoundTable:
         rows: their first rows, columns as in the files; text, except for typed columns of Parquet.
         is_whole: whether these are all rows.
         has_header: whether the files name their columns.
+        join: the table that is joined to this one, if they are a log together.
     """
 
     path: str
@@ -60,6 +61,7 @@ class FoundTable:
     rows: pl.DataFrame
     is_whole: bool
     has_header: bool = True
+    join: FoundJoin | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -69,6 +71,19 @@ class FoundTable:
     def table(self, columns: dict[str, str]) -> Table:
         """Return the card's description of the table with some columns, meaning → name."""
         return Table(path=self.path, columns=columns, **self.written)
+
+
+@dataclass(frozen=True)
+class FoundJoin:
+    """A table that is joined to another.
+
+    Attributes:
+        found: the table.
+        by: `join.by` of the card.
+    """
+
+    found: FoundTable
+    by: str | dict[str, str]
 
 
 def find_tables(folder: Path, scratch: Path) -> tuple[list[FoundTable], dict[str, str]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmrec.data.card import Table
 from llmrec.data.guess.attributes import TableGuess, guess_items, guess_users
 from llmrec.data.guess.choices import Choose, Question
 from llmrec.data.guess.columns import Column
 from llmrec.data.guess.files import find_tables
 from llmrec.data.guess.interactions import LogGuess, Sheet, guess_log
+from llmrec.data.guess.joins import with_joined_log
 from llmrec.data.tables import sniff
+from llmrec.data.tables.described import Table
 from llmrec.data.tables.prepare import decoded
 from llmrec.data.times import formats_in_order
 from llmrec.errors import UserError
@@ -58,7 +59,7 @@ def guess_folder(folder: Path, choose: Choose, scratch: Path) -> Guess:
         raise UserError(
             f"{folder}: no table in it that can be read ({name}: {why}); CSV, JSON lines and Parquet can be"
         )
-    sheets = [Sheet(table) for table in tables]
+    sheets = with_joined_log([Sheet(table) for table in tables])
     log = guess_log(sheets, choose)
     items, item_notes = guess_items(log, sheets, choose, scratch)
     users, user_notes = guess_users(log, items, sheets, choose, scratch)

@@ -19,6 +19,8 @@ from llmrec.errors import UserError
 _DAY = 86_400
 _MOST_COLUMNS = 200
 _FEW_LEVELS = 20
+CLEAR = 2.5
+"""Score from which a column's name says what it is."""
 _LIST_SIGNS = (" ", ",", ";", "|")
 
 
@@ -93,7 +95,7 @@ def guess_log(sheets: list[Sheet], choose: Choose) -> LogGuess:
     Raises:
         UserError: no table has a user and an item in a row.
     """
-    pairs = {sheet.path: _pairs(sheet, sheets) for sheet in sheets}
+    pairs = {sheet.path: pairs_of(sheet, sheets) for sheet in sheets}
     best = [each[0] for each in pairs.values() if each]
     if not best:
         raise UserError(_nothing_fits(sheets))
@@ -130,7 +132,7 @@ def _extras(pair: _Pair) -> float:
     return 0.3 * has_time + 0.3 * has_level
 
 
-def _pairs(sheet: Sheet, sheets: list[Sheet]) -> list[_Pair]:
+def pairs_of(sheet: Sheet, sheets: list[Sheet]) -> list[_Pair]:
     """Return pairs of a user's and an item's column, the likeliest first."""
     others = [other for other in sheets if other is not sheet]
     users = {column.name: _user_score(column, sheet, others) for column in sheet.columns}
@@ -368,12 +370,12 @@ def _nothing_fits(sheets: list[Sheet]) -> str:
         "`columns.item`"
     )
     with_user = [
-        (sheet, c) for sheet in sheets for c in sheet.columns if c.score("user") >= 2.5 and not c.is_unique
+        (sheet, c) for sheet in sheets for c in sheet.columns if c.score("user") >= CLEAR and not c.is_unique
     ]
     with_item = [
-        (sheet, c) for sheet in sheets for c in sheet.columns if c.score("item") >= 2.5 and not c.is_unique
+        (sheet, c) for sheet in sheets for c in sheet.columns if c.score("item") >= CLEAR and not c.is_unique
     ]
-    for one, user in with_user or [(s, c) for s in sheets for c in s.columns if c.score("user") >= 2.5]:
+    for one, user in with_user or [(s, c) for s in sheets for c in s.columns if c.score("user") >= CLEAR]:
         for other, item in with_item:
             shared = sorted(set(one.found.columns) & set(other.found.columns))
             if one is not other and shared:

@@ -63,6 +63,12 @@ def words_of(name: str) -> list[str]:
     return re.findall(r"[^\W\d_]+", spaced.lower())
 
 
+def is_bare_id(name: str) -> bool:
+    """Whether a name says only that it is an id: `id`, `uid`, `no`."""
+    words = words_of(name)
+    return bool(words) and set(words) <= _IDS
+
+
 def _matches(word: str, role: str) -> bool:
     """Whether a word names a role, alone, in the plural, or with an ending for ids (`kundennr`, `itemid`)."""
     known = ROLES[role]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmrec.data.card import Table
 from llmrec.data.guess import names
 from llmrec.data.guess.columns import depends_on
+from llmrec.data.guess.interactions import CLEAR
 from llmrec.data.source import Dataset
 from llmrec.data.tables import read
+from llmrec.data.tables.described import Table
 from llmrec.data.tables.notes import quiet, tell
 
-CLEAR = 2.5
-"""Score from which a column's name says what it is, as `llmrec init` takes it."""
 ROWS = 5_000
 """First rows of a log that are looked at."""
 LARGEST = 200_000_000

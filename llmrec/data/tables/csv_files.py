@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmrec.data.card import Table
 from llmrec.data.tables import sniff
 from llmrec.data.tables.csv_check import Check, Finding, line_at
+from llmrec.data.tables.described import Table
 from llmrec.data.tables.notes import quiet, tell
 from llmrec.data.tables.prepare import decoded_lines, write_copy
 from llmrec.data.tables.sniff import UNIT_SEPARATOR

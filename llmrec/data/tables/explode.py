@@ -8,7 +8,7 @@ from typing import Literal
 
 import polars as pl
 
-from llmrec.data.card import Table
+from llmrec.data.tables.described import Table
 from llmrec.data.tables.notes import short, tell
 from llmrec.data.tables.read import TableFile, first_bad, sample
 from llmrec.data.words import list_of

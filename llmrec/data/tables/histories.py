@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import polars as pl
 
-from llmrec.data.card import PART, Table
 from llmrec.data.split import KNOWN, LABELS
 from llmrec.data.tables import read
+from llmrec.data.tables.described import PART, Table
 from llmrec.data.tables.explode import as_list, list_kind
 from llmrec.data.tables.notes import tell
 from llmrec.data.tables.read import TableFile

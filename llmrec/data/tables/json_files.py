@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmrec.data.card import Table
 from llmrec.data.tables import sniff
+from llmrec.data.tables.described import Table
 from llmrec.data.tables.lists import nested_rows
 from llmrec.data.tables.notes import tell
 from llmrec.data.tables.prepare import decoded, decoded_lines, write_copy

@@ -5,19 +5,24 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from llmrec.data.card import Table
 from llmrec.data.tables.csv_files import open_csv
+from llmrec.data.tables.described import Interactions, Table
 from llmrec.data.tables.json_files import open_json
 from llmrec.data.tables.lists import open_sequences
 from llmrec.data.tables.notes import listed, quiet, short
 from llmrec.data.tables.sniff import UNIT_SEPARATOR
 from llmrec.errors import UserError
 
+JOINED = "__joined"
+"""Column of the values by which a table is joined to a log."""
+PREFIX = "joined."
+"""What a card writes before a column of the joined table, where the log has one of the same name."""
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 
@@ -38,18 +43,20 @@ class TableFile:
     has_entries: bool = False
 
 
-def scan(table: Table, files: list[Path], scratch: Path) -> list[TableFile]:
+def scan(table: Table, files: list[Path], scratch: Path, joined: Sequence[Path] = ()) -> list[TableFile]:
     """Open the files of a table lazily.
 
     Args:
         table: the card's description of the table.
         files: files of the table.
         scratch: folder for rewritten copies (gzip and the like).
+        joined: files of the table that is joined to a log (`llmrec.data.tables.described.Join`).
 
     Raises:
-        UserError: an unreadable or empty file, or a missing column.
+        UserError: an unreadable or empty file, a missing column, or a joined table with two rows for one value.
     """
-    return [_open(table, path, scratch) for path in files]
+    beside = _beside(table, joined, scratch)
+    return [_open(table, path, scratch, beside) for path in files]
 
 
 def column_names(table: Table, path: Path, scratch: Path, needed: set[str]) -> list[str]:
@@ -72,7 +79,7 @@ def columns_of(table: Table) -> set[str]:
     return wanted.union(*table.flags.values())
 
 
-def check_columns(table: Table, files: list[Path], scratch: Path) -> None:
+def check_columns(table: Table, files: list[Path], scratch: Path, joined: Sequence[Path] = ()) -> None:
     """Check that each file of a table has the columns that the card names, JSON files too.
 
     It says nothing else of the files: who reads them does.
@@ -81,13 +88,16 @@ def check_columns(table: Table, files: list[Path], scratch: Path) -> None:
         UserError: an unreadable or empty file, or a missing column.
     """
     with quiet():
+        beside = _beside(table, joined, scratch)
         for path in files:
-            _check_columns(table, path, column_names(table, path, scratch, columns_of(table)))
+            wanted = columns_of(table) if beside is None else {beside.on}
+            names = column_names(table, path, scratch, wanted)
+            _check_columns(table, path, names if beside is None else [*names, *beside.rows.columns], wanted)
 
 
-def _check_columns(table: Table, path: Path, names: list[str]) -> None:
+def _check_columns(table: Table, path: Path, names: list[str], wanted: set[str] | None = None) -> None:
     problems = []
-    for column in sorted(columns_of(table) - set(names)):
+    for column in sorted((columns_of(table) | (wanted or set())) - set(names)):
         near = difflib.get_close_matches(column, names, n=1)
         problems.append(
             f"no column {column!r} ({f'did you mean {near[0]!r}?' if near else 'it has ' + listed(names)})"
@@ -96,13 +106,68 @@ def _check_columns(table: Table, path: Path, names: list[str]) -> None:
         raise UserError(f"{path}: {short('; '.join(problems), 200)}; correct `columns` in the card")
 
 
-def _open(table: Table, path: Path, scratch: Path) -> TableFile:
-    readable, frame = _file_frame(table, path, scratch, columns_of(table))
+def _open(table: Table, path: Path, scratch: Path, beside: Beside | None = None) -> TableFile:
+    if beside is None:
+        readable, frame = _file_frame(table, path, scratch, columns_of(table))
+    else:
+        readable, frame = _file_frame(table, path, scratch, {beside.on}, has_all=True)
+        _check_columns(table, path, [*frame.collect_schema().names(), *beside.rows.columns], {beside.on})
+        frame = beside.joined_to(frame, table.missing)
     _check_columns(table, path, frame.collect_schema().names())
     columns = {name: _column(text, frame, table) for name, text in table.columns.items()}
     return TableFile(
         path, readable, frame.select(**columns, **{name: _flags(of) for name, of in table.flags.items()})
     )
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The rows that are joined to a log.
+
+    Attributes:
+        on: column of the log by which they are joined.
+        rows: the other table; `JOINED` has the values that the log's column has, as text, each once.
+    """
+
+    on: str
+    rows: pl.DataFrame
+
+    def joined_to(self, frame: pl.LazyFrame, missing: list[str]) -> pl.LazyFrame:
+        """The rows of a file of the log in their order, with the columns of the other table that it lacks."""
+        schema = frame.collect_schema()
+        key = identifier(pl.col(self.on), schema[self.on], missing)
+        new = [name for name in self.rows.columns if name not in schema]
+        return frame.with_columns(key.alias(JOINED)).join(
+            self.rows.lazy().select(new), on=JOINED, how="left", maintain_order="left"
+        )
+
+
+def _beside(table: Table, files: Sequence[Path], scratch: Path) -> Beside | None:
+    """Read the table that is joined to a log; None if none is."""
+    join = table.join if isinstance(table, Interactions) else None
+    if join is None:
+        return None
+    on, key = join.keys
+    frames = []
+    for path in files:
+        _, frame = _file_frame(join, path, scratch, {key}, has_all=True)
+        names = frame.collect_schema().names()
+        if key not in names:
+            raise UserError(
+                f"{path}: no column {key!r} (it has {listed(names)}); correct `join.by` in the card"
+            )
+        wanted = [pl.col(name) for name in names if name in columns_of(table)]
+        wanted += [pl.col(name).alias(PREFIX + name) for name in names if PREFIX + name in columns_of(table)]
+        value = identifier(pl.col(key), frame.collect_schema()[key], join.missing)
+        frames.append(frame.select(value.alias(JOINED), *wanted))
+    rows = pl.concat(frames, how="diagonal_relaxed").filter(pl.col(JOINED).is_not_null()).unique().collect()
+    twice = rows.filter(pl.col(JOINED).is_duplicated())
+    if len(twice):
+        value = str(twice[JOINED].min())[:60]
+        raise UserError(
+            f"{files[0]}: {key} = {value!r} stands on rows that differ; a joined table has one row for each {key!r}"
+        )
+    return Beside(on, rows)
 
 
 def _file_frame(

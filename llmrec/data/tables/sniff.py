@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from llmrec.data.card import Table
+from llmrec.data.tables.described import Table
 from llmrec.errors import UserError
 from llmrec.files import cause_of
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmrec.config import Recipe
-from llmrec.data.card import EVENT_FIELDS
+from llmrec.data.tables.described import EVENT_FIELDS
 from llmrec.errors import UserError
 from llmrec.text.chat import dialogue_frame
 from llmrec.text.encode import PromptEncoder
