@@ -4,11 +4,13 @@ import polars as pl
 import pytest
 from folders.contents import lines
 
+from llmrec.cli import main
 from llmrec.config import Split
 from llmrec.data.build import read_interactions
 from llmrec.data.card import load_card
 from llmrec.data.source import locate
 from llmrec.errors import UserError
+from llmrec.yaml_files import read_yaml
 
 CARD = """
 interactions:
@@ -102,3 +104,15 @@ def test_a_join_that_cannot_be_is_told_in_a_line(orders, keys, says, tmp_path):
     with pytest.raises(UserError) as told:
         read(tmp_path, {"orders.csv": lines(orders), "lines.csv": lines(LINES)}, **keys)
     assert says in str(told.value) and "\n" not in str(told.value)
+
+
+def test_titles_may_stand_in_the_lines(tmp_path, capsys):
+    rows = [(*LINES[0], "title"), *((*row, f"Thing {row[1]}") for row in LINES[1:])]
+    (tmp_path / "orders.csv").write_bytes(lines(ORDERS))
+    (tmp_path / "lines.csv").write_bytes(lines(rows))
+    assert main(["init", str(tmp_path), "--out", str(tmp_path / "card.yaml"), "--yes"]) == 0
+    card = read_yaml(tmp_path / "card.yaml")
+    assert card["interactions"]["join"] == {"path": "orders.csv", "by": "order_id"}
+    assert card["items"] == {"path": "lines.csv", "columns": {"item": "sku", "title": "title"}}
+    assert main(["validate", "own-data", f"data.card={tmp_path / 'card.yaml'}"]) == 0
+    assert "lines.csv, joined to orders.csv by order_id" in capsys.readouterr().out

@@ -113,7 +113,9 @@ def _print_guess(guess: Guess) -> None:
     for name, guessed in (("interactions", guess.log), ("items", guess.items), ("users", guess.users)):
         if guessed is not None:
             found = guessed.sheet.found
-            joined = "" if found.join is None else f", joined to {found.join.found.path}"
+            joined = (
+                "" if found.join is None or name != "interactions" else f", joined to {found.join.found.path}"
+            )
             print(shown(f"{name}: {guessed.sheet.path} ({describe(found)}){joined}"))
             columns = ", ".join(
                 f"{meaning} = {_column(guessed.sheet, column.name)}"

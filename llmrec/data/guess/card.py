@@ -90,7 +90,10 @@ _SPLIT = [
 def _log(guess: Guess, understood: Understood | None) -> list[str]:
     log = guess.log
     columns = {meaning: column.name for meaning, column in log.columns.items()}
-    lines = ["interactions:", *_written(log.sheet.found, _header(log.sheet.found, columns)), "  columns:"]
+    lines = ["interactions:", *_written(log.sheet.found, _header(log.sheet.found, columns))]
+    if (join := log.sheet.found.join) is not None:
+        lines.append(f"  join: {_flow(_writing(join.found) | {'by': join.by})}")
+    lines.append("  columns:")
     names = _mapped(log.sheet.found, columns)
     for meaning, name in names.items():
         if meaning == "time" and log.clock is not None:
@@ -187,10 +190,8 @@ def _written(found: FoundTable, header: list[str] | None) -> list[str]:
     keys = _writing(found)
     if header is not None:
         keys["header"] = header
-    if found.join is not None:
-        keys["join"] = _writing(found.join.found) | {"by": found.join.by}
     return [
-        f"  {key}: {_flow(value) if isinstance(value, list | dict) else scalar(value)}"
+        f"  {key}: {_flow(value) if isinstance(value, list) else scalar(value)}"
         for key, value in keys.items()
     ]
 

@@ -52,6 +52,8 @@ def _by_titles(dataset: Dataset, scratch: Path) -> str | None:
     log, files = dataset.interactions
     if dataset.items is None or dataset.items[1] != files or files[0].stat().st_size > LARGEST:
         return None
+    if log.join is not None:  # the users are in another file than the titles
+        return None
     items = dataset.items[0]
     columns = {"user": log.columns["user"], "item": log.columns["item"], "title": items.columns["title"]}
     if columns["title"] in (columns["user"], columns["item"]):

@@ -158,8 +158,8 @@ def _beside(table: Table, files: Sequence[Path], scratch: Path) -> Beside | None
             )
         wanted = [pl.col(name) for name in names if name in columns_of(table)]
         wanted += [pl.col(name).alias(PREFIX + name) for name in names if PREFIX + name in columns_of(table)]
-        value = identifier(pl.col(key), frame.collect_schema()[key], join.missing)
-        frames.append(frame.select(value.alias(JOINED), *wanted))
+        values = identifier(pl.col(key), frame.collect_schema()[key], join.missing)
+        frames.append(frame.select(values.alias(JOINED), *wanted))
     rows = pl.concat(frames, how="diagonal_relaxed").filter(pl.col(JOINED).is_not_null()).unique().collect()
     twice = rows.filter(pl.col(JOINED).is_duplicated())
     if len(twice):
