@@ -22,6 +22,7 @@ from llmrec.models import modes
 from llmrec.recommend.recommender import Recommender
 from llmrec.recommend.trained_run import TrainedRun
 from llmrec.report.model_card import described_card
+from llmrec.report.verdict import summary as verdict_lines
 
 BATCH = torch.tensor([[5, 9, 14, 7, 30, 2]])
 
@@ -175,6 +176,12 @@ def test_the_card_states_data_recipe_metrics_with_intervals_and_licences(lora, e
     assert f"{metrics['hr@3']:.4f} [{low:.4f}, {high:.4f}]" in card
     assert "60 users, 40 items, 480 interactions" in card and "Data: not known to llmrec" in card
     assert 'PeftModel.from_pretrained(model, "FOLDER", subfolder="sft")' in card
+    assert 'Recommender.load("FOLDER").recommend(["ITEM", "ITEM"])' in card
+    assert card.index("Recommender.load") < card.index("AutoModelForCausalLM.from_pretrained")
+    verdict = verdict_lines(lora)[0].removeprefix("verdict: ")
+    assert f"\n\n{verdict}.\n\n## Data" in card and "on test NDCG@3" in verdict
+    folded = card.partition("<details><summary>All settings</summary>\n\n")[2]
+    assert folded.startswith("```yaml\n") and "```\n\n</details>" in folded
     shown = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
     assert shown["sft"]["mode"] == "lora" and shown == yaml.safe_load((exported / "recipe.yaml").read_text())
 

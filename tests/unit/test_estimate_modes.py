@@ -19,6 +19,7 @@ from llmrec.ids.tokenizer import Codes
 from llmrec.models import modes
 from llmrec.models.base import load_base
 from llmrec.models.vocabulary import add_sid_tokens
+from llmrec.pipeline import STAGES
 
 RESULTS = Path(__file__).parents[2] / "eval/results"
 SHAPE = ["base.tiny.hidden=128", "base.tiny.intermediate=256", "base.tiny.layers=3", "base.tiny.kv_heads=2"]
@@ -194,3 +195,15 @@ def test_examples_and_reasoning_of_the_untuned_base_are_counted():
     plain = (9 + 20) * 12
     assert seconds("examples=3") / seconds() == pytest.approx(((4 * 9 + 3) + 20) * 12 / plain)
     assert seconds("reasoning=32") / seconds() == pytest.approx((2 * (9 * 12 + 32) + 20 * 12) / plain)
+
+
+def test_an_estimate_speaks_of_the_weights_that_its_stages_compute_with(tmp_path):
+    recipe = load_recipe("quickstart")
+
+    def basis(*stages):
+        return estimate.plan(recipe, tmp_path, [stage for stage in STAGES if stage.name in stages]).basis
+
+    assert "M of them trained" in basis("sft", "decode") and "training tokens" in basis("sft", "decode")
+    assert "M parameters" in basis("decode") and "training tokens" not in basis("decode")
+    assert "training tokens" not in basis("dpo", "decode")
+    assert "parameters" not in basis("eval", "report") and "1,682 items" in basis("eval", "report")

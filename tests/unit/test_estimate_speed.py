@@ -9,7 +9,7 @@ from llmrec import estimate, hardware
 from llmrec.config import DataSize, load_recipe
 from llmrec.data.card import load_card
 from llmrec.estimate import flops, machine
-from llmrec.estimate.weights import code_count
+from llmrec.estimate.weights import code_count, scored_tokens
 from llmrec.models.shape import model_shape
 
 SIZE = DataSize(users=1000, items=500, interactions=9000)
@@ -62,6 +62,28 @@ def test_a_head_costs_at_labels_alone():
         rest = flops.training_flops(planned) - labels * head
         # Gradient checkpointing: 6 FLOPs a weight, and some for attention.
         assert 1 < rest / (tokens * 6 * shape.linear_parameters) < 1.2
+
+
+def test_a_head_over_children_costs_what_may_follow_a_code():
+    """A first code is one of 8, an item's own one of the 500 / 8 items of its cluster; words keep the vocabulary."""
+    options = [
+        "ids.quantizer={levels: 1, codes: 8}",
+        "ids.collisions=own_code",
+        "sft.mode=full",
+    ]
+    options += ["prompts=[{task: sequential, templates: [sids]}]", "base.chat=false"]
+    usual, few = work(*options), work(*options, "sft.softmax=children")
+    everything = usual.shape.vocabulary + code_count(usual)
+    assert scored_tokens(usual) == everything == usual.shape.vocabulary + 8 + 500
+    share = few.code_share()
+    assert scored_tokens(few) == pytest.approx(share * (8 + 500 / 8) / 2 + (1 - share) * everything)
+    _, labels = usual.training_counts()
+    hidden = usual.shape.hidden
+    whole = labels * 6 * (usual.shape.head_parameters + code_count(usual) * hidden)
+    rest = flops.training_flops(usual) - whole
+    assert flops.training_flops(few) == pytest.approx(rest + labels * 6 * scored_tokens(few) * hidden)
+    with_words = work(*options, "prompts=[{task: sequential, templates: [sids]}, {task: sid_to_item}]")
+    assert with_words.code_share() < share
 
 
 def test_gradient_checkpointing_costs_another_forward_pass():
