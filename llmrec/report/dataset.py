@@ -12,7 +12,7 @@ from rich.text import Text
 from llmrec.data.guess.reading import Understood
 from llmrec.data.source import Dataset
 from llmrec.data.tables import read
-from llmrec.data.tables.described import EVENT_FIELDS, Interactions, Join, Table
+from llmrec.data.tables.described import EVENT_FIELDS, Interactions, Table
 from llmrec.data.tables.notes import quiet, short
 from llmrec.data.words import plain
 from llmrec.report.screen import show
@@ -40,8 +40,8 @@ def print_tables(dataset: Dataset, scratch: Path | None) -> None:
             print(f"{name}: {shown(names)}{count}{shown(_joined(dataset)) if name == 'interactions' else ''}")
             print(f"  {shown(', '.join(_meanings(table)))}")
             unused = [] if scratch is None else _unused(table, files[0], scratch)
-            if scratch is not None and name == "interactions" and dataset.interactions[0].join is not None:
-                unused += _unused(dataset.interactions[0].join, dataset.joined[0], scratch, table)
+            if scratch is not None and isinstance(table, Interactions) and table.join is not None:
+                unused += _unused(table.join, dataset.joined[0], scratch, table)
             if unused:
                 print(f"  not used: {shown(', '.join(unused))}")
     missing = _missing(dataset)
@@ -63,16 +63,20 @@ def _joined(dataset: Dataset) -> str:
     return f", joined to {names} by {' = '.join(dict.fromkeys(join.keys))}"
 
 
-def _unused(table: Table, path: Path, scratch: Path, log: Table | None = None) -> list[str]:
-    """Return the columns of a file that no meaning of the card is read from; `log` is what it is joined to."""
+def _unused(table: Table, path: Path, scratch: Path, log: Interactions | None = None) -> list[str]:
+    """Return the columns of a file that no meaning of the card is read from; `log` is what its table is joined to."""
     if table.header is not True or table.format_of(path) == "sequences":
         return []
-    used = read.columns_of(table if log is None else log)
-    join = table if isinstance(table, Join) else table.join if isinstance(table, Interactions) else None
-    keys = () if join is None else join.keys
+    used, looked_for = read.columns_of(log or table), read.columns_of(table)
+    if log is not None and log.join is not None:
+        looked_for = {log.join.keys[1]}
+        used |= looked_for | {name.removeprefix(read.PREFIX) for name in used if name.startswith(read.PREFIX)}
+    elif isinstance(table, Interactions) and table.join is not None:
+        looked_for = {table.join.keys[0]}
+        used |= looked_for
     with quiet():
-        names = read.column_names(table, path, scratch, {keys[log is not None]} if keys else used)
-    return [name for name in names if not {name, read.PREFIX + name if log else name} & {*used, *keys}]
+        names = read.column_names(table, path, scratch, looked_for)
+    return [name for name in names if name not in used]
 
 
 def _missing(dataset: Dataset) -> list[str]:
