@@ -308,12 +308,21 @@ LEAST_SPAN = 1e-9
 """Difference of values below which an axis takes them as the same."""
 
 
+LEAST_SHARE = 0.01
+"""Least span of an axis of shares."""
+
+
 def axis_ticks(low: float, high: float, is_share: bool = False) -> list[float]:
     """Return at most seven round values; the first is at most `low`, the last is at least `high`.
 
-    The axis of shares, whose values are all the same, is from 0 to 1, so that none goes beyond 1.
+    The axis of shares, whose values are all the same, is from 0 to 1, so that none goes beyond 1. Another one spans at
+    least `LEAST_SHARE`: a smaller difference is none to look at, and its labels would be long.
     """
     span = high - low
+    if is_share and LEAST_SPAN <= span < LEAST_SHARE:
+        low = max(0.0, min((low + high - LEAST_SHARE) / 2, 1.0 - LEAST_SHARE))
+        high = low + LEAST_SHARE
+        span = LEAST_SHARE
     if span < LEAST_SPAN and is_share:
         low, high, span = 0.0, 1.0, 1.0
     if span < LEAST_SPAN:

@@ -218,6 +218,10 @@ def test_no_axis_of_shares_goes_beyond_1(one, other):
     ticks = axis_ticks(min(one, other), max(one, other), is_share=True)
     assert 0 <= ticks[0] <= min(one, other) + 1e-6 and max(one, other) - 1e-6 <= ticks[-1] <= 1
     assert axis_ticks(1, 1, is_share=True)[-1] == 1 < axis_ticks(1, 1)[-1]
+    for low, high in [(0.044828, 0.044853), (0.0, 1e-5), (0.99999, 1.0)]:
+        ticks = axis_ticks(low, high, is_share=True)
+        assert ticks[0] <= low < high <= ticks[-1] <= 1 and ticks[0] >= 0
+        assert ticks[-1] - ticks[0] >= 0.00999 and max(len(f"{tick:g}") for tick in ticks) <= 6
 
 
 def test_a_system_has_its_own_colour_wherever_it_stands():
