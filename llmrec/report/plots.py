@@ -315,8 +315,8 @@ LEAST_SHARE = 0.01
 def axis_ticks(low: float, high: float, is_share: bool = False) -> list[float]:
     """Return at most seven round values; the first is at most `low`, the last is at least `high`.
 
-    The axis of shares, whose values are all the same, is from 0 to 1, so that none goes beyond 1. Another one spans at
-    least `LEAST_SHARE`: a smaller difference is none to look at, and its labels would be long.
+    The axis of shares, whose values are all the same, is from 0 to 1, so that none goes beyond 1. Another one spans
+    at least `LEAST_SHARE`: a smaller difference is none to look at, and its labels would be long.
     """
     span = high - low
     if is_share and LEAST_SPAN <= span < LEAST_SHARE:

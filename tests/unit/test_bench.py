@@ -5,7 +5,7 @@ from datetime import date
 
 import numpy as np
 
-from llmrec.bench import ids, trie
+from llmrec.bench import ids, softmax, trie
 from llmrec.estimate.machine import FIXED_SEED
 
 
@@ -16,6 +16,18 @@ def test_the_trie_benchmark_writes_its_figures(tmp_path):
     assert written["machine"]["versions"]["torch"] and written["seed"] == FIXED_SEED
     assert date.fromisoformat(written["date"])
     assert figures["build"]["items"] == figures["open"]["items"] == 1000
+
+
+def test_the_softmax_benchmark_writes_its_figures(tmp_path):
+    figures = softmax.run(hidden=32, layers=1, batch=2, items=[600], repeats=1, out=tmp_path / "softmax.json")
+    written = json.loads((tmp_path / "softmax.json").read_text())
+    assert written["figures"] == figures and "hidden=32" in written["command"]
+    of = figures["600"]
+    labels = 2 * (softmax.CHOICES - 1) * 2
+    assert of["logits"]["vocabulary"] == labels * (softmax.WORDS + softmax.CLUSTERS + 600)
+    # Half of the labels are first codes; their 226 or so children alone are scored, and a few for the others.
+    assert labels / 2 * 200 < of["logits"]["children"] < labels / 2 * 270
+    assert of["children"]["median"] > 0 and of["times_faster"]["median"] > 0
 
 
 def test_random_catalogues_are_unique_and_in_trie_order():
