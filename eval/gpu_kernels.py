@@ -196,7 +196,7 @@ def _catalogue(vocabulary: int) -> tuple[Catalogue, int]:
 
 def vllm(tiny: bool) -> Iterator[Row]:
     """Finding 6: vLLM starts in a process that has trained, and its lists are the tree engine's, in float32."""
-    from llmrec.bench._vllm import save
+    from llmrec.bench._systems.vllm import save
     from llmrec.vllm.engine import VllmEngine
 
     name, users, width = "qwen3-0.6b", 4, 10

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from llmrec.bench._align import (
+from llmrec.bench._measure import precision_of, speedup, summary, time_interleaved, work_done
+from llmrec.bench._systems.align import (
     ANSWERS,
     CONSTRAINED,
     TREES,
@@ -19,7 +20,6 @@ from llmrec.bench._align import (
     grpo_step,
     sdpo_pass,
 )
-from llmrec.bench._measure import precision_of, speedup, summary, time_interleaved, work_done
 from llmrec.bench.decode import SMOLLM2
 from llmrec.bench.trie import LEVELS, VOCABULARY
 from llmrec.config import BaseConfig

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 from rich.table import Table
 
-from llmrec.bench import _vllm
 from llmrec.bench._measure import SHAPES, build, precision_of, speedup, summary, time_interleaved, work_done
+from llmrec.bench._systems import vllm as vllm_bench
 from llmrec.bench.trie import CODES, LEVELS, catalogue
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.trie import Trie
@@ -65,7 +65,7 @@ def run(
     Returns:
         Per model and width: seconds of both engines, `times_faster`, operations (`work_done`), the largest score
         difference, the share of the trie's steps in the tree engine's time; and `vllm`, the result of
-        `llmrec.bench._vllm.compare`.
+        `llmrec.bench._systems.vllm.compare`.
     """
     figures: list[dict[str, Any]] = []
     with_vllm = "vllm" in against and importlib.util.find_spec("vllm") is not None
@@ -78,7 +78,7 @@ def run(
                 figures[-1] |= _compare(subject, width, repeats)
             if with_vllm and name != "smollm2":
                 with _base(subject) as base:
-                    figures[-1]["vllm"] = _vllm.compare(
+                    figures[-1]["vllm"] = vllm_bench.compare(
                         base, subject.model, subject.prompts, width, repeats, cache_gb
                     )
     _show([row for row in figures if "seconds" in row])
@@ -151,7 +151,7 @@ def _base(subject: _Subject) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="llmrec-bench-") as folder:
         base = Path(folder) / "bench" / "base"
-        _vllm.save(base, subject.model, subject.catalogue)
+        vllm_bench.save(base, subject.model, subject.catalogue)
         yield base
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from llmrec.bench import align
-from llmrec.bench._align import ANSWERS, CONSTRAINED, TREES, TRL
+from llmrec.bench._systems.align import ANSWERS, CONSTRAINED, TREES, TRL
 from llmrec.errors import UserError
 
 TINY = {"layers": 2, "hidden": 32, "vocabulary": 2000, "prompt": 20, "items": 300, "generations": 4}
