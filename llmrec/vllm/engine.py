@@ -125,7 +125,7 @@ class VllmEngine:
             adapter: as for `rank`.
 
         Returns:
-            TopK [U, count] of items in trie order; `scores` are log-probabilities over the full vocabulary.
+            TopK [U, count] of items in trie order; `scores` are log-probabilities as in training.
 
         Raises:
             UserError: an empty prompt, or one longer than the model's context.
