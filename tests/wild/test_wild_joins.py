@@ -104,6 +104,7 @@ def test_a_join_that_cannot_be_is_told_in_a_line(orders, keys, says, tmp_path):
     with pytest.raises(UserError) as told:
         read(tmp_path, {"orders.csv": lines(orders), "lines.csv": lines(LINES)}, **keys)
     assert says in str(told.value) and "\n" not in str(told.value)
+    assert "__" not in str(told.value)  # no column of ours
 
 
 def test_titles_may_stand_in_the_lines(tmp_path, capsys):

@@ -51,6 +51,10 @@ class Sheet:
         """Columns that can be the table's key: hardly a value twice."""
         return [column for column in self.columns if column.can_be_id and column.is_unique]
 
+    def named(self, role: str) -> list[Column]:
+        """Columns whose name clearly says that they hold a role's ids, and that hold some of them twice."""
+        return [column for column in self.columns if column.score(role) >= CLEAR and not column.is_unique]
+
     @cached_property
     def has_words(self) -> bool:
         """Whether a column holds text, such as titles."""
@@ -369,12 +373,8 @@ def _nothing_fits(sheets: list[Sheet]) -> str:
         "write a card by hand: `llmrec cp template my-shop.yaml`, then set `interactions.path`, `columns.user` and "
         "`columns.item`"
     )
-    with_user = [
-        (sheet, c) for sheet in sheets for c in sheet.columns if c.score("user") >= CLEAR and not c.is_unique
-    ]
-    with_item = [
-        (sheet, c) for sheet in sheets for c in sheet.columns if c.score("item") >= CLEAR and not c.is_unique
-    ]
+    with_user = [(sheet, column) for sheet in sheets for column in sheet.named("user")]
+    with_item = [(sheet, column) for sheet in sheets for column in sheet.named("item")]
     for one, user in with_user or [(s, c) for s in sheets for c in s.columns if c.score("user") >= CLEAR]:
         for other, item in with_item:
             shared = sorted(set(one.found.columns) & set(other.found.columns))

@@ -8,7 +8,7 @@ from pathlib import Path
 from llmrec.data.guess import names
 from llmrec.data.guess.columns import Column
 from llmrec.data.guess.files import FoundJoin
-from llmrec.data.guess.interactions import CLEAR, Sheet, pairs_of, share_found
+from llmrec.data.guess.interactions import Sheet, pairs_of, share_found
 from llmrec.data.tables.read import PREFIX
 
 SHARE = 0.9
@@ -27,9 +27,9 @@ def with_joined_log(sheets: list[Sheet]) -> list[Sheet]:
     if any(pairs_of(sheet, sheets) for sheet in sheets):
         return sheets
     for log in sheets:
-        items = [column for column in log.columns if column.score("item") >= CLEAR and not column.is_unique]
+        items = log.named("item")
         for other in sheets:
-            users = [c for c in other.columns if c.score("user") >= CLEAR and not c.is_unique]
+            users = other.named("user")
             if other is not log and items and users and (keys := _keys(log, other, [*items, *users])):
                 joined = _joined(log, other, *keys)
                 return [joined if sheet is log else sheet for sheet in sheets if sheet is not other]

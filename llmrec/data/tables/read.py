@@ -91,13 +91,15 @@ def check_columns(table: Table, files: list[Path], scratch: Path, joined: Sequen
         beside = _beside(table, joined, scratch)
         for path in files:
             wanted = columns_of(table) if beside is None else {beside.on}
-            names = column_names(table, path, scratch, wanted)
-            _check_columns(table, path, names if beside is None else [*names, *beside.rows.columns], wanted)
+            _check_columns(table, path, column_names(table, path, scratch, wanted), beside)
 
 
-def _check_columns(table: Table, path: Path, names: list[str], wanted: set[str] | None = None) -> None:
-    problems = []
-    for column in sorted((columns_of(table) | (wanted or set())) - set(names)):
+def _check_columns(table: Table, path: Path, names: list[str], beside: Beside | None) -> None:
+    """Raise a UserError unless a file, with what is joined to it, has the columns that the card names."""
+    wanted, problems = columns_of(table), []
+    if beside is not None:
+        wanted, names = wanted | {beside.on}, [*names, *beside.names]
+    for column in sorted(wanted - set(names)):
         near = difflib.get_close_matches(column, names, n=1)
         problems.append(
             f"no column {column!r} ({f'did you mean {near[0]!r}?' if near else 'it has ' + listed(names)})"
@@ -111,9 +113,9 @@ def _open(table: Table, path: Path, scratch: Path, beside: Beside | None = None)
         readable, frame = _file_frame(table, path, scratch, columns_of(table))
     else:
         readable, frame = _file_frame(table, path, scratch, {beside.on}, has_all=True)
-        _check_columns(table, path, [*frame.collect_schema().names(), *beside.rows.columns], {beside.on})
+    _check_columns(table, path, frame.collect_schema().names(), beside)
+    if beside is not None:
         frame = beside.joined_to(frame, table.missing)
-    _check_columns(table, path, frame.collect_schema().names())
     columns = {name: _column(text, frame, table) for name, text in table.columns.items()}
     return TableFile(
         path, readable, frame.select(**columns, **{name: _flags(of) for name, of in table.flags.items()})
@@ -132,13 +134,18 @@ class Beside:
     on: str
     rows: pl.DataFrame
 
+    @property
+    def names(self) -> list[str]:
+        """Columns that the card takes from the other table, as it names them."""
+        return [name for name in self.rows.columns if name != JOINED]
+
     def joined_to(self, frame: pl.LazyFrame, missing: list[str]) -> pl.LazyFrame:
         """The rows of a file of the log in their order, with the columns of the other table that it lacks."""
         schema = frame.collect_schema()
         key = identifier(pl.col(self.on), schema[self.on], missing)
-        new = [name for name in self.rows.columns if name not in schema]
+        new = [name for name in self.names if name not in schema]
         return frame.with_columns(key.alias(JOINED)).join(
-            self.rows.lazy().select(new), on=JOINED, how="left", maintain_order="left"
+            self.rows.lazy().select(JOINED, *new), on=JOINED, how="left", maintain_order="left"
         )
 
 

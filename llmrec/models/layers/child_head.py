@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
 
+from llmrec.models.device import to_device
 from llmrec.models.layers.trained_rows import TrainedRows
 
 ROOM = 2
@@ -67,10 +68,9 @@ class ChildPositions:
 
     def to(self, device: torch.device) -> ChildPositions:
         """The same positions on a device."""
-        moved = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        return ChildPositions(
-            **{name: value.to(device, non_blocking=True) for name, value in moved.items()}, slots=self.slots
-        )
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        moved: dict[str, Any] = {name: to_device(value, device) for name, value in tensors.items()}
+        return replace(self, **moved)
 
     def logits(self, hidden: torch.Tensor, head: torch.nn.Module) -> torch.Tensor:
         """Logits of the codes that may follow, [m, F], from the hidden states [n, H] of all scored positions.

@@ -111,8 +111,7 @@ class ChildrenLoss:
         )
         row = torch.searchsorted(level.at, index)
         of_teacher = -(chances * log_probs.masked_fill(~level.legal, 0.0)[row]).sum(1)
-        share = torch.where(is_observed, self.teacher.weight, 1.0)
-        return losses.index_put((row,), torch.lerp(losses[row], of_teacher, share))
+        return losses.index_put((row,), self.teacher.mix(losses[row], of_teacher, is_observed))
 
     def _positions(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[int, ChildPositions]]:
         """Labels that are no codes, int64 [w], and those that are, by their depth; on the host."""

@@ -113,8 +113,7 @@ class ParallelLoss:
             chances = self.teacher.code_probabilities(batch, row, after)
             taught = -(to_device(chances, device) * log_probs).sum(1) / self.catalogue.length
             is_observed = after < torch.as_tensor(batch["observed"])[row]
-            share = torch.where(is_observed, self.teacher.weight, 1.0)
-            chosen = torch.lerp(chosen, taught, to_device(share, device))
+            chosen = self.teacher.mix(chosen, taught, to_device(is_observed, device))
         return losses.index_put((to_device(at, device),), chosen)
 
     @cached_property

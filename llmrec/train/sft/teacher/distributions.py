@@ -105,9 +105,14 @@ class Teacher:
         for level in self.distributions(batch):
             at, tokens, chances, real = (to_device(value, losses.device) for value in vars(level).values())
             teacher_losses = -(chances * log_probs[at[:, None], tokens]).sum(1)
-            share = torch.where(real, self.weight, 1.0)
-            mixed = mixed.index_put((at,), torch.lerp(losses[at], teacher_losses, share))
+            mixed = mixed.index_put((at,), self.mix(losses[at], teacher_losses, real))
         return mixed
+
+    def mix(
+        self, losses: torch.Tensor, teacher_losses: torch.Tensor, is_observed: torch.Tensor
+    ) -> torch.Tensor:
+        """Losses of labels, float [m], with the teacher's share; where it made up the item, the teacher's alone."""
+        return torch.lerp(losses, teacher_losses, torch.where(is_observed, self.weight, 1.0))
 
     def distributions(self, batch: Mapping[str, Any]) -> list[TeacherDistribution]:
         """The teacher's distributions for a batch's labels, level by level of the semantic IDs.
