@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from llmrec.estimate.weights import scored_tokens, trained_parameters
+import math
+
+from llmrec.estimate.weights import scored_tokens, sibling_count, trained_parameters
 from llmrec.estimate.workload import Workload
 from llmrec.token_tree import MAX_ATTENTION_PAIRS
 
 LISTS_BYTES = 1e9  # most bytes of a batch of lists on a CPU (llmrec.decode.batches)
 BYTES_PER_TRAINED = 16  # weight, gradient and Adam's two moments, in float32
 BYTES_PER_LOGIT = 20  # logit, log-probability, their gradients, and two of them in 16 bits
+BYTES_PER_TREE_TOKEN = 24  # its five numbers, and a share of the window's
 BYTES_OF_4_BITS = {True: 0.52, False: 0.57}
 """Bytes of a weight with its share of the scales, by `sft.qlora.double_quant`."""
 
@@ -73,11 +76,30 @@ def list_bytes(work: Workload, users: int | None) -> float:
 
 
 def disk_gb(work: Workload) -> float:
-    """Disk of a run in GB: base, one trainer checkpoint (for QLoRA with the layers' weights), lists, tables."""
+    """Disk of a run in GB: base, one trainer checkpoint (for QLoRA with the layers' weights), lists, tables.
+
+    The token trees of the training, which are gone after it, are among it.
+    """
     recipe = work.recipe
     checkpoint = 12 * trained_parameters(work)
     if recipe.sft.mode == "qlora":
         checkpoint += work.shape.linear_parameters * bytes_per_weight(work)
     systems = len(recipe.decode.splits) * len(recipe.eval.baselines) + len(work.splits) * work.models
     lists = work.size.users * systems * recipe.decode.list_length
-    return (stored_bytes(work) + checkpoint + 12 * lists + 20 * work.size.interactions) / 1e9
+    tables = 12 * lists + 20 * work.size.interactions
+    return (stored_bytes(work) + checkpoint + tree_bytes(work) + tables) / 1e9
+
+
+def tree_bytes(work: Workload) -> float:
+    """Bytes of SFT's token trees on disk: one epoch, or all of them if they differ.
+
+    A synthetic item has the teacher's probabilities of its codes and of their siblings beside it, in 16 bits.
+    """
+    sft = work.recipe.sft
+    differ = (
+        work.synthetic_items or sft.augment is not None or any(mixed.varies_by_epoch for mixed in work.mix)
+    )
+    epochs = math.ceil(sft.epochs) if differ else 1
+    _, tokens, _ = work.epoch_counts(epochs)
+    chances = work.users * work.synthetic_items * sibling_count(work)
+    return epochs * (BYTES_PER_TREE_TOKEN * tokens + 2 * chances)

@@ -37,15 +37,20 @@ def scored_tokens(work: Workload) -> float:
     everything = work.shape.vocabulary + code_count(work)
     if work.recipe.sft.softmax == "vocabulary":
         return everything
+    share = work.code_share()
+    return share * sibling_count(work) / work.sid_tokens + (1 - share) * everything
+
+
+def sibling_count(work: Workload) -> float:
+    """Mean number of codes that may follow the prefixes of an item's ID, all levels together."""
     codes = getattr(work.recipe.ids.quantizer, "codes", None)
     most = codes if isinstance(codes, int) else TYPICAL_CODES
-    prefixes, children = 1.0, 0.0
+    prefixes, siblings = 1.0, 0.0
     for level in range(work.sid_tokens):
         is_own = level + 1 == work.sid_tokens and work.recipe.ids.collisions == "own_code"
-        children += work.size.items / prefixes if is_own else min(most, work.size.items / prefixes)
+        siblings += work.size.items / prefixes if is_own else min(most, work.size.items / prefixes)
         prefixes = min(prefixes * most, work.size.items)
-    share = work.code_share()
-    return share * children / work.sid_tokens + (1 - share) * everything
+    return siblings
 
 
 def code_count(work: Workload) -> int:

@@ -27,6 +27,7 @@ from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
 from llmrec.train.sft.teacher.distributions import Teacher
 from llmrec.train.sft.trainer import TreeTrainer
 from llmrec.vllm.constraint import RowLists, constrain
+from tests.made_up import with_chances
 
 RNG = np.random.default_rng(5)
 SIDS = np.array(sorted({tuple(row) for row in RNG.integers(0, CODES, (60, LEVELS)).tolist()}), np.int32)
@@ -102,9 +103,12 @@ def expected_loss(model, trees, teacher=None):
                 for item, path_of in enumerate(PATHS):
                     if path_of[: len(prefix)] == prefix:
                         under[path_of[len(prefix)]] += float(chance[item])
-                whole = sum(under.values())
-                taught = -sum(share / whole * log_probs[token] for token, share in under.items())
-                weight = teacher.weight if after < one.observed else 1.0
+                whole, is_made_up = sum(under.values()), after >= one.observed
+                shares = {token: share / whole for token, share in under.items()}
+                if is_made_up:  # written in half precision
+                    shares = {token: float(np.float16(share)) for token, share in shares.items()}
+                taught = -sum(share * log_probs[token] for token, share in shares.items())
+                weight = 1.0 if is_made_up else teacher.weight
                 loss = (1 - weight) * loss + weight * taught
             total, count = total + loss, count + 1
     return total / count
@@ -138,12 +142,13 @@ def with_trained_rows(kind):
 def test_losses_and_gradients_equal_those_of_the_unrolled_paths(make, taught):
     model = make()
     teacher = Teacher(Wavy(), CATALOGUE, weight=0.75) if taught else None
+    trees = [with_chances(tree, teacher) for tree in TREES] if teacher is not None else TREES
     model.train(taught)  # none has dropout
-    oracle = expected_loss(model, TREES, teacher)
+    oracle = expected_loss(model, trees, teacher)
     oracle.backward()
     expected = gradients(model)
     trainer = SimpleNamespace(_loss=ChildrenLoss(CATALOGUE, teacher))
-    loss = TreeTrainer.compute_loss(trainer, model, batch_of(TREES))
+    loss = TreeTrainer.compute_loss(trainer, model, batch_of(trees))
     loss.backward()
     got = gradients(model)
     assert abs(loss.item() - oracle.item()) < 1e-5

@@ -148,7 +148,7 @@ def test_made_up_items_stand_behind_what_users_chose_where_templates_ask_plainly
 
     def twice(histories, epoch):
         assert histories == own and epoch == 3
-        return [[new, new]] * len(histories)
+        return [samples.Continuation([new, new], np.full(2, n, np.float16)) for n in range(len(histories))]
 
     lessons = list(samples.training_trees(encoder, mix, run, None, 0, 3, twice))
     plain = list(samples.training_trees(encoder, mix, run, None, 0, 3))
@@ -162,6 +162,8 @@ def test_made_up_items_stand_behind_what_users_chose_where_templates_ask_plainly
     learned = [lesson.tree.labels[lesson.tree.labels != IGNORE] for lesson in first]
     assert [len(labels) for labels in learned] == [3, 2, 2] * USERS
     assert all(encoder.item_of[label] == new for labels in learned[2::3] for label in labels.tolist())
+    chances = [lesson.chances.tolist() for lesson in lessons]
+    assert chances == [row for n in range(USERS) for row in ([], [], [n, n])] + [[]] * len(others)
 
 
 def test_made_up_items_join_a_history_that_has_room_for_them(run, encoder):
@@ -169,7 +171,7 @@ def test_made_up_items_join_a_history_that_has_room_for_them(run, encoder):
     mix = load_training_mix([FIRST], encoder.fields)
     own = examples.training_histories(run)["items"].to_list()
     for more, trees in ((2, 1), (3, 2)):
-        made_up = [encoder.items[:more]] * USERS
+        made_up = [samples.Continuation(encoder.items[:more])] * USERS
         lessons = list(
             samples.training_trees(roomy, mix, run, None, 0, 0, lambda *_, made_up=made_up: made_up)
         )

@@ -116,7 +116,8 @@ def write_epoch(trees: Iterable[TrainingTree], epoch: int, folder: Path) -> None
     from datasets.arrow_writer import ArrowWriter
 
     lengths: list[int] = []
-    features = Features({name: Sequence(Value("int32")) for name in columns([])})
+    types = {name: "float16" if name == "chances" else "int32" for name in columns([])}
+    features = Features({name: Sequence(Value(dtype)) for name, dtype in types.items()})
     with ArrowWriter(path=str(folder / ROWS.format(epoch)), features=features) as writer:
         for part in _parts(trees):
             writer.write_batch(columns(part))

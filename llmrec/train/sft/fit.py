@@ -234,7 +234,9 @@ def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> E
     branch: Branching | None = None
     if teacher is not None and distillation is not None:
         if distillation.synthetic_items:
-            continue_histories = SyntheticContinuations(teacher, distillation.synthetic_items, recipe.seed)
+            continue_histories = SyntheticContinuations(
+                teacher, distillation.synthetic_items, recipe.seed, prepared.encoder.history
+            )
         if distillation.branches:
             branch = Branching(teacher, distillation.branches, recipe.seed)
 

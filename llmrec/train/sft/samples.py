@@ -33,14 +33,29 @@ if TYPE_CHECKING:
     from llmrec.catalogue.catalogue import Catalogue
 
 TREE = tuple(field.name for field in fields(TargetTree))
-COLUMNS = (*TREE, "window_items", "branches", "observed", "owner")
 Ints = npt.NDArray[np.int32]
-ContinueHistories = Callable[[Sequence[Sequence[str]], int], list[list[str]]]
-"""What users might choose after their histories, drawn for an epoch."""
+Halves = npt.NDArray[np.float16]
 AUGMENTATION = 2
 """Separates the draws of augmented histories from other draws of the same seed and epoch."""
 Branch = Callable[[int, Ints], Ints]
 """Items beside those that a user (`owner_of`) has chosen after each part of a window [n]: indices [n − 1, count]."""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a user might choose next.
+
+    Attributes:
+        items: synthetic items, in their order.
+        chances: what the teacher that drew them thinks of their codes (`CodeChances.pack`).
+    """
+
+    items: list[str] = field(default_factory=list)
+    chances: Halves = field(default_factory=lambda: np.empty(0, np.float16))
+
+
+ContinueHistories = Callable[[Sequence[Sequence[str]], int], list[Continuation]]
+"""Continuations of histories, drawn for an epoch."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,7 @@ class TrainingTree:
         observed: how many of these the user has chosen; the others are what a teacher has made up.
         owner: number of the user whose items these are (`owner_of`).
         branches: indices of the items that hang beside each of the observed answers, as many a row; flat.
+        chances: those of the `Continuation` whose items are among `window_items`.
     """
 
     tree: TargetTree
@@ -61,6 +77,7 @@ class TrainingTree:
     observed: int = 0
     owner: int = 0
     branches: Ints = field(default_factory=lambda: np.empty(0, np.int32))
+    chances: Halves = field(default_factory=lambda: np.empty(0, np.float16))
 
 
 def training_trees(
@@ -105,13 +122,16 @@ def training_trees(
         for row in histories.iter_rows(named=True)
     ]
     varied = people if augment is None else _augmented(people, augment, (seed, epoch))
+    made_up: list[Continuation] = []
     if continue_histories is not None and any(any(mixed.is_next_item) for mixed in mix):
         made_up = continue_histories([person.items for person in varied], epoch)
-        varied = [person.with_synthetic_items(more) for person, more in zip(varied, made_up, strict=True)]
+        varied = [
+            person.with_synthetic_items(more.items) for person, more in zip(varied, made_up, strict=True)
+        ]
     empty = True
     for position, mixed in enumerate(mix):
         plain = mixed.task.source == "next_item" and mixed.task.candidates is None
-        rows = rows_of(mixed.task.source, encoder, varied if plain else people)
+        rows = rows_of(mixed.task.source, encoder, varied if plain else people, made_up if plain else ())
         for tree in _task_trees(encoder, mixed, rows, (seed, epoch, position), branch):
             empty = False
             yield tree
@@ -133,10 +153,17 @@ def _augmented(
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a source: whose they are, and where in that person's items each starts and stops."""
+    """Rows of a source.
+
+    Attributes:
+        bounds: whose each is, and where in that person's items it starts and stops.
+        people: whose they are, what is made up behind their items included.
+        made_up: what that is, for each of them; empty for nothing.
+    """
 
     bounds: list[tuple[int, int, int]]
     people: Sequence[PromptContext]
+    made_up: Sequence[Continuation] = ()
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -144,6 +171,10 @@ class Rows:
     def person(self, row: int) -> PromptContext:
         """All that the user of a row has chosen in training, and what is made up behind it."""
         return self.people[self.bounds[row][0]]
+
+    def chances(self, row: int) -> Halves:
+        """What the teacher thinks of the items that are made up behind that person's."""
+        return (self.made_up[self.bounds[row][0]] if self.made_up else Continuation()).chances
 
     def is_last(self, row: int) -> bool:
         """Whether a row ends where what the user has chosen ends."""
@@ -155,7 +186,12 @@ class Rows:
         return self.person(row).slice(start, stop)
 
 
-def rows_of(source: Source, encoder: PromptEncoder, people: Sequence[PromptContext]) -> Rows:
+def rows_of(
+    source: Source,
+    encoder: PromptEncoder,
+    people: Sequence[PromptContext],
+    made_up: Sequence[Continuation] = (),
+) -> Rows:
     """Rows of a source: the users' windows, the items of the catalogue, or the users' interactions."""
     if source == "item":
         return Rows(
@@ -167,7 +203,7 @@ def rows_of(source: Source, encoder: PromptEncoder, people: Sequence[PromptConte
             bounds += [(person, start, stop) for start, stop in encoder.windows(case.observed_count)]
         else:
             bounds += [(person, max(0, n - encoder.history), n + 1) for n in range(case.observed_count)]
-    return Rows(bounds, people)
+    return Rows(bounds, people, made_up)
 
 
 def draw_visits(count: int, weight: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -204,9 +240,10 @@ def _task_trees(
         if task.candidates is not None:
             draw = partial(negatives.sample, count=task.candidates, chosen=rows.person(row).observed_items)
         if mixed.is_next_item[index]:
-            yield from _next_item_trees(
-                encoder, template, case, rows.person(row) if rows.is_last(row) else case, branch
-            )
+            person = rows.person(row) if rows.is_last(row) else case
+            for tree in _next_item_trees(encoder, template, case, person, branch):
+                has_made_up = tree.observed < len(tree.window_items)
+                yield replace(tree, chances=rows.chances(row)) if has_made_up else tree
         elif task.source == "next_item":
             yield from map(TrainingTree, encoder.window_trees(template, case, draw, missing))
         elif len(case.items) > 1 or task.source == "item" or not names_past[index]:
@@ -272,12 +309,14 @@ def validation_trees(
 
 
 def columns(trees: Sequence[TrainingTree]) -> dict[str, list[Ints]]:
-    """Training trees as columns: the arrays of TargetTree, `window_items`, `branches`, `observed` and `owner`."""
+    """Training trees as columns: the arrays of TargetTree, and what `TrainingTree` has beside it."""
     of_trees = {name: [getattr(one.tree, name) for one in trees] for name in TREE}
     single = {
         name: [np.array([getattr(one, name)], np.int32) for one in trees] for name in ("observed", "owner")
     }
-    several = {name: [getattr(one, name) for one in trees] for name in ("window_items", "branches")}
+    several = {
+        name: [getattr(one, name) for one in trees] for name in ("window_items", "branches", "chances")
+    }
     return of_trees | several | single
 
 
@@ -293,7 +332,8 @@ class TreeCollator:
 
     Beside its keys there are `labels`, the same as `shift_labels`, and arrays for the teacher, which a Trainer leaves
     on the host: `host_labels`, the same once more; `history_length`, int64 [B, T], filled with 0; `window_items`,
-    int64 [B, W], filled with −1; `branches`, int64 [B, …], likewise; and `observed` and `owner`, int64 [B].
+    int64 [B, W], filled with −1; `branches`, int64 [B, …], and `chances`, float32 [B, …], likewise; and
+    `observed` and `owner`, int64 [B].
 
     Args:
         pad_id: any valid token id.
@@ -321,8 +361,9 @@ class TreeCollator:
         for padded, tree in zip(lengths, trees, strict=True):
             padded[: len(tree)] = tree.history_length
         batch["history_length"], batch["host_labels"] = lengths, batch["labels"].numpy()
-        for name in ("window_items", "branches"):
-            several = [torch.from_numpy(row[name]).long() for row in rows]
+        types = {"window_items": torch.int64, "branches": torch.int64, "chances": torch.float32}
+        for name, dtype in types.items():
+            several = [torch.from_numpy(row[name]).to(dtype) for row in rows]
             batch[name] = torch.nn.utils.rnn.pad_sequence(several, batch_first=True, padding_value=-1).numpy()
         for name in ("observed", "owner"):
             batch[name] = np.array([int(row[name][0]) for row in rows])

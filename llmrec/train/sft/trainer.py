@@ -231,5 +231,5 @@ def split_batch(batch: dict[str, Any]) -> list[dict[str, Any]]:
 def _part(batch: dict[str, Any], rows: list[int], width: int) -> dict[str, Any]:
     """Some rows of a batch, and of these the first positions, as many as kernels like."""
     width = -(-width // MULTIPLE) * MULTIPLE
-    of_rows = ("window_items", "branches", "observed", "owner")
+    of_rows = ("window_items", "branches", "chances", "observed", "owner")
     return {name: value[rows] if name in of_rows else value[rows, :width] for name, value in batch.items()}

@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from llmrec.catalogue.prefix_mass import CollaborativePrior
 from llmrec.decode.parallel_codes import code_chances
 from llmrec.models.device import to_device
 from llmrec.text.target_tree import BRANCH
 from llmrec.token_tree import IGNORE
+from llmrec.train.sft.teacher.code_chances import CodeChances
 
 if TYPE_CHECKING:
     from llmrec.catalogue.catalogue import Catalogue
@@ -224,29 +224,39 @@ class Teacher:
             after: int64 [q], how many of its items are the history.
             place: int64 [q], which answer there: 0 the window's own, else that of a branch.
         """
-        window = torch.as_tensor(batch["window_items"])
         is_observed = after < torch.as_tensor(batch["observed"])[row]
-        tokens = self._next_tokens(answers[row, after, place])
+        tokens = self.codes.next_tokens(answers[row, after, place])
         chances = [torch.zeros(level.shape) for level in tokens]
         for one in row[is_observed].unique().tolist():
             asked = is_observed & (row == one)
             for level, of_window in zip(chances, self._observed_levels(batch, answers, one), strict=True):
                 level[asked] = of_window[after[asked] - 1, place[asked]]
-        synthetic = (~is_observed).nonzero()[:, 0]
-        for asked in synthetic.split(max(1, CHANCES // self.catalogue.trie.items)) if len(synthetic) else ():
-            scores = self._scores_after(self.model, window[row[asked]], after[asked])
-            answer = answers[row[asked], after[asked], place[asked]]
-            for level, of_answer in zip(
-                chances, self._code_probabilities(scores, answer[:, None]), strict=True
+        if not is_observed.all():
+            asked = ~is_observed
+            for level, of_answers in zip(
+                chances, self._synthetic_levels(batch, row[asked], after[asked]), strict=True
             ):
-                level[asked] = of_answer[:, 0]
+                level[asked] = of_answers
         return list(zip(tokens, chances, strict=True))
 
-    def _next_tokens(self, items: torch.Tensor) -> list[torch.Tensor]:
-        """For each level, the tokens [q, F] that may follow the codes of `items` [q] before it."""
-        trie, nodes = self.catalogue.trie, self._nodes[items]
-        children = [trie.expand(nodes[:, depth, None], depth)[1] for depth in range(trie.length)]
-        return [self.catalogue.token_ids[token[:, 0].long()] for token in children]
+    def _synthetic_levels(
+        self, batch: Mapping[str, Any], row: torch.Tensor, after: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Probabilities [q, F] at each level of synthetic items, which were written with the trees (`Continuation`).
+
+        Args:
+            batch: as for `losses`.
+            row: int64 [q], which window.
+            after: int64 [q], which of its items.
+        """
+        window, observed, written = (
+            torch.as_tensor(batch[name]) for name in ("window_items", "observed", "chances")
+        )
+        place = torch.arange(window.shape[1])
+        is_synthetic = (window >= 0) & (place >= observed[:, None].clamp(min=1))
+        levels = self.codes.unpack(written, window, is_synthetic)
+        number = is_synthetic.flatten().cumsum(0).view(is_synthetic.shape) - 1
+        return [level[number[row, after]] for level in levels]
 
     def _observed_levels(
         self, batch: Mapping[str, Any], answers: torch.Tensor, row: int
@@ -276,7 +286,7 @@ class Teacher:
             tilted[torch.arange(len(after)), items[after]] = -torch.inf
             drawn.append(tilted.topk(count, dim=1).indices)
             distributions.append(
-                self._code_probabilities(scores, torch.cat([items[after][:, None], drawn[-1]], dim=1))
+                self.codes.along(scores, torch.cat([items[after][:, None], drawn[-1]], dim=1))
             )
         self._drawn[key] = torch.cat(drawn)
         self._keep(owner, items, [torch.cat(level) for level in zip(*distributions, strict=True)])
@@ -296,7 +306,7 @@ class Teacher:
         distributions = []
         for after in torch.arange(1, len(window)).split(max(1, CHANCES // self.catalogue.trie.items)):
             scores = self._scores_after(self._fitted_without(owner), window.expand(len(after), -1), after)
-            distributions.append(self._code_probabilities(scores, answers[after - 1]))
+            distributions.append(self.codes.along(scores, answers[after - 1]))
         return self._keep(owner, window, [torch.cat(level) for level in zip(*distributions, strict=True)])
 
     def _keep(
@@ -319,16 +329,6 @@ class Teacher:
         ]
         return torch.from_numpy(self.scores(model, histories))
 
-    def _code_probabilities(self, scores: torch.Tensor, answers: torch.Tensor) -> list[torch.Tensor]:
-        """Probabilities [q, A, F] at each level along the codes of `answers` [q, A], from `scores` [q, items]."""
-        trie = self.catalogue.trie
-        prior, nodes = CollaborativePrior(trie, scores), self._nodes[answers]
-        levels = []
-        for depth in range(trie.length):
-            child, _, legal = trie.expand(nodes[..., depth], depth)
-            levels.append(prior.log_prob(child, legal).exp())
-        return levels
-
     @cached_property
     def _memory(self) -> dict[tuple[int, bytes, int], list[torch.Tensor]]:
         """Distributions for windows of chosen items, kept between epochs."""
@@ -345,7 +345,6 @@ class Teacher:
         return self.catalogue.tokens
 
     @cached_property
-    def _nodes(self) -> torch.Tensor:
-        """Nodes of each item's prefixes, int64 [items, L]: the root, then one for each level."""
-        trie = self.catalogue.trie.base
-        return trie.item_nodes(torch.arange(trie.items))[:, :-1]
+    def codes(self) -> CodeChances:
+        """The probabilities of codes that follow from those of items."""
+        return CodeChances(self.catalogue)

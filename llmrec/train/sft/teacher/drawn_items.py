@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from llmrec.train.sft.samples import Continuation, Halves
 from llmrec.train.sft.teacher.distributions import CHANCES, STREAM, Teacher
+
+NOTHING = np.empty(0, np.float16)
 
 
 @dataclass(frozen=True)
@@ -19,13 +22,16 @@ class SyntheticContinuations:
         teacher: who does.
         count: how many a history gets, fewer where the teacher has none left.
         seed: of the draws, with the epoch.
+        history: number of items that a prompt holds. The teacher reads as many as the student will: before the last
+            synthetic item those of a full prompt.
     """
 
     teacher: Teacher
     count: int
     seed: int
+    history: int
 
-    def __call__(self, histories: Sequence[Sequence[str]], epoch: int) -> list[list[str]]:
+    def __call__(self, histories: Sequence[Sequence[str]], epoch: int) -> list[Continuation]:
         """Draw synthetic items for each history, one after the other, from the teacher's probabilities.
 
         Args:
@@ -33,21 +39,36 @@ class SyntheticContinuations:
             epoch: from 0; each draws anew.
         """
         rng = np.random.default_rng((self.seed, epoch, STREAM))
+        several = max(1, CHANCES // len(self.teacher.catalogue.items))
+        return [
+            continuation
+            for start in range(0, len(histories), several)
+            for continuation in self._draw(histories[start : start + several], rng)
+        ]
+
+    def _draw(self, histories: Sequence[Sequence[str]], rng: np.random.Generator) -> list[Continuation]:
         names, numbers = self.teacher.catalogue.items, self.teacher.catalogue.index
-        whole = [list(history) for history in histories]
-        several = max(1, CHANCES // len(names))
-        for start in range(0, len(whole), several):
-            some = whole[start : start + several]
-            for _ in range(self.count):
-                chance = np.exp(self.teacher.scores(self.teacher.model, some).astype(np.float64))
-                for row, history in zip(chance, some, strict=True):
-                    row[[numbers[item] for item in history]] = 0
-                below = chance.cumsum(1)
-                drawn = (below <= rng.random((len(some), 1)) * below[:, -1:]).sum(1)
-                # A slice, because the teacher may have nothing left to name: `item` is then behind the last.
-                for history, item in zip(some, drawn.tolist(), strict=True):
-                    history += names[item : item + 1]
-        return [row[len(history) :] for row, history in zip(whole, histories, strict=True)]
+        read = [list(history[-max(1, self.history + 1 - self.count) :]) for history in histories]
+        before = list(map(len, read))
+        taken = [[numbers[item] for item in history] for history in histories]
+        chances: list[list[Halves]] = [[] for _ in histories]
+        for _ in range(self.count):
+            scores = self.teacher.scores(self.teacher.model, read)
+            below = np.exp(scores.astype(np.float64))
+            for row, out in zip(below, taken, strict=True):
+                row[out] = 0
+            np.cumsum(below, axis=1, out=below)
+            drawn = (below <= rng.random((len(read), 1)) * below[:, -1:]).sum(1)
+            of_codes = self.teacher.codes.pack(scores, np.minimum(drawn, len(names) - 1))
+            for row, item in enumerate(drawn.tolist()):
+                if item < len(names):  # otherwise the teacher has nothing left to name
+                    read[row].append(names[item])
+                    taken[row].append(item)
+                    chances[row].append(of_codes[row])
+        return [
+            Continuation(items[count:], np.concatenate([NOTHING, *of_items]))
+            for items, count, of_items in zip(read, before, chances, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
