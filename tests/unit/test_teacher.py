@@ -109,9 +109,10 @@ def test_each_label_gets_the_mass_of_the_items_under_each_code(teacher, make):
 def test_losses_mix_the_users_choice_and_the_teachers_word(teacher):
     batch = batch_of(WINDOWS[:1], known=3, teacher=teacher)
     labels = batch["shift_labels"][batch["shift_labels"] != IGNORE]
-    log_probs = torch.randn((len(labels), 30), generator=torch.manual_seed(0)).log_softmax(-1)
+    logits = torch.randn((len(labels), 30), generator=torch.manual_seed(0))
+    log_probs = logits.log_softmax(-1)
     hard = -log_probs.gather(1, labels[:, None])[:, 0]
-    got = teacher.losses(log_probs, hard, batch)
+    got = teacher.targets(labels, teacher.distributions(batch)).losses(logits)
     questions = [(cut, depth) for cut in (1, 2, 3) for depth in range(2)]
     for at, (cut, depth) in enumerate(questions):
         chances = expected(WINDOWS[0], cut, depth)
@@ -126,9 +127,9 @@ def test_trees_that_ask_for_no_next_item_are_left_alone(teacher):
     builder.add([PROMPT, *tokens(2)], 1)
     rows = as_dataset([TrainingTree(builder.build())])
     batch = TreeCollator(pad_id=0)([rows[0]])
-    losses = torch.tensor([1.0, 2.0])
     assert teacher.distributions(batch) == []
-    assert teacher.losses(torch.zeros((2, 30)), losses, batch).tolist() == [1.0, 2.0]
+    alone = teacher.targets(torch.tensor([7, 3]), [])
+    assert (alone.token.tolist(), alone.share.tolist()) == ([7, 3], [1.0, 1.0])
     past = TrainingTree(flat([0, 1, 2, 3, 4, 5]))  # of a task that asks something else, with a longer history
     rows = as_dataset([past, TrainingTree(flat(WINDOWS[1]), np.array(WINDOWS[1], np.int32), 2)])
     words = teacher.distributions(TreeCollator(pad_id=0)([rows[0], rows[1]]))

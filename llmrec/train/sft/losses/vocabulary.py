@@ -9,9 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 
 from llmrec.token_tree import IGNORE
+from llmrec.train.sft.losses.token_targets import TokenTargets
 
 if TYPE_CHECKING:
     from llmrec.train.sft.losses import LossesOfLogits
@@ -34,11 +34,10 @@ class VocabularyLoss:
         yield partial(self._losses, batch)
 
     def _losses(self, batch: Mapping[str, Any], logits: torch.Tensor, is_training: bool) -> torch.Tensor:
-        labels = batch["shift_labels"]
+        labels = torch.as_tensor(batch["host_labels"])
         labels = labels[labels != IGNORE]
-        logits = logits.float()
-        if self.teacher is None or not is_training:
-            return cross_entropy(logits, labels, reduction="none")
-        log_probs = log_softmax(logits, dim=-1)
-        losses = nll_loss(log_probs, labels, reduction="none")
-        return self.teacher.losses(log_probs, losses, batch)
+        if self.teacher is not None and is_training:
+            targets = self.teacher.targets(labels, self.teacher.distributions(batch))
+        else:
+            targets = TokenTargets.of_labels(labels)
+        return targets.to(logits.device).losses(logits)

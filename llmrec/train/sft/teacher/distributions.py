@@ -22,9 +22,9 @@ import numpy.typing as npt
 import torch
 
 from llmrec.decode.parallel_codes import code_chances
-from llmrec.models.device import to_device
 from llmrec.text.target_tree import BRANCH
 from llmrec.token_tree import IGNORE
+from llmrec.train.sft.losses.token_targets import TokenTargets
 from llmrec.train.sft.teacher.code_chances import CodeChances
 
 if TYPE_CHECKING:
@@ -90,35 +90,42 @@ class Teacher:
                 row[[numbers[item] for item in history]] = -np.inf
         return log_probs
 
-    def losses(self, log_probs: torch.Tensor, losses: torch.Tensor, batch: Mapping[str, Any]) -> torch.Tensor:
-        """Losses of a batch's labels, mixed with the teacher's cross-entropy for next-item answers.
+    def targets(self, labels: torch.Tensor, distributions: Sequence[TeacherDistribution]) -> TokenTargets:
+        """Targets of labels over the vocabulary, in which the teacher has its share.
 
         Args:
-            log_probs: float [n, V] of the labelled positions, row after row.
-            losses: float [n], −log p(label).
-            batch: as `llmrec.train.sft.samples.TreeCollator` gives it, `n` labels in it.
+            labels: int64 [n], on the host.
+            distributions: what the teacher says of some of them.
 
         Returns:
-            float [n]: (1 − weight) losses + weight Σ −q log p; for synthetic items Σ −q log p alone.
+            For each label (1 − w) of itself and w of the teacher's probabilities. w is `weight` where the user has
+            chosen the item, 1 where the teacher made it up, and 0 where it says nothing.
         """
-        mixed = losses.clone()
-        for level in self.distributions(batch):
-            at, tokens, chances, real = (to_device(value, losses.device) for value in vars(level).values())
-            teacher_losses = -(chances * log_probs[at[:, None], tokens]).sum(1)
-            mixed = mixed.index_put((at,), self.mix(losses[at], teacher_losses, real))
-        return mixed
+        left, parts = torch.ones(len(labels)), []
+        for level in distributions:
+            share = self._share(level.is_observed)
+            left[level.label_index] = 1 - share
+            row, slot = level.probabilities.nonzero(as_tuple=True)
+            of_teacher = (share[:, None] * level.probabilities)[row, slot]
+            parts.append((level.label_index[row], level.tokens[row, slot], of_teacher))
+        itself = left.nonzero()[:, 0]
+        return TokenTargets.joined([(itself, labels[itself], left[itself]), *parts])
 
     def mix(
         self, losses: torch.Tensor, teacher_losses: torch.Tensor, is_observed: torch.Tensor
     ) -> torch.Tensor:
         """Losses of labels, float [m], with the teacher's share; where it made up the item, the teacher's alone."""
-        return torch.lerp(losses, teacher_losses, torch.where(is_observed, self.weight, 1.0))
+        return torch.lerp(losses, teacher_losses, self._share(is_observed))
+
+    def _share(self, is_observed: torch.Tensor) -> torch.Tensor:
+        """The teacher's share in the losses of labels, float32 [m]."""
+        return torch.where(is_observed, self.weight, 1.0)
 
     def distributions(self, batch: Mapping[str, Any]) -> list[TeacherDistribution]:
         """The teacher's distributions for a batch's labels, level by level of the semantic IDs.
 
         Args:
-            batch: as for `losses`.
+            batch: as `llmrec.train.sft.samples.TreeCollator` gives it.
         """
         labels, after, window, observed = (
             torch.as_tensor(batch[name])
@@ -154,7 +161,7 @@ class Teacher:
         """Probabilities of the next item's codes, each level by itself: float32 [q, C], C codes of all levels.
 
         Args:
-            batch: as for `losses`.
+            batch: as for `distributions`.
             row: int64 [q], which window.
             after: int64 [q], how many of its items are the history.
         """
@@ -218,7 +225,7 @@ class Teacher:
         """For each level, the tokens [q, F] that may follow an answer's codes so far, and their probabilities [q, F].
 
         Args:
-            batch: as for `losses`.
+            batch: as for `distributions`.
             answers: of `_answers`.
             row: int64 [q], which window.
             after: int64 [q], how many of its items are the history.
@@ -245,7 +252,7 @@ class Teacher:
         """Probabilities [q, F] at each level of synthetic items, which were written with the trees (`Continuation`).
 
         Args:
-            batch: as for `losses`.
+            batch: as for `distributions`.
             row: int64 [q], which window.
             after: int64 [q], which of its items.
         """
