@@ -102,11 +102,14 @@ class UnknownItemError(InvalidRequestError):
     Attributes:
         item: the id that was given.
         nearest: id of the item that is most like it; None if none is near.
+        run: name of the run.
     """
 
-    def __init__(self, message: str, item: str = "", nearest: str | None = None) -> None:
+    def __init__(
+        self, message: str, item: str = "", nearest: str | None = None, run: str | None = None
+    ) -> None:
         super().__init__(message)
-        self.item, self.nearest = item, nearest
+        self.item, self.nearest, self.run = item, nearest, run
 
 
 class UnknownUserError(InvalidRequestError):

@@ -15,7 +15,11 @@ SEARCHED = 20_000
 
 
 def unknown_item(
-    what: str, item: str, items: Sequence[str], titles: Mapping[str, str] | None = None, run: str = "RUN"
+    what: str,
+    item: str,
+    items: Sequence[str],
+    titles: Mapping[str, str] | None = None,
+    run: str | None = None,
 ) -> UnknownItemError:
     """Return the error for an item that is not in a catalogue; it names the nearest item.
 
@@ -24,7 +28,7 @@ def unknown_item(
         item: the unknown id, or a title that was given in its place.
         items: ids of the catalogue.
         titles: item id → title, if the items have titles.
-        run: name of the run, for the command that searches the titles.
+        run: name of the run, whose titles the user may want to search.
     """
     titles = titles if titles and len(titles) <= SEARCHED else {}
     near = (
@@ -35,12 +39,8 @@ def unknown_item(
     hint = ""
     if near is not None:
         title = titles.get(near, near)
-        hint = f"did you mean {near!r}{f', {title[:LONGEST]}' if title != near else ''}? "
-    message = (
-        f"{what}: item {item[:LONGEST]!r} is not in the catalogue "
-        f"({hint}search by title: llmrec items {run} --find WORDS)"
-    )
-    return UnknownItemError(message, item, near)
+        hint = f" (did you mean {near!r}{f', {title[:LONGEST]}' if title != near else ''}?)"
+    return UnknownItemError(f"{what}: item {item[:LONGEST]!r} is not in the catalogue{hint}", item, near, run)
 
 
 def find_items(words: str, titles: Mapping[str, str], near: bool = True) -> list[str]:

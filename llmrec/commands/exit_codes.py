@@ -7,7 +7,7 @@ import errno
 from typer.exceptions import TyperException
 
 from llmrec.commands.changed_files import changed_file
-from llmrec.errors import UserError
+from llmrec.errors import UnknownItemError, UserError
 from llmrec.files import DISK_FULL, disk_is_full
 from llmrec.plugins import place_in_own_code
 
@@ -20,6 +20,8 @@ def explain_error(error: Exception) -> tuple[int, str]:
     """Return the exit code (2 a mistake of the user, 1 of llmrec) and the one-line message for an exception."""
     if isinstance(error, TyperException):
         return error.exit_code, f"{_usage(error)} (llmrec --help)"
+    if isinstance(error, UnknownItemError):
+        return 2, f"{error}; search by title: llmrec items {error.run or 'RUN'} --find WORDS"
     if isinstance(error, UserError):
         return 2, str(error)
     if disk_is_full(error):

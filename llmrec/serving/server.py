@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field
 
 from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.config import BEAMS, Section, validate
-from llmrec.errors import InvalidRequestError, UserError
+from llmrec.errors import InvalidRequestError, UnknownItemError, UserError
 from llmrec.files import cause_of
 from llmrec.recommend.given_ids import as_id
 from llmrec.recommend.histories import UserHistories
@@ -232,6 +232,8 @@ def add_endpoint(app: FastAPI, served: TrainedRun, k_max: int) -> None:
                 answer = await recommend(state.engine_client, served, request, lora)
                 about["items"] = len(answer["items"])
                 return JSONResponse(answer)
+        except UnknownItemError as error:
+            raise VLLMValidationError(f"{error}; search by title: /v1/search?q=WORDS") from None
         except UserError as error:
             raise VLLMValidationError(str(error)) from None
 

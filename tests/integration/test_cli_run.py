@@ -152,7 +152,7 @@ def test_a_baseline_recommends_as_it_was_evaluated(capsys):
         (["recommend", "shop", "--user", "U7"], "user 'U7' is not in this run's data (did you mean 'u7'?)"),
         (
             ["recommend", "shop", "--history", "i1,nothing"],
-            "history: item 'nothing' is not in the catalogue (search by title: llmrec items shop --find WORDS)",
+            "history: item 'nothing' is not in the catalogue; search by title: llmrec items shop --find WORDS",
         ),
         (["recommend", "shop", "--history", "thing 7"], "did you mean 'i7', Thing 7?"),
         (["items", "shp"], "no run named 'shp' under runs (did you mean 'shop'?)"),

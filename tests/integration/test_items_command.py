@@ -145,7 +145,7 @@ def test_items_are_listed_and_found_by_title(grown):
         (["--retire", "i1", "--find", "thing"], "--find lists items; give it without --add and --retire"),
         (["--find", "nowhere"], "no item of grown has 'nowhere' in its title or id"),
         (["--retire", "nobody"], "--retire: item 'nobody' is not in the catalogue"),
-        (["--retire", "i333"], "did you mean 'i33'. search by title: llmrec items grown --find WORDS"),
+        (["--retire", "i333"], "did you mean 'i33'..; search by title: llmrec items grown --find WORDS"),
         (["--retire", " , "], "--retire: no item ids"),
         (["--add", "no.jsonl"], "no such file: no.jsonl"),
         (["--add", "new.jsonl", "--vectors", "new.npy"], "item 'n60' is in the catalogue already"),

@@ -102,7 +102,10 @@ def test_clients_at_once_each_get_their_own_list(server, recommender):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"history": ["no such item"]}, "history: item 'no such item' is not in the catalogue"),
+        (
+            {"history": ["no such item"]},
+            "history: item 'no such item' is not in the catalogue; search by title: /v1/search?q=WORDS",
+        ),
         ({"history": []}, "history: expected at least one entry"),
         ({"k": 3}, "give either history or user_id"),
         ({"history": ["i1"], "size": 3}, "unknown key 'size'"),

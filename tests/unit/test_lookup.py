@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 
 from llmrec.catalogue.lookup import find_items, unknown_item
+from llmrec.commands.exit_codes import explain_error
 from llmrec.errors import COMPARED, UnknownUserError, nearest_name, shortened
 from llmrec.recommend.histories import UserHistories
 
@@ -40,12 +41,11 @@ def test_closer_titles_come_first():
 
 
 def test_an_unknown_item_is_answered_with_the_nearest_title_or_id():
-    told = str(unknown_item("history", "star wars", list(TITLES), TITLES, "films"))
-    assert told == (
-        "history: item 'star wars' is not in the catalogue "
-        "(did you mean '50', Star Wars (1977)? search by title: llmrec items films --find WORDS)"
-    )
-    assert "(did you mean 'B00123'? " in str(unknown_item("deny", "b00123", ["B00122", "B00123"]))
+    error = unknown_item("history", "star wars", list(TITLES), TITLES, "films")
+    told = "history: item 'star wars' is not in the catalogue (did you mean '50', Star Wars (1977)?)"
+    assert str(error) == told
+    assert explain_error(error) == (2, f"{told}; search by title: llmrec items films --find WORDS")
+    assert "(did you mean 'B00123'?)" in str(unknown_item("deny", "b00123", ["B00122", "B00123"]))
     assert "did you mean" not in str(unknown_item("deny", "q", ["B00122"]))
 
 
