@@ -11,6 +11,7 @@ from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.trie import Trie
 from llmrec.text.target_tree import BRANCH, TargetTreeBuilder
 from llmrec.token_tree import IGNORE
+from llmrec.train.sft.losses.vocabulary import taught_targets
 from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset, owner_of
 from llmrec.train.sft.teacher.distributions import Teacher
 from llmrec.train.sft.teacher.drawn_items import Branching, SyntheticContinuations
@@ -112,7 +113,7 @@ def test_losses_mix_the_users_choice_and_the_teachers_word(teacher):
     logits = torch.randn((len(labels), 30), generator=torch.manual_seed(0))
     log_probs = logits.log_softmax(-1)
     hard = -log_probs.gather(1, labels[:, None])[:, 0]
-    got = teacher.targets(labels, teacher.distributions(batch)).losses(logits)
+    got = taught_targets(labels, teacher, teacher.distributions(batch)).losses(logits)
     questions = [(cut, depth) for cut in (1, 2, 3) for depth in range(2)]
     for at, (cut, depth) in enumerate(questions):
         chances = expected(WINDOWS[0], cut, depth)
@@ -128,7 +129,7 @@ def test_trees_that_ask_for_no_next_item_are_left_alone(teacher):
     rows = as_dataset([TrainingTree(builder.build())])
     batch = TreeCollator(pad_id=0)([rows[0]])
     assert teacher.distributions(batch) == []
-    alone = teacher.targets(torch.tensor([7, 3]), [])
+    alone = taught_targets(torch.tensor([7, 3]), teacher, [])
     assert (alone.token.tolist(), alone.share.tolist()) == ([7, 3], [1.0, 1.0])
     past = TrainingTree(flat([0, 1, 2, 3, 4, 5]))  # of a task that asks something else, with a longer history
     rows = as_dataset([past, TrainingTree(flat(WINDOWS[1]), np.array(WINDOWS[1], np.int32), 2)])

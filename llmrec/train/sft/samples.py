@@ -25,7 +25,7 @@ from llmrec.text.prompts import Template, uses_history
 from llmrec.text.target_tree import BRANCH, TargetTree
 from llmrec.text.tasks import Source
 from llmrec.token_tree import IGNORE, collate
-from llmrec.train.sft.losses.children import prefix_nodes
+from llmrec.train.sft.prefix_nodes import prefix_nodes
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -24,7 +24,6 @@ import torch
 from llmrec.decode.parallel_codes import code_chances
 from llmrec.text.target_tree import BRANCH
 from llmrec.token_tree import IGNORE
-from llmrec.train.sft.losses.token_targets import TokenTargets
 from llmrec.train.sft.teacher.code_chances import CodeChances
 
 if TYPE_CHECKING:
@@ -90,35 +89,14 @@ class Teacher:
                 row[[numbers[item] for item in history]] = -np.inf
         return log_probs
 
-    def targets(self, labels: torch.Tensor, distributions: Sequence[TeacherDistribution]) -> TokenTargets:
-        """Targets of labels over the vocabulary, in which the teacher has its share.
-
-        Args:
-            labels: int64 [n], on the host.
-            distributions: what the teacher says of some of them.
-
-        Returns:
-            For each label (1 − w) of itself and w of the teacher's probabilities. w is `weight` where the user has
-            chosen the item, 1 where the teacher made it up, and 0 where it says nothing.
-        """
-        left, parts = torch.ones(len(labels)), []
-        for level in distributions:
-            share = self._share(level.is_observed)
-            left[level.label_index] = 1 - share
-            row, slot = level.probabilities.nonzero(as_tuple=True)
-            of_teacher = (share[:, None] * level.probabilities)[row, slot]
-            parts.append((level.label_index[row], level.tokens[row, slot], of_teacher))
-        itself = left.nonzero()[:, 0]
-        return TokenTargets.joined([(itself, labels[itself], left[itself]), *parts])
-
     def mix(
         self, losses: torch.Tensor, teacher_losses: torch.Tensor, is_observed: torch.Tensor
     ) -> torch.Tensor:
         """Losses of labels, float [m], with the teacher's share; where it made up the item, the teacher's alone."""
-        return torch.lerp(losses, teacher_losses, self._share(is_observed))
+        return torch.lerp(losses, teacher_losses, self.share(is_observed))
 
-    def _share(self, is_observed: torch.Tensor) -> torch.Tensor:
-        """The teacher's share in the losses of labels, float32 [m]."""
+    def share(self, is_observed: torch.Tensor) -> torch.Tensor:
+        """The teacher's share in the losses of labels, float32 [m]: the whole where it made up the item."""
         return torch.where(is_observed, self.weight, 1.0)
 
     def distributions(self, batch: Mapping[str, Any]) -> list[TeacherDistribution]:
