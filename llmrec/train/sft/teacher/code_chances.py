@@ -11,11 +11,10 @@ import numpy.typing as npt
 import torch
 
 from llmrec.catalogue.prefix_mass import CollaborativePrior
+from llmrec.train.sft.samples import Halves
 
 if TYPE_CHECKING:
     from llmrec.catalogue.catalogue import Catalogue
-
-Halves = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True)
