@@ -59,7 +59,10 @@ RunOrRecipe = Annotated[
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")]
 ModelName = Annotated[
-    str | None, typer.Option(metavar="sft|dpo|grpo|base", help="Default: the run's best model.")
+    str | None,
+    typer.Option(
+        metavar="sft|dpo|grpo|base", help="Default: the aligned model if the gate chose it, else sft."
+    ),
 ]
 Dest = Annotated[Path, typer.Argument(metavar="DEST", help="The folder to write.")]
 Replace = Annotated[bool, typer.Option("--force", help="Replace an earlier output in this folder.")]

@@ -17,7 +17,10 @@ def recommend(
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Number of items.")] = 10,
     model: Annotated[
         str | None,
-        typer.Option(metavar="sft|…|SYSTEM", help="A model, or a baseline. Default: the best model."),
+        typer.Option(
+            metavar="sft|…|SYSTEM",
+            help="A model, or a baseline. Default: the aligned model if the gate chose it, else sft.",
+        ),
     ] = None,
     mask_seen: Annotated[
         bool | None,

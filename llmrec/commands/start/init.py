@@ -54,7 +54,8 @@ def run(folder: Path, out: Path | None, yes: bool, force: bool) -> None:
     _write(out, text)
     print_rows(understood)
     print_counts(understood)
-    print(f"\n{out}: written. Next: llmrec run own-data {shlex.quote(f'data.card={out}')}")
+    name = shlex.quote(f"run={out.stem}")
+    print(f"\n{out}: written. Next: llmrec run own-data {shlex.quote(f'data.card={out}')} {name}")
 
 
 def _new(scratch: str, name: str) -> Path:
