@@ -11,5 +11,5 @@ def with_chances(tree, teacher):
     packed = [np.empty(0, np.float16)]
     for cut in range(max(1, tree.observed), len(window)):
         scores = teacher.scores(teacher.model, [[items[item] for item in window[:cut]]])
-        packed += teacher.codes.pack(scores, np.array(window[cut : cut + 1]))
+        packed += teacher.prefix_chances.pack(scores, np.array(window[cut : cut + 1]))
     return replace(tree, chances=np.concatenate(packed))

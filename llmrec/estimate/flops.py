@@ -111,12 +111,13 @@ def teacher_seconds(work: Workload) -> float:
     """Seconds of the teacher.
 
     It scores the catalogue once for every target, whose probabilities are kept for later epochs, and before the
-    training starts in each epoch for every synthetic item.
+    training starts in each epoch for every synthetic item. With parallel codes it scores it for that item again.
     """
     if work.recipe.sft.distillation is None:
         return 0.0
     weight = sum(mixed.config.weight_in(0) for mixed in work.mix if any(mixed.is_next_item))
     epochs = work.passes(work.epoch_counts(1)[0])
-    targets = work.rows("next_item") * work.targets() * min(1.0, epochs)
-    synthetic = work.users * work.synthetic_items * math.ceil(work.recipe.sft.epochs)
-    return weight * (targets + synthetic) * work.size.items / TEACHER_SCORES_PER_SECOND
+    targets = weight * work.rows("next_item") * work.targets() * min(1.0, epochs)
+    times = math.ceil(work.recipe.sft.epochs) + (weight * epochs if work.recipe.sft.parallel_codes else 0)
+    synthetic = work.users * work.synthetic_items * times
+    return (targets + synthetic) * work.size.items / TEACHER_SCORES_PER_SECOND

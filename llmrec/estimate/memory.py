@@ -10,7 +10,9 @@ from llmrec.token_tree import MAX_ATTENTION_PAIRS
 
 LISTS_BYTES = 1e9  # most bytes of a batch of lists on a CPU (llmrec.decode.batches)
 BYTES_PER_TRAINED = 16  # weight, gradient and Adam's two moments, in float32
-BYTES_PER_LOGIT = 20  # logit, log-probability, their gradients, and two of them in 16 bits
+BYTES_PER_LOGIT = (
+    20  # of a step: logits and gradient in 16 bits, some of both in 32, and what the allocator keeps
+)
 BYTES_PER_TREE_TOKEN = 24  # its five numbers, and a share of the window's
 BYTES_OF_4_BITS = {True: 0.52, False: 0.57}
 """Bytes of a weight with its share of the scales, by `sft.qlora.double_quant`."""
@@ -101,5 +103,10 @@ def tree_bytes(work: Workload) -> float:
     )
     epochs = math.ceil(sft.epochs) if differ else 1
     _, tokens, _ = work.epoch_counts(epochs)
-    chances = work.users * work.synthetic_items * sibling_count(work)
-    return epochs * (BYTES_PER_TREE_TOKEN * tokens + 2 * chances)
+    asked = sum(
+        mixed.config.weight_in(epoch) * sum(mixed.is_next_item) / len(mixed.templates)
+        for mixed in work.mix
+        for epoch in range(epochs)
+    )
+    chances = asked * work.users * work.synthetic_items * sibling_count(work)
+    return epochs * BYTES_PER_TREE_TOKEN * tokens + (0 if sft.parallel_codes else 2 * chances)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tiny_decoders
 import torch
+from made_up import with_chances
 from tiny_decoders import CODES, LEVELS, TEXT
 
 from llmrec.catalogue.catalogue import Catalogue
@@ -307,14 +308,15 @@ TEACHER = Teacher(Popular(), Catalogue(TRIE, IDS, [str(n) for n in range(len(SID
 
 
 def training_batch():
-    """Windows of items, each asked for after those before it."""
+    """Windows of items, each asked for after those before it; a teacher has made up all but two."""
     trees = []
     for window in ([3, 1, 4, 1], [5, 9], [2, 6, 5]):
         builder = TargetTreeBuilder()
         for cut in range(1, len(window)):
             path = [token for item in window[: cut + 1] for token in PATHS[item]]
             builder.add(path, len(path) - LEVELS, history_length=cut)
-        trees.append(TrainingTree(builder.build(), np.array(window, np.int32), len(window)))
+        tree = TrainingTree(builder.build(), np.array(window, np.int32), observed=2)
+        trees.append(with_chances(tree, TEACHER))
     rows = as_dataset(trees)
     return TreeCollator(0, TEACHER.catalogue)([rows[i] for i in range(len(rows))])
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny_decoders
 import torch
+from made_up import with_chances
 from tiny_decoders import CODES, LEVELS, TEXT
 
 from llmrec.catalogue.catalogue import SOFTMAX, Catalogue, Prefixes
@@ -28,7 +29,6 @@ from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
 from llmrec.train.sft.teacher.distributions import Teacher
 from llmrec.train.sft.trainer import TreeTrainer
 from llmrec.vllm.constraint import RowLists, constrain
-from tests.made_up import with_chances
 
 RNG = np.random.default_rng(5)
 SIDS = np.array(sorted({tuple(row) for row in RNG.integers(0, CODES, (60, LEVELS)).tolist()}), np.int32)

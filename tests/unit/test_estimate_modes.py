@@ -10,7 +10,7 @@ import pytest
 from llmrec import estimate
 from llmrec.config import DataSize, load_recipe
 from llmrec.data.card import load_card
-from llmrec.estimate import alignment, flops
+from llmrec.estimate import alignment, flops, memory
 from llmrec.estimate.weights import row_parameters, trained_parameters
 from llmrec.files import read_json
 from llmrec.ids.codecs.residual import ResidualCodec
@@ -94,6 +94,24 @@ def test_a_mode_that_trains_less_needs_less_memory_and_time():
         return flops.seconds(work(f"sft.mode={mode}")[1], "sft")
 
     assert seconds("full") > seconds("qlora") > seconds("lora") * 1.1
+
+
+def test_trees_on_disk_grow_with_epochs_and_tasks_where_a_teacher_makes_up_items():
+    def size(*overrides):
+        return memory.tree_bytes(work("sft.distillation.teacher=mixture", *overrides)[1])
+
+    made_up = "sft.distillation.synthetic_items=2"
+    once = size("sft.epochs=1", "sft.distillation.synthetic_items=0")
+    assert size("sft.epochs=5", "sft.distillation.synthetic_items=0") == once, "all epochs are alike"
+    assert size("sft.epochs=5", made_up) == pytest.approx(5 * size("sft.epochs=1", made_up))
+    chances = (
+        2 * 2 * SIZE.users * (32 + 500 / 32 + 1)
+    )  # 16 bits, two items, the siblings at each of three levels
+    tokens = 24 * 2 * SIZE.users * 3
+    assert size("sft.epochs=1", made_up) - once == pytest.approx(chances + tokens, rel=0.2)
+    twice = "prompts=[{task: sequential, templates: [sids], weight: 2}]"
+    assert size("sft.epochs=1", made_up, twice) == pytest.approx(2 * size("sft.epochs=1", made_up))
+    assert size("sft.epochs=1", made_up, "sft.parallel_codes=true") < size("sft.epochs=1", made_up)
 
 
 def test_memory_is_estimated_within_half_of_what_a_pretrained_model_took():

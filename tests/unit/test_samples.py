@@ -183,6 +183,21 @@ def test_made_up_items_join_a_history_that_has_room_for_them(run, encoder):
         assert whole == [[*items, *encoder.items[:more]][-8:] for items in own]
 
 
+def test_only_chains_that_ask_for_made_up_items_have_what_the_teacher_thinks_of_them(run, encoder, tmp_path):
+    sids = "{% for i in history %}{{ i.sid }}{% endfor %}"
+    alone = task(tmp_path, f"templates: [{{id: x, text: '{sids}'}}]")
+    made_up = [samples.Continuation(encoder.items[:2], np.full(3, 0.5, np.float16))] * USERS
+    lessons = list(
+        samples.training_trees(
+            encoder, load_training_mix([alone], encoder.fields), run, None, 0, 0, lambda *_: made_up
+        )
+    )
+    asked = [int(one.tree.history_length[one.tree.labels != IGNORE].max()) for one in lessons]
+    synthetic = [after >= one.observed for after, one in zip(asked, lessons, strict=True)]
+    assert [len(one.chances) for one in lessons] == [3 * is_synthetic for is_synthetic in synthetic]
+    assert 0 < sum(synthetic) < len(lessons)
+
+
 def test_an_item_task_has_one_sample_an_item(run, encoder):
     trees = trees_of(encoder, run, TaskConfig(task="item_to_sid", templates=["title"]))
     asked = [encoder.read(ids) for ids in flat(trees)]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from made_up import with_chances
 
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.trie import Trie
@@ -16,7 +17,7 @@ from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset, own
 from llmrec.train.sft.teacher.distributions import Teacher
 from llmrec.train.sft.teacher.drawn_items import Branching, SyntheticContinuations
 from llmrec.train.sft.teacher.temperature import find_temperature
-from tests.made_up import with_chances
+from llmrec.train.sft.trainer import split_batch
 
 SIDS = np.array([[0, 0], [0, 1], [0, 2], [1, 0], [2, 1], [2, 2]])
 ITEMS = [f"i{n}" for n in range(len(SIDS))]
@@ -198,6 +199,24 @@ def test_what_is_made_up_is_taught_as_it_was_drawn(teacher):
             assert is_observed == (cut < lessons[row].observed)
             asked += not is_observed
     assert asked == 2 * (3 + 3 + 2 + 1)
+
+
+def test_rows_of_a_batch_and_its_pieces_say_the_same(teacher, monkeypatch):
+    windows = [[0, 3, 1, 5], [4, 2], [1, 0, 2]]
+    batch = batch_of(windows, known=2, teacher=teacher)
+    monkeypatch.setattr("llmrec.train.sft.trainer.MAX_ATTENTION_PAIRS", 1)
+    pieces = split_batch(batch)
+    assert len(pieces) == 3
+    whole = [level.probabilities.sum().item() for level in teacher.distributions(batch)]
+    parts = [[level.probabilities.sum().item() for level in teacher.distributions(p)] for p in pieces]
+    assert np.sum(parts, axis=0) == pytest.approx(whole)
+    whole_tree = flat([4, 2, 0])
+    untaught = TrainingTree(whole_tree, np.array([4, 2, 0], np.int32), 2)
+    labels = np.where(whole_tree.history_length == 1, whole_tree.labels, IGNORE)
+    chain = replace(untaught, tree=replace(whole_tree, labels=labels))  # asks for what the user has chosen
+    rows = as_dataset([chain, with_chances(untaught, teacher)])
+    mixed = TreeCollator(pad_id=0)([rows[0], rows[1]])
+    assert len(teacher.distributions(mixed)[0].label_index) == 1 + 2
 
 
 def test_the_teacher_draws_after_as_many_items_as_the_student_reads(teacher):

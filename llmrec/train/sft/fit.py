@@ -235,7 +235,11 @@ def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> E
     if teacher is not None and distillation is not None:
         if distillation.synthetic_items:
             continue_histories = SyntheticContinuations(
-                teacher, distillation.synthetic_items, recipe.seed, prepared.encoder.history
+                teacher,
+                distillation.synthetic_items,
+                recipe.seed,
+                prepared.encoder.history,
+                keeps_chances=not recipe.sft.parallel_codes,
             )
         if distillation.branches:
             branch = Branching(teacher, distillation.branches, recipe.seed)

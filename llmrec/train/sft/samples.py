@@ -47,7 +47,7 @@ class Continuation:
 
     Attributes:
         items: synthetic items, in their order.
-        chances: what the teacher that drew them thinks of their codes (`CodeChances.pack`).
+        chances: what the teacher that drew them thinks of their codes (`PrefixChances.pack`).
     """
 
     items: list[str] = field(default_factory=list)
@@ -78,6 +78,12 @@ class TrainingTree:
     owner: int = 0
     branches: Ints = field(default_factory=lambda: np.empty(0, np.int32))
     chances: Halves = field(default_factory=lambda: np.empty(0, np.float16))
+
+    @property
+    def asks_for_made_up(self) -> bool:
+        """Whether some label is a code of an item that a teacher has made up."""
+        after = self.tree.history_length[self.tree.labels != IGNORE] % BRANCH
+        return len(self.window_items) > 0 and bool((after >= max(1, self.observed)).any())
 
 
 def training_trees(
@@ -242,8 +248,7 @@ def _task_trees(
         if mixed.is_next_item[index]:
             person = rows.person(row) if rows.is_last(row) else case
             for tree in _next_item_trees(encoder, template, case, person, branch):
-                has_made_up = tree.observed < len(tree.window_items)
-                yield replace(tree, chances=rows.chances(row)) if has_made_up else tree
+                yield replace(tree, chances=rows.chances(row)) if tree.asks_for_made_up else tree
         elif task.source == "next_item":
             yield from map(TrainingTree, encoder.window_trees(template, case, draw, missing))
         elif len(case.items) > 1 or task.source == "item" or not names_past[index]:
@@ -308,7 +313,7 @@ def validation_trees(
     return trees
 
 
-def columns(trees: Sequence[TrainingTree]) -> dict[str, list[Ints]]:
+def columns(trees: Sequence[TrainingTree]) -> dict[str, list[Ints | Halves]]:
     """Training trees as columns: the arrays of TargetTree, and what `TrainingTree` has beside it."""
     of_trees = {name: [getattr(one.tree, name) for one in trees] for name in TREE}
     single = {

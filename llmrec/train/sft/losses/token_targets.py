@@ -87,7 +87,7 @@ class _CrossEntropy(torch.autograd.Function):
         found = torch.empty_like(logits)
         of_total, of_share = gradient * total, gradient[row] * share
         for rows, shares in _parts(logits, row):
-            part = (logits[rows].float() - whole[rows, None]).exp_().mul_(of_total[rows, None])
+            part = (logits[rows].float().contiguous() - whole[rows, None]).exp_().mul_(of_total[rows, None])
             place = (row[shares] - rows.start) * logits.shape[1] + token[shares]
             part.view(-1).index_add_(0, place, of_share[shares], alpha=-1)
             found[rows] = part

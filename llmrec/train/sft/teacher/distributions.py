@@ -24,7 +24,7 @@ import torch
 from llmrec.decode.parallel_codes import code_chances
 from llmrec.text.target_tree import BRANCH
 from llmrec.token_tree import IGNORE
-from llmrec.train.sft.teacher.code_chances import CodeChances
+from llmrec.train.sft.teacher.prefix_chances import PrefixChances
 
 if TYPE_CHECKING:
     from llmrec.catalogue.catalogue import Catalogue
@@ -210,7 +210,7 @@ class Teacher:
             place: int64 [q], which answer there: 0 the window's own, else that of a branch.
         """
         is_observed = after < torch.as_tensor(batch["observed"])[row]
-        tokens = self.codes.next_tokens(answers[row, after, place])
+        tokens = self.prefix_chances.next_tokens(answers[row, after, place])
         chances = [torch.zeros(level.shape) for level in tokens]
         for one in row[is_observed].unique().tolist():
             asked = is_observed & (row == one)
@@ -238,9 +238,10 @@ class Teacher:
             torch.as_tensor(batch[name]) for name in ("window_items", "observed", "chances")
         )
         place = torch.arange(window.shape[1])
-        is_synthetic = (window >= 0) & (place >= observed[:, None].clamp(min=1))
-        levels = self.codes.unpack(written, window, is_synthetic)
-        number = is_synthetic.flatten().cumsum(0).view(is_synthetic.shape) - 1
+        is_written = (window >= 0) & (place >= observed[:, None].clamp(min=1))
+        is_written &= (written >= 0).any(1)[:, None]  # not of a chain that asks for what the user has chosen
+        levels = self.prefix_chances.unpack(written, window, is_written)
+        number = is_written.flatten().cumsum(0).view(is_written.shape) - 1
         return [level[number[row, after]] for level in levels]
 
     def _observed_levels(
@@ -271,7 +272,7 @@ class Teacher:
             tilted[torch.arange(len(after)), items[after]] = -torch.inf
             drawn.append(tilted.topk(count, dim=1).indices)
             distributions.append(
-                self.codes.along(scores, torch.cat([items[after][:, None], drawn[-1]], dim=1))
+                self.prefix_chances.along(scores, torch.cat([items[after][:, None], drawn[-1]], dim=1))
             )
         self._drawn[key] = torch.cat(drawn)
         self._keep(owner, items, [torch.cat(level) for level in zip(*distributions, strict=True)])
@@ -291,7 +292,7 @@ class Teacher:
         distributions = []
         for after in torch.arange(1, len(window)).split(max(1, CHANCES // self.catalogue.trie.items)):
             scores = self._scores_after(self._fitted_without(owner), window.expand(len(after), -1), after)
-            distributions.append(self.codes.along(scores, answers[after - 1]))
+            distributions.append(self.prefix_chances.along(scores, answers[after - 1]))
         return self._keep(owner, window, [torch.cat(level) for level in zip(*distributions, strict=True)])
 
     def _keep(
@@ -330,6 +331,6 @@ class Teacher:
         return self.catalogue.tokens
 
     @cached_property
-    def codes(self) -> CodeChances:
+    def prefix_chances(self) -> PrefixChances:
         """The probabilities of codes that follow from those of items."""
-        return CodeChances(self.catalogue)
+        return PrefixChances(self.catalogue)

@@ -22,14 +22,16 @@ class SyntheticContinuations:
         teacher: who does.
         count: how many a history gets, fewer where the teacher has none left.
         seed: of the draws, with the epoch.
-        history: number of items that a prompt holds. The teacher reads as many as the student will: before the last
+        history: number of items that a prompt holds. The teacher reads what the student will: before the last
             synthetic item those of a full prompt.
+        keeps_chances: whether what the teacher thinks of the items' codes is kept with them, for losses that read it.
     """
 
     teacher: Teacher
     count: int
     seed: int
     history: int
+    keeps_chances: bool = True
 
     def __call__(self, histories: Sequence[Sequence[str]], epoch: int) -> list[Continuation]:
         """Draw synthetic items for each history, one after the other, from the teacher's probabilities.
@@ -48,26 +50,27 @@ class SyntheticContinuations:
 
     def _draw(self, histories: Sequence[Sequence[str]], rng: np.random.Generator) -> list[Continuation]:
         names, numbers = self.teacher.catalogue.items, self.teacher.catalogue.index
-        read = [list(history[-max(1, self.history + 1 - self.count) :]) for history in histories]
-        before = list(map(len, read))
-        taken = [[numbers[item] for item in history] for history in histories]
+        whole = [list(history) for history in histories]
+        first = [max(0, len(history) + self.count - self.history - 1) for history in histories]
         chances: list[list[Halves]] = [[] for _ in histories]
         for _ in range(self.count):
+            read = [items[min(start, len(items) - 1) :] for items, start in zip(whole, first, strict=True)]
             scores = self.teacher.scores(self.teacher.model, read)
-            below = np.exp(scores.astype(np.float64))
-            for row, out in zip(below, taken, strict=True):
-                row[out] = 0
-            np.cumsum(below, axis=1, out=below)
-            drawn = (below <= rng.random((len(read), 1)) * below[:, -1:]).sum(1)
-            of_codes = self.teacher.codes.pack(scores, np.minimum(drawn, len(names) - 1))
+            weights = np.exp(scores.astype(np.float64))
+            for row, items in zip(weights, whole, strict=True):
+                row[[numbers[item] for item in items]] = 0
+            below = weights.cumsum(1)
+            drawn = (below <= rng.random((len(whole), 1)) * below[:, -1:]).sum(1)
+            if self.keeps_chances:
+                packed = self.teacher.prefix_chances.pack(scores, np.minimum(drawn, len(names) - 1))
             for row, item in enumerate(drawn.tolist()):
                 if item < len(names):  # otherwise the teacher has nothing left to name
-                    read[row].append(names[item])
-                    taken[row].append(item)
-                    chances[row].append(of_codes[row])
+                    whole[row].append(names[item])
+                    if self.keeps_chances:
+                        chances[row].append(packed[row])
         return [
-            Continuation(items[count:], np.concatenate([NOTHING, *of_items]))
-            for items, count, of_items in zip(read, before, chances, strict=True)
+            Continuation(items[len(history) :], np.concatenate([NOTHING, *of_items]))
+            for items, history, of_items in zip(whole, histories, chances, strict=True)
         ]
 
 

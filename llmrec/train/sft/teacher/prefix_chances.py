@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CodeChances:
+class PrefixChances:
     """The codes that may follow the prefixes of items, and their probabilities.
 
     Below, F is the largest number of codes that may follow a prefix of a level, and L the number of levels.
