@@ -278,7 +278,9 @@ class TigerConfig(Section):
         lr: learning rate.
         batch: history items per optimizer step; with full histories, a step has `batch / history` targets.
         epochs: most epochs.
-        patience: training stops after this many epochs without a better validation NDCG@10.
+        patience: training stops after this many epochs without a better validation NDCG@10, though not before
+            `patient_steps`.
+        patient_steps: number of optimizer steps without a better value before the training stops.
         valid_users: number of validation users, a seeded sample.
         beams: beam width of the lists.
     """
@@ -294,6 +296,7 @@ class TigerConfig(Section):
     batch: Positive = 2560
     epochs: Positive = 100
     patience: Positive = 3
+    patient_steps: Annotated[int, Field(ge=0)] = 300
     valid_users: Positive = 1000
     beams: Positive = 50
 

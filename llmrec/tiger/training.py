@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from llmrec.collaborative.sequential.early_stopping import train_to_best
+from llmrec.collaborative.sequential.early_stopping import patience_in_epochs, train_to_best
 from llmrec.collaborative.sequential.windows import Ints, Window, batches
 from llmrec.config import TigerConfig
 from llmrec.progress.bar import Progress
@@ -61,7 +61,9 @@ def train(
         return _epoch(model, optimizer, tokens, windows, config, np.random.default_rng([seed, epoch]))
 
     judge = None if validate is None else lambda: validate(model)
-    return train_to_best(model, run_epoch, judge, config.epochs, config.patience, "TIGER")
+    read = sum(len(window.items) - 1 for window in windows)
+    patience = patience_in_epochs(config.patience, config.patient_steps, read, config.batch)
+    return train_to_best(model, run_epoch, judge, config.epochs, patience, "TIGER")
 
 
 def _epoch(

@@ -16,7 +16,9 @@ from llmrec.collaborative.sequential.dropout import keep_all
 from llmrec.collaborative.sequential.windows import pad
 from llmrec.errors import UserError
 
-SMALL = HstuSettings(dim=16, heads=2, history=6, dropout=0.1, lr=5e-3, batch=64, epochs=25, patience=25)
+SMALL = HstuSettings(
+    dim=16, heads=2, history=6, dropout=0.1, lr=5e-3, batch=64, epochs=25, patience=25, patient_steps=0
+)
 TIMED = SMALL.model_copy(update={"times": True})
 
 

@@ -18,13 +18,16 @@ from llmrec.collaborative.sasrec.model import SasrecModel
 from llmrec.collaborative.sasrec.settings import SasrecSettings
 from llmrec.collaborative.sequential import losses, ranker
 from llmrec.collaborative.sequential.dropout import Dropout
+from llmrec.collaborative.sequential.early_stopping import patience_in_epochs
 from llmrec.collaborative.sequential.losses import bce_loss, ce_loss
 from llmrec.collaborative.sequential.training import NegativeSampler
 from llmrec.collaborative.sequential.windows import Piece, Window, batches, cut_windows, pad, split_batch
 from llmrec.collaborative.sequential.workers import start_workers
 from llmrec.errors import UserError
 
-SMALL = SasrecSettings(dim=16, heads=2, history=6, dropout=0.1, lr=5e-3, batch=64, epochs=25, patience=25)
+SMALL = SasrecSettings(
+    dim=16, heads=2, history=6, dropout=0.1, lr=5e-3, batch=64, epochs=25, patience=25, patient_steps=0
+)
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +298,17 @@ def test_without_validation_targets_patience_epochs_are_trained():
     config = SMALL.model_copy(update={"patience": 3})
     _, log = Sasrec.fit(CIRCLE, ITEMS, "ce", config, valid=VALID.clear())
     assert (log["epochs"], log["best_epoch"], log["ndcg@10"]) == (3, 3, [])
+
+
+def test_with_little_data_patience_is_counted_in_steps():
+    """An epoch of the circle is one step here: three epochs without a better value are three steps."""
+    hopeless = VALID.with_columns(target=pl.col("history").list.last())
+    config = SMALL.model_copy(update={"patience": 3, "patient_steps": 20, "batch": 10_000, "epochs": 50})
+    _, log = Sasrec.fit(CIRCLE, ITEMS, "ce", config, valid=hopeless)
+    assert (log["epochs"], log["best_epoch"]) == (21, 1)
+    assert patience_in_epochs(3, 300, samples=4000, batch=768) == 50
+    assert patience_in_epochs(3, 300, samples=150_000, batch=768) == 3
+    assert patience_in_epochs(3, 300, samples=0, batch=768) == 300
 
 
 def test_training_stops_when_validation_no_longer_improves():

@@ -13,7 +13,9 @@ from llmrec.collaborative.sasrec.settings import SasrecSettings
 from llmrec.collaborative.sequential import training
 from llmrec.collaborative.sequential.windows import Piece, augment, cut_windows, pad
 
-SMALL = SasrecSettings(dim=16, heads=2, history=8, dropout=0.1, lr=5e-3, batch=64, epochs=4, patience=4)
+SMALL = SasrecSettings(
+    dim=16, heads=2, history=8, dropout=0.1, lr=5e-3, batch=64, epochs=4, patience=4, patient_steps=0
+)
 HISTORIES = [np.arange(user, user + 3 + user % 7) for user in range(40)]
 
 

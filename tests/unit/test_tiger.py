@@ -25,6 +25,7 @@ SMALL = TigerConfig(
     lr=5e-3,
     epochs=15,
     patience=15,
+    patient_steps=0,
 )
 
 

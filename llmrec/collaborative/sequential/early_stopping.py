@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,6 +57,18 @@ def train_to_best(
                 break
     model.load_state_dict(best)
     return log
+
+
+def patience_in_epochs(patience: int, patient_steps: int, samples: int, batch: int) -> int:
+    """Return the number of epochs without a better value after which a training ends.
+
+    Args:
+        patience: smallest number of epochs.
+        patient_steps: smallest number of optimizer steps.
+        samples: number of samples of an epoch.
+        batch: number of samples of a step.
+    """
+    return max(patience, math.ceil(patient_steps / max(1, math.ceil(samples / batch))))
 
 
 def mean_ndcg(ranks: Sequence[int]) -> float:

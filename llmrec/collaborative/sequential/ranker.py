@@ -92,7 +92,7 @@ class SequentialRanker:
             config: the recipe's settings.
             seed: seed of all random draws.
             valid: `history: list[str], target: str`, and `times: list[int]` like the histories; None or an empty
-                frame trains `config.patience` epochs.
+                frame trains as long as it would wait for a better value.
 
         Returns:
             The best epoch's model, and the log of its training.

@@ -21,7 +21,10 @@ class SequentialSettings(SystemSettings):
         lr: learning rate.
         batch: targets per optimizer step.
         epochs: most epochs.
-        patience: training stops after this many epochs without a better validation NDCG@10.
+        patience: training stops after this many epochs without a better validation NDCG@10, though not before
+            `patient_steps`.
+        patient_steps: number of optimizer steps without a better value before the training stops. With little data
+            an epoch is a handful of steps, and a few epochs without a better value are chance.
         valid_users: number of validation users, a seeded sample.
         crop: probability that an epoch cuts a history in two at a random place, and trains both pieces.
         shuffle: probability that an epoch shuffles a history within blocks of `shuffle_window` items.
@@ -38,6 +41,7 @@ class SequentialSettings(SystemSettings):
     batch: Positive = 768
     epochs: Positive = 200
     patience: Positive = 10
+    patient_steps: Annotated[int, Field(ge=0)] = 300
     valid_users: Positive = 5000
     crop: Probability = 0.0
     shuffle: Probability = 0.0

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from llmrec.collaborative.sequential.dropout import Dropout
-from llmrec.collaborative.sequential.early_stopping import train_to_best
+from llmrec.collaborative.sequential.early_stopping import patience_in_epochs, train_to_best
 from llmrec.collaborative.sequential.losses import bce_loss, ce_loss
 from llmrec.collaborative.sequential.network import Network
 from llmrec.collaborative.sequential.settings import SequentialSettings
@@ -86,7 +86,9 @@ def train(
     run_all: RunAll = run_in_turn,
     title: str = "",
 ) -> tuple[Network, dict[str, Any]]:
-    """Train until validation has not improved for `config.patience` epochs, and keep the best epoch.
+    """Train until validation has not improved for `config.patience` epochs and `config.patient_steps` steps.
+
+    The weights of the best epoch are kept.
 
     Equal arguments give equal weights on CPUs of one kind, if each job has one thread (`start_workers`). The state of
     torch's global generator is restored.
@@ -98,7 +100,7 @@ def train(
         loss: `bce` or `ce`.
         config: the recipe's settings.
         seed: seed of weights, dropout, order and negatives.
-        validate: returns a model's validation NDCG@10; without it, the model trains for `config.patience` epochs.
+        validate: returns a model's validation NDCG@10; without it, the model trains as long as it would wait.
         run_all: computes the parts of a batch, `PARTS` at a time.
         title: name of the model, for the progress bar.
 
@@ -108,7 +110,9 @@ def train(
     trainer = _Trainer(build, histories, items, loss, config, seed, run_all, title)
     model = trainer.average
     judge = None if validate is None else lambda: validate(model)
-    log = train_to_best(model, trainer.epoch, judge, config.epochs, config.patience, f"{title} ({loss})")
+    targets = sum(len(items) - 1 for items in histories.items)
+    patience = patience_in_epochs(config.patience, config.patient_steps, targets, config.batch)
+    log = train_to_best(model, trainer.epoch, judge, config.epochs, patience, f"{title} ({loss})")
     return model, log
 
 
