@@ -250,6 +250,7 @@ def test_a_run_in_a_pipe_prints_its_own_lines_alone(shop):
     _, done = shop
     allowed = re.compile(
         r"/\S+: .*memory|/\S+: other programs|\[\d/\d\] \w+ +|log\.csv: times|data: 60 users|llmrec: "
+        r"|SASRec \(\w+\): epoch "  # on a slow machine
     )
     strange = [line for line in done.stderr.splitlines() if line.strip() and not allowed.match(line)]
     assert strange == []
