@@ -64,10 +64,12 @@ def _opponents(file: str, without: str = "") -> tuple[Source, ...]:
 PANELS = {
     "MovieLens-100K": (
         _model("llmrec quickstart", "quickstart.json"),
+        _model("llmrec, SmolLM2", "movielens-smollm2.json"),
         *_opponents("quickstart.json", without="sasrec_plus"),
     ),
     "Amazon Beauty": (
         _model("llmrec beauty-tiny", "beauty-own-code.json"),
+        _model("llmrec, SmolLM2", "beauty-smollm2.json"),
         _model("llmrec (SASRec)", "beauty-sasrec-teacher.json"),
         _model("llmrec, no teacher", "beauty-untaught-own-code.json"),
         *_opponents("beauty-tiny.json"),
