@@ -105,7 +105,7 @@ def bench(
     options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="`quality`: print what would run.")] = False,
 ) -> None:
-    """Run a benchmark and print its table; `out=FILE` writes it as JSON."""
+    """Run a benchmark and print its table; out=FILE writes JSON."""
     from llmrec.commands.experiments import bench as command
 
     command.run(name, options or [], dry_run)
