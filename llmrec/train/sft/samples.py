@@ -180,7 +180,7 @@ class Rows:
 
     def chances(self, row: int) -> Halves:
         """What the teacher thinks of the items that are made up behind that person's."""
-        return (self.made_up[self.bounds[row][0]] if self.made_up else Continuation()).chances
+        return self.made_up[self.bounds[row][0]].chances
 
     def is_last(self, row: int) -> bool:
         """Whether a row ends where what the user has chosen ends."""

@@ -72,8 +72,7 @@ class _CrossEntropy(torch.autograd.Function):
         ctx: Any, logits: torch.Tensor, row: torch.Tensor, token: torch.Tensor, share: torch.Tensor
     ) -> torch.Tensor:
         """Losses of all positions, float32 [n]."""
-        parts = [part.float().logsumexp(1) for part in logits.split(_rows_at_a_time(logits))]
-        whole = torch.cat(parts) if parts else logits.new_zeros(0).float()
+        whole = torch.cat([part.float().logsumexp(1) for part in logits.split(_rows_at_a_time(logits))])
         total = torch.zeros_like(whole).index_add_(0, row, share)
         chosen = torch.zeros_like(whole).index_add_(0, row, share * logits[row, token].float())
         ctx.save_for_backward(logits, whole, total, row, token, share)
