@@ -130,8 +130,11 @@ class MetricsFile(TrainerCallback):
         self._latest |= values
         is_look = any(name.startswith("valid_") for name in values)
         self._validates = self._validates or is_look
-        if self._lines is not None and (is_look or not self._validates or self._lines.wants_first):
+        if self._lines is None:
+            return
+        if is_look or not self._validates or self._lines.wants_first:
             self._lines.update(state.global_step, self._progress(epoch))
+        self._lines.count(state.global_step)
 
     def _progress(self, epoch: float) -> str:
         """The epoch, and the latest values that `SHOWN` names."""

@@ -45,7 +45,22 @@ def test_long_work_is_told_once_before_its_first_tenth(capsys, monkeypatch):
     told = ProgressLines("sft", 1000, "step")
     for done in range(1, 201):
         told.update(done)
-    assert [line.split()[2] for line in printed(capsys, "sft")] == ["1", "100", "200"]
+    assert [line.split()[2] for line in printed(capsys, "sft")] == ["2", "100", "200"]
+
+
+def test_a_slow_beginning_is_no_measure_of_what_is_left(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(lines.time, "monotonic", lambda: now[0])
+    told = ProgressLines("sft", 100, "step")
+    for done in range(1, 31):
+        now[0] = 59.0 + done  # the first step takes a minute, each other one a second
+        told.update(done)
+    assert printed(capsys, "sft") == [
+        "sft: step 2 of 100; about 2 min left",
+        "sft: step 10 of 100; about 2 min left",
+        "sft: step 20 of 100; 80 s left",
+        "sft: step 30 of 100; 70 s left",
+    ]
 
 
 def test_a_training_that_goes_on_tells_only_what_comes(capsys):
