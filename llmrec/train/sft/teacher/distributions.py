@@ -89,6 +89,11 @@ class Teacher:
                 row[[numbers[item] for item in history]] = -np.inf
         return log_probs
 
+    @property
+    def at_once(self) -> int:
+        """How many histories are scored together."""
+        return max(1, CHANCES // self.catalogue.trie.items)
+
     def mix(
         self, losses: torch.Tensor, teacher_losses: torch.Tensor, is_observed: torch.Tensor
     ) -> torch.Tensor:
@@ -153,7 +158,7 @@ class Teacher:
             size = min(int(observed[one]), int((window[one] >= 0).sum()))
             found[of_row] = self._all_codes(int(owner[one]), window[one, :size])[after[of_row] - 1]
         left = (~real).nonzero()[:, 0]
-        for some in left.split(max(1, CHANCES // self.catalogue.trie.items)) if len(left) else ():
+        for some in left.split(self.at_once) if len(left) else ():
             found[some] = self._codes_of(self._scores_after(self.model, window[row[some]], after[some]))
         return found
 
@@ -169,7 +174,7 @@ class Teacher:
             self._codes_of(
                 self._scores_after(self._fitted_without(owner), window.expand(len(after), -1), after)
             )
-            for after in torch.arange(1, len(window)).split(max(1, CHANCES // self.catalogue.trie.items))
+            for after in torch.arange(1, len(window)).split(self.at_once)
         ]
         return self._keep(owner, window, [torch.cat(parts)])[0]
 
@@ -265,7 +270,7 @@ class Teacher:
             return self._drawn[key]
         rng = np.random.default_rng((seed, owner, len(window), int(items[0]), STREAM))
         drawn, distributions = [], []
-        for after in torch.arange(1, len(items)).split(max(1, CHANCES // self.catalogue.trie.items)):
+        for after in torch.arange(1, len(items)).split(self.at_once):
             scores = self._scores_after(self._fitted_without(owner), items.expand(len(after), -1), after)
             noise = torch.from_numpy(rng.gumbel(size=scores.shape).astype(np.float32))
             tilted = scores.log_softmax(1).clamp(min=LEAST) + noise
@@ -290,7 +295,7 @@ class Teacher:
         if kept is not None:
             return kept
         distributions = []
-        for after in torch.arange(1, len(window)).split(max(1, CHANCES // self.catalogue.trie.items)):
+        for after in torch.arange(1, len(window)).split(self.at_once):
             scores = self._scores_after(self._fitted_without(owner), window.expand(len(after), -1), after)
             distributions.append(self.prefix_chances.along(scores, answers[after - 1]))
         return self._keep(owner, window, [torch.cat(level) for level in zip(*distributions, strict=True)])

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmrec.train.sft.samples import Continuation, Halves
-from llmrec.train.sft.teacher.distributions import CHANCES, STREAM, Teacher
+from llmrec.train.sft.teacher.distributions import STREAM, Teacher
 
 NOTHING = np.empty(0, np.float16)
 
@@ -41,11 +41,11 @@ class SyntheticContinuations:
             epoch: from 0; each draws anew.
         """
         rng = np.random.default_rng((self.seed, epoch, STREAM))
-        several = max(1, CHANCES // len(self.teacher.catalogue.items))
+        some = self.teacher.at_once
         return [
             continuation
-            for start in range(0, len(histories), several)
-            for continuation in self._draw(histories[start : start + several], rng)
+            for start in range(0, len(histories), some)
+            for continuation in self._draw(histories[start : start + some], rng)
         ]
 
     def _draw(self, histories: Sequence[Sequence[str]], rng: np.random.Generator) -> list[Continuation]:
