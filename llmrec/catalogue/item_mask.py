@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,29 @@ class ItemMask:
     def select(self, index: torch.Tensor) -> ItemMask:
         """The mask of some of the requests, int64 [u]."""
         return ItemMask(self.lists[index], self.is_allow_list[index], self.any_allow)
+
+
+MaskFactory = Callable[[list[int]], ItemMask | None]
+"""A function of the numbers of some requests; returns their mask."""
+
+
+def mask_factory(
+    trie: ItemTrie,
+    allow: Sequence[Sequence[int] | None] | None = None,
+    deny: Sequence[Sequence[int]] | None = None,
+    device: torch.device | str = "cpu",
+) -> MaskFactory:
+    """Masks of some of U requests at a time: that of all is as wide as the longest list of any of them.
+
+    The arguments are those of `build_item_mask`.
+    """
+
+    def of(requests: list[int]) -> ItemMask | None:
+        some_allow = None if allow is None else [allow[request] for request in requests]
+        some_deny = None if deny is None else [deny[request] for request in requests]
+        return build_item_mask(trie, some_allow, some_deny, device)
+
+    return of
 
 
 def build_item_mask(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import psutil
 import torch
 
-from llmrec.catalogue.item_mask import ItemMask
+from llmrec.catalogue.item_mask import ItemMask, MaskFactory
 from llmrec.catalogue.prefix_mass import CollaborativePrior
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.top_k import TopK
@@ -138,7 +138,7 @@ def rank(
     prompts: Sequence[Sequence[int]],
     k: int,
     width: int,
-    mask: ItemMask | None = None,
+    masks: MaskFactory | None = None,
     widest: int | None = None,
     memory_gb: float | None = None,
     prior: PriorFactory | None = None,
@@ -150,7 +150,7 @@ def rank(
         prompts: U token-id lists.
         k: items a list.
         width: beams.
-        mask: allow- and deny-lists of the U users.
+        masks: function of user indices; returns the allow- and deny-lists of these users.
         widest: number of beams of a second search for users whose list is not certified. The search follows only
             prefixes that score at least as well as the last item of the list, so few users need all beams.
         memory_gb: memory limit of a batch, in GiB; None takes a share of the device's free memory.
@@ -160,7 +160,7 @@ def rank(
         TopK of k columns, with one row a prompt in the order of the prompts. A model in 16 bits proves no list: there
         `is_exact` is None.
     """
-    run = _Runner(engine, prompts, k, mask, memory_budget(engine.model.device, memory_gb), prior)
+    run = _Runner(engine, prompts, k, masks, memory_budget(engine.model.device, memory_gb), prior)
     run.search(list(range(len(prompts))), width)
     if widest is not None and widest > width:
         run.search(np.flatnonzero(~run.is_exact).tolist(), widest, widen=True)
@@ -175,12 +175,12 @@ class _Runner:
         engine: SearchEngine,
         prompts: Sequence[Sequence[int]],
         k: int,
-        mask: ItemMask | None,
+        masks: MaskFactory | None,
         budget: int,
         prior: PriorFactory | None,
     ) -> None:
         self.engine, self.prompts, self.k = engine, prompts, k
-        self.mask, self.budget, self.prior = mask, budget, prior
+        self.masks, self.budget, self.prior = masks, budget, prior
         self.cost = batch_cost(engine.model)
         self.items = np.full((len(prompts), k), -1, np.int64)
         self.scores = np.full((len(prompts), k), -np.inf, np.float32)
@@ -204,9 +204,8 @@ class _Runner:
 
     def _search_together(self, group: list[int], width: int, widen: bool) -> None:
         device = self.engine.model.device
-        rows = to_device(torch.tensor(group), device)
         floor = to_device(torch.from_numpy(self.scores[group, -1]), device) if widen else None
-        mask = None if self.mask is None else self.mask.select(rows)
+        mask = None if self.masks is None else self.masks(group)
         engine = self.engine
         if self.prior is not None:
             assert isinstance(engine, TreeEngine)  # which alone mixes a prior in, code by code

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmrec.catalogue.grown import read_residuals
-from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.item_mask import mask_factory
 from llmrec.catalogue.prefix_mass import CollaborativePrior
 from llmrec.catalogue.registry import find_catalogue
 from llmrec.collaborative import systems
@@ -170,14 +170,14 @@ class Engines:
 
     def _search_tree(self, requests: Requests, settings: DecodeConfig, adapter: Path | None) -> TopK:
         """Lists of `settings.list_length` items, or of all beams where these are to be re-ranked."""
-        mask = build_item_mask(self._trie, requests.allowed, requests.denied, self._trie.device)
+        masks = mask_factory(self._trie, requests.allowed, requests.denied, self._trie.device)
         prior, scoring = self._prior(settings, requests.histories), self._scoring(settings)
         checkpoint = self.checkpoint(adapter, settings.dtype)
         engine = search_engine(checkpoint.model, self._catalogue, checkpoint.pad_id, scoring)
         width = settings.list_length if settings.width == "auto" else settings.width
         widest = settings.widest if settings.width == "auto" else None
         k = settings.list_length if settings.reranker is None else width
-        return batches.rank(engine, requests.prompts, k, width, mask, widest, settings.memory_gb, prior)
+        return batches.rank(engine, requests.prompts, k, width, masks, widest, settings.memory_gb, prior)
 
     def _scoring(self, settings: DecodeConfig) -> Scoring:
         if settings.temperature and len(settings.temperature) != self._trie.length:
@@ -210,8 +210,8 @@ class Engines:
         return of
 
     def _search_vllm(self, requests: Requests, settings: DecodeConfig, adapter: Path | None) -> TopK:
-        mask = build_item_mask(self._run.catalogue.trie, requests.allowed, requests.denied)
-        return self._start_vllm(settings).rank(requests.prompts, int(settings.width), mask, adapter)
+        masks = mask_factory(self._run.catalogue.trie, requests.allowed, requests.denied)
+        return self._start_vllm(settings).rank(requests.prompts, int(settings.width), masks, adapter)
 
     def _start_vllm(self, settings: DecodeConfig) -> VllmEngine:
         """vLLM, started at the first call, and again where a call asks for another precision."""

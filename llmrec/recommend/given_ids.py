@@ -49,6 +49,8 @@ def as_rows(
 ) -> list[list[str] | None] | None:
     """Return one list of ids for each of `count` histories; None if no lists are given.
 
+    Where one list was given for many histories, one list comes back for all of them.
+
     Raises:
         InvalidRequestError: not one list a history, or something that is not a list of ids.
     """
@@ -57,7 +59,10 @@ def as_rows(
     if not _is_list(rows) or len(rows) != count:
         given = f"{len(rows)}" if _is_list(rows) else f"{rows!r:.60}"
         raise InvalidRequestError(f"{what}: expected a list for each of {count} histories, found {given}")
-    return [None if row is None else as_ids(row, what) for row in rows]
+    held = list(rows)  # an array makes a row anew each time that it is asked for
+    distinct = {id(row): row for row in held if row is not None}
+    read = {key: as_ids(row, what) for key, row in distinct.items()}
+    return [None if row is None else read[id(row)] for row in held]
 
 
 def has_rows(values: Iterable[Any]) -> bool:

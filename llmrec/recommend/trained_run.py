@@ -263,7 +263,12 @@ class TrainedRun:
         if any(row is not None and not len(row) for row in allow or []):
             raise InvalidRequestError("an allow-list is empty: nothing may be recommended")
         index = self._indices
-        allowed = None if allow is None else [None if row is None else index(row, "allow") for row in allow]
+        allowed = None
+        if allow is not None:
+            # A list that many histories share is read once, and its places are one list too.
+            distinct = {id(row): row for row in allow if row is not None}
+            places = {key: index(row, "allow") for key, row in distinct.items()}
+            allowed = [None if row is None else places[id(row)] for row in allow]
         denied = [index(row, "deny") for row in deny or [()] * len(histories)]
         if mask_seen:
             seen = (index(history, "history") for history in histories)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmrec.catalogue.catalogue import Catalogue
-from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.item_mask import mask_factory
 from llmrec.data.examples import evaluation_examples
 from llmrec.decode import batches
 from llmrec.decode.parallel_codes import search_engine
@@ -101,9 +101,9 @@ class ValidationLists:
             return dict.fromkeys(self.metric_names, 0.0)
         catalogue = self.catalogue.to(model.device)
         engine = search_engine(model, catalogue, self.pad_id)
-        mask = build_item_mask(catalogue.trie, None, self.seen, model.device)
+        masks = mask_factory(catalogue.trie, None, self.seen, model.device)
         with eval_mode(model):
-            items = batches.rank(engine, self.prompts, self.k, max(self.k, VALIDATION_BEAMS), mask).items
+            items = batches.rank(engine, self.prompts, self.k, max(self.k, VALIDATION_BEAMS), masks).items
         gains = values_by_rank(sorted({NDCG_CUTOFF, self.k}))
         is_hit = items == self.targets[:, None]
         return {name: float((is_hit * gains[name].to_numpy()).sum()) for name in self.metric_names}

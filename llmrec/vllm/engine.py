@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams, TokensPrompt
     from vllm.lora.request import LoRARequest
 
-    from llmrec.catalogue.item_mask import ItemMask
+    from llmrec.catalogue.item_mask import ItemMask, MaskFactory
 
 MAX_REQUESTS = 4096
 """Maximum number of requests of one round."""
@@ -75,7 +75,7 @@ class VllmEngine:
         self,
         prompts: Sequence[Sequence[int]],
         width: int,
-        mask: ItemMask | None = None,
+        masks: MaskFactory | None = None,
         adapter: Path | None = None,
     ) -> TopK:
         """Top items of many prompts; the lists equal those of the tree engine.
@@ -83,7 +83,7 @@ class VllmEngine:
         Args:
             prompts: U token-id lists.
             width: number of beams and of returned items.
-            mask: allow- and deny-lists of the U users.
+            masks: function of user indices; returns the allow- and deny-lists of these users.
             adapter: one of the engine's adapters; None uses the base alone.
 
         Returns:
@@ -104,7 +104,8 @@ class VllmEngine:
         groups = self._groups([len(prompt) for prompt in prompts], width)
         with Progress("decoding", len(prompts), "user") as progress:
             for group in groups:
-                top = self._search([prompts[user] for user in group], width, _select_users(mask, group), lora)
+                mask = None if masks is None else masks(group)
+                top = self._search([prompts[user] for user in group], width, mask, lora)
                 items[group], scores[group] = top.items, top.scores
                 progress.update(len(group))
         return TopK(items, scores)
@@ -283,9 +284,3 @@ def read_response(output: RequestOutput) -> StepResponse:
         for start, end in zip(flat.start_indices, flat.end_indices, strict=True)
     ]
     return StepResponse(output.outputs[0].token_ids, steps)
-
-
-def _select_users(mask: ItemMask | None, users: list[int]) -> ItemMask | None:
-    import torch
-
-    return None if mask is None else mask.select(torch.tensor(users, device=mask.lists.device))

@@ -9,6 +9,7 @@ import shop as small_shop
 
 from llmrec import Recommender
 from llmrec.errors import UserError
+from llmrec.train.alignment.pairs import beam_searcher
 
 OPTIONS = ["sft.softmax=children", "ids.collisions=own_code", "parent=shop", *small_shop.LORA]
 OPTIONS += ["prompts=[{task: sequential, templates: [sids]}, {task: item_to_sid}]"]
@@ -48,6 +49,16 @@ def test_the_probabilities_of_all_items_add_up_to_1_and_scores_are_those_of_list
         )
         left = sorted((score for item, score in by_item.items() if item not in ("i1", "i2")), reverse=True)
         assert [one.score for one in shown] == pytest.approx(left[:10], abs=1e-4)
+
+
+def test_rejected_items_of_pairs_are_those_of_the_models_lists(run):
+    recommender = Recommender.load(run, "sft")
+    histories = [recommender.items[start : start + 1 + start % 5] for start in range(12)]
+    checkpoint = recommender.run.load_model(recommender.run.adapters["sft"])
+    search = beam_searcher(recommender.run, checkpoint.model.eval(), checkpoint.pad_id)
+    top = recommender.rank(histories, k=10, width=10)
+    lists = [[recommender.items[place] for place in row] for row in top.items.tolist()]
+    assert search(histories, histories, 10) == lists
 
 
 def test_vllm_makes_the_lists_of_the_tree_engine(run):

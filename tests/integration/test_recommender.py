@@ -13,6 +13,7 @@ from llmrec.catalogue.trie import Trie
 from llmrec.config import DecodeConfig, PriorConfig
 from llmrec.errors import UserError
 from llmrec.hardware import choose_device, has_fast_bfloat16
+from llmrec.recommend.given_ids import as_rows
 
 HISTORIES = [["i1", "i2"], ["i3"], ["i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11"]]
 FIVE = DecodeConfig(width=5)
@@ -56,6 +57,17 @@ def test_an_allow_list_and_a_deny_list_hold_for_their_request(recommender):
     found = recommender.recommend(["i1", "i2"], k=5, allow=allow, deny=["i5"])
     assert {r.item_id for r in found} == {"i9", "i13"}
     assert found == sorted(found, key=lambda r: -r.score)
+
+
+def test_an_allow_list_for_many_histories_is_one_list_of_places(recommender):
+    allow = ["i1", "i5", "i9", "i13"]
+    for row, history in zip(recommender.recommend(HISTORIES, k=3, allow=allow), HISTORIES, strict=True):
+        alone = recommender.recommend(history, k=3, allow=allow)
+        assert [one.item_id for one in row] == [one.item_id for one in alone]
+    given = as_rows([allow, None, allow], 3, "allow")
+    allowed, _ = recommender.run.allow_and_deny_lists([["i1"]] * 3, True, given)
+    assert allowed[0] is allowed[2] and allowed[1] is None
+    assert [recommender.items[place] for place in allowed[0]] == allow
 
 
 def test_candidates_are_scored_as_decoding_scores_them(recommender):

@@ -11,7 +11,7 @@ from checkpoints import load_checkpoint
 from safetensors.torch import load_file, save_file
 
 from llmrec import Recommender, UserError
-from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.item_mask import build_item_mask, mask_factory
 from llmrec.catalogue.registry import register_catalogue
 from llmrec.config import DecodeConfig
 from llmrec.decode.beam_search import TreeEngine
@@ -92,7 +92,7 @@ def test_lists_equal_the_tree_engines_for_every_adapter(lora, engine, served, ad
     checkpoint = load_checkpoint(lora / "base", adapters[system])
     tree = TreeEngine(checkpoint.model, catalogue.trie, catalogue.token_ids)
     expected = tree.search(prompts, WIDTH, mask=mask)
-    top = engine.rank(prompts, WIDTH, mask, adapters[system])
+    top = engine.rank(prompts, WIDTH, mask_factory(catalogue.trie, allow, seen), adapters[system])
     assert top.items.tolist() == expected.items.tolist()
     has_item = expected.items >= 0
     assert has_item.sum() > 24 * 10

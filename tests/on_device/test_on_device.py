@@ -20,7 +20,7 @@ from made_up import with_chances
 from tiny_decoders import CODES, LEVELS, TEXT
 
 from llmrec.catalogue.catalogue import Catalogue
-from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.item_mask import build_item_mask, mask_factory
 from llmrec.catalogue.overlay import build_overlay
 from llmrec.catalogue.prefix_mass import CollaborativePrior
 from llmrec.catalogue.trie import Trie
@@ -78,6 +78,9 @@ class Place:
     def mask(self, trie, deny=DENY, allow=None):
         return build_item_mask(trie, allow, deny, self.device)
 
+    def masks(self, trie):
+        return mask_factory(trie, None, DENY, self.device)
+
     def prior(self, trie, users=slice(None)):
         return CollaborativePrior(trie, COLLABORATIVE[users, : trie.items], self.device)
 
@@ -97,7 +100,7 @@ SEARCHES = {
     "a floor": lambda p: p.engine().search(
         PROMPTS, 8, 5, floor=torch.tensor([-20.0, -6.0, -30.0], device=p.device)
     ),
-    "widened lists": lambda p: batches.rank(p.engine(), PROMPTS, 5, 5, p.mask(p.trie), 60),
+    "widened lists": lambda p: batches.rank(p.engine(), PROMPTS, 5, 5, p.masks(p.trie), 60),
     "small batches": lambda p: batches.rank(p.engine(), PROMPTS, 5, 5, None, 20, 1e-5),
     "the constrained policy": lambda p: p.engine(normalise="allowed").search(PROMPTS, 5, mask=p.mask(p.trie)),
     "scores among children": lambda p: p.engine(normalise="children").search(PROMPTS, 5, mask=p.mask(p.trie)),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_decoders import CODES, LEVELS, TEXT, same_lists
 
 from llmrec.catalogue.catalogue import PARALLEL_CODES, Catalogue
-from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.item_mask import build_item_mask, mask_factory
 from llmrec.catalogue.overlay import build_overlay
 from llmrec.catalogue.trie import Trie
 from llmrec.config import DecodeConfig, Recipe, validate
@@ -199,7 +199,7 @@ def test_lists_are_those_of_scoring_every_item(model, sids, prompts, hide):
     hidden = [rng.choice(len(sids), size, replace=False).tolist() if hide else [] for size in sizes]
     catalogue = catalogue_of(sids)
     engine = search_engine(model, catalogue, 0)
-    top = batches.rank(engine, prompts, K, K, build_item_mask(catalogue.trie, None, hidden))
+    top = batches.rank(engine, prompts, K, K, mask_factory(catalogue.trie, None, hidden))
     open_items = [sorted(set(range(len(sids))) - set(row)) for row in hidden]
     same_lists(top, best(model, sids, prompts, open_items))
     assert top.is_exact.all()

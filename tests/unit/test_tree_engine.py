@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny_decoders import CODES, LEVELS, TEXT, same_lists
 from transformers import DynamicCache, GenerationConfig
 
-from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.item_mask import build_item_mask, mask_factory
 from llmrec.catalogue.overlay import build_overlay
 from llmrec.catalogue.trie import Trie
 from llmrec.decode import batches, reference
@@ -193,9 +193,9 @@ def test_lists_widen_until_all_are_exact(model, catalogue):
 
 def test_small_batches_give_the_same_lists(model, catalogue, prompts):
     engine = engine_of(model, catalogue)
-    mask = build_item_mask(engine.trie, deny=[[row, row + 1] for row in range(len(prompts))])
-    one = batches.rank(engine, prompts, 5, WIDTH, mask, memory_gb=1e-9)
-    all_at_once = batches.rank(engine, prompts, 5, WIDTH, mask)
+    masks = mask_factory(engine.trie, deny=[[row, row + 1] for row in range(len(prompts))])
+    one = batches.rank(engine, prompts, 5, WIDTH, masks, memory_gb=1e-9)
+    all_at_once = batches.rank(engine, prompts, 5, WIDTH, masks)
     same_lists(one, all_at_once, ties=True)
 
 
@@ -293,8 +293,8 @@ def test_the_cache_has_the_name_that_a_model_takes(model, recwarn):
 
 def test_a_list_is_shorter_where_fewer_items_are_allowed(model, catalogue, prompts):
     engine = engine_of(model, catalogue)
-    mask = build_item_mask(engine.trie, deny=[list(range(len(catalogue) - 2))] * len(prompts))
-    top = batches.rank(engine, prompts, WIDTH, WIDTH, mask)
+    masks = mask_factory(engine.trie, deny=[list(range(len(catalogue) - 2))] * len(prompts))
+    top = batches.rank(engine, prompts, WIDTH, WIDTH, masks)
     assert (np.sort(top.items[:, :2]) == [len(catalogue) - 2, len(catalogue) - 1]).all()
     assert (top.items[:, 2:] == -1).all() and np.isneginf(top.scores[:, 2:]).all()
     assert top.is_exact.all()

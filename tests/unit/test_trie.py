@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.item_mask import build_item_mask, mask_factory
 from llmrec.catalogue.overlay import build_overlay
 from llmrec.catalogue.trie import ROOT, Trie
 from llmrec.errors import UserError
@@ -89,6 +89,20 @@ def test_a_prefix_is_open_while_an_allowed_item_is_under_it(sids, data):
         return
     got = mask.has_allowed_item(trie, torch.tensor([list(nodes.values())]))[0].tolist()
     assert got == [prefix in prefixes([sids[item] for item in allowed]) for prefix in nodes]
+
+
+def test_the_mask_of_some_requests_is_as_wide_as_their_lists():
+    trie = build([(0, 1), (0, 3), (2, 0), (2, 2)])
+    allow, deny = [None, [0, 1, 2], None, None], [[3], [1], [], [0, 1, 2]]
+    masks = mask_factory(trie, allow, deny)
+    some = masks([1, 0])
+    assert some.lists[:, :1].tolist() == [[0], [3]] and some.lists.shape == (2, 2)
+    assert masks([2]) is None
+    nodes = torch.tensor([list(walk_all(trie).values())])
+    whole = build_item_mask(trie, allow, deny)
+    for request in (0, 1, 3):
+        alone = masks([request]).has_allowed_item(trie, nodes)
+        assert torch.equal(alone, whole.select(torch.tensor([request])).has_allowed_item(trie, nodes))
 
 
 @given(catalogues, st.data())

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 import torch
 
-from llmrec.catalogue.item_mask import build_item_mask
+from llmrec.catalogue.item_mask import mask_factory
 from llmrec.catalogue.trie import Trie
 from llmrec.config import BaseConfig, Recipe
 from llmrec.data.examples import load_items
@@ -131,8 +131,8 @@ class ZeroShotRecommender:
         decode, histories = self._recipe.decode, examples["history"].to_list()
         place = {item: index for index, item in enumerate(self.items)}
         seen = [[place[item] for item in history] if decode.mask_seen else [] for history in histories]
-        mask = build_item_mask(self.engine.trie, None, seen, self.engine.trie.device)
+        masks = mask_factory(self.engine.trie, None, seen, self.engine.trie.device)
         auto = decode.width == "auto"
         width = decode.list_length if auto else int(decode.width)
         widest = decode.widest if auto else None
-        return batches.rank(self.engine, prompts, decode.list_length, width, mask, widest, decode.memory_gb)
+        return batches.rank(self.engine, prompts, decode.list_length, width, masks, widest, decode.memory_gb)

@@ -105,9 +105,9 @@ def beam_searcher(
     Returns:
         A function of histories, denied items and width, for the argument `beams` of `make_pairs`.
     """
-    from llmrec.catalogue.item_mask import build_item_mask
+    from llmrec.catalogue.item_mask import mask_factory
     from llmrec.decode import batches
-    from llmrec.decode.beam_search import TreeEngine
+    from llmrec.decode.parallel_codes import search_engine
 
     run.catalogue.check_one_by_one("a search of pairs")
     from llmrec.models.layers.dropout import eval_mode
@@ -116,12 +116,12 @@ def beam_searcher(
 
     def search(histories: list[list[str]], denied: list[list[str]], width: int) -> list[list[str]]:
         catalogue = run.catalogue.to(model.device)
-        engine = TreeEngine(model, catalogue.trie, catalogue.token_ids, pad_id)
+        engine = search_engine(model, catalogue, pad_id)
         _, hidden = run.allow_and_deny_lists(histories, mask_seen=False, deny=denied)
-        mask = build_item_mask(catalogue.trie, None, hidden, model.device)
+        masks = mask_factory(catalogue.trie, None, hidden, model.device)
         prompts = run.encode_prompts(histories)
         with eval_mode(model):
-            ranked = batches.rank(engine, prompts, width, width, mask, memory_gb=memory_gb).items
+            ranked = batches.rank(engine, prompts, width, width, masks, memory_gb=memory_gb).items
         return [[items[place] for place in row if place >= 0] for row in ranked.tolist()]
 
     return search
