@@ -20,7 +20,7 @@ def run(context: StageContext) -> None:
 STAGE = Stage(
     name="dpo",
     help="Align the tuned model with preference pairs. The gate judges it on validation users.",
-    version=1,
+    version=2,
     recipe_keys=("data.history", "decode.mask_seen", "pairs", "sft.mode", "sft.qlora", "dpo", "track"),
     reads=(
         data.STAGE,

@@ -40,7 +40,7 @@ def run(context: StageContext) -> None:
 STAGE = Stage(
     name="grpo",
     help="Align the tuned model with rewards of its own lists. The gate judges it on validation users.",
-    version=1,
+    version=2,
     recipe_keys=(
         "data.history",
         "decode.mask_seen",

@@ -57,7 +57,7 @@ def run(context: StageContext) -> None:
 STAGE = Stage(
     name="sft",
     help="Tune the language model on users' histories.",
-    version=2,
+    version=3,
     recipe_keys=recipe_keys,
     reads=(data.STAGE, Input(collaborative.STAGE, teacher_files), ids.STAGE),
     # Aligned adapters belong to the replaced base, so they are deleted with it.

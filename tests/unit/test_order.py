@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmrec.text.target_tree import TargetTreeBuilder
 from llmrec.token_tree import IGNORE
-from llmrec.train.batch_order import group_by_length
+from llmrec.train.batch_order import group_by_length, order_epochs
 from llmrec.train.sft.epochs import Epochs, LengthGroupedSampler, files_of, write_epoch
 from llmrec.train.sft.samples import TrainingTree
 
@@ -30,6 +30,30 @@ def test_an_order_visits_every_tree_once_and_sorts_by_length(lengths, batch, see
         batches = [lengths[order[at : at + batch]] for at in range(0, whole, batch)]
         spans = sorted((int(one.min()), int(one.max())) for one in batches)
         assert all(low[1] <= high[0] or low[0] == high[0] for low, high in pairwise(spans))
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 16), st.integers(1, 5))
+def test_rows_that_fill_no_batch_wait_for_the_next_epoch(lengths, batch, count):
+    """So every batch but the last is one of `group_by_length`: no other order of these rows pads less."""
+    rows = np.arange(len(lengths))
+    *parts, left = order_epochs([rows] * count, np.array(lengths), batch, 0)
+    assert len(parts) == count and len(left) < batch and all(len(part) % batch == 0 for part in parts)
+    assert sorted(np.concatenate([*parts, left]).tolist()) == sorted(rows.tolist() * count)
+    for part in parts:
+        batches = np.array(lengths)[part].reshape(-1, batch)
+        spans = sorted(zip(batches.min(1).tolist(), batches.max(1).tolist(), strict=True))
+        assert all(low[1] <= high[0] for low, high in pairwise(spans))
+
+
+def test_a_training_pads_no_more_in_later_epochs_than_in_the_first(epochs):
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 100, 203).tolist()
+    written = epochs(lambda _: [tree(size) for size in sizes], 4, False)
+    order = np.array(list(LengthGroupedSampler(written, 8, seed=0)))
+    assert sorted(order.tolist()) == sorted([*range(203)] * 4)
+    batches = written.lengths[order[: len(order) // 8 * 8]].reshape(-1, 8)
+    padded = batches.max(1) * 8 - batches.sum(1)
+    assert padded[25:].mean() < 1.2 * padded[:25].mean()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from llmrec.recommend.trained_run import TrainedRun
 from llmrec.text.mix import print_notice
 from llmrec.train.alignment.completions import CompletionScorer
 from llmrec.train.arguments import default_interval, training_arguments
-from llmrec.train.batch_order import group_by_length
+from llmrec.train.batch_order import order_epochs
 from llmrec.train.memory import explain_out_of_memory, memory_remedies
 from llmrec.train.metrics_file import MetricsFile, last_checkpoint, use_own_callbacks
 from llmrec.train.validation import NDCG_CUTOFF, ValidationLists
@@ -121,13 +121,12 @@ def order_prompts(lengths: Sequence[int], settings: AlignmentConfig, seed: int) 
         seed: of the order.
 
     Returns:
-        int64 [steps · batch · accumulate]; a last batch that is not full is left out.
+        int64 [steps · batch · accumulate]; what does not fill a last step is left out.
     """
     step = settings.batch * settings.accumulate
     steps = settings.max_steps or max(1, int(settings.epochs * len(lengths)) // step)
-    sizes = np.asarray(lengths)
-    epochs = range(math.ceil(steps * step / len(sizes)))
-    order = np.concatenate([group_by_length(sizes, settings.batch, (seed, epoch)) for epoch in epochs])
+    epochs = [np.arange(len(lengths))] * math.ceil(steps * step / len(lengths))
+    order = np.concatenate(list(order_epochs(epochs, np.asarray(lengths), settings.batch, seed)))
     return order[: steps * step]
 
 

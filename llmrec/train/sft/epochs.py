@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 
 from llmrec.text.target_tree import TargetTree
 from llmrec.token_tree import IGNORE
-from llmrec.train.batch_order import group_by_length
+from llmrec.train.batch_order import order_epochs
 from llmrec.train.sft.samples import TREE, TrainingTree, columns
 
 if TYPE_CHECKING:
@@ -157,11 +157,9 @@ class LengthGroupedSampler(Sampler[int]):
         return -(-self._epochs.tree_count // self._multiple) * self._multiple
 
     def __iter__(self) -> Iterator[int]:
-        left = self._epochs.tree_count
-        for epoch, (start, end) in enumerate(self._epochs.bounds):
-            order = group_by_length(self._epochs.lengths[start:end], self._batch, (self._seed, epoch))[:left]
-            yield from (order + start).tolist()
-            left -= len(order)
+        rows = (np.arange(start, end) for start, end in self._epochs.bounds)
+        parts = order_epochs(rows, self._epochs.lengths, self._batch, self._seed)
+        yield from islice((row for part in parts for row in part.tolist()), self._epochs.tree_count)
         nothing = len(self._epochs.lengths) - 1
         yield from [nothing] * (len(self) - self._epochs.tree_count)
 
