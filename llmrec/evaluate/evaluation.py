@@ -16,7 +16,7 @@ from llmrec.data.examples import evaluation_examples, load_users, training_histo
 from llmrec.data.tables.notes import tell
 from llmrec.errors import UserError
 from llmrec.evaluate.gate import gate
-from llmrec.evaluate.given_lists import PREFIX, lists_of_split, read_given_lists
+from llmrec.evaluate.given_lists import lists_of_split, read_given_lists
 from llmrec.evaluate.items import load_item_data, split_by_need
 from llmrec.evaluate.lists import (
     baseline_lists,
@@ -34,7 +34,7 @@ from llmrec.files import atomic_write, read_json, write_json
 from llmrec.metrics.lists import ItemData, RecommendedLists
 from llmrec.metrics.metric import Metric, list_metrics, load_metrics, rank_metrics, user_metrics
 from llmrec.metrics.ranking import metric_names, score_ranks, target_ranks
-from llmrec.recommend.model_names import ALIGNED, SFT, TIGER, ZERO_SHOT
+from llmrec.recommend.model_names import ALIGNED, GIVEN, SFT, TIGER, ZERO_SHOT
 
 
 def evaluate(context: StageContext) -> None:
@@ -55,7 +55,7 @@ def evaluate(context: StageContext) -> None:
         for name in recipe.eval.baselines
         if name != ZERO_SHOT
     }
-    given = {PREFIX + name: read_given_lists(Path(path)) for name, path in recipe.eval.lists.items()}
+    given = {GIVEN + name: read_given_lists(Path(path)) for name, path in recipe.eval.lists.items()}
     report: dict[str, Any] = {"protocol": _protocol(context, items, metrics, left_out)}
     per_user: list[pl.DataFrame] = []
     for split in recipe.decode.splits:
@@ -179,7 +179,7 @@ def _add_split(
         systems[name]["intervals"] = systems[name].pop("intervals")
     report[split] = systems
     models = [name for name in users if not is_baseline(name)]
-    against = [*recipe.eval.baselines, *(name for name in users if name.startswith(PREFIX))]
+    against = [*recipe.eval.baselines, *(name for name in users if name.startswith(GIVEN))]
     pairs: list[tuple[str, str]] = [(model, base) for model in models for base in against]
     pairs += [(model, SFT) for model in models if model in ALIGNED and SFT in models]
     report.setdefault("differences", {})[split] = differences(users, pairs, names, *settings)
@@ -253,7 +253,7 @@ def _protocol(
         "left_out": left_out,
         "baselines": {name: _about(recipe, name) for name in recipe.eval.baselines}
         | {
-            PREFIX + name: {"title": name, "formula": f"lists made elsewhere, read from {Path(path).name}"}
+            GIVEN + name: {"title": name, "formula": f"lists made elsewhere, read from {Path(path).name}"}
             for name, path in recipe.eval.lists.items()
         },
     }

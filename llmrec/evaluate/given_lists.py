@@ -18,8 +18,6 @@ from llmrec.data.tables.read import column_names, scan
 from llmrec.errors import UserError
 from llmrec.evaluate.lists import SCHEMA
 
-PREFIX = "lists:"
-"""What the name of such a system starts with; no model and no shipped baseline has a colon in its name."""
 NAMES = {
     "user": ("user", "user_id"),
     "item": ("item", "item_id"),

@@ -7,17 +7,10 @@ from collections.abc import Sequence
 from llmrec import layout
 from llmrec.collaborative import systems
 from llmrec.collaborative.system import checked_lists
-from llmrec.config.registry import SYSTEMS
 from llmrec.data.examples import load_items
 from llmrec.errors import UserError
-from llmrec.plugins import is_import_path
 from llmrec.recommend.recommender import Recommendation
 from llmrec.recommend.trained_run import TrainedRun
-
-
-def is_opponent(name: str) -> bool:
-    """Whether a name is that of a baseline that can recommend: a shipped one, or an import path."""
-    return name in SYSTEMS.shipped or is_import_path(name)
 
 
 def recommend_with(

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from llmrec import layout
-from llmrec.config import OWN_STAGES
 from llmrec.config.former_keys import upgrade
 from llmrec.evaluate.lists import is_baseline
 from llmrec.evaluate.summary import order_systems, shown_cutoff, shown_split
 from llmrec.files import read_json, read_json_lines
 from llmrec.metrics.statistics import format_estimate
+from llmrec.recommend.model_names import makes_lists
 from llmrec.report.next_commands import evaluate_again_command, recommend_command, train_again_command
 from llmrec.report.systems import shown_model, system_titles
 from llmrec.yaml_files import read_yaml
@@ -236,7 +236,7 @@ def _few_users(metrics: dict[str, Any], verdict: Verdict, name: str) -> Iterator
 
 def _opponent(run: Path, verdict: Verdict, name: str) -> Iterator[Advice]:
     """A baseline that the model trails recommends better, at less cost."""
-    ahead = [o for o in verdict.against if o["word"] == TRAILS and o["name"] not in OWN_STAGES]
+    ahead = [o for o in verdict.against if o["word"] == TRAILS and makes_lists(o["name"])]
     if ahead:
         yield Advice(
             f"{ahead[0]['title']} is ahead of the {verdict.title} and costs less; recommend with it",

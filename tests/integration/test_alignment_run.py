@@ -174,7 +174,8 @@ def test_a_model_may_be_named(planted, capsys):
     for model, code in (("sft", 0), ("dpo", 0), ("none", 2)):
         assert main(["recommend", str(planted[0]), "--history", "i1,i2", "--model", model]) == code
         shown[model] = capsys.readouterr()
-    assert "no model 'none' in this run; there are: base, sft, dpo, grpo" in shown["none"].err
+    known = "no model 'none' in this run; there are: base, sft, dpo, grpo"
+    assert f"{known}; and opponents: popularity, item_knn, sasrec_bce, sasrec_ce\n" in shown["none"].err
     assert shown["sft"].out != shown["dpo"].out
 
 

@@ -9,6 +9,7 @@ import yaml
 
 from llmrec.config import ZeroShotConfig
 from llmrec.config.registry import SYSTEMS
+from llmrec.recommend.model_names import makes_lists
 from llmrec.report.systems import system_titles, with_key
 from llmrec.report.verdict import advice, judge, summary
 
@@ -113,8 +114,13 @@ def test_a_baseline_that_is_ahead_comes_with_the_command_that_recommends_with_it
         "mixture is ahead of the SFT model and costs less; recommend with it: "
         "llmrec recommend mine --user 'u 1' --model mixture"
     ]
-    gaps = {"zero_shot": WORSE, "item_knn": LEVEL}
+    gaps = {"zero_shot": WORSE, "lists:elsewhere": WORSE, "item_knn": LEVEL}
     assert "is ahead" not in " ".join(advice_of(tmp_path / "b", gaps=gaps, steps=[]))
+
+
+def test_only_a_system_that_makes_lists_for_any_history_recommends():
+    names = ["mixture", "my_rules:Rules", "zero_shot", "tiger", "lists:elsewhere", "sft"]
+    assert [name for name in names if makes_lists(name)] == ["mixture", "my_rules:Rules"]
 
 
 def test_a_title_tells_the_key_of_its_system():

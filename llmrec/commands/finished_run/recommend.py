@@ -35,17 +35,18 @@ def run(
     if (user is None) == (history is None):
         raise UserError("recommend: give either --user ID or --history ITEM,ITEM")
     folder = find_trained_run(name)
-    from llmrec.recommend.opponents import is_opponent, recommend_with
+    from llmrec.recommend.model_names import makes_lists
+    from llmrec.recommend.opponents import recommend_with
     from llmrec.recommend.recommender import Recommender
 
-    opponent = model if model is not None and is_opponent(model) else None
+    opponent = model if model is not None and makes_lists(model) else None
     items = comma_separated(history)
     try:
         recommender = Recommender.load(folder, None if opponent else model)
     except UnknownModelError as error:
-        if not (folder / layout.RECIPE).is_file():  # a merged checkpoint
+        if not (folder / layout.INTERACTIONS).is_file():  # an export, or a merged checkpoint
             raise
-        names = load_run_recipe(folder).eval.baselines
+        names = [name for name in load_run_recipe(folder).eval.baselines if makes_lists(name)]
         raise UserError(f"{error}; and opponents: {', '.join(names)}") from None
     if user is not None:
         items = recommender.history(user)
