@@ -21,7 +21,7 @@ from llmrec.collaborative.text_knn import centred, load_vectors
 from llmrec.config import load_run_recipe
 from llmrec.data.examples import evaluation_examples, load_items, training_histories
 from llmrec.decode.top_k import TopK
-from llmrec.evaluate.lists import read_lists
+from llmrec.evaluate.lists import ranked_lists, read_lists
 from llmrec.evaluate.summary import differences, summarise
 from llmrec.files import write_json
 from llmrec.hardware import describe_machine
@@ -29,7 +29,6 @@ from llmrec.ids.load import code_vectors
 from llmrec.metrics.diversity import DIVERSITY, TEXT_DIVERSITY
 from llmrec.metrics.lists import ItemData, RecommendedLists
 from llmrec.metrics.ranking import score_ranks, target_ranks
-from llmrec.recommend.lists import ranked_lists
 from llmrec.recommend.rerank import dpp, mmr
 from llmrec.recommend.trained_run import TrainedRun
 

@@ -24,6 +24,11 @@ class TopK:
     scores: npt.NDArray[np.float32]
     is_exact: npt.NDArray[np.bool_] | None = None
 
+    @property
+    def certified_share(self) -> float | None:
+        """Share of lists that are provably the true top-K; None if the search gives no certificate."""
+        return None if self.is_exact is None else round(float(self.is_exact.mean()), 4)
+
 
 def fetch(*results: torch.Tensor) -> list[npt.NDArray[Any]]:
     """Copy results from the device to the host, all at once: each copy waits for the device.

@@ -1,10 +1,10 @@
-"""Lists under evaluation: read those of models, compute those of baselines."""
+"""Lists under evaluation as tables: write and read those of models, compute those of baselines."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 import polars as pl
 
@@ -18,6 +18,9 @@ from llmrec.errors import UserError
 from llmrec.files import cause_of
 from llmrec.plugins import is_import_path
 from llmrec.recommend.model_names import TIGER
+
+if TYPE_CHECKING:
+    from llmrec.decode.top_k import TopK
 
 SCHEMA = pl.Schema({"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String, "score": pl.Float64})
 
@@ -75,6 +78,25 @@ def baseline_lists(
     frame = pl.DataFrame({"user_id": examples["user_id"].cast(pl.String), "item_id": items, "score": scores})
     ranked = frame.with_columns(rank=pl.int_ranges(1, pl.col("item_id").list.len() + 1, dtype=pl.Int32))
     return ranked.explode("rank", "item_id", "score", empty_as_null=False).select(*SCHEMA).cast(SCHEMA)
+
+
+def ranked_lists(users: pl.Series, top: TopK, items: list[str]) -> pl.DataFrame:
+    """Ranked lists as a table: `user_id, rank` (from 1)`, item_id, score`; empty slots left out."""
+    width = top.items.shape[1]
+    table = pl.DataFrame(
+        {
+            "user": pl.Series(range(len(users)), dtype=pl.Int64).repeat_by(width).explode(),
+            "rank": pl.Series(list(range(1, width + 1)) * len(users), dtype=pl.Int32),
+            "index": top.items.reshape(-1),
+            "score": top.scores.reshape(-1),
+        }
+    ).filter(pl.col("index") >= 0)
+    return table.select(
+        user_id=users.gather(table["user"]),
+        rank="rank",
+        item_id=pl.Series(items, dtype=pl.String).gather(table["index"]),
+        score="score",
+    )
 
 
 def read_lists(path: Path) -> pl.DataFrame:

@@ -25,8 +25,8 @@ from llmrec.errors import UserError
 from llmrec.hardware import choose_precision
 from llmrec.ids.load import code_vectors
 from llmrec.recommend import rerank
-from llmrec.recommend.lists import Requests
 from llmrec.recommend.reasoning import Texts, write_texts
+from llmrec.recommend.requests import Requests
 from llmrec.recommend.trained_run import TrainedRun
 
 if TYPE_CHECKING:

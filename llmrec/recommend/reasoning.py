@@ -17,7 +17,7 @@ from llmrec.config import ReasoningConfig
 from llmrec.decode import free_text
 from llmrec.decode.top_k import TopK
 from llmrec.models.checkpoint import Checkpoint
-from llmrec.recommend.lists import Requests
+from llmrec.recommend.requests import Requests
 
 Floats = npt.NDArray[np.float32]
 

@@ -13,7 +13,7 @@ from llmrec.decode.top_k import TopK
 from llmrec.recommend.engines import Engines
 from llmrec.recommend.given_ids import Id, as_ids, as_rows, has_rows
 from llmrec.recommend.histories import UserHistories
-from llmrec.recommend.lists import Requests
+from llmrec.recommend.requests import Requests
 from llmrec.recommend.trained_run import TrainedRun
 
 if TYPE_CHECKING:

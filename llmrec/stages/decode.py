@@ -24,9 +24,9 @@ def run(context: StageContext) -> None:
     Raises:
         UserError: the sft stage has not run, files are broken, or a split has no targets.
     """
+    from llmrec.evaluate.lists import ranked_lists
     from llmrec.evaluate.summary import JUDGED_SPLIT
     from llmrec.files import link_or_copy, write_json
-    from llmrec.recommend.lists import certified_share, ranked_lists
     from llmrec.recommend.model_names import ALIGNED, SFT
     from llmrec.recommend.recommender import Recommender
     from llmrec.recommend.reuse import find_lists
@@ -49,7 +49,7 @@ def run(context: StageContext) -> None:
                 continue
             top = recommender.rank(rows["history"].to_list(), decode, model=model)
             ranked_lists(rows["user_id"], top, recommender.items).write_parquet(context.work / name)
-            shares[split][model] = certified_share(top)
+            shares[split][model] = top.certified_share
     if reused_from:
         context.notes["taken"] = reused_from
     report: dict[str, Any] = {"engine": decode.engine, "width": decode.width, "k": decode.list_length}

@@ -33,8 +33,8 @@ def run(context: StageContext) -> None:
     import polars as pl
 
     from llmrec.data.examples import evaluation_examples
+    from llmrec.evaluate.lists import ranked_lists
     from llmrec.files import write_json
-    from llmrec.recommend.lists import certified_share, ranked_lists
     from llmrec.recommend.zero_shot.recommender import ZeroShotRecommender
 
     recipe = context.recipe
@@ -51,7 +51,7 @@ def run(context: StageContext) -> None:
         ranked_lists(examples["user_id"], top, recommender.items).write_parquet(
             context.work / layout.zero_shot_lists(split)
         )
-        about: dict[str, Any] = {"users": len(examples), "certified": certified_share(top)}
+        about: dict[str, Any] = {"users": len(examples), "certified": top.certified_share}
         if recipe.eval.zero_shot.examples:
             about["examples"] = asked.examples
         if asked.texts is not None:

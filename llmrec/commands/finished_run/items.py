@@ -20,7 +20,7 @@ def run(name: str, words: str | None, count: int) -> None:
         UserError: no such run, a run without a finished sft stage, or no item matches.
     """
     folder = find_trained_run(name)
-    from llmrec.recommend.item_list import list_items
+    from llmrec.recommend.listed_items import list_items
 
     listed = list_items(folder, words)
     if not listed:
