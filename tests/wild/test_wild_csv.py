@@ -107,6 +107,11 @@ def test_the_first_wrong_line_is_named_whatever_is_mapped(folder, content, line,
         ("1 2 3\n4 5 6\n", {"header": ["a", "b", "c"]}, ROWS),
         ("1::2::3\n4::5::6\n", {"header": ["a", "b", "c"], "quote": None}, ROWS),
         ("a,b,c\n1,\xe9,3\n".encode("latin-1"), {"encoding": "latin-1"}, [["1", "é", "3"]]),
+        ('"A title, 27"\n\na,b,c\n1,2,3\n4,5,6\n', {"skip": 2}, ROWS),
+        ("\ufeffsep=;\r\na;b;c\r\n1;2;3\r\n4;5;6\r\n", {"skip": 1}, ROWS),
+        ("Größe\na,b,c\n1,2,é\n".encode("cp1252"), {"skip": 1}, [["1", "2", "é"]]),
+        ("title\na::b::c\n1::2::3\n4::5::6\n".encode("utf-16"), {"skip": 1}, ROWS),
+        ("a b\n1,2,3\n4,5,6\n", {"skip": 1, "header": ["a", "b", "c"]}, ROWS),
     ],
 )
 def test_keys_decide(folder, content, keys, rows):
@@ -183,6 +188,11 @@ def test_byte_order_marks(folder, encoding, is_packed):
         (b"\n\n", "no columns", {}),
         (b"a;b\n1;2\n", "no column 'c' .*it has a, b", {}),
         (b"1,2\n3,4\n", "line 1: 2 values for 3 columns", {"header": ["a", "b", "c"]}),
+        (b"A title\na,b,c\n1,2,3\n", "line 2: 3 values for 1 columns.*`skip` leaves out lines above", {}),
+        (b"title\n\na,b,c\n1,2,3\n1,2\n", "line 5: 2 values for 3 columns", {"skip": 2}),
+        (b'title\na,b,c\n1,2,"3\n', "line 3: a quote opens", {"skip": 1}),
+        (b'title\na,b,c\n1,2"2,3\n1,"2"2,3\n', "line 4: text stands between", {"skip": 1}),
+        (b"a,b,c\n1,2,3\n", "no columns in it", {"skip": 9}),
     ],
 )
 def test_other_refusals(folder, content, message, keys):

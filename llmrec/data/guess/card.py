@@ -14,7 +14,7 @@ import yaml
 from llmrec.config import validate
 from llmrec.data.card import Card
 from llmrec.data.guess.attributes import TableGuess, meaning_of
-from llmrec.data.guess.columns import Column
+from llmrec.data.guess.columns import Column, depends_on
 from llmrec.data.guess.files import FoundTable
 from llmrec.data.guess.folder import Guess
 from llmrec.data.guess.interactions import LogGuess
@@ -53,7 +53,9 @@ def card_text(guess: Guess, out: Path, understood: Understood | None) -> str:
     lines += _log(guess, understood)
     if guess.items is not None:
         lines += ["", f"# What the items are. Of the log's items {guess.items.share:.0%} are in this file."]
-        lines += _attributes("items", guess.items, None if understood is None else understood.item_report)
+        is_log = guess.items.sheet is guess.log.sheet
+        report = None if understood is None else understood.item_report
+        lines += _attributes("items", guess.items, report, is_log)
     else:
         lines += [
             "",
@@ -139,7 +141,9 @@ def _not_used(columns: Iterable[Column]) -> list[str]:
     return textwrap.wrap(f"Not used: {names}", _WIDTH - 4, initial_indent="  # ", subsequent_indent="  #   ")
 
 
-def _attributes(block: str, guess: TableGuess, report: dict[str, int] | None) -> list[str]:
+def _attributes(
+    block: str, guess: TableGuess, report: dict[str, int] | None, is_log: bool = False
+) -> list[str]:
     found = guess.sheet.found
     columns = {meaning: column.name for meaning, column in guess.columns.items()}
     lines = [f"{block}:", *_written(found, _header(found, columns)), "  columns:"]
@@ -148,6 +152,8 @@ def _attributes(block: str, guess: TableGuess, report: dict[str, int] | None) ->
         free = [
             c for c in guess.sheet.columns if c.name not in columns.values() and c.has_name and not c.is_empty
         ]
+        if is_log:
+            free = [c for c in free if depends_on(c.raw, guess.columns["item"].raw)]
         for column in [c for c in free if "." not in c.name and not c.is_unique][:6]:
             meaning = meaning_of(column.name)
             if meaning and meaning not in columns:
@@ -231,7 +237,7 @@ def _mapped(found: FoundTable, columns: dict[str, str]) -> dict[str, str]:
 
 def scalar(value: Any) -> str:
     """Return a value as YAML in one line that is read back as the same."""
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, int):
         return yaml.safe_dump(value).split("\n")[0]
     text = str(value)
     if _PLAIN.fullmatch(text) and not _NOT_TEXT.fullmatch(text):

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import gzip
-import io
 import re
 import shutil
 import zlib
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from llmrec.data.guess import names
+from llmrec.data.guess.layout import ways
 from llmrec.data.tables import read, sniff
 from llmrec.data.tables.described import Table
 from llmrec.data.tables.notes import listed, quiet, short
@@ -29,8 +26,6 @@ KEYS_OF_OBJECT = "key"
 """Column of the keys, if a file is one JSON object of objects."""
 _HEAD = 16 << 20
 _MOST_FILES = 200
-_LINES = 200
-_SEPARATORS = ("\t", "::", ";", ",", "|", " ")
 _TEXTS = {"readme", "license", "licence", "copying", "changelog", "notice"}
 _DOCUMENTS = ".md .rst .yaml .yml .toml .ini .py .ipynb .r .sh .html .htm .pdf .log"
 _PICTURES_AND_WEIGHTS = ".png .jpg .jpeg .gif .webp .svg .npy .npz .pt .safetensors .pkl .pickle"
@@ -139,15 +134,15 @@ def _found(path: Path, name: str, scratch: Path) -> FoundTable:
         raise UserError("not a table")
     head, is_whole = _head(path, scratch)
     problems = []
-    ways = _ways(path, text)
-    for written in ways:
+    possible = ways(path, text)
+    for written in possible:
         try:
             return _opened(path, name, head, written, scratch, is_whole)
         except UserError as error:
             problems.append(UserError(str(error).replace(str(head), str(path))))
-    if ways and not is_whole:
+    if possible and not is_whole:
         # A value over several lines may be cut at the end of the head, and an array is not closed there.
-        return _opened(path, name, path, ways[0], scratch, is_whole=True)
+        return _opened(path, name, path, possible[0], scratch, is_whole=True)
     raise problems[0] if problems else UserError("not a table")
 
 
@@ -165,82 +160,6 @@ def _head(path: Path, scratch: Path) -> tuple[Path, bool]:
     target = folder / path.name.removesuffix(".gz")
     target.write_bytes(start if is_whole else start[: start.rfind(b"\n") + 1])
     return target, is_whole
-
-
-def _ways(path: Path, text: str) -> list[dict[str, Any]]:
-    """Return how a text file may be written, the likeliest first; none if it is no table."""
-    ending = Path(path.name.removesuffix(".gz")).suffix.lower()
-    if text.lstrip()[:1] in ("{", "[") and ending not in (".csv", ".tsv"):
-        return [{"format": "jsonl"}, {"format": "loose_jsonl"}]
-    layout = _layout(text)
-    if layout is not None:
-        ways = [layout, layout | {"escape": "\\"}, layout | {"quote": None}]
-        if "\ufffd" in text:
-            # The reader tries cp1252 itself, but not for separators of several characters.
-            ways += [layout | {"encoding": "cp1252"}, layout | {"encoding": "cp1252", "quote": None}]
-        return ways
-    return [{"format": "sequences"}] if _are_sequences(text) else []
-
-
-def _layout(text: str) -> dict[str, Any] | None:
-    """Return separator and header of CSV by its first lines; None if no separator makes columns of them."""
-    text = text if len(text) < 1 << 14 else text[: text.rfind("\n") + 1]
-    found: list[tuple[str, list[list[str]]]] = []
-    for separator in _SEPARATORS:
-        rows = _parsed(text, separator)
-        width, count = Counter(map(len, rows)).most_common(1)[0] if rows else (0, 0)
-        if width > 1 and len(rows[0]) == width and count >= 0.9 * len(rows):
-            found.append((separator, rows))
-    if len(found) > 1:
-        # Titles of equally many words look like columns.
-        found = [each for each in found if each[0] != " "]
-    if not found:
-        return None
-    separator, rows = max(found, key=lambda each: len(each[1][0]))
-    if separator == " " and not any(character.isdigit() for row in rows[1:] for character in row[0]):
-        return None  # prose
-    layout: dict[str, Any] = {"format": "csv", "separator": separator}
-    if not _has_header(rows):
-        layout["header"] = [f"column_{number}" for number in range(1, len(rows[0]) + 1)]
-    return layout
-
-
-def _parsed(text: str, separator: str) -> list[list[str]]:
-    """Return the first rows of a text, read with a separator."""
-    if len(separator) > 1:
-        text, separator = text.replace(separator, sniff.UNIT_SEPARATOR), sniff.UNIT_SEPARATOR
-    rows: list[list[str]] = []
-    try:
-        for row in sniff.reader(io.StringIO(text, newline=""), separator, '"', None, strict=False):
-            rows += [row] if row else []
-            if len(rows) == _LINES:
-                break
-    except csv.Error:
-        pass
-    return rows
-
-
-def _has_header(rows: list[list[str]]) -> bool:
-    """Whether the first row names the columns: by known names, else because it looks unlike the rows below."""
-    first = [cell.strip() for cell in rows[0]]
-    known = sum(names.is_known(cell) for cell in first)
-    numbers = sum(bool(re.fullmatch(r"[-+]?[\d.,:/ -]+", cell)) for cell in first)
-    if known and (known > 1 or not numbers):
-        return True
-    if numbers or sum(not cell for cell in first) > 1 or len(set(first)) < len(first):
-        return False
-    below = [{row[place] for row in rows[1:] if place < len(row)} for place in range(len(first))]
-    return not any(cell in values for cell, values in zip(first, below, strict=True))
-
-
-def _are_sequences(text: str) -> bool:
-    """Whether lines are `user item item …`: ids only, not equally many in each line."""
-    lines = [line.split() for line in text.splitlines()[:_LINES] if line.strip()]
-    ids = [part for line in lines for part in line]
-    if len(lines) < 2 or not all(len(line) > 1 for line in lines):
-        return False
-    digits = sum(any(character.isdigit() for character in part) for part in ids)
-    return digits > 0.8 * len(ids) and all(re.fullmatch(r"[\w.-]+", part) for part in ids)
 
 
 def _opened(
@@ -268,7 +187,9 @@ def _opened(
     if rows.is_empty() or not rows.width:
         raise UserError("no rows in it")
     is_whole = is_whole and len(rows) <= ROWS
-    return FoundTable(name, [path], written, rows.head(ROWS), is_whole, not isinstance(header, list))
+    # Below lines that are left out stands, or stood, a header line.
+    has_header = "skip" in written or not isinstance(header, list)
+    return FoundTable(name, [path], written, rows.head(ROWS), is_whole, has_header)
 
 
 def _grouped(tables: list[FoundTable], folder: Path) -> list[FoundTable]:

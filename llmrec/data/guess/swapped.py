@@ -69,5 +69,5 @@ def _by_titles(dataset: Dataset, scratch: Path) -> str | None:
     return None
 
 
-_WRITTEN = {"format", "separator", "header", "encoding", "quote", "escape", "missing"}
+_WRITTEN = {"format", "separator", "header", "skip", "encoding", "quote", "escape", "missing"}
 """Keys of a table that say how its files are written."""

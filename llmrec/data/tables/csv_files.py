@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ class CsvFile:
         names: names of its columns.
         written: separator as the user wrote it; differs from `separator` if that has several characters, or if the
             last column takes the rest of a line.
+        skipped: number of lines of the user's file that the readable one lacks.
     """
 
     path: Path
@@ -39,6 +41,11 @@ class CsvFile:
     quote: str | None
     names: list[str]
     written: str
+    skipped: int = 0
+
+    def line(self, offset: int) -> int:
+        """Return the number of the line of the user's file that holds a byte of the readable one."""
+        return line_at(self.readable, offset) + self.skipped
 
 
 def open_csv(table: Table, path: Path, scratch: Path, wanted: Collection[str]) -> CsvFile:
@@ -72,7 +79,7 @@ def open_csv(table: Table, path: Path, scratch: Path, wanted: Collection[str]) -
         _refuse(file, finding)
         if finding.kind == "quotes":
             rewritten = _rewritten(table, file, scratch)
-            line = line_at(file.readable, finding.offset)
+            line = file.line(finding.offset)
             tell(
                 path.name, f"line {line}: a quote inside a value is taken as text, and so are others like it"
             )
@@ -89,7 +96,7 @@ def _readable(
     table: Table, path: Path, scratch: Path, encoding: str, start: bytes, wanted: Collection[str]
 ) -> CsvFile:
     """Return the file, or a copy of it in UTF-8 with a separator of one byte."""
-    text = start.decode(encoding, "replace").removeprefix("\ufeff")
+    text = start.decode(encoding, "replace").removeprefix("\ufeff").split("\n", table.skip)[-1]
     written = sniff.separator(table, path, text, wanted)
     first = sniff.first_row(text, written, table.quote, table.escape)
     names = table.header if isinstance(table.header, list) else first
@@ -110,13 +117,15 @@ def _readable(
     readable = path
     if is_replaced or not sniff.is_utf8(encoding):
         lines: Iterator[str] = decoded_lines(path, encoding)
+        lines = itertools.islice(lines, table.skip, None)
         if is_replaced:
             most = len(names) - 1 if table.rest else -1
             lines = (line.replace(written, UNIT_SEPARATOR, most) for line in lines)
         readable = write_copy(path, scratch, lines)
-    elif path.suffix == ".gz":
-        readable = write_copy(path, scratch)
-    return CsvFile(path, readable, UNIT_SEPARATOR if is_replaced else written, table.quote, names, written)
+    elif path.suffix == ".gz" or table.skip:
+        readable = write_copy(path, scratch, skip=table.skip)
+    separator = UNIT_SEPARATOR if is_replaced else written
+    return CsvFile(path, readable, separator, table.quote, names, written, table.skip)
 
 
 def _is_header(first: list[str], names: list[str]) -> bool:
@@ -128,7 +137,7 @@ def _is_header(first: list[str], names: list[str]) -> bool:
 
 def _require_cp1252(table: Table, file: CsvFile, finding: Finding) -> None:
     """Raise a UserError if a file that is not UTF-8 should not be read as cp1252 either; else say that it is."""
-    line = line_at(file.readable, finding.offset)
+    line = file.line(finding.offset)
     with file.readable.open("rb") as bytes_around:
         bytes_around.seek(max(0, finding.offset - (1 << 16)))
         around = bytes_around.read(1 << 17)
@@ -153,7 +162,7 @@ def _require_cp1252(table: Table, file: CsvFile, finding: Finding) -> None:
 def _tell_rows_in_quotes(file: CsvFile, check: Check) -> None:
     found = check.rows_in_quotes
     if found.count:
-        line = line_at(file.readable, found.offset)
+        line = file.line(found.offset)
         tell(
             file.path.name,
             f"{found.count:,} lines inside quotes look like rows and are read as text, the first is line {line}; "
@@ -164,15 +173,17 @@ def _tell_rows_in_quotes(file: CsvFile, check: Check) -> None:
 def _refuse(file: CsvFile, finding: Finding) -> None:
     """Raise a UserError for what no reading of the file would make right."""
     if finding.kind == "fields":
-        raise _wrong_fields(file, line_at(file.readable, finding.offset), finding.fields)
+        raise _wrong_fields(file, file.line(finding.offset), finding.fields)
     if finding.kind == "open":
-        raise _wrong_quote(file, line_at(file.readable, finding.offset), "a quote opens and is never closed")
+        raise _wrong_quote(file, file.line(finding.offset), "a quote opens and is never closed")
 
 
 def _wrong_fields(file: CsvFile, line: int, fields: int) -> UserError:
+    # Where the first two lines differ, the first may be a title.
+    way = "; `skip` leaves out lines above the header" if line == file.skipped + 2 else ""
     return UserError(
         f"{file.path}: line {line}: {fields} values for {len(file.names)} columns; correct the line, or the card's "
-        f"`separator` (now {file.written!r}), `quote` (now {file.quote or 'null'}) or `escape`"
+        f"`separator` (now {file.written!r}), `quote` (now {file.quote or 'null'}) or `escape`{way}"
     )
 
 
@@ -206,7 +217,7 @@ def _plain_lines(table: Table, file: CsvFile, width: int) -> Iterator[str]:
             for row in rows:
                 if row:
                     if len(row) != width:
-                        raise _wrong_fields(file, before + 1, len(row))
+                        raise _wrong_fields(file, before + 1 + file.skipped, len(row))
                     if file.written != file.separator:
                         row = [value.replace(file.separator, file.written) for value in row]
                     writer.writerow(row)
@@ -216,7 +227,7 @@ def _plain_lines(table: Table, file: CsvFile, width: int) -> Iterator[str]:
                 before = rows.line_num
         except UnicodeDecodeError:
             raise UserError(
-                f"{file.path}: not UTF-8 after line {before}; name the file's `encoding` in the card"
+                f"{file.path}: not UTF-8 after line {before + file.skipped}; name the file's `encoding` in the card"
             ) from None
         except csv.Error as error:
             problem = "text stands between the quote that closes a value and the next separator"
@@ -225,5 +236,5 @@ def _plain_lines(table: Table, file: CsvFile, width: int) -> Iterator[str]:
             elif "field larger" in str(error):
                 problem = f"a quoted value of more than {_LONGEST_VALUE >> 20} MB"
             elif rows.line_num > before + 1:
-                problem += f" (in line {rows.line_num})"
-            raise _wrong_quote(file, before + 1, problem) from None
+                problem += f" (in line {rows.line_num + file.skipped})"
+            raise _wrong_quote(file, before + 1 + file.skipped, problem) from None

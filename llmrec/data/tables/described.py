@@ -66,6 +66,7 @@ class Table(Section):
         separator: separator of `csv` files, of one or more characters (`::`). null: the one with which the first line
             has the columns that the card names; a comma (a tab for `.tsv`) is tried first, then `;`, tab, `|`, `::`.
         header: whether the first line names the columns; or a list of the names if no line does.
+        skip: number of lines above the header line, or above the first row, that are no part of the table.
         encoding: encoding of the text; any name that Python knows. null: that of the byte order mark, else UTF-8,
             else cp1252.
         quote: character around values that contain a separator; null if quotes are plain text.
@@ -84,6 +85,7 @@ class Table(Section):
     format: Format | None = None
     separator: _Characters | None = None
     header: bool | list[str] = True
+    skip: Annotated[int, Field(ge=0)] = 0
     encoding: Annotated[str, AfterValidator(_canonical_encoding)] | None = None
     quote: _Character | None = '"'
     escape: _Character | None = None

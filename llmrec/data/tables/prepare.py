@@ -16,8 +16,14 @@ _BLOCK = 1 << 20
 _MEGABYTE = 10**6
 
 
-def write_copy(path: Path, scratch: Path, lines: Iterable[str] | None = None) -> Path:
+def write_copy(path: Path, scratch: Path, lines: Iterable[str] | None = None, skip: int = 0) -> Path:
     """Write a copy of a file under `scratch`: the given lines in UTF-8, or else its decompressed bytes.
+
+    Args:
+        path: the file.
+        scratch: folder of the copy.
+        lines: the lines; None for the file's bytes.
+        skip: number of the file's first lines that the copy of its bytes lacks.
 
     Raises:
         UserError: the file is not gzip, or truncated.
@@ -26,13 +32,21 @@ def write_copy(path: Path, scratch: Path, lines: Iterable[str] | None = None) ->
     try:
         with target.open("wb") as out:
             if lines is None:
-                out.writelines(_blocks(path))
+                out.writelines(_without_lines(_blocks(path), skip))
             else:
                 # A text of JSON may hold halves of surrogate pairs, which UTF-8 has no bytes for.
                 out.writelines(line.encode("utf-8", "replace") for line in lines)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a whole gzip file: {cause_of(error)}") from None
     return target
+
+
+def _without_lines(blocks: Iterator[bytes], count: int) -> Iterator[bytes]:
+    for block in blocks:
+        found = block.count(b"\n") if count else 0
+        rest = block.split(b"\n", count)[-1] if found >= count else b""
+        count -= min(found, count)
+        yield rest
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
