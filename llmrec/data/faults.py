@@ -55,7 +55,8 @@ def refuse_or_drop(
     for fault in _faults(table, rows, unit, parts):
         left = fault.rows & keep  # a row without an order has neither a user nor a time: one fault
         if fault.key is not None and getattr(table, fault.key) == "drop":
-            dropped[fault.key] = dropped.get(fault.key, 0) + int(left.sum())
+            if left.any():
+                dropped[fault.key] = dropped.get(fault.key, 0) + int(left.sum())
             keep &= ~fault.rows
         elif left.any():
             problems.append(replace(fault, rows=left))

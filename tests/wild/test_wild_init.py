@@ -6,6 +6,7 @@ import sys
 import pytest
 from folders import contents, exports, files_of
 from folders.cards import CASES
+from folders.platform_cards import PLATFORMS
 
 from llmrec import pipeline
 from llmrec.cli import main
@@ -49,9 +50,9 @@ def includes(whole, part):
             assert whole.get(key) == value, (key, whole.get(key))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", CASES | PLATFORMS)
 def test_the_card_of_a_folder(name, tmp_path, capsys):
-    expected, counts = CASES[name]
+    expected, counts = (CASES | PLATFORMS)[name]
     code, path = init(tmp_path, files_of(name), "--yes")
     shown = capsys.readouterr()
     assert code == 0, shown.err

@@ -26,6 +26,9 @@ _EARLY = 631_152_000
 _SIGNS = ("&gt;", ">", "|", ";", " / ", "/", ",")
 _NEVER_IN_LABELS = ("&gt;", ">", "|", ";")
 _FEW = 200
+_LONGEST_ID = 64
+_LONGEST_CODE = 128
+"""Characters of a hash or an address; a text of that length has spaces."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +128,17 @@ class Column:
             return False
         return self._share(r"[^\W\d_]{2}") > 0.6 and self._share(r"^(?:https?://|[\w.+-]+@[\w-]+\.)") < 0.5
 
+    @cached_property
+    def is_count(self) -> bool:
+        """Whether the values are whole numbers without large gaps, as in the key of a table that counts its rows."""
+        numbers = self.values.cast(pl.Int64, strict=False)
+        return not self.is_empty and not numbers.null_count() and cast(int, numbers.max()) < 2 * self.distinct
+
     @property
     def can_be_id(self) -> bool:
-        """Whether the values can be ids: short, no amounts, no lists."""
-        return self.distinct > 1 and not self.has_decimals and not self.is_list and self.length < 64
+        """Whether the values can be ids: short or without spaces, no amounts, no lists."""
+        is_short = self.length < _LONGEST_ID or (self.length <= _LONGEST_CODE and not self._share(r"\s"))
+        return self.distinct > 1 and not self.has_decimals and not self.is_list and is_short
 
     @cached_property
     def time(self) -> TimeReading | None:
@@ -195,7 +205,8 @@ def _time_reading(how: Reading, read_as: pl.Series, present: int) -> TimeReading
     if not len(times):
         return None
     unit = how.unit or derived_unit(times)
-    seconds = (read_as // unit).cast(pl.Int64)
+    # A code such as 12e240 is a number, too, and far beyond any time.
+    seconds = (read_as // unit).cast(pl.Int64, strict=False)
     if how.unit is None and are_positions(times, unit):
         is_order = not times.dtype.is_float() and times.n_unique() > 1
         return TimeReading(1, False, seconds, False, True) if is_order else None

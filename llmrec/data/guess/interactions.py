@@ -92,6 +92,12 @@ class _Pair:
     item: Column
     score: float
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the names of both columns say what they are, or the file names none."""
+        is_named = self.user.score("user") >= CLEAR and self.item.score("item") >= CLEAR
+        return is_named or not self.user.has_name
+
 
 def guess_log(sheets: list[Sheet], choose: Choose) -> LogGuess:
     """Choose the log among the tables, and its columns.
@@ -205,6 +211,8 @@ def _share(column: Column, other: Sheet, role: str) -> float:
         is_named = key.score(role) >= 1 or is_file or not key.has_name or key.name == column.name
         if not is_named or (role == "item" and not other.has_words) or (role == "user" and not is_file):
             continue
+        if column.is_number and key.is_count and not column.score(role) and column.has_name:
+            continue  # any small number is in a table that counts its rows
         # Of a long table only the first rows are known: the same name tells as much.
         known = 0.7 if key.name == column.name and not other.found.is_whole else 0.0
         best = max(best, known, share_found(column.values, key.values))
@@ -279,7 +287,7 @@ def _time_score(column: Column) -> float:
     if time is None or column.score("rating") > named:
         return 0
     if time.are_positions:
-        return named - 0.5 if named >= 2 else 0
+        return named - 0.5 if named >= 2 else float(names.is_sequence(column.name))
     is_number = column.is_number and named == 0 and column.has_name
     return 0 if is_number else named + time.share + 0.1 * time.has_clock
 
@@ -289,8 +297,9 @@ def _time(sheet: Sheet, pair: _Pair, choose: Choose) -> Column | None:
     fitting = sorted((c for c in others if _time_score(c) >= 1), key=lambda c: -_time_score(c))
     if not fitting:
         return None
-    # Of columns with the same days that with the clock is the time; the others say nothing else.
+    # Of columns with the same days that with the clock is the time; the others say nothing else, and some say less.
     alike = [column for column in fitting if _same_days(column, fitting[0])]
+    alike = [column for column in alike if len(column.values) >= 0.98 * len(alike[0].values)]
     first = max(alike, key=_fineness)
     rivals = [first, *(column for column in fitting if column not in alike)]
     question = Question(
@@ -356,10 +365,13 @@ def _rating_score(column: Column) -> float:
 
 
 def title_in_log(log: LogGuess) -> Column | None:
-    """Return a column of the log that holds the items' titles: each item has one, and it is named like a title."""
+    """Return a column of the log that holds the items' titles: each item has one, and it is named like a title.
+
+    `Product` beside `Product SKU` is a title, too.
+    """
     item = log.columns["item"]
     free = [column for column in log.sheet.columns if column not in log.columns.values()]
-    for role, least, longest in (("title", 2, 300), ("description", 1, 120)):
+    for role, least, longest in (("title", 2, 300), ("description", 1, 120), ("item", CLEAR, 120)):
         fitting = [c for c in free if c.score(role) >= least and c.is_text and c.length < longest]
         fitting = [column for column in fitting if depends_on(column.raw, item.raw)]
         if fitting:

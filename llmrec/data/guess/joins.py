@@ -16,7 +16,7 @@ SHARE = 0.9
 
 
 def with_joined_log(sheets: list[Sheet]) -> list[Sheet]:
-    """Join two tables to a log, if no table has a user and an item in a row.
+    """Join two tables to a log, if no table has a user and an item in a row, or none by the names of its columns.
 
     Args:
         sheets: the tables of a folder.
@@ -24,7 +24,8 @@ def with_joined_log(sheets: list[Sheet]) -> list[Sheet]:
     Returns:
         The tables as they are, or the joined one in place of both (`FoundTable.join`).
     """
-    if any(pairs_of(sheet, sheets) for sheet in sheets):
+    pairs = [pair for sheet in sheets for pair in pairs_of(sheet, sheets)]
+    if any(pair.is_named for pair in pairs):
         return sheets
     for log in sheets:
         items = log.named("item")

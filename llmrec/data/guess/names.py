@@ -7,12 +7,12 @@ import re
 # Words of English, German, French, Spanish, Italian and Dutch shops, in lower case.
 _WORDS: dict[str, str] = {
     "user": "user usr uid u customer cust client member buyer shopper reviewer visitor person player reader listener "
-    "viewer learner student patient subscriber username userid account profile kunde kunden kd nutzer benutzer "
-    "käufer "
-    "kaeufer acheteur utilisateur cliente usuario comprador utente klant gebruiker",
-    "item": "item iid i product prod article art sku asin isbn ean gtin upc plu stockcode movie film book song track "
-    "album artist game app business poi venue place hotel restaurant recipe video news post offer listing course job "
-    "goods merchandise anime artikel produkt ware buch spiel produit livre producto articulo libro prodotto articolo",
+    "viewer learner student patient subscriber username userid anonymousid distinctid account profile kunde "
+    "kunden kd nutzer benutzer käufer kaeufer acheteur utilisateur cliente usuario comprador utente klant gebruiker",
+    "item": "item lineitem iid i product prod article art sku asin isbn ean gtin upc plu stockcode movie film book "
+    "song track album artist game app business poi venue place hotel restaurant recipe video news post offer listing "
+    "course job goods merchandise anime artikel produkt ware buch spiel produit livre producto articulo libro "
+    "prodotto articolo",
     "time": "time timestamp ts date datetime day epoch when unixreviewtime reviewtime created ordered purchased "
     "bought orderdate invoicedate datum zeit zeitpunkt zeitstempel bestelldatum kaufdatum bestellzeit fecha hora "
     "heure data",
@@ -32,14 +32,16 @@ _WORDS: dict[str, str] = {
 }
 ROLES = {role: frozenset(words.split()) for role, words in _WORDS.items()}
 _LISTS = {
-    "id": "id ids no nr num number nummer code key uid uuid guid identifier hash idx index ref",
-    "plain": "shop my global anonymous anon external internal raw original orig web main full the of",
+    "id": "id ids no nr num number nummer code key uid uuid guid identifier hash idx index ref uri urn oid "
+    "entity",
+    "plain": "shop my global anonymous anon external internal raw original orig web main full the of "
+    "pseudo master metadata",
     "personal": "name firstname lastname surname vorname nachname email mail phone telephone telefon mobile address "
     "adresse street strasse straße iban ip ssn password passwort token birthday birthdate dob geburtsdatum nickname "
     "login",
     "other time": "birth birthday birthdate dob geburtsdatum release released signup registered registration updated "
-    "modified changed shipped shipping delivered delivery dispatched returned expiry expires valid paid lieferdatum "
-    "versanddatum geändert",
+    "modified changed shipped shipping delivered delivery dispatched returned expiry expires valid paid since dow "
+    "weekday wochentag lieferdatum versanddatum geändert",
     "item file": "item items product products article articles meta metadata movie movies film films book books game "
     "games catalog catalogue song songs track tracks artikel produkte produkt business anime recipes courses",
     "user file": "user users customer customers member members kunden client clients kunde",
@@ -47,6 +49,9 @@ _LISTS = {
 _IDS, _PLAIN, _PERSONAL, _OTHER_TIMES, _ITEM_FILES, _USER_FILES = (
     frozenset(words.split()) for words in _LISTS.values()
 )
+_SESSIONS = {"session", "sessionid", "visit", "visitid"}
+_SEQUENCES = {"ordernumber", "sequence", "sequencenumber", "seq", "step", "turn"}
+_PART_OF_TIME = re.compile(r"(?:hour|minute|day|week|month)of(?:the)?(?:day|week|month|year)")
 _LOG_FILES = {
     "order orders purchase purchases transaction transactions sale sales bestellung bestellungen verkäufe verkaeufe "
     "kauf käufe invoices": 0.6,
@@ -90,9 +95,9 @@ def score(role: str, name: str) -> float:
         return _score_of_time(role, words, joined)
     if _matches(joined, role):
         return 2.9 if role == "title" and joined == "name" else 3
-    rest = [word for word in words if not _matches(word, role) and word not in _PLAIN]
-    if len(rest) == len(words):
+    if not any(_matches(word, role) for word in words):
         return 0
+    rest = [word for word in words if not _matches(word, role) and word not in _PLAIN]
     if any(word in _IDS for word in rest) or (role == "title" and _is_of_another(words)):
         return 0
     return 2.8 if all(_matches(word, "item") for word in rest) else 1  # product_name
@@ -102,8 +107,10 @@ def _score_of_id(role: str, words: list[str]) -> float:
     if "".join(words) in ROLES[role]:  # StockCode
         return 3
     rest = [word for word in words if not _matches(word, role)]
-    if len(rest) == len(words):
+    if not words:
         return 0
+    if len(rest) == len(words):
+        return 1.2 if role == "user" and _stands_for_user(words) else 0
     others = [word for word in rest if word not in _IDS]
     # An account or a product group is told apart by what stands beside the word.
     if not others:
@@ -112,17 +119,32 @@ def _score_of_id(role: str, words: list[str]) -> float:
         return 2.5
     if any(_matches(word, other) for word in others for other in ("item", "user") if other != role):
         return 1
-    return 1.2 if all(word in _PERSONAL or word in ROLES["title"] for word in others) else 0.3
+    if all(word in _PERSONAL or word in ROLES["title"] for word in others):
+        return 1.2
+    return 0.6 if words[-1] in _IDS else 0.3
+
+
+def _stands_for_user(words: list[str]) -> bool:
+    """Whether a name is that of a session or of an e-mail address: who has no other user has these."""
+    is_session = any(word in _SESSIONS for word in words)
+    return words[-1] in ("email", "mail") or (
+        is_session and all(w in _SESSIONS | _IDS | _PLAIN for w in words)
+    )
 
 
 def _score_of_time(role: str, words: list[str], joined: str) -> float:
-    if set(words) & _OTHER_TIMES or joined in _OTHER_TIMES:
+    if set(words) & _OTHER_TIMES or joined in _OTHER_TIMES or _PART_OF_TIME.search(joined):
         return 0.2 if role == "time" else 0
     if _matches(joined, role):
         return 3
     if any(_matches(word, role) for word in words):
         return 2.6
     return 2 if words[-1:] == ["at"] else 0
+
+
+def is_sequence(name: str) -> bool:
+    """Whether a name says that a column counts a user's choices: `order_number`, `step`."""
+    return "".join(words_of(name)) in _SEQUENCES
 
 
 def _is_of_another(words: list[str]) -> bool:

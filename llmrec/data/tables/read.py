@@ -189,7 +189,8 @@ def _file_frame(
         raise UserError(f"{path}: the file is empty")
     try:
         if kind == "parquet":
-            readable, frame = path, pl.scan_parquet(path)
+            texts = pl.selectors.binary().map_batches(_texts, return_dtype=pl.String, is_elementwise=True)
+            readable, frame = path, pl.scan_parquet(path).with_columns(texts)
         elif kind == "csv":
             readable, frame = _scan_csv(table, path, scratch, wanted)
         elif kind == "sequences":
@@ -203,6 +204,17 @@ def _file_frame(
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _unreadable(table, path, path, error) from None
     return readable, frame
+
+
+def _texts(values: pl.Series) -> pl.Series:
+    """Return bytes as text, since some writers of Parquet leave out that they are; null for other bytes."""
+    try:
+        return values.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        texts = [None if value is None else value.decode("utf-8", "replace") for value in values]
+        return pl.Series(
+            values.name, [None if text and "\ufffd" in text else text for text in texts], pl.String
+        )
 
 
 def _scan_csv(table: Table, path: Path, scratch: Path, wanted: set[str]) -> tuple[Path, pl.LazyFrame]:
