@@ -2,6 +2,7 @@
 
 SOLD = {"user": "Kundennr", "item": "Artikelnr", "time": "Datum"}
 PLAIN = {"user": "user", "item": "item", "time": "time"}
+SALES = {"user": "customer", "item": "sku", "time": "date"}
 PLATFORMS = {
     "shopify": (
         {
@@ -108,4 +109,7 @@ PLATFORMS = {
         {"interactions": {"skip": 1, "header": ["row", "user", "item", "time"], "columns": PLAIN}},
         {},
     ),
+    "months": ({"interactions": {"path": "*/sales_*.csv", "columns": SALES}}, {}),
+    "counted_files": ({"interactions": {"path": "sales[0-9]*.csv", "columns": SALES}}, {}),
+    "unmarked": ({"interactions": {"path": "log.csv", "columns": SALES}}, {}),
 }

@@ -142,3 +142,28 @@ def row_names():
     """R's `write.table`: rows have names, and the header line has none for them."""
     rows = [(n, *row) for n, row in enumerate(log(when), start=1)]
     return {"sales.txt": lines([("user", "item", "time")], " ") + lines(rows, " ")}
+
+
+def months():
+    """Files of months in words, in folders, and the last one has a column more."""
+    rows, head = log(when), ("customer", "sku", "date")
+    return {
+        "2023/sales_november.csv": lines([head, *rows[:20]]),
+        "2023/sales_december.csv": lines([head, *rows[20:40]]),
+        "2024/sales_january.csv": lines([(*head, "channel"), *((*row, "web") for row in rows[40:])]),
+    }
+
+
+def counted_files():
+    """Files of one table beside another whose name begins alike."""
+    rows, head = log(when), ("customer", "sku", "date")
+    return {
+        "sales1.csv": lines([head, *rows[:30]]),
+        "sales2.csv": lines([head, *rows[30:]]),
+        "sales_targets.csv": lines([("region", "target"), ("North", 5), ("South", 6)]),
+    }
+
+
+def unmarked():
+    """UTF-16 without a byte order mark."""
+    return {"log.csv": lines([("customer", "sku", "date"), *log(when)], encoding="utf-16-le")}

@@ -32,7 +32,22 @@ _PICTURES_AND_WEIGHTS = ".png .jpg .jpeg .gif .webp .svg .npy .npz .pt .safetens
 _NEVER = {*_DOCUMENTS.split(), *_PICTURES_AND_WEIGHTS.split()}
 _TO_UNPACK = {".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst"}
 _TO_EXPORT = {".xlsx", ".xls", ".ods", ".sqlite", ".db", ".sql", ".feather", ".avro", ".orc", ".xml"}
-_PARTS = re.compile(r"\d+|(?<![a-z])(?:train|training|valid|validation|val|dev|test)(?![a-z])", re.IGNORECASE)
+_MONTHS = (
+    "jan january januar janvier enero gennaio januari feb february februar fevrier février febrero febbraio februari "
+    "mar march märz maerz mars marzo maart apr april avril abril aprile may mai mayo maggio mei jun june juni juin "
+    "junio giugno jul july juli juillet julio luglio aug august aout août agosto augustus sep sept september "
+    "septembre septiembre settembre oct okt october oktober octobre octubre ottobre nov november novembre noviembre "
+    "dec dez december dezember decembre décembre diciembre dicembre"
+)
+_GIVEN_PARTS = "train training valid validation val dev test"
+
+
+def _of_words(words: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![^\W\d_])(?:{words.replace(' ', '|')})(?![^\W\d_])", re.IGNORECASE)
+
+
+_IS_GIVEN_PART = _of_words(_GIVEN_PARTS)
+_PARTS = re.compile(rf"\d+|{_of_words(f'{_GIVEN_PARTS} {_MONTHS}').pattern}", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"[{}]|\$\{")
 
 
@@ -193,24 +208,41 @@ def _opened(
 
 
 def _grouped(tables: list[FoundTable], folder: Path) -> list[FoundTable]:
-    """Join files of one table: equal columns, and names that differ in digits, or in train, valid and test."""
-    groups: dict[tuple[Any, ...], list[FoundTable]] = {}
+    """Join files of one table: names that differ in digits, months, or train, valid and test, and like columns."""
+    groups: list[list[FoundTable]] = []
     for table in tables:
-        written = tuple((key, str(value)) for key, value in table.written.items())
-        schema = tuple((name, str(dtype)) for name, dtype in table.rows.schema.items())
-        groups.setdefault((_PARTS.sub("*", table.path), written, schema), []).append(table)
-    joined: list[FoundTable] = []
-    for (pattern, *_), members in groups.items():
-        pattern = re.sub(r"\*[\W_]*(?:\*[\W_]*)*\*", "*", pattern)
-        matches = {str(Path(name)) for name in glob.glob(pattern, root_dir=folder)}  # noqa: PTH207
+        members = next((group for group in groups if _are_parts(group[0], table)), None)
+        if members is None:
+            groups.append([table])
+        else:
+            members.append(table)
+    return [table for members in groups for table in _joined(members, folder)]
+
+
+def _are_parts(one: FoundTable, other: FoundTable) -> bool:
+    """Whether two files can be parts of one table. A later month may have a column more, a test set may not."""
+    if one.written != other.written or _PARTS.sub("*", one.path) != _PARTS.sub("*", other.path):
+        return False
+    first, second = dict(one.rows.schema), dict(other.rows.schema)
+    if _IS_GIVEN_PART.search(one.path):
+        return first == second
+    common = first.keys() & second.keys()
+    is_like = 3 * len(common) >= 2 * max(len(first), len(second))
+    return is_like and all(first[name] == second[name] for name in common)
+
+
+def _joined(members: list[FoundTable], folder: Path) -> list[FoundTable]:
+    """Return files as one table, by a glob that matches them alone; as they are if there is none."""
+    pattern = re.sub(r"\*[\W_]*(?:\*[\W_]*)*\*", "*", _PARTS.sub("*", members[0].path))
+    for path in (pattern, re.sub(r"\d+", "[0-9]*", members[0].path)):
+        matches = {str(Path(name)) for name in glob.glob(path, root_dir=folder)}  # noqa: PTH207
         if len(members) > 1 and matches == {member.path for member in members}:
-            rows = pl.concat([member.rows for member in members]).head(ROWS)
+            columns = [name for name in members[0].columns if all(name in m.columns for m in members)]
+            rows = pl.concat([member.rows.select(columns) for member in members]).head(ROWS)
             whole = all(m.is_whole for m in members) and sum(len(m.rows) for m in members) <= ROWS
             files = sorted(member.files[0] for member in members)
-            joined.append(replace(members[0], path=pattern, files=files, rows=rows, is_whole=whole))
-        else:
-            joined += members
-    return joined
+            return [replace(members[0], path=path, files=files, rows=rows, is_whole=whole)]
+    return members
 
 
 def describe(table: FoundTable) -> str:

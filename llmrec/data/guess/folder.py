@@ -65,8 +65,9 @@ def guess_folder(folder: Path, choose: Choose, scratch: Path) -> Guess:
     users, user_notes = guess_users(log, items, sheets, choose, scratch)
     notes = [*item_notes, *user_notes, *(items.notes if items else []), *(users.notes if users else [])]
     if "time" not in log.columns:
+        order = "its rows" if len(log.sheet.found.files) == 1 else "its rows, file after file by name,"
         notes.append(
-            f"{log.sheet.path}: no column of times, so the order of its rows is the order of each user's choices"
+            f"{log.sheet.path}: no column of times, so the order of {order} is the order of each user's choices"
         )
     used = [guessed.sheet for guessed in (log, items, users) if guessed is not None]
     notes += _left_out(sheets, used, left_out, notes)
@@ -80,8 +81,17 @@ def _left_out(
 ) -> list[str]:
     """Return lines for the files that the card does not use, if nothing was said of them."""
     names = [sheet.path for sheet in sheets if sheet not in used]
-    lines = [f"{name}: not used" for name in names if not any(note.startswith(f"{name}: ") for note in notes)]
+    names = [name for name in names if not any(note.startswith(f"{name}: ") for note in notes)]
+    lines = [f"{name}: not used{_like(name, sheets, used[0])}" for name in names]
     return lines + [f"{name}: left out, {why}" for name, why in left_out.items() if why != "not a table"]
+
+
+def _like(name: str, sheets: list[Sheet], log: Sheet) -> str:
+    """Return what to do about a file that could be a part of the log, or nothing."""
+    columns = next(sheet.found.columns for sheet in sheets if sheet.path == name)
+    if set(columns) != set(log.found.columns) or log.found.join is not None:
+        return ""
+    return ", though it has the columns of the log; `interactions.path` may be a pattern such as sales-*.csv"
 
 
 def _time_format(log: LogGuess, items: TableGuess | None, choose: Choose) -> list[str]:

@@ -26,13 +26,29 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _SEPARATORS = (",", ";", "\t", "|", "::", " ")
+_UNPACK, _EXPORT = "unpack it", "export it as CSV"
+# First bytes of files that are no text, whatever their names say.
+_NO_TEXT = {
+    b"\x1f\x8b": ("a gzip file", "let its name end in .gz"),
+    b"PK\x03\x04": ("a zip archive, or a spreadsheet", "unpack it, or export the sheet as CSV"),
+    b"BZh": ("a bzip2 file", _UNPACK),
+    b"\xfd7zXZ": ("an xz file", _UNPACK),
+    b"\x28\xb5\x2f\xfd": ("a zstd file", _UNPACK),
+    b"7z\xbc\xaf": ("a 7z archive", _UNPACK),
+    b"Rar!": ("a rar archive", _UNPACK),
+    b"\xd0\xcf\x11\xe0": ("a spreadsheet", _EXPORT),
+    b"SQLite format 3\0": ("a database", "export its tables as CSV"),
+    b"ARROW1": ("an Arrow file", "write it as Parquet"),
+    b"Obj\x01": ("an Avro file", "write it as Parquet"),
+    b"ORC": ("an ORC file", "write it as Parquet"),
+}
 
 
 def head(path: Path) -> bytes:
     """Return the first bytes of a file, decompressed if it is gzip.
 
     Raises:
-        UserError: the file is empty, or not gzip.
+        UserError: the file is empty, or not gzip, or no text by its first bytes.
     """
     try:
         with path.open("rb") as file:
@@ -43,14 +59,25 @@ def head(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read: {cause_of(error)}") from None
     if not start:
         raise UserError(f"{path}: the file is empty")
+    for mark, (what, way) in _NO_TEXT.items():
+        # Text may begin with the letters, but holds no zero bytes in UTF-8.
+        if start.startswith(mark) and (not mark.isascii() or b"\0" in start):
+            raise UserError(f"{path}: {what}: {way}")
     return start
 
 
 def encoding(table: Table, start: bytes) -> str:
-    """Return the encoding of a file: that of its byte order mark, else the card's, else UTF-8."""
+    """Return the encoding of a file: that of its byte order mark, else the card's, else UTF-8.
+
+    UTF-16 without a mark shows by its zero bytes, which text in UTF-8 has none of.
+    """
     marked = next((name for mark, name in _MARKS if start.startswith(mark)), None)
     if marked == "utf-8-sig" or (marked is not None and (table.encoding or "utf-8") == "utf-8"):
         return marked
+    if table.encoding is None and b"\0" in start:
+        first, second = (start[place::2].count(0) for place in (0, 1))
+        if max(first, second) > 0.4 * len(start) / 2 and not min(first, second):
+            return "utf-16-le" if second else "utf-16-be"
     return table.encoding or "utf-8"
 
 

@@ -1,0 +1,55 @@
+"""Exports as shops, trackers and spreadsheets write them: what is said of them, and what the data stage keeps."""
+
+import gzip
+
+import pytest
+from folders.contents import lines, log, when
+from own_data import build
+
+from llmrec.cli import main
+from llmrec.errors import UserError
+
+HEAD = ("user_id", "item_id", "time")
+TABLE = lines([HEAD, *log(when)])
+
+
+def init(tmp_path, files):
+    """Run `llmrec init` on files; return its exit code and its card."""
+    folder = tmp_path / "export"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return main(["init", str(folder), "--out", str(tmp_path / "card.yaml"), "--yes"]), tmp_path / "card.yaml"
+
+
+OTHER_KINDS = [
+    (gzip.compress(TABLE), "a gzip file: let its name end in .gz"),
+    (b"PK\x03\x04\x14\0\0\0" + TABLE, "a zip archive, or a spreadsheet"),
+    (b"SQLite format 3\0" + b"\0" * 90, "a database: export its tables as CSV"),
+    (b"ARROW1\0\0" + b"\xff" * 90, "an Arrow file: write it as Parquet"),
+]
+
+
+@pytest.mark.parametrize(("content", "says"), OTHER_KINDS)
+def test_a_file_that_is_no_text_is_named_by_its_content(tmp_path, capsys, content, says):
+    code, _ = init(tmp_path, {"log.csv": content})
+    err = capsys.readouterr().err
+    assert code == 2 and says in err and len(err.splitlines()) == 1
+    card = {"interactions": {"path": "log.csv", "columns": {"user": "user_id", "item": "item_id"}}}
+    with pytest.raises(UserError, match=f"log.csv: {says}"):
+        build(tmp_path, {"log.csv": content}, card)
+
+
+def test_text_may_begin_like_another_kind(tmp_path):
+    card = {"interactions": {"path": "log.csv", "columns": {"user": "ORC", "item": "item"}}}
+    assert len(build(tmp_path, {"log.csv": "ORC,item\nu,1\nu,2\nu,3\n"}, card).log) == 3
+
+
+def test_files_with_the_columns_of_the_log_are_not_left_out_in_silence(tmp_path, capsys):
+    rows = log(when)
+    code, _ = init(tmp_path, {"north.csv": lines([HEAD, *rows[:40]]), "south.csv": lines([HEAD, *rows[40:]])})
+    assert code == 0
+    assert (
+        "south.csv: not used, though it has the columns of the log; `interactions.path`"
+        in capsys.readouterr().err
+    )
