@@ -112,4 +112,45 @@ PLATFORMS = {
     "months": ({"interactions": {"path": "*/sales_*.csv", "columns": SALES}}, {}),
     "counted_files": ({"interactions": {"path": "sales[0-9]*.csv", "columns": SALES}}, {}),
     "unmarked": ({"interactions": {"path": "log.csv", "columns": SALES}}, {}),
+    "tracker": (
+        {
+            "interactions": {
+                "columns": {
+                    "user": "user_pseudo_id",
+                    "item": "items.item_id",
+                    "time": "event_timestamp",
+                    "event": "event_name",
+                }
+            },
+            "items": {"columns": {"item": "items.item_id", "title": "items.item_name"}},
+        },
+        {},
+    ),
+    "documents": (
+        {
+            "interactions": {
+                "columns": {"user": "userId.$oid", "item": "productId.$oid", "time": "createdAt.$date"}
+            }
+        },
+        {},
+    ),
+    "interface": (
+        {
+            "interactions": {
+                "columns": {"user": "customer.id", "item": "line_items.sku", "time": "created_at"}
+            },
+            "items": {"columns": {"item": "line_items.sku", "title": "line_items.name"}},
+        },
+        {},
+    ),
+    "with_points": (
+        {
+            "interactions": {
+                "columns": {"user": "user_id", "item": "item_id", "time": "timestamp"},
+                "pattern": {"user": r"(.+?)(?:\.0)?", "item": r"(.+?)(?:\.0)?"},
+            },
+            "items": {"path": "items.csv", "columns": {"item": "item_id", "title": "title"}},
+        },
+        {},
+    ),
 }

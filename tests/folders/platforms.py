@@ -1,5 +1,7 @@
 """Exports of shop systems, trackers, spreadsheets and competitions, each with what is odd about it."""
 
+import json
+
 import polars as pl
 
 from folders.contents import ITEMS, PAIRS, TIMES, USERS, day, lines, log, objects, parquet, when
@@ -167,3 +169,58 @@ def counted_files():
 def unmarked():
     """UTF-16 without a byte order mark."""
     return {"log.csv": lines([("customer", "sku", "date"), *log(when)], encoding="utf-16-le")}
+
+
+def tracker():
+    """Events with a list of items, and users whose ids look like amounts."""
+    return {
+        "events_20240105.json": objects(
+            {
+                "event_timestamp": str(t * 10**6),
+                "event_name": ("view_item", "purchase")[i % 2],
+                "user_pseudo_id": f"{100 + u}.{170_000 + u}",
+                "device": {"category": "mobile"},
+                "items": [{"item_id": f"{i:05d}", "item_name": f"Thing {i}"}],
+            }
+            for u, i, t in log(when)
+        )
+    }
+
+
+def documents():
+    """Ids and times are objects, as MongoDB exports them."""
+    return {
+        "orders.json": objects(
+            {
+                "_id": {"$oid": f"{place:024x}"},
+                "userId": {"$oid": f"{u:024x}"},
+                "productId": {"$oid": f"{i:024x}"},
+                "createdAt": {"$date": day(t, "%Y-%m-%dT%H:%M:%S.000Z")},
+            }
+            for place, (u, i, t) in enumerate(log(when))
+        )
+    }
+
+
+def interface():
+    """One object wraps the orders; each has its customer, and a list of its lines."""
+    orders = [
+        {
+            "id": place,
+            "customer": {"id": u, "name": "x"},
+            "created_at": day(t, HOURS),
+            "line_items": [{"sku": f"{i:04d}", "name": f"Thing {i}"}],
+        }
+        for place, (u, i, t) in enumerate(log(when))
+    ]
+    return {"orders.json": json.dumps({"orders": orders, "next": None}).encode()}
+
+
+def with_points():
+    """What pandas writes where an id is missing: every id of the column is a number with `.0`."""
+    rows = [(n, f"{u}.0", f"{i}.0", t, "") for n, (u, i, t) in enumerate(log(when))]
+    head = ("", "user_id", "item_id", "timestamp", "Unnamed: 4")
+    return {
+        "interactions.csv": lines([head, *rows, (99, "", "1.0", TIMES[0], "")]),
+        "items.csv": lines([("item_id", "title"), *((i, f"Thing {i}") for i in range(ITEMS))]),
+    }

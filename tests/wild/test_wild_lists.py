@@ -104,6 +104,46 @@ def test_fields_of_objects_in_a_list(tmp_path, name, content, table):
     assert read_pairs(tmp_path, content, name, timed, **table) == TIMED
 
 
+ORDERS = [
+    {"by": {"id": u, "at": {"t": t}}, "lines": [{"sku": item, "of": {"name": f"T{item}"}}]}
+    for u in HISTORIES
+    for item, t in zip(HISTORIES[u], TIMES[u], strict=True)
+]
+OBJECTS = {"user": "by.id", "item": "lines.sku", "time": "by.at.t"}
+NOTHING = {"by": None, "lines": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("log.jsonl", json_lines(ORDERS)),
+        ("log.json", json.dumps(ORDERS, indent=1)),
+        ("log.json", json.dumps({"orders": ORDERS, "count": 6})),
+        ("log.jsonl", json_lines([NOTHING, *ORDERS, {"by": {"id": 3}, "lines": []}])),
+        ("log.parquet", None),
+    ],
+)
+def test_fields_of_objects_beside_those_of_a_list(tmp_path, name, content):
+    if content is None:
+        rows = [*ORDERS, {"by": {"id": 3, "at": None}, "lines": []}, NOTHING]
+        pl.DataFrame(rows).write_parquet(tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+    items = {"path": name, "columns": {"item": "lines.sku", "title": "lines.of.name"}}
+    built = build(
+        tmp_path, {name: content}, {"interactions": {"path": name, "columns": OBJECTS}, "items": items}
+    )
+    assert built.rows() == TIMED
+    assert set(built.items.select("item_id", "title").rows()) == {(item, f"T{item}") for item in "abcd"}
+
+
+def test_a_missing_object_is_a_missing_value(tmp_path):
+    rows = [{"by": None, "item": "a"}, *({"by": {"id": 1}, "item": item} for item in "abc")]
+    columns = {"user": "by.id", "item": "item"}
+    with pytest.raises(UserError, match="row 1: user is empty"):
+        read_pairs(tmp_path, json_lines(rows), "log.jsonl", columns)
+    assert read_pairs(tmp_path, json_lines(rows), "log.jsonl", columns, without_id="drop") == PAIRS[:3]
+
+
 @pytest.mark.parametrize(
     ("content", "separator"),
     [
@@ -132,6 +172,7 @@ def test_lines_of_a_user_and_items(tmp_path, content, separator):
         ([{"u": 1, "items": ["a", "b"], "t": [1, "x"]}], {"time": "t"}, "entry 2: time = 'x': not a time"),
         ([{"u": 1, "x": 5}], {"item": "x.y"}, "row 1: 'x.y' needs a list of objects"),
         ([{"u": 1, "x": [5]}], {"item": "x.y"}, "row 1: 'x.y' needs a list of objects"),
+        ([{"u": 1, "x": None}], {"item": "x.y"}, "no object has the field 'x.y'"),
         ([{"u": 1, "x": [], "y": []}], {"item": "x.a", "time": "y.b"}, "columns of several lists"),
     ],
 )

@@ -158,7 +158,7 @@ def _candidates(role: Role, of_log: Column, sheet: Sheet) -> list[Column]:
     """Return the columns of a table that can hold the ids of a role."""
     other: Role = "user" if role == "item" else "item"
     columns = [
-        c for c in sheet.columns if c.can_be_id and c.distinct > 0.5 * len(c.values) and "." not in c.name
+        c for c in sheet.columns if c.can_be_id and c.distinct > 0.5 * len(c.values) and not c.is_field
     ]
     columns = [c for c in columns if not c.is_text or c.name == of_log.name or c.score(role) >= 1]
     columns = [c for c in columns if c.score(other) <= c.score(role)]
@@ -215,7 +215,7 @@ def _title(sheet: Sheet, key: Column, choose: Choose) -> Column | None:
     others = [
         column
         for column in sheet.columns
-        if column is not key and not column.is_empty and "." not in column.name
+        if column is not key and not column.is_empty and not column.is_field
     ]
     named = [
         c
@@ -247,9 +247,7 @@ def _is_copy(one: Column, other: Column) -> bool:
 def _described(key: _Key, title: Column, notes: list[str], log: LogGuess | None = None) -> TableGuess:
     """Add categories, brand, price and description to an item table's key and title."""
     columns = {"item": key.column, "title": title}
-    free = [
-        c for c in key.sheet.columns if c not in columns.values() and not c.is_empty and "." not in c.name
-    ]
+    free = [c for c in key.sheet.columns if c not in columns.values() and not c.is_empty and not c.is_field]
     if log is not None:
         free = [column for column in free if column not in log.columns.values() and column is not log.clock]
         free = [column for column in free if depends_on(column.raw, key.column.raw)]

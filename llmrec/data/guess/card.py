@@ -113,6 +113,8 @@ def _log(guess: Guess, understood: Understood | None) -> list[str]:
             )
     lines += _rest(log, guess.items)
     lines += [f"  split_on: {_flow(log.split_on)}"] if log.split_on else []
+    if guess.pattern:
+        lines.append(_line(f"  pattern: {_flow(guess.pattern)}", "7.0 is the id 7"))
     if guess.time_format:
         formats = guess.time_format
         lines.append(f"  time_format: {scalar(formats[0]) if len(formats) == 1 else _flow(formats)}")
@@ -130,7 +132,7 @@ def _rest(log: LogGuess, items: TableGuess | None) -> list[str]:
     if items is not None and items.sheet is log.sheet:
         used |= {column.name for column in items.columns.values()}
     return _not_used(
-        column for column in log.sheet.columns if column.name not in used and "." not in column.name
+        column for column in log.sheet.columns if column.name not in used and not column.is_field
     )
 
 
@@ -154,7 +156,7 @@ def _attributes(
         ]
         if is_log:
             free = [c for c in free if depends_on(c.raw, guess.columns["item"].raw)]
-        for column in [c for c in free if "." not in c.name and not c.is_unique][:6]:
+        for column in [c for c in free if not c.is_field and not c.nested and not c.is_unique][:6]:
             meaning = meaning_of(column.name)
             if meaning and meaning not in columns:
                 lines.append(f"    # {meaning}: {scalar(column.name)}")

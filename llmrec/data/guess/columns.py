@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import polars as pl
 
@@ -20,6 +20,9 @@ from llmrec.data.times import LATEST, Reading, are_positions, derived_unit, read
 from llmrec.data.words import MISSING, list_of, prices
 from llmrec.errors import UserError
 
+CLEAR = 2.5
+"""Score from which a column's name says what it is."""
+_POINT = r"\.0$"
 _NUMBER = r"^[-+]?\d+(?:[.,]\d+)?$"
 _CLOCK = r"^\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?$"
 _EARLY = 631_152_000
@@ -53,19 +56,28 @@ class TimeReading:
 class Column:
     """A column's name and its first values."""
 
-    def __init__(self, name: str, raw: pl.Series, has_name: bool = True) -> None:
+    def __init__(
+        self, name: str, raw: pl.Series, has_name: bool = True, is_field: bool = False, is_entry: bool = False
+    ) -> None:
         """Hold a column.
 
         Args:
             name: its name in the file.
             raw: its first values, as the reader gives them.
             has_name: whether the file names it; else the name is a number that says nothing.
+            is_field: whether it is a field of the objects in another column.
+            is_entry: whether these are in a list, so that it has a value for each of them.
         """
         self.name, self.raw, self.has_name = name, raw, has_name
+        self.is_field, self.is_entry = is_field, is_entry
 
     def score(self, role: str) -> float:
         """Return how clearly the name says that the column has a role, 0 to 3."""
-        return names.score(role, self.name) if self.has_name else 0
+        if not self.has_name:
+            return 0
+        whole = names.score(role, self.name)
+        # Of `customer.id` both names say what it is; `properties.product_id` counts less than a column `product_id`.
+        return max(whole, names.score(role, self.name.rpartition(".")[2]) - 0.2) if self.is_field else whole
 
     @cached_property
     def values(self) -> pl.Series:
@@ -74,8 +86,20 @@ class Column:
             lists = [value for value in self.raw.to_list() if value is not None]
             return pl.Series(self.name, [json.dumps(value, default=str) for value in lists], dtype=pl.String)
         frame = pl.DataFrame({"value": self.raw})
-        text = frame.select(read.identifier(pl.col("value"), self.raw.dtype, list(MISSING)))["value"]
-        return text.drop_nulls()
+        text = frame.select(read.identifier(pl.col("value"), self.raw.dtype, list(MISSING)))[
+            "value"
+        ].drop_nulls()
+        return text.str.replace(_POINT, "") if self.has_point else text
+
+    @cached_property
+    def has_point(self) -> bool:
+        """Whether ids are written as `7.0`, as pandas does where one is missing."""
+        if self.raw.dtype != pl.String or max(self.score("user"), self.score("item")) < CLEAR:
+            return False
+        present = self.raw.drop_nulls().str.strip_chars()
+        return bool(
+            cast(float, present.filter(present != "").str.contains(rf"^\d+{_POINT}").mean() or 0) > 0.95
+        )
 
     @cached_property
     def distinct(self) -> int:
@@ -117,6 +141,12 @@ class Column:
         return len(few) > 0 and all(isinstance(list_of(value), list) for value in few)
 
     @cached_property
+    def is_object(self) -> bool:
+        """Whether the values are objects: `{"id": 7}`."""
+        few = [value for value in self.raw.head(_FEW) if value is not None]
+        return bool(few) and all(isinstance(value, dict) or _object(value) is not None for value in few)
+
+    @cached_property
     def length(self) -> float:
         """Mean number of characters of a value."""
         return 0 if self.is_empty else cast(float, self.values.str.len_chars().mean())
@@ -124,7 +154,7 @@ class Column:
     @cached_property
     def is_text(self) -> bool:
         """Whether the values are words, and no numbers, lists, addresses or codes of digits."""
-        if self.is_empty or self.is_number or self.is_list or self.is_time:
+        if self.is_empty or self.is_number or self.is_list or self.is_object or self.is_time:
             return False
         return self._share(r"[^\W\d_]{2}") > 0.6 and self._share(r"^(?:https?://|[\w.+-]+@[\w-]+\.)") < 0.5
 
@@ -138,7 +168,8 @@ class Column:
     def can_be_id(self) -> bool:
         """Whether the values can be ids: short or without spaces, no amounts, no lists."""
         is_short = self.length < _LONGEST_ID or (self.length <= _LONGEST_CODE and not self._share(r"\s"))
-        return self.distinct > 1 and not self.has_decimals and not self.is_list and is_short
+        is_amount = self.has_decimals and max(self.score("user"), self.score("item")) < CLEAR
+        return self.distinct > 1 and is_short and not (is_amount or self.is_list or self.is_object)
 
     @cached_property
     def time(self) -> TimeReading | None:
@@ -182,15 +213,36 @@ class Column:
         return amounts.decimal if is_price else None
 
     @cached_property
+    def objects(self) -> list[dict[str, Any] | None]:
+        """The objects that the column holds: one a row, None where it is missing, or those of its lists."""
+        if self.is_list:
+            lists = [list_of(value) for value in self.values]
+            return [entry for entries in lists for entry in entries or [] if isinstance(entry, dict)]
+        values = self.raw.to_list()
+        return [value if isinstance(value, dict) else _object(value) for value in values]
+
+    @cached_property
     def nested(self) -> list[str]:
-        """Fields of the objects, if the values are lists of objects: `items` holds `[{"item_id": …}]`."""
-        if not self.is_list:
+        """Names of the fields, if the values are objects or lists of objects: `items` holds `[{"item_id": …}]`."""
+        if not self.is_object and not self.is_list:
             return []
         fields: Counter[str] = Counter()
-        for value in self.values.head(20):
-            entries = list_of(value)
-            fields.update({name for entry in entries if isinstance(entry, dict) for name in entry})
-        return [name for name in fields if re.fullmatch(r"[\w ]+", name)]
+        for entry in self.objects[:_FEW]:
+            fields.update(list(entry or {}))
+        return [name for name in fields if re.fullmatch(r"[\w $]+", name)]
+
+    def fields(self) -> list[Column]:
+        """Return columns of the fields of the objects, and of the objects in them; none if there are none."""
+        found: list[Column] = []
+        is_entry = self.is_entry or self.is_list
+        for name in self.nested:
+            values = [None if entry is None else _text(entry.get(name)) for entry in self.objects]
+            raw = pl.Series(name, values, dtype=pl.String)
+            field = Column(f"{self.name}.{name}", raw, is_field=True, is_entry=is_entry)
+            # A list in a list has no row for each entry.
+            if not (is_entry and field.is_list):
+                found += [field, *field.fields()]
+        return found
 
     def examples(self, count: int = 5) -> list[str]:
         """Return the most frequent values, with how often they occur: `view (900)`."""
@@ -198,6 +250,21 @@ class Column:
 
 
 ROWS_OF_PRICES = 1_000
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    """Return the object that a text is in JSON; None for other values."""
+    if not isinstance(value, str) or not value.startswith("{"):
+        return None
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _time_reading(how: Reading, read_as: pl.Series, present: int) -> TimeReading | None:
@@ -225,7 +292,7 @@ def is_one_to_one(first: pl.Series, second: pl.Series) -> bool:
 
 def depends_on(value: pl.Series, key: pl.Series) -> bool:
     """Whether nearly each value of `key` has one value of another column, as an item has one title."""
-    if key.dtype.is_nested() or value.dtype.is_nested():
+    if key.dtype.is_nested() or value.dtype.is_nested() or len(key) != len(value):
         return False
     pairs = pl.DataFrame({"key": key.cast(pl.String), "value": value.cast(pl.String)}).drop_nulls()
     if pairs.is_empty():

@@ -27,6 +27,7 @@ class Guess:
         log: the log.
         items: the table of the items, if any.
         users: the table of the users, if any.
+        pattern: `user` or `item` → what takes the id out of a value such as `7.0`; none if values are ids.
         time_format: formats of the times, if the data stage cannot tell day from month; else none.
         notes: lines for the user about what was taken and left out.
     """
@@ -35,6 +36,7 @@ class Guess:
     log: LogGuess
     items: TableGuess | None
     users: TableGuess | None
+    pattern: dict[str, str]
     time_format: list[str]
     notes: list[str]
 
@@ -73,7 +75,18 @@ def guess_folder(folder: Path, choose: Choose, scratch: Path) -> Guess:
     notes += _left_out(sheets, used, left_out, notes)
     time_format = _time_format(log, items, choose)
     _name_encodings(used)
-    return Guess(folder, log, items, users, time_format, notes)
+    pattern = _patterns(log, {"item": items, "user": users})
+    return Guess(folder, log, items, users, pattern, time_format, notes)
+
+
+def _patterns(log: LogGuess, tables: dict[str, TableGuess | None]) -> dict[str, str]:
+    """Return what makes `7` of `7.0` in the log, unless the table that describes these ids writes them so, too."""
+    found = {}
+    for role, table in tables.items():
+        is_alike = table is not None and table.sheet is not log.sheet and table.columns[role].has_point
+        if log.columns[role].has_point and not is_alike and (table is None or table.sheet is not log.sheet):
+            found[role] = r"(.+?)(?:\.0)?"
+    return found
 
 
 def _left_out(

@@ -10,17 +10,14 @@ import polars as pl
 
 from llmrec.data.guess import names
 from llmrec.data.guess.choices import Choose, Question, choose_among
-from llmrec.data.guess.columns import Column, depends_on, is_one_to_one
+from llmrec.data.guess.columns import CLEAR, Column, depends_on, is_one_to_one
 from llmrec.data.guess.files import FoundTable, listed_columns
 from llmrec.data.tables.notes import short
-from llmrec.data.words import list_of
 from llmrec.errors import UserError
 
 _DAY = 86_400
 _MOST_COLUMNS = 200
 _FEW_LEVELS = 20
-CLEAR = 2.5
-"""Score from which a column's name says what it is."""
 _LIST_SIGNS = (" ", ",", ";", "|")
 
 
@@ -35,7 +32,7 @@ class Sheet:
             Column(name, found.rows[name], has_name=found.has_header) for name in readable[:_MOST_COLUMNS]
         ]
         for column in list(self.columns):
-            self.columns += [_field_of(column, name) for name in column.nested]
+            self.columns += column.fields()
 
     @property
     def path(self) -> str:
@@ -59,13 +56,6 @@ class Sheet:
     def has_words(self) -> bool:
         """Whether a column holds text, such as titles."""
         return any(column.is_text and column.distinct > 0.5 * len(column.values) for column in self.columns)
-
-
-def _field_of(column: Column, name: str) -> Column:
-    """Return a field of the objects that a column holds in lists, one value for each object."""
-    entries = (entry for value in column.values for entry in list_of(value) if isinstance(entry, dict))
-    values = [None if entry.get(name) is None else str(entry[name]) for entry in entries]
-    return Column(f"{column.name}.{name}", pl.Series(name, values, dtype=pl.String))
 
 
 @dataclass(frozen=True)
@@ -153,7 +143,9 @@ def pairs_of(sheet: Sheet, sheets: list[Sheet]) -> list[_Pair]:
             user_score, item_score = users[user.name], items[item.name]
             if user is item or user_score is None or item_score is None:
                 continue
-            if not user.is_unique or item.is_list or "." in item.name or _sign_of_items(item):
+            if user.is_entry and not item.is_entry:
+                continue
+            if not user.is_unique or item.is_list or item.is_entry or _sign_of_items(item):
                 pairs.append(_Pair(sheet, user, item, user_score + item_score))
     return sorted(pairs, key=lambda pair: -pair.score)
 
@@ -339,7 +331,7 @@ def _levels(sheet: Sheet, used: list[Column]) -> dict[str, Column]:
     free = [
         column
         for column in sheet.columns
-        if column not in used and not column.is_empty and "." not in column.name
+        if column not in used and not column.is_empty and not column.is_entry
     ]
     found = {}
     ratings = [column for column in free if column.is_number and _rating_score(column) >= 2]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmrec.data.guess import names
-from llmrec.data.guess.columns import depends_on
-from llmrec.data.guess.interactions import CLEAR
+from llmrec.data.guess.columns import CLEAR, depends_on
 from llmrec.data.source import Dataset
 from llmrec.data.tables import read
 from llmrec.data.tables.described import Table

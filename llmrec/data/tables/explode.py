@@ -57,10 +57,12 @@ def matching(parts: list[TableFile], patterns: Mapping[Literal["user", "item"], 
             raise UserError(f"pattern: {short(str(error), 200)}") from None
         if not kept:
             raise UserError(f"{part.path}: no row has an id of the form that `pattern` in the card describes")
-        tell(
-            part.path.name,
-            f"{rows - kept:,} of {rows:,} rows are left out: their ids have not the form of `pattern` in the card",
-        )
+        if kept < rows:
+            tell(
+                part.path.name,
+                f"{rows - kept:,} of {rows:,} rows are left out: their ids have not the form of `pattern` in the "
+                "card",
+            )
         found.append(replace(part, frame=frame.filter(matches), has_entries=True))
     return found
 

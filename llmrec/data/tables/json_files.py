@@ -43,7 +43,7 @@ def open_json(table: Table, path: Path, scratch: Path, wanted: Collection[str]) 
     rows: Iterator[Row] | None = None
     if table.format_of(path) == "loose_jsonl":
         rows = _loose_rows(path, encoding)
-    elif not _is_lines(text):
+    elif not _is_lines(text, wanted):
         rows = _values(path, encoding, wanted)
     elif _has_nested(text, wanted):
         rows = _line_rows(path, decoded_lines(path, encoding))
@@ -55,23 +55,37 @@ def open_json(table: Table, path: Path, scratch: Path, wanted: Collection[str]) 
     return write_copy(path, scratch, _repaired_lines(path, decoded_lines(path, encoding)))
 
 
-def _is_lines(text: str) -> bool:
+def _is_lines(text: str, wanted: Collection[str]) -> bool:
     """Whether a file that starts with this text has its first object on one line."""
     line = text.partition("\n")[0]
     if not text.startswith("{"):
         return not text.startswith("[")
     try:
-        return isinstance(json.loads(line), dict) and not _is_mapping(text, line)
+        row = json.loads(line)
+        if not isinstance(row, dict) or text[len(line) :].strip():
+            return isinstance(row, dict)
+        return not _is_mapping(row) and _wrapped(row, wanted) is None
     except (ValueError, RecursionError):
         # A broken line among good ones is named when the lines are read.
         following = text[len(line) :].lstrip()
         return len(line) > 1 and following.startswith("{")
 
 
-def _is_mapping(text: str, line: str) -> bool:
-    """Whether a file is one line with an object whose values are all objects."""
-    values = json.loads(line).values()
-    return not text[len(line) :].strip() and bool(values) and all(isinstance(value, dict) for value in values)
+def _is_mapping(row: Row) -> bool:
+    """Whether all values of an object, that of a whole file, are objects."""
+    return bool(row) and all(isinstance(value, dict) for value in row.values())
+
+
+def _wrapped(row: Row, wanted: Collection[str]) -> str | None:
+    """Return the name of the one list of objects in the object of a whole file, if no wanted column is beside it."""
+    if any(name in row or name.partition(".")[0] in row for name in wanted):
+        return None
+    lists = [
+        name
+        for name, value in row.items()
+        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value)
+    ]
+    return lists[0] if len(lists) == 1 else None
 
 
 def _has_nested(text: str, wanted: Collection[str]) -> bool:
@@ -164,13 +178,18 @@ def _literal(text: str) -> Any:
 def _values(path: Path, encoding: str, wanted: Collection[str]) -> Iterator[Row]:
     """Yield the objects of an array, or those that are written over several lines.
 
-    A single object of objects is read as its values, if one wanted column is in none of them: that is the keys.
+    A single object that wraps a list is read as the list, a single object of objects as its values, if one wanted
+    column is in none of them: that is the keys.
     """
     rows = _objects(path, encoding)
     first, second = next(rows, None), next(rows, None)
     if first is None:
         raise UserError(f"{path}: no JSON object in it")
-    if second is None and first and all(isinstance(value, dict) for value in first.values()):
+    if second is None and (name := _wrapped(first, wanted)) is not None:
+        tell(path.name, f"read as one object with the rows in its list {name!r}")
+        yield from first[name]
+        return
+    if second is None and _is_mapping(first):
         yield from _entries(path, first, wanted)
         return
     tell(path.name, "read as objects over several lines, not one a line")
@@ -181,7 +200,17 @@ def _values(path: Path, encoding: str, wanted: Collection[str]) -> Iterator[Row]
 
 
 def _entries(path: Path, mapping: Row, wanted: Collection[str]) -> Iterator[Row]:
-    """Yield the values of an object of objects, each with its key as the column that they lack."""
+    """Yield the values of an object of objects, each with its key as the column that they lack.
+
+    If the inner keys count rows, as pandas writes a table, the outer ones are the columns.
+    """
+    rows = list(next(iter(mapping.values())))
+    if rows == [str(number) for number in range(len(rows))] and all(
+        list(value) == rows for value in mapping.values()
+    ):
+        tell(path.name, f"read as one object with the columns of {len(rows):,} rows")
+        yield from ({name: value[row] for name, value in mapping.items()} for row in rows)
+        return
     known = {name for value in mapping.values() for name in value}
     lacking = sorted(set(wanted) - known)
     if len(lacking) != 1:

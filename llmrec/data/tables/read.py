@@ -14,7 +14,7 @@ import polars as pl
 from llmrec.data.tables.csv_files import open_csv
 from llmrec.data.tables.described import Interactions, Table
 from llmrec.data.tables.json_files import open_json
-from llmrec.data.tables.lists import open_sequences
+from llmrec.data.tables.lists import open_sequences, with_fields
 from llmrec.data.tables.notes import listed, quiet, short
 from llmrec.data.tables.sniff import UNIT_SEPARATOR
 from llmrec.errors import UserError
@@ -190,7 +190,7 @@ def _file_frame(
     try:
         if kind == "parquet":
             texts = pl.selectors.binary().map_batches(_texts, return_dtype=pl.String, is_elementwise=True)
-            readable, frame = path, pl.scan_parquet(path).with_columns(texts)
+            readable, frame = path, with_fields(path, pl.scan_parquet(path), wanted).with_columns(texts)
         elif kind == "csv":
             readable, frame = _scan_csv(table, path, scratch, wanted)
         elif kind == "sequences":
