@@ -14,7 +14,7 @@ from llmrec.config import Split, Ties
 from llmrec.data.attributes import bare_items, read_items, read_users
 from llmrec.data.card import load_card
 from llmrec.data.clean import by_user_and_time, clean, order_ties, tied_targets, without_leaks
-from llmrec.data.guess.swapped import tell_swapped
+from llmrec.data.guess.doubts.swapped import tell_swapped
 from llmrec.data.log import Log, read_log
 from llmrec.data.source import Dataset, locate
 from llmrec.data.split import FINDINGS, SPLITS, Labels, findings, split, words_of_parts

@@ -16,6 +16,9 @@ from llmrec.errors import UserError
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 """Names in `time_format` of numbers since 1970, and their number in a second."""
 UNIT_NAMES = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}
+_EXCEL = "excel"
+_EPOCH_OF_EXCEL = 25_569
+"""1970-01-01 in the days that spreadsheets count."""
 YEAR = 365 * 86_400
 """Numbers below a year's seconds are positions."""
 LATEST = 4_102_444_800
@@ -35,22 +38,34 @@ def _with_clocks(*dates: str) -> tuple[str, ...]:
 _FAMILIES: dict[str, tuple[str, ...]] = {
     "year, month, day": (
         *("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"),
-        *("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z"),
+        *("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z", "%Y%m%dT%H%M%S%#z", "%Y%m%dT%H%M%S"),
     ),
     "year/month/day": _with_clocks("%Y/%m/%d"),
+    "year.month.day": _with_clocks("%Y.%m.%d"),
+    "month/day/two digits of the year": _with_clocks("%m/%d/%y"),
+    "day/month/two digits of the year": _with_clocks("%d/%m/%y"),
+    "day.month.two digits of the year": _with_clocks("%d.%m.%y"),
     "month/day/year": _with_clocks("%m/%d/%Y"),
     "day/month/year": _with_clocks("%d/%m/%Y"),
     "day-month-year": _with_clocks("%d-%m-%Y"),
     "month-day-year": _with_clocks("%m-%d-%Y"),
     "day.month.year": _with_clocks("%d.%m.%Y"),
     "month in words": (
-        *_with_clocks("%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y"),
-        "%m %d, %Y",
+        *_with_clocks("%b %d, %Y", "%b %d, %Y,", "%B %d, %Y", "%d %b %Y", "%d %B %Y", "%d-%b-%y", "%d-%b-%Y"),
+        *("%m %d, %Y", "%A, %B %d, %Y", "%b %d %Y %I:%M%p"),
     ),
     "RFC 822": ("%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S", "%d %b %Y %H:%M:%S %z"),
+    "JavaScript": ("%a %b %d %Y %H:%M:%S GMT%z",),
+    "web server": ("%d/%b/%Y:%H:%M:%S %z", "[%d/%b/%Y:%H:%M:%S %z]"),
     "Twitter": ("%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S %Y"),
 }
-_RIVALS = (("month/day/year", "day/month/year"), ("day-month-year", "month-day-year"))
+_RIVALS = (
+    ("month/day/two digits of the year", "day/month/two digits of the year"),
+    ("month/day/year", "day/month/year"),
+    ("day-month-year", "month-day-year"),
+)
+_YEAR_1000 = -30_610_224_000_000_000
+"""Microseconds of a date before which a year had two digits."""
 _DIGITS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 
 
@@ -140,6 +155,9 @@ def as_floats(text: pl.Expr) -> Reading:
 def _named(text: pl.Expr, formats: list[str]) -> Reading:
     """Read times by the formats that the card names."""
     units = [name for name in formats if name in UNITS]
+    if formats == [_EXCEL]:
+        seconds = ((text.cast(pl.Float64, strict=False) - _EPOCH_OF_EXCEL) * 86_400).round()
+        return Reading(seconds.cast(pl.Int64, strict=False), 1, "days of a spreadsheet")
     if units:
         whole, number = text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False)
         unit = UNITS[units[0]]
@@ -161,7 +179,9 @@ def _date(text: pl.Expr, sample: pl.Series, parts: list[TableFile]) -> Reading:
     """Read dates by the families of formats that fit the sample."""
     plain = _plain(pl.col("time"))
     tried = {
-        name: pl.any_horizontal(_parse(plain, form).is_not_null() for form in _FAMILIES[name])
+        name: pl.any_horizontal(
+            (_parse(plain, form) > _YEAR_1000).fill_null(False) for form in _FAMILIES[name]
+        )
         for name in _FAMILIES
     }
     found = pl.DataFrame({"time": sample}).select(**{name: is_date.any() for name, is_date in tried.items()})
@@ -177,9 +197,9 @@ def _date(text: pl.Expr, sample: pl.Series, parts: list[TableFile]) -> Reading:
 
 
 def _plain(text: pl.Expr) -> pl.Expr:
-    """Return dates without the T between date and clock, and without the name of UTC."""
+    """Return dates without the T between date and clock, and without the name of UTC, or of a zone in brackets."""
     spaced = text.str.replace(r"^(\d{4}-\d{2}-\d{2})T", "${1} ")
-    return spaced.str.replace(r" (?:UTC|GMT)$", "")
+    return spaced.str.replace(r" (?:UTC|GMT|\([^)]*\))$", "")
 
 
 def _order(plain: pl.Expr, rivals: tuple[str, str], parts: list[TableFile]) -> tuple[str, bool]:
@@ -287,6 +307,6 @@ def formats_in_order(times: pl.Series, first: Literal["day", "month"]) -> list[s
     for name in (name for rivals in _RIVALS for name in rivals if name.startswith(first)):
         for form in _FAMILIES[name]:
             read_as = pl.DataFrame({"time": times}).select(_parse(_plain(pl.col("time")), form))
-            if read_as["time"].is_not_null().any():
+            if (read_as["time"] > _YEAR_1000).any():
                 found.append(form.replace("%.f", ".%f"))
     return found

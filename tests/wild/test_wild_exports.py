@@ -8,6 +8,7 @@ from own_data import build
 
 from llmrec.cli import main
 from llmrec.errors import UserError
+from llmrec.yaml_files import read_yaml
 
 HEAD = ("user_id", "item_id", "time")
 TABLE = lines([HEAD, *log(when)])
@@ -52,4 +53,51 @@ def test_files_with_the_columns_of_the_log_are_not_left_out_in_silence(tmp_path,
     assert (
         "south.csv: not used, though it has the columns of the log; `interactions.path`"
         in capsys.readouterr().err
+    )
+
+
+DAYS = [45_296 + n / 4 for n in range(len(log()))]
+
+
+@pytest.mark.parametrize(
+    ("head", "rows", "told"),
+    [
+        (
+            ("user", "item"),
+            [(f"7.6561{u}E+16", i) for u, i in log()],
+            "66 ids in 'user', such as '7.65610E+16', were",
+        ),
+        (
+            ("email", "item"),
+            [(f"{u}@x.org", i) for u, i in log()],
+            "'email' may name a person, and is the only id",
+        ),
+        (
+            ("user", "item", "Datum"),
+            [(u, i, "5. März 2024") for u, i in log()],
+            "'Datum' (5. März 2024) is not understood as a time",
+        ),
+        (("user", "item", "n"), [(*row, 1) for row in log()], "no column of times"),
+    ],
+)
+def test_doubts_about_the_log_are_told(tmp_path, capsys, head, rows, told):
+    code, _ = init(tmp_path, {"log.csv": lines([head, *rows])})
+    err = capsys.readouterr().err.splitlines()
+    assert code == 0 and sum(told in line for line in err) == 1
+    assert all(len(line) <= 300 for line in err)
+
+
+@pytest.mark.parametrize("days", [DAYS, [int(day) for day in DAYS]])
+def test_days_of_a_spreadsheet_are_times(tmp_path, capsys, days):
+    rows = [(*row, day) for row, day in zip(log(), days, strict=True)]
+    code, card = init(tmp_path, {"log.csv": lines([("user", "item", "date"), *rows])})
+    assert code == 0 and read_yaml(card)["interactions"]["time_format"] == "excel"
+    assert "times read as days of a spreadsheet, 2024-01-05 to 2024-01-21" in capsys.readouterr().err
+
+
+def test_a_matrix_of_users_and_items_is_named(tmp_path, capsys):
+    matrix = [(f"u{u}", *((u * i) % 6 for i in range(30))) for u in range(20)]
+    code, _ = init(tmp_path, {"matrix.csv": lines([("user", *(f"item_{i}" for i in range(30))), *matrix])})
+    assert (
+        code == 2 and "matrix.csv looks like a matrix with a column for each item" in capsys.readouterr().err
     )

@@ -12,8 +12,8 @@ from llmrec.data.guess.card import card_of, card_text
 from llmrec.data.guess.choices import Choose, Question
 from llmrec.data.guess.files import describe
 from llmrec.data.guess.folder import Guess, guess_folder
-from llmrec.data.guess.interactions import Sheet
 from llmrec.data.guess.reading import read_dataset
+from llmrec.data.guess.sheets import Sheet
 from llmrec.data.source import locate
 from llmrec.data.tables.notes import short, tell
 from llmrec.errors import UserError
@@ -98,12 +98,12 @@ def _take_best(question: Question) -> int:
     taken = question.options[question.best]
     others = [option for place, option in enumerate(question.options) if place != question.best]
     others_said = (
-        f" ({len(others)} others fit too, such as {others[0]})" if len(others) > 1 else f", not {others[0]}"
+        f"{len(others)} others fit too, such as {others[0]}" if len(others) > 1 else f"not {others[0]}"
     )
     tell(
         shown(question.where),
         shown(
-            f"{question.what}: {short(taken, 90)} is taken{short(others_said, 90)}; "
+            f"{question.what}: {short(taken, 90)} is taken, {short(others_said, 90)}; "
             f"to take another, change `{question.key}` in the card"
         ),
     )

@@ -13,7 +13,8 @@ from llmrec.data.guess import names
 from llmrec.data.guess.choices import Choose, Question, choose_among
 from llmrec.data.guess.columns import Column, depends_on
 from llmrec.data.guess.files import FoundTable
-from llmrec.data.guess.interactions import LogGuess, Sheet, share_found, title_in_log
+from llmrec.data.guess.interactions import LogGuess, share_found, title_in_log
+from llmrec.data.guess.sheets import Sheet
 from llmrec.data.tables import read
 from llmrec.data.tables.notes import quiet
 from llmrec.data.words import MISSING, labels, prices

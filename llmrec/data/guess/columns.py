@@ -26,6 +26,7 @@ _POINT = r"\.0$"
 _NUMBER = r"^[-+]?\d+(?:[.,]\d+)?$"
 _CLOCK = r"^\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?$"
 _EARLY = 631_152_000
+_DAYS_OF_EXCEL = (32_874, 73_050)
 _SIGNS = ("&gt;", ">", "|", ";", " / ", "/", ",")
 _NEVER_IN_LABELS = ("&gt;", ">", "|", ";")
 _FEW = 200
@@ -174,17 +175,26 @@ class Column:
     @cached_property
     def time(self) -> TimeReading | None:
         """How the data stage reads the values as times; None if they are none."""
-        if self.is_empty or self.raw.dtype == pl.Boolean or self.length > 40:
+        if self.is_empty or self.raw.dtype == pl.Boolean or self.length > 80:
             return None
         frame = pl.LazyFrame({"time": self.raw})
         part = TableFile(Path(self.name), Path(self.name), frame)
         try:
             with quiet():
-                how = reading(pl.col("time"), [part], [], list(MISSING), has_clock=False)
+                formats = ["excel"] if self.is_of_excel else []
+                how = reading(pl.col("time"), [part], formats, list(MISSING), has_clock=False)
                 read_as = frame.select(how.values.alias("time")).collect()["time"]
         except (UserError, pl.exceptions.PolarsError):
             return None
         return _time_reading(how, read_as, len(self.values))
+
+    @cached_property
+    def is_of_excel(self) -> bool:
+        """Whether the values are days of a spreadsheet between 1990 and 2100, `45296.75`, in a column of times."""
+        if self.score("time") < CLEAR or not self.is_number:
+            return False
+        days = self.values.cast(pl.Float64, strict=False)
+        return not days.null_count() and bool(days.is_between(*_DAYS_OF_EXCEL).all())
 
     @property
     def is_time(self) -> bool:

@@ -8,9 +8,11 @@ from pathlib import Path
 from llmrec.data.guess.attributes import TableGuess, guess_items, guess_users
 from llmrec.data.guess.choices import Choose, Question
 from llmrec.data.guess.columns import Column
+from llmrec.data.guess.doubts.log import doubts
 from llmrec.data.guess.files import find_tables
-from llmrec.data.guess.interactions import LogGuess, Sheet, guess_log
+from llmrec.data.guess.interactions import LogGuess, guess_log
 from llmrec.data.guess.joins import with_joined_log
+from llmrec.data.guess.sheets import Sheet
 from llmrec.data.tables import sniff
 from llmrec.data.tables.described import Table
 from llmrec.data.tables.prepare import decoded
@@ -66,11 +68,7 @@ def guess_folder(folder: Path, choose: Choose, scratch: Path) -> Guess:
     items, item_notes = guess_items(log, sheets, choose, scratch)
     users, user_notes = guess_users(log, items, sheets, choose, scratch)
     notes = [*item_notes, *user_notes, *(items.notes if items else []), *(users.notes if users else [])]
-    if "time" not in log.columns:
-        order = "its rows" if len(log.sheet.found.files) == 1 else "its rows, file after file by name,"
-        notes.append(
-            f"{log.sheet.path}: no column of times, so the order of {order} is the order of each user's choices"
-        )
+    notes += doubts(log)
     used = [guessed.sheet for guessed in (log, items, users) if guessed is not None]
     notes += _left_out(sheets, used, left_out, notes)
     time_format = _time_format(log, items, choose)
@@ -83,8 +81,8 @@ def _patterns(log: LogGuess, tables: dict[str, TableGuess | None]) -> dict[str, 
     """Return what makes `7` of `7.0` in the log, unless the table that describes these ids writes them so, too."""
     found = {}
     for role, table in tables.items():
-        is_alike = table is not None and table.sheet is not log.sheet and table.columns[role].has_point
-        if log.columns[role].has_point and not is_alike and (table is None or table.sheet is not log.sheet):
+        is_alike = table is not None and (table.sheet is log.sheet or table.columns[role].has_point)
+        if log.columns[role].has_point and not is_alike:
             found[role] = r"(.+?)(?:\.0)?"
     return found
 
@@ -110,6 +108,8 @@ def _like(name: str, sheets: list[Sheet], log: Sheet) -> str:
 def _time_format(log: LogGuess, items: TableGuess | None, choose: Choose) -> list[str]:
     """Return the formats of dates whose day and month could be the other way round; none if there is no doubt."""
     column = log.columns.get("time")
+    if column is not None and column.is_of_excel:
+        return ["excel"]
     if column is None or column.time is None or not column.time.is_doubtful:
         return []
     # Where a comma stands before cents, or a semicolon between values, dates begin with the day.

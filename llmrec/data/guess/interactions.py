@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import cast
 
 import polars as pl
@@ -11,51 +10,15 @@ import polars as pl
 from llmrec.data.guess import names
 from llmrec.data.guess.choices import Choose, Question, choose_among
 from llmrec.data.guess.columns import CLEAR, Column, depends_on, is_one_to_one
-from llmrec.data.guess.files import FoundTable, listed_columns
+from llmrec.data.guess.doubts.no_log import nothing_fits
+from llmrec.data.guess.files import listed_columns
+from llmrec.data.guess.sheets import Sheet
 from llmrec.data.tables.notes import short
 from llmrec.errors import UserError
 
 _DAY = 86_400
-_MOST_COLUMNS = 200
 _FEW_LEVELS = 20
 _LIST_SIGNS = (" ", ",", ";", "|")
-
-
-class Sheet:
-    """A table with its columns."""
-
-    def __init__(self, found: FoundTable) -> None:
-        """Hold a table."""
-        self.found = found
-        readable = [name for name in found.columns if found.rows[name].dtype not in (pl.Binary, pl.Object)]
-        self.columns = [
-            Column(name, found.rows[name], has_name=found.has_header) for name in readable[:_MOST_COLUMNS]
-        ]
-        for column in list(self.columns):
-            self.columns += column.fields()
-
-    @property
-    def path(self) -> str:
-        """Path of the table's files, as a card names them."""
-        return self.found.path
-
-    def column(self, name: str) -> Column:
-        """Return a column by its name."""
-        return next(column for column in self.columns if column.name == name)
-
-    @cached_property
-    def keys(self) -> list[Column]:
-        """Columns that can be the table's key: hardly a value twice."""
-        return [column for column in self.columns if column.can_be_id and column.is_unique]
-
-    def named(self, role: str) -> list[Column]:
-        """Columns whose name clearly says that they hold a role's ids, and that hold some of them twice."""
-        return [column for column in self.columns if column.score(role) >= CLEAR and not column.is_unique]
-
-    @cached_property
-    def has_words(self) -> bool:
-        """Whether a column holds text, such as titles."""
-        return any(column.is_text and column.distinct > 0.5 * len(column.values) for column in self.columns)
 
 
 @dataclass(frozen=True)
@@ -98,7 +61,7 @@ def guess_log(sheets: list[Sheet], choose: Choose) -> LogGuess:
     pairs = {sheet.path: pairs_of(sheet, sheets) for sheet in sheets}
     best = [each[0] for each in pairs.values() if each]
     if not best:
-        raise UserError(_nothing_fits(sheets))
+        raise UserError(nothing_fits(sheets))
     totals = [pair.score + names.log_bonus(pair.sheet.path) + _extras(pair) for pair in best]
     options = [
         short(f"{pair.sheet.path} ({_rows(pair.sheet)}: {listed_columns(pair.sheet.found)})", 120)
@@ -369,23 +332,3 @@ def title_in_log(log: LogGuess) -> Column | None:
         if fitting:
             return max(fitting, key=lambda column: column.score(role))
     return item if item.is_text and item.score("title") >= 2 else None
-
-
-def _nothing_fits(sheets: list[Sheet]) -> str:
-    """Return the error for a folder without a log, with what its nearest table lacks."""
-    way = (
-        "write a card by hand: `llmrec cp template my-shop.yaml`, then set `interactions.path`, `columns.user` and "
-        "`columns.item`"
-    )
-    with_user = [(sheet, column) for sheet in sheets for column in sheet.named("user")]
-    with_item = [(sheet, column) for sheet in sheets for column in sheet.named("item")]
-    for one, user in with_user or [(s, c) for s in sheets for c in s.columns if c.score("user") >= CLEAR]:
-        for other, item in with_item:
-            shared = sorted(set(one.found.columns) & set(other.found.columns))
-            if one is not other and shared:
-                return (
-                    f"users are in {one.path} ({user.name!r}) and items in {other.path} ({item.name!r}): join both "
-                    f"by {shared[0]!r} to one file with a row for each user and item, and run this again"
-                )
-    seen = "; ".join(f"{sheet.path}: {listed_columns(sheet.found)}" for sheet in sheets[:3])
-    return f"no file has a column of users and one of items ({short(seen, 150)}); {way}"

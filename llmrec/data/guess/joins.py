@@ -8,7 +8,8 @@ from pathlib import Path
 from llmrec.data.guess import names
 from llmrec.data.guess.columns import Column
 from llmrec.data.guess.files import FoundJoin
-from llmrec.data.guess.interactions import Sheet, pairs_of, share_found
+from llmrec.data.guess.interactions import pairs_of, share_found
+from llmrec.data.guess.sheets import Sheet
 from llmrec.data.tables.read import PREFIX
 
 SHARE = 0.9

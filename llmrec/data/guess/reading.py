@@ -13,7 +13,7 @@ from llmrec.config import DataSize, Filters, Split
 from llmrec.data.attributes import Report, bare_items, read_items, read_users, stand_in_title
 from llmrec.data.build import read_interactions
 from llmrec.data.clean import clean, k_core, without_leaks
-from llmrec.data.guess.swapped import tell_swapped
+from llmrec.data.guess.doubts.swapped import tell_swapped
 from llmrec.data.log import Log
 from llmrec.data.source import Dataset
 from llmrec.data.tables.notes import quiet

@@ -28,8 +28,8 @@ EVENT_FIELDS = ("time", "rating", "event", "review", "summary")
 """Optional meanings of an interaction's columns, besides `user` and `item`."""
 PART = "part"
 """Meaning of the column that names the part of a given split; a card names it by `split.column`."""
-TIME_UNITS = ("s", "ms", "us", "ns")
-"""Units of numbers since 1970 that `time_format` can name."""
+TIME_UNITS = ("s", "ms", "us", "ns", "excel")
+"""Units of numbers that `time_format` can name: since 1970, or days as spreadsheets count them."""
 
 
 def _canonical_encoding(name: str) -> str:
@@ -176,7 +176,7 @@ class Interactions(Table):
     Attributes:
         join: a second table whose columns may be named too, such as the orders of order lines.
         time_format: format of the times, or several, in the codes of strptime (`%d/%m/%Y %H:%M`); or the unit of
-            numbers since 1970: `s`, `ms`, `us`, `ns`. null derives it.
+            numbers since 1970: `s`, `ms`, `us`, `ns`; or `excel`, the days of spreadsheets. null derives it.
         pattern: meaning of `user` or `item` → regular expression for the whole value, whose group is the id
             (`(.+)-1`). A row, or an entry of a list, that does not match is no interaction: left out and counted.
         times: rows without a time, or with one that stands for none (negative, before 1970, 1970-01-01 00:00, after
