@@ -15,11 +15,13 @@ from llmrec.data.faults import refuse_or_drop
 from llmrec.data.split import LABELS
 from llmrec.data.tables import histories, read
 from llmrec.data.tables.described import PART, Interactions
-from llmrec.data.tables.explode import explode, matching
+from llmrec.data.tables.explode import explode, matching, refuse_objects
 from llmrec.data.tables.notes import tell
 from llmrec.data.times import UNIT_NAMES, Reading, are_positions, as_floats, date_of, derived_unit, reading
 from llmrec.errors import UserError
 
+_SAMPLE = 1_000
+_DECIMALS = r"^(\s*[-+]?\d+),(\d{1,2}\s*)$"
 TEXT_FIELDS = ("review", "summary")
 """Columns that stay text in the log."""
 
@@ -129,10 +131,10 @@ def read_log(
     if rows.is_empty():
         raise UserError(f"{parts[0].path}: no interactions in it, only a header")
     unit = 1 if how is None else how.unit or derived_unit(rows["time"])
-    for name in set(rows.columns) - {"user", "item", "time"}:
-        if rows[name].null_count() == len(rows):
-            tell(files[0].name, f"column {table.columns.get(name)!r} ({name}) holds no value")
+    empty = [name for name in rows.columns if rows[name].null_count() == len(rows)]
     rows, dropped = refuse_or_drop(table, rows, unit, parts)
+    for name in empty:
+        tell(files[0].name, f"column {table.columns.get(name)!r} ({name}) holds no value")
     users, items, events = names
     has_dates = how is not None and how.name != "numbers"
     log = Log(rows, users, items, events, unit, has_dates, dropped).compact()
@@ -160,6 +162,7 @@ def _as_interactions(
         ]
     if "history" in table.columns:
         return [histories.joined(parts, table, words)], names
+    refuse_objects(parts, table)
     return matching(explode(parts, table), table.pattern), words
 
 
@@ -186,9 +189,17 @@ def _collect(
         elif name in TEXT_FIELDS:
             columns[name] = pl.col(name).cast(pl.String)
         else:
-            columns[name] = pl.col(name).cast(pl.Float32, strict=False).fill_nan(None)
+            columns[name] = _number(name, dtype, parts).cast(pl.Float32, strict=False).fill_nan(None)
     (rows,) = read.collect(parts, table, frame.select(**columns))
     return rows, [dictionary.to_series().cast(pl.String) for dictionary in dictionaries.values()]
+
+
+def _number(name: str, dtype: pl.DataType, parts: list[read.TableFile]) -> pl.Expr:
+    """Return a column of ratings, with a point in place of the comma before decimals (`3,5`), if some have one."""
+    has_comma = dtype == pl.String and any(
+        read.sample(part, name, _SAMPLE).str.contains(",", literal=True).any() for part in parts
+    )
+    return pl.col(name).str.replace(_DECIMALS, "$1.$2") if has_comma else pl.col(name)
 
 
 def _has_decimals(rows: pl.DataFrame, frame: pl.LazyFrame) -> bool:

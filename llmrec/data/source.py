@@ -164,6 +164,8 @@ def _match(pattern: str, folder: Path) -> list[Path]:
     matches = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - patterns may be absolute
     files = sorted(folder / name for name in matches)
     files = [path for path in files if path.is_file()]
+    if not files and literal.is_dir():
+        raise UserError(f"{literal}: a folder; name its files in `path`, such as {pattern}/*.csv")
     if not files:
         raise UserError(f"{literal}: no such file; correct `path` in the card, or set data.root=FOLDER")
     return files

@@ -151,6 +151,17 @@ def list_of(value: Any) -> Any:
     return parsed if isinstance(parsed, list) else value
 
 
+def object_of(value: Any) -> dict[str, Any] | None:
+    """Return the object that a text is in JSON; None for other values."""
+    if not isinstance(value, str) or not value.startswith("{"):
+        return None
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def _flat(value: Any, separator: str | None, missing: Sequence[str]) -> Iterator[str]:
     """Yield the clean labels of a nested list in order."""
     if isinstance(value, list):

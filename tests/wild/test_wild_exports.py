@@ -2,8 +2,9 @@
 
 import gzip
 
+import polars as pl
 import pytest
-from folders.contents import lines, log, when
+from folders.contents import lines, log, objects, parquet, when
 from own_data import build
 
 from llmrec.cli import main
@@ -101,3 +102,56 @@ def test_a_matrix_of_users_and_items_is_named(tmp_path, capsys):
     assert (
         code == 2 and "matrix.csv looks like a matrix with a column for each item" in capsys.readouterr().err
     )
+
+
+CARD = {
+    "interactions": {"path": "log.csv", "columns": {"user": "user_id", "item": "item_id", "time": "time"}}
+}
+
+
+def parquet_of_objects():
+    rows = [{"user_id": {"id": u}, "item_id": {"id": i}, "time": t} for u, i, t in log(when)]
+    return parquet(pl.DataFrame(rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (
+            "log.jsonl",
+            objects({"user_id": {"id": u}, "item_id": i, "time": 1} for u, i in log()),
+            "such as 'user_id.id'",
+        ),
+        ("log.parquet", parquet_of_objects(), "holds objects; name the field that is the id"),
+        ("log.csv", parquet_of_objects(), "a Parquet file: let its name end in .parquet"),
+        ("log.parquet", TABLE, "not a Parquet file.*`format` in the card"),
+        ("log.xlsx", b"PK\x03\x04", "log.xlsx: a spreadsheet; export it as CSV"),
+        ("log/1.csv", TABLE, "log: a folder; name its files in `path`, such as log/"),
+    ],
+)
+def test_what_a_card_cannot_read_has_a_way_out(tmp_path, name, content, says):
+    (tmp_path / "log").mkdir()
+    card = {"interactions": CARD["interactions"] | {"path": name.removesuffix("/1.csv")}}
+    with pytest.raises(UserError, match=says) as caught:
+        build(tmp_path, {name: content}, card)
+    text = str(caught.value).replace(str(tmp_path), "")
+    assert "\n" not in text and len(text) <= 200
+
+
+def test_a_comma_before_the_decimals_of_a_rating(tmp_path):
+    rows = [(*row, f"{row[1] % 5},5") for row in log(when)]
+    card = {
+        "interactions": {"path": "log.csv", "columns": CARD["interactions"]["columns"] | {"rating": "stars"}}
+    }
+    built = build(tmp_path, {"log.csv": lines([(*HEAD, "stars"), *rows], ";")}, card)
+    assert set(built.log["rating"]) == {0.5, 1.5, 2.5, 3.5, 4.5}
+    rows[7] = (*rows[7][:3], "1,234")  # a thousand, or not
+    with pytest.raises(UserError, match="row 8: rating = '1,234': not a number"):
+        build(tmp_path, {"log.csv": lines([(*HEAD, "stars"), *rows], ";")}, card)
+
+
+def test_two_columns_of_one_name_are_told(tmp_path, capsys):
+    rows = [(*row, 1) for row in log(when)]
+    built = build(tmp_path, {"log.csv": lines([(*HEAD, "time"), *rows])}, CARD)
+    assert built.log["time"].min() > 1
+    assert "log.csv: 2 columns are named 'time'; the first is read" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from llmrec.data.tables import read
 from llmrec.data.tables.notes import quiet
 from llmrec.data.tables.read import TableFile
 from llmrec.data.times import LATEST, Reading, are_positions, derived_unit, reading
-from llmrec.data.words import MISSING, list_of, prices
+from llmrec.data.words import MISSING, list_of, object_of, prices
 from llmrec.errors import UserError
 
 CLEAR = 2.5
@@ -145,7 +145,7 @@ class Column:
     def is_object(self) -> bool:
         """Whether the values are objects: `{"id": 7}`."""
         few = [value for value in self.raw.head(_FEW) if value is not None]
-        return bool(few) and all(isinstance(value, dict) or _object(value) is not None for value in few)
+        return bool(few) and all(isinstance(value, dict) or object_of(value) is not None for value in few)
 
     @cached_property
     def length(self) -> float:
@@ -229,7 +229,7 @@ class Column:
             lists = [list_of(value) for value in self.values]
             return [entry for entries in lists for entry in entries or [] if isinstance(entry, dict)]
         values = self.raw.to_list()
-        return [value if isinstance(value, dict) else _object(value) for value in values]
+        return [value if isinstance(value, dict) else object_of(value) for value in values]
 
     @cached_property
     def nested(self) -> list[str]:
@@ -260,17 +260,6 @@ class Column:
 
 
 ROWS_OF_PRICES = 1_000
-
-
-def _object(value: Any) -> dict[str, Any] | None:
-    """Return the object that a text is in JSON; None for other values."""
-    if not isinstance(value, str) or not value.startswith("{"):
-        return None
-    try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _text(value: Any) -> str | None:

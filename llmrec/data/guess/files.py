@@ -141,9 +141,9 @@ def _found(path: Path, name: str, scratch: Path) -> FoundTable:
         raise UserError("not a format that is read: export it as CSV")
     if ending in _NEVER or path.name.partition(".")[0].lower() in _TEXTS or _PLACEHOLDER.search(name):
         raise UserError("not a table")
-    start = sniff.head(path)
-    if start.startswith(b"PAR1"):
+    if sniff.is_parquet(path):
         return _opened(path, name, path, {"format": "parquet"}, scratch, is_whole=True)
+    start = sniff.head(path)
     text = start.decode(sniff.encoding(Table(path=name, columns={}), start), "replace").removeprefix("\ufeff")
     if "\0" in text:
         raise UserError("not a table")

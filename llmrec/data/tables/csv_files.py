@@ -107,6 +107,9 @@ def _readable(
             path.name,
             f"its columns are taken to be separated by {written!r}; if they are not, write `separator` into the card",
         )
+    for name in sorted(set(wanted)):
+        if names.count(name) > 1:
+            tell(path.name, f"{names.count(name)} columns are named {name!r}; the first is read")
     if isinstance(table.header, list) and _is_header(first, names):
         tell(
             path.name,

@@ -24,6 +24,7 @@ _ENDINGS: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
+_SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods")
 EVENT_FIELDS = ("time", "rating", "event", "review", "summary")
 """Optional meanings of an interaction's columns, besides `user` and `item`."""
 PART = "part"
@@ -127,6 +128,8 @@ class Table(Section):
         """
         ending = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
         file_format = self.format or _ENDINGS.get(ending.lower())
+        if ending.lower() in _SPREADSHEETS:
+            raise UserError(f"{path}: a spreadsheet; export it as CSV")
         if file_format is None:
             raise UserError(
                 f"{path}: the ending {ending!r} does not tell the format; write `format: csv` (or jsonl, parquet) "

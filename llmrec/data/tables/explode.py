@@ -11,7 +11,7 @@ import polars as pl
 from llmrec.data.tables.described import Table
 from llmrec.data.tables.notes import short, tell
 from llmrec.data.tables.read import TableFile, first_bad, sample
-from llmrec.data.words import list_of
+from llmrec.data.words import list_of, object_of
 from llmrec.errors import UserError
 
 _SAMPLE = 100
@@ -28,6 +28,23 @@ def explode(parts: list[TableFile], table: Table) -> list[TableFile]:
         UserError: lists of unequal length in one row, or lists in another column than `item` alone.
     """
     return [_exploded(part, table) for part in parts]
+
+
+def refuse_objects(parts: list[TableFile], table: Table) -> None:
+    """Raise a UserError if users or items of a log are objects, whose text is no id: `{"id": 7, "name": "Anna"}`."""
+    for part in parts:
+        if table.format_of(part.path) == "csv":
+            continue
+        for name, dtype in part.frame.collect_schema().items():
+            if name not in ("user", "item") or not (dtype == pl.String or isinstance(dtype, pl.Struct)):
+                continue
+            values = sample(part, name, 1)
+            if len(values) and (isinstance(dtype, pl.Struct) or isinstance(object_of(values[0]), dict)):
+                column = table.columns[name]
+                raise UserError(
+                    f"{part.path}: column {column!r} ({name}) holds objects; name the field that is the id, such as "
+                    f"{f'{column}.id'!r}"
+                )
 
 
 def matching(parts: list[TableFile], patterns: Mapping[Literal["user", "item"], str]) -> list[TableFile]:

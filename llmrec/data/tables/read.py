@@ -355,7 +355,9 @@ def _unreadable(table: Table, path: Path, readable: Path, error: Exception) -> U
         return UserError(f"{path}: cannot be read: {error.strerror}")
     kind = table.format_of(path)
     if kind == "parquet":
-        return UserError(f"{path}: not a Parquet file, or a damaged one")
+        return UserError(
+            f"{path}: not a Parquet file, or a damaged one; `format` in the card can name another"
+        )
     line = _first_non_object(readable) if "json" in kind else None
     at = "" if line is None else f"line {line}: "
     return UserError(f"{path}: {at}cannot be read as {kind}; correct the file, or `format` in the card")

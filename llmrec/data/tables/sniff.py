@@ -41,6 +41,7 @@ _NO_TEXT = {
     b"ARROW1": ("an Arrow file", "write it as Parquet"),
     b"Obj\x01": ("an Avro file", "write it as Parquet"),
     b"ORC": ("an ORC file", "write it as Parquet"),
+    b"PAR1": ("a Parquet file", "let its name end in .parquet, or write `format: parquet` into the card"),
 }
 
 
@@ -64,6 +65,15 @@ def head(path: Path) -> bytes:
         if start.startswith(mark) and (not mark.isascii() or b"\0" in start):
             raise UserError(f"{path}: {what}: {way}")
     return start
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is Parquet by its first bytes."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PAR1"
+    except OSError:
+        return False
 
 
 def encoding(table: Table, start: bytes) -> str:
