@@ -155,3 +155,31 @@ def test_two_columns_of_one_name_are_told(tmp_path, capsys):
     built = build(tmp_path, {"log.csv": lines([(*HEAD, "time"), *rows])}, CARD)
     assert built.log["time"].min() > 1
     assert "log.csv: 2 columns are named 'time'; the first is read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("head", "says"),
+    [
+        (
+            ("user", "x", "y"),
+            "log.csv has users ('user'), but no column is named like items (user, x, y)",
+        ),
+        (("who", "sku", "at"), "log.csv has items ('sku'), but no column is named like users (who, sku, at)"),
+    ],
+)
+def test_the_side_that_is_missing_is_named(tmp_path, capsys, head, says):
+    code, _ = init(
+        tmp_path, {"log.csv": lines([head, *((u, i, f"{n % 9}.5") for n, (u, i) in enumerate(log()))])}
+    )
+    err = capsys.readouterr().err
+    assert code == 2 and says in err and "`columns.item`" in err and len(err) <= 300
+
+
+def test_a_table_whose_lines_differ_is_not_left_out_in_silence(tmp_path, capsys):
+    ragged = b"user_id,item_id\n" + b"".join(b"u" + b",x" * (n % 5 + 1) + b"\n" for n in range(50))
+    code, _ = init(tmp_path, {"log.csv": TABLE, "ragged.csv": ragged})
+    assert code == 0
+    assert (
+        "ragged.csv: left out, no table: its lines have different numbers of values"
+        in capsys.readouterr().err
+    )

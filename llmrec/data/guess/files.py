@@ -30,6 +30,7 @@ _TEXTS = {"readme", "license", "licence", "copying", "changelog", "notice"}
 _DOCUMENTS = ".md .rst .yaml .yml .toml .ini .py .ipynb .r .sh .html .htm .pdf .log"
 _PICTURES_AND_WEIGHTS = ".png .jpg .jpeg .gif .webp .svg .npy .npz .pt .safetensors .pkl .pickle"
 _NEVER = {*_DOCUMENTS.split(), *_PICTURES_AND_WEIGHTS.split()}
+_TABLES = {".csv", ".tsv", ".dat", ".data"}
 _TO_UNPACK = {".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst"}
 _TO_EXPORT = {".xlsx", ".xls", ".ods", ".sqlite", ".db", ".sql", ".feather", ".avro", ".orc", ".xml"}
 _MONTHS = (
@@ -158,6 +159,8 @@ def _found(path: Path, name: str, scratch: Path) -> FoundTable:
     if possible and not is_whole:
         # A value over several lines may be cut at the end of the head, and an array is not closed there.
         return _opened(path, name, path, possible[0], scratch, is_whole=True)
+    if ending in _TABLES and not problems:
+        raise UserError("no table: its lines have different numbers of values, whatever the separator")
     raise problems[0] if problems else UserError("not a table")
 
 

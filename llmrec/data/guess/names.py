@@ -12,7 +12,7 @@ _WORDS: dict[str, str] = {
     "item": "item lineitem iid i product prod article art sku asin isbn ean gtin upc plu stockcode movie film book "
     "song track album artist game app business poi venue place hotel restaurant recipe video news post offer listing "
     "course job goods merchandise anime artikel produkt ware buch spiel produit livre producto articulo libro "
-    "prodotto articolo",
+    "prodotto articolo joke podcast episode meal dish wine beer exercise pathname permalink",
     "time": "time timestamp ts date datetime day epoch when unixreviewtime reviewtime created ordered purchased "
     "bought orderdate invoicedate datum zeit zeitpunkt zeitstempel bestelldatum kaufdatum bestellzeit fecha hora "
     "heure data",

@@ -33,6 +33,15 @@ def nothing_fits(sheets: list[Sheet]) -> str:
                     f"users are in {one.path} ({user.name!r}) and items in {other.path} ({item.name!r}): join both "
                     f"by {shared[0]!r} to one file with a row for each user and item, and run this again"
                 )
+    for found, lacking, named, missing in (
+        (with_user, with_item, "users", "items"),
+        (with_item, with_user, "items", "users"),
+    ):
+        if found and not lacking:
+            sheet, column = found[0]
+            columns = short(listed_columns(sheet.found), 60)
+            has = f"{sheet.path} has {named} ({column.name!r})"
+            return f"{has}, but no column is named like {missing} ({columns}); {way}"
     seen = "; ".join(f"{sheet.path}: {listed_columns(sheet.found)}" for sheet in sheets[:3])
     return f"no file has a column of users and one of items ({short(seen, 150)}); {way}"
 
