@@ -79,6 +79,11 @@ DAYS = [45_296 + n / 4 for n in range(len(log()))]
             "'Datum' (5. März 2024) is not understood as a time",
         ),
         (("user", "item", "n"), [(*row, 1) for row in log()], "no column of times"),
+        (
+            ("email", "item"),
+            [("" if n % 2 else u, i) for n, (u, i) in enumerate(log())],
+            "50% of the rows have no 'email' and are dropped; if it stands only on the first line of each order",
+        ),
     ],
 )
 def test_doubts_about_the_log_are_told(tmp_path, capsys, head, rows, told):
@@ -183,3 +188,16 @@ def test_a_table_whose_lines_differ_is_not_left_out_in_silence(tmp_path, capsys)
         "ragged.csv: left out, no table: its lines have different numbers of values"
         in capsys.readouterr().err
     )
+
+
+def test_one_line_says_that_a_table_of_items_has_lost_its_zeros(tmp_path, capsys):
+    files = {
+        "orders.csv": lines([("user", "sku"), *((u, f"{i + 1:06d}") for u, i in log())]),
+        "articles.csv": lines(
+            [("sku", "prod_code", "prod_name"), *((i + 1, 500 + i, f"Thing {i}") for i in range(10))]
+        ),
+    }
+    code, _ = init(tmp_path, files)
+    told = [line for line in capsys.readouterr().err.splitlines() if "articles.csv" in line]
+    assert code == 0 and len(told) == 1
+    assert "100% would be, but for leading zeros, case or `.0`: write them alike in both" in told[0]

@@ -142,7 +142,9 @@ def _key(
                 continue
             if share >= 0.5 or (share > 0 and score >= 2):
                 found.append(_Key(sheet, column, share, score))
-            elif share == 0 and score >= 1.5:
+            elif (
+                share == 0 and score >= 1.5 and not any(note.startswith(f"{sheet.path}: ") for note in notes)
+            ):
                 notes.append(_no_match(role, sheet, column, ids))
     if not found:
         return None, notes
@@ -202,7 +204,11 @@ def _all_ids(found: FoundTable, name: str, scratch: Path) -> pl.Series:
 def _no_match(role: Role, sheet: Sheet, column: Column, ids: pl.Series) -> str:
     """Return the line for a table whose name fits and whose ids do not."""
     near = share_found(_bare(ids), _bare(column.values))
-    why = "" if not near else f"; {near:.0%} would be, but for leading zeros, case or `.0`"
+    why = (
+        ""
+        if not near
+        else f"; {near:.0%} would be, but for leading zeros, case or `.0`: write them alike in both"
+    )
     return f"{sheet.path}: left out, none of the log's {role}s is in its column {column.name!r}{why}"
 
 

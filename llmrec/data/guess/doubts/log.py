@@ -6,6 +6,7 @@ from llmrec.data.guess import names
 from llmrec.data.guess.interactions import LogGuess
 from llmrec.data.tables.notes import short
 
+_MANY = 0.2
 _ROUNDED = r"^\d(?:[.,]\d+)?E\+\d+$"
 
 
@@ -21,6 +22,12 @@ def doubts(log: LogGuess) -> list[str]:
                 "a spreadsheet, so that several may be one now; export the column as text"
             )
     user = log.columns["user"]
+    absent = 1 - len(user.values) / max(len(user.raw), 1)
+    if absent > _MANY:
+        notes.append(
+            f"{log.sheet.path}: {absent:.0%} of the rows have no {user.name!r} and are dropped; if it stands only on "
+            "the first line of each order, fill it down first (`ffill` of pandas)"
+        )
     if user.has_name and names.is_personal(user.name):
         notes.append(
             f"{log.sheet.path}: {user.name!r} may name a person, and is the only id of users; every file of the run "
