@@ -22,13 +22,12 @@ from llmrec.plugins import is_import_path
 from llmrec.progress.bar import follow
 
 
-def parse_kinds(text: str) -> list[str]:
-    """Parse a list of kinds such as `rq_kmeans,random`.
+def check_kinds(kinds: list[str]) -> None:
+    """Check that kinds, such as `rq_kmeans` and `random`, can be compared.
 
     Raises:
         UserError: an empty list, a repeated kind, a textual kind, or an unknown kind; names the most similar kind.
     """
-    kinds = [kind for part in text.split(",") if (kind := part.strip())]
     for kind in kinds:
         if kind not in TOKENIZERS.shipped and not is_import_path(kind):
             raise UserError(f"--compare: no kind {kind!r} ({did_you_mean(kind, list(TOKENIZERS.shipped))})")
@@ -36,7 +35,6 @@ def parse_kinds(text: str) -> list[str]:
             raise UserError(f"--compare: {kind} gives texts, which have no codes to compare")
     if not kinds or len(set(kinds)) < len(kinds):
         raise UserError(f"--compare: name kinds, each once; known: {', '.join(TOKENIZERS.shipped)}")
-    return kinds
 
 
 def needs_collaborative(recipe: Recipe, kinds: Iterable[str]) -> bool:

@@ -16,6 +16,7 @@ from llmrec.catalogue.changes import Changes, no_changes, read_changes, write_ch
 from llmrec.catalogue.grown import Growth, write_grown_base
 from llmrec.catalogue.item_files import items_in_card, read_new_items
 from llmrec.catalogue.lookup import unknown_item
+from llmrec.commands.arguments import comma_separated
 from llmrec.config import load_run_recipe
 from llmrec.data.examples import load_items
 from llmrec.errors import UserError
@@ -194,8 +195,8 @@ def _retire(catalogue: Catalogue, changes: Changes, items: list[str], name: str)
 def _ids(text: str) -> list[str]:
     """Return the item ids of an option: ids separated by commas, or a file with one id per line."""
     path = Path(text).expanduser()
-    parts = path.read_text("utf-8").splitlines() if path.is_file() else text.split(",")
-    ids = [part.strip() for part in parts if part.strip()]
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else None
+    ids = comma_separated(text) if lines is None else [line.strip() for line in lines if line.strip()]
     if not ids:
         raise UserError(f"--retire: no item ids in {text!r}")
     return ids

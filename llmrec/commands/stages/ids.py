@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrec import assets
+from llmrec.commands.arguments import comma_separated
 from llmrec.commands.stages import run as stages
 from llmrec.commands.stages.resolve import resolve
 from llmrec.errors import UserError
@@ -35,7 +36,8 @@ def _compare(name: str, overrides: list[str], compare: str, out: Path | None) ->
     from llmrec.ids.inputs.signals import RunSignals
     from llmrec.report.screen import show
 
-    kinds = comparison.parse_kinds(compare)
+    kinds = comma_separated(compare)
+    comparison.check_kinds(kinds)
     recipe, folder = resolve(name, overrides)
     until = "collaborative" if comparison.needs_collaborative(recipe, kinds) else "data"
     recipe = stages.run_stages(recipe, folder, until, records=False)
