@@ -147,6 +147,9 @@ def test_items_are_listed_and_found_by_title(grown):
         (["--retire", "nobody"], "--retire: item 'nobody' is not in the catalogue"),
         (["--retire", "i333"], "did you mean 'i33'..; search by title: llmrec items grown --find WORDS"),
         (["--retire", " , "], "--retire: no item ids"),
+        (["--retire", ",".join(f"B{n:09}" for n in range(30))], "--retire: item 'B000000000' is not in the"),
+        (["--retire", "~nobody,~noone"], "--retire: item '~nobody' is not in the catalogue"),
+        (["--retire", "latin.txt"], "--retire: latin.txt: cannot be read: not UTF-8 at byte 7"),
         (["--add", "no.jsonl"], "no such file: no.jsonl"),
         (["--add", "new.jsonl", "--vectors", "new.npy"], "item 'n60' is in the catalogue already"),
         (["--add", "twice.csv", "--vectors", "new.npy"], "item 'x' occurs twice"),
@@ -166,6 +169,7 @@ def test_invalid_additions_and_retirements_are_refused_and_change_nothing(grown,
     (folder / "empty.csv").write_text("item_id,title\nx,a\n,b\n")
     (folder / "none.csv").write_text("code,title\nx,a\n")
     (folder / "fine.csv").write_text("item_id,title\nx,a\n")
+    (folder / "latin.txt").write_bytes("i1\ncaf\u00e9\n".encode("latin-1"))
     np.save(folder / "short.npy", np.ones((1, 3), np.float32))
     before = {path.name: path.read_bytes() for path in (run / "catalogue").iterdir()}
     done = small_shop.run(folder, "items", "grown", *options)

@@ -20,6 +20,7 @@ from llmrec.commands.arguments import comma_separated
 from llmrec.config import load_run_recipe
 from llmrec.data.examples import load_items
 from llmrec.errors import UserError
+from llmrec.files import cause_of
 from llmrec.ids import new_items
 from llmrec.ids.codecs.store import CODEC, load_codec
 from llmrec.ids.load import code_vectors
@@ -194,9 +195,22 @@ def _retire(catalogue: Catalogue, changes: Changes, items: list[str], name: str)
 
 def _ids(text: str) -> list[str]:
     """Return the item ids of an option: ids separated by commas, or a file with one id per line."""
-    path = Path(text).expanduser()
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else None
+    lines = _lines(text)
     ids = comma_separated(text) if lines is None else [line.strip() for line in lines if line.strip()]
     if not ids:
         raise UserError(f"--retire: no item ids in {text!r}")
     return ids
+
+
+def _lines(text: str) -> list[str] | None:
+    """Return the lines of the file that a text names; None if it names none."""
+    try:
+        path = Path(text).expanduser()
+        if not path.is_file():
+            return None
+    except (OSError, RuntimeError):  # ids: too long for a path, or `~name` of an unknown user
+        return None
+    try:
+        return path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--retire: {path}: cannot be read: {cause_of(error)}") from None
