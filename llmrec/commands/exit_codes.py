@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 
 from typer.exceptions import TyperException
 
+from llmrec.assets import home
 from llmrec.commands.changed_files import changed_file
 from llmrec.errors import UnknownItemError, UserError
 from llmrec.files import DISK_FULL, disk_is_full
+from llmrec.layout import runs_root
 from llmrec.plugins import place_in_own_code
 
 INTERRUPTED = 130
-NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
-"""Numbers of errors that say that a folder cannot be written."""
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+"""Numbers of errors that say that a file or folder may not be read or written."""
 
 
 def explain_error(error: Exception) -> tuple[int, str]:
@@ -26,8 +30,8 @@ def explain_error(error: Exception) -> tuple[int, str]:
         return 2, str(error)
     if disk_is_full(error):
         return 2, DISK_FULL
-    if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
-        return 2, f"{error.filename}: {error.strerror}; set LLMREC_RUNS or LLMREC_HOME to another folder"
+    if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno in FORBIDDEN):
+        return 2, _forbidden(error)
     if (place := place_in_own_code(error)) is not None:
         return 2, f"{place}: {type(error).__name__}: {error} (your own code; traceback: llmrec --debug …)"
     if (fault := changed_file()) is not None:
@@ -35,6 +39,20 @@ def explain_error(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError) and error.filename is not None:
         return 2, f"{error.filename}: {error.strerror}; give another path"
     return 1, f"internal error: {type(error).__name__}: {error} (traceback: llmrec --debug …)"
+
+
+def _forbidden(error: OSError) -> str:
+    """Say what may not be read or written; a folder that llmrec chose is moved by a variable."""
+    if not isinstance(error.filename, str | bytes):  # unknown, or the number of an open file
+        return f"{error.strerror or error} (where: llmrec --debug …)"
+    name = os.fsdecode(error.filename)
+    path = Path(name).absolute()
+    folders = {"LLMREC_RUNS": runs_root().absolute(), "LLMREC_HOME": home().absolute()}
+    for variable, folder in folders.items():
+        # A folder that cannot be made is named by the first of its parents that is missing.
+        if path.is_relative_to(folder) or folder.is_relative_to(path):
+            return f"{name}: {error.strerror}; set {variable} to another folder"
+    return f"{name}: {error.strerror}; give another path"
 
 
 def _usage(error: TyperException) -> str:

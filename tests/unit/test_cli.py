@@ -262,7 +262,21 @@ def test_validate_reports_every_error_of_every_file_in_one_go(capsys):
     ("error", "code", "told"),
     [
         (UserError("card.yaml: wrong"), 2, "card.yaml: wrong"),
-        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 2, "/x/y: Permission denied"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x/y"),
+            2,
+            "/x/y: Permission denied; give another path\n",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied"),
+            2,
+            "llmrec: Permission denied (where: llmrec --debug",
+        ),
+        (
+            PermissionError("Permission denied: /x/y.parquet"),
+            2,
+            "llmrec: Permission denied: /x/y.parquet (where",
+        ),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "the disk is full"),
         (RuntimeError("two\nlines"), 1, "internal error: RuntimeError: two lines (traceback: llmrec --debug"),
     ],
@@ -271,6 +285,20 @@ def test_each_kind_of_error_has_its_exit_code_and_one_line(error, code, told, ca
     failing(error, monkeypatch)
     assert main(["ls"]) == code
     assert told in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("variable", "below"), [("LLMREC_RUNS", "a/ids"), ("LLMREC_HOME", "wheels"), ("LLMREC_RUNS", "..")]
+)
+def test_a_folder_of_llmrec_that_may_not_be_written_is_moved_by_its_variable(
+    variable, below, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("LLMREC_RUNS", str(tmp_path / "disk" / "runs"))
+    monkeypatch.setenv("LLMREC_HOME", str(tmp_path / "home"))
+    path = os.path.normpath(Path(os.environ[variable], below))
+    failing(OSError(errno.EROFS, "Read-only file system", path), monkeypatch)
+    assert main(["ls"]) == 2
+    assert one_line(capsys) == f"llmrec: {path}: Read-only file system; set {variable} to another folder\n"
 
 
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(capsys, monkeypatch):
