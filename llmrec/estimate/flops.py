@@ -43,7 +43,7 @@ def seconds(work: Workload, stage: str) -> float:
     if stage == "collaborative":
         counts = (size.users, size.items, size.interactions)
         flops = sum(recipe.collaborative.of(name).training_flops(*counts) for name in work.systems)
-    elif stage == "ids" and recipe.ids.vectors is None:
+    elif stage == "ids" and recipe.ids.quantizer.reads_vectors and "text" in recipe.ids.inputs:
         flops = size.items * ENCODED_TOKENS * 2 * ENCODER_PARAMETERS
     elif stage == "sft":
         flops = training_flops(work) + work.validation_tokens() * 2 * work.shape.linear_parameters

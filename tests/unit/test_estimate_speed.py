@@ -153,3 +153,22 @@ def test_the_rate_of_bfloat16_is_measured():
     before = torch.get_num_threads()
     assert machine.matmul_rate("bfloat16") > 0
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "encodes"),
+    [
+        (["ids.quantizer={kind: rq_kmeans}"], True),
+        (["ids.quantizer={kind: kept, run: before}"], True),
+        (["ids.quantizer={kind: random}"], False),
+        (["ids.quantizer={kind: title}"], False),
+        (["ids.inputs=[collaborative]"], False),
+        (["ids.vectors=v.npy", "ids.inputs=[vectors]"], False),
+        (["ids.images=v.npy", "ids.inputs=[]"], False),
+        (["ids.vectors=v.npy", "ids.inputs=[text, vectors]"], True),
+    ],
+)
+def test_text_is_encoded_for_tokenizers_that_read_vectors_made_of_it(settings, encodes):
+    planned = work("ids.collisions=auto", *settings)
+    whole = flops.seconds(work(), "ids")
+    assert whole > 0 and flops.seconds(planned, "ids") == (whole if encodes else 0)

@@ -26,6 +26,7 @@ from llmrec.layout import run_folder
 class KeptTokenizer(Tokenizer):
     """The IDs of an earlier run, given by name or folder; its frozen quantizer gives IDs to new items."""
 
+    reads_vectors: ClassVar[bool] = True  # if the earlier run has a quantizer, which is measured and kept
     has_unique_paths: ClassVar[bool] = True
     run: RunName
 
