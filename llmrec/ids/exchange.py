@@ -127,6 +127,18 @@ def to_tables(folder: Path, dest: Path, name: str | None = None) -> Path:
     )
 
 
+def card_path(dest: Path) -> Path:
+    """Return the path of the card of a dataset that is to be written.
+
+    Raises:
+        UserError: a card already there.
+    """
+    card = dest / "card.yaml"
+    if card.exists():
+        raise UserError(f"{card}: exists already; name another folder, or remove it")
+    return card
+
+
 def write_dataset(
     dest: Path,
     name: str,
@@ -149,9 +161,7 @@ def write_dataset(
     Raises:
         UserError: a card already at `dest`.
     """
-    card = dest / "card.yaml"
-    if card.exists():
-        raise UserError(f"{card}: exists already; name another folder, or remove it")
+    card = card_path(dest)
     tree: dict[str, Any] = {
         "name": re.sub(r"[^A-Za-z0-9._-]+", "-", name),
         "interactions": {

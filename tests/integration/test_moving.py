@@ -16,6 +16,7 @@ from llmrec.data import examples
 from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.ids import moving
+from llmrec.ids.moving import HISTORY, TARGETS
 
 PAGE = Path(__file__).parents[2] / "docs/moving.md"
 
@@ -140,3 +141,96 @@ def test_tables_without_a_log_are_named(tmp_path):
     (tmp_path / "from/onerec_bench_release.parquet").unlink()
     with pytest.raises(UserError, match=r"one log with uid, split, .* \(0 found\)"):
         moving.import_folder(tmp_path / "from", tmp_path / "to")
+
+
+def rewrite(path, **columns):
+    """Replace columns of a table; a function changes the one that is there."""
+    frame = pl.read_parquet(path)
+    made = {name: new(frame[name].to_list()) if callable(new) else new for name, new in columns.items()}
+    frame.with_columns(
+        pl.Series(name, values or [None] * len(frame)) for name, values in made.items()
+    ).write_parquet(path)
+
+
+LOG, SIDS, CAPTIONS = "onerec_bench_release.parquet", "video_ad_pid2sid.parquet", "pid2caption.parquet"
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "message"),
+    [
+        (SIDS, {"sid": lambda rows: [None, *rows[1:]]}, "pid 90000000000: its sid is None"),
+        (SIDS, {"sid": lambda rows: [*rows[:-1], None]}, "pid 90000000077: its sid is None"),
+        (
+            SIDS,
+            {"sid": lambda rows: [*rows[:-1], [1, None, 2]]},
+            r"its sid is \[1, None, 2\]; every item needs",
+        ),
+        (
+            SIDS,
+            {"sid": lambda rows: [*rows[:-1], [1, 2]]},
+            r"its sid is \[1, 2\]; every item needs as many codes",
+        ),
+        (SIDS, {"sid": lambda rows: [[*range(27)] for _ in rows]}, "as many codes as the first, 1 to 26"),
+        (SIDS, {"sid": lambda rows: [[] for _ in rows]}, "as many codes as the first, 1 to 26"),
+        (SIDS, {"sid": lambda rows: [*rows[:-1], [1, 2, -1]]}, "below 1,048,576"),
+        (SIDS, {"sid": lambda rows: [*rows[:-1], [1, 2, 2**40]]}, "below 1,048,576"),
+        (SIDS, {"sid": lambda rows: ["<a_1>" for _ in rows]}, r"column sid is of type String, not to be"),
+        (
+            SIDS,
+            {"pid": lambda rows: [float(pid) for pid in rows]},
+            "column pid is of type Float64, not to be read as String",
+        ),
+        (SIDS, {"pid": lambda rows: [None, *rows[1:]]}, "pid None"),
+        (LOG, {"uid": lambda rows: [*rows[:-1], None]}, "row 24: no uid, or a split"),
+        (LOG, {"split": lambda rows: ["a" for _ in rows]}, "row 1: no uid, or a split"),
+        (
+            LOG,
+            {HISTORY: lambda rows: ["1,2" for _ in rows]},
+            f"column {HISTORY} is of type String, not to be",
+        ),
+        (LOG, {HISTORY: None, TARGETS: None}, "no item of it has a semantic ID"),
+        (
+            CAPTIONS,
+            {"dense_caption": lambda rows: [["a"] for _ in rows]},
+            "column dense_caption is of type List",
+        ),
+    ],
+)
+def test_a_table_of_openonerec_of_another_form_is_named_and_nothing_is_written(
+    tmp_path, table, columns, message
+):
+    openonerec(tmp_path / "from")
+    rewrite(tmp_path / "from" / table, **columns)
+    with pytest.raises(UserError, match=message) as error:
+        moving.import_folder(tmp_path / "from", tmp_path / "to")
+    assert str(error.value).startswith(str(tmp_path / "from" / table))
+    assert not (tmp_path / "to").exists()
+
+
+def test_what_is_no_table_is_named(tmp_path):
+    openonerec(tmp_path / "from")
+    (tmp_path / "from" / LOG).write_text("no table")
+    with pytest.raises(UserError, match=f"{LOG}: no Parquet file"):
+        moving.import_folder(tmp_path / "from", tmp_path / "to")
+    openonerec(tmp_path / "from")
+    pl.DataFrame({"pid": [1]}).write_parquet(tmp_path / "from" / SIDS)
+    with pytest.raises(UserError, match=r"no .*pid2sid.* has rows with pid and sid"):
+        moving.import_folder(tmp_path / "from", tmp_path / "to")
+
+
+def test_ids_may_be_numbers_in_one_table_and_texts_in_another(tmp_path):
+    openonerec(tmp_path / "from")
+    pl.DataFrame({"pid": ["x"], "sid": [[0, 1, 2]]}).write_parquet(tmp_path / "from/more_pid2sid.parquet")
+    rewrite(tmp_path / "from" / LOG, **{TARGETS: lambda rows: [["x", *map(str, row)] for row in rows]})
+    card, index = moving.import_folder(tmp_path / "from", tmp_path / "to")
+    assert card.exists() and read_json(index)["x"] == ["<a_0>", "<b_1>", "<c_2>"]
+    assert (pl.read_csv(tmp_path / "to/interactions.csv")["item_id"] == "x").sum() == len(log())
+
+
+def test_an_index_that_cannot_be_written_leaves_no_card(tmp_path):
+    openonerec(tmp_path / "from")
+    (tmp_path / "to/sids.index.json").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        moving.import_folder(tmp_path / "from", tmp_path / "to")
+    (tmp_path / "to/sids.index.json").rmdir()
+    moving.import_folder(tmp_path / "from", tmp_path / "to")
