@@ -26,10 +26,10 @@ from llmrec import Recommender
 from llmrec.artifacts import find_run
 from llmrec.catalogue.grown import new_rows
 from llmrec.data.examples import evaluation_examples
-from llmrec.estimate.machine import write_figures
 from llmrec.ids.load import code_vectors
 from llmrec.ids.neighbours import Kin, find_kin
 from llmrec.metrics.statistics import bootstrap_means, percentile_interval
+from llmrec.report.figures import write_figures
 
 FOLDS, CUTOFF, SEED = 20, 50, 0
 Floats = NDArray[np.float32]

@@ -33,9 +33,9 @@ from llmrec import Recommender
 from llmrec.artifacts import find_run
 from llmrec.config import load_run_recipe
 from llmrec.data.examples import evaluation_examples, load_interactions, load_items
-from llmrec.estimate.machine import write_figures
 from llmrec.ids.new_items import new_item_vectors
 from llmrec.metrics.statistics import bootstrap_means, percentile_interval
+from llmrec.report.figures import write_figures
 
 SEED, SHARE, LEAST, CUTOFF, NEIGHBOURS = 0, 0.05, 5, 50, 10
 WHOLE = "cold-whole"

@@ -242,7 +242,7 @@ def run_all(chosen: list[Step], folder: Path, found: dict[str, Any], end: float,
     sys.path.insert(0, str(ROOT))
     from llmrec.hardware import cpu_name  # needs nothing but the standard library
 
-    machine |= {"platform": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count()}
+    machine |= {"platform": platform.platform(), "cpu": cpu_name(), "cores": len(os.sched_getaffinity(0))}
     machine["versions"] = {name: found["versions"][name] for name in SHOWN if name in found["versions"]}
     print(
         f"{found['executable']}: torch {found['torch']}, {found['gpu'] or 'no GPU: a rehearsal'}", flush=True

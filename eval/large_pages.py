@@ -21,9 +21,9 @@ from training_step import APART, PLAIN, pass_over, trained_row_layers, trainer_o
 
 from llmrec.bench._measure import summary
 from llmrec.config import load_recipe
-from llmrec.estimate.machine import write_figures
 from llmrec.hardware import LARGE_PAGES
 from llmrec.layout import run_folder
+from llmrec.report.figures import write_figures
 
 SIZES = {"pages of 4 KB": "0", "pages of 2 MB": "1"}
 """Size of the pages → value of torch's variable."""

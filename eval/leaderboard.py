@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ import yaml
 
 from llmrec import layout
 from llmrec.cli import main as llmrec
-from llmrec.estimate.machine import machine
 from llmrec.files import read_json
+from llmrec.report.figures import describe_measurement
 
 sys.path.insert(0, str(Path(__file__).parent))
 from opponents import measure
@@ -70,14 +69,14 @@ def main() -> None:
     file, dataset, out, *given = sys.argv[1:]
     entry = yaml.safe_load(Path(file).read_text("utf-8"))[dataset]
     run = train(entry, given)
-    found = {
-        "command": f"python eval/leaderboard.py {file} {dataset} {out}",
-        "date": datetime.now(UTC).date().isoformat(),
+    measured = measure(run, "test", entry["systems"])
+    command = f"python eval/leaderboard.py {file} {dataset} {out}"
+    found = describe_measurement(command, *LIBRARIES, seed=measured["seed"]) | {
         "split": "test",
-        "machine": machine(*LIBRARIES),
         "recipe": entry["recipe"],
         "keys": entry.get("keys", []),
-    } | measure(run, "test", entry["systems"])
+        **measured,
+    }
     found.pop("collaborative_seconds")  # of the last start alone; each system has its own
     for name, row in found["systems"].items():
         path = run / layout.system_file(name, ".json")

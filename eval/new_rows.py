@@ -26,11 +26,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from llmrec.config import Recipe, load_recipe
-from llmrec.estimate.machine import write_figures
 from llmrec.ids.load import load_codebooks
 from llmrec.layout import run_folder
 from llmrec.models import modes
 from llmrec.models.vocabulary import RowInit, SidVocabulary, embedding_matrices, initial_offsets
+from llmrec.report.figures import write_figures
 from llmrec.token_tree import IGNORE, TokenTree
 from llmrec.train.sft import first_loss
 from llmrec.train.sft.prepare import Prepared, prepare

@@ -13,7 +13,6 @@ import json
 import os
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,12 @@ from llmrec import layout
 from llmrec.artifacts import read_manifest
 from llmrec.config import load_recipe
 from llmrec.data.examples import evaluation_examples, load_items
-from llmrec.estimate.machine import machine
 from llmrec.evaluate.lists import baseline_lists, load_system
 from llmrec.evaluate.summary import summarise
 from llmrec.files import read_json
 from llmrec.metrics.ranking import score_ranks, target_ranks
 from llmrec.recommend.model_names import TIGER
+from llmrec.report.figures import describe_measurement
 
 METRICS = ["hr@10", "ndcg@10"]
 AGAINST = "sasrec_ce"
@@ -101,13 +100,9 @@ def main() -> None:
     out, *given = sys.argv[1:]
     split = os.environ.get("SPLIT", "test")
     names = ("torch", "numpy", "scipy", "polars", "sentence-transformers")
-    found: dict[str, Any] = {
-        "command": "python eval/opponents.py " + " ".join([Path(out).name, *given]),
-        "date": datetime.now(UTC).date().isoformat(),
-        "split": split,
-        "machine": machine(*names),
-        "datasets": {},
-    }
+    command = "python eval/opponents.py " + " ".join([Path(out).name, *given])
+    seed = "each run's own, with its figures"
+    found = describe_measurement(command, *names, seed=seed) | {"split": split, "datasets": {}}
     for text in given:
         name, _, run = text.partition("=")
         run, _, only = run.partition(":")

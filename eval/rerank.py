@@ -8,14 +8,12 @@ The lists are those of the SFT model with all their beams, so a setting gives wh
 """
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from llmrec import layout
-from llmrec.artifacts import read_manifest
 from llmrec.catalogue.grown import read_residuals
 from llmrec.collaborative.text_knn import centred, load_vectors
 from llmrec.config import load_run_recipe
@@ -24,13 +22,13 @@ from llmrec.decode.top_k import TopK
 from llmrec.evaluate.lists import ranked_lists, read_lists
 from llmrec.evaluate.summary import differences, summarise
 from llmrec.files import write_json
-from llmrec.hardware import describe_machine
 from llmrec.ids.load import code_vectors
 from llmrec.metrics.diversity import DIVERSITY, TEXT_DIVERSITY
 from llmrec.metrics.lists import ItemData, RecommendedLists
 from llmrec.metrics.ranking import score_ranks, target_ranks
 from llmrec.recommend.rerank import dpp, mmr
 from llmrec.recommend.trained_run import TrainedRun
+from llmrec.report.figures import describe_measurement
 
 K = 10
 TRADE_OFFS = (0.95, 0.9, 0.8, 0.7, 0.5, 0.3)
@@ -79,16 +77,12 @@ def main() -> None:
     settings = (recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
     pairs = [(name, "as decoded") for name in users if name != "as decoded"]
     found = differences(users, pairs, METRICS, *settings)
-    manifest = read_manifest(run, "sft") or {}
+    command = f"python eval/rerank.py runs/{run.name} {out}"
     write_json(
         out,
-        {
-            "command": f"python eval/rerank.py runs/{run.name} {out}",
+        describe_measurement(command, "torch", "numpy", "polars", "transformers", seed=recipe.seed)
+        | {
             "run": recipe.name,
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": describe_machine(),
-            "versions": manifest.get("versions"),
-            "seed": recipe.seed,
             "split": "valid",
             "beams": top.items.shape[1],
             "metrics": summarise(users, METRICS, *settings),

@@ -14,7 +14,6 @@ import json
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,10 @@ from llmrec.collaborative.systems import load_baseline, train_system
 from llmrec.config import TigerConfig, load_recipe, validate
 from llmrec.config.collaborative import system_class
 from llmrec.data.examples import evaluation_examples, load_items, training_histories
-from llmrec.estimate.machine import machine
 from llmrec.files import read_json
 from llmrec.ids.load import load_sids, load_sizes
 from llmrec.recommend.model_names import TIGER
+from llmrec.report.figures import describe_measurement
 from llmrec.tiger.baseline import Tiger
 
 
@@ -60,13 +59,12 @@ def main() -> None:
     found: dict[str, Any] = (
         read_json(path)
         if path.is_file()
-        else {
-            "command": f"python eval/system_arms.py {run} {name} {path.name} …",
-            "date": datetime.now(UTC).date().isoformat(),
-            "split": "valid",
-            "machine": machine("torch", "numpy", "polars", "transformers"),
-            "arms": [],
-        }
+        else describe_measurement(
+            f"python eval/system_arms.py {run} {name} {path.name} …",
+            *("torch", "numpy", "polars", "transformers"),
+            seed=load_recipe(str(Path(run) / "recipe.yaml")).seed,
+        )
+        | {"split": "valid", "arms": []}
     )
     for text in arms:
         settings = yaml.safe_load(text)

@@ -23,11 +23,11 @@ from trl import SFTConfig
 from llmrec.bench._measure import summary, time_interleaved
 from llmrec.config import load_recipe
 from llmrec.data.examples import training_histories
-from llmrec.estimate.machine import write_figures
 from llmrec.layout import run_folder
 from llmrec.models import modes
 from llmrec.models.layers.attention import register_attention
 from llmrec.models.layers.trained_rows import TrainedRows
+from llmrec.report.figures import write_figures
 from llmrec.train.sft.epochs import Epochs
 from llmrec.train.sft.prepare import prepare
 from llmrec.train.sft.samples import TrainingTree, TreeCollator

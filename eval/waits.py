@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 
-from llmrec.estimate.machine import write_figures
+from llmrec.report.figures import write_figures
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/on_device")]

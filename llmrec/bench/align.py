@@ -24,7 +24,7 @@ from llmrec.bench.decode import SMOLLM2
 from llmrec.bench.trie import LEVELS, VOCABULARY
 from llmrec.config import BaseConfig
 from llmrec.errors import UserError
-from llmrec.estimate.machine import write_figures
+from llmrec.report.figures import write_figures
 from llmrec.report.screen import show
 
 ALLOWED = "trees, among allowed tokens"

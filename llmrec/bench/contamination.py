@@ -13,9 +13,9 @@ from llmrec.config import BaseConfig
 from llmrec.config.recipe import load_run_recipe
 from llmrec.data.examples import load_items
 from llmrec.errors import UserError
-from llmrec.estimate.machine import write_figures
 from llmrec.evaluate.contamination import continue_lists, listed_titles, summarise
 from llmrec.metrics.statistics import format_estimate
+from llmrec.report.figures import write_figures
 from llmrec.report.screen import show
 
 

@@ -19,8 +19,8 @@ import yaml
 from rich.table import Table
 
 from llmrec import config, pipeline
-from llmrec.estimate.machine import write_figures
 from llmrec.progress.bar import follow
+from llmrec.report.figures import write_figures
 from llmrec.report.screen import show
 
 ROWS_PER_USER = 50

@@ -23,7 +23,7 @@ from llmrec.catalogue.trie import Trie
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.reference import beam_search, prefix_table
 from llmrec.errors import UserError
-from llmrec.estimate.machine import write_figures
+from llmrec.report.figures import write_figures
 from llmrec.report.screen import show
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from rich.table import Table
 
 from llmrec.bench._measure import speedup, summary, time_interleaved
 from llmrec.config.ids import tokenizer_class
-from llmrec.estimate.machine import write_figures
 from llmrec.ids.collisions import resolve_collisions
 from llmrec.ids.new_items import assign_ids
 from llmrec.ids.quantizers.rq_kmeans import RqKmeansTokenizer
 from llmrec.ids.tokenizer import Codes, Tokenizer
+from llmrec.report.figures import write_figures
 from llmrec.report.screen import show
 
 DIM, LEVELS, CODES, BLOCK = 384, 3, 256, 65_536

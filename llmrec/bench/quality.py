@@ -17,7 +17,6 @@ from typing import Any
 from llmrec import artifacts, layout
 from llmrec.config import validate
 from llmrec.errors import UserError
-from llmrec.estimate.machine import write_figures
 from llmrec.evaluate.compare import ComparisonRow, compare
 from llmrec.evaluate.summary import JUDGED_SPLIT, rounded
 from llmrec.experiments.arms import Arm, ArmRun, ArmsFile, plan_runs
@@ -26,6 +25,7 @@ from llmrec.files import read_json
 from llmrec.metrics.statistics import format_estimate
 from llmrec.progress.durations import format_duration
 from llmrec.recommend.model_names import SFT
+from llmrec.report.figures import write_figures
 from llmrec.yaml_files import read_yaml
 
 _LEADING_ZERO = re.compile(r"(?<!\d)0\.")

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from llmrec.data.examples import evaluation_examples
 from llmrec.errors import UserError
-from llmrec.estimate.machine import write_figures
 from llmrec.layout import run_folder
+from llmrec.report.figures import write_figures
 from llmrec.report.screen import show
 
 READY_SECONDS = 300

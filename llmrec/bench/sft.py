@@ -22,9 +22,9 @@ from llmrec.bench._measure import precision_of, speedup, summary, time_interleav
 from llmrec.config import load_recipe
 from llmrec.data.examples import training_histories
 from llmrec.errors import UserError
-from llmrec.estimate.machine import write_figures
 from llmrec.layout import run_folder
 from llmrec.models.lora import attach_lora
+from llmrec.report.figures import write_figures
 from llmrec.report.screen import show
 from llmrec.train.arguments import checkpointing_argument
 from llmrec.train.sft.epochs import Epochs

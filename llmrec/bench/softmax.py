@@ -14,7 +14,7 @@ from rich.table import Table
 from llmrec.bench._measure import build, speedup, summary, time_interleaved
 from llmrec.catalogue.catalogue import SOFTMAX, Catalogue
 from llmrec.catalogue.trie import Trie
-from llmrec.estimate.machine import write_figures
+from llmrec.report.figures import write_figures
 from llmrec.report.screen import show
 from llmrec.text.target_tree import TargetTreeBuilder
 from llmrec.train.sft.losses import Loss

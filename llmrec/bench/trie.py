@@ -18,7 +18,7 @@ from rich.table import Table
 
 from llmrec.bench._measure import speedup, summary, time_interleaved
 from llmrec.catalogue.trie import Trie
-from llmrec.estimate.machine import write_figures
+from llmrec.report.figures import write_figures
 from llmrec.report.screen import show
 
 CODES, LEVELS, VOCABULARY = 256, 3, 151_936

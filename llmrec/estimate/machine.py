@@ -1,32 +1,26 @@
-"""The machine: its matrix-multiplication rate, and files of measured figures that describe it."""
+"""The machine: its matrix-multiplication rate, and the memory that a training fills."""
 
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cache
-from importlib import metadata
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import psutil
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from llmrec.files import write_json
-from llmrec.hardware import choose_device, core_count, cpu_name
+from llmrec.hardware import choose_device, core_count
 
 Precision = Literal["float32", "bfloat16"]
 SIDE, GPU_SIDE = 512, 4096
 BURSTS, PRODUCTS, PAUSE = 3, 10, 0.1
 LOOKED_AT = 0.3
 """Seconds during which the use of the processors is observed."""
-FIXED_SEED = "fixed in the benchmark's code"
 BUSY = 0.2
 """Share of the processors that other programs use on a machine that is called busy."""
 
@@ -132,38 +126,3 @@ def _rate(product: Callable[[], object], side: int, clock: Callable[[], float]) 
             product()
             seconds.append(clock() - start)
     return 2.0 * side**3 / min(seconds)
-
-
-def machine(*packages: str) -> dict[str, Any]:
-    """Describe the machine, and list the versions of llmrec and of `packages`."""
-    about = {
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "versions": {name: metadata.version(name) for name in ("llmrec", *packages)},
-    }
-    import torch
-
-    if torch.cuda.is_available():
-        about["gpu"] = torch.cuda.get_device_name()
-    return about
-
-
-def write_figures(
-    out: Path | None, command: str, figures: Any, *packages: str, seed: int | list[int] | str = FIXED_SEED
-) -> None:
-    """Write figures as JSON, with their command, the date (UTC), the seed, the machine and package versions.
-
-    Args:
-        out: the file; None writes nothing.
-        command: the command that measured the figures.
-        figures: JSON data.
-        packages: packages whose versions are listed.
-        seed: the seed or seeds that decided the figures.
-    """
-    if out is not None:
-        date = datetime.now(UTC).date().isoformat()
-        about = {"command": command, "date": date, "seed": seed, "machine": machine(*packages)}
-        write_json(out, about | {"figures": figures})

@@ -12,6 +12,7 @@ from shop import CARD
 
 from llmrec import layout
 from llmrec.cli import main
+from llmrec.hardware import core_count
 from llmrec.report.next_commands import recommend_command
 from llmrec.train.sft.example_ids import example_sids, with_own_codes
 
@@ -182,9 +183,11 @@ def test_compare_puts_runs_side_by_side(capsys):
     assert main(["compare", "shop", "--against", "popularity", "--out", "compared.json"]) == 0
     kept = json.loads(Path("compared.json").read_text())
     assert kept["command"] == "llmrec compare shop --against popularity"
-    assert kept["date"][:2] == "20" and kept["machine"]["cores"] >= 1
-    assert {row["system"]: bool(row["differences"]) for row in kept["rows"]}["popularity"] is False
-    assert len(kept["rows"][0]["differences"]["ndcg@3"]) == 3
+    assert list(kept) == ["command", "date", "seed", "machine", "figures"] and len(kept["seed"]) == 1
+    assert kept["machine"]["cores"] == core_count() and kept["machine"]["versions"]["llmrec"]
+    rows = kept["figures"]["rows"]
+    assert {row["system"]: bool(row["differences"]) for row in rows}["popularity"] is False
+    assert len(rows[0]["differences"]["ndcg@3"]) == 3
 
 
 def test_a_broken_dataset_is_one_line_and_leaves_nothing_half_written(capsys):

@@ -6,7 +6,7 @@ from datetime import date
 import numpy as np
 
 from llmrec.bench import ids, softmax, trie
-from llmrec.estimate.machine import FIXED_SEED
+from llmrec.report.figures import FIXED_SEED
 
 
 def test_the_trie_benchmark_writes_its_figures(tmp_path):

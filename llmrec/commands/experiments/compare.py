@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from datetime import UTC, datetime
 from pathlib import Path
 
+from llmrec import layout
 from llmrec.artifacts import find_run
 from llmrec.commands.arguments import comma_separated
 from llmrec.errors import UserError
-from llmrec.files import write_json
-from llmrec.hardware import describe_machine
+from llmrec.yaml_files import read_yaml
 
 
 def run(
@@ -24,7 +23,7 @@ def run(
         against: system of the same run to which the others are compared; None compares with the same system of the
             first run.
         metrics: names such as `ndcg@10`, with commas between them; None for HR and NDCG.
-        out: JSON file for the figures, with command, date (UTC) and machine.
+        out: JSON file for the figures, with command, date (UTC), the runs' seeds and the machine.
 
     Raises:
         UserError: a run does not exist, is not evaluated on this split or lacks a metric, or one run is given alone.
@@ -34,6 +33,7 @@ def run(
     folders = [find_run(run) for run in runs]
     from llmrec.evaluate.compare import compare
     from llmrec.report.comparison import comparison_table
+    from llmrec.report.figures import write_figures
     from llmrec.report.screen import show
 
     result = compare(folders, split, comma_separated(metrics) or None, against)
@@ -42,9 +42,5 @@ def run(
         given = {"--split": split, "--against": against, "--metrics": metrics}
         options = [word for option, value in given.items() if value for word in (option, value)]
         command = shlex.join(["llmrec", "compare", *runs, *options])
-        about = {
-            "command": command,
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": describe_machine(),
-        }
-        write_json(out, about | result.as_json())
+        seeds = [read_yaml(folder / layout.RECIPE)["seed"] for folder in folders]
+        write_figures(out, command, result.as_json(), "numpy", "polars", seed=seeds)

@@ -11,8 +11,8 @@ from typing import Any
 from llmrec import artifacts, layout
 from llmrec.commands.arguments import ENDPOINT_KEY, comma_separated
 from llmrec.errors import UserError
-from llmrec.estimate.machine import write_figures
 from llmrec.progress.run_lock import lock
+from llmrec.report.figures import write_figures
 from llmrec.report.screen import show
 from llmrec.simulate import tables
 from llmrec.simulate.endpoint import Api, Endpoint, checked_url, is_open

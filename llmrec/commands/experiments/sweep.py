@@ -17,7 +17,6 @@ from rich.table import Table
 
 from llmrec import artifacts
 from llmrec.errors import UserError
-from llmrec.estimate.machine import write_figures
 from llmrec.evaluate.summary import rounded
 from llmrec.experiments import page
 from llmrec.experiments.locks import Stopped
@@ -28,6 +27,7 @@ from llmrec.experiments.variants import VariantRun
 from llmrec.files import atomic_write, write_json
 from llmrec.metrics.statistics import format_figure, format_interval
 from llmrec.progress.durations import format_duration
+from llmrec.report.figures import write_figures
 from llmrec.report.screen import show
 
 FIGURES, PAGE = "figures.json", "report.html"

@@ -31,9 +31,9 @@ def run(name: str, overrides: list[str], dry_run: bool, compare: str | None, out
 
 def _compare(name: str, overrides: list[str], compare: str, out: Path | None) -> None:
     """Run the stages that the tokenizers need, then fit each kind; the run's `ids/` is not changed."""
-    from llmrec.estimate import machine
     from llmrec.ids import compare as comparison
     from llmrec.ids.inputs.signals import RunSignals
+    from llmrec.report.figures import write_figures
     from llmrec.report.screen import show
 
     kinds = comma_separated(compare)
@@ -46,4 +46,4 @@ def _compare(name: str, overrides: list[str], compare: str, out: Path | None) ->
     command = shlex.join(["llmrec", "ids", name, "--compare", ",".join(kinds), *overrides])
     card = assets.last_part(recipe.data.card)
     figures = {"recipe": recipe.name, "seed": recipe.seed, "card": card, "kinds": rows}
-    machine.write_figures(out, command, figures, "torch", "faiss-cpu", "scipy", "numpy", seed=recipe.seed)
+    write_figures(out, command, figures, "torch", "faiss-cpu", "scipy", "numpy", seed=recipe.seed)
