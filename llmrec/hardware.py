@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
 
+GB = 1e9
+"""Bytes of what is called GB in recipes, options, messages and files."""
+
 
 def cpu_name() -> str:
     """Return the name of the processor, or of its architecture if the system does not tell more."""

@@ -13,6 +13,7 @@ import psutil
 from llmrec import layout
 from llmrec.errors import UserError
 from llmrec.files import read_json
+from llmrec.hardware import GB
 from llmrec.models.lora import check_adapter, is_dora
 
 PROCESSOR = "llmrec.vllm.logits_processor:TrieLogitsProcessor"
@@ -36,7 +37,7 @@ def engine_settings(
         base: the run's `base/` folder, or the checkpoint that has grown from it.
         adapters: folders of pure LoRA adapters of this base.
         width: largest number of beams.
-        cache_gb: memory in GiB: of the attention cache on a CPU, None takes a quarter of the free memory, at most 4;
+        cache_gb: memory in GB: of the attention cache on a CPU, None takes a quarter of the free memory, at most 4;
             of all of vLLM on a GPU, None takes what is free.
         gpu_memory: whether to say how much of a GPU vLLM takes; False where the caller does.
 
@@ -65,8 +66,8 @@ def engine_settings(
         "use_tqdm_on_load": False,
     }
     if current_platform.is_cpu():
-        spare = min(CPU_CACHE_GB, psutil.virtual_memory().available / 4 / 2**30)
-        cache = int((cache_gb or spare) * 2**30)
+        spare = min(CPU_CACHE_GB, psutil.virtual_memory().available / 4 / GB)
+        cache = int((cache_gb or spare) * GB)
         settings |= {"dtype": "float32", "block_size": CPU_BLOCK, "enforce_eager": True}
         settings |= {"kv_cache_memory_bytes": cache}
     elif current_platform.is_cuda():
@@ -130,7 +131,7 @@ def gpu_share(memory_gb: float | None = None, most: float = MOST) -> float:
     vLLM refuses to start where less is free than it is told to take.
 
     Args:
-        memory_gb: memory for vLLM in GiB, weights included; None takes what is free.
+        memory_gb: memory for vLLM in GB, weights included; None takes what is free.
         most: upper bound of the share.
 
     Raises:
@@ -143,15 +144,13 @@ def gpu_share(memory_gb: float | None = None, most: float = MOST) -> float:
     free, total = torch.cuda.mem_get_info()
     share = min(most, free / total - SPARE)
     if memory_gb is not None:
-        wanted = memory_gb * 2**30 / total
+        wanted = memory_gb * GB / total
         if wanted > share:
-            raise UserError(
-                f"vLLM: {memory_gb:g} GB are asked for, {free / 2**30:.1f} GB of the GPU are free"
-            )
+            raise UserError(f"vLLM: {memory_gb:g} GB are asked for, {free / GB:.1f} GB of the GPU are free")
         share = wanted
     if share < LEAST:
         raise UserError(
-            f"vLLM: {free / 2**30:.1f} GB of the GPU's {total / 2**30:.1f} GB are free; end what else uses it"
+            f"vLLM: {free / GB:.1f} GB of the GPU's {total / GB:.1f} GB are free; end what else uses it"
         )
     return share
 

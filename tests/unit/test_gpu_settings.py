@@ -22,6 +22,7 @@ from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 from llmrec.estimate import machine
 from llmrec.estimate.plans import Plan
+from llmrec.hardware import GB
 from llmrec.models import lora
 from llmrec.models.base import load_base
 from llmrec.models.layers.attention import ATTENTION
@@ -30,8 +31,6 @@ from llmrec.train.alignment import setup
 from llmrec.train.arguments import on_one_gpu
 from llmrec.train.launch import _run_in_process, run_in_processes
 from llmrec.vllm.settings import gpu_share, saved_dtype
-
-GB = 2**30
 
 
 @pytest.fixture
@@ -134,8 +133,8 @@ def test_a_batch_takes_what_torch_keeps_for_later_too_and_no_more_than_kernels_c
     gpus(1, 1)
     assert batches.memory_budget(gpu) == pytest.approx(0.6 * 5 * GB, abs=1)
     gpus(1, 80)
-    assert batches.memory_budget(gpu) == 8 * GB
-    assert batches.memory_budget(gpu, 0.5) == GB // 2
+    assert batches.memory_budget(gpu) == 8 * 2**30
+    assert batches.memory_budget(gpu, 0.5) == 2**29
 
 
 def test_where_memory_ends_a_batch_is_halved(monkeypatch):
@@ -164,8 +163,8 @@ def test_where_memory_ends_a_batch_is_halved(monkeypatch):
 def test_a_plan_is_held_against_the_gpus_memory_where_there_is_one(gpus, monkeypatch, tmp_path):
     monkeypatch.setattr(machine.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
     gpus(1)
-    needs = Plan(memory_gb=90.0).shortages(tmp_path)
-    assert needs == ["needs about 90.0 GB of memory; the GPU has 85.9 GB"]
+    needs = Plan(memory_gb=80.1).shortages(tmp_path)
+    assert needs == ["needs about 80.1 GB of memory; the GPU has 80.0 GB"]
     assert not Plan(memory_gb=80.0).shortages(tmp_path)
 
 
