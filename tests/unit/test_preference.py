@@ -46,6 +46,7 @@ def test_ecpo_raises_the_old_probability_of_tokens_that_lose():
     # π has grown from .1 to .6: with ε = .2, δ = .1, π'_old = .6 / 1.3.
     found = ecpo_old_log_probs(logs(0.6, 0.1), logs(0.1, 0.5), torch.tensor([[-1.0]]), 0.2, 0.1).exp()
     torch.testing.assert_close(found, torch.tensor([[0.6 / 1.3, 0.5]]))
+    assert (torch.tensor([[0.6, 0.1]]) / found).max() <= 1 + 0.2 + 0.1 + 1e-6
     kept = ecpo_old_log_probs(logs(0.6, 0.1), logs(0.1, 0.5), torch.tensor([[1.0]]), 0.2, 0.1).exp()
     torch.testing.assert_close(kept, torch.tensor([[0.1, 0.5]]))
 

@@ -47,7 +47,8 @@ def ecpo_old_log_probs(
 ) -> torch.Tensor:
     """ECPO (OneRec technical report, 2025): π'_old = max(sg π / (1 + ε + δ), π_old) where the advantage is negative.
 
-    So a token whose probability has grown pulls it back with a gbpo_old_log_probs gradient.
+    So a token whose probability has grown is lowered with a bounded gradient: its factor π / π'_old is at most
+    1 + ε + δ.
 
     Args:
         log_probs: float [N, L], log π.
