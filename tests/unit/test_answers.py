@@ -1,15 +1,19 @@
 """Unconstrained answers against one token at a time, and their scores against counting by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
 import tiny_decoders
 import torch
+from tiny_base import make_base
 
 from llmrec.config import EvalTask, Recipe
 from llmrec.data.tables.described import EVENT_FIELDS
 from llmrec.decode import free_text
 from llmrec.errors import UserError
+from llmrec.evaluate.tasks.answerer import Answerer
 from llmrec.evaluate.tasks.questions import choices, kind_of, resolve_eval_task
 from llmrec.evaluate.tasks.scores import answer_metrics
 from llmrec.text.prompts import Fields
@@ -222,3 +226,23 @@ def test_zero_shot_refuses_the_tiny_base():
     with pytest.raises(ValueError, match=r"base\.model=tiny has random weights"):
         Recipe.model_validate(tree)
     assert Recipe.model_validate(tree | {"base": {"model": "some/base"}}).eval.zero_shot.task == "titles"
+
+
+def test_the_catalogue_is_decoded_once_for_the_questions_of_all_templates(monkeypatch):
+    decoded = []
+
+    def item_tokens():
+        decoded.append(1)
+        return {"a": [1, 2], "b": [1, 3]}
+
+    _, tokenizer, _ = make_base()
+    run = SimpleNamespace(catalogue=SimpleNamespace(item_tokens=item_tokens))
+    checkpoint = SimpleNamespace(tokenizer=tokenizer, pad_id=0, model=None)
+    answerer = Answerer(SimpleNamespace(checkpoint=checkpoint, run=run))
+    monkeypatch.setattr(free_text, "generate_ranked", lambda *_: [[[1, 3], [1, 4]]])
+    question = SimpleNamespace(reference=[1, 3])
+    asked = SimpleNamespace(ranked=2, kind="sid", rows=[question], max_tokens=2)
+    for _ in range(2):
+        assert answerer._are_legal([[1, 2], [2, 1]]) == [True, False]
+        assert answerer._ranked(asked, [[5]], [9])["generated_legal"] == [0.5]
+    assert len(decoded) == 1

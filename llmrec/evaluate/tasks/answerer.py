@@ -151,10 +151,7 @@ class Answerer:
             self._checkpoint.model, prompts, questions.max_tokens, ends, self._pad, questions.ranked
         )
         named = self._item_name if questions.kind == "sid" else self._title_name
-        if questions.kind == "sid":
-            legal: set[Any] = {tuple(tokens) for tokens in self._run.catalogue.item_tokens().values()}
-        else:
-            legal = {title.strip() for title in self._titles[0]}
+        legal: frozenset[Any] = self._sids if questions.kind == "sid" else self._stripped_titles
         rows = []
         for row, answers in zip(questions.rows, ranked, strict=True):
             given, right = [named(tokens) for tokens in answers], named(row.reference)
@@ -191,8 +188,7 @@ class Answerer:
 
     def _are_legal(self, answers: list[list[int]]) -> list[bool]:
         """Whether each answer is the semantic ID of an item."""
-        legal = {tuple(tokens) for tokens in self._run.catalogue.item_tokens().values()}
-        return [tuple(tokens) in legal for tokens in answers]
+        return [tuple(tokens) in self._sids for tokens in answers]
 
     def _grounded_ranks(self, answers: list[str], questions: TemplateQuestions) -> list[int | None]:
         """Rank of the reference title among the `DEPTH` titles nearest to each answer; None if it is not there.
@@ -215,6 +211,16 @@ class Answerer:
             reference = index[self._run.texts[questions.rows[row].item]["title"]]
             ranks[row] = neighbours.index(reference) + 1 if reference in neighbours else None
         return ranks
+
+    @cached_property
+    def _sids(self) -> frozenset[tuple[int, ...]]:
+        """The semantic IDs of all items, as the model's token ids."""
+        return frozenset(tuple(tokens) for tokens in self._run.catalogue.item_tokens().values())
+
+    @cached_property
+    def _stripped_titles(self) -> frozenset[str]:
+        """The catalogue's titles, without spaces around them."""
+        return frozenset(title.strip() for title in self._titles[0])
 
     @cached_property
     def _titles(self) -> tuple[list[str], NDArray[np.float32]]:
