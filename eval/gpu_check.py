@@ -41,7 +41,7 @@ try:
     if torch.cuda.is_available():
         about = torch.cuda.get_device_properties(0)
         found["gpu"] = about.name
-        found["gpu_memory_gb"] = round(about.total_memory / 2**30, 1)
+        found["gpu_memory_gb"] = round(about.total_memory / 1e9, 1)
         found["compute_capability"] = f"{about.major}.{about.minor}"
 except Exception as error:
     found["problem"] = f"{type(error).__name__}: {error}"

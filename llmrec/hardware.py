@@ -46,7 +46,7 @@ def describe_machine() -> dict[str, Any]:
     about: dict[str, Any] = {
         "cpu": cpu_name(),
         "cores": core_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "memory_gb": round(psutil.virtual_memory().total / GB, 1),
     }
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

@@ -58,8 +58,8 @@ def run(
         items: size of the catalogue of random 3-level semantic IDs, with 256 codes a level.
         repeats: number of timed repeats.
         against: `generate`, and `vllm` (not for `smollm2`, and only if vLLM is installed).
-        cache_gb: memory of a vLLM engine in GiB: of its cache on a CPU, of all that it takes on a GPU; None takes 4
-            GiB on a CPU, and half of what is free on a GPU.
+        cache_gb: memory of a vLLM engine in GB: of its cache on a CPU, of all that it takes on a GPU; None takes 4
+            GB on a CPU, and half of what is free on a GPU.
         out: JSON file for the figures; None writes nothing.
 
     Returns:

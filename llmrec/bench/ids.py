@@ -18,6 +18,7 @@ from rich.table import Table
 
 from llmrec.bench._measure import speedup, summary, time_interleaved
 from llmrec.config.ids import tokenizer_class
+from llmrec.hardware import GB
 from llmrec.ids.collisions import resolve_collisions
 from llmrec.ids.new_items import assign_ids
 from llmrec.ids.quantizers.rq_kmeans import RqKmeansTokenizer
@@ -88,7 +89,7 @@ def large(items: int) -> tuple[float, float, float]:
     start = time.perf_counter()
     _fit(points)
     seconds = time.perf_counter() - start
-    return seconds, points.nbytes / 1e9, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return seconds, points.nbytes / GB, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB
 
 
 def _fit(points: npt.NDArray[np.float32]) -> Codes:

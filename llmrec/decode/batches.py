@@ -13,9 +13,10 @@ import torch
 
 from llmrec.catalogue.item_mask import ItemMask, MaskFactory
 from llmrec.catalogue.prefix_mass import CollaborativePrior
+from llmrec.config.decoding import CPU_BATCH_GB, GPU_BATCH_GB
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.top_k import TopK
-from llmrec.hardware import choose_device
+from llmrec.hardware import GB, choose_device
 from llmrec.models.device import to_device
 from llmrec.progress.bar import Progress
 
@@ -49,10 +50,6 @@ class SearchEngine(Protocol):
 
 
 PriorFactory = Callable[[list[int]], CollaborativePrior]
-CPU_BUDGET_GB = 1.0
-"""Memory budget on a CPU, in GiB; larger batches do not make a CPU faster."""
-GPU_BUDGET_GB = 8.0
-"""Largest memory budget on a GPU, in GiB: kernels count a tensor's elements in 32 bits."""
 LOGIT_COPIES = 3
 """Float32 copies of a beam's logits that exist at once."""
 
@@ -104,14 +101,14 @@ def resolve_device(name: str) -> str:
 
 
 def memory_budget(device: torch.device, limit_gb: float | None = None) -> int:
-    """Bytes that a batch may take: `limit_gb` GiB; None takes a share of the device's free memory."""
+    """Bytes that a batch may take: `limit_gb` GB; None takes a share of the device's free memory."""
     if limit_gb is not None:
-        return int(limit_gb * 2**30)
+        return int(limit_gb * GB)
     if device.type == "cuda":
         # What torch keeps for later is free to it, though not to the driver.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(min(GPU_BUDGET_GB * 2**30, (torch.cuda.mem_get_info(device)[0] + kept) * 0.6))
-    return int(min(CPU_BUDGET_GB * 2**30, psutil.virtual_memory().available / 4))
+        return int(min(GPU_BATCH_GB * GB, (torch.cuda.mem_get_info(device)[0] + kept) * 0.6))
+    return int(min(CPU_BATCH_GB * GB, psutil.virtual_memory().available / 4))
 
 
 def group_by_length(lengths: Sequence[int], users: Callable[[int], int]) -> list[list[int]]:
@@ -153,7 +150,7 @@ def rank(
         masks: function of user indices; returns the allow- and deny-lists of these users.
         widest: number of beams of a second search for users whose list is not certified. The search follows only
             prefixes that score at least as well as the last item of the list, so few users need all beams.
-        memory_gb: memory limit of a batch, in GiB; None takes a share of the device's free memory.
+        memory_gb: memory limit of a batch, in GB; None takes a share of the device's free memory.
         prior: function of user indices; returns the collaborative prior of these users.
 
     Returns:

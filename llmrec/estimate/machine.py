@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from llmrec.hardware import choose_device, core_count
+from llmrec.hardware import GB, choose_device, core_count
 
 Precision = Literal["float32", "bfloat16"]
 SIDE, GPU_SIDE = 512, 4096
@@ -78,8 +78,8 @@ def memory_of_training() -> tuple[float, str]:
     if _has_gpu():
         import torch
 
-        return torch.cuda.mem_get_info()[1] / 1e9, "the GPU"
-    return psutil.virtual_memory().total / 1e9, "this machine"
+        return torch.cuda.mem_get_info()[1] / GB, "the GPU"
+    return psutil.virtual_memory().total / GB, "this machine"
 
 
 def matmul_rate(precision: Precision = "float32") -> float:

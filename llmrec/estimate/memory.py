@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+from llmrec.config.decoding import CPU_BATCH_GB
 from llmrec.estimate.weights import scored_tokens, sibling_count, trained_parameters
 from llmrec.estimate.workload import Workload
+from llmrec.hardware import GB
 from llmrec.token_tree import MAX_ATTENTION_PAIRS
 
-LISTS_BYTES = 1e9  # most bytes of a batch of lists on a CPU (llmrec.decode.batches)
 BYTES_PER_TRAINED = 16  # weight, gradient and Adam's two moments, in float32
 BYTES_PER_LOGIT = (
     20  # of a step: logits and gradient in 16 bits, some of both in 32, and what the allocator keeps
@@ -72,9 +73,9 @@ def _step_bytes(work: Workload, tokens: float, labels: float) -> float:
 
 
 def list_bytes(work: Workload, users: int | None) -> float:
-    """Bytes of decoding the lists of `users` on a CPU, where a batch grows up to `LISTS_BYTES`."""
+    """Bytes of decoding the lists of `users` on a CPU, where a batch grows up to `CPU_BATCH_GB`."""
     per_token = 18 * work.shape.hidden * bytes_per_weight(work)
-    return min(LISTS_BYTES, (users or 0) * work.list_tokens(0) * per_token)
+    return min(CPU_BATCH_GB * GB, (users or 0) * work.list_tokens(0) * per_token)
 
 
 def disk_gb(work: Workload) -> float:
@@ -89,7 +90,7 @@ def disk_gb(work: Workload) -> float:
     systems = len(recipe.decode.splits) * len(recipe.eval.baselines) + len(work.splits) * work.models
     lists = work.size.users * systems * recipe.decode.list_length
     tables = 12 * lists + 20 * work.size.interactions
-    return (stored_bytes(work) + checkpoint + tree_bytes(work) + tables) / 1e9
+    return (stored_bytes(work) + checkpoint + tree_bytes(work) + tables) / GB
 
 
 def tree_bytes(work: Workload) -> float:

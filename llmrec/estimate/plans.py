@@ -18,6 +18,7 @@ from llmrec.estimate import alignment, flops, memory
 from llmrec.estimate.machine import BUSY, machine_speed, memory_of_training
 from llmrec.estimate.weights import row_parameters, trained_parameters
 from llmrec.estimate.workload import Workload
+from llmrec.hardware import GB
 from llmrec.progress.durations import format_duration
 from llmrec.recommend.model_names import ALIGNED
 
@@ -65,7 +66,7 @@ class Plan:
     def shortages(self, run: Path) -> list[str]:
         """Return a message for each resource, disk or memory, of which the plan needs more than the machine has."""
         folder = next(path for path in (run, *run.absolute().parents) if path.exists())
-        disk = shutil.disk_usage(folder).free / 1e9
+        disk = shutil.disk_usage(folder).free / GB
         most, where = memory_of_training()
         messages = []
         if self.disk_gb > disk:
@@ -78,7 +79,7 @@ class Plan:
 
 
 def format_gigabytes(value: float) -> str:
-    """Format a size in decimal gigabytes for the reader: `1.4 GB`, `60 MB`."""
+    """Format a size in GB for the reader: `1.4 GB`, `60 MB`."""
     return f"{value:.1f} GB" if value >= 0.95 else f"{max(10, 10 * round(value * 100))} MB"
 
 
@@ -145,7 +146,7 @@ def _seconds(work: Workload, stage: str) -> float:
 def memory_gb(work: Workload, stages: Sequence[str]) -> float:
     """Peak memory of some stages in GB: libraries, tables, and the model of the stage that needs most."""
     peak = max(_memory(work, stage) for stage in stages)
-    return LIBRARIES_GB + (peak + BYTES_PER_INTERACTION * work.size.interactions) / 1e9
+    return LIBRARIES_GB + (peak + BYTES_PER_INTERACTION * work.size.interactions) / GB
 
 
 def _memory(work: Workload, stage: str) -> float:

@@ -101,7 +101,7 @@ def serve(
             endpoints.
         api_key: key that every request to `/v1/…` must give (`Authorization: Bearer KEY`); None takes vLLM's variable
             `VLLM_API_KEY`, and without it no request needs a key.
-        memory_gb: memory in GiB: of vLLM on a GPU, or of its attention cache on a CPU; None takes what can be spared.
+        memory_gb: memory in GB: of vLLM on a GPU, or of its attention cache on a CPU; None takes what can be spared.
 
     Raises:
         UserError: the server cannot listen there, the run does not exist, vLLM is not installed, or `engine_settings`

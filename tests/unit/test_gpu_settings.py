@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from catalogue_folder import write_base
@@ -16,11 +17,13 @@ from trl import DPOConfig, SFTConfig
 
 from llmrec import estimate, hardware
 from llmrec.artifacts import StageContext, Workers
-from llmrec.config import BaseConfig, load_recipe
+from llmrec.config import BaseConfig, DataSize, load_recipe
+from llmrec.data.card import load_card
 from llmrec.decode import batches
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 from llmrec.estimate import machine
+from llmrec.estimate.memory import list_bytes
 from llmrec.estimate.plans import Plan
 from llmrec.hardware import GB
 from llmrec.models import lora
@@ -133,8 +136,19 @@ def test_a_batch_takes_what_torch_keeps_for_later_too_and_no_more_than_kernels_c
     gpus(1, 1)
     assert batches.memory_budget(gpu) == pytest.approx(0.6 * 5 * GB, abs=1)
     gpus(1, 80)
-    assert batches.memory_budget(gpu) == 8 * 2**30
-    assert batches.memory_budget(gpu, 0.5) == 2**29
+    assert batches.memory_budget(gpu) == 8 * GB
+    assert batches.memory_budget(gpu, 0.5) == GB / 2
+
+
+def test_a_gb_is_the_same_in_plans_batches_and_descriptions_of_the_machine(monkeypatch):
+    memory = SimpleNamespace(total=64 * GB, available=64 * GB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    assert hardware.describe_machine()["memory_gb"] == machine.memory_of_training()[0] == 64
+    recipe = load_recipe("quickstart")
+    planned = estimate.Workload(
+        recipe, load_card(recipe.data.card), DataSize(users=9, items=9, interactions=99)
+    )
+    assert list_bytes(planned, 10**9) == batches.memory_budget(torch.device("cpu")) == GB
 
 
 def test_where_memory_ends_a_batch_is_halved(monkeypatch):

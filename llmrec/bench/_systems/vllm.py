@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from llmrec.bench._measure import speedup, summary, time_interleaved
+from llmrec.hardware import GB
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     Engines = dict[str, tuple[VllmEngine, Processes]]
 
 CACHE_GB = 4
-"""Memory of an engine's cache on a CPU, in GiB."""
+"""Memory of an engine's cache on a CPU, in GB."""
 GPU_SHARE = 0.5
 """Share of a GPU's free memory that an engine takes; the tree engine needs the rest."""
 
@@ -50,7 +51,7 @@ def compare(
         prompts: token-id lists of equal length.
         width: number of beams.
         repeats: number of timed repeats.
-        cache_gb: memory of an engine in GiB, as for `llmrec.bench.decode.run`.
+        cache_gb: memory of an engine in GB, as for `llmrec.bench.decode.run`.
 
     Returns:
         Seconds of each system, the speedup of tree and rounds over vLLM's beam search, and score differences.
@@ -127,10 +128,10 @@ def _score_differences(
 
 
 def _memory_gb() -> float:
-    """GiB for an engine: of its cache on a CPU, of all that it takes on a GPU."""
+    """GB for an engine: of its cache on a CPU, of all that it takes on a GPU."""
     if not torch.cuda.is_available():
         return CACHE_GB
-    return GPU_SHARE * torch.cuda.mem_get_info()[0] / 2**30
+    return GPU_SHARE * torch.cuda.mem_get_info()[0] / GB
 
 
 def save(base: Path, model: PreTrainedModel, catalogue: Catalogue) -> None:

