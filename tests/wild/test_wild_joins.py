@@ -9,6 +9,7 @@ from llmrec.config import Split
 from llmrec.data.build import read_interactions
 from llmrec.data.card import load_card
 from llmrec.data.source import locate
+from llmrec.data.tables.read import check_columns
 from llmrec.errors import UserError
 from llmrec.yaml_files import read_yaml
 
@@ -47,6 +48,13 @@ def read(folder, files, **keys):
     log = read_interactions(locate(load_card(str(folder / "card.yaml"))), Split(), scratch)
     days = pl.from_epoch(log.rows["time"] // log.unit).dt.strftime("%Y-%m-%d").to_list()
     return list(zip(log.users[log.rows["user"]], log.items[log.rows["item"]], days, strict=True))
+
+
+def test_columns_are_checked_without_a_reading_of_rows(tmp_path, monkeypatch):
+    read(tmp_path, {"orders.csv": lines(ORDERS), "lines.csv": lines(LINES)})
+    monkeypatch.setattr(pl.LazyFrame, "collect", None)
+    dataset = locate(load_card(str(tmp_path / "card.yaml")))
+    check_columns(*dataset.interactions, tmp_path / "scratch", dataset.joined)
 
 
 def test_rows_get_the_columns_of_their_order_and_keep_their_places(tmp_path):

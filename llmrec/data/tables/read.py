@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
@@ -82,7 +83,7 @@ def columns_of(table: Table) -> set[str]:
 def check_columns(table: Table, files: list[Path], scratch: Path, joined: Sequence[Path] = ()) -> None:
     """Check that each file of a table has the columns that the card names, JSON files too.
 
-    It says nothing else of the files: who reads them does.
+    It says nothing else of the files, and reads no rows of CSV and Parquet: who reads them does.
 
     Raises:
         UserError: an unreadable or empty file, or a missing column.
@@ -128,16 +129,36 @@ class Beside:
 
     Attributes:
         on: column of the log by which they are joined.
-        rows: the other table; `JOINED` has the values that the log's column has, as text, each once.
+        key: the other table's column with the same values.
+        file: its first file.
+        frame: the other table, not read yet; `JOINED` has the values that the log's column has, as text.
     """
 
     on: str
-    rows: pl.DataFrame
+    key: str
+    file: Path
+    frame: pl.LazyFrame
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """Columns that the card takes from the other table, as it names them."""
-        return [name for name in self.rows.columns if name != JOINED]
+        return [name for name in self.frame.collect_schema().names() if name != JOINED]
+
+    @cached_property
+    def rows(self) -> pl.DataFrame:
+        """The other table, with each value of `JOINED` once.
+
+        Raises:
+            UserError: two rows that differ have the same value.
+        """
+        rows = self.frame.filter(pl.col(JOINED).is_not_null()).unique().collect()
+        twice = rows.filter(pl.col(JOINED).is_duplicated())
+        if len(twice):
+            value = f"{self.key} = {str(twice[JOINED].min())[:60]!r}"
+            raise UserError(
+                f"{self.file}: {value} stands on rows that differ; a joined table has one row for each {self.key!r}"
+            )
+        return rows
 
     def joined_to(self, frame: pl.LazyFrame, missing: list[str]) -> pl.LazyFrame:
         """The rows of a file of the log in their order, with the columns of the other table that it lacks."""
@@ -150,7 +171,7 @@ class Beside:
 
 
 def _beside(table: Table, files: Sequence[Path], scratch: Path) -> Beside | None:
-    """Read the table that is joined to a log; None if none is."""
+    """Open the table that is joined to a log; None if none is."""
     join = table.join if isinstance(table, Interactions) else None
     if join is None:
         return None
@@ -167,14 +188,7 @@ def _beside(table: Table, files: Sequence[Path], scratch: Path) -> Beside | None
         wanted += [pl.col(name).alias(PREFIX + name) for name in names if PREFIX + name in columns_of(table)]
         values = identifier(pl.col(key), frame.collect_schema()[key], join.missing)
         frames.append(frame.select(values.alias(JOINED), *wanted))
-    rows = pl.concat(frames, how="diagonal_relaxed").filter(pl.col(JOINED).is_not_null()).unique().collect()
-    twice = rows.filter(pl.col(JOINED).is_duplicated())
-    if len(twice):
-        value = str(twice[JOINED].min())[:60]
-        raise UserError(
-            f"{files[0]}: {key} = {value!r} stands on rows that differ; a joined table has one row for each {key!r}"
-        )
-    return Beside(on, rows)
+    return Beside(on, key, files[0], pl.concat(frames, how="diagonal_relaxed"))
 
 
 def _file_frame(
