@@ -47,7 +47,7 @@ def find(kind: str, name: str) -> Path:
         UserError: no such file; the message names the nearest shipped file.
     """
     if name.endswith(YAML):
-        path = Path(name).expanduser()
+        path = expand_home(name)
         if path.is_file():
             return path
         raise UserError(f"{name}: no such file")
@@ -57,6 +57,14 @@ def find(kind: str, name: str) -> Path:
         return path
     hint = did_you_mean(name, names(kind), "shipped")
     raise UserError(f"{kind}: no shipped file named {name!r} ({hint}; a path ends in .yaml)")
+
+
+def expand_home(path: str | Path) -> Path:
+    """Return a path with `~` expanded; `~name` of an unknown user stays as it is, and is no file."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def absolute_path(path: str) -> str:

@@ -69,11 +69,11 @@ def run_folder(name: str) -> Path:
     Raises:
         UserError: the name would leave the runs folder.
     """
-    path = Path(name).expanduser()
     try:
+        path = Path(name).expanduser()
         if any((path / file).is_file() for file in (RECIPE, CATALOGUE)):
             return path
-    except OSError:  # too long for a path
+    except (OSError, RuntimeError):  # too long for a path, or `~name` of an unknown user
         raise UserError(f"run {name!r}: no such run folder") from None
     if path.name != name or name in {"", ".", ".."}:
         raise UserError(f"run {name!r}: no such run folder")
@@ -108,7 +108,7 @@ def absolute_run(name: str) -> str:
     try:
         folder = run_folder(name)
         return str(folder.absolute()) if (folder / RECIPE).is_file() else name
-    except (UserError, RuntimeError):  # whoever opens the run reports it
+    except UserError:  # whoever opens the run reports it
         return name
 
 

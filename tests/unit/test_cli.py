@@ -239,6 +239,9 @@ def test_the_help_page_lists_every_command_once_under_its_heading(capsys):
         (["run", "quickstart", "sft.lr=[1"], "override sft.lr: not valid YAML: line 1, column 3: expected"),
         (["run", "quickstart", f"parent={'x' * 999}", "--dry-run"], "parent: no run named 'xxx"),
         (["run", f"{'x' * 999}.yaml"], "File name too long"),
+        (["run", "~nobody-here/r.yaml"], "~nobody-here/r.yaml: no such file"),
+        (["items", "~nobody-here/run"], "no run named '~nobody-here/run'"),
+        (["init", "~nobody-here"], "~nobody-here: no such folder"),
         (["cp", "quickstart", "/proc/nothing/r.yaml"], "/proc/nothing"),
     ],
 )

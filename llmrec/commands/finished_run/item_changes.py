@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from llmrec import artifacts, layout
+from llmrec.assets import expand_home
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.changes import Changes, no_changes, read_changes, write_changes
 from llmrec.catalogue.grown import Growth, write_grown_base
@@ -204,11 +205,11 @@ def _ids(text: str) -> list[str]:
 
 def _lines(text: str) -> list[str] | None:
     """Return the lines of the file that a text names; None if it names none."""
+    path = expand_home(text)
     try:
-        path = Path(text).expanduser()
         if not path.is_file():
             return None
-    except (OSError, RuntimeError):  # ids: too long for a path, or `~name` of an unknown user
+    except OSError:  # ids, too long for a path
         return None
     try:
         return path.read_text("utf-8").splitlines()

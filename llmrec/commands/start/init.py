@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from llmrec import assets
 from llmrec.data.guess.card import card_of, card_text
 from llmrec.data.guess.choices import Choose, Question
 from llmrec.data.guess.files import describe
@@ -34,8 +35,8 @@ def run(folder: Path, out: Path | None, yes: bool, force: bool) -> None:
         UserError: nothing in the folder fits; or the card exists; or the files are not read by the card, which is
             written then all the same, so that its keys can be corrected.
     """
-    folder = folder.expanduser()
-    out = _card_path(folder) if out is None else out.expanduser()
+    folder = assets.expand_home(folder)
+    out = _card_path(folder) if out is None else assets.expand_home(out)
     if out.suffix not in (".yaml", ".yml"):
         raise UserError(f"{out}: a card's name ends in .yaml")
     if out.exists() and not force:
