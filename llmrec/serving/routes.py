@@ -67,6 +67,7 @@ def _read_search(given: dict[str, str], k_max: int) -> tuple[str, int]:
     words, k = given.get("q", "").strip(), given.get("k", str(min(FOUND, k_max)))
     if not words:
         raise InvalidRequestError("search: q is missing: /v1/search?q=WORDS")
-    if not (k.isascii() and k.isdecimal() and 1 <= int(k) <= k_max):
+    digits = k.lstrip("0")[: len(str(k_max)) + 1]  # of a longer number Python refuses to read all
+    if not (k.isascii() and k.isdecimal() and 1 <= int(digits or 0) <= k_max):
         raise InvalidRequestError(f"search: k={k[:20]}, expected 1 to {k_max} (--k-max)")
-    return words, int(k)
+    return words, int(digits)

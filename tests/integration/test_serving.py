@@ -66,6 +66,7 @@ def test_a_search_finds_titles_and_ids(client):
     assert found[0]["item_id"] == "i3" and len(found) == 3
     assert all("3" in item["title"] and item["sid"].startswith("<a_") for item in found)
     assert len(client.get("/v1/search?q=thing").json()["items"]) == 10
+    assert len(client.get("/v1/search?q=thing&k=0012").json()["items"]) == 12
     assert client.get("/v1/search?q=zzzzzz").json() == {"items": []}
 
 
@@ -77,6 +78,8 @@ def test_a_search_finds_titles_and_ids(client):
         ("q=a&k=0", "k=0, expected 1 to 20"),
         ("q=a&k=21", "k=21, expected 1 to 20"),
         ("q=a&k=-1", "k=-1, expected 1 to 20"),
+        (f"q=a&k={'9' * 5000}", "k=99999999999999999999, expected 1 to 20"),
+        (f"q=a&k={'0' * 5000}", "k=00000000000000000000, expected 1 to 20"),
         ("q=a&n=3", "unknown parameter 'n'"),
     ],
 )
