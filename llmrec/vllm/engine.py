@@ -95,9 +95,7 @@ class VllmEngine:
         """
         if width > self._width:
             raise UserError(f"width={width}, but the engine was started for at most {self._width} beams")
-        if adapter is not None and adapter.resolve() not in self._adapters:
-            raise UserError(f"{adapter}: not among the adapters the engine was started with")
-        lora = None if adapter is None else self._adapters[adapter.resolve()]
+        lora = None if adapter is None else self._lora(adapter)
         check_lengths(prompts, self._levels, self.llm.model_config.max_model_len)
         items = np.full((len(prompts), width), -1, np.int64)
         scores = np.full((len(prompts), width), -np.inf, np.float32)
@@ -129,9 +127,10 @@ class VllmEngine:
             TopK [U, count] of items in trie order; `scores` are log-probabilities as in training.
 
         Raises:
-            UserError: an empty prompt, or one longer than the model's context.
+            UserError: an adapter the engine was not started with, an empty prompt, or one longer than the model's
+                context.
         """
-        lora = None if adapter is None else self._adapters[adapter.resolve()]
+        lora = None if adapter is None else self._lora(adapter)
         check_lengths(prompts, self._levels, self.llm.model_config.max_model_len)
         outputs = self.llm.generate(
             [_tokens(prompt) for prompt in prompts],
@@ -153,10 +152,10 @@ class VllmEngine:
         """Unload the adapter `old` and load `new`.
 
         Raises:
-            UserError: vLLM cannot load the adapter `new`.
+            UserError: the engine has no adapter `old`, or vLLM cannot load `new`.
         """
-        unloaded = self._adapters.pop(old.resolve())
-        self.llm.llm_engine.remove_lora(unloaded.lora_int_id)
+        self.llm.llm_engine.remove_lora(self._lora(old).lora_int_id)
+        del self._adapters[old.resolve()]
         self._loaded += 1
         self._adapters[new.resolve()] = self._load(self._loaded, new)
 
@@ -199,6 +198,12 @@ class VllmEngine:
             filled += blocks
         return groups
 
+    def _lora(self, adapter: Path) -> LoRARequest:
+        """vLLM's request for one of the engine's adapters; a UserError for another."""
+        if adapter.resolve() not in self._adapters:
+            raise UserError(f"{adapter}: not among the adapters the engine was started with")
+        return self._adapters[adapter.resolve()]
+
     def _load(self, number: int, path: Path) -> LoRARequest:
         """Load an adapter at start.
 
@@ -216,7 +221,9 @@ class VllmEngine:
 
 
 def check_lengths(prompts: Sequence[Sequence[int]], levels: int, context: int) -> None:
-    """Raise a UserError if a prompt and a semantic ID of `levels` tokens exceed a context of `context` tokens."""
+    """Raise a UserError if a prompt is empty, or exceeds a context of `context` tokens with an ID of `levels`."""
+    if not all(prompts):
+        raise UserError("a prompt is empty: nothing to decode from")
     longest = max((len(prompt) for prompt in prompts), default=0)
     if longest + levels > context:
         raise UserError(
