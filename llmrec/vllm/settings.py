@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,7 +136,7 @@ def gpu_share(memory_gb: float | None = None, most: float = MOST) -> float:
         most: upper bound of the share.
 
     Raises:
-        UserError: too little memory is free.
+        UserError: too little memory is free, or more is asked for than can be given, or less than vLLM starts with.
     """
     import torch
 
@@ -143,16 +144,23 @@ def gpu_share(memory_gb: float | None = None, most: float = MOST) -> float:
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     share = min(most, free / total - SPARE)
-    if memory_gb is not None:
-        wanted = memory_gb * GB / total
-        if wanted > share:
-            raise UserError(f"vLLM: {memory_gb:g} GB are asked for, {free / GB:.1f} GB of the GPU are free")
-        share = wanted
+    whole = f"the GPU's {total / GB:.1f} GB"
     if share < LEAST:
+        raise UserError(f"vLLM: {free / GB:.1f} GB of {whole} are free; end what else uses it")
+    if memory_gb is None:
+        return share
+    wanted = memory_gb * GB / total
+    if wanted > share:
+        given = math.floor(share * total / GB * 10) / 10
         raise UserError(
-            f"vLLM: {free / GB:.1f} GB of the GPU's {total / GB:.1f} GB are free; end what else uses it"
+            f"vLLM: {memory_gb:g} GB are asked for, at most {given:.1f} GB of {whole} can be given"
         )
-    return share
+    if wanted < LEAST:
+        least = math.ceil(LEAST * total / GB * 10) / 10
+        raise UserError(
+            f"vLLM: {memory_gb:g} GB are asked for, at least {least:.1f} GB of {whole} are needed"
+        )
+    return wanted
 
 
 def saved_dtype(base: Path) -> str:

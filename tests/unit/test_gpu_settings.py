@@ -94,8 +94,19 @@ def test_vllm_takes_what_is_free_and_no_more(gpus):
     assert gpu_share(20) == 0.25
     gpus(1, 40)
     assert gpu_share() == pytest.approx(0.48)
-    with pytest.raises(UserError, match=r"60 GB are asked for, 40\.0 GB"):
+    with pytest.raises(
+        UserError, match=r"60 GB are asked for, at most 38\.4 GB of the GPU's 80\.0 GB can be"
+    ):
         gpu_share(60)
+    assert gpu_share(38.4) == pytest.approx(0.48)
+    gpus(1, 80)
+    with pytest.raises(UserError, match=r"79 GB are asked for, at most 73\.6 GB of"):
+        gpu_share(79)
+    assert gpu_share(73.5) == pytest.approx(73.5 / 80)
+    with pytest.raises(
+        UserError, match=r"3 GB are asked for, at least 4\.0 GB of the GPU's 80\.0 GB are needed"
+    ):
+        gpu_share(3)
     gpus(1, 4)
     with pytest.raises(UserError, match=r"4\.0 GB of the GPU's 80\.0 GB are free"):
         gpu_share()
