@@ -40,8 +40,7 @@ def recommend_with(
     out = [*run.catalogue.retired, *(history if mask_seen else ())]
     lists = model.recommend([read], k, [[item for item in out if item in known]])
     names, scores = checked_lists(lists, 1, k, system)
-    titles = {item: fields.get("title", item) for item, fields in run.texts.items()}
     return [
-        Recommendation(item, titles.get(item, item), score)
+        Recommendation(item, run.title_of(item), score)
         for item, score in zip(names[0], scores[0], strict=True)
     ]

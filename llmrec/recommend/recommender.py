@@ -174,7 +174,7 @@ class Recommender:
     def _named(self, top: TopK, user: int) -> list[Recommendation]:
         scored = zip(top.items[user].tolist(), top.scores[user].tolist(), strict=True)
         return [
-            Recommendation(self.items[index], self.run.title(index), score)
+            Recommendation(self.items[index], self.run.title_of(self.items[index]), score)
             for index, score in scored
             if index >= 0
         ]

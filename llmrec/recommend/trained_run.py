@@ -216,10 +216,9 @@ class TrainedRun:
     def _exported(self) -> bool:
         return (self.folder / layout.EXPORT).is_file()
 
-    def title(self, item: int) -> str:
-        """Title of an item (where there is none, its id), by its place in trie order."""
-        name = self.catalogue.items[item]
-        return self.texts[name]["title"] if name in self.texts else name
+    def title_of(self, item: str) -> str:
+        """Title of an item by its id; the id itself where there is none."""
+        return self.texts.get(item, {}).get("title") or item
 
     def encode_prompts(self, histories: Sequence[Sequence[str]]) -> list[list[int]]:
         """Token ids of the prompts for histories of item ids, oldest first.

@@ -47,11 +47,8 @@ class ItemLookup:
 
     def describe(self, item: str) -> dict[str, Any]:
         """Return `item_id`, `title` and `sid` of an item; `retired` if it is no longer recommended."""
-        about = {"item_id": item, "title": self._title(item), "sid": self._sids[item]}
+        about = {"item_id": item, "title": self._served.title_of(item), "sid": self._sids[item]}
         return about | ({"retired": True} if item in self._served.catalogue.retired else {})
-
-    def _title(self, item: str) -> str:
-        return self._served.texts.get(item, {}).get("title") or item
 
     @cached_property
     def _tokens(self) -> dict[str, list[int]]:
@@ -74,6 +71,5 @@ class ItemLookup:
     @cached_property
     def _search(self) -> TitleSearch:
         catalogue = self._served.catalogue
-        return TitleSearch(
-            {item: self._title(item) for item in catalogue.items if item not in catalogue.retired}
-        )
+        here = (item for item in catalogue.items if item not in catalogue.retired)
+        return TitleSearch({item: self._served.title_of(item) for item in here})

@@ -269,9 +269,8 @@ async def recommend(
     top = await search(client, BeamSearchRounds(served.name, prompts, request.width or request.k, mask), lora)
     ranked = zip(top.items[0, : request.k].tolist(), top.scores[0, : request.k].tolist(), strict=True)
     items = [
-        {"item_id": catalogue.items[item], "title": served.title(item), "score": score}
-        for item, score in ranked
-        if item >= 0
+        {"item_id": item, "title": served.title_of(item), "score": score}
+        for item, score in ((catalogue.items[place], score) for place, score in ranked if place >= 0)
     ]
     note = (
         {"note": f"only {len(items)} of {request.k} items: {allowed_count} are allowed"}

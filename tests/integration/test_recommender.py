@@ -1,5 +1,6 @@
 """A finished run as an object: engines, lists, options."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,6 +15,8 @@ from llmrec.config import DecodeConfig, PriorConfig
 from llmrec.errors import UserError
 from llmrec.hardware import choose_device, has_fast_bfloat16
 from llmrec.recommend.given_ids import as_rows
+from llmrec.recommend.opponents import recommend_with
+from llmrec.serving.item_lookup import ItemLookup
 
 HISTORIES = [["i1", "i2"], ["i3"], ["i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11"]]
 FIVE = DecodeConfig(width=5)
@@ -111,6 +114,18 @@ def test_the_run_holds_its_trie_as_a_file(recommender, lora):
     trie = Trie.open(lora / "base" / "catalogue" / "trie.safetensors")
     built = Trie.build(np.load(lora / "base" / "sids.npy"), trie.codes)
     assert (trie.token == built.token).all() and (trie.first == built.first).all()
+
+
+@pytest.mark.parametrize("about", [{}, {"title": ""}, {"brand": "Things"}, None])
+def test_an_item_without_a_title_goes_by_its_id_everywhere(recommender, about):
+    texts = {item: {"title": "A title"} if about is None else about for item in recommender.items[1:]}
+    run = dataclasses.replace(recommender.run, texts=texts)
+    lookup = ItemLookup(run)
+    told = Recommender(run).recommend(["i1"], 5) + recommend_with(run, "popularity", ["i1"], 5, True)
+    told = {one.item_id: one.title for one in told}
+    told |= {item: lookup.describe(item)["title"] for item in recommender.items[:2]}
+    nameless = recommender.items[:1] if about is None else recommender.items
+    assert told == {item: item if item in nameless else "A title" for item in told}
 
 
 @pytest.mark.parametrize(
