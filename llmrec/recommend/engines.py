@@ -50,7 +50,7 @@ class Engines:
         self._run = run
         self._device = device
         self._held: tuple[tuple[Path | None, str | None], Checkpoint] | None = None
-        self._vllm: tuple[str | None, VllmEngine] | None = None
+        self._vllm: tuple[str | None, int, VllmEngine] | None = None  # with its precision and beams
 
     def checkpoint(self, adapter: Path | None, dtype: str | None = None) -> Checkpoint:
         """The base with an adapter, or alone, on the device; it takes the place of the one that was held before.
@@ -128,7 +128,7 @@ class Engines:
     def close(self) -> None:
         """Stop vLLM, if it has been started, and let the model go."""
         if self._vllm is not None:
-            self._vllm[1].close()
+            self._vllm[-1].close()
         self._vllm = self._held = None
 
     def texts(
@@ -214,24 +214,28 @@ class Engines:
         return self._start_vllm(settings).rank(requests.prompts, int(settings.width), masks, adapter)
 
     def _start_vllm(self, settings: DecodeConfig) -> VllmEngine:
-        """vLLM, started at the first call, and again where a call asks for another precision."""
+        """vLLM, started at the first call, and again where a call asks for another precision or for more beams."""
         run = self._run
         if run.as_trained and find_catalogue(run.name).has_changed:
             raise UserError(
                 "decode.engine=vllm: this run's catalogue has changed since training (llmrec items); "
                 f"evaluate it with decode.engine=tree, or move {run.folder / 'catalogue'} away"
             )
-        if self._vllm is not None and self._vllm[0] != settings.dtype:
-            self._vllm[1].close()
+        width = int(settings.width)
+        if self._vllm is not None:
+            dtype, widest, engine = self._vllm
+            if dtype == settings.dtype and width <= widest:
+                return engine
             self._vllm = None
-        if self._vllm is None:
-            from llmrec.vllm.engine import VllmEngine
+            engine.close()
+            width = max(width, widest)
+        from llmrec.vllm.engine import VllmEngine
 
-            adapters, width = list(run.adapters.values()), int(settings.width)
-            options = {} if settings.dtype is None else {"dtype": settings.dtype}
-            engine = VllmEngine(run.base, adapters, width, settings.memory_gb, run.name, **options)
-            self._vllm = settings.dtype, engine
-        return self._vllm[1]
+        options = {} if settings.dtype is None else {"dtype": settings.dtype}
+        adapters = list(run.adapters.values())
+        engine = VllmEngine(run.base, adapters, width, settings.memory_gb, run.name, **options)
+        self._vllm = settings.dtype, width, engine
+        return engine
 
     def _generate(self, requests: Requests, settings: DecodeConfig, adapter: Path | None) -> TopK:
         """The oracle's lists; what is not allowed is denied to it."""

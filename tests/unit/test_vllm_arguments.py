@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from llmrec.config import DecodeConfig
 from llmrec.errors import UserError
+from llmrec.recommend.engines import Engines
 from llmrec.vllm.engine import VllmEngine, check_lengths
 
 
@@ -36,3 +38,30 @@ def test_ranking_and_sampling_refuse_the_same(engine, prompts, adapter, message)
 def test_a_prompt_that_just_fits_is_accepted():
     check_lengths([[1] * 7], 3, 10)
     check_lengths([], 3, 10)
+
+
+def test_vllm_starts_again_for_more_beams_or_another_precision_and_for_nothing_else(monkeypatch):
+    events = []
+
+    class Started:
+        def __init__(self, base, adapters, width, cache_gb, catalogue, **options):
+            self.about = width, options.get("dtype")
+            events.append(("start", *self.about))
+
+        def close(self):
+            events.append(("close", *self.about))
+
+    monkeypatch.setattr("llmrec.vllm.engine.VllmEngine", Started)
+    run = SimpleNamespace(adapters={}, base=Path("base"), name="shop", as_trained=False)
+    engines = Engines(run, device="cpu")
+    half = "bfloat16"
+    for width, dtype in [(20, None), (50, None), (20, None), (10, half), (50, half), (60, None)]:
+        engines._start_vllm(DecodeConfig(engine="vllm", width=width, dtype=dtype))
+    assert [event for event in events if event[0] == "start"] == [
+        ("start", 20, None),
+        ("start", 50, None),
+        ("start", 50, half),
+        ("start", 60, None),
+    ]
+    engines.close()
+    assert events[1::2] == [("close", *event[1:]) for event in events[::2]]  # never two at a time
