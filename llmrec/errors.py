@@ -6,6 +6,7 @@ import difflib
 import itertools
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 LONGEST = 300
 """Largest number of characters of a message."""
@@ -144,51 +145,81 @@ def close_name(name: str, valid: Sequence[str]) -> str | None:
 
 
 _LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
+_BETWEEN = "\0"
 COMPARED = 2_000
-"""Number of names that `nearest_name` compares letter by letter, so that a message takes no longer than an answer."""
+"""Number of names that `nearest` compares letter by letter, so that a message takes no longer than an answer."""
 
 
-def same_name(name: str, valid: Iterable[str]) -> str | None:
-    """Return the valid name that another one means without a doubt; None if there is none.
+class KnownNames:
+    """Names, prepared for many questions which of them another name means.
 
-    It differs by case, spaces around it, leading zeros of a number (`cust 58` of `cust 0058`), or by words before the
-    number that the other consists of (`58` of `cust 0058`), in this order.
+    They are kept as two long texts, in which a name is found far sooner than name by name.
+
+    Args:
+        names: where several would do, the first is taken.
     """
-    wanted = _plain_name(name)
-    plain = {other: _plain_name(other) for other in valid}
-    by_case = name.strip().casefold()
-    return (
-        next((other for other in plain if other.strip().casefold() == by_case), None)
-        or next((other for other, text in plain.items() if text == wanted), None)
-        or next(
-            (other for other, text in plain.items() if wanted.isdecimal() and _ends_in(text, wanted)), None
-        )
-    )
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = names if isinstance(names, Sequence) else list(names)
+
+    def nearest(self, name: str) -> str | None:
+        """Return the name that is most like another, preferably one that it means; None if none is near."""
+        same = self.same(name)
+        return self.alike(name) if same is None else same
+
+    def same(self, name: str) -> str | None:
+        """Return the name that another one means without a doubt; None if there is none.
+
+        It differs by case, spaces around it, leading zeros of a number (`cust 58` of `cust 0058`), or by words before
+        the number that the other consists of (`58` of `cust 0058`), in this order.
+        """
+        folded = _folded(name)
+        plain = _LEADING_ZEROS.sub("", folded)
+        for text, wanted in ((self._folded, folded), (self._plain, plain)):
+            place = text.find(f"{_BETWEEN}{wanted}{_BETWEEN}") if wanted else -1
+            if place >= 0:
+                return self._at(text, place + 1)
+        return self._at(self._plain, self._ending_in(plain)) if plain.isdecimal() else None
+
+    def alike(self, name: str) -> str | None:
+        """Return the name with the most letters in common; None if there are too few.
+
+        Of more than `COMPARED` names, only those are compared that have one half of the name and about its length:
+        one mistake leaves a half as it is.
+        """
+        names: Sequence[str] = self._names
+        if len(names) > COMPARED:
+            head, tail, length = name[: (len(name) + 1) // 2], name[len(name) // 2 :], len(name)
+            half = (o for o in names if o.startswith(head) or o.endswith(tail))
+            names = list(itertools.islice((o for o in half if abs(len(o) - length) <= 2), COMPARED))
+        return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.6)), None)
+
+    def _ending_in(self, number: str) -> int:
+        """Place of a number that ends a name of the plain text, and not a longer number; −1 if there is none."""
+        place = self._plain.find(number + _BETWEEN)
+        while place > 0 and self._plain[place - 1].isdecimal():
+            place = self._plain.find(number + _BETWEEN, place + 1)
+        return place
+
+    def _at(self, text: str, place: int) -> str | None:
+        """The name at a place of a text; None at −1."""
+        return None if place < 0 else self._names[text.count(_BETWEEN, 0, place) - 1]
+
+    @cached_property
+    def _folded(self) -> str:
+        """All names in lower case and without spaces around them, each between two separators."""
+        return _BETWEEN.join(["", *map(_folded, self._names), ""])
+
+    @cached_property
+    def _plain(self) -> str:
+        """The same without leading zeros of numbers."""
+        return _LEADING_ZEROS.sub("", self._folded)
 
 
-def _plain_name(name: str) -> str:
-    """Return a name in lower case, without spaces around it and without leading zeros of its numbers."""
-    return _LEADING_ZEROS.sub("", name.strip().casefold())
+def _folded(name: str) -> str:
+    return name.strip().casefold().replace(_BETWEEN, " ")
 
 
-def _ends_in(text: str, number: str) -> bool:
-    """Whether a text ends in a number, and not in a longer one."""
-    return text.endswith(number) and not text.removesuffix(number)[-1:].isdecimal()
-
-
-def nearest_name(name: str, valid: Sequence[str]) -> str | None:
-    """Return the valid name that is most like another; None if none is near.
-
-    A name that is meant without a doubt (`same_name`) is preferred. Of more than `COMPARED` names, only those are
-    compared that have one half of the name and about its length: one mistake leaves a half as it is.
-    """
-    same = same_name(name, valid)
-    if same is not None:
-        return same
-    if len(valid) > COMPARED:
-        head, tail = name[: (len(name) + 1) // 2], name[len(name) // 2 :]
-        alike = (
-            o for o in valid if abs(len(o) - len(name)) <= 2 and (o.startswith(head) or o.endswith(tail))
-        )
-        valid = list(itertools.islice(alike, COMPARED))
-    return next(iter(difflib.get_close_matches(name, valid, n=1, cutoff=0.6)), None)
+def nearest_name(name: str, valid: Iterable[str]) -> str | None:
+    """Return the valid name that is most like another (`KnownNames.nearest`); None if none is near."""
+    return KnownNames(valid).nearest(name)

@@ -17,7 +17,7 @@ from llmrec.catalogue.item_trie import ItemTrie
 from llmrec.catalogue.lookup import unknown_item
 from llmrec.catalogue.overlay import build_overlay, item_paths
 from llmrec.catalogue.trie import ROOT, Trie
-from llmrec.errors import UserError
+from llmrec.errors import KnownNames, UserError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -241,6 +241,11 @@ class Catalogue:
         return {item: place for place, item in enumerate(self.items)}
 
     @cached_property
+    def names(self) -> KnownNames:
+        """The item ids, for messages about unknown ones."""
+        return KnownNames(self.items)
+
+    @cached_property
     def paths(self) -> torch.Tensor:
         """Compact tokens of each item, retired ones included, int64 [items, L] on the CPU."""
         paths = item_paths(self.trie)
@@ -311,7 +316,7 @@ class Catalogue:
     def _check(self, items: Sequence[str], what: str) -> None:
         unknown = self.first_unknown(items)
         if unknown is not None:
-            raise unknown_item(what, unknown, self.items)
+            raise unknown_item(what, unknown, self.names)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from llmrec.errors import UnknownItemError, nearest_name, same_name
+from llmrec.errors import KnownNames, UnknownItemError
 
 LONGEST = 60
 """Number of characters of an id or title that a message shows."""
@@ -17,8 +17,8 @@ SEARCHED = 20_000
 def unknown_item(
     what: str,
     item: str,
-    items: Sequence[str],
-    titles: Mapping[str, str] | None = None,
+    items: KnownNames,
+    titles: TitleSearch | None = None,
     run: str | None = None,
 ) -> UnknownItemError:
     """Return the error for an item that is not in a catalogue; it names the nearest item.
@@ -27,18 +27,14 @@ def unknown_item(
         what: where the item was given, such as `history`.
         item: the unknown id, or a title that was given in its place.
         items: ids of the catalogue.
-        titles: item id → title, if the items have titles.
+        titles: of the items, if they have titles, and no more than `SEARCHED`.
         run: name of the run, whose titles the user may want to search.
     """
-    titles = titles if titles and len(titles) <= SEARCHED else {}
-    near = (
-        same_name(item, items)
-        or next(iter(find_items(item, titles, near=False)), None)
-        or nearest_name(item, items)
-    )
+    entitled = next(iter(titles.find(item, near=False)), None) if titles else None
+    near = items.same(item) or entitled or items.alike(item)
     hint = ""
     if near is not None:
-        title = titles.get(near, near)
+        title = titles.titles.get(near, near) if titles else near
         hint = f" (did you mean {near!r}{f', {title[:LONGEST]}' if title != near else ''}?)"
     return UnknownItemError(f"{what}: item {item[:LONGEST]!r} is not in the catalogue{hint}", item, near, run)
 
@@ -61,9 +57,13 @@ class TitleSearch:
 
     Args:
         titles: item id → title; items that match equally well keep this order.
+
+    Attributes:
+        titles: as given.
     """
 
     def __init__(self, titles: Mapping[str, str]) -> None:
+        self.titles = titles
         self._plain = {item: _plain(f"{title} {item}") for item, title in titles.items()}
         self._titles = {item: _plain(title) for item, title in titles.items()}
 
@@ -74,7 +74,7 @@ class TitleSearch:
             return []
         found = self._with_all(wanted)
         if near and not found:
-            wanted = [nearest_name(word, self._words) or word for word in wanted]
+            wanted = [self._words.nearest(word) or word for word in wanted]
             found = self._with_all(wanted)
         query = " ".join(wanted)
 
@@ -87,8 +87,8 @@ class TitleSearch:
         return [item for item, text in self._plain.items() if all(word in text for word in words)]
 
     @cached_property
-    def _words(self) -> list[str]:
-        return sorted({part for text in self._plain.values() for part in text.split()})
+    def _words(self) -> KnownNames:
+        return KnownNames(sorted({part for text in self._plain.values() for part in text.split()}))
 
 
 def _plain(text: str) -> str:

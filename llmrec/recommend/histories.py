@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
 
 from llmrec import layout
-from llmrec.errors import UnknownUserError, UserError, nearest_name
+from llmrec.errors import KnownNames, UnknownUserError, UserError
 from llmrec.recommend.given_ids import Id, as_id
 
 
@@ -48,7 +49,11 @@ class UserHistories:
         """
         name = as_id(user, "user")
         if name not in self.spans:
-            near = nearest_name(name, list(self.spans))
+            near = self._names.nearest(name)
             hint = f" (did you mean {near!r}?)" if near else ""
             raise UnknownUserError(f"user {name[:60]!r} is not in this run's data{hint}", name, near)
         return self.items.slice(*self.spans[name]).cast(pl.String).to_list()
+
+    @cached_property
+    def _names(self) -> KnownNames:
+        return KnownNames(self.spans)

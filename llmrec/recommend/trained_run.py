@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from llmrec import layout
 from llmrec.artifacts import base_folder, find_trained_run, read_manifest
 from llmrec.catalogue.catalogue import Catalogue
-from llmrec.catalogue.lookup import unknown_item
+from llmrec.catalogue.lookup import SEARCHED, TitleSearch, unknown_item
 from llmrec.catalogue.registry import register_catalogue, reload_catalogue
 from llmrec.config import validate
 from llmrec.data.examples import load_items
@@ -236,16 +236,21 @@ class TrainedRun:
         """Raise a UserError for the first item that is not in the catalogue; `what` names the list."""
         unknown = self.catalogue.first_unknown(items)
         if unknown is not None:
-            titles = {item: fields["title"] for item, fields in self.texts.items() if "title" in fields}
-            raise unknown_item(what, unknown, self.catalogue.items, titles, self.folder.name)
+            raise unknown_item(what, unknown, self.catalogue.names, self._titles, self.folder.name)
+
+    @cached_property
+    def _titles(self) -> TitleSearch | None:
+        """The titles that a message about an unknown item may name; None where there are too many."""
+        if len(self.texts) > SEARCHED:
+            return None
+        return TitleSearch(
+            {item: fields["title"] for item, fields in self.texts.items() if "title" in fields}
+        )
 
     def _indices(self, items: Sequence[str], what: str) -> list[int]:
         """The catalogue's `indices`; an unknown item is answered with titles, which the catalogue does not have."""
-        try:
-            return self.catalogue.indices(items, what)
-        except UserError:
-            self._check_known(items, what)
-            raise
+        self._check_known(items, what)
+        return self.catalogue.indices(items, what)
 
     def allow_and_deny_lists(
         self,

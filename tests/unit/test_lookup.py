@@ -3,9 +3,9 @@
 import polars as pl
 import pytest
 
-from llmrec.catalogue.lookup import find_items, unknown_item
+from llmrec.catalogue.lookup import TitleSearch, find_items, unknown_item
 from llmrec.commands.exit_codes import explain_error
-from llmrec.errors import COMPARED, UnknownUserError, nearest_name, shortened
+from llmrec.errors import COMPARED, KnownNames, UnknownUserError, nearest_name, shortened
 from llmrec.recommend.histories import UserHistories
 
 TITLES = {
@@ -41,12 +41,13 @@ def test_closer_titles_come_first():
 
 
 def test_an_unknown_item_is_answered_with_the_nearest_title_or_id():
-    error = unknown_item("history", "star wars", list(TITLES), TITLES, "films")
+    error = unknown_item("history", "star wars", KnownNames(TITLES), TitleSearch(TITLES), "films")
     told = "history: item 'star wars' is not in the catalogue (did you mean '50', Star Wars (1977)?)"
     assert str(error) == told
     assert explain_error(error) == (2, f"{told}; search by title: llmrec items films --find WORDS")
-    assert "(did you mean 'B00123'?)" in str(unknown_item("deny", "b00123", ["B00122", "B00123"]))
-    assert "did you mean" not in str(unknown_item("deny", "q", ["B00122"]))
+    names = KnownNames(["B00122", "B00123"])
+    assert "(did you mean 'B00123'?)" in str(unknown_item("deny", "b00123", names))
+    assert "did you mean" not in str(unknown_item("deny", "q", names))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,9 @@ def test_an_id_is_known_by_its_number(given, near):
         history.of(given)
     assert refused.value.nearest == near
     assert (f"(did you mean {near!r}?)" in str(refused.value)) == (near is not None)
-    told = str(unknown_item("history", given, names, dict.fromkeys(names, "Film 58")))
+    told = str(
+        unknown_item("history", given, KnownNames(names), TitleSearch(dict.fromkeys(names, "Film 58")))
+    )
     assert near is None or given == "cust 0059" or f"(did you mean {near!r}" in told
 
 
@@ -80,6 +83,23 @@ def test_of_many_names_only_those_with_one_half_are_compared():
     assert nearest_name("x012345", names) in {f"{letter}012345" for letter in "abc"}
     assert nearest_name(" C000123", names) == "c000123"
     assert nearest_name("zzz", names) is None
+
+
+class Read(str):
+    """An id that counts how often it is looked at."""
+
+    times = 0
+
+    def strip(self, *signs):
+        Read.times += 1
+        return super().strip(*signs)
+
+
+def test_an_id_is_prepared_once_however_many_unknown_ones_are_asked_for():
+    names = KnownNames([Read(f"cust {number:04d}") for number in range(2 * COMPARED)])
+    nearest = [names.nearest(name) for name in ("7", "CUST 0008", "nobody", "cust 9", "9999", "8", " ")]
+    assert nearest == ["cust 0007", "cust 0008", None, "cust 0009", None, "cust 0008", None]
+    assert Read.times <= 2 * COMPARED
 
 
 def test_a_line_is_cut_at_its_length_and_says_so():

@@ -20,7 +20,7 @@ from llmrec.catalogue.lookup import unknown_item
 from llmrec.commands.arguments import comma_separated
 from llmrec.config import load_run_recipe
 from llmrec.data.examples import load_items
-from llmrec.errors import UserError
+from llmrec.errors import KnownNames, UserError
 from llmrec.files import cause_of
 from llmrec.ids import new_items
 from llmrec.ids.codecs.store import CODEC, load_codec
@@ -188,7 +188,7 @@ def _retire(catalogue: Catalogue, changes: Changes, items: list[str], name: str)
     registered = {*catalogue.items, *changes.added["item_id"]}
     unknown = next((item for item in items if item not in registered), None)
     if unknown is not None:
-        raise unknown_item("--retire", unknown, sorted(registered), run=name)
+        raise unknown_item("--retire", unknown, KnownNames(sorted(registered)), run=name)
     retired = list(dict.fromkeys([*changes.retired, *items]))
     print(f"{len(retired) - len(changes.retired)} items retired")
     return replace(changes, retired=retired)
