@@ -12,12 +12,12 @@ import contextlib
 import json
 import shlex
 import signal
-from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
 
 from pydantic import BeforeValidator, Field
 
+from llmrec import layout
 from llmrec.catalogue.item_mask import build_item_mask
 from llmrec.config import BEAMS, Section, validate
 from llmrec.errors import InvalidRequestError, UnknownItemError, UserError
@@ -212,20 +212,23 @@ def _greeting(served: TrainedRun, args: Namespace) -> list[str]:
 
 
 def add_endpoint(app: FastAPI, served: TrainedRun, k_max: int) -> None:
-    """Add `POST /v1/recommend` to vLLM's app."""
+    """Read the histories of the run's users, if it has any, and add `POST /v1/recommend` to vLLM's app."""
     from starlette.responses import JSONResponse
     from vllm.exceptions import VLLMValidationError
 
-    @cache
-    def histories() -> UserHistories:
-        return UserHistories.load(served.folder)
+    has_users = (served.folder / layout.INTERACTIONS).is_file()
+    histories = UserHistories.load(served.folder) if has_users else None
+
+    def history_of(user: str) -> list[str]:
+        return (histories or UserHistories.load(served.folder)).of(user)  # without any it says so
 
     async def recommend_items(raw: Request) -> Response:
         try:
             with measured("/v1/recommend") as about:
                 request = _read(await raw.body(), k_max)
                 if request.user_id is not None:
-                    request = request.model_copy(update={"history": histories().of(request.user_id)})
+                    history = await asyncio.to_thread(history_of, request.user_id)
+                    request = request.model_copy(update={"history": history})
                 state = raw.app.state
                 lora = _adapter_of(served, state, request.model)
                 about["model"] = served.answering_model(request.model)
@@ -254,30 +257,42 @@ async def recommend(
     Raises:
         UserError: an item is not in the catalogue, no item is allowed, or the prompt exceeds the context.
     """
-    catalogue = served.catalogue
-    history = request.history or []
-    prompts = served.encode_prompts([history])
-    masks_seen = served.masks_seen if request.mask_seen is None else request.mask_seen
-    allow, deny = served.allow_and_deny_lists([history], masks_seen, [request.allow], [request.deny])
-    allowed = None if allow is None else allow[0]
-    denied = set(deny[0])
-    allowed_count = catalogue.count - len(denied) if allowed is None else len(set(allowed) - denied)
-    if not allowed_count:
-        raise UserError("no item is left to recommend: every allowed item is denied or in the history")
-    check_lengths(prompts, catalogue.length, client.vllm_config.model_config.max_model_len)
-    mask = build_item_mask(catalogue.trie, allow, deny)
-    top = await search(client, BeamSearchRounds(served.name, prompts, request.width or request.k, mask), lora)
+    context = client.vllm_config.model_config.max_model_len
+    # In a thread, so that a long list or an unknown item of a large catalogue does not hold up other requests.
+    rounds, allowed = await asyncio.to_thread(_first_round, served, request, context)
+    top = await search(client, rounds, lora)
     ranked = zip(top.items[0, : request.k].tolist(), top.scores[0, : request.k].tolist(), strict=True)
     items = [
         {"item_id": item, "title": served.title_of(item), "score": score}
-        for item, score in ((catalogue.items[place], score) for place, score in ranked if place >= 0)
+        for item, score in ((served.catalogue.items[place], score) for place, score in ranked if place >= 0)
     ]
-    note = (
-        {"note": f"only {len(items)} of {request.k} items: {allowed_count} are allowed"}
-        if len(items) < request.k
-        else {}
-    )
-    return {"items": items} | note
+    if len(items) == request.k:
+        return {"items": items}
+    return {"items": items, "note": f"only {len(items)} of {request.k} items: {allowed} are allowed"}
+
+
+def _first_round(served: TrainedRun, request: RecommendRequest, context: int) -> tuple[BeamSearchRounds, int]:
+    """Return the search for a request before its first round, and how many items it may give.
+
+    Args:
+        served: the run.
+        request: as for `recommend`.
+        context: most tokens of a prompt with a semantic ID.
+
+    Raises:
+        UserError: as for `recommend`.
+    """
+    catalogue, history = served.catalogue, request.history or []
+    prompts = served.encode_prompts([history])
+    masks_seen = served.masks_seen if request.mask_seen is None else request.mask_seen
+    allow, deny = served.allow_and_deny_lists([history], masks_seen, [request.allow], [request.deny])
+    allowed, denied = None if allow is None else allow[0], set(deny[0])
+    count = catalogue.count - len(denied) if allowed is None else len(set(allowed) - denied)
+    if not count:
+        raise UserError("no item is left to recommend: every allowed item is denied or in the history")
+    check_lengths(prompts, catalogue.length, context)
+    mask = build_item_mask(catalogue.trie, allow, deny)
+    return BeamSearchRounds(served.name, prompts, request.width or request.k, mask), count
 
 
 async def search(client: EngineClient, rounds: BeamSearchRounds, lora: LoRARequest | None) -> TopK:

@@ -1,11 +1,15 @@
 """What the server answers without the engine: items by semantic ID, searches, metrics, keys, users' histories."""
 
 import asyncio
+import contextlib
+import dataclasses
 import json
 import shlex
 from argparse import Namespace
+from types import SimpleNamespace
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 
 pytest.importorskip("starlette", reason="needs an extra of vLLM")
@@ -17,8 +21,10 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
+from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 from llmrec.ids.tokens import sid_token
+from llmrec.recommend.histories import UserHistories
 from llmrec.recommend.trained_run import TrainedRun
 from llmrec.serving import server as serve
 from llmrec.serving.item_lookup import ItemLookup
@@ -149,6 +155,71 @@ def test_a_user_is_answered_by_the_runs_own_history(served, shop, monkeypatch):
         exceptions.VLLMValidationError, match=r"'U7' is not in this run's data \(did you mean 'u7'"
     ):
         client.post("/v1/recommend", json={"user_id": "U7"})
+
+
+@pytest.fixture
+def in_threads(monkeypatch):
+    """What has been read, searched or encoded, and whether outside of the thread that answers all requests."""
+    seen = []
+
+    def watch(cls, name):
+        plain = getattr(cls, name)
+
+        def watched(*given, **options):
+            with contextlib.suppress(RuntimeError):  # raised where no event loop runs, as in a worker thread
+                asyncio.get_running_loop()
+                return seen.append((name, False)) or plain(*given, **options)
+            return seen.append((name, True)) or plain(*given, **options)
+
+        monkeypatch.setattr(cls, name, watched)
+
+    watch(TrainedRun, "encode_prompts")
+    watch(TrainedRun, "allow_and_deny_lists")
+    watch(UserHistories, "of")
+    return seen
+
+
+def asked(app, served, monkeypatch):
+    """A client of `/v1/recommend` whose engine finds the first item of the catalogue."""
+
+    async def search(client, rounds, lora):
+        return TopK(np.array([[0] + [-1] * 9]), np.array([[-1.0] + [-np.inf] * 9], np.float32))
+
+    monkeypatch.setattr(serve, "search", search)
+    model = SimpleNamespace(max_model_len=1000)
+    app.state.engine_client = SimpleNamespace(vllm_config=SimpleNamespace(model_config=model))
+    serve.add_endpoint(app, served, 20)
+    return TestClient(app)
+
+
+def test_what_takes_long_in_a_large_catalogue_does_not_hold_up_other_requests(
+    served, monkeypatch, in_threads
+):
+    exceptions = pytest.importorskip("vllm.exceptions")
+    client = asked(Starlette(), served, monkeypatch)
+    answer = client.post("/v1/recommend", json={"user_id": "u7"})
+    assert [item["item_id"] for item in answer.json()["items"]] == served.catalogue.items[:1]
+    for body in ({"user_id": "nobody"}, {"history": ["no item"]}, {"history": ["i1"], "deny": ["no item"]}):
+        with pytest.raises(exceptions.VLLMValidationError):
+            client.post("/v1/recommend", json=body)
+    assert [name for name, _ in in_threads].count("of") == 2 and len(in_threads) >= 7
+    assert all(is_outside for _, is_outside in in_threads)
+
+
+def test_histories_are_read_before_a_client_can_ask(served, monkeypatch, tmp_path):
+    exceptions = pytest.importorskip("vllm.exceptions")
+    read = []
+    load = UserHistories.load
+    monkeypatch.setattr(UserHistories, "load", lambda folder: read.append(folder) or load(folder))
+    client = asked(Starlette(), served, monkeypatch)
+    assert read == [served.folder]
+    assert client.post("/v1/recommend", json={"user_id": "u7"}).status_code == 200
+    assert read == [served.folder]
+    without = dataclasses.replace(served, folder=tmp_path)  # as an export is
+    client = asked(Starlette(), without, monkeypatch)
+    assert read == [served.folder]
+    with pytest.raises(exceptions.VLLMValidationError, match="holds no interactions"):
+        client.post("/v1/recommend", json={"user_id": "u7"})
 
 
 @pytest.mark.parametrize(
