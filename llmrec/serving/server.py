@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shlex
 import signal
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,7 @@ from llmrec.recommend.given_ids import as_id
 from llmrec.recommend.histories import UserHistories
 from llmrec.recommend.trained_run import TrainedRun
 from llmrec.serving.address import check_address, listening
+from llmrec.serving.checks import build_checked_app
 from llmrec.serving.item_lookup import ItemLookup
 from llmrec.serving.request_metrics import measured
 from llmrec.serving.routes import add_item_routes
@@ -43,9 +45,6 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
     from llmrec.decode.top_k import TopK
-
-
-CHECK = "llmrec.vllm.requests.RequestCheck"
 
 
 def _read_id(value: Any) -> str:
@@ -99,8 +98,8 @@ def serve(
         port: TCP port.
         k_max: maximum number of beams, and therefore of items, of a request; also `max_logprobs` of the OpenAI
             endpoints.
-        api_key: key that every request to `/v1/…` must give (`Authorization: Bearer KEY`); None takes vLLM's variable
-            `VLLM_API_KEY`, and without it no request needs a key.
+        api_key: key that every request must give (`Authorization: Bearer KEY`), but those to `checks.KEYLESS`; None
+            takes vLLM's variable `VLLM_API_KEY`, and without it no request needs a key.
         memory_gb: memory in GB: of vLLM on a GPU, or of its attention cache on a CPU; None takes what can be spared.
 
     Raises:
@@ -129,13 +128,14 @@ def _arguments(served: TrainedRun, settings: dict[str, Any], host: str, port: in
 
     parser: Any = FlexibleArgumentParser
     args: Namespace = make_arg_parser(parser()).parse_args([])
-    overrides = settings | {
+    key = os.environ.get("VLLM_API_KEY")
+    overrides = {"api_key": [key] if key else None} | settings
+    overrides |= {
         "host": host,
         "port": port,
         # The base is also `sft` where SFT has trained the base itself, so that this name works on every run.
         "served_model_name": [name for name in served.models if name not in served.adapters],
         "lora_modules": [LoRAModulePath(name, str(path)) for name, path in served.adapters.items()] or None,
-        "middleware": [CHECK],
         "uvicorn_log_level": "warning",  # start and end are told by us
         "allowed_origins": [],  # vLLM's default allows every web page to read from a local server
     }
@@ -149,12 +149,7 @@ def _arguments(served: TrainedRun, settings: dict[str, Any], host: str, port: in
 async def _serve(served: TrainedRun, args: Namespace, k_max: int) -> None:
     """Build vLLM's app, add the endpoint, and serve until a signal arrives."""
     from vllm.entrypoints.launchers.launcher import serve_http
-    from vllm.entrypoints.openai.api_server import (
-        build_app,
-        build_async_engine_client,
-        init_app_state,
-        setup_server,
-    )
+    from vllm.entrypoints.openai.api_server import build_async_engine_client, init_app_state, setup_server
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -164,7 +159,7 @@ async def _serve(served: TrainedRun, args: Namespace, k_max: int) -> None:
         _, sock = setup_server(args, reuse_port=False)
     async with build_async_engine_client(args) as client:
         tasks = await client.get_supported_tasks()
-        app = build_app(args, tasks, client.model_config)
+        app = build_checked_app(args, tasks, client.model_config)
         add_endpoint(app, served, k_max)
         add_item_routes(app, ItemLookup(served), k_max)
         await init_app_state(client, app.state, args, tasks)

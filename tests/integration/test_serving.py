@@ -18,7 +18,6 @@ pytest.importorskip("httpx", reason="starlette's test client needs it")
 
 from prometheus_client import generate_latest
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
 from llmrec.decode.top_k import TopK
@@ -27,6 +26,7 @@ from llmrec.ids.tokens import sid_token
 from llmrec.recommend.histories import UserHistories
 from llmrec.recommend.trained_run import TrainedRun
 from llmrec.serving import server as serve
+from llmrec.serving.checks import KEYLESS, build_checked_app
 from llmrec.serving.item_lookup import ItemLookup
 from llmrec.serving.request_metrics import measured
 from llmrec.serving.routes import add_item_routes
@@ -120,14 +120,69 @@ def test_requests_are_counted_by_outcome(client):
     assert count(f'llmrec_requests_total{{endpoint="/v1/recommend",model="",{failed}}}') == 1
 
 
-def test_vllms_key_guards_our_endpoints(served):
-    middleware = pytest.importorskip("vllm.entrypoints.serve.middleware.authenticate")
-    guard = Middleware(middleware.AuthenticationMiddleware, tokens=["secret"])
-    app = Starlette(middleware=[guard])
+KEY = {"Authorization": "Bearer secret"}
+
+
+@pytest.fixture(scope="module")
+def locked(served):
+    """The server's app as `llmrec serve --api-key secret` makes it, without an engine."""
+    pytest.importorskip("vllm")
+    args = serve._arguments(served, {"model": str(served.base), "api_key": ["secret"]}, "127.0.0.1", 1)
+    app = build_checked_app(args, ("generate",), None)
     add_item_routes(app, ItemLookup(served), k_max=20)
-    client = TestClient(app)
+    return app
+
+
+def test_a_key_guards_our_endpoints(locked):
+    client = TestClient(locked)
     assert client.get("/v1/search?q=thing").status_code == 401
-    assert client.get("/v1/search?q=thing", headers={"Authorization": "Bearer secret"}).status_code == 200
+    assert client.get("/v1/search?q=thing", headers={"Authorization": "Bearer Secret"}).status_code == 401
+    assert client.get("/v1/search?q=thing", headers={"Authorization": "Basic secret"}).status_code == 401
+    assert client.get("/v1/search?q=thing", headers=KEY).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/invocations", "/tokenize"])
+def test_without_the_key_nothing_of_a_request_is_read_or_told(locked, path):
+    body = {"model": "sft", "prompt": [5], "vllm_xargs": {"llmrec_catalogue": "x"}, "llmrec_depth": 1}
+    client = TestClient(locked)
+    refused = client.post(path, json=body)
+    assert (refused.status_code, refused.json()) == (401, {"error": "Unauthorized"})
+    if path != "/tokenize":  # which reads no key of ours
+        assert "llmrec_depth: expected in vllm_xargs" in client.post(path, json=body, headers=KEY).text
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+
+    async def receive():
+        raise AssertionError("the body is read")
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(locked(scope, receive, send))
+    assert sent[0]["status"] == 401
+
+
+def test_three_paths_alone_answer_without_the_key(locked):
+    client = TestClient(locked, raise_server_exceptions=False)
+    open_to_all = set()
+    for route in locked.routes:
+        for method in getattr(route, "methods", None) or ["GET"]:
+            answer = client.request(method, route.path, follow_redirects=False)
+            if answer.status_code != 401:
+                open_to_all.add(route.path)
+    assert open_to_all == set(KEYLESS)
+
+
+@pytest.mark.parametrize(("key", "found"), [("from outside", ["from outside"]), ("", None), (None, None)])
+def test_the_key_may_stand_in_the_environment(served, monkeypatch, key, found):
+    pytest.importorskip("vllm")
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("VLLM_API_KEY", key)
+    assert serve._arguments(served, {"model": str(served.base)}, "127.0.0.1", 1).api_key == found
+    given = {"model": str(served.base), "api_key": ["secret"]}
+    assert serve._arguments(served, given, "127.0.0.1", 1).api_key == ["secret"]
 
 
 def test_a_user_is_answered_by_the_runs_own_history(served, shop, monkeypatch):

@@ -17,7 +17,7 @@ from vllm.entrypoints.serve.engine.protocol import UsageInfo
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from llmrec.serving.server import CHECK
+from llmrec.serving.checks import build_checked_app
 from llmrec.vllm.logits_processor import TrieLogitsProcessor
 from llmrec.vllm.requests import REFUSED, SETTINGS
 
@@ -96,8 +96,7 @@ class Handler:
 @pytest.fixture(scope="module")
 def app():
     args = make_arg_parser(FlexibleArgumentParser()).parse_args([])
-    args.middleware = [CHECK]
-    app = build_app(args, ("generate",), None)
+    app = build_checked_app(args, ("generate",), None)
     app.state.handler = Handler()
     for name in ("openai_serving_completion", "openai_serving_chat", "openai_serving_responses"):
         setattr(app.state, name, app.state.handler)
@@ -252,6 +251,14 @@ def test_a_refusal_has_the_form_that_the_endpoints_clients_read(app, shop):
         told = TestClient(app).post(path, json=BODIES[path] | under("else")).json()
         assert told["error"]["type"] == "BadRequestError"
         assert told.get("type") == ("error" if path == "/v1/messages" else None)
+
+
+def test_a_vllm_of_ones_own_refuses_the_same_by_an_option(shop):
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args([])
+    args.middleware = ["llmrec.vllm.requests.RequestCheck"]
+    client = TestClient(build_app(args, ("generate",), None))
+    told = client.post("/v1/completions", json=BODIES["/v1/completions"] | under("else")).json()
+    assert told["error"]["message"].startswith("no catalogue named 'else' is registered")
 
 
 def test_keys_in_messages_and_in_the_query_are_refused(ask, shop):

@@ -40,7 +40,7 @@ def serve(
     k_max: Annotated[int, typer.Option(min=1, help="Maximum number of items of a request.")] = 100,
     api_key: Annotated[
         str | None,
-        typer.Option(envvar="VLLM_API_KEY", metavar="KEY", help="Key that requests to /v1/… must give."),
+        typer.Option(envvar="VLLM_API_KEY", metavar="KEY", help="Key that every request must give."),
     ] = None,
     memory_gb: Annotated[
         float | None,
