@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ def measured(endpoint: str) -> Iterator[dict[str, Any]]:
     """Count a request to an endpoint, and measure an answered one.
 
     The block sets `model` and `items` of the mapping that it is given, if the request has them. The outcome is
-    `answered`, `refused` (the client's mistake) or `failed`.
+    `answered`, `refused` (the client's mistake), `cancelled` (the client has gone) or `failed`.
     """
     about: dict[str, Any] = {"model": "", "items": 0}
     requests, seconds, recommended = request_metrics()
@@ -47,6 +48,9 @@ def measured(endpoint: str) -> Iterator[dict[str, Any]]:
             recommended.labels(about["model"]).inc(about["items"])
     except UserError:
         outcome = "refused"
+        raise
+    except asyncio.CancelledError:
+        outcome = "cancelled"
         raise
     finally:
         requests.labels(endpoint, about["model"], outcome).inc()

@@ -208,7 +208,8 @@ def _greeting(served: TrainedRun, args: Namespace) -> list[str]:
 
 def add_endpoint(app: FastAPI, served: TrainedRun, k_max: int) -> None:
     """Read the histories of the run's users, if it has any, and add `POST /v1/recommend` to vLLM's app."""
-    from starlette.responses import JSONResponse
+    from starlette.responses import JSONResponse, Response
+    from vllm.entrypoints.serve.utils.api_utils import with_cancellation
     from vllm.exceptions import VLLMValidationError
 
     has_users = (served.folder / layout.INTERACTIONS).is_file()
@@ -217,23 +218,29 @@ def add_endpoint(app: FastAPI, served: TrainedRun, k_max: int) -> None:
     def history_of(user: str) -> list[str]:
         return (histories or UserHistories.load(served.folder)).of(user)  # without any it says so
 
-    async def recommend_items(raw: Request) -> Response:
+    async def answer(body: bytes, raw: Request) -> Response:
         try:
             with measured("/v1/recommend") as about:
-                request = _read(await raw.body(), k_max)
+                request = _read(body, k_max)
                 if request.user_id is not None:
                     history = await asyncio.to_thread(history_of, request.user_id)
                     request = request.model_copy(update={"history": history})
                 state = raw.app.state
                 lora = _adapter_of(served, state, request.model)
                 about["model"] = served.answering_model(request.model)
-                answer = await recommend(state.engine_client, served, request, lora)
-                about["items"] = len(answer["items"])
-                return JSONResponse(answer)
+                found = await recommend(state.engine_client, served, request, lora)
+                about["items"] = len(found["items"])
+                return JSONResponse(found)
         except UnknownItemError as error:
             raise VLLMValidationError(f"{error}; search by title: /v1/search?q=WORDS") from None
         except UserError as error:
             raise VLLMValidationError(str(error)) from None
+
+    unless_gone: Any = with_cancellation  # of a client that has gone the engine's requests are aborted
+
+    async def recommend_items(raw: Request) -> Response:
+        answered: Response | None = await unless_gone(answer)(await raw.body(), raw)
+        return Response(status_code=499) if answered is None else answered  # nobody is there to read it
 
     app.add_route("/v1/recommend", recommend_items, methods=["POST"])
 

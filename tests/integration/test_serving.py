@@ -121,6 +121,7 @@ def test_requests_are_counted_by_outcome(client):
 
 
 KEY = {"Authorization": "Bearer secret"}
+SCOPE = {"type": "http", "method": "POST", "headers": [], "query_string": b""}
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,6 @@ def test_without_the_key_nothing_of_a_request_is_read_or_told(locked, path):
     assert (refused.status_code, refused.json()) == (401, {"error": "Unauthorized"})
     if path != "/tokenize":  # which reads no key of ours
         assert "llmrec_depth: expected in vllm_xargs" in client.post(path, json=body, headers=KEY).text
-    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
 
     async def receive():
         raise AssertionError("the body is read")
@@ -159,7 +159,7 @@ def test_without_the_key_nothing_of_a_request_is_read_or_told(locked, path):
     async def send(message):
         sent.append(message)
 
-    asyncio.run(locked(scope, receive, send))
+    asyncio.run(locked({**SCOPE, "path": path}, receive, send))
     assert sent[0]["status"] == 401
 
 
@@ -259,6 +259,47 @@ def test_what_takes_long_in_a_large_catalogue_does_not_hold_up_other_requests(
             client.post("/v1/recommend", json=body)
     assert [name for name, _ in in_threads].count("of") == 2 and len(in_threads) >= 7
     assert all(is_outside for _, is_outside in in_threads)
+
+
+def test_for_a_client_that_goes_away_the_engine_stops(served):
+    pytest.importorskip("vllm")
+    begun, aborted, sent = asyncio.Event(), [], []
+
+    class Engine:
+        vllm_config = SimpleNamespace(model_config=SimpleNamespace(max_model_len=1000))
+
+        async def generate(self, prompt, settings, name, lora_request):
+            begun.set()
+            try:
+                await asyncio.sleep(60)
+                yield
+            except asyncio.CancelledError:
+                aborted.append(name)
+                raise
+
+    async def send(message):
+        sent.append(message)
+
+    async def leave():
+        """A client that sends a request, and goes away when the engine has begun."""
+        if asked:
+            await begun.wait()
+            return {"type": "http.disconnect"}
+        asked.append(1)
+        return {"type": "http.request", "body": b'{"history": ["i1"]}', "more_body": False}
+
+    async def serve_once():
+        await asyncio.wait_for(app({**SCOPE, "path": "/v1/recommend"}, leave, send), 30)
+        await asyncio.sleep(0)
+
+    asked, app = [], Starlette()
+    app.state.engine_client = Engine()
+    serve.add_endpoint(app, served, 20)
+    line = 'llmrec_requests_total{endpoint="/v1/recommend",model="sft",outcome="cancelled"}'
+    before = count(line)
+    asyncio.run(serve_once())
+    assert len(aborted) == 1 and sent[0]["status"] == 499
+    assert count(line) - before == 1
 
 
 def test_histories_are_read_before_a_client_can_ask(served, monkeypatch, tmp_path):
