@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 IGNORE = -100
 MAX_ATTENTION_PAIRS = 1 << 23
 """Pairs of positions that a training step attends over at most, if it has more than one tree."""
+CPU_STEP_GB = 2.0
+"""Activations in GB that a training step on a CPU keeps at most, if it has more than one tree; more is no faster."""
 MULTIPLE = 8
 """Batches are padded to a multiple of so many positions."""
 Ints = npt.NDArray[np.int32]

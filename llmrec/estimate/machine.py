@@ -40,7 +40,7 @@ class Speed:
 
 def machine_speed(precision: Precision = "float32") -> Speed:
     """Measure the machine in about a second, once for a precision; bfloat16 may be ten times as fast as float32."""
-    if _has_gpu():
+    if has_gpu():
         return Speed(_gpu_rate(precision), 0.0)
     speed = _cpu_speed()
     return speed if precision == "float32" else replace(speed, flops=_cpu_bfloat16_rate())
@@ -75,7 +75,7 @@ def thread_count() -> int:
 
 def memory_of_training() -> tuple[float, str]:
     """Memory, in GB, of what a training fills, and what that is: the GPU or this machine."""
-    if _has_gpu():
+    if has_gpu():
         import torch
 
         return torch.cuda.mem_get_info()[1] / GB, "the GPU"
@@ -101,7 +101,7 @@ def _cpu_bfloat16_rate() -> float:
         torch.set_num_threads(before)
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
     """Whether torch sees a GPU; without NVIDIA's driver torch is not loaded to find out."""
     return bool(shutil.which("nvidia-smi")) and choose_device() == "cuda"
 

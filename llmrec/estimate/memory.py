@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 from llmrec.config.decoding import CPU_BATCH_GB
+from llmrec.estimate.machine import has_gpu
 from llmrec.estimate.weights import scored_tokens, sibling_count, trained_parameters
 from llmrec.estimate.workload import Workload
 from llmrec.hardware import GB
-from llmrec.token_tree import MAX_ATTENTION_PAIRS
+from llmrec.models.shape import position_bytes
+from llmrec.token_tree import CPU_STEP_GB, MAX_ATTENTION_PAIRS
 
 BYTES_PER_TRAINED = 16  # weight, gradient and Adam's two moments, in float32
 BYTES_PER_LOGIT = (
@@ -45,8 +47,8 @@ def activations(work: Workload, rows: float, tokens: float, checkpointing: bool)
         tokens: tokens per row.
         checkpointing: whether activations are recomputed in the backward pass.
     """
-    kept = 2 * work.shape.layers + 34 if checkpointing else 34 * work.shape.layers
-    return rows * tokens * work.shape.hidden * kept * bytes_per_weight(work) / 2
+    shape = work.shape
+    return rows * tokens * position_bytes(shape.layers, shape.hidden, bytes_per_weight(work), checkpointing)
 
 
 def memory(work: Workload, stage: str) -> float:
@@ -67,9 +69,10 @@ def memory(work: Workload, stage: str) -> float:
 def _step_bytes(work: Workload, tokens: float, labels: float) -> float:
     """Bytes of a step on rows of so many tokens and labels: activations, and the logits of the labelled positions."""
     sft = work.recipe.sft
-    rows = min(sft.batch, max(1.0, MAX_ATTENTION_PAIRS / tokens**2))
-    logits = rows * labels * scored_tokens(work) * BYTES_PER_LOGIT
-    return activations(work, rows, tokens, sft.gradient_checkpointing) + logits
+    one = activations(work, 1, tokens, sft.gradient_checkpointing)
+    most = [sft.batch, MAX_ATTENTION_PAIRS / tokens**2, *([] if has_gpu() else [CPU_STEP_GB * GB / one])]
+    rows = max(1.0, min(most))
+    return rows * (one + labels * scored_tokens(work) * BYTES_PER_LOGIT)
 
 
 def list_bytes(work: Workload, users: int | None) -> float:

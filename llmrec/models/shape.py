@@ -54,6 +54,22 @@ class Shape:
         return (self.parameters - self.linear_parameters) / (1 if self.tied else 2)
 
 
+def position_bytes(layers: float, hidden: float, weight_bytes: int, checkpointing: bool) -> float:
+    """Bytes of the activations that a training step keeps of one position, attention's weights not counted.
+
+    A layer keeps 34 bytes for each element of the hidden state in 16 bits (Korthikanti et al., Reducing activation
+    recomputation in large transformer models, 2022, equation 1).
+
+    Args:
+        layers: number of blocks.
+        hidden: width of the residual stream.
+        weight_bytes: bytes of a weight.
+        checkpointing: whether all but the inputs of the layers is computed again in the backward pass.
+    """
+    kept = 2 * layers + 34 if checkpointing else 34 * layers
+    return kept * hidden * weight_bytes / 2
+
+
 def model_shape(base: BaseConfig) -> Shape:
     """Return the shape of the base: from `base.tiny`, a folder's config.json, or a size in its name (`135M`).
 

@@ -161,6 +161,21 @@ def test_pieces_hold_the_whole_batch_and_no_more_than_they_may(samples, monkeypa
         assert sorted(learned[learned != IGNORE].tolist()) == sorted(whole[whole != IGNORE].tolist())
 
 
+def test_pieces_have_no_more_positions_than_a_cpu_needs(samples, trainer, monkeypatch):
+    batch = batch_of(samples)
+    rows, width = batch["shift_labels"].shape
+    assert len(split_batch(batch, rows * width)) == 1
+    for most in (rows * width - 1, 2 * width, 1):
+        parts = split_batch(batch, most)
+        assert len(parts) > 1 and sum(len(part["observed"]) for part in parts) == rows
+        assert all(len(part["observed"]) == 1 or part["shift_labels"].numel() <= most + 8 for part in parts)
+    config = trainer.model.config
+    each = (2 * config.num_hidden_layers + 34) * config.hidden_size * 4 / 2  # layers are computed again
+    assert trainer._positions_of_a_step() == int(2e9 / each)
+    monkeypatch.setattr(training, "CPU_STEP_GB", each * 2 * width / 1e9 * 1.001)
+    assert trainer._positions_of_a_step() == 2 * width
+
+
 def test_pieces_give_the_gradient_of_the_batch(samples, trainer, monkeypatch):
     batch, steps = batch_of(samples), []
     for area in (1, 1 << 23):

@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
+from llmrec.hardware import GB
 from llmrec.models.layers.head import head_at_positions
-from llmrec.token_tree import IGNORE, MAX_ATTENTION_PAIRS, MULTIPLE, ancestor_mask
+from llmrec.models.shape import position_bytes
+from llmrec.token_tree import CPU_STEP_GB, IGNORE, MAX_ATTENTION_PAIRS, MULTIPLE, ancestor_mask
 from llmrec.train import sharding
 from llmrec.train.sft.epochs import EMPTY_TREE, Epochs, FilledSampler, LengthGroupedSampler
 from llmrec.train.sft.losses import Loss
@@ -53,6 +55,7 @@ class TreeTrainer(SFTTrainer):
         super().__init__(train_dataset=epochs.rows, eval_dataset=rows, **kwargs)
         self._epochs, self._lists = epochs, validation_lists
         self._loss: Loss = VocabularyLoss() if loss is None else loss
+        self._most_positions = self._positions_of_a_step()
         if self.is_fsdp_enabled:
             sharding.shard(self._trained_model, compiled)
 
@@ -138,7 +141,7 @@ class TreeTrainer(SFTTrainer):
         """Trainer's step on each piece of a batch; their gradients add up to the batch's."""
         if num_items_in_batch is None:  # the loss is then a mean, and those of pieces do not add up
             return self._piece_step(model, inputs)
-        *others, last = self._pad_to_same_count(split_batch(inputs))
+        *others, last = self._pad_to_same_count(split_batch(inputs, self._most_positions))
         total = torch.zeros((), device=self.args.device)
         # Gradients that wait to be exchanged are whole ones, for which a sharded training may have no room.
         waiting = nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model)
@@ -146,6 +149,17 @@ class TreeTrainer(SFTTrainer):
             for piece in others:
                 total += self._piece_step(model, piece, num_items_in_batch)
         return total + self._piece_step(model, last, num_items_in_batch)
+
+    def _positions_of_a_step(self) -> int | None:
+        """Positions whose activations a step on a CPU may keep; None on a GPU, which wants whole batches."""
+        if self.args.device.type != "cpu":
+            return None
+        model: Any = self._trained_model
+        config, checkpointing = model.config, self.args.gradient_checkpointing
+        each = position_bytes(
+            config.num_hidden_layers, config.hidden_size, model.dtype.itemsize, checkpointing
+        )
+        return int(CPU_STEP_GB * GB / each)
 
     def _piece_step(
         self,
@@ -202,27 +216,33 @@ class TreeTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def split_batch(batch: dict[str, Any]) -> list[dict[str, Any]]:
+def split_batch(batch: dict[str, Any], most_positions: int | None = None) -> list[dict[str, Any]]:
     """A batch in pieces of at most `MAX_ATTENTION_PAIRS` pairs of positions, each cut to the last label of its trees.
 
     Memory grows with the square of a tree's length, and a few users have read, or bought, very long texts.
 
     Args:
         batch: as `llmrec.train.sft.samples.TreeCollator` gives it.
+        most_positions: of a piece; None for any number.
 
     Returns:
-        The batch itself where it is small enough; else its pieces, trees in order of their length. A tree too long
-        for `MAX_ATTENTION_PAIRS` is a piece of its own.
+        The batch itself where it is small enough; else its pieces, trees in order of their length. A tree that is too
+        long alone is a piece of its own.
     """
+
+    def fits(rows: int, width: int) -> bool:
+        few = most_positions is None or rows * width <= most_positions
+        return few and rows * width**2 <= MAX_ATTENTION_PAIRS
+
     labels = torch.as_tensor(batch["host_labels"])
-    if labels.shape[0] * labels.shape[1] ** 2 <= MAX_ATTENTION_PAIRS:
+    if fits(*labels.shape):
         return [batch]
     place = torch.arange(1, labels.shape[1] + 1)
     widths = torch.where(labels != IGNORE, place, 1).amax(1)
     order = widths.argsort(stable=True)
     parts: list[list[int]] = []
     for row, width in zip(order.tolist(), widths[order].tolist(), strict=True):
-        if not parts or (len(parts[-1]) + 1) * width**2 > MAX_ATTENTION_PAIRS:
+        if not parts or not fits(len(parts[-1]) + 1, width):
             parts.append([])
         parts[-1].append(row)
     return [_part(batch, rows, int(widths[rows].max())) for rows in parts]
