@@ -94,10 +94,10 @@ def locate_here(card: Card, root: str | None = None) -> Dataset | None:
 def _local_folder(card: Card, root: str | None) -> Path | None:
     """Return the user's own folder with a card's files; None if they come from the card's sources."""
     if root is not None:
-        return Path(root).expanduser()
+        return assets.expand_home(root)
     card_folder = card.path.resolve().parent
     if card.root is not None:
-        folder = (card_folder / Path(card.root).expanduser()).resolve()
+        folder = (card_folder / assets.expand_home(card.root)).resolve()
         if folder.is_dir() or not card.sources:
             return folder
     return None if card.sources else card_folder
@@ -158,7 +158,7 @@ def _match_parts(table: Table, folder: Path) -> tuple[list[Path], tuple[Part, ..
 
 def _match(pattern: str, folder: Path) -> list[Path]:
     """Return the files that match a name or glob, sorted by name."""
-    literal = folder / Path(pattern).expanduser()
+    literal = folder / assets.expand_home(pattern)
     if literal.is_file():
         return [literal]
     matches = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - patterns may be absolute

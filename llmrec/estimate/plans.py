@@ -132,11 +132,16 @@ def _model(work: Workload, stages: Sequence[str]) -> str:
     """What the stages compute with: the language model's weights, and what SFT learns from, where it is trained."""
     if not set(stages) - set(flops.WITHOUT_LANGUAGE_MODEL):
         return ""
-    parts = [f"{(work.shape.parameters + row_parameters(work)) / 1e6:,.3g} M parameters"]
+    parts = [f"{_millions(work.shape.parameters + row_parameters(work))} parameters"]
     if "sft" in stages:
-        parts.append(f"{trained_parameters(work) / 1e6:,.3g} M of them trained")
-        parts.append(f"{work.training_counts()[0] / 1e6:,.2g} M training tokens")
+        parts.append(f"{_millions(trained_parameters(work))} of them trained")
+        parts.append(f"{_millions(work.training_counts()[0])} training tokens")
     return "".join(f"{part}, " for part in parts)
+
+
+def _millions(count: float) -> str:
+    """A large number as people say it: `0.65 M`, `142 M`, `1.24 B`."""
+    return f"{count / 1e6:.3g} M" if count < 999.5e6 else f"{count / 1e9:.3g} B"
 
 
 def _seconds(work: Workload, stage: str) -> float:

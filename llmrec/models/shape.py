@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from llmrec.assets import expand_home
 from llmrec.config import BaseConfig
 from llmrec.files import read_json
 from llmrec.models.supported import check_local
@@ -80,7 +80,7 @@ def model_shape(base: BaseConfig) -> Shape:
     if base.model == "tiny":
         share = tiny.kv_heads / tiny.heads
         return _decoder(tiny.hidden, tiny.layers, tiny.intermediate, share, tiny.vocabulary, tiny.tied)
-    config = Path(base.model).expanduser() / "config.json"
+    config = expand_home(base.model) / "config.json"
     if config.is_file():
         check_local(base)
         settings = read_json(config)

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmrec.assets import expand_home
 from llmrec.config import BaseConfig
 from llmrec.errors import UserError
 from llmrec.files import read_json
@@ -68,7 +68,7 @@ def check_config(config: Mapping[str, Any], name: str) -> None:
 
 def check_local(base: BaseConfig) -> None:
     """Raise a UserError for a local folder whose model cannot be a base; any other base is checked when loaded."""
-    path = Path(base.model).expanduser() / "config.json"
+    path = expand_home(base.model) / "config.json"
     if path.is_file():
         config = read_json(path)
         check_config(config if isinstance(config, dict) else {}, base.model)

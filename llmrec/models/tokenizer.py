@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmrec.assets import expand_home
 from llmrec.config import BaseConfig
 from llmrec.errors import UserError
 from llmrec.files import cause_of
@@ -103,7 +104,7 @@ def check_local_tokenizer(base: BaseConfig) -> None:
     Raises:
         UserError: as `load_base_tokenizer` and `chat_frame`.
     """
-    folder = Path(base.model).expanduser()
+    folder = expand_home(base.model)
     if (folder / "config.json").is_file():
         tokenizer = load_base_tokenizer(folder, base.model)
         if base.chat:

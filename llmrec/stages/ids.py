@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmrec.artifacts import Input, Stage, StageContext
+from llmrec.assets import expand_home
 from llmrec.stages import collaborative, data
 
 if TYPE_CHECKING:
@@ -60,11 +61,11 @@ def external(recipe: Recipe) -> list[Path]:
     from llmrec.plugins import source_files
 
     ids = recipe.ids
-    given = [Path(getattr(ids, name)).expanduser() for name in ("vectors", "images") if name in ids.inputs]
+    given = [expand_home(getattr(ids, name)) for name in ("vectors", "images") if name in ids.inputs]
     files = [path for path in [*given, *ids.quantizer.external_files()] if path.is_file()]
     files += source_files([ids.quantizer.kind])
     if "text" in ids.inputs:
-        folder = Path(ids.encoder.model).expanduser()
+        folder = expand_home(ids.encoder.model)
         files += sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
     return files
 

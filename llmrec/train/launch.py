@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from llmrec.artifacts import StageContext
 from llmrec.errors import UserError
 from llmrec.files import atomic_write
+from llmrec.hardware import core_count
 from llmrec.quiet import quieten
 
 Result = TypeVar("Result")
@@ -169,7 +170,7 @@ def _thread_limit(processes: int) -> Iterator[None]:
     if "OMP_NUM_THREADS" in os.environ:
         yield
         return
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, core_count() // processes))
     try:
         yield
     finally:

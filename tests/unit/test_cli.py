@@ -242,6 +242,18 @@ def test_the_help_page_lists_every_command_once_under_its_heading(capsys):
         (["run", "~nobody-here/r.yaml"], "~nobody-here/r.yaml: no such file"),
         (["items", "~nobody-here/run"], "no run named '~nobody-here/run'"),
         (["init", "~nobody-here"], "~nobody-here: no such folder"),
+        (
+            ["run", "quickstart", "base.model=~nobody-here/x"],
+            "base.model: no such file or folder: ~nobody-here/x",
+        ),
+        (
+            ["run", "quickstart", "eval.lists={mine: /nope.csv}"],
+            "eval.lists.mine: no such file or folder: /nope",
+        ),
+        (
+            ["run", "quickstart", "ids.quantizer={kind: index, path: /nope.json}"],
+            "ids.quantizer: no such file",
+        ),
         (["cp", "quickstart", "/proc/nothing/r.yaml"], "/proc/nothing"),
     ],
 )
@@ -249,6 +261,17 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(args, told, capsys, tmp_pat
     assert main(args) == 2
     assert told in one_line(capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_validate_looks_for_every_file_that_a_recipe_names(capsys):
+    named = ["ids.images=/nope/i.npy", "ids.inputs=[text, images]", "ids.encoder.model=/nope/e"]
+    assert (
+        main(["validate", "quickstart", "base.model=/nope/b", "eval.lists={mine: /nope/l.csv}", *named]) == 2
+    )
+    shown = capsys.readouterr().err
+    for told in ("ids.images", "ids.encoder.model", "base.model", "eval.lists.mine"):
+        assert f"llmrec: {told}: no such file or folder: /nope/" in shown
+    assert main(["validate", "quickstart", "base.model=Some/model-on-a-hub"]) == 0
 
 
 def test_validate_reports_every_error_of_every_file_in_one_go(capsys):

@@ -10,7 +10,7 @@ import pytest
 from llmrec import estimate
 from llmrec.config import DataSize, load_recipe
 from llmrec.data.card import load_card
-from llmrec.estimate import alignment, flops, memory
+from llmrec.estimate import alignment, flops, memory, plans
 from llmrec.estimate.weights import row_parameters, trained_parameters
 from llmrec.files import read_json
 from llmrec.ids.codecs.residual import ResidualCodec
@@ -213,6 +213,11 @@ def test_examples_and_reasoning_of_the_untuned_base_are_counted():
     plain = (9 + 20) * 12
     assert seconds("examples=3") / seconds() == pytest.approx(((4 * 9 + 3) + 20) * 12 / plain)
     assert seconds("reasoning=32") / seconds() == pytest.approx((2 * (9 * 12 + 32) + 20 * 12) / plain)
+
+
+def test_large_numbers_are_said_as_people_say_them():
+    shown = {652_435: "0.652 M", 142.4e6: "142 M", 999.4e6: "999 M", 999.6e6: "1 B", 1.236e9: "1.24 B"}
+    assert [plans._millions(count) for count in shown] == list(shown.values())
 
 
 def test_an_estimate_speaks_of_the_weights_that_its_stages_compute_with(tmp_path):

@@ -13,11 +13,13 @@ import typer
 from pydantic import ValidationError
 
 from llmrec import assets, config
+from llmrec.commands.stages.named_files import missing_files
 from llmrec.commands.stages.resolve import split_run_name
 from llmrec.config import DataConfig, EvalConfig, EvalTask, Recipe, TaskConfig
 from llmrec.errors import InvalidValuesError, UserError
 from llmrec.models.supported import check_local
 from llmrec.models.tokenizer import check_local_tokenizer
+from llmrec.pipeline import NAMES
 from llmrec.train.alignment.rewards import load_reward
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ def run(name: str, overrides: list[str]) -> None:
         tree = config.with_defaults(tree)
     with _collect_errors(problems):
         recipe = config.validate_overridden(Recipe, tree, str(path), keys)
+        problems += missing_files(recipe, NAMES)
         check_local(recipe.base)
         check_local_tokenizer(recipe.base)
         for reward in recipe.grpo.rewards:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llmrec import estimate, layout, pipeline
 from llmrec.artifacts import SINGLE_PROCESS, Workers
+from llmrec.commands.stages.named_files import missing_files
 from llmrec.commands.stages.resolve import resolve, resolve_run
 from llmrec.config import Recipe, validate
 from llmrec.errors import UserError
@@ -109,8 +110,14 @@ def run_stages(
 def _plan(
     recipe: Recipe, folder: Path, until: str, kept: tuple[str, ...], counts: bool = False
 ) -> tuple[list[str], estimate.Plan]:
-    """Return the names of the pending stages, and the plan with their cost; `counts` as `estimate.plan` has it."""
+    """Return the names of the pending stages, and the plan with their cost; `counts` as `estimate.plan` has it.
+
+    Raises:
+        UserError: a pending stage reads a file that is not there.
+    """
     pending = pipeline.pending(recipe, folder, until, kept)
+    for problem in missing_files(recipe, pending):
+        raise UserError(problem)
     stages = [stage for stage in pipeline.stages_of(recipe, until) if stage.name in pending]
     return pending, estimate.plan(recipe, folder, stages, counts)
 

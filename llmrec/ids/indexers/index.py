@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llmrec.assets import expand_home
 from llmrec.config.section import LocalPath
 from llmrec.ids.exchange import read_index
 from llmrec.ids.tokenizer import Codes, Signals, Tokenizer
@@ -16,7 +17,7 @@ class IndexTokenizer(Tokenizer):
 
     def external_files(self) -> list[Path]:
         """The index file."""
-        return [Path(self.path).expanduser()]
+        return [expand_home(self.path)]
 
     def fit(self, signals: Signals, seed: int) -> Codes:
         """The code paths of an index file; the collision rule separates items that share a path.
@@ -28,4 +29,4 @@ class IndexTokenizer(Tokenizer):
         Raises:
             UserError: the file is missing or invalid.
         """
-        return read_index(Path(self.path).expanduser(), signals.items["item_id"].to_list())
+        return read_index(expand_home(self.path), signals.items["item_id"].to_list())

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llmrec.assets import expand_home
 from llmrec.collaborative import systems
 from llmrec.config import Recipe
 from llmrec.data.examples import load_items, training_histories
@@ -107,7 +108,7 @@ class RunSignals:
         if name == "collaborative":
             return self.collaborative, ~np.asarray(self.collaborative.any(axis=1))
         is_only_input = len(ids.inputs) == 1
-        vectors = read_vectors(Path(getattr(ids, name)).expanduser(), self.names, partial=not is_only_input)
+        vectors = read_vectors(expand_home(getattr(ids, name)), self.names, partial=not is_only_input)
         return np.nan_to_num(vectors), np.asarray(np.isnan(vectors).any(axis=1))
 
     def _none(self) -> NDArray[np.bool_]:

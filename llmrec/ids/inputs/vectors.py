@@ -42,7 +42,7 @@ def encode(texts: list[str], config: EncoderConfig) -> NDArray[np.float32]:
     except UserError:
         raise
     except Exception as error:  # a folder of another kind raises anything
-        is_local = assets.is_pypi(name) or Path(name).expanduser().is_dir()
+        is_local = assets.is_pypi(name) or assets.expand_home(name).is_dir()
         fault = cause_of(error) if is_local else assets.hub_fault(error)
         raise UserError(
             f"ids.encoder.model: {name} cannot be loaded ({fault}); "
@@ -96,7 +96,7 @@ def _encoder_folder(name: str) -> Path:
 
     if assets.is_pypi(name):
         return assets.from_pypi(name)
-    folder = Path(name).expanduser()
+    folder = assets.expand_home(name)
     if folder.is_dir():
         return folder
     if name.startswith((".", "/", "~")):
