@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
 from typing import TypeVar, cast
@@ -18,8 +19,19 @@ UPDATES = 1000
 """How often `follow` counts: an update costs as much as the work on a short text."""
 
 
-_with_lines: list[Progress] = []
-"""The work that prints lines now, if any."""
+_with_lines: list[object] = []
+"""The work that prints lines now, if any; nested work prints none."""
+
+
+@contextlib.contextmanager
+def without_lines() -> Iterator[None]:
+    """Work in the block prints no lines: it is a part of work that prints its own, such as a training."""
+    part = object()
+    _with_lines.append(part)
+    try:
+        yield
+    finally:
+        _with_lines.remove(part)
 
 
 class Progress:

@@ -15,6 +15,7 @@ from llmrec.decode import batches
 from llmrec.decode.parallel_codes import search_engine
 from llmrec.metrics.ranking import values_by_rank
 from llmrec.models.layers.dropout import eval_mode
+from llmrec.progress.bar import without_lines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -102,7 +103,7 @@ class ValidationLists:
         catalogue = self.catalogue.to(model.device)
         engine = search_engine(model, catalogue, self.pad_id)
         masks = mask_factory(catalogue.trie, None, self.seen, model.device)
-        with eval_mode(model):
+        with eval_mode(model), without_lines():
             items = batches.rank(engine, self.prompts, self.k, max(self.k, VALIDATION_BEAMS), masks).items
         gains = values_by_rank(sorted({NDCG_CUTOFF, self.k}))
         is_hit = items == self.targets[:, None]

@@ -11,7 +11,7 @@ import torch
 from llmrec.cli import main
 from llmrec.collaborative.sequential.early_stopping import train_to_best
 from llmrec.progress import bar, lines
-from llmrec.progress.bar import Progress, follow
+from llmrec.progress.bar import Progress, follow, without_lines
 from llmrec.progress.lines import ProgressLines
 
 
@@ -100,6 +100,14 @@ def test_of_nested_work_only_the_outermost_with_several_units_has_lines(capsys):
         files.update()
     told = capsys.readouterr().err.splitlines()
     assert [line.split(";")[0] for line in told] == [f"epochs: epoch {n} of 3" for n in (1, 2, 3)]
+
+
+def test_a_part_of_a_training_has_no_lines_of_its_own(capsys):
+    with without_lines():
+        assert list(follow(range(20), "decoding", "user")) == list(range(20))
+    assert capsys.readouterr().err == ""
+    assert list(follow(range(2), "decoding", "user")) == [0, 1]
+    assert len(printed(capsys, "decoding")) == 2
 
 
 def test_work_done_in_one_go_has_no_line(capsys):
