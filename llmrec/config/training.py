@@ -207,6 +207,7 @@ class SftConfig(TrainingConfig):
             `qlora`: the same on a base with 4-bit weights. `sid_rows`: the rows of the SID tokens alone.
         start: a finished run; training continues from its base and adapter instead of `base.model`. Null starts from
             `base.model`.
+        rows_lr: peak learning rate of the rows of new tokens, where they are trained apart from the base; null: `lr`.
         dropout: dropout rate of the base's hidden states in training.
         qlora: settings of the 4-bit weights.
         augment: how histories are varied from epoch to epoch; null trains them as they are.
@@ -226,6 +227,7 @@ class SftConfig(TrainingConfig):
     mode: Mode = "lora"
     start: RunName | None = None
     lr: Annotated[float, Field(gt=0)] = 3e-4
+    rows_lr: Annotated[float, Field(gt=0)] | None = None
     epochs: Annotated[float, Field(gt=0)] = 4.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -251,6 +253,10 @@ class SftConfig(TrainingConfig):
         if self.parallel_codes and self.softmax == "children":
             raise ValueError(
                 "parallel_codes has no prefixes, whose children could be compared: set softmax to vocabulary"
+            )
+        if self.rows_lr is not None and self.mode == "full":
+            raise ValueError(
+                "rows_lr: in the mode full new tokens' rows are part of the base, and have its lr"
             )
         if self.patience is not None and self.keep == "last":
             raise ValueError("patience stops at the best so far: needs keep: loss or keep: ndcg")

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models
 from transformers import (
     LlamaConfig,
@@ -117,8 +118,8 @@ def test_the_trainers_loss_on_trees_equals_the_unrolled_one(samples, kind, tied,
 
 
 @pytest.fixture
-def trainer(tmp_path, samples):
-    """A trainer of a small model, which evaluates two trees at a time; what it trains on does not matter."""
+def trainer_of(tmp_path, samples):
+    """Makes a trainer of a small model, which evaluates two trees at a time; what it trains on does not matter."""
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.BPE()), pad_token="p", eos_token="e"
     )
@@ -127,16 +128,20 @@ def trainer(tmp_path, samples):
     settings["per_device_eval_batch_size"] = 2
     rows = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}
     args = SFTConfig(output_dir=str(tmp_path), **settings, **rows)
-    model = make("qwen3", True)
-    collator = TreeCollator(pad_id=0)
-    return TreeTrainer(
+    return lambda model, **options: TreeTrainer(
         epochs,
         validation=trees_of(samples),
         model=model,
         args=args,
         processing_class=tokenizer,
-        data_collator=collator,
+        data_collator=TreeCollator(pad_id=0),
+        **options,
     )
+
+
+@pytest.fixture
+def trainer(trainer_of):
+    return trainer_of(make("qwen3", True))
 
 
 def test_an_evaluations_loss_is_the_mean_over_all_labels_however_they_fall_into_batches(trainer, samples):
@@ -145,6 +150,26 @@ def test_an_evaluations_loss_is_the_mean_over_all_labels_however_they_fall_into_
         batches = [unrolled_loss(trainer.model, part).item() for part in (samples[:2], samples[2:])]
     assert abs((2 * batches[0] + batches[1]) / 3 - expected) > 1e-4, "a mean over users would differ"
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_rows_of_new_tokens_may_have_a_learning_rate_of_their_own(trainer_of):
+    adapter = LoraConfig(target_modules=["q_proj"], trainable_token_indices=[3, 5, 9])
+    trainer = trainer_of(get_peft_model(make("qwen3", True), adapter), rows_lr=0.5)
+    trainer.create_optimizer_and_scheduler(num_training_steps=10)
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    groups = [
+        (group["lr"], [names[id(p)] for p in group["params"]]) for group in trainer.optimizer.param_groups
+    ]
+    rows = [name for rate, group in groups for name in group if rate == 0.5]
+    others = [name for rate, group in groups for name in group if rate == trainer.args.learning_rate]
+    assert rows and all("trainable_tokens_delta" in name for name in rows)
+    trained = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
+    assert sorted(rows + others) == sorted(trained) and others
+    for _ in range(5):
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    rates = {group["lr"] for group in trainer.optimizer.param_groups if group["params"]}
+    assert rates == {0.25, trainer.args.learning_rate / 2}, "one schedule for both"
 
 
 def test_pieces_hold_the_whole_batch_and_no_more_than_they_may(samples, monkeypatch):

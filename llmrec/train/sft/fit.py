@@ -107,6 +107,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
         processing_class=prepared.tokenizer,
         validation_lists=_validation_lists(ctx, prepared) if valid else None,
         loss=_loss(sft, prepared.catalogue, teacher),
+        rows_lr=sft.rows_lr,
         compiled=sft.compile,
         callbacks=[metrics] + ([EarlyStoppingCallback(sft.patience)] if sft.patience and valid else []),
     )

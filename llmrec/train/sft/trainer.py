@@ -24,6 +24,9 @@ from llmrec.train.sft.losses.vocabulary import VocabularyLoss
 from llmrec.train.sft.samples import TrainingTree, as_dataset
 from llmrec.train.validation import NDCG_CUTOFF, ValidationLists
 
+TRAINED_ROWS = "trainable_tokens_delta"
+"""What PEFT calls the trained rows of tokens."""
+
 
 class TreeTrainer(SFTTrainer):
     """SFTTrainer whose loss reads one label a position, as `llmrec.token_tree.collate` gives them.
@@ -38,6 +41,7 @@ class TreeTrainer(SFTTrainer):
             labels of all of them, whatever the batches and the number of processes.
         validation_lists: validation users whose lists are decoded at every evaluation, which then has `eval_ndcg@10`.
         loss: what the labels cost, a teacher in it; None for the softmax over the vocabulary, without one.
+        rows_lr: peak learning rate of the trained rows of tokens; None for that of all weights.
         compiled: whether a sharded model's layers are compiled; of another, `args` says it.
         kwargs: SFTTrainer's.
     """
@@ -48,12 +52,14 @@ class TreeTrainer(SFTTrainer):
         validation: Sequence[TrainingTree] = (),
         validation_lists: ValidationLists | None = None,
         loss: Loss | None = None,
+        rows_lr: float | None = None,
         compiled: bool = False,
         **kwargs: Any,
     ) -> None:
         rows = as_dataset([*validation, EMPTY_TREE]) if validation else None
         super().__init__(train_dataset=epochs.rows, eval_dataset=rows, **kwargs)
         self._epochs, self._lists = epochs, validation_lists
+        self._rows_lr = rows_lr
         self._loss: Loss = VocabularyLoss() if loss is None else loss
         self._most_positions = self._positions_of_a_step()
         if self.is_fsdp_enabled:
@@ -63,6 +69,20 @@ class TreeTrainer(SFTTrainer):
         """Trainer's, which shards on CPUs as well."""
         super().create_accelerator_and_postprocess()
         sharding.allow_cpu_sharding(self)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer's, in which the trained rows of tokens may have a learning rate of their own."""
+        is_new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if is_new and self._rows_lr is not None:
+            named = (self._trained_model if model is None else model).named_parameters()
+            rows = {id(parameter) for name, parameter in named if TRAINED_ROWS in name}
+            for group in list(optimizer.param_groups):
+                apart = [parameter for parameter in group["params"] if id(parameter) in rows]
+                if apart:
+                    group["params"] = [p for p in group["params"] if id(p) not in rows]
+                    optimizer.add_param_group(group | {"params": apart, "lr": self._rows_lr})
+        return optimizer
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
         turn = self.args.train_batch_size * self.accelerator.num_processes
