@@ -31,20 +31,35 @@ def explode(parts: list[TableFile], table: Table) -> list[TableFile]:
 
 
 def refuse_objects(parts: list[TableFile], table: Table) -> None:
-    """Raise a UserError if users or items of a log are objects, whose text is no id: `{"id": 7, "name": "Anna"}`."""
+    """Raise a UserError if users or items of a log are objects, or lists of them: their text is no id.
+
+    `{"id": 7, "name": "Anna"}` is one. A text of CSV may look like that; it has no fields that a card could name.
+    """
     for part in parts:
         if table.format_of(part.path) == "csv":
             continue
-        for name, dtype in part.frame.collect_schema().items():
-            if name not in ("user", "item") or not (dtype == pl.String or isinstance(dtype, pl.Struct)):
-                continue
-            values = sample(part, name, 1)
-            if len(values) and (isinstance(dtype, pl.Struct) or isinstance(object_of(values[0]), dict)):
+        schema = part.frame.collect_schema()
+        for name in ("user", "item"):
+            if _are_objects(part, name, schema[name]):
                 column = table.columns[name]
                 raise UserError(
                     f"{part.path}: column {column!r} ({name}) holds objects; name the field that is the id, such as "
                     f"{f'{column}.id'!r}"
                 )
+
+
+def _are_objects(part: TableFile, name: str, dtype: pl.DataType) -> bool:
+    """Whether a column holds objects or lists of objects, by its type or its first value."""
+    if isinstance(dtype, pl.List | pl.Array):
+        return isinstance(dtype.inner, pl.Struct)
+    if dtype != pl.String:
+        return isinstance(dtype, pl.Struct)
+    values = sample(part, name, 1)
+    if not len(values):
+        return False
+    entries = list_of(values[0])
+    first = entries[0] if isinstance(entries, list) and entries else entries
+    return isinstance(first, dict) or object_of(values[0]) is not None
 
 
 def matching(parts: list[TableFile], patterns: Mapping[Literal["user", "item"], str]) -> list[TableFile]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,13 @@ def open_json(table: Table, path: Path, scratch: Path, wanted: Collection[str]) 
     start = sniff.head(path)
     encoding = sniff.encoding(table, start)
     text = start.decode(encoding, "replace").removeprefix("\ufeff").lstrip()
-    rows: Iterator[Row] | None = None
+    rows: Callable[[], Iterator[Row]] | None = None
     if table.format_of(path) == "loose_jsonl":
-        rows = _loose_rows(path, encoding)
+        rows = partial(_loose_rows, path, encoding)
     elif not _is_lines(text, wanted):
-        rows = _values(path, encoding, wanted)
+        rows = partial(_values, path, encoding, wanted)
     elif _has_nested(text, wanted):
-        rows = _line_rows(path, decoded_lines(path, encoding))
+        rows = partial(_line_rows, path, encoding)
     if rows is not None:
         return write_copy(path, scratch, map(_line, nested_rows(path, rows, wanted)))
     if encoding == "utf-8":
@@ -126,8 +127,8 @@ def _repaired_lines(path: Path, lines: Iterable[str]) -> Iterator[str]:
             yield line
 
 
-def _line_rows(path: Path, lines: Iterable[str]) -> Iterator[Row]:
-    for number, line in enumerate(lines, start=1):
+def _line_rows(path: Path, encoding: str) -> Iterator[Row]:
+    for number, line in enumerate(decoded_lines(path, encoding), start=1):
         if line.strip():
             yield _object(path, number, line)
 
@@ -229,13 +230,18 @@ def _objects(path: Path, encoding: str) -> Iterator[Row]:
     """Yield objects that stand in an array, or behind each other, in memory for one of them and a block."""
     decoder = json.JSONDecoder(parse_constant=_null)
     text, line = "", 1
+    least = (
+        0  # characters from which an object is tried again: its size could double its time with each block
+    )
     pieces = decoded(path, encoding)
     is_last, is_start = False, True
     while not is_last:
         piece = next(pieces, None)
         is_last = piece is None
         text += (piece or "").removeprefix("\ufeff") if is_start else piece or ""
-        position = 0
+        if len(text) < least and not is_last:
+            continue
+        position, least = 0, 0
         if is_start:
             position = len(text) - len(text.lstrip())
             position += text.startswith("[", position)
@@ -256,6 +262,7 @@ def _objects(path: Path, encoding: str) -> Iterator[Row]:
                     raise UserError(
                         f"{path}: the JSON object that starts in line {number} is broken or too long"
                     ) from None
+                least = 2 * (len(text) - position)
                 break
             yield row
             position = end

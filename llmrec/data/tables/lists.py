@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,46 +11,95 @@ import polars as pl
 
 from llmrec.data.tables import sniff
 from llmrec.data.tables.described import Table
-from llmrec.data.tables.notes import tell
+from llmrec.data.tables.notes import quiet, tell
 from llmrec.data.tables.prepare import decoded_lines, write_copy
 from llmrec.errors import UserError
 
 Row = dict[str, Any]
 
 
-def nested_rows(path: Path, rows: Iterable[Row], wanted: Collection[str]) -> Iterator[Row]:
+def nested_rows(path: Path, rows: Callable[[], Iterator[Row]], wanted: Collection[str]) -> Iterator[Row]:
     """Yield rows whose wanted columns are fields of objects: one row for each object, where these are in a list.
 
     The column `items.id` of `{"user": {"id": 1}, "items": [{"id": "a"}, {"id": "b"}]}` is `a` in one row and `b` in
     the next, and `user.id` is 1 in both. Other wanted columns are repeated. Rows that have all wanted columns
     themselves stay as they are. Where the list is missing there is no row, where the object is missing no value.
 
+    Args:
+        path: the file.
+        rows: reads the file's rows from the first one on.
+        wanted: names of the columns that will be read.
+
     Raises:
         UserError: a value that is neither an object nor a list of objects, fields of several lists, or a field of
             objects that are nowhere.
     """
     dotted = [name for name in wanted if "." in name]
+    with quiet():  # what is to be told of the file is told as its rows are read
+        lists = _lists(path, rows(), dotted) if dotted else {}
+    usual = _plan(path, wanted, dotted, lists)
+    for number, row in enumerate(rows(), start=1):
+        has_none = lists.keys().isdisjoint(row)
+        plan = usual if has_none else _plan(path, wanted, [name for name in dotted if name not in row], lists)
+        moved = {name: at for name in plan.checked if (at := _list_of(path, number, row, name))}
+        if moved.items() - lists.items():  # one object in the rows before, a list of them in this one
+            lists |= moved
+            usual = plan = _plan(path, wanted, [name for name in dotted if name not in row], lists)
+        yield from _rows_of(path, number, row, plan)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where the wanted columns of a row are.
+
+    Attributes:
+        own: columns of the row itself.
+        fields: columns that are fields of objects in no list, and the names on the way to each.
+        objects: names on the way to the list of objects; none if no column is in a list.
+        within: columns that are fields of the objects in the list, and the names on the way to each.
+    """
+
+    own: list[str]
+    fields: dict[str, list[str]]
+    objects: list[str]
+    within: dict[str, list[str]]
+
+    @property
+    def checked(self) -> list[str]:
+        """Fields whose place a row can show to be another; those of one list have one place."""
+        return [*self.fields, *list(self.within)[:1]]
+
+
+def _plan(path: Path, wanted: Collection[str], nested: list[str], lists: dict[str, str]) -> _Plan:
+    """Return the plan of rows in which some wanted columns are fields of objects."""
+    found = sorted({lists[name] for name in nested} - {""})
+    if len(found) > 1:
+        raise _several_lists(path, found)
+    return _Plan(
+        own=[name for name in wanted if name not in nested],
+        fields={name: name.split(".") for name in nested if not lists[name]},
+        objects=found[0].split(".") if found else [],
+        within={name: name.removeprefix(f"{found[0]}.").split(".") for name in nested if lists[name]},
+    )
+
+
+def _lists(path: Path, rows: Iterator[Row], dotted: list[str]) -> dict[str, str]:
+    """Return for each field which list holds its objects, "" if none does, by the first row that tells."""
     lists: dict[str, str] = {}
-    waiting: list[tuple[int, Row]] = []
     for number, row in enumerate(rows, start=1):
-        nested = [name for name in dotted if name not in row]
-        for name in nested:
-            at = _list_of(path, number, row, name)
-            if at or (at is not None and name not in lists):
-                lists[name] = at
-        waiting.append((number, row))
         # A row without the object does not tell whether it would be in a list.
-        if all(name in lists for name in nested):
-            for each in waiting:
-                yield from _rows_of(path, *each, wanted, lists)
-            waiting.clear()
-    if waiting:
-        absent = next(name for name in dotted if name not in lists)
-        raise UserError(f"{path}: no object has the field {absent!r}; correct `columns` in the card")
+        found = {name: _list_of(path, number, row, name) for name in dotted if name not in lists}
+        lists |= {name: at for name, at in found.items() if at is not None}
+        if len(lists) == len(dotted):
+            return lists
+    absent = next(name for name in dotted if name not in lists)
+    raise UserError(f"{path}: no object has the field {absent!r}; correct `columns` in the card")
 
 
 def _list_of(path: Path, number: int, row: Row, name: str) -> str | None:
     """Return which list holds the objects of a field; "" if these are in none, None if the row does not have them."""
+    if name in row:
+        return ""
     value: Any = row
     names = name.split(".")
     for depth, each in enumerate(names):
@@ -63,29 +113,22 @@ def _list_of(path: Path, number: int, row: Row, name: str) -> str | None:
     return ""
 
 
-def _rows_of(
-    path: Path, number: int, row: Row, wanted: Collection[str], lists: dict[str, str]
-) -> Iterator[Row]:
+def _rows_of(path: Path, number: int, row: Row, plan: _Plan) -> Iterator[Row]:
     """Yield one row for each object of the list of a row; the row alone if no wanted column is in a list."""
-    nested = [name for name in wanted if "." in name and name not in row]
-    if not nested:
+    if not plan.fields and not plan.within:
         yield row
         return
-    found = sorted({lists[name] for name in nested} - {""})
-    if len(found) > 1:
-        raise _several_lists(path, found)
-    outer = {name: row.get(name) for name in wanted if name not in nested}
-    outer |= {name: _field(row, name.split(".")) for name in nested if not lists[name]}
-    if not found:
+    outer = {name: row.get(name) for name in plan.own}
+    outer |= {name: _field(row, names) for name, names in plan.fields.items()}
+    if not plan.within:
         yield outer
         return
-    within = {name: name.removeprefix(f"{found[0]}.").split(".") for name in nested if lists[name]}
-    objects = _field(row, found[0].split(".")) or []
+    objects = _field(row, plan.objects) or []
     objects = [objects] if isinstance(objects, dict) else objects
     if not isinstance(objects, list) or not all(isinstance(each, dict) for each in objects):
-        raise UserError(f"{path}: row {number}: {next(iter(within))!r} needs a list of objects")
+        raise UserError(f"{path}: row {number}: {next(iter(plan.within))!r} needs a list of objects")
     for each in objects:
-        yield outer | {name: _field(each, names) for name, names in within.items()}
+        yield outer | {name: _field(each, names) for name, names in plan.within.items()}
 
 
 def _field(value: Any, names: list[str]) -> Any:
@@ -110,16 +153,26 @@ def with_fields(path: Path, frame: pl.LazyFrame, wanted: Collection[str]) -> pl.
     if not fields:
         return frame
     frame = frame.with_columns(**fields)
-    types = frame.collect_schema()
-    lists = [name for name in fields if isinstance(types[name], pl.List)]
-    roots = sorted({name.partition(".")[0] for name in lists})
-    if len(roots) > 1:
-        raise _several_lists(path, roots)
-    return frame.filter(pl.col(lists[0]).list.len() > 0).explode(lists) if lists else frame
+    places = {name: _list_of_type(schema, name) for name in fields}
+    lists = {name: place for name, place in places.items() if place is not None}
+    if len(set(lists.values())) > 1:
+        raise _several_lists(path, sorted(set(lists.values())))
+    return frame.filter(pl.col(next(iter(lists))).list.len() > 0).explode(list(lists)) if lists else frame
 
 
 def _several_lists(path: Path, lists: list[str]) -> UserError:
     return UserError(f"{path}: columns of several lists ({', '.join(lists)}); map those of one")
+
+
+def _list_of_type(schema: pl.Schema, name: str) -> str | None:
+    """Return which list holds the objects of a field, by the types of a file's columns; None if none does."""
+    names = name.split(".")
+    dtype = schema[names[0]]
+    for depth, each in enumerate(names[1:], start=1):
+        if isinstance(dtype, pl.List):
+            return ".".join(names[:depth])
+        dtype = _types_of(dtype)[each]
+    return None
 
 
 def _field_of(column: pl.Expr, dtype: pl.DataType, names: list[str]) -> pl.Expr | None:
@@ -129,12 +182,14 @@ def _field_of(column: pl.Expr, dtype: pl.DataType, names: list[str]) -> pl.Expr 
     if isinstance(dtype, pl.List):
         field = _field_of(pl.element(), cast(pl.DataType, dtype.inner), names)
         return None if field is None else column.list.eval(field)
-    if not isinstance(dtype, pl.Struct):
-        return None
-    types = {field.name: field.dtype for field in dtype.fields}
-    if names[0] not in types:
-        return None
-    return _field_of(column.struct.field(names[0]), cast(pl.DataType, types[names[0]]), names[1:])
+    types = _types_of(dtype)
+    return _field_of(column.struct.field(names[0]), types[names[0]], names[1:]) if names[0] in types else None
+
+
+def _types_of(dtype: pl.DataType) -> dict[str, pl.DataType]:
+    """Return the types of the fields of objects; none for other types."""
+    fields = dtype.fields if isinstance(dtype, pl.Struct) else []
+    return {field.name: cast(pl.DataType, field.dtype) for field in fields}
 
 
 def open_sequences(table: Table, path: Path, scratch: Path) -> Path:

@@ -225,10 +225,14 @@ def _texts(values: pl.Series) -> pl.Series:
     try:
         return values.cast(pl.String)
     except pl.exceptions.PolarsError:
-        texts = [None if value is None else value.decode("utf-8", "replace") for value in values]
-        return pl.Series(
-            values.name, [None if text and "\ufffd" in text else text for text in texts], pl.String
-        )
+        return pl.Series(values.name, map(_text, values), pl.String)
+
+
+def _text(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _scan_csv(table: Table, path: Path, scratch: Path, wanted: set[str]) -> tuple[Path, pl.LazyFrame]:
