@@ -16,6 +16,8 @@ from llmrec.errors import UserError
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 """Names in `time_format` of numbers since 1970, and their number in a second."""
 UNIT_NAMES = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}
+TWO_DIGITS = "two digits of the year"
+"""Part of the name of dates such as 1/25/24."""
 _EXCEL = "excel"
 _EPOCH_OF_EXCEL = 25_569
 """1970-01-01 in the days that spreadsheets count."""
@@ -34,33 +36,37 @@ def _with_clocks(*dates: str) -> tuple[str, ...]:
     return tuple(date + clock for date in dates for clock in _CLOCKS)
 
 
-# In a family all formats are tried. Two families that differ in the order of day and month are rivals.
+# In a family all formats are tried on each row, so those that are rarely written are families of their own. Two
+# families that differ in the order of day and month are rivals. `%Y` takes two digits, too, so `%y` is tried first.
 _FAMILIES: dict[str, tuple[str, ...]] = {
     "year, month, day": (
         *("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"),
-        *("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z", "%Y%m%dT%H%M%S%#z", "%Y%m%dT%H%M%S"),
+        *("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z"),
     ),
+    "year, month, day without signs": ("%Y%m%dT%H%M%S%#z", "%Y%m%dT%H%M%S"),
     "year/month/day": _with_clocks("%Y/%m/%d"),
     "year.month.day": _with_clocks("%Y.%m.%d"),
-    "month/day/two digits of the year": _with_clocks("%m/%d/%y"),
-    "day/month/two digits of the year": _with_clocks("%d/%m/%y"),
-    "day.month.two digits of the year": _with_clocks("%d.%m.%y"),
+    f"month/day/{TWO_DIGITS}": _with_clocks("%m/%d/%y"),
+    f"day/month/{TWO_DIGITS}": _with_clocks("%d/%m/%y"),
+    f"day.month.{TWO_DIGITS}": _with_clocks("%d.%m.%y"),
     "month/day/year": _with_clocks("%m/%d/%Y"),
     "day/month/year": _with_clocks("%d/%m/%Y"),
     "day-month-year": _with_clocks("%d-%m-%Y"),
     "month-day-year": _with_clocks("%m-%d-%Y"),
     "day.month.year": _with_clocks("%d.%m.%Y"),
+    "month in words, short year": _with_clocks("%d-%b-%y"),
     "month in words": (
-        *_with_clocks("%b %d, %Y", "%b %d, %Y,", "%B %d, %Y", "%d %b %Y", "%d %B %Y", "%d-%b-%y", "%d-%b-%Y"),
-        *("%m %d, %Y", "%A, %B %d, %Y", "%b %d %Y %I:%M%p"),
+        *_with_clocks("%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y"),
+        "%m %d, %Y",
     ),
+    "month in words, rarer forms": (*_with_clocks("%b %d, %Y,"), "%A, %B %d, %Y", "%b %d %Y %I:%M%p"),
     "RFC 822": ("%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S", "%d %b %Y %H:%M:%S %z"),
     "JavaScript": ("%a %b %d %Y %H:%M:%S GMT%z",),
     "web server": ("%d/%b/%Y:%H:%M:%S %z", "[%d/%b/%Y:%H:%M:%S %z]"),
     "Twitter": ("%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S %Y"),
 }
 _RIVALS = (
-    ("month/day/two digits of the year", "day/month/two digits of the year"),
+    (f"month/day/{TWO_DIGITS}", f"day/month/{TWO_DIGITS}"),
     ("month/day/year", "day/month/year"),
     ("day-month-year", "month-day-year"),
 )
