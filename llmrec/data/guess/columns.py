@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from llmrec.data.guess import names
 from llmrec.data.tables import read
 from llmrec.data.tables.notes import quiet
 from llmrec.data.tables.read import TableFile
-from llmrec.data.times import LATEST, Reading, are_positions, derived_unit, reading
+from llmrec.data.times import LATEST, TWO_DIGITS, Reading, are_positions, derived_unit, reading
 from llmrec.data.words import MISSING, list_of, object_of, prices
 from llmrec.errors import UserError
 
@@ -30,6 +31,9 @@ _DAYS_OF_EXCEL = (32_874, 73_050)
 _SIGNS = ("&gt;", ">", "|", ";", " / ", "/", ",")
 _NEVER_IN_LABELS = ("&gt;", ">", "|", ";")
 _FEW = 200
+_MOST_FIELDS = 50
+_DEEPEST = 4
+"""Most fields of an object, and levels of objects in objects, that are looked at."""
 _LONGEST_ID = 64
 _LONGEST_CODE = 128
 """Characters of a hash or an address; a text of that length has spaces."""
@@ -95,7 +99,8 @@ class Column:
     @cached_property
     def has_point(self) -> bool:
         """Whether ids are written as `7.0`, as pandas does where one is missing."""
-        if self.raw.dtype != pl.String or max(self.score("user"), self.score("item")) < CLEAR:
+        is_id = max(self.score("user"), self.score("item")) >= CLEAR or names.is_bare_id(self.name)
+        if self.raw.dtype != pl.String or not is_id:
             return False
         present = self.raw.drop_nulls().str.strip_chars()
         return bool(
@@ -186,6 +191,8 @@ class Column:
                 read_as = frame.select(how.values.alias("time")).collect()["time"]
         except (UserError, pl.exceptions.PolarsError):
             return None
+        if TWO_DIGITS in how.name and self.has_name and self.score("time") < 1:
+            return None  # 10.2.14 may be a version, too
         return _time_reading(how, read_as, len(self.values))
 
     @cached_property
@@ -239,11 +246,12 @@ class Column:
         fields: Counter[str] = Counter()
         for entry in self.objects[:_FEW]:
             fields.update(list(entry or {}))
-        return [name for name in fields if re.fullmatch(r"[\w $]+", name)]
+        return [name for name, _ in fields.most_common(_MOST_FIELDS) if re.fullmatch(r"[\w $]+", name)]
 
-    def fields(self) -> list[Column]:
-        """Return columns of the fields of the objects, and of the objects in them; none if there are none."""
-        found: list[Column] = []
+    def fields(self, levels: int = _DEEPEST) -> Iterator[Column]:
+        """Yield columns of the fields of the objects, and of the objects in them, down to so many levels."""
+        if not levels:
+            return
         is_entry = self.is_entry or self.is_list
         for name in self.nested:
             values = [None if entry is None else _text(entry.get(name)) for entry in self.objects]
@@ -251,8 +259,8 @@ class Column:
             field = Column(f"{self.name}.{name}", raw, is_field=True, is_entry=is_entry)
             # A list in a list has no row for each entry.
             if not (is_entry and field.is_list):
-                found += [field, *field.fields()]
-        return found
+                yield field
+                yield from field.fields(levels - 1)
 
     def examples(self, count: int = 5) -> list[str]:
         """Return the most frequent values, with how often they occur: `view (900)`."""

@@ -329,6 +329,8 @@ def title_in_log(log: LogGuess) -> Column | None:
     for role, least, longest in (("title", 2, 300), ("description", 1, 120), ("item", CLEAR, 120)):
         fitting = [c for c in free if c.score(role) >= least and c.is_text and c.length < longest]
         fitting = [column for column in fitting if depends_on(column.raw, item.raw)]
+        if role == "item":  # and no artist, of whom there are several tracks
+            fitting = [column for column in fitting if column.distinct > 0.5 * item.distinct]
         if fitting:
             return max(fitting, key=lambda column: column.score(role))
     return item if item.is_text and item.score("title") >= 2 else None

@@ -27,14 +27,22 @@ class _Rows:
     Attributes:
         separator: the separator.
         cells: the rows from the header line on, or from the first.
+        width: number of values that most rows have.
         skip: number of lines above them.
         header: names of the columns, if the header line has a name less than the rows have values.
     """
 
     separator: str
     cells: list[list[str]]
+    width: int
     skip: int = 0
     header: list[str] | None = None
+
+    @property
+    def rank(self) -> tuple[bool, int, bool]:
+        """How likely the separator is: a header line in the first line counts more than many columns."""
+        is_whole = not self.skip and self.header is None
+        return is_whole and _names_columns(self.cells[0]), self.width, is_whole
 
 
 def ways(path: Path, text: str) -> list[dict[str, Any]]:
@@ -66,7 +74,7 @@ def _layout(text: str) -> dict[str, Any] | None:
         found = [each for each in found if each.separator != " "]
     if not found:
         return None
-    best = max(found, key=lambda each: len(each.cells[-1]))
+    best = max(found, key=lambda each: each.rank)
     if best.separator == " " and not any(any(map(str.isdigit, row[0])) for row in best.cells[1:]):
         return None  # prose
     layout: dict[str, Any] = {"format": "csv", "separator": best.separator}
@@ -86,19 +94,19 @@ def _rows(text: str, separator: str) -> _Rows | None:
         return None
     width, _ = Counter(len(row) for _, row in numbered).most_common(1)[0]
     above = _rows_above([row for _, row in numbered])
+    if not _names_columns(numbered[above][1]):
+        above = 0  # first rows with few values, not lines above a header
     skip, cells = numbered[above][0], [row for _, row in numbered[above:]]
     if width < 2 or sum(len(row) == width for row in cells) < 0.9 * len(cells):
         return None
     if len(cells[0]) == width:
-        if not above:
-            return _Rows(separator, cells)
-        return _Rows(separator, cells, skip) if _has_header(cells) else None
-    if len(cells[0]) != width - 1 or not all(cells[0]) or not _has_header([cells[0]]):
+        return _Rows(separator, cells, width, skip if above else 0)
+    if len(cells[0]) != width - 1 or not all(cells[0]) or not _names_columns(cells[0]):
         return None
     # Lines end in a separator, or begin with a row's name that the header line lacks.
     is_open = all(not row[-1].strip() for row in cells[1:] if len(row) == width)
     header = [*cells[0], f"column_{width}"] if is_open else ["row", *cells[0]]
-    return _Rows(separator, cells[1:], skip + 1, header)
+    return _Rows(separator, cells[1:], width, skip + 1, header)
 
 
 def _rows_above(rows: list[list[str]]) -> int:
@@ -131,15 +139,23 @@ def _parsed(text: str, separator: str) -> list[tuple[int, list[str]]]:
 
 def _has_header(rows: list[list[str]]) -> bool:
     """Whether the first row names the columns: by known names, else because it looks unlike the rows below."""
-    first = [cell.strip() for cell in rows[0]]
-    known = sum(names.is_known(cell) for cell in first)
-    numbers = sum(bool(re.fullmatch(r"[-+]?[\d.,:/ -]+", cell)) for cell in first)
-    if known and (known > 1 or not numbers):
+    if _names_columns(rows[0]):
         return True
-    if numbers or sum(not cell for cell in first) > 1 or len(set(first)) < len(first):
+    first = [cell.strip() for cell in rows[0]]
+    if _numbers(first) or sum(not cell for cell in first) > 1 or len(set(first)) < len(first):
         return False
     below = [{row[place] for row in rows[1:] if place < len(row)} for place in range(len(first))]
     return not any(cell in values for cell, values in zip(first, below, strict=True))
+
+
+def _names_columns(row: list[str]) -> bool:
+    """Whether a row has names that columns are known to have; `user_17` is an id, and no name."""
+    known = sum(names.is_known(cell) and not re.search(r"\d", cell) for cell in row)
+    return known > 1 or (known == 1 and not _numbers(row))
+
+
+def _numbers(row: list[str]) -> int:
+    return sum(bool(re.fullmatch(r"[-+]?[\d.,:/ -]+", cell.strip())) for cell in row)
 
 
 def _are_sequences(text: str) -> bool:

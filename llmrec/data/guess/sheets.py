@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import chain, islice
 
 import polars as pl
 
@@ -22,8 +23,8 @@ class Sheet:
         self.columns = [
             Column(name, found.rows[name], has_name=found.has_header) for name in readable[:_MOST_COLUMNS]
         ]
-        for column in list(self.columns):
-            self.columns += column.fields()
+        fields = chain.from_iterable(column.fields() for column in list(self.columns))
+        self.columns += islice(fields, _MOST_COLUMNS)
 
     @property
     def path(self) -> str:
