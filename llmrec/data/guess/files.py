@@ -7,6 +7,7 @@ import gzip
 import re
 import shutil
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class FoundTable:
         is_whole: whether these are all rows.
         has_header: whether the files name their columns.
         join: the table that is joined to this one, if they are a log together.
+        partial: names of columns that some of the files lack; these are not read.
     """
 
     path: str
@@ -73,6 +75,7 @@ class FoundTable:
     is_whole: bool
     has_header: bool = True
     join: FoundJoin | None = None
+    partial: Sequence[str] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -231,7 +234,11 @@ def _are_parts(one: FoundTable, other: FoundTable) -> bool:
         return first == second
     common = first.keys() & second.keys()
     is_like = 3 * len(common) >= 2 * max(len(first), len(second))
-    return is_like and all(first[name] == second[name] for name in common)
+    return (
+        is_like
+        and len(common) == min(len(first), len(second))
+        and all(first[name] == second[name] for name in common)
+    )
 
 
 def _joined(members: list[FoundTable], folder: Path) -> list[FoundTable]:
@@ -241,10 +248,12 @@ def _joined(members: list[FoundTable], folder: Path) -> list[FoundTable]:
         matches = {str(Path(name)) for name in glob.glob(path, root_dir=folder)}  # noqa: PTH207
         if len(members) > 1 and matches == {member.path for member in members}:
             columns = [name for name in members[0].columns if all(name in m.columns for m in members)]
+            partial = list(dict.fromkeys(name for m in members for name in m.columns if name not in columns))
             rows = pl.concat([member.rows.select(columns) for member in members]).head(ROWS)
             whole = all(m.is_whole for m in members) and sum(len(m.rows) for m in members) <= ROWS
             files = sorted(member.files[0] for member in members)
-            return [replace(members[0], path=path, files=files, rows=rows, is_whole=whole)]
+            joined = replace(members[0], path=path, files=files, rows=rows, is_whole=whole, partial=partial)
+            return [joined]
     return members
 
 

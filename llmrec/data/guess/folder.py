@@ -9,6 +9,7 @@ from llmrec.data.guess.attributes import TableGuess, guess_items, guess_users
 from llmrec.data.guess.choices import Choose, Question
 from llmrec.data.guess.columns import Column
 from llmrec.data.guess.doubts.log import doubts
+from llmrec.data.guess.doubts.table import unread
 from llmrec.data.guess.files import find_tables
 from llmrec.data.guess.interactions import LogGuess, guess_log
 from llmrec.data.guess.joins import with_joined_log
@@ -70,6 +71,7 @@ def guess_folder(folder: Path, choose: Choose, scratch: Path) -> Guess:
     notes = [*item_notes, *user_notes, *(items.notes if items else []), *(users.notes if users else [])]
     notes += doubts(log)
     used = [guessed.sheet for guessed in (log, items, users) if guessed is not None]
+    notes += [note for sheet in dict.fromkeys(used) for note in unread(sheet.found)]
     notes += _left_out(sheets, used, left_out, notes)
     time_format = _time_format(log, items, choose)
     _name_encodings(used)

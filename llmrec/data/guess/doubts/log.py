@@ -7,6 +7,8 @@ from llmrec.data.guess.interactions import LogGuess
 from llmrec.data.tables.notes import short
 
 _MANY = 0.2
+_DOUBTFUL = 1.5
+"""Score below which a name may mean something else: a session, a kind of user."""
 _ROUNDED = r"^\d(?:[.,]\d+)?E\+\d+$"
 
 
@@ -33,6 +35,11 @@ def doubts(log: LogGuess) -> list[str]:
             f"{log.sheet.path}: {user.name!r} may name a person, and is the only id of users; every file of the run "
             "holds it, unless you put a number in its place"
         )
+    notes += [
+        f"{log.sheet.path}: {column.name!r} is taken for the id of {role}s, as no other column is named like one"
+        for role, column in ((role, log.columns[role]) for role in ("user", "item"))
+        if 0 < column.score(role) < _DOUBTFUL and not names.is_personal(column.name)
+    ]
     return notes if "time" in log.columns else [*notes, _no_times(log)]
 
 
