@@ -13,13 +13,13 @@ The run must have one shared code before an item's own, and IDs from text alone.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import typer
 from numpy.typing import NDArray
 
 from llmrec import Recommender
@@ -184,4 +184,4 @@ KINDS: dict[str, tuple[Rows, bool]] = {
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    typer.run(main)

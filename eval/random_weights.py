@@ -6,10 +6,11 @@ recipe that trains both, `base.model=BASE` and `base.model=FOLDER`, shows what t
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 from transformers import AutoModelForCausalLM
 
 from llmrec.config import BaseConfig
@@ -17,7 +18,7 @@ from llmrec.models.base import load_base
 from llmrec.models.checkpoint import save_checkpoint
 
 
-def main(base: str, folder: Path, seed: int = 0) -> None:
+def main(base: str, folder: Path, seed: Annotated[int, typer.Argument()] = 0) -> None:
     """Write the checkpoint; every weight is drawn as the architecture's own initialisation has it."""
     pretrained, tokenizer = load_base(BaseConfig(model=base, chat=False), texts=[], seed=seed)
     torch.manual_seed(seed)
@@ -27,4 +28,4 @@ def main(base: str, folder: Path, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:]))
+    typer.run(main)

@@ -9,11 +9,11 @@ Three in ten purchases repeat an earlier one. The files are as messy as exports 
 from __future__ import annotations
 
 import csv
-import sys
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
+import typer
 
 CUSTOMERS, PRODUCTS = 400, 150
 REPEATED, SUCCEEDS, DOUBLED, UNTITLED = 0.08, 0.3, 0.02, 0.05
@@ -73,4 +73,4 @@ def _orders(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    typer.run(main)

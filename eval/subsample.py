@@ -5,8 +5,9 @@ The users are drawn by a seed; items that none of them chose are left out. The c
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+
+import typer
 
 from llmrec.artifacts import find_run
 from llmrec.data.examples import load_interactions, load_items
@@ -33,4 +34,4 @@ def main(run: str, users: int, folder: Path, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    typer.run(main)

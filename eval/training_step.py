@@ -9,14 +9,14 @@ differences of the variants' gradients from that of float32 with torch's and PEF
 from __future__ import annotations
 
 import shlex
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from trl import SFTConfig
 
@@ -37,7 +37,7 @@ LIBRARIES, PLAIN, APART = "torch's attention, PEFT's rows", "plain attention", "
 REPEATS = 7
 
 
-def main(name: str, out: Path, count: int) -> None:
+def main(name: str, out: Path, count: Annotated[int, typer.Argument()] = 4) -> None:
     """Time the variants, print and write the figures."""
     recipe = load_recipe(str(run_folder(name) / "recipe.yaml"))
     trainer = trainer_of(name, count * recipe.sft.batch)
@@ -127,4 +127,4 @@ def _gradient(work: Callable[[], None], model: torch.nn.Module) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 4)
+    typer.run(main)
