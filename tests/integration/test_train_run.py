@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import math
+from functools import partial
+from glob import glob
 
 import numpy as np
 import polars as pl
@@ -86,6 +88,26 @@ def test_training_stops_early_where_validation_gets_worse(shop):
     log = [json.loads(line) for line in (folder / "runs/early/sft/metrics.jsonl").read_text().splitlines()]
     losses = [line["valid_loss"] for line in log if "valid_loss" in line]
     assert len(losses) < 30 and losses[-1] > min(losses)
+
+
+@pytest.mark.cpu_alone
+def test_a_killed_training_stops_early_where_it_would_have(shop):
+    folder, _ = shop
+    settings = ["sft.lr=0.5", "sft.max_steps=30", "sft.eval_steps=1", "sft.patience=2", "sft.keep=loss"]
+    steps = {}
+    for name in ("patient", "patient-killed"):
+        command = ("sft", "recipe.yaml", f"run={name}", "parent=shop", *settings)
+        run = folder / "runs" / name
+        if name.endswith("killed"):
+            process = small_shop.start(folder, *command)
+            saved = str(run / ".scratch/sft-*/checkpoints/checkpoint-2/trainer_state.json")
+            assert small_shop.kill_when(process, partial(glob, saved))
+            assert not (run / "sft").exists()
+        done = small_shop.run(folder, *command)
+        assert done.returncode == 0, done.stderr
+        log = [json.loads(line) for line in (run / "sft/metrics.jsonl").read_text().splitlines()]
+        steps[name] = [line["step"] for line in log if "valid_loss" in line]
+    assert steps["patient"] == steps["patient-killed"] and len(steps["patient"]) < 30
 
 
 def test_a_mix_of_tasks_is_trained_on_and_decoding_asks_with_the_first(shop):

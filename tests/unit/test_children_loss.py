@@ -16,7 +16,8 @@ from llmrec.config import LoraSettings, Recipe, validate
 from llmrec.decode import score_candidates
 from llmrec.decode.parallel_codes import search_engine
 from llmrec.errors import UserError
-from llmrec.models.layers.child_head import ChildPositions
+from llmrec.models.layers.child_head import ChildPositions, token_rows
+from llmrec.models.layers.trained_rows import TrainedRows
 from llmrec.models.lora import attach_lora
 from llmrec.models.vocabulary import SidVocabulary
 from llmrec.text.target_tree import TargetTreeBuilder
@@ -156,6 +157,17 @@ def test_losses_and_gradients_equal_those_of_the_unrolled_paths(make, taught):
     assert got.keys() == expected.keys() and got
     for name, gradient in expected.items():
         assert (got[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-7, name
+
+
+def test_rows_of_codes_are_read_from_the_trained_rows_and_not_from_a_merged_matrix(monkeypatch):
+    model = with_trained_rows("qwen3")
+    read = []
+    rows_of = TrainedRows.rows_of
+    monkeypatch.setattr(TrainedRows, "rows_of", lambda self, tokens: read.append(1) or rows_of(self, tokens))
+    head, tokens = model.get_output_embeddings(), torch.tensor([PATHS[0][0], PATHS[0][1]])
+    rows, bias = token_rows(head, tokens)
+    assert len(read) == 1 and bias is None
+    torch.testing.assert_close(rows, head.weight[tokens])
 
 
 def test_it_differs_from_the_loss_over_the_vocabulary_and_words_do_not():

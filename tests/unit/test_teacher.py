@@ -211,6 +211,18 @@ def test_a_branch_gets_the_chances_under_its_own_codes(teacher):
     assert asked == 2 * 4
 
 
+def test_a_row_without_branches_changes_nothing_in_what_its_window_is_taught_with_them(teacher):
+    """A template whose samples are no trees has the same windows, and none of the branches."""
+    window, beside = [0, 3, 1, 5], [[1, 5], [0, 4], [2, 3]]
+    branched = with_branches(window, beside)
+    plain = TrainingTree(flat(window), np.array(window, np.int32), 99)
+    alone = replace(teacher).distributions(collated([branched]))
+    together = replace(teacher)
+    together.distributions(collated([plain, with_branches([4, 2, 1, 0], beside)]))
+    for one, other in zip(alone, together.distributions(collated([branched])), strict=True):
+        assert torch.equal(one.probabilities, other.probabilities)
+
+
 class Flat:
     """Log-probabilities that fall linearly with the item's index, for a catalogue of any size."""
 

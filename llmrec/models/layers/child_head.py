@@ -96,7 +96,8 @@ def token_rows(head: torch.nn.Module, tokens: torch.Tensor) -> tuple[torch.Tenso
     """
     bias: torch.Tensor | None = getattr(head, "bias", None)
     of_tokens = None if bias is None else bias[tokens]
-    if isinstance(head, TrainedRows) and (trained := head.rows_of(tokens)) is not None:
+    rows = getattr(head, "token_adapter", head)  # where PEFT wraps the head, its layer is inside
+    if isinstance(rows, TrainedRows) and (trained := rows.rows_of(tokens)) is not None:
         return trained, of_tokens
     weight: Any = head.weight
     return weight[tokens], of_tokens

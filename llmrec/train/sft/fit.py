@@ -161,12 +161,16 @@ def _trained(ctx: StageContext, trainer: TreeTrainer) -> PreTrainedModel | PeftM
 def sft_arguments(
     recipe: Recipe, checkpoints: Path, trees: int, validate: bool, workers: Workers
 ) -> SFTConfig:
-    """TRL's settings for a recipe; one of its epochs is the whole training."""
+    """TRL's settings for a recipe; one of its epochs is the whole training.
+
+    Where the best weights are kept, they are saved at every validation: Trainer keeps those alone that it has saved.
+    """
     sft = recipe.sft
     steps = sft.max_steps or math.ceil(trees / (sft.batch * sft.accumulate))
     often = default_interval(steps, MIN_INTERVAL)
-    save_steps, eval_steps = sft.save_steps or often, sft.eval_steps or often
     keeps_best = validate and sft.keep != "last"
+    eval_steps = sft.eval_steps or (sft.save_steps if keeps_best else None) or often
+    save_steps = eval_steps if keeps_best else sft.save_steps or often
     arguments = SFTConfig(
         **training_arguments(sft, checkpoints, steps, recipe.seed, recipe.track.report_to),
         per_device_train_batch_size=sft.batch // workers.count,
@@ -175,7 +179,8 @@ def sft_arguments(
         ddp_find_unused_parameters=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
-        save_steps=math.lcm(save_steps, eval_steps) if keeps_best else save_steps,
+        save_steps=save_steps,
+        restore_callback_states_from_checkpoint=True,  # how often `patience` has been tried
         eval_strategy="steps" if validate else "no",
         eval_steps=eval_steps,
         load_best_model_at_end=keeps_best,

@@ -58,6 +58,26 @@ class TeacherDistribution:
     is_observed: torch.Tensor
 
 
+class Kept:
+    """Distributions that are the same in every epoch, as many as have `KEPT` numbers together."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, bytes, bytes], list[torch.Tensor]] = {}
+        self._numbers = 0
+
+    def get(self, key: tuple[int, bytes, bytes]) -> list[torch.Tensor] | None:
+        """What was kept under a key, if anything."""
+        return self._found.get(key)
+
+    def put(self, key: tuple[int, bytes, bytes], distributions: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Keep distributions where there is room, and return them."""
+        numbers = sum(level.numel() for level in distributions)
+        if self._numbers + numbers <= KEPT:
+            self._found[key] = distributions
+            self._numbers += numbers
+        return distributions
+
+
 @dataclass(frozen=True)
 class Teacher:
     """A collaborative model that scores the items of a catalogue.
@@ -168,7 +188,8 @@ class Teacher:
 
         They are asked for together for the reason that `_choice_distributions` gives.
         """
-        kept = self._memory.get((owner, window.numpy().tobytes(), len(self.catalogue.token_ids)))
+        key = (owner, window.numpy().tobytes(), b"")
+        kept = self._memory.get(key)
         if kept is not None:
             return kept[0]
         parts = [
@@ -177,7 +198,7 @@ class Teacher:
             )
             for after in torch.arange(1, len(window)).split(self.at_once)
         ]
-        return self._keep(owner, window, [torch.cat(parts)])[0]
+        return self._memory.put(key, [torch.cat(parts)])[0]
 
     def _codes_of(self, scores: torch.Tensor) -> torch.Tensor:
         """Probabilities of codes [q, C] from scores [q, items]."""
@@ -266,9 +287,9 @@ class Teacher:
             int64 [n − 1, count], none twice in a row; the likeliest where fewer have a chance.
         """
         items = torch.from_numpy(window.astype(np.int64))
-        key = (owner, items.numpy().tobytes(), count)
-        if key in self._drawn:
-            return self._drawn[key]
+        drawn_before = self._drawn.get((owner, items.numpy().tobytes(), count))
+        if drawn_before is not None:
+            return drawn_before
         rng = np.random.default_rng((seed, owner, len(window), int(items[0]), STREAM))
         drawn, distributions = [], []
         for after in torch.arange(1, len(items)).split(self.at_once):
@@ -280,9 +301,12 @@ class Teacher:
             distributions.append(
                 self.prefix_chances.along(scores, torch.cat([items[after][:, None], drawn[-1]], dim=1))
             )
-        self._drawn[key] = torch.cat(drawn)
-        self._keep(owner, items, [torch.cat(level) for level in zip(*distributions, strict=True)])
-        return self._drawn[key]
+        beside = self._drawn[owner, items.numpy().tobytes(), count] = torch.cat(drawn)
+        answers = torch.cat([items[1:, None], beside], dim=1)
+        self._memory.put(
+            _key(owner, items, answers), [torch.cat(level) for level in zip(*distributions, strict=True)]
+        )
+        return beside
 
     def _choice_distributions(
         self, owner: int, window: torch.Tensor, answers: torch.Tensor
@@ -292,21 +316,15 @@ class Teacher:
         They are the same in every epoch, so they are kept. They are asked for together, whatever else is in a batch:
         sums of floats depend on what is computed together, and a resumed training should end as any other.
         """
-        kept = self._memory.get((owner, window.numpy().tobytes(), answers.shape[1]))
+        key = _key(owner, window, answers)
+        kept = self._memory.get(key)
         if kept is not None:
             return kept
         distributions = []
         for after in torch.arange(1, len(window)).split(self.at_once):
             scores = self._scores_after(self._fitted_without(owner), window.expand(len(after), -1), after)
             distributions.append(self.prefix_chances.along(scores, answers[after - 1]))
-        return self._keep(owner, window, [torch.cat(level) for level in zip(*distributions, strict=True)])
-
-    def _keep(
-        self, owner: int, window: torch.Tensor, distributions: list[torch.Tensor]
-    ) -> list[torch.Tensor]:
-        if (len(self._memory) + 1) * sum(level.numel() for level in distributions) <= KEPT:
-            self._memory[owner, window.numpy().tobytes(), distributions[0].shape[1]] = distributions
-        return distributions
+        return self._memory.put(key, [torch.cat(level) for level in zip(*distributions, strict=True)])
 
     def _fitted_without(self, owner: int) -> Baseline:
         """The model that was fitted without a user's fold."""
@@ -322,9 +340,9 @@ class Teacher:
         return torch.from_numpy(self.scores(model, histories))
 
     @cached_property
-    def _memory(self) -> dict[tuple[int, bytes, int], list[torch.Tensor]]:
+    def _memory(self) -> Kept:
         """Distributions for windows of chosen items, kept between epochs."""
-        return {}
+        return Kept()
 
     @cached_property
     def _drawn(self) -> dict[tuple[int, bytes, int], torch.Tensor]:
@@ -340,3 +358,8 @@ class Teacher:
     def prefix_chances(self) -> PrefixChances:
         """The probabilities of codes that follow from those of items."""
         return PrefixChances(self.catalogue)
+
+
+def _key(owner: int, window: torch.Tensor, answers: torch.Tensor) -> tuple[int, bytes, bytes]:
+    """What distributions depend on: a user's fold, a window [n] and the answers [n − 1, A] asked for in it."""
+    return owner, window.long().numpy().tobytes(), answers.long().numpy().tobytes()
