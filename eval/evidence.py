@@ -17,7 +17,7 @@ from llmrec.files import read_json, write_json
 from llmrec.layout import run_folder
 
 KEPT = ("hr@10", "ndcg@10", "users", "intervals")
-STAGES = ("data", "collaborative", "ids", "sft", "decode", "tasks", "eval", "report")
+STAGES = ("data", "collaborative", "ids", "sft", "pairs", "dpo", "grpo", "decode", "tasks", "eval", "report")
 
 
 def evidence(run: Path, command: str, note: str | None = None) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def evidence(run: Path, command: str, note: str | None = None) -> dict[str, Any]
     metrics["protocol"].pop("formulas")
     for part in ("differences", "slices"):
         metrics[part] = kept(metrics[part])
-    tasks = run / "eval/tasks.json"
+    tasks, gate = run / "eval/tasks.json", run / "eval/gate.json"
     return {
         "command": command,
         **({"note": note} if note else {}),
@@ -45,6 +45,7 @@ def evidence(run: Path, command: str, note: str | None = None) -> dict[str, Any]
         "curve": [line for line in curve if "valid_loss" in line],
         "metrics": metrics,
         **({"tasks": read_json(tasks)} if tasks.is_file() else {}),
+        **({"gate": read_json(gate)} if gate.is_file() else {}),
     }
 
 
