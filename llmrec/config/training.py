@@ -126,7 +126,8 @@ class TrainingConfig(Section):
     Attributes:
         lr: peak learning rate.
         epochs: passes over the training data; the last one may be incomplete.
-        max_steps: most optimizer steps; null trains all epochs.
+        max_steps: number of optimizer steps, in place of `epochs`, whose data they visit again and again; null trains
+            all epochs.
         batch: samples per batch.
         accumulate: batches per optimizer step.
         warmup: share of the steps in which the learning rate rises.

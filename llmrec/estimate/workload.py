@@ -95,17 +95,17 @@ class Workload:
         self.decode_template = self.mix[0].templates[0]
 
     def training_counts(self) -> tuple[float, float]:
-        """Tokens and labels of the whole SFT: of its epochs, or of `max_steps` if that ends earlier."""
+        """Tokens and labels of the whole SFT: of `max_steps`, or of its epochs if that is null."""
         trees, tokens, labels = self.epoch_counts(math.ceil(self.recipe.sft.epochs))
         epochs = self.passes(trees)
         return tokens * epochs, labels * epochs
 
     def passes(self, trees: float) -> float:
-        """Epochs of SFT, or what `max_steps` leaves of them; `trees` is the number of an epoch."""
+        """Epochs of SFT, or those that `max_steps` makes of `trees` an epoch."""
         sft = self.recipe.sft
         if sft.max_steps is None:
             return sft.epochs
-        return min(sft.epochs, sft.max_steps * sft.batch * sft.accumulate / trees)
+        return sft.max_steps * sft.batch * sft.accumulate / trees
 
     def epoch_counts(self, count: int) -> tuple[float, float, float]:
         """Trees, tokens and labels of an epoch, averaged over the first `count` epochs."""

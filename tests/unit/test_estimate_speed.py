@@ -102,7 +102,16 @@ def test_a_teacher_is_asked_once_for_what_users_chose_and_anew_for_what_it_draws
     drawn = [seconds(1, f"sft.epochs={n}") - seconds(0, f"sft.epochs={n}") for n in (1, 9)]
     assert 0 < 9 * drawn[0] == pytest.approx(drawn[1])
     assert seconds(0, "sft.max_steps=2", "sft.batch=50", "sft.accumulate=1") == pytest.approx(seconds(0) / 10)
+    assert seconds(0, "sft.max_steps=40", "sft.batch=50", "sft.accumulate=1") == pytest.approx(seconds(0))
     assert flops.teacher_seconds(work("sft.distillation=null")) == 0
+
+
+def test_steps_may_be_more_than_the_epochs_have():
+    alone = ["prompts=[{task: sequential, templates: [sids]}]", "sft.batch=50", "sft.accumulate=1"]
+    one, many = (work(*alone, more) for more in ("sft.epochs=1", "sft.max_steps=40"))
+    trees, tokens, _ = one.epoch_counts(1)
+    assert 40 * 50 > trees
+    assert many.training_counts()[0] == pytest.approx(tokens * 40 * 50 / trees)
 
 
 def test_an_untied_head_is_half_of_what_the_blocks_leave():
