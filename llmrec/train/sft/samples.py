@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 TREE = tuple(field.name for field in fields(TargetTree))
 Ints = npt.NDArray[np.int32]
 Halves = npt.NDArray[np.float16]
-AUGMENTATION = 2
+AUGMENTATION = (1 << 20) + 2
 """Separates the draws of augmented histories from other draws of the same seed and epoch."""
 Branch = Callable[[int, Ints], Ints]
 """Items beside those that a user (`owner_of`) has chosen after each part of a window [n]: indices [n − 1, count]."""

@@ -37,7 +37,7 @@ KEPT = int(GB) // 4
 """Number of code probabilities, in float32, that are kept from one epoch to the next: 1 GB."""
 LEAST = -50.0
 """Log-probability of an item with probability 0, where an item must be drawn."""
-STREAM = 1
+STREAM = (1 << 20) + 1
 """Separates the draws of synthetic items from other draws of the same seed and epoch."""
 
 
