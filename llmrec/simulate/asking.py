@@ -37,6 +37,7 @@ def ask_all(
     answers = _read_kept(kept, items)
     missing = list(dict.fromkeys(question for question in questions if _key(question) not in answers))
     kept.parent.mkdir(parents=True, exist_ok=True)
+    _end_line(kept)
     progress = Progress(what, len(missing), "slate")
     with kept.open("a", encoding="utf-8") as file, progress, ThreadPoolExecutor(clients) as pool:
 
@@ -61,6 +62,14 @@ def ask_all(
 
 def _key(question: str) -> str:
     return hashlib.sha256(question.encode()).hexdigest()
+
+
+def _end_line(path: Path) -> None:
+    """End the last line of a file if a killed command has not, so that the next answer is a line of its own."""
+    content = path.read_bytes() if path.is_file() else b""
+    if content and not content.endswith(b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")
 
 
 def _read_kept(path: Path, items: int) -> dict[str, Answer]:

@@ -15,6 +15,8 @@ from llmrec import layout
 from llmrec.cli import main
 from llmrec.config import BaseConfig
 from llmrec.models.base import load_base
+from llmrec.simulate.asking import ask_all
+from llmrec.simulate.endpoint import Endpoint, checked_url
 from llmrec.simulate.question import SYSTEM, question
 from llmrec.simulate.simulation import Settings, Simulation
 
@@ -131,6 +133,23 @@ def test_a_stopped_simulation_goes_on_and_comes_to_the_same_figures(letters, run
         served.asked, served.fails_after = [], None
         assert simulate(address, "--users", "20") == 0
         assert len(served.asked) == 25 and figures() == whole
+
+
+def test_an_answer_after_a_half_written_line_is_kept(tmp_path):
+    """A command that is killed within a line leaves it broken, and the next answer is not part of it."""
+    kept, asked = tmp_path / "kept.jsonl", []
+
+    def respond(path, headers, body):
+        asked.append(body)
+        return 200, {}, {"choices": [{"text": "A", "logprobs": {"top_logprobs": [{"A": -0.1}]}}]}
+
+    with answering(respond) as address:
+        endpoint = Endpoint(checked_url(address), "small", "completions")
+        ask_all(endpoint, ["first", "second"], 2, kept, 1, "asking")
+        kept.write_text(kept.read_text()[:-20])
+        for _ in range(2):
+            ask_all(endpoint, ["first", "second"], 2, kept, 1, "asking")
+    assert len(asked) == 3
 
 
 def test_the_key_is_sent_and_written_nowhere(letters, run, capsys, monkeypatch):
