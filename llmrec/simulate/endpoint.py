@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import time
@@ -44,7 +43,7 @@ class Endpoint:
         api: which of the two.
         timeout: seconds until an answer must be there.
         key: key that is sent as `Authorization: Bearer`; None sends none.
-        log_probs: whether log-probabilities of one token are asked for; False after the server has returned none.
+        log_probs: whether log-probabilities of one token are asked for; False after the server has refused them.
     """
 
     url: str
@@ -67,14 +66,17 @@ class Endpoint:
         Raises:
             UserError: the server cannot be reached, is too slow, or answers with an error or something else.
         """
+        refused = False
         if self.log_probs:
-            answer = None
-            with contextlib.suppress(_RefusedError):
+            try:
                 answer = self._read(self._post(self._body(system, text, True)))
-            if answer is not None and answer[1] is not None:
-                return answer
+                if answer[1] is not None:
+                    return answer
+            except _RefusedError:
+                refused = True
         answer = self._read(self._post(self._body(system, text, False)))
-        self.log_probs = False
+        if refused:  # and the same request without them is not
+            self.log_probs = False
         return answer
 
     def _body(self, system: str, text: str, log_probs: bool) -> dict[str, Any]:

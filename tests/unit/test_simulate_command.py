@@ -152,6 +152,25 @@ def test_an_answer_after_a_half_written_line_is_kept(tmp_path):
     assert len(asked) == 3
 
 
+def test_an_answer_without_log_probabilities_changes_no_later_question():
+    """An empty first token has none. Only a server that refuses them is asked for them no more."""
+    asked = []
+
+    def respond(path, headers, body):
+        asked.append("logprobs" in body)
+        if "refuse" in body["prompt"] and asked[-1]:
+            return 400, {}, {"error": {"message": "logprobs: not supported"}}
+        top = [] if "empty" in body["prompt"] else [{"A": -0.1}]
+        logprobs = {"top_logprobs": top} if asked[-1] else None
+        return 200, {}, {"choices": [{"text": "A", "logprobs": logprobs}]}
+
+    with answering(respond) as address:
+        endpoint = Endpoint(checked_url(address), "small", "completions")
+        answers = [endpoint.complete("", text)[1] for text in ("empty", "full", "refuse", "full")]
+    assert answers == [None, {"A": -0.1}, None, None]
+    assert asked == [True, False, True, True, False, False]
+
+
 def test_the_key_is_sent_and_written_nowhere(letters, run, capsys, monkeypatch):
     monkeypatch.setenv("LLMREC_API_KEY", "sk-secret")
     served = ServedModel(*letters)
