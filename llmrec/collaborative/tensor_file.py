@@ -19,6 +19,8 @@ def open_tensors(
 ) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
     """Give a file's metadata and tensors to the block; where the block cannot use them, the file is at fault.
 
+    So the block only reads: what may fail for another reason, such as a device's memory, comes after it.
+
     Args:
         path: the file.
         framework: whether the tensors are NumPy's or torch's.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ from llmrec.ids.load import sort_in_trie_order
 from llmrec.tiger.network import build_network, encoder_inputs, item_tokens
 from llmrec.tiger.search import search
 from llmrec.tiger.training import train
+
+if TYPE_CHECKING:
+    from transformers import T5ForConditionalGeneration
 
 TITLE = "TIGER"
 FORMULA = "score(i) = Σ log p(code of i's ID | history's IDs, earlier codes), by beam search under the trie"
@@ -49,18 +52,19 @@ class Tiger:
 
     def __init__(
         self,
+        model: T5ForConditionalGeneration,
         config: TigerConfig,
         items: Sequence[str],
         sids: npt.NDArray[np.int32],
         codes: Sequence[int],
         counts: npt.NDArray[np.int64],
     ) -> None:
-        """Make a network with weights from torch's generator for items in trie order."""
+        """Put a network for items in trie order on the device."""
         self.config, self.items, self.sids, self.codes = config, list(items), sids, list(codes)
         self.counts = counts
         self.popularity = Popularity.of_counts(self.items, counts)
         device: Any = choose_device()
-        self.model = build_network(codes, config).to(device).eval()
+        self.model = model.to(device).eval()
         self._tokens = item_tokens(sids, codes)
         self._trie = Trie.build(sids, codes).to(device)
         self._position = {item: i for i, item in enumerate(self.items)}
@@ -100,7 +104,7 @@ class Tiger:
         examples = valid if valid is not None and not valid.is_empty() else None
         with torch.random.fork_rng(), start_workers(1):
             torch.manual_seed(seed)
-            tiger = cls(config, items, sids, codes, counts)
+            tiger = cls(build_network(codes, config), config, items, sids, codes, counts)
             validate = None if examples is None else lambda _: tiger._ndcg(examples)
             log = train(tiger.model, tiger._tokens, rows, config, seed, validate)
         return tiger, log
@@ -114,16 +118,16 @@ class Tiger:
         """
         with open_model(path, METADATA, TITLE, "tiger") as (about, tensors):
             sids, counts = tensors.pop("sids").numpy(), tensors.pop("counts").numpy()
-            config = TigerConfig.model_validate(about["config"])
+            config, items, codes = TigerConfig.model_validate(about["config"]), about["items"], about["codes"]
             with torch.random.fork_rng():
-                tiger = cls(config, about["items"], sids, about["codes"], counts)
-            own = dict(tiger.model.named_parameters())
+                model = build_network(codes, config)
+            own = dict(model.named_parameters())
             if own.keys() != tensors.keys():
                 raise ValueError("other weights")
             with torch.no_grad():
                 for name, parameter in own.items():
                     parameter.copy_(tensors[name])
-            return tiger
+        return cls(model, config, items, sids, codes, counts)
 
     def save(self, path: Path) -> None:
         """Write weights, settings, item ids, semantic IDs and counts as one safetensors file."""

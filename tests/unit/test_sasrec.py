@@ -330,3 +330,14 @@ def test_a_file_that_is_not_ours_is_one_clear_error(tmp_path):
         Sasrec.load(tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="run the stage collaborative first"):
         Sasrec.load(tmp_path / "absent.safetensors")
+
+
+def test_a_device_without_memory_is_no_broken_file(tmp_path, monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model, _ = Sasrec.fit(training([["i1"]]), ITEMS, "bce", SMALL, valid=VALID)
+    model.save(tmp_path / "model.safetensors")
+    monkeypatch.setattr(SasrecModel, "to", full)
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        Sasrec.load(tmp_path / "model.safetensors")

@@ -176,3 +176,13 @@ def test_a_file_that_is_not_ours_is_one_clear_error(tmp_path):
 def test_without_validation_targets_patience_epochs_are_trained():
     _, log = fit(valid=VALID.clear(), patience=2)
     assert (log["epochs"], log["best_epoch"], log["ndcg@10"]) == (2, 2, [])
+
+
+def test_a_device_without_memory_is_no_broken_file(trained, tmp_path, monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    trained[0].save(tmp_path / "model.safetensors")
+    monkeypatch.setattr(type(trained[0].model), "to", full)
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        Tiger.load(tmp_path / "model.safetensors")

@@ -33,6 +33,8 @@ def open_model(
 ) -> Iterator[tuple[dict[str, Any], dict[str, torch.Tensor]]]:
     """Give what `write_model` wrote to the block, which makes the model of it: what `about` says, and the tensors.
 
+    The block makes the model on the CPU (`open_tensors`).
+
     Args:
         path: the file.
         key: the key of its metadata.

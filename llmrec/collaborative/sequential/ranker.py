@@ -131,12 +131,12 @@ class SequentialRanker:
             UserError: the file does not exist, or `save` did not write it.
         """
         with open_model(path, cls.metadata, cls.title, "collaborative") as (about, tensors):
-            config = cls.settings.model_validate(about["config"])
+            config, items = cls.settings.model_validate(about["config"]), about["items"]
             counts = tensors.pop("counts").numpy()
-            model = cls.build(len(about["items"]), config)
+            model = cls.build(len(items), config)
             model.load_state_dict(tensors)
-            model.to(choose_device())
-            return cls(model, config, about["items"], counts)
+        model.to(choose_device())
+        return cls(model, config, items, counts)
 
     def save(self, path: Path) -> None:
         """Write weights, settings, item ids and counts as one safetensors file."""
