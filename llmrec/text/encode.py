@@ -259,6 +259,10 @@ class PromptEncoder:
         except MissingFieldError as error:
             missing[error.field] += count
             return []
+        if len(cuts) < count:
+            raise UserError(
+                f"template {template.id!r} says tree: true, but does not name all of {count} items"
+            )
         builder = TargetTreeBuilder()
         shared, learned = 0, False
         for cut in range(1, count + 1):

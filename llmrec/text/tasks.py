@@ -28,6 +28,8 @@ from llmrec.yaml_files import read_yaml
 
 Source = Literal["next_item", "item", "interaction"]
 _PROBES = (1, 2, 3)
+_TREE_PROBES = (*_PROBES, 7, 50)
+"""Lengths of histories; the long ones find a template that names the first or last few items only."""
 _TARGET_SID = Slot("target", 1, "sid")
 
 
@@ -148,7 +150,7 @@ def check_template(task: Task, template: Template, fields: Fields) -> None:
             hint = did_you_mean(need, sorted(named), "it names")
             raise UserError(f"needs {need!r}, but names it nowhere ({hint})")
     if template.tree:
-        _check_tree(task, texts)
+        _check_tree(task, [render(template.text, task.text_scope(template, n), fields) for n in _TREE_PROBES])
 
 
 def _check_system(template: Template) -> None:
@@ -163,10 +165,12 @@ def _check_tree(task: Task, texts: list[list[Segment]]) -> None:
         if slot.role in ("target", "candidates"):
             raise UserError(f"says tree: true, but its text names {slot.role}, which changes with the target")
     whole, tail = split_trunk(texts[-1])
-    for segments in texts:
+    for count, segments in zip(_TREE_PROBES, texts, strict=True):
         trunk, end = split_trunk(segments)
         if not trunk or trunk != whole[: len(trunk)] or end != tail:
             raise UserError("says tree: true, but its text before or after the history changes with it")
+        if {slot.index for slot in slots(trunk) if slot.role == "history"} != set(range(count)):
+            raise UserError(f"says tree: true, but its text does not name all of {count} history items")
 
 
 def _need(slot: Slot) -> str:

@@ -118,11 +118,21 @@ def test_hostile_titles_and_templates_stay_text(tokenizer, encoder):
         ("{% for item in history %}{{ item.sid }}", False, "endfor|Unexpected end"),
         ("{{ history|length }}: {% for item in history %}{{ item.sid }}{% endfor %}", True, "tree: true"),
         ("{{ ''.__class__.__mro__ }}", False, "unsafe|access"),
+        ("{% for item in history[-5:] %}{{ item.sid }}{% endfor %}", True, "changes with it"),
+        ("{% for item in history[:4] %}{{ item.sid }}{% endfor %}", True, "all of 7 history items"),
+        ("{% for item in history[:40] %}{{ item.sid }}{% endfor %}", True, "all of 50 history items"),
+        ("{{ history[0].sid }}", True, "all of 2 history items"),
     ],
 )
 def test_bad_templates_are_refused(text, tree, message):
     with pytest.raises(UserError, match=message):
         check(text, tree=tree)
+
+
+def test_a_tree_without_an_item_names_its_template(encoder):
+    short = Template(id="short", tree=True, text="{% for i in history[:2] %}{{ i.sid }}{% endfor %}")
+    with pytest.raises(UserError, match="'short' says tree: true, but does not name all of 3 items"):
+        encoder.window_trees(short, PromptContext(["i0", "i1", "i2", "i3"]))
 
 
 def check(text, fields=FIELDS, task=None, **keys):
