@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from typing import Any, Literal
 
 from jinja2 import StrictUndefined, TemplateError
@@ -25,7 +25,7 @@ from llmrec.errors import UserError, did_you_mean
 Role = Literal["history", "target", "user", "candidates"]
 _MARK = re.compile("\ue000([a-z]+):([0-9]+):([^\ue000\ue001]+)\ue001")
 _LEFT_OVER = re.compile("[\ue000\ue001]")
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+_UNREADABLE = "a field is spliced in as it is: no filter can change it, and no condition can read it"
 _CALLED = {
     "history": "an item of the history",
     "target": "the target",
@@ -160,16 +160,67 @@ class _View:
         self._index = index
         self._fields = fields
 
-    def __getattr__(self, name: str) -> str:
+    def __getattr__(self, name: str) -> _Field:
         if name.startswith("_"):
             raise AttributeError(name)
         if name not in self._fields:
             hint = did_you_mean(name, sorted(self._fields), "there are")
             raise UserError(f"{_CALLED[self._role]} has no field {name!r} ({hint})")
-        return f"\ue000{self._role}:{self._index}:{name}\ue001"
+        return _Field(f"\ue000{self._role}:{self._index}:{name}\ue001")
 
     def __str__(self) -> str:
         raise UserError(f"{_CALLED[self._role]} is no text: name a field of it, as in {{{{ target.title }}}}")
+
+
+class _Field:
+    """A field, as a template sees it: a marker that can be written and joined with other text, but not be read."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __add__(self, other: Any) -> _Field:
+        return _Field(self._text + other) if isinstance(other, str) else self._added(self, other)
+
+    def __radd__(self, other: Any) -> _Field:
+        return _Field(other + self._text) if isinstance(other, str) else self._added(other, self)
+
+    @staticmethod
+    def _added(first: Any, second: Any) -> _Field:
+        if isinstance(first, _Field) and isinstance(second, _Field):
+            return _Field(first._text + second._text)
+        raise UserError("a field can be added to a str only")
+
+    def _refuse(self, *args: Any) -> Any:
+        raise UserError(_UNREADABLE)
+
+    __bool__ = __len__ = __iter__ = __getitem__ = __contains__ = _refuse
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = _refuse  # type: ignore[assignment]
+
+
+def _not_of_fields(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter or test of Jinja that refuses fields, and texts with fields in them."""
+
+    @wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, _Field) or (isinstance(value, str) and _LEFT_OVER.search(value)):
+                raise UserError(_UNREADABLE)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+    for functions in (environment.filters, environment.tests):
+        functions.update({name: _not_of_fields(function) for name, function in functions.items()})
+    return environment
+
+
+_ENVIRONMENT = _environment()
 
 
 @cache
@@ -202,7 +253,7 @@ def render(source: str, scope: TemplateScope, fields: Fields) -> list[Segment]:
         Text and slots in order. Adjacent text is one segment.
 
     Raises:
-        UserError: a syntax error, an unknown name or field, or a filter that changes a field.
+        UserError: a syntax error, an unknown name or field, or a filter or condition on a field.
     """
     names = scope.names(fields)
     for name in sorted(variables_in(source) - set(names)):
@@ -225,7 +276,7 @@ def _cut(text: str) -> list[Segment]:
     if position < len(text):
         segments.append(text[position:])
     if any(isinstance(segment, str) and _LEFT_OVER.search(segment) for segment in segments):
-        raise UserError("a field is spliced in as it is: no filter can change it")
+        raise UserError(_UNREADABLE)
     return segments
 
 

@@ -10,7 +10,7 @@ from tokenizers import AddedToken
 from llmrec.errors import UserError
 from llmrec.models.base import train_tokenizer
 from llmrec.text.encode import PromptContext, PromptEncoder, Sample, build_chain
-from llmrec.text.prompts import Fields, Template, row_texts
+from llmrec.text.prompts import Fields, Slot, Template, TemplateScope, render, row_texts
 from llmrec.text.target_tree import BRANCH, TargetTreeBuilder
 from llmrec.text.tasks import Task, check_template, load_task
 from llmrec.text.tokens import TextEncoder
@@ -189,6 +189,43 @@ def test_a_chain_is_the_tree_of_one_sample(ids, data):
 def test_errors_in_a_template_are_named(text, keys, message):
     with pytest.raises(UserError, match=message):
         check(text, **keys)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"{{{{ history[0].title | {name} }}}}" for name in ("truncate(400)", "lower", "replace('x', 'y')")),
+        *(f"{{{{ history[0].title | {name} }}}}" for name in ("length", "default('none')", "trim", "join")),
+        "{{ history[0].title[:100] }}",
+        "{{ history[0].title or 'none' }}",
+        "{{ history | map(attribute='title') | map('lower') | join(', ') }}",
+        "{{ history | map(attribute='title') | join(', ') | truncate(4000) }}",
+        "{{ history | map(attribute='title') | sort | join(', ') }}",
+        "{{ history | selectattr('title') | map(attribute='sid') | join(', ') }}",
+        "{{ (history[0].title ~ '!') | lower }}",
+        "{{ (history[0].title + '!')[:100] }}",
+        "{% filter lower %}{{ history[0].title }}{% endfilter %}",
+        "{% if history[0].title %}{{ history[0].sid }}{% endif %}",
+        "{% if history[0].title == 'x' %}{{ history[0].sid }}{% endif %}",
+        "{% if 'x' in history[0].title %}{{ history[0].sid }}{% endif %}",
+        "{% if history[0].title is defined %}{{ history[0].sid }}{% endif %}",
+    ],
+)
+def test_what_would_read_a_field_is_refused(text):
+    with pytest.raises(UserError, match="no filter can change it, and no condition can read it"):
+        check(text)
+
+
+def test_fields_are_joined_with_text_and_items_are_counted_and_chosen():
+    scope = TemplateScope(3)
+    for text in ("{{ 'a ' + title + '!' }}", "{{ 'a ' ~ title ~ '!' }}", "{{ 'a %s!' % title }}"):
+        shown = render(text.replace("title", "history[0].title"), scope, FIELDS)
+        assert shown == ["a ", Slot("history", 0, "title"), "!"]
+    both = [Slot("history", 0, "sid"), Slot("history", 0, "title")]
+    assert render("{{ history[0].sid + history[0].title }}", scope, FIELDS) == both
+    ids = [Slot("history", 2, "sid"), " ", Slot("history", 1, "sid")]
+    text = "{{ history | length }}: {{ (history | reverse | list)[:2] | map(attribute='sid') | join(' ') }}"
+    assert render(text, scope, FIELDS) == ["3: ", *ids]
 
 
 def test_trees_need_a_history_and_position_is_for_answers_only():
