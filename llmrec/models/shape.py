@@ -27,6 +27,7 @@ class Shape:
         kv_share: key-value heads per attention head.
         tied: whether the LM head shares the embedding's matrix.
         vocabulary: number of rows of the embedding.
+        heads_width: width of all attention heads together; None if it is `hidden`.
     """
 
     parameters: float
@@ -36,12 +37,15 @@ class Shape:
     kv_share: float = 1.0
     tied: bool = True
     vocabulary: float = TYPICAL_VOCABULARY
+    heads_width: float | None = None
 
     @property
     def linears(self) -> list[tuple[float, float]]:
         """Input and output sizes of a block's linear layers: q, k, v, o, gate, up, down."""
-        h, kv, i = self.hidden, self.hidden * self.kv_share, self.intermediate
-        return [(h, h), (h, kv), (h, kv), (h, h), (h, i), (h, i), (i, h)]
+        h, i = self.hidden, self.intermediate
+        q = h if self.heads_width is None else self.heads_width
+        kv = q * self.kv_share
+        return [(h, q), (h, kv), (h, kv), (q, h), (h, i), (h, i), (i, h)]
 
     @property
     def linear_parameters(self) -> float:
@@ -87,7 +91,8 @@ def model_shape(base: BaseConfig) -> Shape:
         heads = settings["num_attention_heads"]
         share = settings.get("num_key_value_heads", heads) / heads
         sizes = (settings["hidden_size"], settings["num_hidden_layers"], settings["intermediate_size"])
-        return _decoder(*sizes, share, settings["vocab_size"], settings.get("tie_word_embeddings", True))
+        tied, head = settings.get("tie_word_embeddings", True), settings.get("head_dim")
+        return _decoder(*sizes, share, settings["vocab_size"], tied, heads * head if head else None)
     size_in_name = re.search(r"(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", base.model.rpartition("/")[2].lower())
     parameters = 1e9
     if size_in_name is not None:
@@ -97,7 +102,13 @@ def model_shape(base: BaseConfig) -> Shape:
 
 
 def _decoder(
-    hidden: int, layers: int, intermediate: int, kv_share: float, vocabulary: int, tied: bool
+    hidden: int,
+    layers: int,
+    intermediate: int,
+    kv_share: float,
+    vocabulary: int,
+    tied: bool,
+    heads_width: int | None = None,
 ) -> Shape:
-    blocks = Shape(0, hidden, layers, intermediate, kv_share, tied, vocabulary)
+    blocks = Shape(0, hidden, layers, intermediate, kv_share, tied, vocabulary, heads_width)
     return replace(blocks, parameters=blocks.linear_parameters + vocabulary * hidden * (1 if tied else 2))

@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from llmrec import estimate, hardware
-from llmrec.config import DataSize, load_recipe
+from llmrec.config import BaseConfig, DataSize, load_recipe
 from llmrec.data.card import load_card
 from llmrec.estimate import flops, machine
 from llmrec.estimate.weights import code_count, scored_tokens
@@ -118,6 +119,27 @@ def test_an_untied_head_is_half_of_what_the_blocks_leave():
     base = load_recipe("beauty-tiny", ["base.tiny.tied=false"]).base
     shape = model_shape(base)
     assert shape.head_parameters == base.tiny.vocabulary * base.tiny.hidden
+
+
+def test_heads_may_be_wider_together_than_the_hidden_state(tmp_path):
+    """In Qwen3-0.6B they are twice as wide: 16 of 128 beside 1024."""
+    config = Qwen3Config(
+        vocab_size=151936,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        tie_word_embeddings=True,
+    )
+    config.save_pretrained(tmp_path)
+    shape = model_shape(BaseConfig(model=str(tmp_path)))
+    with torch.device("meta"):
+        model = Qwen3ForCausalLM(config)
+    linears = [m for m in model.model.layers[0].modules() if isinstance(m, torch.nn.Linear)]
+    assert shape.linears == [(linear.in_features, linear.out_features) for linear in linears]
+    assert shape.parameters == pytest.approx(sum(p.numel() for p in model.parameters()), rel=0.001)
 
 
 def test_a_tree_shares_the_chat_format_and_a_sample_repeats_it():
