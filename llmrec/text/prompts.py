@@ -197,10 +197,10 @@ class _Field:
         raise UserError(_UNREADABLE)
 
     __bool__ = __len__ = __iter__ = __getitem__ = __contains__ = _refuse
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = _refuse  # type: ignore[assignment]
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = _refuse
 
 
-def _not_of_fields(function: Callable[..., Any]) -> Callable[..., Any]:
+def _not_of_fields(function: Any) -> Callable[..., Any]:
     """Return a filter or test of Jinja that refuses fields, and texts with fields in them."""
 
     @wraps(function)
