@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 GB = 1e9
 """Bytes of what is called GB in recipes, options, messages and files."""
+CPU_BATCH_GB, GPU_BATCH_GB = 1.0, 8.0
+"""Most memory of a batch without `decode.memory_gb`: a larger batch makes a CPU no faster, and a GPU's kernels count
+a tensor's elements in 32 bits."""
 
 
 def cpu_name() -> str:

@@ -23,9 +23,6 @@ from llmrec.plugins import is_import_path
 
 BEAMS = 20
 """Default beam width, and default list length."""
-CPU_BATCH_GB, GPU_BATCH_GB = 1.0, 8.0
-"""Most memory of a batch without `decode.memory_gb`: a larger batch makes a CPU no faster, and a GPU's kernels count
-a tensor's elements in 32 bits."""
 BASELINES = (
     *("popularity", "item_knn", "recent_knn", "succession", "text_knn"),
     *("sasrec_bce", "sasrec_ce", "mixture"),

@@ -13,10 +13,9 @@ import torch
 
 from llmrec.catalogue.item_mask import ItemMask, MaskFactory
 from llmrec.catalogue.prefix_mass import CollaborativePrior
-from llmrec.config.decoding import CPU_BATCH_GB, GPU_BATCH_GB
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.top_k import TopK
-from llmrec.hardware import GB, choose_device
+from llmrec.hardware import CPU_BATCH_GB, GB, GPU_BATCH_GB, choose_device
 from llmrec.models.device import to_device
 from llmrec.progress.bar import Progress
 

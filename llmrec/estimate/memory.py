@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-from llmrec.config.decoding import CPU_BATCH_GB
 from llmrec.estimate.machine import has_gpu
 from llmrec.estimate.weights import scored_tokens, sibling_count, trained_parameters
 from llmrec.estimate.workload import Workload
-from llmrec.hardware import GB
+from llmrec.hardware import CPU_BATCH_GB, GB
 from llmrec.models.shape import position_bytes
 from llmrec.token_tree import CPU_STEP_GB, MAX_ATTENTION_PAIRS
 

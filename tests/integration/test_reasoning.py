@@ -157,14 +157,14 @@ def test_rollouts_are_a_text_and_an_item_behind_it(recommender, policy):
 def test_grpo_learns_the_words_and_the_id(shop, reasons):
     """What is rewarded becomes likelier, text and item; the gate judges lists that are decoded behind texts."""
     folder, _ = shop
-    rewarded = ["grpo.max_steps=20", "grpo.batch=4", "grpo.generations=8", "grpo.lr=1e-2"]
+    rewarded = ["grpo.max_steps=40", "grpo.batch=4", "grpo.generations=8", "grpo.lr=1e-2"]
     rewarded += ["grpo.rewards=[{name: even:of_an_even_item}]", "decode.splits=[valid]"]
     (folder / "even.py").write_text(EVEN)
     done = small_shop.run(folder, "grpo", "reasons", *rewarded)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (reasons / "grpo/metrics.jsonl").read_text().splitlines()]
     rewards = [line["reward"] for line in lines if "reward" in line]
-    assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.1
+    assert np.mean(rewards[-10:]) > np.mean(rewards[:10]) + 0.1
     assert {"sft-valid.parquet", "grpo-valid.parquet"} <= {
         path.name for path in (reasons / "decode").iterdir()
     }

@@ -28,9 +28,8 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     for name in ("vectors", "images"):
         if name in ids.inputs:
             yield "ids", f"ids.{name}", str(getattr(ids, name))
-    files = ids.quantizer.external_files()  # an earlier run may lack some of them, not all
-    if not any(path.exists() for path in files):
-        yield from (("ids", "ids.quantizer", str(path)) for path in files[:1])
+    if ids.quantizer.kind == "index":
+        yield from (("ids", "ids.quantizer", str(path)) for path in ids.quantizer.external_files())
     if ids.quantizer.reads_vectors and "text" in ids.inputs and _is_path(ids.encoder.model):
         yield "ids", "ids.encoder.model", ids.encoder.model
     if recipe.sft.start is None and _is_path(recipe.base.model):
