@@ -30,8 +30,10 @@ def unknown_item(
         titles: of the items, if they have titles, and no more than `SEARCHED`.
         run: name of the run, whose titles the user may want to search.
     """
-    entitled = next(iter(titles.find(item, near=False)), None) if titles else None
-    near = items.same(item) or entitled or items.alike(item)
+    near = items.same(item)
+    if near is None and titles is not None:
+        near = next(iter(titles.find(item, near=False)), None)
+    near = near or items.alike(item)
     hint = ""
     if near is not None:
         title = titles.titles.get(near, near) if titles else near

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from llmrec.errors import InvalidRequestError
 
 Id: TypeAlias = str | int
 """An id; the number 50 is the id "50"."""
+Row = TypeVar("Row")
+Read = TypeVar("Read")
 
 
 def as_id(value: Any, what: str) -> str:
@@ -59,10 +61,15 @@ def as_rows(
     if not _is_list(rows) or len(rows) != count:
         given = f"{len(rows)}" if _is_list(rows) else f"{rows!r:.60}"
         raise InvalidRequestError(f"{what}: expected a list for each of {count} histories, found {given}")
+    return read_once(rows, lambda row: as_ids(row, what))
+
+
+def read_once(rows: Iterable[Row | None], read: Callable[[Row], Read]) -> list[Read | None]:
+    """What a function makes of each row that is there; rows that are one object are read once, and share it."""
     held = list(rows)  # an array makes a row anew each time that it is asked for
     distinct = {id(row): row for row in held if row is not None}
-    read = {key: as_ids(row, what) for key, row in distinct.items()}
-    return [None if row is None else read[id(row)] for row in held]
+    found = {key: read(row) for key, row in distinct.items()}
+    return [None if row is None else found[id(row)] for row in held]
 
 
 def has_rows(values: Iterable[Any]) -> bool:

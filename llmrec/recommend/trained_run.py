@@ -25,6 +25,7 @@ from llmrec.errors import (
 from llmrec.files import read_json
 from llmrec.models.checkpoint import Checkpoint, load_checkpoint, load_tokenizer
 from llmrec.models.lora import WEIGHTS
+from llmrec.recommend.given_ids import read_once
 from llmrec.recommend.model_names import ADAPTERS, BASE, SFT, adapter_sha256
 from llmrec.text.encode import PromptEncoder
 from llmrec.text.prompts import Template, row_texts
@@ -267,12 +268,7 @@ class TrainedRun:
         if any(row is not None and not len(row) for row in allow or []):
             raise InvalidRequestError("an allow-list is empty: nothing may be recommended")
         index = self._indices
-        allowed = None
-        if allow is not None:
-            # A list that many histories share is read once, and its places are one list too.
-            distinct = {id(row): row for row in allow if row is not None}
-            places = {key: index(row, "allow") for key, row in distinct.items()}
-            allowed = [None if row is None else places[id(row)] for row in allow]
+        allowed = None if allow is None else read_once(allow, lambda row: index(row, "allow"))
         denied = [index(row, "deny") for row in deny or [()] * len(histories)]
         if mask_seen:
             seen = (index(history, "history") for history in histories)
