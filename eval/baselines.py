@@ -24,7 +24,7 @@ def evaluate(run: Path, split: str) -> dict[str, object]:
     recipe = load_recipe(str(run / "recipe.yaml"))
     items = load_items(run)["item_id"].cast(pl.String).to_list()
     examples = evaluation_examples(run, split, times=True)
-    longest, masked = max(recipe.eval.k), recipe.decode.mask_seen
+    longest, masked = max(recipe.eval.k), recipe.data.mask_seen
     users = {}
     for name in recipe.eval.baselines:
         model = load_system(run, name, items)

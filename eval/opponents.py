@@ -44,7 +44,7 @@ def measure(run: Path, split: str, names: list[str] | None) -> dict[str, Any]:
     for name in names or recipe.eval.baselines:
         start = time.perf_counter()
         model = load_system(run, name, items)
-        lists = baseline_lists(model, examples, recipe.data.history, 10, recipe.decode.mask_seen)
+        lists = baseline_lists(model, examples, recipe.data.history, 10, recipe.data.mask_seen)
         users[name] = score_ranks(target_ranks(lists, examples, 10), [10])
         seconds[name] = round(time.perf_counter() - start, 1)
     cpu_seconds: dict[str, float] = {}

@@ -68,7 +68,7 @@ def main() -> None:
     users = {}
     for name, lists in reranked.items():
         frame = ranked_lists(examples["user_id"], lists, items)
-        shown = RecommendedLists(frame, examples, known, recipe.decode.mask_seen)
+        shown = RecommendedLists(frame, examples, known, recipe.data.mask_seen)
         of_users = {
             f"{metric.name}@{K}": pl.Series(metric.of(shown, K)).fill_nan(None)
             for metric in (DIVERSITY, TEXT_DIVERSITY)

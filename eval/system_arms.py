@@ -24,7 +24,7 @@ from llmrec.collaborative.system import System, TrainingData
 from llmrec.collaborative.systems import load_baseline, train_system
 from llmrec.config import TigerConfig, load_recipe, validate
 from llmrec.config.collaborative import system_class
-from llmrec.data.examples import evaluation_examples, load_items, training_histories
+from llmrec.data.examples import evaluation_examples, load_items, training_histories, with_masked
 from llmrec.files import read_json
 from llmrec.ids.load import load_sids, load_sizes
 from llmrec.recommend.model_names import TIGER
@@ -35,11 +35,12 @@ from llmrec.tiger.baseline import Tiger
 def train(run: Path, name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Train a system on a run's training split, and return what it reports: validation NDCG@10 by epoch and so on."""
     items = load_items(run)["item_id"].cast(pl.String).to_list()
-    seed = load_recipe(str(run / "recipe.yaml")).seed
+    recipe = load_recipe(str(run / "recipe.yaml"))
+    seed, mask_seen = recipe.seed, recipe.data.mask_seen
     if name == TIGER:
         config = validate(TigerConfig, settings, name)
         given, sids = load_sids(run)
-        valid = evaluation_examples(run, "valid", config.valid_users, seed)
+        valid = with_masked(evaluation_examples(run, "valid", config.valid_users, seed), mask_seen)
         histories = training_histories(run)
         return Tiger.fit(histories, given, sids, load_sizes(run), config, seed, valid)[1]
     system = validate(system_class(name), settings, name)
@@ -49,7 +50,8 @@ def train(run: Path, name: str, settings: dict[str, Any]) -> dict[str, Any]:
         def load(other: str) -> Any:
             return load_baseline(run, other, items)
 
-        return train_system(TrainingData(run, name, items, Path(folder), load, seed=seed), system)
+        data = TrainingData(run, name, items, Path(folder), load, seed=seed, mask_seen=mask_seen)
+        return train_system(data, system)
 
 
 def main() -> None:

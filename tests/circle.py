@@ -2,6 +2,8 @@
 
 import polars as pl
 
+from llmrec.data.examples import with_masked
+
 ITEMS = [f"i{n}" for n in range(12)]
 
 
@@ -15,9 +17,14 @@ def round_trip(start, length):
 
 
 CIRCLE = training([round_trip(user % 12, 5) for user in range(48)])
-VALID = pl.DataFrame(
-    {
-        "history": [round_trip(user, 5) for user in range(12)],
-        "target": [ITEMS[(user + 5) % 12] for user in range(12)],
-    }
+EVERYTHING_SEEN = pl.DataFrame({"history": [round_trip(user, 12) for user in range(12)], "target": ITEMS})
+"""Validation users who have been all round, so that every target was there before."""
+VALID = with_masked(
+    pl.DataFrame(
+        {
+            "history": [round_trip(user, 5) for user in range(12)],
+            "target": [ITEMS[(user + 5) % 12] for user in range(12)],
+        }
+    ),
+    mask_seen=True,
 )

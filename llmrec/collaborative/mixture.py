@@ -148,7 +148,7 @@ def choose_weights(
         members: the systems of the sum by name.
         tilts: decay → the tilt with that decay, of which one is chosen; empty if there is no tilt.
         config: the recipe's grids.
-        valid: `history: list[str], target: str`.
+        valid: `history: list[str], target: str, masked: list[str]`.
 
     Returns:
         `chosen`: the members' `weights` by name, `tilt_weight` and `tilt_decay`; `ndcg@10`; `members`, the NDCG@10 of
@@ -200,7 +200,7 @@ def _coordinates(
 class _Search:
     """Computes the validation NDCG@10 of weights, and caches it.
 
-    For each user it keeps only the target and the items that a system has among its `DEPTH` best unseen items. An
+    For each user it keeps only the target and the items that a system has among its `DEPTH` best allowed items. An
     item that every system ranks lower is hardly ever in the top 10 of a mixture. So the probabilities of many
     validation users fit into memory.
     """
@@ -215,14 +215,14 @@ class _Search:
         self._is_masked = np.empty(columns.shape, bool)
         for block in validation.blocks():
             logs = [system.log_probs(validation.histories[block], validation.items) for system in systems]
-            candidates = _candidates(logs, validation.seen[block], validation.targets[block])
+            candidates = _candidates(logs, validation.masked[block], validation.targets[block])
             columns[block] = candidates
             for kept, log in zip(log_probs, logs, strict=True):
                 kept[block] = np.take_along_axis(log, candidates, axis=1)
-            is_seen = np.zeros(logs[0].shape, bool)
-            for row, seen in zip(is_seen, validation.seen[block], strict=True):
-                row[seen] = True
-            self._is_masked[block] = np.take_along_axis(is_seen, candidates, axis=1)
+            is_masked = np.zeros(logs[0].shape, bool)
+            for row, masked in zip(is_masked, validation.masked[block], strict=True):
+                row[masked] = True
+            self._is_masked[block] = np.take_along_axis(is_masked, candidates, axis=1)
         # A column that several systems rank high occurs several times; only the first one counts.
         self._is_masked[:, 1:] |= columns[:, 1:] == columns[:, :-1]
         self._place = (columns < np.maximum(validation.targets, 0)[:, None]).sum(1)
@@ -255,21 +255,21 @@ class _Search:
 
 def _candidates(
     logs: Sequence[npt.NDArray[np.float32]],
-    seen: Sequence[npt.NDArray[np.int64]],
+    masked: Sequence[npt.NDArray[np.int64]],
     targets: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
-    """Return each user's candidates: the target, and the `DEPTH` best unseen items of each system.
+    """Return each user's candidates: the target, and the `DEPTH` best allowed items of each system.
 
     Returns:
         Columns, int64 [users, systems · DEPTH + 1], in ascending order and with repeats.
     """
     parts = [np.maximum(targets, 0)[:, None]]
     for log in logs:
-        unseen = log.copy()
-        for row, columns in zip(unseen, seen, strict=True):
+        allowed = log.copy()
+        for row, columns in zip(allowed, masked, strict=True):
             row[columns] = -np.inf
-        depth = min(DEPTH, unseen.shape[1])
-        best = np.argpartition(-unseen, depth - 1, axis=1)[:, :depth]
+        depth = min(DEPTH, allowed.shape[1])
+        best = np.argpartition(-allowed, depth - 1, axis=1)[:, :depth]
         parts.append(np.pad(best, ((0, 0), (0, DEPTH - depth)), mode="edge"))
     return np.sort(np.concatenate(parts, axis=1), axis=1)
 

@@ -143,10 +143,10 @@ class Votes(Scored):
 
 
 class Validation:
-    """Validation users, and the NDCG@10 of scores for them. Seen items are masked.
+    """Validation users, and the NDCG@10 of scores for them.
 
     Args:
-        examples: `history: list[str], target: str`.
+        examples: `history: list[str], target: str, masked: list[str]`; the items of `masked` are in no list.
         items: the catalogue in the order of the scores' columns, most popular first; the earlier item wins a tie.
     """
 
@@ -155,7 +155,9 @@ class Validation:
         column = {item: i for i, item in enumerate(self.items)}
         self.histories: list[list[str]] = examples["history"].to_list()
         self.targets = np.array([column.get(item, -1) for item in examples["target"]], np.int64)
-        self.seen = [np.array([column[i] for i in row if i in column], np.int64) for row in self.histories]
+        self.masked = [
+            np.array([column[i] for i in row if i in column], np.int64) for row in examples["masked"]
+        ]
 
     def __len__(self) -> int:
         return len(self.histories)
@@ -174,8 +176,8 @@ class Validation:
         total = 0.0
         for block in self.blocks():
             scores = score(block)
-            for row, seen in zip(scores, self.seen[block], strict=True):
-                row[seen] = -np.inf
+            for row, masked in zip(scores, self.masked[block], strict=True):
+                row[masked] = -np.inf
             total += self.gains(scores, np.maximum(self.targets[block], 0), self.targets[block] >= 0).sum()
         return float(total) / max(len(self), 1)
 

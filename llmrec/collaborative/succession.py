@@ -119,7 +119,7 @@ class Succession(Votes):
             histories: as for `fit`.
             catalogue: as for `fit`.
             config: the recipe's grid.
-            valid: `history: list[str], target: str`.
+            valid: `history: list[str], target: str, masked: list[str]` (items that are in no list).
 
         Returns:
             The return value of `llmrec.collaborative.scored.choose`, with the settings of `fit` as `chosen`.

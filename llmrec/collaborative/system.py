@@ -18,7 +18,13 @@ import numpy.typing as npt
 import polars as pl
 
 from llmrec.config import SystemSettings
-from llmrec.data.examples import evaluation_examples, event_fields, load_items, training_histories
+from llmrec.data.examples import (
+    evaluation_examples,
+    event_fields,
+    load_items,
+    training_histories,
+    with_masked,
+)
 from llmrec.errors import UserError
 from llmrec.plugins import check_parameters
 
@@ -70,6 +76,7 @@ class TrainingData:
         folder: folder of the trained systems' files, `<name><ending>`; `train` writes the system's own files there.
         seed: the recipe's seed; 0 when a finished system is fitted.
         load: returns another system of the run, fitted, by its name.
+        mask_seen: whether lists leave out the items of the history (`data.mask_seen`).
         encode_texts: returns vectors of the items' texts; None outside `train`.
         chosen_histories: the training histories to use; None uses all.
     """
@@ -80,6 +87,7 @@ class TrainingData:
     folder: Path
     load: Callable[[str], Baseline]
     seed: int = 0
+    mask_seen: bool = True
     encode_texts: Callable[[], npt.NDArray[np.float32]] | None = None
     chosen_histories: pl.DataFrame | None = field(default=None, compare=False)
 
@@ -115,13 +123,17 @@ class TrainingData:
         return self.encode_texts()
 
     def valid(self, users: int | None = None, times: bool = False) -> pl.DataFrame:
-        """Validation users, on whom settings can be chosen: `user_id, history: list[str], target: str`.
+        """Validation users, on whom settings can be chosen.
+
+        The columns are `user_id, history: list[str], target: str` and `masked: list[str]`, the items that a list for
+        the user leaves out.
 
         Args:
             users: number of users, a seeded sample; None takes all.
             times: whether to add the column `times: list[int]`, seconds, of the history's items.
         """
-        return evaluation_examples(self.run, "valid", users=users, seed=self.seed, times=times)
+        examples = evaluation_examples(self.run, "valid", users=users, seed=self.seed, times=times)
+        return with_masked(examples, self.mask_seen)
 
     def file(self, ending: str) -> Path:
         """Return the path of the system's file with an ending such as `.safetensors`."""

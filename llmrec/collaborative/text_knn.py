@@ -119,7 +119,7 @@ class TextKNN(Scored):
             histories: as for `fit`.
             catalogue: as for `fit`.
             config: the recipe's grid.
-            valid: `history: list[str], target: str`.
+            valid: `history: list[str], target: str, masked: list[str]` (items that are in no list).
             vectors: as for `fit`.
 
         Returns:

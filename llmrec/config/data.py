@@ -99,6 +99,8 @@ class DataConfig(Section):
         card: a shipped card's name, or a path.
         root: folder of the dataset's files; null uses the card's.
         history: number of last items that a prompt shows.
+        mask_seen: whether items of a user's history are left out of all lists, and of what a teacher teaches. Every
+            system's settings and weights are chosen by such lists too.
         filters: filters; null uses the card's.
         split: split; null uses the card's.
         ties: order of a user's interactions with equal times: that of the `file`, a seeded `shuffle`, or by `item`
@@ -109,6 +111,7 @@ class DataConfig(Section):
     card: ShippedName
     root: LocalPath | None = None
     history: Positive = 20
+    mask_seen: bool = True
     filters: Filters | None = None
     split: Split | None = None
     ties: Ties = "auto"

@@ -120,7 +120,6 @@ class DecodeConfig(Section):
         reasoning: texts before the semantic ID; only a model whose prompt asks for words first writes any.
         users: number of users, a seeded sample; null takes all.
         splits: splits that are decoded.
-        mask_seen: whether items of the history are left out of the lists.
         memory_gb: memory bound of a batch, in GB; null uses what the device can spare.
         device: a torch device, or `auto`.
         dtype: precision that the model computes in; null uses the one in which its weights are saved, `auto` bfloat16
@@ -139,7 +138,6 @@ class DecodeConfig(Section):
     reasoning: ReasoningConfig = ReasoningConfig()
     users: Positive | None = None
     splits: list[Literal["valid", "test"]] = ["test"]
-    mask_seen: bool = True
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "auto"] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,10 @@ FORMER_KEYS = {
         FormerKey("grpo.ahead", "grpo.prompts", PROMPTS),
         FormerKey("grpo.zero_signal", "grpo.zero_variance"),
         FormerKey("dpo.sft", "dpo.sft_weight"),
+        FormerKey("sft.distillation.mask_seen", "data.mask_seen"),
+        FormerKey(
+            "decode.mask_seen", "data.mask_seen"
+        ),  # of a run with both, the one that its lists were made by
     )
 }
 """Former keys by name, in the order in which `upgrade` renames them."""
@@ -44,7 +49,7 @@ FORMER_KEYS = {
 
 def upgrade(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return a finished run's recipe with its former keys renamed. A recipe without former keys is unchanged."""
-    recipe = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+    recipe = deepcopy(dict(tree))
     for key in FORMER_KEYS.values():
         section, name = _section(recipe, key.old)
         if name in section:

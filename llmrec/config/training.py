@@ -170,7 +170,6 @@ class DistillationConfig(Section):
             Beams leave the path that a user took.
         temperature: the teacher's log-probabilities are divided by it; below 1 they are sharper. `auto` finds the
             temperature at which the teacher's ten best items have half of the probability.
-        mask_seen: items of the history have no probability, as in lists that leave them out.
         folds: of a system that counts, each user's training items are taught by counts without that user's fold, so
             that no answer is among the counts it is taught by; 1 counts everybody.
     """
@@ -180,7 +179,6 @@ class DistillationConfig(Section):
     synthetic_items: Annotated[int, Field(ge=0)] = 1
     branches: Annotated[int, Field(ge=0)] = 0
     temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = 1.0
-    mask_seen: bool = True
     folds: Positive = 5
 
 

@@ -167,6 +167,11 @@ def evaluation_examples(
     return examples[np.sort(drawn)]
 
 
+def with_masked(examples: pl.DataFrame, mask_seen: bool) -> pl.DataFrame:
+    """Add the column `masked: list[str]`, the items that a list leaves out: those of the history, or none."""
+    return examples.with_columns(masked=pl.col("history") if mask_seen else pl.col("history").list.head(0))
+
+
 def _existing(run: Path, name: str) -> Path:
     path = run / "data" / name
     if not path.is_file():

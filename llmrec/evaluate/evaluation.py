@@ -61,14 +61,14 @@ def evaluate(context: StageContext) -> None:
     for split in recipe.decode.splits:
         examples = _examples(context, split, items, any(map(reads_times, models.values())))
         report["protocol"]["repeat_targets"][split] = _repeats(examples)
-        _tell_repeats(report["protocol"]["repeat_targets"][split], split, recipe.decode.mask_seen)
+        _tell_repeats(report["protocol"]["repeat_targets"][split], split, recipe.data.mask_seen)
         lists = {name: read_lists(path) for name, path in _model_files(context, split).items()}
         for name in recipe.eval.baselines:
             lists[name] = _baseline(context, name, split, models.get(name), examples)
         lists |= _given(context, given, split, examples, items.catalogue.to_list())
         shown = {
             name: RecommendedLists(
-                frame.join(examples, on="user_id", how="semi"), examples, items, recipe.decode.mask_seen
+                frame.join(examples, on="user_id", how="semi"), examples, items, recipe.data.mask_seen
             )
             for name, frame in lists.items()
         }
@@ -118,7 +118,7 @@ def _baseline(
     if model is None:
         frame = read_lists(context.run / layout.zero_shot_lists(split)).filter(pl.col("rank") <= k)
     else:
-        frame = baseline_lists(model, examples, recipe.data.history, k, recipe.decode.mask_seen)
+        frame = baseline_lists(model, examples, recipe.data.history, k, recipe.data.mask_seen)
     with atomic_write(context.work / layout.lists(name, split)) as partial:
         frame.write_parquet(partial)
     return frame
@@ -135,7 +135,7 @@ def _given(
     recipe, k = context.recipe, max(context.recipe.eval.k)
     found = {}
     for name, frame in given.items():
-        lists = lists_of_split(frame, split, examples, catalogue, k, recipe.decode.mask_seen, name)
+        lists = lists_of_split(frame, split, examples, catalogue, k, recipe.data.mask_seen, name)
         if lists is not None:
             found[name] = lists
             with atomic_write(context.work / layout.lists(name, split)) as partial:
@@ -218,7 +218,7 @@ def _tell_repeats(share: float, split: str, mask_seen: bool) -> None:
     if mask_seen and share:
         tell(
             "eval",
-            f"{share:.1%} of the {split} targets occur in their user's history and are masked (decode.mask_seen), "
+            f"{share:.1%} of the {split} targets occur in their user's history and are masked (data.mask_seen), "
             f"so HR cannot exceed {1 - share:.3f}",
         )
 
@@ -235,7 +235,7 @@ def _protocol(
         "users": recipe.decode.users,
         "catalogue": len(items.catalogue),
         "ranking": "full catalogue, one target a user",
-        "mask_seen": recipe.decode.mask_seen,
+        "mask_seen": recipe.data.mask_seen,
         "history": recipe.data.history,
         "k": recipe.eval.k,
         "seed": recipe.seed,

@@ -1,7 +1,7 @@
 """Lists that were made elsewhere, as a system under evaluation: read and checked as untrusted input.
 
 They are measured like any other system's: full catalogue, the same users and targets, and seen items left out where
-`decode.mask_seen` leaves them out of all lists.
+`data.mask_seen` leaves them out of all lists.
 """
 
 from __future__ import annotations

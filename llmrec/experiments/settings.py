@@ -28,7 +28,6 @@ NOT_SEARCHED = (
     "data",
     "eval",
     "seed",
-    "decode.mask_seen",
     "decode.splits",
     "align",
     "name",

@@ -141,7 +141,7 @@ class Recommender:
             history: item ids, oldest first; or a list of such lists, which are decoded in batches. An empty list is
                 an empty history.
             k: items wanted; fewer come back where fewer are allowed.
-            mask_seen: leave out the items of the history; None as the run's own lists do (`decode.mask_seen`).
+            mask_seen: leave out the items of the history; None as the run's own lists do (`data.mask_seen`).
             allow: items that may be recommended (in stock, say); None for all. It holds for all histories.
             deny: items that may not, for all histories.
             model: `base`, `sft` or an adapter's name; None for the one it was opened with.
@@ -163,7 +163,7 @@ class Recommender:
         top = self.rank(
             histories,
             k=k,
-            mask_seen=self.run.masks_seen if mask_seen is None else mask_seen,
+            mask_seen=mask_seen,
             allow=None if shared is None else [shared] * len(histories),
             deny=[as_ids(deny, "deny")] * len(histories),
             model=model,
@@ -183,6 +183,7 @@ class Recommender:
         self,
         histories: Sequence[Sequence[Id]],
         settings: DecodeConfig | None = None,
+        mask_seen: bool | None = None,
         allow: Sequence[Sequence[Id] | None] | None = None,
         deny: Sequence[Sequence[Id]] | None = None,
         model: str | None = None,
@@ -193,6 +194,7 @@ class Recommender:
         Args:
             histories: U lists of item ids, oldest first.
             settings: all options as one object; None takes them from `decode`.
+            mask_seen: leave out the items of the histories; None as the run's own lists do (`data.mask_seen`).
             allow: for each history, the items it may be given; None for all.
             deny: for each history, items it may not be given, besides those seen if `mask_seen`.
             model: whose lists: `base`, `sft`, or an adapter's name; None for the one it was opened with. vLLM serves
@@ -221,7 +223,8 @@ class Recommender:
         deny_ids = [row or [] for row in as_rows(deny, len(given), "deny") or [None] * len(given)]
         adapter = self._adapter if model is None else self.run.adapter(model)
         prompts = self.run.encode_prompts(given)
-        allowed, denied = self.run.allow_and_deny_lists(given, settings.mask_seen, allow_ids, deny_ids)
+        masks = self.run.masks_seen if mask_seen is None else mask_seen
+        allowed, denied = self.run.allow_and_deny_lists(given, masks, allow_ids, deny_ids)
         return self._engines.rank(Requests(given, prompts, allowed, denied), settings, adapter)
 
     def score(self, histories: Sequence[Sequence[Id]], items: Sequence[Sequence[Id]]) -> list[list[float]]:

@@ -14,6 +14,7 @@ from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.lookup import SEARCHED, TitleSearch, unknown_item
 from llmrec.catalogue.registry import register_catalogue, reload_catalogue
 from llmrec.config import validate
+from llmrec.config.former_keys import upgrade
 from llmrec.data.examples import load_items
 from llmrec.errors import (
     ChangedCatalogueError,
@@ -168,11 +169,11 @@ class TrainedRun:
     def masks_seen(self) -> bool:
         """Whether items of the history are left out where nobody says: as its own lists were made.
 
-        It is `decode.mask_seen` of its recipe; without a recipe (a merged checkpoint) they are left out.
+        It is `data.mask_seen` of its recipe; without a recipe (a merged checkpoint) they are left out.
         """
         path = self.folder / layout.RECIPE
-        decode = read_yaml(path).get("decode") if path.is_file() else None
-        return bool(decode.get("mask_seen", True)) if isinstance(decode, dict) else True
+        data = upgrade(read_yaml(path)).get("data") if path.is_file() else None
+        return bool(data.get("mask_seen", True)) if isinstance(data, dict) else True
 
     def adapter(self, model: str | None = None) -> Path | None:
         """The adapter of a model; None for the base alone, which is also `sft` where SFT has left no adapter.

@@ -153,7 +153,7 @@ def advice(run: Path, metrics: dict[str, Any], verdict: Verdict, name: str) -> l
     """
     recipe = upgrade(read_yaml(run / layout.RECIPE))
     return [
-        *_repeats(metrics["protocol"], recipe, name),
+        *_repeats(run, metrics["protocol"], name),
         *_short_training(run, recipe, verdict, name),
         *_teacher(run, recipe, verdict, name),
         *_few_users(metrics, verdict, name),
@@ -161,18 +161,15 @@ def advice(run: Path, metrics: dict[str, Any], verdict: Verdict, name: str) -> l
     ]
 
 
-def _repeats(protocol: Mapping[str, Any], recipe: Mapping[str, Any], name: str) -> Iterator[Advice]:
+def _repeats(run: Path, protocol: Mapping[str, Any], name: str) -> Iterator[Advice]:
     """Targets that occur in the history are misses of every system if seen items are masked."""
     split = shown_split(protocol["splits"])
     share = protocol["repeat_targets"][split]
     if protocol["mask_seen"] and share >= MANY_REPEATS:
-        # The training of aligned models depends on what is masked.
-        trains = _joined(list(recipe.get("align") or []))
         yield Advice(
             f"{100 * share:.0f} % of the {split} targets are repeats, which masking seen items makes misses. "
-            "llmrec recommend has --no-mask-seen for one call; for the whole run, metrics included"
-            f"{f' (trains {trains} again)' if trains else ''}",
-            evaluate_again_command(name, "decode.mask_seen=false"),
+            "llmrec recommend has --no-mask-seen for one call; to train and evaluate all systems for repeats",
+            train_again_command(run, name, "data.mask_seen=false"),
         )
 
 

@@ -37,7 +37,7 @@ def recipe_keys(recipe: Recipe, requested: Collection[str]) -> tuple[str, ...]:
         if is_import_path(name) or name in type(recipe.collaborative).model_fields:
             keys[f"collaborative.{name}"] = None
         keys |= dict.fromkeys(settings.reads)
-    return tuple(keys)
+    return ("data.mask_seen", *keys) if keys else ()
 
 
 def own_code(requested: Collection[str]) -> list[Path]:
@@ -101,6 +101,7 @@ def _train(context: StageContext, name: str, finished: Path) -> None:
         scratch,
         load=lambda other: load_baseline(run, other, items, folder=scratch),
         seed=recipe.seed,
+        mask_seen=recipe.data.mask_seen,
         encode_texts=lambda: _text_vectors(context),
     )
     if is_import_path(name):

@@ -47,7 +47,9 @@ def run(context: StageContext) -> None:
                 link_or_copy(path, context.work / name)
                 reused_from[name] = path.parents[1].name
                 continue
-            top = recommender.rank(rows["history"].to_list(), decode, model=model)
+            top = recommender.rank(
+                rows["history"].to_list(), decode, context.recipe.data.mask_seen, model=model
+            )
             ranked_lists(rows["user_id"], top, recommender.items).write_parquet(context.work / name)
             shares[split][model] = top.certified_share
     if reused_from:
@@ -81,7 +83,7 @@ STAGE = Stage(
     name="decode",
     help="Make each user's list of the catalogue's best items.",
     version=2,
-    recipe_keys=("data.history", "decode"),
+    recipe_keys=("data.history", "data.mask_seen", "decode"),
     reads=(
         data.STAGE,
         Input(collaborative.STAGE, prior_files),

@@ -21,7 +21,7 @@ STAGE = Stage(
     name="dpo",
     help="Align the tuned model with preference pairs. The gate judges it on validation users.",
     version=2,
-    recipe_keys=("data.history", "decode.mask_seen", "pairs", "sft.mode", "sft.qlora", "dpo", "track"),
+    recipe_keys=("data.history", "data.mask_seen", "pairs", "sft.mode", "sft.qlora", "dpo", "track"),
     reads=(
         data.STAGE,
         Input(collaborative.STAGE, pairs.judge_files),

@@ -65,7 +65,7 @@ STAGE = Stage(
     name="eval",
     help="Compute metrics for the model and the baselines.",
     version=3,
-    recipe_keys=("data.history", "decode.splits", "decode.users", "decode.mask_seen", "eval"),
+    recipe_keys=("data.history", "decode.splits", "decode.users", "data.mask_seen", "eval"),
     reads=(
         data.STAGE,
         Input(collaborative.STAGE, baseline_files),

@@ -43,7 +43,7 @@ STAGE = Stage(
     version=2,
     recipe_keys=(
         "data.history",
-        "decode.mask_seen",
+        "data.mask_seen",
         "decode.reasoning",
         "sft.mode",
         "sft.qlora",

@@ -38,9 +38,9 @@ def teacher_files(recipe: Recipe) -> list[str]:
 
 
 def recipe_keys(recipe: Recipe, requested: Collection[str]) -> tuple[str, ...]:
-    """Return the recipe keys that weights and log depend on; validation lists mask seen items as decoding does."""
-    lists = ("decode.mask_seen",) if recipe.sft.valid_lists is not None else ()
-    return ("data.history", "base", "prompts", "sft", "track", *lists)
+    """Return the recipe keys that weights and log depend on; a teacher and validation lists mask seen items."""
+    masks = recipe.sft.distillation is not None or recipe.sft.valid_lists is not None
+    return ("data.history", *(["data.mask_seen"] if masks else []), "base", "prompts", "sft", "track")
 
 
 def run(context: StageContext) -> None:

@@ -26,14 +26,16 @@ def run(context: StageContext) -> None:
     Raises:
         UserError: the IDs are textual, so they have no codes.
     """
-    from llmrec.data.examples import evaluation_examples, training_histories
+    from llmrec.data.examples import evaluation_examples, training_histories, with_masked
     from llmrec.files import write_json
     from llmrec.ids.load import load_sids, load_sizes
     from llmrec.tiger.baseline import Tiger
 
     settings, seed = context.recipe.tiger, context.recipe.seed
     items, sids = load_sids(context.run)
-    valid = evaluation_examples(context.run, "valid", settings.valid_users, seed)
+    valid = with_masked(
+        evaluation_examples(context.run, "valid", settings.valid_users, seed), context.recipe.data.mask_seen
+    )
     histories = training_histories(context.run)
     start = time.process_time()
     model, log = Tiger.fit(histories, items, sids, load_sizes(context.run), settings, seed, valid)
@@ -49,7 +51,7 @@ STAGE = Stage(
     name="tiger",
     help="Train TIGER as a baseline, on the run's semantic IDs.",
     version=1,
-    recipe_keys=("tiger",),
+    recipe_keys=("data.mask_seen", "tiger"),
     reads=(data.STAGE, Input(ids.STAGE, id_files)),
     owns=("tiger",),
     run=run,

@@ -75,7 +75,7 @@ STAGE = Stage(
         "decode.widest",
         "decode.users",
         "decode.splits",
-        "decode.mask_seen",
+        "data.mask_seen",
         "eval.zero_shot",
     ),
     reads=(data.STAGE,),

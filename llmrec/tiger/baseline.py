@@ -80,7 +80,7 @@ class Tiger:
         seed: int = 0,
         valid: pl.DataFrame | None = None,
     ) -> tuple[Tiger, dict[str, Any]]:
-        """Train on histories; stop by the NDCG@10 of validation targets, seen items masked.
+        """Train on histories; stop by the NDCG@10 of validation targets.
 
         Equal arguments give equal weights on CPUs of one kind, whatever the number of threads. The state of torch's
         generator is restored.
@@ -92,7 +92,8 @@ class Tiger:
             codes: number of codes of each level.
             config: the recipe's settings.
             seed: seed of weights, dropout and order.
-            valid: `history: list[str], target: str`; None or an empty frame trains `config.patience` epochs.
+            valid: `history: list[str], target: str, masked: list[str]` (items that are in no list);
+                None or an empty frame trains `config.patience` epochs.
 
         Returns:
             The best epoch's model, and the log of its training.
@@ -212,8 +213,8 @@ class Tiger:
             yield block, top
 
     def _ndcg(self, examples: pl.DataFrame) -> float:
-        """Mean NDCG@10 of the targets, with seen items masked."""
+        """Mean NDCG@10 of the targets, with each user's masked items left out."""
         histories, targets = examples["history"].to_list(), examples["target"].to_list()
-        lists, _ = self.recommend(histories, CUTOFF, histories)
+        lists, _ = self.recommend(histories, CUTOFF, examples["masked"].to_list())
         places = [row.index(item) + 1 if item in row else 0 for row, item in zip(lists, targets, strict=True)]
         return mean_ndcg(places)

@@ -76,7 +76,7 @@ def test_a_finished_run_is_evaluated_by_its_own_recipe_and_never_trained(capsys,
     log = Path("log.csv").read_text()
     Path("log.csv").write_text(log + "u1,i1,99\n")  # what `llmrec run` would train again for
     try:
-        assert main(["eval", "own", "eval.k=[2]", "decode.mask_seen=false"]) == 0
+        assert main(["eval", "own", "eval.k=[2]", "decode.users=30"]) == 0
         shown = capsys.readouterr()
         assert "NDCG@2" in shown.out and "sft           as it is" in shown.err
         assert main(["report", "runs/own"]) == 0
@@ -85,7 +85,7 @@ def test_a_finished_run_is_evaluated_by_its_own_recipe_and_never_trained(capsys,
         Path("log.csv").write_text(log)
     assert Path("runs/own/base/model.safetensors").stat().st_mtime_ns == trained
     recipe = yaml.safe_load(Path("runs/own/recipe.yaml").read_text())
-    assert (recipe["decode"]["width"], recipe["decode"]["mask_seen"], recipe["eval"]["k"]) == (7, False, [2])
+    assert (recipe["decode"]["width"], recipe["decode"]["users"], recipe["eval"]["k"]) == (7, 30, [2])
     assert main(["decode", "own", "decode.width=9", "run=wider", "--dry-run"]) == 0
     assert "sft           done" in capsys.readouterr().out and not Path("runs/wider").exists()
 

@@ -280,8 +280,11 @@ def test_arms_of_several_seeds_have_means_over_seeds_and_paired_intervals(tmp_pa
 def test_only_runs_on_the_same_users_and_targets_are_paired(tmp_path, evaluated):
     few = make_run(tmp_path / "few", make_recipe("few", decode={"splits": ["test"], "users": 30}), 1)
     run_stage_function(eval_stage, make_recipe("few", decode={"splits": ["test"], "users": 30}), few)
-    masked = make_run(tmp_path / "seen", make_recipe("seen", decode={"splits": ["test"], "mask_seen": False}))
-    run_stage_function(eval_stage, make_recipe("seen", decode={"mask_seen": False}), masked)
+    masked = make_run(
+        tmp_path / "seen",
+        make_recipe("seen", decode={"splits": ["test"]}, data={"card": "own.yaml", "mask_seen": False}),
+    )
+    run_stage_function(eval_stage, make_recipe("seen", data={"card": "own.yaml", "mask_seen": False}), masked)
     comparison = compare([evaluated, few, masked], metrics=["mrr@5", "coverage@5"])
     rows = {(row.runs[0], row.system): row for row in comparison.rows}
     assert rows["few", "sft"].differences == {} and rows["few", "sft"].users == 0

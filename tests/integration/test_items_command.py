@@ -61,7 +61,7 @@ def test_a_hundred_new_items_are_decoded_without_training(grown, recommender, lo
 
 
 def test_new_items_compete_with_the_old_ones(recommender):
-    top = recommender.rank(HISTORIES, DecodeConfig(width=138, mask_seen=False))
+    top = recommender.rank(HISTORIES, DecodeConfig(width=138), mask_seen=False)
     assert (top.items >= 0).all()
     names = [{recommender.items[item] for item in row} for row in top.items.tolist()]
     everything = {f"i{item}" for item in range(small_shop.ITEMS)} | set(NEW)

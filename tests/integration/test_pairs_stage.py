@@ -52,12 +52,12 @@ def test_the_pairs_stage_makes_valid_pairs_of_a_finished_run(made):
         assert row["chosen"] == items[len(row["history"])] or row["source"] == "judge"
 
     own = pairs.filter(pl.col("source") == "beams")
-    settings = DecodeConfig(width=WIDTH, mask_seen=False)
+    settings = DecodeConfig(width=WIDTH)
     denied = [histories[user] for user in own["user_id"]]
     lists = {}
     for model in ("sft", "base"):
         asked = Recommender.load(run, model, as_trained=True)
-        top = asked.rank(own["history"].to_list(), settings, deny=denied).items[:, :3]
+        top = asked.rank(own["history"].to_list(), settings, mask_seen=False, deny=denied).items[:, :3]
         lists[model] = np.array(asked.items)[top].tolist()
     assert own["rejected"].to_list() == lists["sft"] != lists["base"]
 

@@ -27,7 +27,7 @@ def test_a_key_that_a_stage_reads_undeclared_is_named(shop, change):
     """Seen items are left out of validation lists, which choose the weights that are kept."""
     command = ("sft", "recipe.yaml", "run=recorded", "parent=shop", *LISTS)
     change("sft", recipe_keys=("data.history", "base", "prompts", "sft", "track"))
-    with pytest.raises(AssertionError, match=r"\['stage sft reads decode\.mask_seen'\]"):
+    with pytest.raises(AssertionError, match=r"\['stage sft reads data\.mask_seen'\]"):
         small_shop.run(shop[0], *command)
 
 
@@ -47,10 +47,10 @@ def test_a_stage_that_reads_only_what_it_declares_passes(shop):
 def test_a_dump_reads_the_whole_section_and_a_copy_reads_nothing():
     recipe = load_recipe("quickstart")
     with reads_of_keys(recipe) as keys:
-        copy = recipe.decode.model_copy(update={"k": 3})
-        assert keys == set() and copy.mask_seen is recipe.decode.mask_seen
+        copy = recipe.data.model_copy(update={"history": 3})
+        assert keys == set() and copy.mask_seen is recipe.data.mask_seen
         recipe.sft.lora.model_dump()
-    assert keys == {"decode.mask_seen", "sft.lora"}
+    assert keys == {"data.mask_seen", "sft.lora"}
     assert recipe.sft.batch and "sft.batch" not in keys
 
 

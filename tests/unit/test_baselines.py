@@ -24,6 +24,7 @@ from llmrec.collaborative.scored import Validation
 from llmrec.collaborative.system import TrainingData, log_softmax
 from llmrec.config import Recipe
 from llmrec.config.collaborative import Collaborative, SystemSettings
+from llmrec.data.examples import with_masked
 from llmrec.errors import UserError
 from llmrec.files import read_json
 
@@ -65,7 +66,7 @@ class Data(TrainingData):
     def valid(self, users=None):
         rows = {"user_id": ["0", "1"], "history": RING[:2], "target": ["i6", "i7"]}
         schema = {"user_id": pl.String, "history": pl.List(pl.String), "target": pl.String}
-        return pl.DataFrame(rows, schema=schema)
+        return with_masked(pl.DataFrame(rows, schema=schema), self.mask_seen)
 
 
 def data_of(folder, name, histories=None, seed=3):
@@ -249,7 +250,7 @@ def test_the_scale_makes_validation_targets_most_probable():
     frame = training([["a", "b"], ["c", "d"]])
     popularity = Popularity.fit(frame, [*"abcd"])
     ranker = TunedRanker(popularity, popularity.items, score, history=5)
-    rows = {"history": [["b"]] * 4, "target": ["a", "a", "a", "b"]}
+    rows = {"history": [["b"]] * 4, "target": ["a", "a", "a", "b"], "masked": [["b"]] * 4}
     validation = Validation(pl.DataFrame(rows), popularity.items)
     chosen = calibrated_scale(ranker, validation)
     values = {}

@@ -176,7 +176,7 @@ def test_an_addition_reads_the_tokenizer_once(tmp_path):
 def finish_run(folder):
     """A tuned model with what else a finished run has."""
     tune(folder)
-    (folder / "recipe.yaml").write_text("decode: {mask_seen: true}")
+    (folder / "recipe.yaml").write_text("data: {mask_seen: true}")
     (folder / "sft").mkdir(exist_ok=True)
     write_json(folder / "sft/manifest.json", {"outputs": {}})
     (folder / "data").mkdir()

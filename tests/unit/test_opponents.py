@@ -16,6 +16,7 @@ from llmrec.collaborative.recent_knn import RecentKNN, RecentKnnSystem
 from llmrec.collaborative.scored import Validation, choose, recency_weights
 from llmrec.collaborative.succession import Succession, SuccessionSystem
 from llmrec.collaborative.text_knn import TEMPERATURE, TextKNN, TextKnnSystem, load_vectors, save_vectors
+from llmrec.data.examples import with_masked
 from llmrec.errors import UserError
 from llmrec.metrics.ranking import score_ranks, target_ranks
 
@@ -33,11 +34,11 @@ def training(histories):
     return pl.DataFrame({"user_id": users, "items": histories}, schema=schema)
 
 
-def examples(pairs):
+def examples(pairs, mask_seen=True):
     users = [str(user) for user in range(len(pairs))]
     schema = {"user_id": pl.String, "history": pl.List(pl.String), "target": pl.String}
     rows = {"user_id": users, "history": [h for h, _ in pairs], "target": [t for _, t in pairs]}
-    return pl.DataFrame(rows, schema=schema)
+    return with_masked(pl.DataFrame(rows, schema=schema), mask_seen)
 
 
 SEQUENCES = st.lists(st.lists(st.sampled_from(CATALOGUE[:4]), max_size=6), min_size=1, max_size=8)
@@ -249,15 +250,31 @@ def test_weights_are_the_best_of_those_tried(parts):
 
 
 @settings(max_examples=40, deadline=None)
-@given(SEQUENCES, st.lists(st.tuples(HISTORY, st.sampled_from(CATALOGUE)), min_size=1, max_size=6))
-def test_validation_ndcg_equals_the_ndcg_of_lists(train, pairs):
+@given(
+    SEQUENCES, st.lists(st.tuples(HISTORY, st.sampled_from(CATALOGUE)), min_size=1, max_size=6), st.booleans()
+)
+def test_validation_ndcg_equals_the_ndcg_of_lists(train, pairs, mask_seen):
     model = Succession.fit(training(train), CATALOGUE, window=2)
-    valid = examples([(history, target) for history, target in pairs])
-    items, _ = model.recommend(valid["history"].to_list(), 10, valid["history"].to_list())
+    valid = examples([(history, target) for history, target in pairs], mask_seen)
+    items, _ = model.recommend(
+        valid["history"].to_list(), 10, valid["history"].to_list() if mask_seen else None
+    )
     lists = pl.DataFrame({"user_id": valid["user_id"], "item_id": items}).explode("item_id")
     lists = lists.with_columns(rank=pl.int_range(1, pl.len() + 1).over("user_id"))
     expected = score_ranks(target_ranks(lists, valid, 10), [10])["ndcg@10"].mean()
     assert Validation(valid, model.popularity.items).ndcg_of(model) == pytest.approx(expected)
+
+
+def test_repeats_count_where_they_may_be_recommended(parts):
+    """Who buys the same again: with seen items masked no weights find it, without it the search does."""
+    train, members, _ = parts
+    pairs = [(["a"], "a"), (["b"], "b"), (["c"], "c")]
+    popularity = Popularity.fit(train, CATALOGUE)
+    masked, allowed = (
+        choose_weights(popularity, members, {}, MixtureSystem(), examples(pairs, mask_seen))
+        for mask_seen in (True, False)
+    )
+    assert {attempt["ndcg@10"] for attempt in masked["tried"]} == {0.0} and allowed["ndcg@10"] > 0
 
 
 def test_each_grid_keeps_the_best_settings_of_the_grids_before():

@@ -59,6 +59,7 @@ def test_another_suite_replaces_the_values_of_the_former_one():
         ("sft.lr=1", "sft.lr"),
         ("sft={lr: 1}", "sft"),
         ("data.history=3", "data.history"),
+        ("data.mask_seen=false", "data.mask_seen"),
         ("seed=1", "seed"),
         ("ids.quantizer.codes=4", "ids.quantizer.codes"),
         ("base.model=tiny", "base.model"),
@@ -73,7 +74,7 @@ def test_what_sft_was_made_of_cannot_be_overridden(override, key):
 
 @pytest.mark.parametrize(
     "override",
-    ["decode.mask_seen=false", "decode.width=40", "dpo.seed=1", "track.report_to=[]", "eval.k=[2]"],
+    ["decode.users=30", "decode.width=40", "dpo.seed=1", "track.report_to=[]", "eval.k=[2]"],
 )
 def test_what_comes_after_sft_can(override):
     assert resolve_run("mine", [override])[2] == KEPT

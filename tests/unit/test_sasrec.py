@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import simulated_device
 import torch
-from circle import CIRCLE, ITEMS, VALID, round_trip, training
+from circle import CIRCLE, EVERYTHING_SEEN, ITEMS, VALID, round_trip, training
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +23,7 @@ from llmrec.collaborative.sequential.losses import bce_loss, ce_loss
 from llmrec.collaborative.sequential.training import NegativeSampler
 from llmrec.collaborative.sequential.windows import Piece, Window, batches, cut_windows, pad, split_batch
 from llmrec.collaborative.sequential.workers import start_workers
+from llmrec.data.examples import with_masked
 from llmrec.errors import UserError
 
 SMALL = SasrecSettings(
@@ -40,7 +41,7 @@ def shop_histories():
         steps = 1 + draw.binomial(1, 0.2, draw.integers(3, 25)) * draw.integers(0, 5)
         rows.append([items[i] for i in np.cumsum(steps) % len(items)])
     valid = pl.DataFrame({"history": [row[:-1] for row in rows], "target": [row[-1] for row in rows]})
-    return training([row[:-1] for row in rows]), items, valid
+    return training([row[:-1] for row in rows]), items, with_masked(valid, mask_seen=True)
 
 
 @pytest.fixture(scope="module", params=["bce", "ce"])
@@ -309,6 +310,13 @@ def test_with_little_data_patience_is_counted_in_steps():
     assert patience_in_epochs(3, 300, samples=4000, batch=768) == 50
     assert patience_in_epochs(3, 300, samples=150_000, batch=768) == 3
     assert patience_in_epochs(3, 300, samples=0, batch=768) == 300
+
+
+@pytest.mark.parametrize("mask_seen", [True, False])
+def test_repeats_count_in_validation_where_they_may_be_recommended(mask_seen):
+    valid = with_masked(EVERYTHING_SEEN, mask_seen)
+    _, log = Sasrec.fit(CIRCLE, ITEMS, "ce", SMALL.model_copy(update={"epochs": 3}), valid=valid)
+    assert (max(log["ndcg@10"]) == 0) == mask_seen
 
 
 def test_training_stops_when_validation_no_longer_improves():

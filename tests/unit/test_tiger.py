@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from circle import CIRCLE, ITEMS, VALID
+from circle import CIRCLE, EVERYTHING_SEEN, ITEMS, VALID
 
 from llmrec.config import TigerConfig
+from llmrec.data.examples import with_masked
 from llmrec.errors import UserError
 from llmrec.tiger.baseline import Tiger
 from llmrec.tiger.network import encoder_inputs, item_tokens
@@ -176,6 +177,12 @@ def test_a_file_that_is_not_ours_is_one_clear_error(tmp_path):
 def test_without_validation_targets_patience_epochs_are_trained():
     _, log = fit(valid=VALID.clear(), patience=2)
     assert (log["epochs"], log["best_epoch"], log["ndcg@10"]) == (2, 2, [])
+
+
+@pytest.mark.parametrize("mask_seen", [True, False])
+def test_repeats_count_in_validation_where_they_may_be_recommended(mask_seen):
+    _, log = fit(valid=with_masked(EVERYTHING_SEEN, mask_seen), epochs=2)
+    assert (max(log["ndcg@10"]) == 0) == mask_seen
 
 
 def test_a_device_without_memory_is_no_broken_file(trained, tmp_path, monkeypatch):

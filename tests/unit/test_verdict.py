@@ -18,9 +18,7 @@ GAPS = {"popularity": BETTER, "item_knn": LEVEL, "sasrec_ce": WORSE, "mixture": 
 STEPS = [(8, 5.0), (16, 4.0), (32, 3.5)]
 
 
-def write_run(
-    folder, gaps=GAPS, repeats=0.0, mask_seen=True, users=None, steps=STEPS, textual=False, align=(), **sft
-):
+def write_run(folder, gaps=GAPS, repeats=0.0, mask_seen=True, users=None, steps=STEPS, textual=False, **sft):
     """The files of an evaluated run that the verdict reads."""
     protocol = {"splits": ["test"], "k": [1, 10], "users": users, "mask_seen": mask_seen}
     protocol["repeat_targets"] = {"test": repeats}
@@ -38,7 +36,7 @@ def write_run(
     (folder / "eval/metrics.json").write_text(json.dumps(metrics))
     pl.DataFrame({"user_id": ["u 1"]}).write_parquet(folder / "eval/per_user.parquet")
     section = {"batch": 64, "accumulate": 1, "epochs": 4, "max_steps": None, "distillation": None} | sft
-    (folder / "recipe.yaml").write_text(yaml.safe_dump({"name": "r", "align": list(align), "sft": section}))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"name": "r", "sft": section}))
     lines = [{"step": step, "epoch": 1.0, "valid_loss": loss} for step, loss in steps]
     (folder / "sft/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "ids/report.json").write_text(json.dumps({"words": {}} if textual else {"levels": []}))
@@ -67,14 +65,13 @@ def test_a_model_ahead_of_all_gets_no_advice(tmp_path):
 
 def test_repeats_are_pointed_out_only_where_they_are_masked(tmp_path):
     told = advice_of(tmp_path / "a", gaps={"popularity": BETTER}, repeats=0.29)
-    command = "llmrec report mine decode.mask_seen=false"
+    run = tmp_path / "a"
+    command = f"llmrec run {run}/recipe.yaml data.mask_seen=false run=a-2 parent=mine"
     text = (
         "29 % of the test targets are repeats, which masking seen items makes misses. llmrec recommend has "
-        "--no-mask-seen for one call; for the whole run, metrics included"
+        "--no-mask-seen for one call; to train and evaluate all systems for repeats"
     )
     assert told == [f"{text}: {command}"]
-    told = advice_of(tmp_path / "c", gaps={"popularity": BETTER}, repeats=0.29, align=["dpo", "grpo"])
-    assert told == [f"{text} (trains dpo and grpo again): {command}"]
     assert not advice_of(tmp_path / "b", gaps={"popularity": BETTER}, repeats=0.29, mask_seen=False)
 
 

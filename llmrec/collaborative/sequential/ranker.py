@@ -82,7 +82,7 @@ class SequentialRanker:
         seed: int = 0,
         valid: pl.DataFrame | None = None,
     ) -> tuple[Self, dict[str, Any]]:
-        """Train on histories; stop by the NDCG@10 of validation targets, seen items masked.
+        """Train on histories; stop by the NDCG@10 of validation targets.
 
         Args:
             histories: `user_id, items: list[str]`, training rows only, and `times: list[int]` for a network that
@@ -91,7 +91,8 @@ class SequentialRanker:
             loss: `bce` (one sampled negative a position) or `ce` (over the whole catalogue).
             config: the recipe's settings.
             seed: seed of all random draws.
-            valid: `history: list[str], target: str`, and `times: list[int]` like the histories; None or an empty
+            valid: `history: list[str], target: str, masked: list[str]` (items that are in no list), and
+                `times: list[int]` like the histories; None or an empty
                 frame trains as long as it would wait for a better value.
 
         Returns:
@@ -267,14 +268,15 @@ class SequentialRanker:
         return (last @ table.T).cpu()
 
     def _ndcg(self, examples: pl.DataFrame, run_all: RunAll) -> float:
-        """Mean NDCG@10 of the targets, with seen items masked; a target already seen is a miss."""
+        """Mean NDCG@10 of the targets, with each user's masked items left out; a masked target is a miss."""
         histories, targets = examples["history"].to_list(), examples["target"].to_list()
+        masked = examples["masked"].to_list()
         times = examples["times"].to_list() if "times" in examples.columns else None
 
         def rank(block: _Block) -> list[int]:
             logits = self._scores(block)
             columns = torch.tensor([[self._position[targets[user]]] for user in block.users])
-            self._mask(logits, [histories[user] for user in block.users])
+            self._mask(logits, [masked[user] for user in block.users])
             target_scores = logits.gather(1, columns)
             places: list[int] = ((logits >= target_scores).sum(1) * target_scores[:, 0].isfinite()).tolist()
             return places

@@ -84,13 +84,9 @@ def _without_lost_parent(recipe: Recipe) -> Recipe:
 def _check_kept(recipe: Recipe, run: Path, keys: list[str]) -> None:
     """Raise a UserError for an override of a stage that a command on a finished run takes as it is."""
     kept = [stage for stage in pipeline.STAGES if stage.name in pipeline.KEPT]
-    # SFT may choose its weights by lists that mask seen items; other lists of these weights can still be decoded.
-    # Trackers change no weights.
-    free = ("decode.", "track")
-    fixed = {
-        "seed",
-        *(key for stage in kept for key in stage.recipe_keys_under(recipe) if not key.startswith(free)),
-    }
+    # Trackers change no weights. By masked lists the systems are chosen from which IDs and teachers come.
+    fixed = {"seed", "data.mask_seen", *(key for stage in kept for key in stage.recipe_keys_under(recipe))}
+    fixed.discard("track")
     for key in keys:
         if any(f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.") for name in fixed):
             command = shlex.join(["llmrec", "run", str(run / layout.RECIPE), f"{key}=…", "run=NAME"])

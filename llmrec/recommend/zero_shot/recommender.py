@@ -122,15 +122,16 @@ class ZeroShotRecommender:
         return longer, texts
 
     def rank(self, examples: pl.DataFrame, prompts: list[list[int]]) -> TopK:
-        """Top items for evaluation examples, as the recipe's `decode` says: its beams, seen items masked or not.
+        """Top items for evaluation examples, by the recipe's `decode` and `data.mask_seen`.
 
         Args:
             examples: rows with `history`.
             prompts: their prompts, as `ask` writes them.
         """
-        decode, histories = self._recipe.decode, examples["history"].to_list()
+        decode, masks_seen = self._recipe.decode, self._recipe.data.mask_seen
         place = {item: index for index, item in enumerate(self.items)}
-        seen = [[place[item] for item in history] if decode.mask_seen else [] for history in histories]
+        histories = examples["history"].to_list()
+        seen = [[place[item] for item in history] if masks_seen else [] for history in histories]
         masks = mask_factory(self.engine.trie, None, seen, self.engine.trie.device)
         auto = decode.width == "auto"
         width = decode.list_length if auto else int(decode.width)

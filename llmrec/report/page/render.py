@@ -32,7 +32,7 @@ from llmrec.report.groups import (
     slice_charts,
     undivided,
 )
-from llmrec.report.next_commands import evaluate_again_command
+from llmrec.report.next_commands import train_again_command
 from llmrec.report.page.semantic_ids import diagnosis, textual_ids
 from llmrec.report.page.showcase import draw_users
 from llmrec.report.page.training_curves import alignment, loss_curve
@@ -120,7 +120,7 @@ def _about_the_run(run: Path) -> dict[str, Any]:
         "run": name,
         "base": last_part(recipe["base"]["model"]),
         "command": shlex.join(["llmrec", "run", str(run.resolve() / layout.RECIPE), f"run={name}-again"]),
-        "again": evaluate_again_command(str(run.resolve()), "decode.mask_seen=false"),
+        "again": train_again_command(run.resolve(), str(run.resolve()), "data.mask_seen=false"),
         "data": _read_if_there(run / layout.DATA_REPORT),
     }
 

@@ -97,7 +97,7 @@ def _train_round(
         data_collator=PairCollator(initial.pad_id),
         processing_class=initial.run.tokenizer,
     )
-    lists = initial.validation_lists(settings.valid_lists, recipe.seed, recipe.decode.mask_seen)
+    lists = initial.validation_lists(settings.valid_lists, recipe.seed, recipe.data.mask_seen)
     train("dpo", settings, trainer, initial.model, lists, METRIC_NAMES, scratch)
 
 

@@ -68,7 +68,7 @@ def align_by_rewards(ctx: StageContext) -> None:
     names = METRIC_NAMES | {
         f"rewards/{reward.name}/mean": f"reward_{reward.name}" for reward in settings.rewards
     }
-    lists = initial.validation_lists(settings.valid_lists, ctx.recipe.seed, ctx.recipe.decode.mask_seen)
+    lists = initial.validation_lists(settings.valid_lists, ctx.recipe.seed, ctx.recipe.data.mask_seen)
     sampler = _make_sampler(settings, initial, ctx.recipe.decode.reasoning.tokens, ctx.scratch)
     trainer = TreeGRPOTrainer(
         settings=settings,
@@ -140,12 +140,12 @@ def make_rollout_tasks(recipe: Recipe, initial: InitialPolicy) -> RolloutTasks:
         initial.seed,
         settings.prompts == "history_end",
     )
-    hides = recipe.decode.mask_seen
+    hides = recipe.data.mask_seen
     pairs = zip(targets.seen, targets.chosen, strict=True)
     rows = np.flatnonzero([not (hides and chosen in seen) for seen, chosen in pairs])
     if len(rows) < len(targets):
         print_notice(
-            f"grpo: {len(targets) - len(rows):,} targets left out: decode.mask_seen hides what is in the history"
+            f"grpo: {len(targets) - len(rows):,} targets left out: data.mask_seen hides what is in the history"
         )
     if not len(rows):
         raise UserError("grpo: there is nothing to learn from: every target is in its own history")

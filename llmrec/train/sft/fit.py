@@ -213,7 +213,7 @@ def _teacher(ctx: StageContext, prepared: Prepared) -> Teacher | None:
         catalogue,
         distillation.weight,
         () if trained or distillation.folds == 1 else _folds(ctx.run, name, items, distillation.folds),
-        mask_seen=distillation.mask_seen,
+        mask_seen=ctx.recipe.data.mask_seen,
     )
     temperature = distillation.temperature
     if temperature == "auto":
@@ -292,7 +292,7 @@ def _validation_lists(ctx: StageContext, prepared: Prepared) -> ValidationLists 
         ctx.run,
         sft.valid_lists,
         ctx.recipe.seed,
-        ctx.recipe.decode.mask_seen,
+        ctx.recipe.data.mask_seen,
         encoder=prepared.encoder,
         template=prepared.template,
         catalogue=prepared.catalogue,
