@@ -39,9 +39,8 @@ FORMER_KEYS = {
         FormerKey("grpo.zero_signal", "grpo.zero_variance"),
         FormerKey("dpo.sft", "dpo.sft_weight"),
         FormerKey("sft.distillation.mask_seen", "data.mask_seen"),
-        FormerKey(
-            "decode.mask_seen", "data.mask_seen"
-        ),  # of a run with both, the one that its lists were made by
+        # Of a run with both, the value by which its lists were made counts: the later one.
+        FormerKey("decode.mask_seen", "data.mask_seen"),
     )
 }
 """Former keys by name, in the order in which `upgrade` renames them."""
