@@ -20,8 +20,11 @@ from llmrec.report.figures import write_figures
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/on_device")]
 
-import test_on_device as tests  # noqa: E402
+import test_alignment_losses as alignment  # noqa: E402
+import test_search as search  # noqa: E402
+import test_sft_losses as sft  # noqa: E402
 import tiny_decoders  # noqa: E402
+from place import waits_of  # noqa: E402
 
 ROWS = LoraConfig(
     r=4, target_modules="all-linear", trainable_token_indices={"embed_tokens": list(range(20, 38))}
@@ -32,14 +35,14 @@ def main(out: Path) -> None:
     """Write the number of waits of searches and of steps of each training, once everything is on the device."""
     every_weight, lora = tiny_decoders.build("qwen3"), tiny_decoders.build("qwen3 with LoRA")
     lora_and_rows = get_peft_model(tiny_decoders.build("qwen3"), ROWS).eval()
-    count = {f"search: {name}": (lora, tests.SEARCHES[name]) for name in tests.BUDGETS}
+    count = {f"search: {name}": (lora, search.SEARCHES[name]) for name in search.BUDGETS}
     for mode, model in (("every weight", every_weight), ("LoRA", lora), ("LoRA and rows", lora_and_rows)):
-        for teacher, name in ((None, f"SFT: {mode}"), (tests.TEACHER, f"SFT: {mode}, with a teacher")):
-            count[name] = model, partial(tests.train, teacher=teacher)
-    count["candidates"] = lora, tests.score_few
-    count["DPO"] = lora, tests.dpo_step
-    count["GRPO: log-probabilities and their gradient"] = lora, tests.grpo_log_probs
-    figures = {name: len(tests.waits_of(model, work)) for name, (model, work) in count.items()}
+        for loss, name in (("plain", f"SFT: {mode}"), ("with a teacher", f"SFT: {mode}, with a teacher")):
+            count[name] = model, partial(sft.train, sft_loss=sft.LOSSES[loss])
+    count["candidates"] = lora, search.score_few
+    count["DPO"] = lora, alignment.dpo_step
+    count["GRPO: log-probabilities and their gradient"] = lora, alignment.grpo_log_probs
+    figures = {name: len(waits_of(model, work)) for name, (model, work) in count.items()}
     write_figures(out, " ".join(["python eval/waits.py", out.name]), figures, "torch", "transformers", "trl")
 
 

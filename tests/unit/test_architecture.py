@@ -30,6 +30,8 @@ ORDER = (
     *("stages", "pipeline", "experiments", "bench", "commands", "cli"),
 )
 MODULES = sorted(PACKAGE.rglob("*.py"))
+REPOSITORY = Path(__file__).parents[2]
+TESTS_AND_SCRIPTS = sorted(path for name in ("tests", "eval") for path in (REPOSITORY / name).rglob("*.py"))
 LOADERS = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
 
@@ -84,7 +86,9 @@ def test_nothing_that_executes_on_load(module):
                     assert ast.unparse(keyword.value) == "False"
 
 
-@pytest.mark.parametrize("module", MODULES, ids=label)
+@pytest.mark.parametrize(
+    "module", [*MODULES, *TESTS_AND_SCRIPTS], ids=lambda module: str(module.relative_to(REPOSITORY))
+)
 def test_modules_stay_small(module):
     assert len(module.read_text("utf-8").splitlines()) <= 400
 

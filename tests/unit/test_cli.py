@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import cli, estimate, pipeline, quiet
+from llmrec import cli, pipeline, quiet
 from llmrec.cli import main
-from llmrec.commands.start import doctor, shipped
-from llmrec.config import BaseConfig, load_recipe
+from llmrec.commands.start import shipped
+from llmrec.config import load_recipe
 from llmrec.errors import UserError
-from llmrec.models.shape import model_shape
 from llmrec.serving.server import serve
 
 HEAVY = {
@@ -75,69 +74,6 @@ def test_a_port_in_use_is_told_before_the_run_is_read(capsys):
     for port in (-1, 0, 65536, 2**40):
         with pytest.raises(UserError, match=f"--port: expected 1 to 65535, found {port}"):
             serve("absent", port=port)
-
-
-@pytest.mark.parametrize("is_debug", [False, True])
-def test_processes_that_a_library_starts_are_as_quiet_as_this_one(is_debug):
-    child = "import warnings; warnings.warn('There appear to be 3 leaked objects to clean up')"
-    start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    code = f"from llmrec.quiet import quieten; quieten(); {start}"
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
-    variables = inherited | ({"LLMREC_DEBUG": "1"} if is_debug else {})
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables)
-    assert done.returncode == 0 and ("leaked objects" in done.stderr) == is_debug
-
-
-@pytest.mark.parametrize("is_debug", [False, True])
-def test_a_spawned_process_is_quiet_before_a_library_has_set_up_its_logging(is_debug, tmp_path):
-    """As vLLM's engine: it logs while it is imported, when only Python's own handler is there."""
-    script = tmp_path / "llmrec"
-    script.write_text(
-        "import logging, multiprocessing\n"
-        "from llmrec.cli import main\n"
-        "def work():\n"
-        "    logging.getLogger('vllm.triton_utils.importing').warning('Disabling Triton.')\n"
-        "    logging.getLogger('other').warning('still seen')\n"
-        "if __name__ == '__main__':\n"
-        "    process = multiprocessing.get_context('spawn').Process(target=work)\n"
-        "    process.start()\n"
-        "    process.join()\n"
-    )
-    variables = dict(os.environ) | ({"LLMREC_DEBUG": "1"} if is_debug else {})
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=variables)
-    assert done.returncode == 0 and "still seen" in done.stderr, done.stderr
-    assert ("Disabling Triton" in done.stderr) == is_debug
-
-
-@pytest.mark.parametrize(("module", "is_hidden"), [("triton", True), ("other", False)])
-def test_leaks_that_a_library_lists_when_python_has_ended_are_hidden_and_nothing_before(module, is_hidden):
-    """`malloc_stats` of the C library stands for it: it writes to stderr, and needs no interpreter."""
-    code = (
-        "import atexit, ctypes, sys, types; from llmrec.quiet import quieten; quieten(); quieten()\n"
-        f"sys.modules[{module!r}] = types.ModuleType({module!r})\n"
-        "library = ctypes.CDLL(None)\n"
-        "ctypes.pythonapi.Py_AtExit(ctypes.cast(library.malloc_stats, ctypes.c_void_p))\n"
-        "atexit.register(lambda: print('still seen', file=sys.stderr))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and "still seen" in done.stderr
-    assert ("Arena" not in done.stderr) == is_hidden
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="torch asks for large pages on Linux alone")
-@pytest.mark.parametrize(("setting", "is_large"), [({}, True), ({"THP_MEM_ALLOC_ENABLE": "0"}, False)])
-def test_the_command_line_lets_torch_use_large_pages_unless_the_user_does_not(setting, is_large):
-    """Torch lets a tensor for which it asks for large pages start where a page does, and others 64 bytes behind."""
-    code = (
-        "from llmrec.cli import main; main(['ls']); import torch\n"
-        "kept = [torch.empty(1 << 20) for _ in range(3)]\n"
-        "print(all(one.data_ptr() % 4096 == 0 for one in kept))"
-    )
-    inherited = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=inherited | setting
-    )
-    assert done.stdout.splitlines()[-1] == str(is_large)
 
 
 def test_the_stage_commands_are_the_pipelines_stages():
@@ -345,93 +281,6 @@ def test_an_interrupt_has_exit_code_130_and_says_how_to_resume(capsys, monkeypat
     monkeypatch.setattr("llmrec.commands.stages.run.run", interrupt)
     assert main(["run", "quickstart"]) == 130
     assert "run the same command again to resume" in one_line(capsys)
-
-
-def test_environment_variables_of_the_user_have_priority(monkeypatch, capsys):
-    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
-    monkeypatch.delenv("TOKENIZERS_PARALLELISM")
-    assert main(["ls"]) == 0
-    assert os.environ["TRANSFORMERS_VERBOSITY"] == "info"
-    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
-
-
-def test_doctor_finds_no_problem_where_the_tests_run(capsys, monkeypatch):
-    monkeypatch.setattr(doctor, "MEMORY_GB", 0)  # the machine may be small
-    monkeypatch.setattr(doctor, "DISK_GB", 0)
-    assert main(["doctor"]) == 0
-    shown = capsys.readouterr().out
-    for told in ("python", "cores", "memory", "runs", "downloads", "torch", "no problem found"):
-        assert told in shown
-    assert "torch" in doctor.constraints()
-
-
-def test_doctor_names_what_a_small_machine_lacks(capsys, monkeypatch):
-    monkeypatch.setattr(doctor, "MEMORY_GB", 10**6)
-    monkeypatch.setattr(doctor, "DISK_GB", 10**9)
-    assert main(["doctor"]) == 2
-    problems = [line for line in capsys.readouterr().out.splitlines() if line.startswith("problem")]
-    assert [line for line in problems if "GB of memory: lower sft.batch" in line]
-    assert [line for line in problems if "GB free" in line and "LLMREC_RUNS" in line]
-
-
-def planned(*overrides):
-    recipe = load_recipe("beauty-tiny", list(overrides))
-    return estimate.plan(recipe, Path("absent"), pipeline.for_recipe(recipe))
-
-
-def test_an_estimate_grows_with_epochs_users_and_model_size():
-    alone = "sft.distillation=null"  # what a teacher says of the data is asked once, however many epochs
-    half, whole = planned(alone, "sft.epochs=4"), planned(alone, "sft.epochs=8")
-    start = next(stage.start_seconds for stage in pipeline.STAGES if stage.name == "sft")
-    validation = planned(alone, "sft.epochs=0.0001").seconds["sft"] - start
-    trained = [plan.seconds["sft"] - start - validation for plan in (half, whole)]
-    assert trained[1] == pytest.approx(2 * trained[0], rel=0.01)
-    assert planned("sft.max_steps=1").seconds["sft"] < half.seconds["sft"]
-    assert planned("decode.users=10").seconds["decode"] < half.seconds["decode"]
-    assert planned("base.tiny.hidden=512").memory_gb > half.memory_gb
-    assert planned("base.tiny.hidden=512").disk_gb > half.disk_gb
-
-
-def test_without_a_known_size_the_estimate_says_so(tmp_path):
-    card = tmp_path / "card.yaml"
-    card.write_text("interactions: {path: a.csv, columns: {user: u, item: i}}\n")
-    plan = planned(f"data.card={card}")
-    assert set(plan.seconds.values()) == {None}
-    assert "cost unknown" in plan.summary()
-
-
-def test_shortages_of_memory_and_disk_are_reported(tmp_path):
-    short = estimate.Plan({"sft": 1.0}, memory_gb=1e6, disk_gb=1e9).shortages(tmp_path / "a/b")
-    assert len(short) == 2
-    assert str(tmp_path) in short[0]
-
-
-def test_the_shape_of_a_base_comes_from_its_recipe_folder_or_name(tmp_path):
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    tiny = load_recipe("beauty-tiny").base
-    config = Qwen3Config(
-        vocab_size=tiny.tiny.vocabulary,
-        hidden_size=tiny.tiny.hidden,
-        intermediate_size=tiny.tiny.intermediate,
-        num_hidden_layers=tiny.tiny.layers,
-        num_attention_heads=tiny.tiny.heads,
-        num_key_value_heads=tiny.tiny.kv_heads,
-        head_dim=tiny.tiny.hidden // tiny.tiny.heads,
-        tie_word_embeddings=True,
-    )
-    with torch.device("meta"):
-        true = sum(p.numel() for p in Qwen3ForCausalLM(config).parameters())
-    assert model_shape(tiny).parameters == pytest.approx(true, rel=0.01)
-    config.save_pretrained(tmp_path)
-    assert model_shape(BaseConfig(model=str(tmp_path))).parameters == pytest.approx(true, rel=0.01)
-    for name, millions in (
-        ("Qwen/Qwen3-0.6B", 600),
-        ("a/SmolLM2-135M-Instruct.Q4_1.gguf", 135),
-        ("x/Llama-3.2-1B", 1000),
-    ):
-        assert model_shape(BaseConfig(model=name)).parameters == millions * 1e6
 
 
 def test_benchmarks_are_listed_with_what_they_measure(capsys):
