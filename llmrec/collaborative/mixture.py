@@ -34,6 +34,8 @@ FLOOR = np.float32(1e-9)
 """Added to the sum of the members' probabilities, so that its logarithm is finite."""
 DEPTH = 100
 """Number of each system's best items, per user, that the search of the weights considers."""
+_CANDIDATE_BYTES = 17
+"""Bytes that a probability takes while the best ones are found, beside the array of each system."""
 ROUNDS = 4
 """Largest number of passes of the search over all weights."""
 
@@ -213,7 +215,7 @@ class _Search:
         columns = np.empty((len(validation), DEPTH * len(systems) + 1), np.int64)
         log_probs = np.empty((len(systems), *columns.shape), np.float32)
         self._is_masked = np.empty(columns.shape, bool)
-        for block in validation.blocks():
+        for block in validation.blocks(len(systems) * 4 + _CANDIDATE_BYTES):
             logs = [system.log_probs(validation.histories[block], validation.items) for system in systems]
             candidates = _candidates(logs, validation.masked[block], validation.targets[block])
             columns[block] = candidates

@@ -15,6 +15,7 @@ import polars as pl
 from pydantic import Field
 from scipy import sparse
 
+from llmrec.collaborative.blocks import SCORE_BYTES, user_blocks
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.system import Ranked, TrainingData, best_columns
 from llmrec.files import write_json
@@ -25,8 +26,6 @@ CUTOFF = 10
 """Cutoff k of the NDCG@k by which settings are chosen."""
 DIGITS = 12
 """Scores that are equal after rounding to so many decimal places are ties; the more popular item wins a tie."""
-_BLOCK = 512
-"""Number of users that are scored at once."""
 
 Floats = npt.NDArray[np.floating[Any]]
 Histories = Sequence[Sequence[str]]
@@ -80,8 +79,7 @@ class Scored(ABC):
         names, column = self.popularity.items, self.column
         items: list[list[str]] = []
         values: list[list[float]] = []
-        for start in range(0, len(histories), _BLOCK):
-            block = slice(start, start + _BLOCK)
+        for block in user_blocks(len(histories), len(names)):
             scores = self.scores(histories[block], names)
             for row, banned in zip(scores, exclude[block] if exclude else [()] * len(scores), strict=True):
                 allowed = np.round(row, DIGITS)
@@ -162,10 +160,9 @@ class Validation:
     def __len__(self) -> int:
         return len(self.histories)
 
-    def blocks(self) -> Iterator[slice]:
-        """Yield slices of users that are scored together."""
-        for start in range(0, len(self), _BLOCK):
-            yield slice(start, min(start + _BLOCK, len(self)))
+    def blocks(self, score_bytes: int = SCORE_BYTES) -> list[slice]:
+        """Return slices of users that are scored together; `score_bytes` is that of `users_at_once`."""
+        return user_blocks(len(self), len(self.items), score_bytes)
 
     def ndcg(self, score: Callable[[slice], Floats]) -> float:
         """Return the mean NDCG@10 of the targets.

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from llmrec.collaborative.blocks import user_blocks
 from llmrec.config import SystemSettings
 from llmrec.data.examples import (
     evaluation_examples,
@@ -31,8 +32,6 @@ from llmrec.plugins import check_parameters
 Ranked = tuple[list[list[str]], list[list[float]]]
 """Item ids and scores, one list per user, best first."""
 Scores = npt.NDArray[np.float32]
-_BLOCK = 1024
-"""Number of users that are scored at once."""
 
 
 class Baseline(Protocol):
@@ -204,9 +203,9 @@ class Ranker(ABC):
         items: list[list[str]] = []
         values: list[list[float]] = []
         banned = exclude if exclude is not None else [()] * len(histories)
-        for start in range(0, len(histories), _BLOCK):
-            scores = self._checked(histories[start : start + _BLOCK])
-            for row, unwanted in zip(scores, banned[start : start + _BLOCK], strict=True):
+        for block in user_blocks(len(histories), len(self.items)):
+            scores = self._checked(histories[block])
+            for row, unwanted in zip(scores, banned[block], strict=True):
                 row[[self.position[item] for item in unwanted if item in self.position]] = -np.inf
                 best = best_columns(row, k)
                 items.append([self.items[place] for place in best])

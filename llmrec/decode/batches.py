@@ -13,6 +13,7 @@ import torch
 
 from llmrec.catalogue.item_mask import ItemMask, MaskFactory
 from llmrec.catalogue.prefix_mass import CollaborativePrior
+from llmrec.collaborative.blocks import users_at_once
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.top_k import TopK
 from llmrec.hardware import CPU_BATCH_GB, GB, GPU_BATCH_GB, choose_device
@@ -204,7 +205,7 @@ class _Runner:
         mask = None if self.masks is None else self.masks(group)
         engine = self.engine
         if self.prior is not None:
-            assert isinstance(engine, TreeEngine)  # which alone mixes a prior in, code by code
+            assert isinstance(engine, TreeEngine)
             engine = replace(engine, scoring=replace(engine.scoring, prior=self.prior(group)))
         top = engine.search([self.prompts[i] for i in group], width, self.k, mask, floor)
         self._write(np.array(group), top)
@@ -223,11 +224,19 @@ class _Runner:
         if top.is_exact is not None:
             self.is_exact[users] = top.is_exact[better]
 
+    def _most_users(self) -> int:
+        """Most users of a batch: with a prior, which holds a score of every item, as many as are scored at once."""
+        if self.prior is None:
+            return len(self.prompts)
+        assert isinstance(self.engine, TreeEngine)  # which alone mixes a prior in, code by code
+        return users_at_once(self.engine.trie.items, most=len(self.prompts))
+
     def _groups(self, users: list[int], width: int) -> Iterator[list[int]]:
         beam_tokens = self.engine.beam_tokens(width)
+        most = self._most_users()
         groups = group_by_length(
             [len(self.prompts[user]) for user in users],
-            lambda longest: self.cost.max_users(longest, width, beam_tokens, self.budget),
+            lambda longest: min(most, self.cost.max_users(longest, width, beam_tokens, self.budget)),
         )
         label = "decoding" if width == self.k else f"decoding, {width} beams"
         with Progress(label, len(users), "user") as progress:

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from llmrec.collaborative.blocks import user_blocks
 from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 
-# Distances in memory at once; with their sorting keys they take 100 MB.
-BLOCK = 1 << 22
+_DISTANCE_BYTES = 4 * 4 + 8
+"""Bytes that a distance takes: itself and its weight in float32, one more array of each, and its sorting key."""
 Floats = npt.NDArray[np.floating]
 
 
@@ -53,9 +54,7 @@ def ground(
     k = min(k, items)
     top_k = TopK(np.full((users, k), -1, np.int64), np.full((users, k), -np.inf, np.float32))
     generated, catalogue = _tensor(generated_vectors), _tensor(item_vectors)
-    block = max(1, BLOCK // items)
-    for begin in range(0, users, block):
-        rows = slice(begin, begin + block)
+    for rows in user_blocks(users, items, _DISTANCE_BYTES):
         # Dot products would lose the small distances that decide the ranking, so differences are used.
         distance = torch.cdist(generated[rows], catalogue, compute_mode="donot_use_mm_for_euclid_dist")
         distance = _normalised(distance)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from llmrec import layout
+from llmrec.collaborative.blocks import user_blocks
 from llmrec.collaborative.system import Baseline
 from llmrec.config import OWN_STAGES, Recipe
 from llmrec.evaluate.summary import JUDGED_SPLIT, shown_cutoff
@@ -16,8 +17,6 @@ from llmrec.simulate.answers import share_of_best
 from llmrec.simulate.slates import Slate
 
 POPULARITY = "popularity"
-_BLOCK = 16
-"""Number of users whose whole catalogue is scored at once."""
 
 
 def best_system(run: Path, recipe: Recipe) -> str | None:
@@ -46,10 +45,9 @@ def found_by(model: Baseline, slates: Sequence[Slate], catalogue: Sequence[str],
     """
     position = {item: row for row, item in enumerate(catalogue)}
     found = []
-    for start in range(0, len(slates), _BLOCK):
-        block = slates[start : start + _BLOCK]
-        scores = np.asarray(model.log_probs([slate.history[-history:] for slate in block], catalogue))
-        for row, slate in zip(scores, block, strict=True):
+    for block in user_blocks(len(slates), len(catalogue)):
+        scores = np.asarray(model.log_probs([slate.history[-history:] for slate in slates[block]], catalogue))
+        for row, slate in zip(scores, slates[block], strict=True):
             assert slate.target is not None
             found.append(share_of_best(row[[position[item] for item in slate.items]], slate.target))
     return found

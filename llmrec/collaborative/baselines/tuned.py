@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from llmrec.collaborative.baselines.interactions import Interactions, Sequences, numbers
+from llmrec.collaborative.blocks import user_blocks
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.scored import Floats, Histories, Scored, Validation, choose, record
 from llmrec.collaborative.system import System, TrainingData, log_softmax
@@ -207,17 +208,23 @@ def calibrated_scale(ranker: TunedRanker, validation: Validation) -> float:
 
     It is the temperature of Guo et al., On calibration of modern neural networks, ICML 2017, as a factor.
     """
-    users = slice(0, CALIBRATION_USERS)
-    scores = ranker.scores(validation.histories[users], validation.items)
-    targets = validation.targets[users]
-    spread = float(scores.std(axis=1).mean()) or 1.0
-    rows = np.flatnonzero(targets >= 0)
+    blocks = user_blocks(
+        min(len(validation), CALIBRATION_USERS), len(validation.items), most=CALIBRATION_USERS
+    )
 
-    def mean_log_probability(scale: float) -> float:
-        logs = log_softmax(scores[rows] * np.float32(scale))
-        return float(logs[np.arange(len(rows)), targets[rows]].sum())
+    def each_block() -> Iterator[tuple[Floats, npt.NDArray[np.int64]]]:
+        for block in blocks:
+            yield ranker.scores(validation.histories[block], validation.items), validation.targets[block]
 
-    best = max([scale / spread for scale in SCALES], key=mean_log_probability)
+    deviations = [scores.std(axis=1) for scores, _ in each_block()]
+    spread = (float(np.concatenate(deviations).mean()) if deviations else 0.0) or 1.0
+    totals = {scale / spread: 0.0 for scale in SCALES}
+    for scores, targets in each_block():
+        rows = np.flatnonzero(targets >= 0)
+        for scale in totals:
+            logs = log_softmax(scores[rows] * np.float32(scale))
+            totals[scale] += float(logs[np.arange(len(rows)), targets[rows]].sum())
+    best: float = max(totals, key=lambda scale: totals[scale])
     return round(best, 6)
 
 

@@ -18,10 +18,14 @@ from scipy import sparse
 
 from llmrec.collaborative.baselines.interactions import Interactions, Sequences, binary_rows
 from llmrec.collaborative.baselines.tuned import CHOICE, Arrays, Scorer, TunedSystem
+from llmrec.collaborative.blocks import user_blocks
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.scored import Floats
 from llmrec.collaborative.system import TrainingData
 from llmrec.config import Positive
+
+_SIMILARITY_BYTES = 6 * 8
+"""Bytes that the similarity to a training user takes until the nearest are found."""
 
 
 class UserKnnSystem(TunedSystem):
@@ -62,10 +66,15 @@ class UserKnnSystem(TunedSystem):
         chosen = sparse.csr_array((values, arrays["columns"], arrays["starts"]), shape)
         sizes = np.sqrt(np.maximum(chosen.sum(axis=1), 1))
 
-        def score(sequences: Sequences) -> Floats:
+        def find_nearest(sequences: Sequences) -> sparse.csr_array:
             given = sparse.csr_array(binary_rows(sequences, items)).astype(np.float64)
             similar = (given @ chosen.T).toarray() / np.sqrt(given.sum(axis=1))[:, None] / sizes[None, :]
-            scores: Floats = (_nearest(similar, most) @ chosen).toarray()
+            return _nearest(similar, most)
+
+        def score(sequences: Sequences) -> Floats:
+            blocks = user_blocks(len(sequences), len(sizes), _SIMILARITY_BYTES)
+            nearest = sparse.vstack([find_nearest(sequences[block]) for block in blocks])
+            scores: Floats = (sparse.csr_array(nearest) @ chosen).toarray()
             return scores
 
         return score

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from llmrec.collaborative.blocks import user_blocks
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.sequential.early_stopping import mean_ndcg
 from llmrec.collaborative.sequential.model_file import open_model, write_model
@@ -23,7 +24,10 @@ from llmrec.collaborative.sequential.workers import RunAll, start_workers
 from llmrec.collaborative.system import Ranked
 from llmrec.hardware import choose_device
 
-_BLOCK = 128
+_MOST_USERS = 128
+"""Most users of a block; those of similar length form one, and it is padded to the longest."""
+_LOGIT_BYTES = 4 * 4
+"""Bytes that a logit takes while the best are found: itself in float32, and as much in each of three more arrays."""
 Times = Sequence[Sequence[int]]
 """Times of each history's items, seconds."""
 
@@ -250,8 +254,8 @@ class SequentialRanker:
         """Yield histories in blocks of similar length. Those without any item of the model are skipped."""
         rows = {user: self._inputs(history) for user, history in enumerate(histories)}
         users = sorted((user for user, row in rows.items() if len(row)), key=lambda user: len(rows[user]))
-        for start in range(0, len(users), _BLOCK):
-            block = users[start : start + _BLOCK]
+        for span in user_blocks(len(users), len(self.items), _LOGIT_BYTES, _MOST_USERS):
+            block = users[span]
             of_items = None
             if times is not None and self.reads_times:
                 of_items = [self._input_times(histories[user], times[user]) for user in block]

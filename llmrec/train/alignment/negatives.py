@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from llmrec.collaborative.blocks import user_blocks
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.systems import load_baseline
 from llmrec.data.examples import training_histories
@@ -29,8 +30,6 @@ SearchBeams = Callable[[list[list[str]], list[list[str]], int], list[list[str]]]
 """(histories, denied, width) → for each history the model's best items that are not denied, at most `width`."""
 MODEL_SOURCES = frozenset({"beams", "judge"})
 """Sources that decode lists with the model."""
-_CELLS = 1 << 24
-"""Number of scores in a block [rows, items]: 64 MB of float32."""
 _DRAWS_PER_ITEM = 4
 """Number of items drawn at once for each wanted item, because a few of the draws are positives or repeats."""
 
@@ -106,11 +105,11 @@ class RejectedItemSampler:
         judge = load_baseline(self.run, self.config.judge, items)
         beams_by_row = self._search(histories, targets.seen)
         chosen, rejected = [], []
-        for start, stop in _blocks(len(targets), len(items), "judging"):
-            scores = judge.log_probs(histories[start:stop], items)
-            for row, beams in enumerate(beams_by_row[start:stop]):
-                order = np.argsort(-scores[row, [index[item] for item in beams]], kind="stable").tolist()
-                positives = set(targets.items[start + row])
+        for block in follow(user_blocks(len(targets), len(items)), "judging", "block"):
+            scores = judge.log_probs(histories[block], items)
+            for row, beams, user_items in zip(scores, beams_by_row[block], targets.items[block], strict=True):
+                order = np.argsort(-row[[index[item] for item in beams]], kind="stable").tolist()
+                positives = set(user_items)
                 worst = (beams[place] for place in reversed(order[1:]))
                 chosen.append(beams[order[0]])
                 rejected.append([item for item in worst if item not in positives][: self.config.negatives])
@@ -234,9 +233,9 @@ def nearest_items(
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
     places_by_row: list[list[int]] = []
-    for start, stop in _blocks(len(chosen), len(unit), "nearest items"):
-        cosines = unit[chosen[start:stop]] @ unit.T
-        for row, excluded in enumerate(taken[start:stop]):
+    for block in follow(user_blocks(len(chosen), len(unit)), "nearest items", "block"):
+        cosines = unit[chosen[block]] @ unit.T
+        for row, excluded in enumerate(taken[block]):
             cosines[row, list(excluded)] = -np.inf
         best = np.sort(np.argpartition(-cosines, count - 1, axis=1)[:, :count], axis=1)
         order = np.argsort(-np.take_along_axis(cosines, best, axis=1), axis=1, kind="stable")
@@ -292,11 +291,3 @@ def _sample_range(low: int, high: int, taken: set[int], count: int, rng: np.rand
         if place not in taken:
             drawn[place] = None
     return list(drawn)
-
-
-def _blocks(rows: int, items: int, what: str) -> Iterator[tuple[int, int]]:
-    """Yield the bounds of blocks of rows. A block of scores [rows, items] has at most `_CELLS` numbers."""
-    size = max(1, _CELLS // items)
-    starts = range(0, rows, size)
-    for start in follow(starts, what, "block"):
-        yield start, min(start + size, rows)

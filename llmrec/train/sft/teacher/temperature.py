@@ -14,12 +14,13 @@ from math import exp, log
 import numpy as np
 import torch
 
+from llmrec.collaborative.blocks import users_at_once
 from llmrec.train.sft.teacher.distributions import Teacher
 
 BEST, SHARE = 10, 0.5
 """The `BEST` items of a history have `SHARE` of the probability, on average over histories."""
 HISTORIES = 256
-"""Number of histories that are looked at."""
+"""Most histories that are looked at."""
 LEAST, MOST = 0.05, 20.0
 """Range of the temperatures."""
 STEPS = 40
@@ -39,7 +40,7 @@ def find_temperature(teacher: Teacher, histories: Sequence[Sequence[str]], seed:
         The temperature, two digits of it; `LEAST` or `MOST` if it lies beyond them.
     """
     rng = np.random.default_rng(seed)
-    sample = rng.permutation(len(histories))[:HISTORIES]
+    sample = rng.permutation(len(histories))[: users_at_once(teacher.catalogue.trie.items, most=HISTORIES)]
     plain = replace(teacher, temperature=1.0)
     scores = torch.from_numpy(plain.scores(teacher.model, [histories[index] for index in sample]))
     best = scores.topk(max(1, min(BEST, scores.shape[1] // 2)), dim=1).values
