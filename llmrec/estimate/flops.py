@@ -71,20 +71,22 @@ def training_flops(work: Workload) -> float:
 
     A token costs 2 FLOPs per weight of the blocks in the forward pass, and 2 in the backward pass for the
     gradient of the input. If all weights are trained, their gradient costs 2 more, and so does a second pass with
-    gradient checkpointing. Attention over L tokens costs as much as 2·L·hidden more weights in each block. The
-    head is applied at labels only; where it is frozen, its new rows alone have a gradient. With `sft.softmax:
-    children` it scores a code's siblings alone.
+    gradient checkpointing. Attention over L tokens costs as much as 2·L·(heads·head_dim) more weights in each block,
+    keys and values shared by heads or not, and both of its products have two gradients in every mode. The head is
+    applied at labels only; where it is frozen, its new rows alone have a gradient. With `sft.softmax: children` it
+    scores a code's siblings alone.
     """
     sft, shape = work.recipe.sft, work.shape
     tokens, labels = work.training_counts()
-    passes = (6 if sft.mode == "full" else 4) + (2 if sft.gradient_checkpointing else 0)
-    blocks = shape.linear_parameters + 2 * work.mean_length() * shape.hidden * shape.layers
+    again = 2 if sft.gradient_checkpointing else 0
+    linear = (again + (6 if sft.mode == "full" else 4)) * shape.linear_parameters
+    attention = (again + 6) * 2 * work.mean_length() * shape.attention_width * shape.layers
     slower = SLOWER_4_BITS if sft.mode == "qlora" else 1.0
     if sft.softmax == "children":
         head = 6 * scored_tokens(work) * shape.hidden
     else:
         head = (6 if sft.mode == "full" else 4) * shape.head_parameters + 6 * code_count(work) * shape.hidden
-    return tokens * passes * blocks * slower + labels * head
+    return tokens * (linear + attention) * slower + labels * head
 
 
 def flop_rate(work: Workload, stage: str) -> float:

@@ -40,10 +40,14 @@ class Shape:
     heads_width: float | None = None
 
     @property
+    def attention_width(self) -> float:
+        """Width of all attention heads together, whatever the width of the keys and values that they share."""
+        return self.hidden if self.heads_width is None else self.heads_width
+
+    @property
     def linears(self) -> list[tuple[float, float]]:
         """Input and output sizes of a block's linear layers: q, k, v, o, gate, up, down."""
-        h, i = self.hidden, self.intermediate
-        q = h if self.heads_width is None else self.heads_width
+        h, i, q = self.hidden, self.intermediate, self.attention_width
         kv = q * self.kv_share
         return [(h, q), (h, kv), (h, kv), (q, h), (h, i), (h, i), (i, h)]
 

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from llmrec import estimate, hardware
@@ -121,25 +122,71 @@ def test_an_untied_head_is_half_of_what_the_blocks_leave():
     assert shape.head_parameters == base.tiny.vocabulary * base.tiny.hidden
 
 
+QWEN3_600M = Qwen3Config(
+    vocab_size=151936,
+    hidden_size=1024,
+    intermediate_size=3072,
+    num_hidden_layers=28,
+    num_attention_heads=16,
+    num_key_value_heads=8,
+    head_dim=128,
+    tie_word_embeddings=True,
+)
+"""Its heads are together twice as wide as the hidden state, and two share their keys and values."""
+
+
 def test_heads_may_be_wider_together_than_the_hidden_state(tmp_path):
-    """In Qwen3-0.6B they are twice as wide: 16 of 128 beside 1024."""
-    config = Qwen3Config(
-        vocab_size=151936,
-        hidden_size=1024,
-        intermediate_size=3072,
-        num_hidden_layers=28,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=128,
-        tie_word_embeddings=True,
-    )
-    config.save_pretrained(tmp_path)
+    QWEN3_600M.save_pretrained(tmp_path)
     shape = model_shape(BaseConfig(model=str(tmp_path)))
     with torch.device("meta"):
-        model = Qwen3ForCausalLM(config)
+        model = Qwen3ForCausalLM(QWEN3_600M)
     linears = [m for m in model.model.layers[0].modules() if isinstance(m, torch.nn.Linear)]
     assert shape.linears == [(linear.in_features, linear.out_features) for linear in linears]
     assert shape.parameters == pytest.approx(sum(p.numel() for p in model.parameters()), rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("options", "linear", "attention"),
+    [
+        (["sft.mode=full", "sft.gradient_checkpointing=false"], 6, 6),
+        (["sft.mode=lora", "sft.gradient_checkpointing=false"], 4, 6),
+        (["sft.mode=lora", "sft.gradient_checkpointing=true"], 6, 8),
+    ],
+)
+def test_attention_costs_by_the_width_of_its_heads(options, linear, attention, tmp_path):
+    QWEN3_600M.save_pretrained(tmp_path)
+    planned = work(f"base.model={tmp_path}", *options)
+    tokens, labels = planned.training_counts()
+    head_passes = 6 if options[0] == "sft.mode=full" else 4
+    head = head_passes * planned.shape.head_parameters + 6 * code_count(planned) * 1024
+    weights = 28 * (
+        2 * 1024 * 2048 + 2 * 1024 * 1024 + 3 * 1024 * 3072
+    )  # q and o, k and v, the feed-forward layer
+    products = 28 * 2 * planned.mean_length() * 16 * 128
+    expected = tokens * (linear * weights + attention * products) + labels * head
+    assert flops.training_flops(planned) == pytest.approx(expected)
+
+
+def test_flops_of_attention_are_those_that_torch_counts(tmp_path):
+    """Of a forward and a backward pass of 7 tokens with all weights trained, the head left out."""
+    config = Qwen3Config(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=24,
+        attn_implementation="eager",
+    )
+    config.save_pretrained(tmp_path)
+    shape, length = model_shape(BaseConfig(model=str(tmp_path))), 7
+    embedded = torch.randn(1, length, 32, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        Qwen3ForCausalLM(config).model(inputs_embeds=embedded).last_hidden_state.sum().backward()
+    attention = 2 * length * shape.attention_width * shape.layers
+    expected = length * 6 * (shape.linear_parameters + attention)
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.01)
 
 
 def test_a_tree_shares_the_chat_format_and_a_sample_repeats_it():
