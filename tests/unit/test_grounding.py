@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmrec.collaborative import blocks
 from llmrec.decode import grounding
 from llmrec.decode.grounding import ground
 from llmrec.errors import UserError
@@ -84,9 +85,9 @@ def test_lists_do_not_depend_on_the_block_size(monkeypatch):
     weights = np.random.default_rng(3).normal(size=(USERS, ITEMS))
     masked = [[user] for user in range(USERS)]
     whole = ground(generated, items, 9, weights, 1.5, masked)
-    monkeypatch.setattr(grounding, "BLOCK", 2 * ITEMS)
-    blocks = ground(generated, items, 9, weights, 1.5, masked)
-    assert (whole.items == blocks.items).all() and (whole.scores == blocks.scores).all()
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 2 * ITEMS * grounding._DISTANCE_BYTES)
+    parts = ground(generated, items, 9, weights, 1.5, masked)
+    assert (whole.items == parts.items).all() and (whole.scores == parts.scores).all()
 
 
 @pytest.mark.parametrize(
