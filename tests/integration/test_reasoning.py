@@ -134,7 +134,9 @@ def policy(recommender):
     """The model in training, and tasks for it: the prompts of three histories."""
     wanted = histories(recommender)
     prompts = recommender.run.encode_prompts(wanted)
-    return recommender.checkpoint, RolloutTasks(prompts, wanted, np.array([1, 2, 3]), [[0], [], [4, 5]])
+    return recommender.checkpoint, RolloutTasks(
+        prompts, wanted, np.array([1, 2, 3]), [[0], [], [4, 5]], np.array([1, 0, 2])
+    )
 
 
 def test_rollouts_are_a_text_and_an_item_behind_it(recommender, policy):

@@ -99,7 +99,7 @@ def grpo_log_probs(place):
         _rows=rows,
         _scorer=CompletionScorer("vocabulary", catalogue),
         _settings=GrpoConfig(batch=8),
-        _tasks=RolloutTasks(prompts, [[]] * 3, np.arange(3), [[]] * 3),
+        _tasks=RolloutTasks(prompts, [[]] * 3, np.arange(3), [[]] * 3, np.zeros(3, np.int64)),
         _tokenizer=SimpleNamespace(pad_token_id=0),
     )
     trainer._log_probs = partial(TreeGRPOTrainer._log_probs, trainer)

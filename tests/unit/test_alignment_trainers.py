@@ -22,6 +22,7 @@ from llmrec.train.alignment.rollouts import NO_TARGET, RolloutTasks, TreeSampler
 
 PROMPTS = [[5, 9, 11, 40], [7, 8], [33, 21, 6, 9, 80, 81], [12, 13, 14]]
 GROUP = 4
+HIDDEN = [[1], [], [2, 3], []], np.array([1, 0, 2, 0])
 
 
 def catalogue(vocabulary):
@@ -173,7 +174,7 @@ def grpo(tmp_path, kind=TreeGRPOTrainer, accumulate=1, passes=1, **overrides):
     settings = GrpoConfig(generations=GROUP, normalise="vocabulary", **overrides)
     model, tokenizer, vocabulary = policy_model()
     known = catalogue(vocabulary)
-    tasks = RolloutTasks(PROMPTS, [["item-1"]] * 4, np.array([3, 0, 7, 9]), [[1], [], [2, 3], []])
+    tasks = RolloutTasks(PROMPTS, [["item-1"]] * 4, np.array([3, 0, 7, 9]), *HIDDEN)
     args = GRPOConfig(
         **arguments(tmp_path, beta=settings.beta, gradient_accumulation_steps=accumulate),
         **loss_arguments(settings),

@@ -187,13 +187,12 @@ def grpo(subject: Subject, system: str, generations: int, normalise: Normalise =
     )
     tokenizer = subject.tokenizer
     shared: dict[str, Any] = {"model": subject.copy(system), "args": args, "processing_class": tokenizer}
+    none: list[list[Any]] = [[]] * len(prompts)
     trainer: GRPOTrainer
     if system == TREES:
         trainer = TreeGRPOTrainer(
             settings=settings,
-            tasks=RolloutTasks(
-                subject.prompts, [[]] * len(prompts), np.arange(len(prompts)), [[]] * len(prompts)
-            ),
+            tasks=RolloutTasks(subject.prompts, none, np.arange(len(none)), none, np.zeros(len(none), int)),
             sampler=TreeSampler(subject.catalogue, subject.pad_id, settings.rollouts),
             scorer=CompletionScorer(normalise, subject.catalogue),
             context=RewardContext(subject.catalogue),

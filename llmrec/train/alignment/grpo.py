@@ -141,8 +141,7 @@ def make_rollout_tasks(recipe: Recipe, initial: InitialPolicy) -> RolloutTasks:
         settings.prompts == "history_end",
     )
     hides = recipe.data.mask_seen
-    pairs = zip(targets.seen, targets.chosen, strict=True)
-    rows = np.flatnonzero([not (hides and chosen in seen) for seen, chosen in pairs])
+    rows = np.flatnonzero(~targets.repeats) if hides else np.arange(len(targets))
     if len(rows) < len(targets):
         print_notice(
             f"grpo: {len(targets) - len(rows):,} targets left out: data.mask_seen hides what is in the history"
@@ -150,11 +149,14 @@ def make_rollout_tasks(recipe: Recipe, initial: InitialPolicy) -> RolloutTasks:
     if not len(rows):
         raise UserError("grpo: there is nothing to learn from: every target is in its own history")
     targets = targets.take(rows)
+    lists = {id(items): items for items in targets.items}
+    places = {key: [index[item] for item in items] for key, items in lists.items()}
     return RolloutTasks(
         [run.encoder.prompt(run.template, history) for history in targets.histories],
         targets.histories,
         np.array([NO_TARGET if item is None else index[item] for item in targets.chosen], np.int64),
-        [[index[item] for item in seen] if hides else [] for seen in targets.seen],
+        [places[id(items)] for items in targets.items],
+        np.array(targets.positions, np.int64) * hides,
     )
 
 

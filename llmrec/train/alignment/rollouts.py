@@ -44,13 +44,15 @@ class RolloutTasks:
         prompts: P token-id lists.
         histories: P lists of item ids, oldest first.
         targets: int64 [P], in trie order; `NO_TARGET` where nobody knows.
-        seen: P lists of items (trie order) that rollouts leave out, as decoding does.
+        items: P lists of the user's items (trie order), oldest first; a user's tasks may share one.
+        hidden: int64 [P], how many of these items, from the oldest on, rollouts leave out, as decoding does.
     """
 
     prompts: list[list[int]]
     histories: list[list[str]]
     targets: npt.NDArray[np.int64]
-    seen: list[list[int]]
+    items: list[list[int]]
+    hidden: npt.NDArray[np.int64]
 
     def take(self, rows: Sequence[int]) -> RolloutTasks:
         """Some of them."""
@@ -58,12 +60,18 @@ class RolloutTasks:
             [self.prompts[row] for row in rows],
             [self.histories[row] for row in rows],
             self.targets[list(rows)],
-            [self.seen[row] for row in rows],
+            [self.items[row] for row in rows],
+            self.hidden[list(rows)],
         )
+
+    @property
+    def denied(self) -> list[list[int]]:
+        """Items that rollouts leave out: P lists, a copy each, so it is asked of a few tasks at a time."""
+        return [items[:count] for items, count in zip(self.items, self.hidden.tolist(), strict=True)]
 
     def mask(self, catalogue: Catalogue) -> ItemMask | None:
         """What each prompt's user may be given."""
-        return build_item_mask(catalogue.trie, None, self.seen, catalogue.token_ids.device)
+        return build_item_mask(catalogue.trie, None, self.denied, catalogue.token_ids.device)
 
 
 @dataclass(frozen=True)
@@ -180,7 +188,7 @@ class VllmSampler:
             self._engine.replace_adapter(self._scratch / f"policy-{(self._handed - 1) % 2}", adapter)
         self._handed += 1
         items = find_catalogue(self._engine.name).items
-        deny = [[items[place] for place in row] for row in tasks.seen]
+        deny = [[items[place] for place in row] for row in tasks.denied]
         return Draws(self._engine.sample(tasks.prompts, count, deny, adapter))
 
     def _start(self, adapter: Path) -> VllmEngine:

@@ -57,8 +57,23 @@ class Targets:
         return [items[max(0, at - self.max_history) : at] for items, at in pairs]
 
     @property
+    def repeats(self) -> npt.NDArray[np.bool_]:
+        """Whether each target is among the items before it, bool [R]; False where it is unknown."""
+        lists = {id(items): items for items in self.items}
+        first = {
+            key: {item: at for at, item in reversed([*enumerate(items)])} for key, items in lists.items()
+        }
+        return np.array(
+            [
+                item is not None and first[id(items)][item] < at
+                for item, items, at in zip(self.chosen, self.items, self.positions, strict=True)
+            ],
+            bool,
+        )
+
+    @property
     def seen(self) -> list[list[str]]:
-        """All items before each target."""
+        """All items before each target, a copy each: of all targets of long histories they are many."""
         return [items[:at] for items, at in zip(self.items, self.positions, strict=True)]
 
     def take(self, rows: npt.NDArray[np.int64]) -> Targets:
