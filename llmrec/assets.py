@@ -20,7 +20,6 @@ from llmrec.errors import UserError, did_you_mean
 from llmrec.files import cause_of
 
 YAML = (".yaml", ".yml")
-KINDS = ("recipes", "prompts", "data_prep", "eval/suites")
 # Package and version start with a letter or digit, because a leading dash would be an option on pip's command line.
 _PYPI = re.compile(
     r"^pypi:(?P<package>[A-Za-z0-9][\w.-]*)==(?P<version>[A-Za-z0-9][\w.+!-]*)/(?P<path>.+)$", re.A

@@ -15,7 +15,6 @@ CARD = "card.yaml"
 
 INTERACTIONS = "data/interactions.parquet"
 ITEMS = "data/items.parquet"
-USERS = "data/users.parquet"
 DATA_REPORT = "data/report.json"
 
 COLLABORATIVE = "collaborative"

@@ -34,13 +34,17 @@ Ranked = tuple[list[list[str]], list[list[float]]]
 Scores = npt.NDArray[np.float32]
 
 
-class Baseline(Protocol):
-    """A fitted model that ranks items. It has learned from training interactions, and possibly from item texts."""
+class ListModel(Protocol):
+    """A fitted model that lists items. It has learned from training interactions, and possibly from item texts."""
 
     def recommend(
         self, histories: Sequence[Sequence[str]], k: int, exclude: Sequence[Sequence[str]] | None = None
     ) -> Ranked:
         """Return the best k items outside `exclude` for each history, and their scores, best first."""
+
+
+class Baseline(ListModel, Protocol):
+    """A model that knows how probable every item is, not only which are the best."""
 
     def log_probs(self, histories: Sequence[Sequence[str]], items: Sequence[str]) -> Scores:
         """Log-probability of each item as each history's next one, float32 [U, items]."""

@@ -22,7 +22,6 @@ from llmrec.plugins import PATTERN, is_import_path
 
 ITEM_VECTORS = "sasrec_ce"
 """The model whose item vectors are the default input of semantic IDs."""
-BASELINES = tuple(SYSTEMS.shipped)
 RECORD = ".json"
 """Ending of the file with a user system's settings and the sha256 of its code.
 
@@ -41,7 +40,7 @@ def load_baseline(
 
     Args:
         run: a run folder with a finished data stage and, for a system with files, collaborative stage.
-        name: one of `BASELINES`, or the import path of a user's own system.
+        name: a shipped system, or the import path of a user's own.
         items: every item id that may be recommended. SASRec always has the items of `data/items.parquet`.
         histories: the training histories to use, `user_id, items`; None uses all. A trained system has learned from
             all of them.
@@ -163,15 +162,15 @@ def counts(config: CollaborativeConfig, name: str) -> bool:
     return any(not config.of(part).learns_in_training for part in with_parts(config, [name]))
 
 
-def item_vectors(run: Path, items: Sequence[str], name: str = ITEM_VECTORS) -> npt.NDArray[np.float32]:
-    """Item vectors of a run's SASRec, float32 `[items, dim]`; zeros for items without training interactions.
+def item_vectors(run: Path, items: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Item vectors of a run's `ITEM_VECTORS`, float32 `[items, dim]`; zeros for items without training interactions.
 
     Raises:
         UserError: the stage collaborative has not trained the model.
     """
     from llmrec.collaborative.sasrec.baseline import Sasrec
 
-    model = Sasrec.load(run / layout.system_file(name, ".safetensors"))
+    model = Sasrec.load(run / layout.system_file(ITEM_VECTORS, ".safetensors"))
     rows = dict(zip(model.items, model.vectors, strict=True))
     zeros = np.zeros(model.config.dim, np.float32)
     return np.stack([rows.get(item, zeros) for item in items])

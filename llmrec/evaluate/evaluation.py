@@ -10,7 +10,7 @@ import polars as pl
 
 from llmrec import layout
 from llmrec.artifacts import StageContext
-from llmrec.collaborative.system import Baseline
+from llmrec.collaborative.system import ListModel
 from llmrec.config import Recipe
 from llmrec.data.examples import evaluation_examples, load_users, training_histories
 from llmrec.data.tables.notes import tell
@@ -108,7 +108,7 @@ def _model_files(context: StageContext, split: str) -> dict[str, Path]:
 
 
 def _baseline(
-    context: StageContext, name: str, split: str, model: Baseline | None, examples: pl.DataFrame
+    context: StageContext, name: str, split: str, model: ListModel | None, examples: pl.DataFrame
 ) -> pl.DataFrame:
     """Return a baseline's lists, and write them like a model's.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeGuard
 import polars as pl
 
 from llmrec import layout
-from llmrec.collaborative.system import Baseline, TimedBaseline, checked_lists
+from llmrec.collaborative.system import ListModel, TimedBaseline, checked_lists
 from llmrec.collaborative.systems import load_baseline
 from llmrec.config import OWN_STAGES
 from llmrec.config.registry import SYSTEMS
@@ -30,7 +30,7 @@ def is_baseline(system: str) -> bool:
     return system in SYSTEMS.shipped or system in OWN_STAGES or is_import_path(system)
 
 
-def load_system(run: Path, name: str, items: Sequence[str]) -> Baseline:
+def load_system(run: Path, name: str, items: Sequence[str]) -> ListModel:
     """Return a trained baseline of a run, but `zero_shot`, which has lists alone.
 
     Raises:
@@ -43,13 +43,13 @@ def load_system(run: Path, name: str, items: Sequence[str]) -> Baseline:
     return load_baseline(run, name, items)
 
 
-def reads_times(model: Baseline) -> TypeGuard[TimedBaseline]:
+def reads_times(model: ListModel) -> TypeGuard[TimedBaseline]:
     """Whether a baseline's lists depend on the times of a history's items."""
     return isinstance(model, TimedBaseline) and model.reads_times
 
 
 def baseline_lists(
-    model: Baseline, examples: pl.DataFrame, history: int, k: int, mask_seen: bool
+    model: ListModel, examples: pl.DataFrame, history: int, k: int, mask_seen: bool
 ) -> pl.DataFrame:
     """Compute a baseline's lists for evaluation examples.
 

@@ -12,9 +12,8 @@ from llmrec.errors import printable_line, shortened
 from llmrec.simulate.slates import Slate
 
 LETTERS = "ABCDEFGHIJKLMNOPQRST"
-"""An option's letter is one token in the usual vocabularies, and servers return up to 20 likeliest tokens."""
-LARGEST = len(LETTERS) - 1
-"""Largest number of items of a slate; one more letter means none of them."""
+"""An option's letter is one token in the usual vocabularies, and servers return up to 20 likeliest tokens. The last
+letter in use means none of the items."""
 LONGEST_TITLE = 100
 SYSTEM = (
     "You play a user of a recommender system. You are shown titles of items that the user has chosen, and options. "
@@ -27,7 +26,7 @@ def question(slate: Slate, titles: Mapping[str, str], history: int) -> str:
     """Return the question about a slate, the last `history` items of the user before it.
 
     Args:
-        slate: the slate, of at most `LARGEST` items.
+        slate: the slate, of fewer items than there are `LETTERS`.
         titles: item id → title; an item without one is named by its id.
         history: number of items of the history that are shown.
     """

@@ -83,21 +83,18 @@ class Task(Section):
         """Return the fields that a template or its task needs."""
         return list(dict.fromkeys([*self.needs, *template.needs]))
 
-    def text_scope(self, template: Template, history: int, candidates: int | None = None) -> TemplateScope:
-        """Return the names that a template's text may use, for given numbers of history items and candidates."""
+    def text_scope(self, template: Template, history: int) -> TemplateScope:
+        """Return the names that a template's text may use, for a given number of history items."""
         names_target = self.source != "next_item" or self.target_in_text or template.target_in_text
-        return self._scope(history, candidates, target=names_target, position=None)
+        return self._scope(history, target=names_target, position=None)
 
-    def answer_scope(self, history: int, candidates: int | None = None, position: int = 0) -> TemplateScope:
-        """Return the names that a template's answer may use."""
-        return self._scope(history, candidates, True, position if self.candidates else None)
+    def answer_scope(self, history: int, position: int = 0) -> TemplateScope:
+        """Return the names that a template's answer may use, if the target is the candidate at `position`."""
+        return self._scope(history, target=True, position=position if self.candidates else None)
 
-    def _scope(
-        self, history: int, candidates: int | None, target: bool, position: int | None
-    ) -> TemplateScope:
+    def _scope(self, history: int, target: bool, position: int | None) -> TemplateScope:
         has_user = self.source != "item"
-        count = (self.candidates or 0) if candidates is None else candidates
-        return TemplateScope(history if has_user else None, target, has_user, count, position)
+        return TemplateScope(history if has_user else None, target, has_user, self.candidates or 0, position)
 
 
 def load_task(name: str, fields: Fields) -> Task:
@@ -135,9 +132,7 @@ def check_template(task: Task, template: Template, fields: Fields) -> None:
         raise UserError("its text names the target; set `target_in_text: true` if this is intended")
     texts = [render(template.text, task.text_scope(template, n), fields) for n in _PROBES]
     last = task.candidates or 1
-    answers = [
-        render(template.answer, task.answer_scope(_PROBES[-1], None, at), fields) for at in (0, last - 1)
-    ]
+    answers = [render(template.answer, task.answer_scope(_PROBES[-1], at), fields) for at in (0, last - 1)]
     if not answers[0] or (not slots(answers[0]) and answers[0] == answers[-1]):
         raise UserError("the answer is empty, or the same for every sample")
     text_slots, answer_slots = slots(texts[-1]), slots(answers[0])

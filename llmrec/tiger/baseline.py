@@ -1,4 +1,4 @@
-"""A trained TIGER: its fitting, its file, its lists and its probabilities."""
+"""A trained TIGER: its fitting, its file and its lists."""
 
 from __future__ import annotations
 
@@ -165,31 +165,6 @@ class Tiger:
         empty = [user for user, history in enumerate(histories) if not len(self._inputs(history))]
         self.popularity.fill_in((items, scores), empty, k, banned)
         return items, scores
-
-    def log_probs(self, histories: Sequence[Sequence[str]], items: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Log-probability of each item as the next one: the softmax of the scores over `items`, by exhaustive search.
-
-        Args:
-            histories: item ids of each user, oldest first; one without any item of the model gets popularity's.
-            items: the catalogue, in the order of the columns; an item that the model lacks has probability 0.
-
-        Returns:
-            float32 [U, items].
-        """
-        columns = np.array([self._position.get(item, -1) for item in items], np.int64)
-        logs = np.empty((len(histories), len(items)), np.float32)
-        every = len(self.items)
-        for users, top in self._searched(histories, every, every, [()] * len(histories)):
-            scores = np.empty_like(top.scores)
-            np.put_along_axis(scores, top.items, top.scores, axis=1)
-            logs[users] = np.where(columns >= 0, scores[:, columns], -np.inf)
-            logs[users] -= np.logaddexp.reduce(logs[users], axis=1, keepdims=True)
-        for user, history in enumerate(histories):
-            if not len(self._inputs(history)):
-                known = np.flatnonzero(columns >= 0)
-                logs[user] = -np.inf
-                logs[user, known] = self.popularity.log_probs([()], [items[i] for i in known])[0]
-        return logs
 
     def _inputs(self, history: Sequence[str]) -> Ints:
         """Numbers of a history's last items that the model has."""

@@ -13,6 +13,7 @@ from llmrec.collaborative.item_knn import ItemKNN
 from llmrec.collaborative.popularity import Popularity
 from llmrec.collaborative.system import best_columns
 from llmrec.config import Recipe
+from llmrec.config.registry import SYSTEMS
 from llmrec.data.examples import evaluation_examples
 from llmrec.errors import UserError
 from llmrec.evaluate.lists import baseline_lists, load_system, reads_times
@@ -192,9 +193,9 @@ def test_every_baseline_is_loaded_by_name_and_keeps_the_interface(run):
         "gru4rec": {"epochs": [2]},
         "bert4rec": {"epochs": [2], "dim": 16, "length": 5},
     }
-    train(run, recipe(systems.BASELINES, collaborative=one), ".")
+    train(run, recipe(SYSTEMS.shipped, collaborative=one), ".")
     names = [f"i{n}" for n in range(10)]
-    for name in systems.BASELINES:
+    for name in SYSTEMS.shipped:
         model = systems.load_baseline(run, name, names)
         items, scores = model.recommend([["i1", "i2"]], 3, [["i1", "i2"]])
         assert len(items[0]) == len(scores[0]) == 3

@@ -121,16 +121,6 @@ def test_it_learns_who_follows_whom(trained):
     assert log["ndcg@10"][log["best_epoch"] - 1] == max(log["ndcg@10"])
 
 
-def test_log_probs_are_the_exhaustive_scores_normalised(rough):
-    order = ITEMS[::-1]
-    logs = rough.log_probs([["i1", "i2"], []], ["new", *order])
-    scores = exhaustive(rough, ["i1", "i2"])
-    expected = np.array([scores[item] for item in order])
-    np.testing.assert_allclose(logs[0, 1:], expected - np.logaddexp.reduce(expected), atol=1e-4)
-    assert logs[0, 0] == -np.inf
-    np.testing.assert_allclose(np.exp(logs[1, 1:]).sum(), 1, atol=1e-5)
-
-
 def test_unknown_items_are_ignored_and_without_any_the_popular_come(rough):
     assert rough.recommend([["new", "i3"]], 3) == rough.recommend([["i3"]], 3)
     popular = rough.popularity.recommend([[]], 4, [["i0"]])

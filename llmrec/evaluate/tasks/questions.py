@@ -230,6 +230,6 @@ def answer_fields(task: Task, template: Template, fields: Fields) -> list[Slot]:
 
 def choices(task: Task, template: Template, fields: Fields) -> list[str]:
     """Return the distinct answers of a choice, in the order of the target's position among the candidates."""
-    scopes = (task.answer_scope(1, None, position) for position in range(task.candidates or 1))
+    scopes = (task.answer_scope(1, position) for position in range(task.candidates or 1))
     answers = ("".join(map(str, render(template.answer, scope, fields))) for scope in scopes)
     return list(dict.fromkeys(answers))
