@@ -47,6 +47,7 @@ def run(
     """
     from llmrec.decode.batches import resolve_device
     from llmrec.models.base import load_base
+    from llmrec.models.device import move_model
 
     folder = find_run(run)
     recipe = load_run_recipe(folder)
@@ -57,8 +58,7 @@ def run(
         )
     titles = listed_titles(load_items(folder))
     model, tokenizer = load_base(BaseConfig(model=name, dtype=recipe.base.dtype), (), seed)
-    on_device: Any = model.to  # its decorator hides the signature from mypy
-    asked = on_device(resolve_device(device)).eval()
+    asked = move_model(model, resolve_device(device)).eval()
     figures = summarise(continue_lists(asked, tokenizer, titles, questions, before, seed), seed)
     figures = {"base": name, "titles": len(titles), "before": before} | figures
     _show(figures)

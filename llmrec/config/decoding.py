@@ -150,6 +150,14 @@ class DecodeConfig(Section):
         return BEAMS if self.width == "auto" else self.width
 
     @property
+    def beams(self) -> tuple[int, int | None]:
+        """Beams of the tree engine's search, and of a second one for users whose list the first has not proved.
+
+        None for a second search that is not made: only `width: auto` has one.
+        """
+        return (self.list_length, self.widest) if self.width == "auto" else (self.width, None)
+
+    @property
     def reranker(self) -> Literal["mmr", "dpp"] | None:
         """The key by which lists are re-ranked; None if they are not."""
         return "mmr" if self.mmr is not None else "dpp" if self.dpp is not None else None

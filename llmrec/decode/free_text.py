@@ -18,6 +18,7 @@ from llmrec.decode.batches import group_by_length
 from llmrec.decode.kv_cache import check_prompts
 from llmrec.errors import UserError
 from llmrec.models.layers.attention import every_position_sees_something
+from llmrec.models.shape import context_of
 from llmrec.progress.bar import Progress
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ def _pad_batch(
 
 def _check_context(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
     check_prompts(model, prompts)
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_of(model)
     longest = max(map(len, prompts))
     if context is not None and longest + max_tokens > context:
         raise UserError(

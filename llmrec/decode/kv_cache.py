@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicLayer
 from llmrec.errors import UserError
 from llmrec.models.device import to_device
 from llmrec.models.layers.head import head_at_positions
+from llmrec.models.shape import context_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -202,7 +203,7 @@ def check_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> N
         raise UserError(
             f"this model attends by {', '.join(sorted(attention_types))}; token trees need full_attention"
         )
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_of(model)
     longest = max(map(len, prompts))
     if context is not None and longest >= context:
         raise UserError(

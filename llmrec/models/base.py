@@ -14,6 +14,8 @@ from llmrec.config import BaseConfig, TinyConfig
 from llmrec.errors import UserError
 from llmrec.files import cause_of, read_json
 from llmrec.models.checkpoint import load_weights, plain_generation
+from llmrec.models.device import move_model
+from llmrec.models.layers.attention import leave_out_cudnn_attention, register_attention
 from llmrec.models.supported import check_config, check_model
 from llmrec.models.tokenizer import check_chat_template, load_base_tokenizer
 from llmrec.quiet import hide_loading_bars
@@ -44,8 +46,6 @@ def load_base(
             architecture (`llmrec.models.supported`); or its tokenizer or chat template is broken.
     """
     import torch
-
-    from llmrec.models.layers.attention import leave_out_cudnn_attention
 
     leave_out_cudnn_attention()
     dtype = getattr(torch, config.dtype)
@@ -114,8 +114,6 @@ def build_tiny(
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from llmrec.models.layers.attention import register_attention
-
     if shape.hidden % (2 * shape.heads):
         raise UserError(f"base.tiny: hidden={shape.hidden} must be an even multiple of heads={shape.heads}")
     if shape.heads % shape.kv_heads:
@@ -138,7 +136,7 @@ def build_tiny(
         torch.manual_seed(seed)
         model: PreTrainedModel = Qwen3ForCausalLM(config)
         model.set_attn_implementation(register_attention())
-        return _to_dtype(model, dtype)
+        return move_model(model, dtype)
 
 
 def _load_checkpoint(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -152,13 +150,6 @@ def _load_checkpoint(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
         raise UserError(
             f"base.model: {error}; it needs config.json, safetensors weights and a tokenizer"
         ) from None
-
-
-def _to_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Convert a model's weights in place. A decorator hides the type of the model's own `to`, so Module's is used."""
-    module: torch.nn.Module = model
-    module.to(dtype)
-    return model
 
 
 def _checkpoint_folder(name: str) -> Path:
@@ -208,8 +199,6 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
     from transformers.initialization import no_init_weights
 
-    from llmrec.models.layers.attention import register_attention
-
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         hide_loading_bars()
@@ -240,7 +229,7 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
         number = getattr(config, f"{name}_id", None)
         if isinstance(number, int):
             setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(number))
-    return _to_dtype(model, dtype), tokenizer
+    return move_model(model, dtype), tokenizer
 
 
 def _ensure_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str) -> None:

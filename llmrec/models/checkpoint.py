@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 from llmrec.errors import UserError
 from llmrec.files import cause_of, disk_is_full, read_json
 from llmrec.ids.tokens import sid_token
+from llmrec.models.device import move_model
 from llmrec.models.layers.attention import leave_out_cudnn_attention, register_attention
 from llmrec.models.lora import load_adapter
 from llmrec.models.vocabulary import ITEM_END, SidVocabulary, embedding_weight
@@ -232,8 +233,7 @@ def load_checkpoint(
     if adapter is not None:
         # A PeftModel hands all that it lacks on to the model that it wraps.
         model = cast("PreTrainedModel", load_adapter(model, adapter))
-    on_device: Any = model.to  # its decorator hides the signature from mypy
-    return Checkpoint(on_device(device).eval(), tokenizer, vocabulary)
+    return Checkpoint(move_model(model, device).eval(), tokenizer, vocabulary)
 
 
 def _check_vocabulary(

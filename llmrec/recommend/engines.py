@@ -6,7 +6,7 @@ import gc
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,22 @@ if TYPE_CHECKING:
     from llmrec.vllm.engine import VllmEngine
 
 
+class _HeldModel(NamedTuple):
+    """A model on the device, with the adapter and the precision that it was asked for by."""
+
+    checkpoint: Checkpoint
+    adapter: Path | None
+    dtype: str | None
+
+
+class _StartedVllm(NamedTuple):
+    """vLLM with all models of the run, in a precision, for at most `width` beams."""
+
+    engine: VllmEngine
+    dtype: str | None
+    width: int
+
+
 class Engines:
     """The models of a run on a device, and the three ways to search them: `tree`, `generate` and `vllm`.
 
@@ -49,8 +65,8 @@ class Engines:
     def __init__(self, run: TrainedRun, device: str = "auto") -> None:
         self._run = run
         self._device = device
-        self._held: tuple[tuple[Path | None, str | None], Checkpoint] | None = None
-        self._vllm: tuple[str | None, int, VllmEngine] | None = None  # with its precision and beams
+        self._held: _HeldModel | None = None
+        self._vllm: _StartedVllm | None = None
 
     def checkpoint(self, adapter: Path | None, dtype: str | None = None) -> Checkpoint:
         """The base with an adapter, or alone, on the device; it takes the place of the one that was held before.
@@ -64,13 +80,13 @@ class Engines:
                 were read.
             UserError: files that are missing, broken, or of another base.
         """
-        wanted = adapter, dtype
-        if self._held is None or self._held[0] != wanted:
-            self._held = None
+        held = self._held
+        if held is None or (held.adapter, held.dtype) != (adapter, dtype):
+            self._held = held = None
             gc.collect()  # a model with an adapter is held by cycles, and two may not fit the device
             device = batches.resolve_device(self._device)
-            self._held = wanted, self._run.load_model(adapter, device, dtype)
-        return self._held[1]
+            self._held = held = _HeldModel(self._run.load_model(adapter, device, dtype), adapter, dtype)
+        return held.checkpoint
 
     def rank(self, requests: Requests, settings: DecodeConfig, adapter: Path | None) -> TopK:
         """Lists of `settings.list_length` items for each request, best first, in trie order.
@@ -128,7 +144,7 @@ class Engines:
     def close(self) -> None:
         """Stop vLLM, if it has been started, and let the model go."""
         if self._vllm is not None:
-            self._vllm[-1].close()
+            self._vllm.engine.close()
         self._vllm = self._held = None
 
     def texts(
@@ -174,8 +190,7 @@ class Engines:
         prior, scoring = self._prior(settings, requests.histories), self._scoring(settings)
         checkpoint = self.checkpoint(adapter, settings.dtype)
         engine = search_engine(checkpoint.model, self._catalogue, checkpoint.pad_id, scoring)
-        width = settings.list_length if settings.width == "auto" else settings.width
-        widest = settings.widest if settings.width == "auto" else None
+        width, widest = settings.beams
         k = settings.list_length if settings.reranker is None else width
         return batches.rank(engine, requests.prompts, k, width, masks, widest, settings.memory_gb, prior)
 
@@ -222,19 +237,19 @@ class Engines:
                 f"evaluate it with decode.engine=tree, or move {run.folder / 'catalogue'} away"
             )
         width = int(settings.width)
-        if self._vllm is not None:
-            dtype, widest, engine = self._vllm
-            if dtype == settings.dtype and width <= widest:
-                return engine
+        started = self._vllm
+        if started is not None:
+            if started.dtype == settings.dtype and width <= started.width:
+                return started.engine
             self._vllm = None
-            engine.close()
-            width = max(width, widest)
+            started.engine.close()
+            width = max(width, started.width)
         from llmrec.vllm.engine import VllmEngine
 
         options = {} if settings.dtype is None else {"dtype": settings.dtype}
         adapters = list(run.adapters.values())
         engine = VllmEngine(run.base, adapters, width, settings.memory_gb, run.name, **options)
-        self._vllm = settings.dtype, width, engine
+        self._vllm = _StartedVllm(engine, settings.dtype, width)
         return engine
 
     def _generate(self, requests: Requests, settings: DecodeConfig, adapter: Path | None) -> TopK:

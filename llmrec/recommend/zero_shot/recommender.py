@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import torch
@@ -24,6 +23,8 @@ from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.top_k import TopK
 from llmrec.ids.load import sort_in_trie_order
 from llmrec.models.base import load_base
+from llmrec.models.device import move_model
+from llmrec.models.shape import context_of
 from llmrec.models.vocabulary import codes_by_position, distinct_token_lists, without_pads
 from llmrec.recommend.zero_shot.examples import ExamplePool
 from llmrec.recommend.zero_shot.prompts import ZeroShotPrompts
@@ -73,14 +74,12 @@ class ZeroShotRecommender:
         vocabulary, spelt = codes_by_position(distinct_token_lists(TextEncoder(tokenizer), names), self._end)
         self.items, sids = sort_in_trie_order(list(texts), spelt)
         titles = dict(zip(self.items, without_pads(vocabulary.encode_many(sids).tolist()), strict=True))
-        context = getattr(model.config, "max_position_embeddings", None)
-        self.prompts = ZeroShotPrompts(recipe, tokenizer, texts, titles, context)
+        self.prompts = ZeroShotPrompts(recipe, tokenizer, texts, titles, context_of(model))
         device = batches.resolve_device(recipe.decode.device)
         trie = Trie.build(sids, vocabulary.codes).to(device)
         token_ids = torch.from_numpy(vocabulary.compact_ids).to(device)
         pad = int(tokenizer.pad_token_id)
-        on_device: Any = model.to  # its decorator hides the signature from mypy
-        self.engine = TreeEngine(on_device(device).eval(), trie, token_ids, pad)
+        self.engine = TreeEngine(move_model(model, device).eval(), trie, token_ids, pad)
 
     def ask(self, examples: pl.DataFrame) -> Asked:
         """Write the prompts of evaluation examples, as `eval.zero_shot` says.
@@ -133,7 +132,5 @@ class ZeroShotRecommender:
         histories = examples["history"].to_list()
         seen = [[place[item] for item in history] if masks_seen else [] for history in histories]
         masks = mask_factory(self.engine.trie, None, seen, self.engine.trie.device)
-        auto = decode.width == "auto"
-        width = decode.list_length if auto else int(decode.width)
-        widest = decode.widest if auto else None
+        width, widest = decode.beams
         return batches.rank(self.engine, prompts, decode.list_length, width, masks, widest, decode.memory_gb)

@@ -98,7 +98,7 @@ def _train_round(
         processing_class=initial.run.tokenizer,
     )
     lists = initial.validation_lists(settings.valid_lists, recipe.seed, recipe.data.mask_seen)
-    train("dpo", settings, trainer, initial.model, lists, METRIC_NAMES, scratch)
+    train("dpo", settings, trainer, lists, METRIC_NAMES, scratch)
 
 
 def encode_pairs(run: TrainedRun, pairs: pl.DataFrame) -> dict[str, list[list[int]] | list[list[list[int]]]]:

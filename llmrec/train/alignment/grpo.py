@@ -82,7 +82,7 @@ def align_by_rewards(ctx: StageContext) -> None:
         processing_class=initial.run.tokenizer,
     )
     with contextlib.closing(sampler):
-        train("grpo", settings, trainer, initial.model, lists, names, ctx.scratch)
+        train("grpo", settings, trainer, lists, names, ctx.scratch)
     shutil.copytree(ctx.scratch / "adapter", ctx.work / "grpo", dirs_exist_ok=True)
     shutil.copy(ctx.scratch / "metrics.jsonl", ctx.work / "grpo")
     ctx.notes.update(prompts=len(tasks.prompts), steps=steps, seed=initial.seed)

@@ -152,8 +152,7 @@ def alignment_arguments(
 def train(
     name: str,
     settings: AlignmentConfig,
-    trainer: Trainer,
-    policy: PeftModel,
+    trainer: ResumesFromAdapter,
     lists: ValidationLists | None,
     names: Mapping[str, str],
     scratch: Path,
@@ -166,7 +165,6 @@ def train(
         name: the stage.
         settings: the recipe's section of that name.
         trainer: the trainer of DPO or GRPO.
-        policy: the model that it trains.
         lists: validation users whose lists are decoded before, during and after training; None for none.
         names: values of the trainer that the log keeps, and what it calls them.
         scratch: folder of this training (one of the rounds).
@@ -190,7 +188,7 @@ def train(
         for file in best.glob("adapter_*"):
             file.replace(scratch / "adapter" / file.name)
     else:
-        save_adapter(policy, scratch / "adapter")
+        save_adapter(trainer.policy, scratch / "adapter")
 
 
 class ResumesFromAdapter(Trainer):

@@ -17,6 +17,7 @@ from llmrec.errors import UserError
 from llmrec.ids.load import load_codebooks, load_sids, load_sizes, load_texts, sort_in_trie_order
 from llmrec.layout import run_folder, runs_root
 from llmrec.models.base import load_base
+from llmrec.models.shape import context_of
 from llmrec.models.vocabulary import RowInit, add_sid_tokens, add_textual_ids, without_pads
 from llmrec.text.encode import PromptEncoder
 from llmrec.text.mix import MixedTask, load_training_mix
@@ -76,8 +77,9 @@ def prepare(recipe: Recipe, run: Path) -> Prepared:
         vocabulary, spelt = add_textual_ids(model, tokenizer, textual[1])
         items, sids = sort_in_trie_order(textual[0], spelt)
     tokens = dict(zip(items, without_pads(vocabulary.encode_many(sids).tolist()), strict=True))
-    context = getattr(model.config, "max_position_embeddings", None)
-    encoder = PromptEncoder(tokenizer, texts, tokens, recipe.data.history, users, event_fields(run), context)
+    encoder = PromptEncoder(
+        tokenizer, texts, tokens, recipe.data.history, users, event_fields(run), context_of(model)
+    )
     mix = load_training_mix(recipe.prompts, encoder.fields)
     prompts = _prompt_settings(recipe, encoder, mix[0], textual is not None)
     catalogue = Catalogue.build(vocabulary, items, sids, prompts)
