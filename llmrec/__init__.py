@@ -23,7 +23,8 @@ if TYPE_CHECKING:
         UnknownUserError,
         UserError,
     )
-    from llmrec.recommend.recommender import Recommendation, Recommender
+    from llmrec.recommend.recommender import Recommender
+    from llmrec.recommend.requests import Recommendation
 
 __version__ = "0.1.0"
 __all__ = [
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Recommendation": "llmrec.recommend.recommender",
+    "Recommendation": "llmrec.recommend.requests",
     "Recommender": "llmrec.recommend.recommender",
     "TopK": "llmrec.decode.top_k",
 }

@@ -72,6 +72,12 @@ def read_once(rows: Iterable[Row | None], read: Callable[[Row], Read]) -> list[R
     return [None if row is None else found[id(row)] for row in held]
 
 
+def check_not_empty(history: Sequence[str]) -> None:
+    """Raise an InvalidRequestError if a history has no item."""
+    if not history:
+        raise InvalidRequestError("the history is empty: give at least one item id")
+
+
 def has_rows(values: Iterable[Any]) -> bool:
     """Whether a list holds lists of ids, and not ids; an empty list holds neither."""
     return _is_list(values) and len(list(values)) > 0 and all(_is_list(value) for value in values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -13,26 +12,11 @@ from llmrec.decode.top_k import TopK
 from llmrec.recommend.engines import Engines
 from llmrec.recommend.given_ids import Id, as_ids, as_rows, has_rows
 from llmrec.recommend.histories import UserHistories
-from llmrec.recommend.requests import Requests
+from llmrec.recommend.requests import Recommendation, Requests
 from llmrec.recommend.trained_run import TrainedRun
 
 if TYPE_CHECKING:
     from llmrec.models.checkpoint import Checkpoint
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """One recommended item.
-
-    Attributes:
-        item_id: its id, as text also where the data's ids are numbers.
-        title: its title; its id where the run has no titles.
-        score: sum of the log-probabilities of its SID tokens.
-    """
-
-    item_id: str
-    title: str
-    score: float
 
 
 class Recommender:

@@ -1,4 +1,4 @@
-"""What ranked lists are wanted for."""
+"""What ranked lists are wanted for, and what they hold."""
 
 from __future__ import annotations
 
@@ -21,3 +21,18 @@ class Requests:
     prompts: list[list[int]]
     allowed: list[list[int] | None] | None
     denied: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One recommended item.
+
+    Attributes:
+        item_id: its id, as text also where the data's ids are numbers.
+        title: its title; its id where the run has no titles.
+        score: sum of the log-probabilities of its SID tokens.
+    """
+
+    item_id: str
+    title: str
+    score: float

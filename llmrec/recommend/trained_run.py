@@ -26,7 +26,7 @@ from llmrec.errors import (
 from llmrec.files import read_json
 from llmrec.models.checkpoint import Checkpoint, load_checkpoint, load_tokenizer
 from llmrec.models.lora import WEIGHTS
-from llmrec.recommend.given_ids import read_once
+from llmrec.recommend.given_ids import check_not_empty, read_once
 from llmrec.recommend.model_names import ADAPTERS, BASE, SFT, adapter_sha256
 from llmrec.text.encode import PromptEncoder
 from llmrec.text.prompts import Template, row_texts
@@ -229,8 +229,7 @@ class TrainedRun:
             InvalidRequestError: an empty history, or an item that is not in the catalogue.
         """
         for history in histories:
-            if not history:
-                raise InvalidRequestError("the history is empty: give at least one item id")
+            check_not_empty(history)
             self._check_known(history, "history")
         return [self.encoder.prompt(self.template, history) for history in histories]
 

@@ -15,7 +15,7 @@ from llmrec.config import DecodeConfig, PriorConfig
 from llmrec.errors import UserError
 from llmrec.hardware import choose_device, has_fast_bfloat16
 from llmrec.recommend.given_ids import as_rows
-from llmrec.recommend.opponents import recommend_with
+from llmrec.recommend.listed_items import NamedItems
 from llmrec.serving.item_lookup import ItemLookup
 
 HISTORIES = [["i1", "i2"], ["i3"], ["i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11"]]
@@ -121,8 +121,10 @@ def test_an_item_without_a_title_goes_by_its_id_everywhere(recommender, about):
     texts = {item: {"title": "A title"} if about is None else about for item in recommender.items[1:]}
     run = dataclasses.replace(recommender.run, texts=texts)
     lookup = ItemLookup(run)
-    told = Recommender(run).recommend(["i1"], 5) + recommend_with(run, "popularity", ["i1"], 5, True)
-    told = {one.item_id: one.title for one in told}
+    titles = {item: fields["title"] for item, fields in texts.items() if "title" in fields}
+    named = NamedItems("lora", recommender.items, [], frozenset(), titles)
+    told = {one.item_id: one.title for one in Recommender(run).recommend(["i1"], 5)}
+    told |= {item: named.title(item) for item in recommender.items[:5]}
     told |= {item: lookup.describe(item)["title"] for item in recommender.items[:2]}
     nameless = recommender.items[:1] if about is None else recommender.items
     assert told == {item: item if item in nameless else "A title" for item in told}

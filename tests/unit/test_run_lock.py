@@ -54,7 +54,6 @@ def training():
 
 READERS = [
     ["recommend", "mine", "--user", "u1"],
-    ["items", "mine"],
     ["eval", "mine"],
     ["report", "mine"],
     ["merge", "mine", "out"],
@@ -65,9 +64,7 @@ READERS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "words", [READERS[0], READERS[1], READERS[4], READERS[5]], ids=lambda words: words[0]
-)
+@pytest.mark.parametrize("words", [READERS[0], READERS[3], READERS[4]], ids=lambda words: words[0])
 def test_what_is_missing_is_told_before_anything_heavy_is_loaded(words):
     code = f"import sys; from llmrec.cli import main; print(main({words!r}), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmrec.artifacts import find_trained_run
+from llmrec.artifacts import find_run
 from llmrec.errors import UserError, shortened
 
 TITLE_WIDTH = 60
@@ -17,9 +17,9 @@ def run(name: str, words: str | None, count: int) -> None:
         count: number of items to print.
 
     Raises:
-        UserError: no such run, a run without a finished sft stage, or no item matches.
+        UserError: no such run, a run without a finished data stage, or no item matches.
     """
-    folder = find_trained_run(name)
+    folder = find_run(name)
     from llmrec.recommend.listed_items import list_items
 
     listed = list_items(folder, words)
