@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from llmrec.config import Recipe
-from llmrec.data.examples import evaluation_examples, load_interactions, training_histories
+from llmrec.data.examples import evaluation_examples, load_interactions, load_items, training_histories
+from llmrec.errors import shortened
 from llmrec.text.candidates import CandidateSampler
 from llmrec.text.encode import PromptContext, Sample
 from llmrec.text.mix import MixedTask
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 
 SHOWN_ITEMS = 5
 SHOWN_TOKENS = 40
+SID_WIDTH, TITLE_WIDTH = 40, 60
 
 
 def render(recipe: Recipe, run: Path) -> str:
-    """One user's last training target under every template, the tree of all targets, and the leak check.
+    """One user's items with their titles, a target under every template, all targets' tree, and the leak check.
 
     Args:
         recipe: the resolved recipe.
@@ -40,11 +42,15 @@ def render(recipe: Recipe, run: Path) -> str:
     person = PromptContext(row["items"], row["user_id"], {name: row[name] for name in events})
     shown = person.slice(0, SHOWN_ITEMS + 1)
     parts = [f"User {person.user}: {len(shown.items) - 1} items of history, target {shown.items[-1]}"]
+    titles = dict(load_items(run).select(pl.col("item_id").cast(pl.String), "title").iter_rows())
+    parts += item_lines(prepared, titles, shown.items)
     negatives = CandidateSampler(prepared.encoder.items, recipe.seed)
     for mixed in prepared.mix:
         case = shown if mixed.task.source != "item" else PromptContext(shown.items[-1:])
         if mixed.task.candidates is not None:
             case = case.with_candidates(negatives.sample(case.items[-1], mixed.task.candidates, person.items))
+            parts.append(f"── {mixed.task.id}: candidates " + "─" * 20)
+            parts += item_lines(prepared, titles, case.candidates)
         parts += _task_samples(prepared, mixed, case)
     asks = prepared.mix[0].templates[0]
     tree = prepared.encoder.trees(asks, shown.items)[0]
@@ -59,6 +65,26 @@ def render(recipe: Recipe, run: Path) -> str:
     if len(leaks) > 10:
         parts.append(f"… and {len(leaks) - 10} more")
     return "\n".join(parts)
+
+
+def item_lines(prepared: Prepared, titles: Mapping[str, str], items: Sequence[str]) -> list[str]:
+    """Return a line for each item, its id, semantic ID and title, so that a person recognises it in the samples.
+
+    Args:
+        prepared: catalogue and tokenizer.
+        titles: item id → title.
+        items: item ids.
+    """
+    tokens = prepared.catalogue.item_tokens()
+    rows = [
+        (item, shortened(str(prepared.tokenizer.decode(tokens[item])), SID_WIDTH), titles.get(item) or item)
+        for item in items
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return [
+        f"  {item:<{widths[0]}}  {sid:<{widths[1]}}  {shortened(title, TITLE_WIDTH)}"
+        for item, sid, title in rows
+    ]
 
 
 def _task_samples(prepared: Prepared, mixed: MixedTask, case: PromptContext) -> Iterator[str]:
