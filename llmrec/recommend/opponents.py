@@ -57,7 +57,7 @@ class Opponent:
     @property
     def masks_seen(self) -> bool:
         """Whether items of the history are left out where nobody says: as the run's own lists are made."""
-        return self.recipe.decode.mask_seen
+        return self.recipe.data.mask_seen
 
     def recommend(self, history: Sequence[str], k: int, mask_seen: bool) -> list[Recommendation]:
         """Return the baseline's list, as the evaluation makes it: from the last items that the language model reads.
