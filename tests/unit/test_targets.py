@@ -40,8 +40,7 @@ def tasks_of(run, items, mask_seen=True, prompts="training_targets"):
     )
     recipe = SimpleNamespace(
         grpo=SimpleNamespace(per_user=None, users=None, prompts=prompts),
-        data=SimpleNamespace(history=2),
-        decode=SimpleNamespace(mask_seen=mask_seen),
+        data=SimpleNamespace(history=2, mask_seen=mask_seen),
     )
     return make_rollout_tasks(recipe, initial), index
 
