@@ -20,6 +20,7 @@ from llmrec.collaborative.sasrec.baseline import Sasrec
 from llmrec.collaborative.sasrec.settings import SasrecSettings
 from llmrec.collaborative.scored import Scored, Validation
 from llmrec.collaborative.system import Ranker
+from llmrec.data.examples import with_masked
 from llmrec.decode import batches, grounding
 from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.scoring import Scoring
@@ -198,6 +199,6 @@ def test_what_is_near_is_found_in_blocks_too(monkeypatch):
 
 
 def test_no_validation_users_have_a_scale():
-    nobody = pl.DataFrame(schema={"history": pl.List(pl.String), "target": pl.String})
+    nobody = with_masked(pl.DataFrame(schema={"history": pl.List(pl.String), "target": pl.String}), True)
     ranker = TunedRanker(POPULARITY, POPULARITY.items, lambda rows: score(rows), 5)
     assert np.isfinite(calibrated_scale(ranker, Validation(nobody, POPULARITY.items)))
