@@ -34,7 +34,7 @@ from llmrec.report.figures import write_figures
 from llmrec.token_tree import IGNORE, TokenTree
 from llmrec.train.sft import first_loss
 from llmrec.train.sft.prepare import Prepared, prepare
-from llmrec.train.sft.samples import training_trees
+from llmrec.train.sft.samples import TrainingTrees
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,8 +79,8 @@ def main() -> None:
     if books is None:
         raise SystemExit(f"{options.run}: its IDs have no codebooks")
     prepared.tokenizer.chat_template = None  # a tree is then a history and nothing else
-    made = training_trees(prepared.encoder, prepared.mix, run_folder(options.run), USERS, recipe.seed)
-    trees = [lesson.tree for lesson in made if (lesson.tree.labels != IGNORE).sum() >= LABELS]
+    made = TrainingTrees(prepared.encoder, prepared.mix, run_folder(options.run), USERS, recipe.seed)
+    trees = [lesson.tree for lesson in made.of_epoch() if (lesson.tree.labels != IGNORE).sum() >= LABELS]
     order = np.random.default_rng(recipe.seed).permutation(len(trees))
     ordered = [trees[number] for number in order[: options.steps + SAMPLES]]
     figures: dict[str, Any] = {

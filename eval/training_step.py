@@ -28,9 +28,10 @@ from llmrec.models import modes
 from llmrec.models.layers.attention import register_attention
 from llmrec.models.layers.trained_rows import TrainedRows
 from llmrec.report.figures import write_figures
+from llmrec.train.sft.batches import TreeCollator
 from llmrec.train.sft.epochs import Epochs
 from llmrec.train.sft.prepare import prepare
-from llmrec.train.sft.samples import TrainingTree, TreeCollator
+from llmrec.train.sft.samples import TrainingTree
 from llmrec.train.sft.trainer import TreeTrainer
 
 LIBRARIES, PLAIN, APART = "torch's attention, PEFT's rows", "plain attention", "plain attention, rows apart"

@@ -9,7 +9,8 @@ from made_up import with_chances
 from llmrec.catalogue.catalogue import Catalogue
 from llmrec.catalogue.trie import Trie
 from llmrec.text.target_tree import BRANCH, TargetTreeBuilder
-from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset, owner_of
+from llmrec.train.sft.batches import TreeCollator, as_dataset
+from llmrec.train.sft.samples import TrainingTree, owner_of
 from llmrec.train.sft.teacher.distributions import Teacher
 
 SIDS = np.array([[0, 0], [0, 1], [0, 2], [1, 0], [2, 1], [2, 2]])

@@ -27,9 +27,10 @@ from llmrec.models.lora import attach_lora
 from llmrec.report.figures import write_figures
 from llmrec.report.screen import show
 from llmrec.train.arguments import checkpointing_argument
+from llmrec.train.sft.batches import TreeCollator
 from llmrec.train.sft.epochs import Epochs
 from llmrec.train.sft.prepare import Prepared, prepare
-from llmrec.train.sft.samples import TrainingTree, TreeCollator
+from llmrec.train.sft.samples import TrainingTree
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -17,10 +17,11 @@ from llmrec.catalogue.trie import Trie
 from llmrec.report.figures import write_figures
 from llmrec.report.screen import show
 from llmrec.text.target_tree import TargetTreeBuilder
+from llmrec.train.sft.batches import TreeCollator, as_dataset
 from llmrec.train.sft.losses import Loss
 from llmrec.train.sft.losses.children import ChildrenLoss
 from llmrec.train.sft.losses.vocabulary import VocabularyLoss
-from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
+from llmrec.train.sft.samples import TrainingTree
 from llmrec.train.sft.trainer import TreeTrainer
 
 CLUSTERS, WORDS, CHOICES = 256, 300, 10

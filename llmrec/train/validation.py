@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from llmrec.models.layers.dropout import eval_mode
 from llmrec.progress.bar import without_lines
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from llmrec.text.encode import PromptEncoder
     from llmrec.text.prompts import Template
@@ -27,6 +27,26 @@ NDCG_CUTOFF = 10
 """Cutoff of the NDCG by which weights are chosen."""
 VALIDATION_BEAMS = 20
 """Least beam width of validation lists."""
+
+
+class Asks(Protocol):
+    """What asks a model for items: a prepared base before SFT, a run's files after it."""
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The items."""
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """Encodes histories."""
+
+    @property
+    def template(self) -> Template:
+        """The template of decoding's prompts."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The base's tokenizer, SID tokens included."""
 
 
 @dataclass(frozen=True)
@@ -51,40 +71,27 @@ class ValidationLists:
 
     @classmethod
     def draw(
-        cls,
-        run: Path,
-        users: int,
-        seed: int,
-        mask_seen: bool,
-        *,
-        encoder: PromptEncoder,
-        template: Template,
-        catalogue: Catalogue,
-        pad_id: int,
-        k: int = NDCG_CUTOFF,
+        cls, run: Path, asks: Asks, users: int, seed: int, mask_seen: bool, k: int = NDCG_CUTOFF
     ) -> ValidationLists:
         """Draw a sample of a run's validation users.
 
         Args:
             run: run folder with a finished data stage.
+            asks: what writes their prompts, as decoding will.
             users: number of users to draw.
             seed: seed of the draw.
             mask_seen: whether items of the history are left out of the lists.
-            encoder: the prompt encoder.
-            template: the template of decoding's prompts.
-            catalogue: the catalogue to recommend from.
-            pad_id: any valid token id.
             k: length of the lists.
         """
         examples = evaluation_examples(run, "valid", users, seed)
-        index = catalogue.index
+        index = asks.catalogue.index
         histories = examples["history"].to_list()
         return cls(
-            [encoder.prompt(template, history) for history in histories],
+            [asks.encoder.prompt(asks.template, history) for history in histories],
             np.array([index[item] for item in examples["target"].to_list()], np.int64),
             [[index[item] for item in history] if mask_seen else [] for history in histories],
-            catalogue,
-            pad_id,
+            asks.catalogue,
+            int(asks.tokenizer.pad_token_id),
             k,
         )
 

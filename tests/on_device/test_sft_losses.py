@@ -9,9 +9,10 @@ from made_up import with_chances
 from place import COLLABORATIVE, IDS, LEVELS, PATHS, TRIE, catalogue_of, device, gradient, waits_of
 
 from llmrec.text.target_tree import TargetTreeBuilder
+from llmrec.train.sft.batches import TreeCollator, as_dataset
 from llmrec.train.sft.losses.children import ChildrenLoss
 from llmrec.train.sft.losses.vocabulary import VocabularyLoss
-from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
+from llmrec.train.sft.samples import TrainingTree
 from llmrec.train.sft.teacher.distributions import Teacher
 from llmrec.train.sft.trainer import TreeTrainer
 

@@ -23,10 +23,11 @@ from llmrec.models.vocabulary import SidVocabulary
 from llmrec.text.target_tree import TargetTreeBuilder
 from llmrec.token_tree import IGNORE
 from llmrec.train.alignment.completions import CompletionScorer, CompletionTrees
+from llmrec.train.sft.batches import TreeCollator, as_dataset
 from llmrec.train.sft.losses.children import ChildrenLoss
 from llmrec.train.sft.losses.vocabulary import VocabularyLoss
 from llmrec.train.sft.prefix_nodes import prefix_nodes
-from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
+from llmrec.train.sft.samples import TrainingTree
 from llmrec.train.sft.teacher.distributions import Teacher
 from llmrec.train.sft.trainer import TreeTrainer
 from llmrec.vllm.constraint import RowLists, constrain

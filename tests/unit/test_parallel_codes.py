@@ -21,9 +21,10 @@ from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 from llmrec.text.target_tree import TargetTreeBuilder
 from llmrec.token_tree import IGNORE
+from llmrec.train.sft.batches import TreeCollator, as_dataset
 from llmrec.train.sft.first_loss import run_head
 from llmrec.train.sft.losses.parallel import ParallelLoss, one_label_an_item
-from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
+from llmrec.train.sft.samples import TrainingTree
 from llmrec.train.sft.teacher.distributions import Teacher
 
 K = 12

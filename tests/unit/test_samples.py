@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -90,8 +91,8 @@ def encoder(run):
 
 def trees_of(encoder, run, *tasks, seed=0, epoch=0, users=None):
     mix = load_training_mix([FIRST, *tasks], encoder.fields, lambda line: None)
-    lessons = samples.training_trees(encoder, mix[1:] if tasks else mix, run, users, seed, epoch)
-    return [lesson.tree for lesson in lessons]
+    trees = samples.TrainingTrees(encoder, mix[1:] if tasks else mix, run, users, seed)
+    return [lesson.tree for lesson in trees.of_epoch(epoch)]
 
 
 def task(folder, text, **keys):
@@ -132,7 +133,8 @@ def test_one_template_of_weight_one_makes_every_users_trees_in_order(run, encode
     for users in (None, 7):
         drawn = histories if users is None else histories.sample(users, seed=5)
         expected = [tree for items in drawn["items"].to_list() for tree in encoder.trees(template, items)]
-        found = [lesson.tree for lesson in samples.training_trees(encoder, mix, run, users, 5)]
+        lessons = samples.TrainingTrees(encoder, mix, run, users, 5).of_epoch()
+        found = [lesson.tree for lesson in lessons]
         assert flat(found) == flat(expected)
         assert [t.labels.tolist() for t in found] == [t.labels.tolist() for t in expected]
 
@@ -150,8 +152,9 @@ def test_made_up_items_stand_behind_what_users_chose_where_templates_ask_plainly
         assert histories == own and epoch == 3
         return [samples.Continuation([new, new], np.full(2, n, np.float16)) for n in range(len(histories))]
 
-    lessons = list(samples.training_trees(encoder, mix, run, None, 0, 3, twice))
-    plain = list(samples.training_trees(encoder, mix, run, None, 0, 3))
+    alone = samples.TrainingTrees(encoder, mix, run, None, 0)
+    lessons = list(replace(alone, continue_histories=twice).of_epoch(3))
+    plain = list(alone.of_epoch(3))
     first, others = lessons[: 3 * USERS], lessons[3 * USERS :]
     same = [lesson.tree.input_ids.tolist() for lesson in plain[2 * USERS :]]
     assert [lesson.tree.input_ids.tolist() for lesson in others] == same
@@ -172,9 +175,8 @@ def test_made_up_items_join_a_history_that_has_room_for_them(run, encoder):
     own = examples.training_histories(run)["items"].to_list()
     for more, trees in ((2, 1), (3, 2)):
         made_up = [samples.Continuation(encoder.items[:more])] * USERS
-        lessons = list(
-            samples.training_trees(roomy, mix, run, None, 0, 0, lambda *_, made_up=made_up: made_up)
-        )
+        trees_with = samples.TrainingTrees(roomy, mix, run, None, 0, lambda *_, made_up=made_up: made_up)
+        lessons = list(trees_with.of_epoch())
         assert len(lessons) == trees * USERS
         whole = [
             [encoder.items[number] for number in lesson.window_items]
@@ -187,11 +189,8 @@ def test_only_chains_that_ask_for_made_up_items_have_what_the_teacher_thinks_of_
     sids = "{% for i in history %}{{ i.sid }}{% endfor %}"
     alone = task(tmp_path, f"templates: [{{id: x, text: '{sids}'}}]")
     made_up = [samples.Continuation(encoder.items[:2], np.full(3, 0.5, np.float16))] * USERS
-    lessons = list(
-        samples.training_trees(
-            encoder, load_training_mix([alone], encoder.fields), run, None, 0, 0, lambda *_: made_up
-        )
-    )
+    mix = load_training_mix([alone], encoder.fields)
+    lessons = list(samples.TrainingTrees(encoder, mix, run, None, 0, lambda *_: made_up).of_epoch())
     asked = [int(one.tree.history_length[one.tree.labels != IGNORE].max()) for one in lessons]
     synthetic = [after >= one.observed for after, one in zip(asked, lessons, strict=True)]
     assert [len(one.chances) for one in lessons] == [3 * is_synthetic for is_synthetic in synthetic]
@@ -265,7 +264,8 @@ def test_weights_and_curricula(run, encoder):
     mixed = load_training_mix(
         [FIRST, TaskConfig(task="item_to_sid", weight=[0, 1], templates=["title"])], encoder.fields
     )
-    first, later = (list(samples.training_trees(encoder, mixed, run, None, 0, epoch)) for epoch in (0, 1))
+    trees = samples.TrainingTrees(encoder, mixed, run, None, 0)
+    first, later = (list(trees.of_epoch(epoch)) for epoch in (0, 1))
     assert len(later) == len(first) + items
     for bad in (0, -1, [], [0, 0], "many", float("nan"), [1, -1]):
         with pytest.raises(ValueError, match="weight"):
@@ -358,7 +358,7 @@ def test_an_augmented_epoch_is_the_plain_trees_of_the_histories_it_drew(run, enc
     counts = [len(items) for items in histories["items"]]
 
     def epoch(number, seed=0):
-        return list(samples.training_trees(encoder, mix, run, None, seed, number, augment=augment))
+        return list(samples.TrainingTrees(encoder, mix, run, None, seed, augment=augment).of_epoch(number))
 
     draw = np.random.default_rng((0, 2, samples.AUGMENTATION))
     plain, dated = [], []
@@ -379,7 +379,7 @@ def test_candidates_are_drawn_beside_whole_histories(run, encoder):
     asks = TaskConfig(task="instruct_rerank")
     mix = load_training_mix([FIRST, asks], encoder.fields, lambda line: None)
     plain, varied = (
-        list(samples.training_trees(encoder, mix, run, None, 0, 0, augment=augment))
+        list(samples.TrainingTrees(encoder, mix, run, None, 0, augment=augment).of_epoch())
         for augment in (None, AugmentConfig(leave_out=0.5))
     )
     chains = [

@@ -26,10 +26,11 @@ from llmrec.token_tree import IGNORE
 from llmrec.train.arguments import checkpointing_argument
 from llmrec.train.metrics_file import MetricsFile, last_checkpoint
 from llmrec.train.sft import trainer as training
+from llmrec.train.sft.batches import TreeCollator, as_dataset
 from llmrec.train.sft.epochs import EMPTY_TREE, Epochs
 from llmrec.train.sft.losses.vocabulary import VocabularyLoss
 from llmrec.train.sft.preview import find_leaks
-from llmrec.train.sft.samples import TrainingTree, TreeCollator, as_dataset
+from llmrec.train.sft.samples import TrainingTree
 from llmrec.train.sft.trainer import TreeTrainer, split_batch
 
 VOCABULARY = 40

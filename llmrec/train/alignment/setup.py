@@ -76,18 +76,8 @@ class InitialPolicy:
         """
         if users is None or self.run.catalogue.reasons:
             return None
-        run = self.run
-        lists = ValidationLists.draw(
-            run.folder,
-            users,
-            seed,
-            mask_seen,
-            encoder=run.encoder,
-            template=run.template,
-            catalogue=run.catalogue,
-            pad_id=self.pad_id,
-            k=min(LISTS, len(run.catalogue.items)),
-        )
+        k = min(LISTS, len(self.run.catalogue.items))
+        lists = ValidationLists.draw(self.run.folder, self.run, users, seed, mask_seen, k)
         return lists if lists.prompts else None
 
     def scorer(self, settings: AlignmentConfig) -> CompletionScorer:

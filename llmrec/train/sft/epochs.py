@@ -16,7 +16,8 @@ from torch.utils.data import Sampler
 from llmrec.text.target_tree import TargetTree
 from llmrec.token_tree import IGNORE
 from llmrec.train.batch_order import order_epochs
-from llmrec.train.sft.samples import TREE, TrainingTree, columns
+from llmrec.train.sft.batches import TREE, columns
+from llmrec.train.sft.samples import TrainingTree
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,7 +35,7 @@ class Epochs:
     """The trees of a whole training, mapped into memory.
 
     Attributes:
-        rows: a dataset of trees, as `llmrec.train.sft.samples.as_dataset` makes them; the last is `EMPTY_TREE`.
+        rows: a dataset of trees, as `llmrec.train.sft.batches.as_dataset` makes them; the last is `EMPTY_TREE`.
         lengths: int64 [rows], tokens of each.
         bounds: first and last row (exclusive) of each epoch; epochs that are alike share theirs.
         tree_count: how many are trained on in all: the last epoch may be cut short.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,13 +28,14 @@ from llmrec.train.arguments import default_interval, on_one_gpu, training_argume
 from llmrec.train.launch import is_main_process, run_in_every_process
 from llmrec.train.memory import explain_out_of_memory, sft_memory_remedies
 from llmrec.train.metrics_file import MetricsFile, last_checkpoint, use_own_callbacks
-from llmrec.train.sft import samples
+from llmrec.train.sft.batches import TreeCollator
 from llmrec.train.sft.epochs import Epochs, files_of, write_epoch
 from llmrec.train.sft.first_loss import start_at_chance
 from llmrec.train.sft.losses.children import ChildrenLoss
 from llmrec.train.sft.losses.parallel import ParallelLoss, one_label_an_item
 from llmrec.train.sft.losses.vocabulary import VocabularyLoss
 from llmrec.train.sft.prepare import prepare, start_run_folder
+from llmrec.train.sft.samples import TrainingTrees, owner_of, validation_trees
 from llmrec.train.sft.teacher.distributions import Teacher
 from llmrec.train.sft.teacher.drawn_items import Branching, SyntheticContinuations
 from llmrec.train.sft.teacher.temperature import find_temperature
@@ -82,9 +83,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
     recipe, sft = ctx.recipe, ctx.recipe.sft
     teacher = _teacher(ctx, prepared)
     epochs = _epochs(ctx, prepared, teacher)
-    valid = samples.validation_trees(
-        prepared.encoder, prepared.template, ctx.run, sft.valid_users, recipe.seed
-    )
+    valid = validation_trees(prepared.encoder, prepared.template, ctx.run, sft.valid_users, recipe.seed)
     if sft.parallel_codes:
         valid = list(one_label_an_item(valid))
     if len(prepared.new_tokens):
@@ -101,7 +100,7 @@ def fit(ctx: StageContext, prepared: Prepared) -> Fitted:
         args=sft_arguments(recipe, checkpoints, epochs.tree_count, bool(valid), ctx.workers),
         epochs=epochs,
         validation=valid,
-        data_collator=samples.TreeCollator(
+        data_collator=TreeCollator(
             prepared.tokenizer.pad_token_id, prepared.catalogue if sft.softmax == "children" else None
         ),
         processing_class=prepared.tokenizer,
@@ -228,45 +227,21 @@ def _teacher(ctx: StageContext, prepared: Prepared) -> Teacher | None:
 def _folds(run: Path, name: str, items: Sequence[str], folds: int) -> list[Baseline]:
     """A system that counts, fitted without each fold of users."""
     histories = training_histories(run)
-    fold = pl.Series([samples.owner_of(user) % folds for user in histories["user_id"]], dtype=pl.Int64)
+    fold = pl.Series([owner_of(user) % folds for user in histories["user_id"]], dtype=pl.Int64)
     return [load_baseline(run, name, items, histories.filter(fold != one)) for one in range(folds)]
 
 
 def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> Epochs:
     """Write the trees of all epochs, each process a share of them, and open them."""
-    recipe = ctx.recipe
-    distillation = recipe.sft.distillation
-    continue_histories: SyntheticContinuations | None = None
-    branch: Branching | None = None
-    if teacher is not None and distillation is not None:
-        if distillation.synthetic_items:
-            continue_histories = SyntheticContinuations(
-                teacher,
-                distillation.synthetic_items,
-                recipe.seed,
-                prepared.encoder.history,
-                keeps_chances=not recipe.sft.parallel_codes,
-            )
-        if distillation.branches:
-            branch = Branching(teacher, distillation.branches, recipe.seed)
-
-    def make(epoch: int) -> Iterator[samples.TrainingTree]:
-        drawn = (continue_histories, branch, recipe.sft.augment)
-        trees = samples.training_trees(
-            prepared.encoder, prepared.mix, ctx.run, recipe.sft.users, recipe.seed, epoch, *drawn
-        )
-        return one_label_an_item(trees) if recipe.sft.parallel_codes else trees
-
+    sft, trees = ctx.recipe.sft, _training_trees(ctx, prepared, teacher)
     folder = ctx.scratch / "trees"
     folder.mkdir(exist_ok=True)
-    is_drawn = continue_histories is not None or recipe.sft.augment is not None
-    differ = is_drawn or any(mixed.varies_by_epoch for mixed in prepared.mix)
-    count = recipe.sft.epochs
 
     def write_share(process: int, processes: int) -> int:
-        mine = range(process, files_of(count, differ), processes)
+        mine = range(process, files_of(sft.epochs, trees.differ), processes)
         for epoch in follow(mine, "writing token trees", "epoch"):
-            write_epoch(make(epoch), epoch, folder)
+            made = trees.of_epoch(epoch)
+            write_epoch(one_label_an_item(made) if sft.parallel_codes else made, epoch, folder)
         return prepared.encoder.shortened
 
     shortened = prepared.encoder.shortened = sum(run_in_every_process(write_share))
@@ -275,7 +250,35 @@ def _epochs(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> E
             f"sft: {shortened:,} prompts lost their oldest items: with them they are longer than "
             f"the {prepared.encoder.context:,} tokens of the base"
         )
-    return Epochs.open(count, differ, folder)
+    return Epochs.open(sft.epochs, trees.differ, folder)
+
+
+def _training_trees(ctx: StageContext, prepared: Prepared, teacher: Teacher | None) -> TrainingTrees:
+    """The trees that the recipe asks for, with what its teacher draws."""
+    recipe = ctx.recipe
+    trees = TrainingTrees(
+        prepared.encoder,
+        prepared.mix,
+        ctx.run,
+        recipe.sft.users,
+        recipe.seed,
+        augment=recipe.sft.augment,
+    )
+    distillation = recipe.sft.distillation
+    if teacher is None or distillation is None:
+        return trees
+    if distillation.synthetic_items:
+        continued = SyntheticContinuations(
+            teacher,
+            distillation.synthetic_items,
+            recipe.seed,
+            prepared.encoder.history,
+            keeps_chances=not recipe.sft.parallel_codes,
+        )
+        trees = replace(trees, continue_histories=continued)
+    if distillation.branches:
+        trees = replace(trees, branch=Branching(teacher, distillation.branches, recipe.seed))
+    return trees
 
 
 def _validation_lists(ctx: StageContext, prepared: Prepared) -> ValidationLists | None:
@@ -288,13 +291,5 @@ def _validation_lists(ctx: StageContext, prepared: Prepared) -> ValidationLists 
             "sft.valid_lists: lists are decoded right after the prompt in training, but the first of `prompts` asks "
             "for words before the semantic ID; set sft.valid_lists=null and sft.keep=loss"
         )
-    return ValidationLists.draw(
-        ctx.run,
-        sft.valid_lists,
-        ctx.recipe.seed,
-        ctx.recipe.data.mask_seen,
-        encoder=prepared.encoder,
-        template=prepared.template,
-        catalogue=prepared.catalogue,
-        pad_id=prepared.tokenizer.pad_token_id,
-    )
+    recipe = ctx.recipe
+    return ValidationLists.draw(ctx.run, prepared, sft.valid_lists, recipe.seed, recipe.data.mask_seen)

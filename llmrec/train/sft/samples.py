@@ -1,14 +1,14 @@
-"""Training data as token trees: the rows that an epoch visits, and the batches made of them."""
+"""Training data as token trees: the rows that an epoch visits, and the trees that each task makes of them."""
 
 from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +24,11 @@ from llmrec.text.mix import MixedTask, print_notice
 from llmrec.text.prompts import Template, uses_history
 from llmrec.text.target_tree import BRANCH, TargetTree
 from llmrec.text.tasks import Source
-from llmrec.token_tree import IGNORE, collate
-from llmrec.train.sft.prefix_nodes import prefix_nodes
+from llmrec.token_tree import IGNORE
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    pass
 
-    from llmrec.catalogue.catalogue import Catalogue
-
-TREE = tuple(field.name for field in fields(TargetTree))
 Ints = npt.NDArray[np.int32]
 Halves = npt.NDArray[np.float16]
 AUGMENTATION = (1 << 20) + 2
@@ -86,66 +82,87 @@ class TrainingTree:
         return len(self.window_items) > 0 and bool((after >= max(1, self.observed)).any())
 
 
-def training_trees(
-    encoder: PromptEncoder,
-    mix: Sequence[MixedTask],
-    run: Path,
-    users: int | None,
-    seed: int,
-    epoch: int = 0,
-    continue_histories: ContinueHistories | None = None,
-    branch: Branch | None = None,
-    augment: AugmentConfig | None = None,
-) -> Iterator[TrainingTree]:
-    """Trees of one epoch: every task visits each row of its source as often as its weight says.
+@dataclass(frozen=True)
+class TrainingTrees:
+    """The trees of each epoch: every task visits each row of its source as often as its weight says.
 
     A row is a user's window of `data.history` targets, an item of the catalogue, or a training interaction.
     Which rows are visited, which template asks and which candidates are shown is drawn by (seed, epoch).
 
-    Args:
+    Attributes:
         encoder: the prompt encoder.
         mix: the tasks.
         run: run folder with a finished data stage.
         users: size of a seeded sample of users, or None for all; items are not sampled.
         seed: seed of the sample and of the draws.
-        epoch: from 0.
         continue_histories: draws synthetic items after each user's own; next-item templates learn them with the last
             window.
         branch: draws items beside those of a window, which next-item templates learn too.
         augment: how the histories of next-item tasks without candidates are varied.
-
-    Raises:
-        UserError: nothing is left to learn from.
     """
-    events = sorted(frozenset().union(*(mixed.events for mixed in mix)))
-    histories = training_histories(run, events)
-    if all(mixed.task.source == "next_item" for mixed in mix):
-        histories = histories.filter(pl.col("items").list.len() >= 2)
-    if users is not None and users < len(histories):
-        histories = histories.sample(users, seed=seed)
-    people = [
-        PromptContext(row["items"], row["user_id"], {name: row[name] for name in events})
-        for row in histories.iter_rows(named=True)
-    ]
-    varied = people if augment is None else _augmented(people, augment, (seed, epoch))
-    made_up: list[Continuation] = []
-    if continue_histories is not None and any(any(mixed.is_next_item) for mixed in mix):
-        made_up = continue_histories([person.items for person in varied], epoch)
-        varied = [
-            person.with_synthetic_items(more.items) for person, more in zip(varied, made_up, strict=True)
+
+    encoder: PromptEncoder
+    mix: Sequence[MixedTask]
+    run: Path
+    users: int | None
+    seed: int
+    continue_histories: ContinueHistories | None = None
+    branch: Branch | None = None
+    augment: AugmentConfig | None = None
+
+    @property
+    def differ(self) -> bool:
+        """Whether epochs differ; if not, all are the first."""
+        is_drawn = self.continue_histories is not None or self.augment is not None
+        return is_drawn or any(mixed.varies_by_epoch for mixed in self.mix)
+
+    def of_epoch(self, epoch: int = 0) -> Iterator[TrainingTree]:
+        """Yield the trees of one epoch, from 0.
+
+        Raises:
+            UserError: nothing is left to learn from.
+        """
+        people = self._people()
+        varied, made_up = self._varied(people, epoch)
+        empty = True
+        for position, mixed in enumerate(self.mix):
+            plain = mixed.task.source == "next_item" and mixed.task.candidates is None
+            rows = rows_of(
+                mixed.task.source, self.encoder, varied if plain else people, made_up if plain else ()
+            )
+            for tree in _task_trees(self.encoder, mixed, rows, (self.seed, epoch, position), self.branch):
+                empty = False
+                yield tree
+        if empty:
+            why = "no user has two training interactions, or all samples lack a field that their task needs"
+            if not any(mixed.config.weight_in(epoch) for mixed in self.mix):
+                why = f"all weights of epoch {epoch + 1} are 0"
+            raise UserError(f"prompts: there is nothing to learn from: {why}")
+
+    def _people(self) -> list[PromptContext]:
+        """What the sampled users have chosen in training."""
+        events = sorted(frozenset().union(*(mixed.events for mixed in self.mix)))
+        histories = training_histories(self.run, events)
+        if all(mixed.task.source == "next_item" for mixed in self.mix):
+            histories = histories.filter(pl.col("items").list.len() >= 2)
+        if self.users is not None and self.users < len(histories):
+            histories = histories.sample(self.users, seed=self.seed)
+        return [
+            PromptContext(row["items"], row["user_id"], {name: row[name] for name in events})
+            for row in histories.iter_rows(named=True)
         ]
-    empty = True
-    for position, mixed in enumerate(mix):
-        plain = mixed.task.source == "next_item" and mixed.task.candidates is None
-        rows = rows_of(mixed.task.source, encoder, varied if plain else people, made_up if plain else ())
-        for tree in _task_trees(encoder, mixed, rows, (seed, epoch, position), branch):
-            empty = False
-            yield tree
-    if empty:
-        why = "no user has two training interactions, or all samples lack a field that their task needs"
-        if not any(mixed.config.weight_in(epoch) for mixed in mix):
-            why = f"all weights of epoch {epoch + 1} are 0"
-        raise UserError(f"prompts: there is nothing to learn from: {why}")
+
+    def _varied(
+        self, people: list[PromptContext], epoch: int
+    ) -> tuple[list[PromptContext], list[Continuation]]:
+        """The people of next-item tasks in an epoch: augmented, and continued by what is made up; and the latter."""
+        if self.augment is not None:
+            people = _augmented(people, self.augment, (self.seed, epoch))
+        if self.continue_histories is None or not any(any(mixed.is_next_item) for mixed in self.mix):
+            return people, []
+        made_up = self.continue_histories([person.items for person in people], epoch)
+        continued = zip(people, made_up, strict=True)
+        return [person.with_synthetic_items(more.items) for person, more in continued], made_up
 
 
 def _augmented(
@@ -311,65 +328,3 @@ def validation_trees(
         chain = build_chain(encoder.sample(template, history, target), history_length=len(window) - 1)
         trees.append(TrainingTree(chain, window, len(window)))
     return trees
-
-
-def columns(trees: Sequence[TrainingTree]) -> dict[str, list[Ints | Halves]]:
-    """Training trees as columns: the arrays of TargetTree, and what `TrainingTree` has beside it."""
-    of_trees = {name: [getattr(one.tree, name) for one in trees] for name in TREE}
-    single = {
-        name: [np.array([getattr(one, name)], np.int32) for one in trees] for name in ("observed", "owner")
-    }
-    several = {
-        name: [getattr(one, name) for one in trees] for name in ("window_items", "branches", "chances")
-    }
-    return of_trees | several | single
-
-
-def as_dataset(trees: Sequence[TrainingTree]) -> Dataset:
-    """Training trees as rows of a Hugging Face dataset."""
-    from datasets import Dataset
-
-    return Dataset.from_dict(columns(trees)).with_format("numpy")
-
-
-class TreeCollator:
-    """Rows of `as_dataset` to a padded batch, as `llmrec.token_tree.collate` gives it.
-
-    Beside its keys there are `labels`, the same as `shift_labels`, and arrays for the teacher, which a Trainer leaves
-    on the host: `host_labels`, the same once more; `history_length`, int64 [B, T], filled with 0; `window_items`,
-    int64 [B, W], filled with −1; `branches`, int64 [B, …], and `chances`, float32 [B, …], likewise; and
-    `observed` and `owner`, int64 [B].
-
-    Args:
-        pad_id: any valid token id.
-        catalogue: the items, on the CPU, if the batch shall also say which prefix each label follows:
-            `prefix_nodes`, int64 [B, T], also on the host.
-    """
-
-    def __init__(self, pad_id: int, catalogue: Catalogue | None = None) -> None:
-        self._pad_id, self._catalogue = pad_id, catalogue
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Batch rows of the dataset."""
-        import torch
-
-        trees = [TargetTree(*(row[name] for name in TREE)) for row in rows]
-        batch: dict[str, Any] = {
-            key: torch.from_numpy(value) for key, value in collate(trees, self._pad_id).items()
-        }
-        # Trainer counts the batch's targets only where it finds a key named labels.
-        batch["labels"] = batch["shift_labels"]
-        if self._catalogue is not None:
-            arrays = (batch[name].numpy() for name in ("input_ids", "position_ids", "labels"))
-            batch["prefix_nodes"] = prefix_nodes(self._catalogue, *arrays)
-        lengths = np.zeros(batch["input_ids"].shape, np.int64)
-        for padded, tree in zip(lengths, trees, strict=True):
-            padded[: len(tree)] = tree.history_length
-        batch["history_length"], batch["host_labels"] = lengths, batch["labels"].numpy()
-        types = {"window_items": torch.int64, "branches": torch.int64, "chances": torch.float32}
-        for name, dtype in types.items():
-            several = [torch.from_numpy(row[name]).to(dtype) for row in rows]
-            batch[name] = torch.nn.utils.rnn.pad_sequence(several, batch_first=True, padding_value=-1).numpy()
-        for name in ("observed", "owner"):
-            batch[name] = np.array([int(row[name][0]) for row in rows])
-        return batch

@@ -18,10 +18,11 @@ from llmrec.models.layers.head import head_at_positions
 from llmrec.models.shape import position_bytes
 from llmrec.token_tree import CPU_STEP_GB, IGNORE, MAX_ATTENTION_PAIRS, MULTIPLE, ancestor_mask
 from llmrec.train import sharding
+from llmrec.train.sft.batches import as_dataset
 from llmrec.train.sft.epochs import EMPTY_TREE, Epochs, FilledSampler, LengthGroupedSampler
 from llmrec.train.sft.losses import Loss
 from llmrec.train.sft.losses.vocabulary import VocabularyLoss
-from llmrec.train.sft.samples import TrainingTree, as_dataset
+from llmrec.train.sft.samples import TrainingTree
 from llmrec.train.validation import NDCG_CUTOFF, ValidationLists
 
 TRAINED_ROWS = "trainable_tokens_delta"
@@ -214,7 +215,7 @@ class TreeTrainer(SFTTrainer):
 
         Args:
             model: the (wrapped) model.
-            inputs: a batch of `llmrec.train.sft.samples.TreeCollator`.
+            inputs: a batch of `llmrec.train.sft.batches.TreeCollator`.
             return_outputs: whether to return the model's outputs as well, their logits as the loss reads them.
             num_items_in_batch: labels of all micro-batches of the optimizer step; None: of this batch.
         """
@@ -242,7 +243,7 @@ def split_batch(batch: dict[str, Any], most_positions: int | None = None) -> lis
     Memory grows with the square of a tree's length, and a few users have read, or bought, very long texts.
 
     Args:
-        batch: as `llmrec.train.sft.samples.TreeCollator` gives it.
+        batch: as `llmrec.train.sft.batches.TreeCollator` gives it.
         most_positions: of a piece; None for any number.
 
     Returns:

@@ -23,5 +23,5 @@ class Loss(Protocol):
 
         Args:
             model: the (wrapped) model, its head at the labelled positions (`llmrec.models.layers.head`).
-            batch: as `llmrec.train.sft.samples.TreeCollator` gives it, n labels in it.
+            batch: as `llmrec.train.sft.batches.TreeCollator` gives it, n labels in it.
         """

@@ -88,7 +88,7 @@ class ParallelLoss:
 
         Args:
             logits: float [n, V] of the labelled positions, row after row.
-            batch: as `llmrec.train.sft.samples.TreeCollator` gives it, n labels in it.
+            batch: as `llmrec.train.sft.batches.TreeCollator` gives it, n labels in it.
             is_training: whether the teacher counts: validation has the users' choices alone.
 
         Returns:

@@ -129,7 +129,7 @@ class Teacher:
         """The teacher's distributions for a batch's labels, level by level of the semantic IDs.
 
         Args:
-            batch: as `llmrec.train.sft.samples.TreeCollator` gives it.
+            batch: as `llmrec.train.sft.batches.TreeCollator` gives it.
         """
         labels, after, window, observed = (
             torch.as_tensor(batch[name])
