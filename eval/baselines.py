@@ -15,7 +15,7 @@ import polars as pl
 from llmrec.config import load_recipe
 from llmrec.data.examples import evaluation_examples, load_items
 from llmrec.evaluate.lists import baseline_lists, load_system
-from llmrec.evaluate.summary import summarise
+from llmrec.evaluate.summary import bootstrap_of, summarise
 from llmrec.metrics.ranking import metric_names, score_ranks, target_ranks
 
 
@@ -30,8 +30,7 @@ def evaluate(run: Path, split: str) -> dict[str, object]:
         model = load_system(run, name, items)
         lists = baseline_lists(model, examples, recipe.data.history, longest, masked)
         users[name] = score_ranks(target_ranks(lists, examples, longest), recipe.eval.k)
-    settings = (recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
-    return summarise(users, metric_names(recipe.eval.k), *settings)
+    return summarise(users, metric_names(recipe.eval.k), bootstrap_of(recipe))
 
 
 if __name__ == "__main__":

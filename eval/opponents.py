@@ -25,7 +25,7 @@ from llmrec.artifacts import read_manifest
 from llmrec.config import load_recipe
 from llmrec.data.examples import evaluation_examples, load_items
 from llmrec.evaluate.lists import baseline_lists, load_system
-from llmrec.evaluate.summary import summarise
+from llmrec.evaluate.summary import bootstrap_of, summarise
 from llmrec.files import read_json
 from llmrec.metrics.ranking import score_ranks, target_ranks
 from llmrec.recommend.model_names import TIGER
@@ -50,7 +50,7 @@ def measure(run: Path, split: str, names: list[str] | None) -> dict[str, Any]:
     cpu_seconds: dict[str, float] = {}
     for stage in ("collaborative", TIGER):
         cpu_seconds |= ((read_manifest(run, stage) or {}).get("notes") or {}).get("cpu_seconds", {})
-    found = summarise(users, METRICS, recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
+    found = summarise(users, METRICS, bootstrap_of(recipe))
     for name, row in found.items():
         row |= {"fit_and_lists_seconds": seconds[name]}
         if name != AGAINST and AGAINST in users:

@@ -20,7 +20,7 @@ from llmrec.config import load_run_recipe
 from llmrec.data.examples import evaluation_examples, load_items, training_histories
 from llmrec.decode.top_k import TopK
 from llmrec.evaluate.lists import ranked_lists, read_lists
-from llmrec.evaluate.summary import differences, summarise
+from llmrec.evaluate.summary import bootstrap_of, differences, summarise
 from llmrec.files import write_json
 from llmrec.ids.load import code_vectors
 from llmrec.metrics.diversity import DIVERSITY, TEXT_DIVERSITY
@@ -74,9 +74,8 @@ def main() -> None:
             for metric in (DIVERSITY, TEXT_DIVERSITY)
         }
         users[name] = score_ranks(target_ranks(frame, examples, K), [K]).with_columns(**of_users)
-    settings = (recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
     pairs = [(name, "as decoded") for name in users if name != "as decoded"]
-    found = differences(users, pairs, METRICS, *settings)
+    found = differences(users, pairs, METRICS, bootstrap_of(recipe))
     command = f"python eval/rerank.py runs/{run.name} {out}"
     write_json(
         out,
@@ -85,7 +84,7 @@ def main() -> None:
             "run": recipe.name,
             "split": "valid",
             "beams": top.items.shape[1],
-            "metrics": summarise(users, METRICS, *settings),
+            "metrics": summarise(users, METRICS, bootstrap_of(recipe)),
             "difference_to_as_decoded": {name: found[name]["as decoded"] for name, _ in pairs},
         },
     )

@@ -28,7 +28,7 @@ from llmrec.evaluate.lists import (
     reads_times,
 )
 from llmrec.evaluate.slices import fairness, make_slices
-from llmrec.evaluate.summary import differences, rounded, shown_cutoff, summarise
+from llmrec.evaluate.summary import bootstrap_of, differences, rounded, shown_cutoff, summarise
 from llmrec.evaluate.tasks.scores import task_metrics
 from llmrec.files import atomic_write, read_json, write_json
 from llmrec.metrics.lists import ItemData, RecommendedLists
@@ -168,8 +168,8 @@ def _add_split(
     recipe = context.recipe
     cutoffs, examples = recipe.eval.k, next(iter(lists.values())).users
     names = metric_names(cutoffs, rank_metrics(metrics))
-    settings = (recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
-    systems = summarise(users, [*names, *metric_names(cutoffs, user_metrics(metrics))], *settings)
+    draws = bootstrap_of(recipe)
+    systems = summarise(users, [*names, *metric_names(cutoffs, user_metrics(metrics))], draws)
     for name, shown in lists.items():
         for metric in list_metrics(metrics):
             systems[name] |= {f"{metric.name}@{k}": rounded(metric.of(shown, k)) for k in cutoffs}
@@ -182,17 +182,17 @@ def _add_split(
     against = [*recipe.eval.baselines, *(name for name in users if name.startswith(GIVEN))]
     pairs: list[tuple[str, str]] = [(model, base) for model in models for base in against]
     pairs += [(model, SFT) for model in models if model in ALIGNED and SFT in models]
-    report.setdefault("differences", {})[split] = differences(users, pairs, names, *settings)
+    report.setdefault("differences", {})[split] = differences(users, pairs, names, draws)
     slices = make_slices(examples, recipe, load_users(context.run))
     report.setdefault("slices", {})[split] = {
         entry.name: {
-            label: summarise({s: u.filter(entry.labels == label) for s, u in users.items()}, names, *settings)
+            label: summarise({s: u.filter(entry.labels == label) for s, u in users.items()}, names, draws)
             for label in entry.order
         }
         for entry in slices
     }
     k = shown_cutoff(cutoffs)
-    gaps = fairness(users, slices, [f"hr@{k}", f"ndcg@{k}"], *settings)
+    gaps = fairness(users, slices, [f"hr@{k}", f"ndcg@{k}"], draws)
     report.setdefault("fairness", {})[split] = gaps
 
 

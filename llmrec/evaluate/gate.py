@@ -11,9 +11,9 @@ from llmrec import layout
 from llmrec.artifacts import StageContext
 from llmrec.data.examples import evaluation_examples
 from llmrec.evaluate.lists import model_systems, read_lists
-from llmrec.evaluate.summary import JUDGED_SPLIT, differences
+from llmrec.evaluate.summary import JUDGED_SPLIT, bootstrap_of, differences
 from llmrec.metrics.ranking import score_ranks, target_ranks
-from llmrec.metrics.statistics import format_estimate
+from llmrec.metrics.statistics import Bootstrap, format_estimate
 from llmrec.recommend.model_names import ALIGNED, SFT, adapter_sha256
 
 BETTER, WORSE, NEITHER = "better", "worse", "no difference"
@@ -40,7 +40,7 @@ def gate(context: StageContext) -> dict[str, Any] | None:
     for system in (SFT, *aligned):
         lists = read_lists(run / layout.lists(system, JUDGED_SPLIT))
         users[system] = score_ranks(target_ranks(lists, examples, max(cutoffs)), cutoffs)
-    verdicts = compare_with_sft(users, metrics, recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
+    verdicts = compare_with_sft(users, metrics, bootstrap_of(recipe))
     for model in aligned:
         verdicts["models"][model]["adapter"] = adapter_sha256(run, model)
     return verdicts
@@ -57,27 +57,21 @@ def gate_metrics(length: int) -> list[str]:
 
 
 def compare_with_sft(
-    users: Mapping[str, pl.DataFrame],
-    metrics: Sequence[str],
-    resamples: int,
-    seed: int,
-    confidence: float,
+    users: Mapping[str, pl.DataFrame], metrics: Sequence[str], draws: Bootstrap
 ) -> dict[str, Any]:
     """Compare models to `sft` user by user.
 
     Args:
         users: per system, including `sft`, a frame with the columns `metrics`; all have the same users in one order.
         metrics: columns to compare; the first decides.
-        resamples: number of bootstrap resamples.
-        seed: seed of the resamples.
-        confidence: confidence level of the intervals.
+        draws: how the intervals are drawn.
 
     Returns:
         The result of `gate` without the adapters' hashes. The winner is the model with the largest difference among
         those that are better in the first metric, or `sft` if none is better.
     """
     models = [system for system in users if system != SFT]
-    gaps = differences(users, [(model, SFT) for model in models], metrics, resamples, seed, confidence)
+    gaps = differences(users, [(model, SFT) for model in models], metrics, draws)
     verdicts: dict[str, dict[str, Any]] = {
         model: {name: _verdict(gaps[model][SFT], name) for name in metrics} for model in models
     }
@@ -85,8 +79,8 @@ def compare_with_sft(
     return {
         "split": JUDGED_SPLIT,
         "users": len(users[SFT]),
-        "bootstrap": resamples,
-        "confidence": confidence,
+        "bootstrap": draws.resamples,
+        "confidence": draws.confidence,
         "metric": metrics[0],
         "winner": max(better, key=lambda model: verdicts[model][metrics[0]]["difference"], default=SFT),
         "models": verdicts,

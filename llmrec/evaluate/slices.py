@@ -13,6 +13,7 @@ from llmrec.config import Recipe
 from llmrec.data.tables.notes import tell
 from llmrec.evaluate.summary import Users, rounded
 from llmrec.metrics.fairness import GroupGap, group_gaps
+from llmrec.metrics.statistics import Bootstrap
 
 ATTRIBUTES = "user_attributes"
 """Name in `eval.slices` of one slice for each attribute of users."""
@@ -159,12 +160,7 @@ def _with_unknown(labels: pl.Series, order: list[str]) -> tuple[pl.Series, list[
 
 
 def fairness(
-    users: Users,
-    slices: Sequence[Slice],
-    metrics: Sequence[str],
-    resamples: int,
-    seed: int,
-    confidence: float,
+    users: Users, slices: Sequence[Slice], metrics: Sequence[str], draws: Bootstrap
 ) -> dict[str, Any]:
     """Compare groups of users by each system's metrics.
 
@@ -172,9 +168,7 @@ def fairness(
         users: per system a frame with the columns `metrics`, one row per user, the same users in one order.
         slices: divisions of these users; those by the target, and those of one group, are left out.
         metrics: columns to compare.
-        resamples: number of bootstrap resamples, and of permutations.
-        seed: seed of both.
-        confidence: confidence level of the intervals.
+        draws: as for `group_gaps`.
 
     Returns:
         `{slice: {system: {metric: {"lowest": label, "highest": label, "gap", "interval", "p"}}}}`.
@@ -186,7 +180,7 @@ def fairness(
             continue
         number = {label: place for place, label in enumerate(entry.order)}
         groups = entry.labels.replace_strict(number, return_dtype=pl.Int64).to_numpy()
-        gaps = iter(group_gaps(values, groups, resamples, seed, confidence))
+        gaps = iter(group_gaps(values, groups, draws))
         found[entry.name] = {
             system: {metric: _described(next(gaps), entry.order) for metric in metrics} for system in users
         }

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from llmrec.config import Recipe
 from llmrec.errors import UserError
 from llmrec.evaluate.lists import is_baseline
-from llmrec.metrics.statistics import bootstrap_means, percentile_interval
+from llmrec.metrics.statistics import Bootstrap, bootstrap_means, percentile_interval
 from llmrec.recommend.model_names import ADAPTERS
 
 Users = Mapping[str, pl.DataFrame]
@@ -18,36 +19,34 @@ JUDGED_SPLIT = "valid"
 """The split on which the gate, arms and sweeps choose; test users are for what has been chosen."""
 
 
-def summarise(users: Users, metrics: Sequence[str], resamples: int, seed: int, confidence: float) -> Any:
+def bootstrap_of(recipe: Recipe) -> Bootstrap:
+    """Return how a recipe draws the intervals of its figures."""
+    return Bootstrap(recipe.eval.bootstrap, recipe.seed, recipe.eval.confidence)
+
+
+def summarise(users: Users, metrics: Sequence[str], draws: Bootstrap) -> Any:
     """Means of every system with bootstrap intervals over users.
 
     Args:
         users: per system a frame with the columns `metrics`, one row per user, the same users in one order; null
             leaves a user out of a metric.
         metrics: columns to average.
-        resamples: number of bootstrap resamples.
-        seed: seed of the resamples.
-        confidence: confidence level of the intervals.
+        draws: how the intervals are drawn.
 
     Returns:
         `{system: {metric: mean, …, "users": n, "intervals": {metric: [low, high]}}}`, rounded to 6 places; a metric
         without any value is None and has no interval.
     """
-    samples = _samples(users, metrics, resamples, seed)
+    samples = _samples(users, metrics, draws)
     return {
         system: _means(frame, metrics)
-        | {"users": len(frame), "intervals": _intervals(samples[system], metrics, confidence)}
+        | {"users": len(frame), "intervals": _intervals(samples[system], metrics, draws.confidence)}
         for system, frame in users.items()
     }
 
 
 def differences(
-    users: Users,
-    pairs: Sequence[tuple[str, str]],
-    metrics: Sequence[str],
-    resamples: int,
-    seed: int,
-    confidence: float,
+    users: Users, pairs: Sequence[tuple[str, str]], metrics: Sequence[str], draws: Bootstrap
 ) -> Any:
     """Paired differences of systems over the same users, with bootstrap intervals.
 
@@ -55,19 +54,17 @@ def differences(
         users: as for `summarise`.
         pairs: `(system, reference)`; the difference is system − reference.
         metrics: columns to compare.
-        resamples: number of bootstrap resamples.
-        seed: seed of the resamples.
-        confidence: confidence level of the intervals.
+        draws: how the intervals are drawn.
 
     Returns:
         `{system: {reference: {metric: difference, …, "intervals": {metric: [low, high]}}}}`.
     """
-    samples = _samples(users, metrics, resamples, seed)
+    samples = _samples(users, metrics, draws)
     gaps: dict[str, Any] = {}
     for system, reference in pairs:
         per_user = users[system].select(pl.col(name) - users[reference][name] for name in metrics)
         gaps.setdefault(system, {})[reference] = _means(per_user, metrics) | {
-            "intervals": _intervals(samples[system] - samples[reference], metrics, confidence)
+            "intervals": _intervals(samples[system] - samples[reference], metrics, draws.confidence)
         }
     return gaps
 
@@ -118,10 +115,10 @@ def _means(frame: pl.DataFrame, metrics: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _samples(users: Users, metrics: Sequence[str], resamples: int, seed: int) -> dict[str, np.ndarray]:
+def _samples(users: Users, metrics: Sequence[str], draws: Bootstrap) -> dict[str, np.ndarray]:
     """Bootstrap means `[resamples, metrics]` of each system, all from the same draws."""
     columns = np.hstack([frame.select(metrics).to_numpy() for frame in users.values()])
-    means = bootstrap_means(columns, resamples, seed)
+    means = bootstrap_means(columns, draws.resamples, draws.seed)
     return dict(zip(users, np.split(means, len(users), axis=1), strict=True))
 
 

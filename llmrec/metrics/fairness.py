@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from llmrec.metrics.statistics import bootstrap_counts, percentile_interval
+from llmrec.metrics.statistics import Bootstrap, bootstrap_counts, percentile_interval
 
 Floats = npt.NDArray[np.float64]
 
@@ -31,9 +31,7 @@ class GroupGap:
     p: float
 
 
-def group_gaps(
-    values: Floats, groups: npt.NDArray[np.integer], resamples: int, seed: int, confidence: float
-) -> list[GroupGap]:
+def group_gaps(values: Floats, groups: npt.NDArray[np.integer], draws: Bootstrap) -> list[GroupGap]:
     """Compare the groups of users by each of some metrics.
 
     The gap is that of user-oriented fairness (Li et al., User-oriented fairness in recommendation, WWW 2021; Ekstrand
@@ -45,9 +43,7 @@ def group_gaps(
     Args:
         values: `[users, metrics]`.
         groups: `[users]`, numbers from 0 of the users' groups; at least two groups have users.
-        resamples: number of bootstrap resamples, and of permutations.
-        seed: seed of both.
-        confidence: confidence level of the intervals.
+        draws: of the intervals; there are as many permutations, from the same seed.
 
     Returns:
         One gap for each column of `values`.
@@ -64,16 +60,16 @@ def group_gaps(
     lowest, highest = means.argmin(axis=0), means.argmax(axis=0)
     columns = np.arange(values.shape[1])
     gaps = means[highest, columns] - means[lowest, columns]
-    samples = np.full((resamples, len(columns)), np.nan)
-    for row, counts in enumerate(bootstrap_counts(len(values), resamples, seed)):
+    samples = np.full((draws.resamples, len(columns)), np.nan)
+    for row, counts in enumerate(bootstrap_counts(len(values), draws.resamples, draws.seed)):
         drawn = members * counts[:, None]
         if drawn.any(axis=0).all():
             resampled = _group_means(drawn, values)
             samples[row] = resampled[highest, columns] - resampled[lowest, columns]
-    ends = percentile_interval(samples[~np.isnan(samples[:, 0])], confidence)
-    generator = np.random.default_rng(seed)
+    ends = percentile_interval(samples[~np.isnan(samples[:, 0])], draws.confidence)
+    generator = np.random.default_rng(draws.seed)
     at_least = np.zeros(len(columns), np.int64)
-    for _ in range(resamples):
+    for _ in range(draws.resamples):
         at_least += np.ptp(_group_means(members[generator.permutation(len(values))], values), axis=0) >= gaps
     return [
         GroupGap(
@@ -81,7 +77,7 @@ def group_gaps(
             int(names[highest[column]]),
             float(gaps[column]),
             (float(ends[column, 0]), float(ends[column, 1])),
-            float((1 + at_least[column]) / (1 + resamples)),
+            float((1 + at_least[column]) / (1 + draws.resamples)),
         )
         for column in columns
     ]

@@ -8,11 +8,27 @@ evaluation metrics based on the bootstrap, SIGIR 2006 (its use for paired differ
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _CHUNK_CELLS = 1 << 23
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals over users are drawn.
+
+    Attributes:
+        resamples: number of resamples.
+        seed: seed of the draws.
+        confidence: confidence level of the intervals.
+    """
+
+    resamples: int
+    seed: int
+    confidence: float
 
 
 def bootstrap_means(values: ArrayLike, resamples: int, seed: int) -> NDArray[np.float64]:

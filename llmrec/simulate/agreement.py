@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from llmrec.evaluate.summary import differences, rounded, summarise
+from llmrec.metrics.statistics import Bootstrap
 from llmrec.simulate.answers import Answer
 from llmrec.simulate.slates import Pair, Slate
 
@@ -21,15 +22,12 @@ SIMULATOR = "simulator"
 FINDS, TAKES, HIT = "finds", "takes", "hit"
 WITH, WITHOUT = "with_target", "without"
 
-Draws = tuple[int, int, float]
-"""Number of bootstrap resamples, their seed, and the confidence level of intervals."""
-
 
 def agreement(
     pairs: Sequence[Pair],
     answers: Sequence[tuple[Answer, Answer]],
     found: Mapping[str, Sequence[float]],
-    draws: Draws,
+    draws: Bootstrap,
 ) -> dict[str, Any]:
     """Compare a simulated user's answers with the truth.
 
@@ -53,14 +51,14 @@ def agreement(
         name: pl.DataFrame({FINDS: np.asarray(values, np.float64)})
         for name, values in {SIMULATOR: simulated, **found}.items()
     }
-    means = summarise(users, [FINDS], *draws)
-    gaps = differences(users, [(SIMULATOR, system) for system in found], [FINDS], *draws)
+    means = summarise(users, [FINDS], draws)
+    gaps = differences(users, [(SIMULATOR, system) for system in found], [FINDS], draws)
     taken = {
         name: pl.DataFrame({TAKES: np.array([pair[column].takes for pair in answers])})
         for column, name in enumerate((WITH, WITHOUT))
     }
-    rates = summarise(taken, [TAKES], *draws)
-    lift = differences(taken, [(WITH, WITHOUT)], [TAKES], *draws)[WITH][WITHOUT]
+    rates = summarise(taken, [TAKES], draws)
+    lift = differences(taken, [(WITH, WITHOUT)], [TAKES], draws)[WITH][WITHOUT]
     figures: dict[str, Any] = {
         FINDS: {"chance": rounded(1 / len(pairs[0].with_target.items))}
         | {name: _value(entry, FINDS) for name, entry in means.items()}
@@ -96,7 +94,7 @@ def judge(figures: Mapping[str, Any]) -> tuple[bool, str]:
 
 
 def use(
-    slates: Mapping[str, Sequence[Slate]], answers: Mapping[str, Sequence[Answer]], draws: Draws
+    slates: Mapping[str, Sequence[Slate]], answers: Mapping[str, Sequence[Answer]], draws: Bootstrap
 ) -> dict[str, Any]:
     """Compare what a simulated user takes from systems' lists with the real hits of the same lists.
 
@@ -119,13 +117,13 @@ def use(
         for system, of_system in slates.items()
     }
     first, *others = users
-    gaps = differences(users, [(first, other) for other in others], [TAKES, HIT], *draws).get(first, {})
+    gaps = differences(users, [(first, other) for other in others], [TAKES, HIT], draws).get(first, {})
 
     def both(entry: Mapping[str, Any]) -> dict[str, Any]:
         return {name: _value(entry, name) for name in (TAKES, HIT)}
 
     return {
-        "systems": {system: both(entry) for system, entry in summarise(users, [TAKES, HIT], *draws).items()},
+        "systems": {system: both(entry) for system, entry in summarise(users, [TAKES, HIT], draws).items()},
         "differences": {first: {other: both(entry) for other, entry in gaps.items()}},
     }
 

@@ -18,7 +18,8 @@ from llmrec.data.examples import evaluation_examples, load_interactions, load_it
 from llmrec.errors import UserError, did_you_mean
 from llmrec.evaluate.lists import listed_systems, read_lists
 from llmrec.files import atomic_write
-from llmrec.simulate.agreement import WITH, WITHOUT, Draws, agreement, read_quality, use
+from llmrec.metrics.statistics import Bootstrap
+from llmrec.simulate.agreement import WITH, WITHOUT, agreement, read_quality, use
 from llmrec.simulate.answers import Answer
 from llmrec.simulate.asking import ask_all
 from llmrec.simulate.endpoint import Endpoint
@@ -106,9 +107,9 @@ class Simulation:
         return cls(run, recipe, settings, len(examples) - len(pairs), catalogue, titles, pairs, lists)
 
     @property
-    def draws(self) -> Draws:
+    def draws(self) -> Bootstrap:
         """Settings of the bootstrap."""
-        return self.recipe.eval.bootstrap, self.settings.seed, self.recipe.eval.confidence
+        return Bootstrap(self.recipe.eval.bootstrap, self.settings.seed, self.recipe.eval.confidence)
 
     def measure_agreement(self, endpoint: Endpoint) -> dict[str, Any]:
         """Ask about the slates with and without held-out items, and compare the answers with the truth.

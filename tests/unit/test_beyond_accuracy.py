@@ -13,7 +13,7 @@ from llmrec.metrics.fairness import group_gaps
 from llmrec.metrics.lists import ItemData, RecommendedLists
 from llmrec.metrics.novelty import AVERAGE_POPULARITY, NOVELTY, POPULARITY_LIFT
 from llmrec.metrics.ranking import F1, MAP, PRECISION
-from llmrec.metrics.statistics import bootstrap_means, percentile_interval
+from llmrec.metrics.statistics import Bootstrap, bootstrap_means, percentile_interval
 from llmrec.metrics.unexpectedness import SERENDIPITY, UNEXPECTEDNESS
 
 CATALOGUE = pl.Series(["a", "b", "c", "d", "e"])
@@ -138,7 +138,7 @@ def test_coverage_of_the_groups():
 def test_gap_of_two_groups_by_hand():
     """Means 3/4 and 1/4 of four users each: a gap of 1/2; the bootstrap and chance are known closely enough."""
     values = np.array([1, 1, 1, 0, 0, 0, 0, 1.0])[:, None]
-    (gap,) = group_gaps(values, np.array([1] * 4 + [0] * 4), 4000, 0, 0.95)
+    (gap,) = group_gaps(values, np.array([1] * 4 + [0] * 4), Bootstrap(4000, 0, 0.95))
     assert (gap.lowest, gap.highest, gap.gap) == (0, 1, 0.5)
     assert gap.interval[0] < 0 < 0.5 < gap.interval[1] <= 1
     # Of the 70 ways to choose 4 of 8 users, 1 + 16 + 16 + 1 = 34 divide the four hits 4:0, 3:1, 1:3 or 0:4.
@@ -150,11 +150,11 @@ def test_gaps_of_large_and_of_random_groups():
     groups = generator.integers(0, 3, 600) * 2  # numbers 0, 2, 4: groups without users are left out
     noise = generator.normal(size=600)
     values = np.stack([noise, noise + (groups == 4)], axis=1)
-    by_chance, real = group_gaps(values, groups, 500, 0, 0.95)
+    by_chance, real = group_gaps(values, groups, Bootstrap(500, 0, 0.95))
     assert by_chance.p > 0.05 > real.p and real.highest == 4
     assert real.interval[0] > 0 and real.interval[0] < real.gap < real.interval[1]
     with pytest.raises(ValueError, match="two groups"):
-        group_gaps(values, np.zeros(600, int), 10, 0, 0.95)
+        group_gaps(values, np.zeros(600, int), Bootstrap(10, 0, 0.95))
 
 
 def test_users_without_a_value_are_left_out_of_means_and_intervals():

@@ -16,6 +16,7 @@ from llmrec.errors import UserError
 from llmrec.evaluate.lists import SCHEMA, baseline_lists, count_invalid, model_systems, read_lists
 from llmrec.evaluate.slices import fairness, make_slices, quartile_labels
 from llmrec.evaluate.summary import differences, summarise
+from llmrec.metrics.statistics import Bootstrap
 from llmrec.recommend.model_names import ADAPTERS
 from llmrec.report.plots import Axes, Bar, axis_ticks, grouped_bars, line_chart, usage_chart
 from llmrec.report.systems import COLOURS, style_of
@@ -113,9 +114,9 @@ def test_systems_are_found_by_split_and_baselines_left_out(tmp_path):
 def test_differences_are_paired_and_rounded():
     values = np.random.default_rng(0).random(200)
     users = {"sft": pl.DataFrame({"m": values + 0.1234567}), "popularity": pl.DataFrame({"m": values})}
-    gap = differences(users, [("sft", "popularity")], ["m"], 200, 0, 0.95)["sft"]["popularity"]
+    gap = differences(users, [("sft", "popularity")], ["m"], Bootstrap(200, 0, 0.95))["sft"]["popularity"]
     assert gap == {"m": 0.123457, "intervals": {"m": [0.123457, 0.123457]}}
-    summary = summarise(users, ["m"], 200, 0, 0.95)["sft"]
+    summary = summarise(users, ["m"], Bootstrap(200, 0, 0.95))["sft"]
     low, high = summary["intervals"]["m"]
     assert low < summary["m"] < high
     assert summary["users"] == 200
@@ -191,7 +192,7 @@ def test_fairness_compares_groups_of_users_and_no_groups_of_targets():
         "sft": pl.DataFrame({"hr@10": [0.0, 1.0] * 20}),
         "popularity": pl.DataFrame({"hr@10": [0.5, 0.5] * 20}),
     }
-    gaps = fairness(users, slices, ["hr@10"], 50, 0, 0.95)
+    gaps = fairness(users, slices, ["hr@10"], Bootstrap(50, 0, 0.95))
     assert list(gaps) == ["cold_users"]
     gap = gaps["cold_users"]["sft"]["hr@10"]
     assert (gap["lowest"], gap["highest"], gap["gap"]) == ("at most 3", "over 3", 1.0)

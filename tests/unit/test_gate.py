@@ -9,6 +9,7 @@ import pytest
 from llmrec import pipeline
 from llmrec.config import load_recipe
 from llmrec.evaluate.gate import compare_with_sft, gate_metrics, sentences
+from llmrec.metrics.statistics import Bootstrap
 from llmrec.recommend.reuse import list_key
 from llmrec.recommend.trained_run import TrainedRun
 from llmrec.report.page.training_curves import alignment
@@ -24,7 +25,7 @@ def judged(**gains):
         name: [a + b for a, b in zip(SFT, gain, strict=True)] for name, gain in gains.items()
     }
     frames = {name: pl.DataFrame({"ndcg@10": values, "hr@50": [1.0] * 4}) for name, values in users.items()}
-    return compare_with_sft(frames, METRICS, resamples=200, seed=0, confidence=0.95)
+    return compare_with_sft(frames, METRICS, Bootstrap(resamples=200, seed=0, confidence=0.95))
 
 
 @pytest.mark.parametrize(

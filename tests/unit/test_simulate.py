@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from llmrec.errors import UserError
+from llmrec.metrics.statistics import Bootstrap
 from llmrec.simulate.agreement import agreement, use
 from llmrec.simulate.answers import Answer, read_answer, share_of_best
 from llmrec.simulate.endpoint import checked_url, is_open
@@ -12,7 +13,7 @@ from llmrec.simulate.question import plain_title, question
 from llmrec.simulate.slates import Pair, Slate, draw_pairs, list_slates
 
 CATALOGUE = [f"i{n}" for n in range(30)]
-DRAWS = (400, 0, 0.95)
+DRAWS = Bootstrap(400, 0, 0.95)
 
 
 def make_users(count, seed=0):
