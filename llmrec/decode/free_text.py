@@ -5,7 +5,8 @@ Prompts of similar length share a batch. A batch has a bounded number of tokens.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,41 +29,55 @@ BATCH_TOKENS = 8192
 Floats = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class AnswerForm:
+    """How long an answer may be, and what ends it.
+
+    Attributes:
+        most_tokens: most tokens of an answer.
+        ends: tokens that end an answer.
+        marks: further tokens that end an answer. They count as one token, the first of them, with the probability
+            of all, so that answers differ in what stands before the mark.
+    """
+
+    most_tokens: int
+    ends: Sequence[int]
+    marks: Sequence[int] = ()
+
+    def without_end(self, answer: Sequence[int]) -> list[int]:
+        """An answer without the end token or mark that it may end with."""
+        has_end = bool(answer) and answer[-1] in (*self.ends, *self.marks)
+        return list(answer[:-1] if has_end else answer)
+
+
 def generate_greedy(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
-    max_tokens: int,
-    end_ids: Sequence[int],
+    form: AnswerForm,
     pad_id: int,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[list[int]]:
     """Return the greedy answer to each prompt: that of `generate_ranked`, which has the arguments, for one answer."""
-    ranked = generate_ranked(model, prompts, max_tokens, end_ids, pad_id, 1, batch_tokens)
-    return [answers[0] for answers in ranked]
+    return [ranked[0] for ranked in generate_ranked(model, prompts, form, pad_id, 1, batch_tokens)]
 
 
 def generate_ranked(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
-    max_tokens: int,
-    end_ids: Sequence[int],
+    form: AnswerForm,
     pad_id: int,
     answers: int,
     batch_tokens: int = BATCH_TOKENS,
-    marks: Sequence[int] = (),
 ) -> list[list[list[int]]]:
     """Several answers to each prompt, most probable first, by the beam search of Hugging Face's `generate`.
 
     Args:
         model: a causal language model in eval mode.
         prompts: U token-id lists.
-        max_tokens: maximum number of tokens of an answer.
-        end_ids: tokens that end an answer.
+        form: length and end of an answer.
         pad_id: any valid token id.
         answers: number of beams, and of answers; 1 is greedy.
         batch_tokens: maximum number of padded tokens of a batch, answers included.
-        marks: further tokens that end an answer. They count as one token, the first of them, with the probability
-            of all, so that answers differ in what stands before the mark.
 
     Returns:
         For each prompt, `answers` lists of generated tokens, up to and with the first end token or mark, in
@@ -73,42 +88,38 @@ def generate_ranked(
     """
     # Greedy search has no length penalty, and says so.
     beams = {"do_sample": False, "num_beams": answers, "length_penalty": 0.0 if answers > 1 else None}
-    return _generate(model, prompts, beams, max_tokens, end_ids, pad_id, answers, batch_tokens, marks)
+    return _generate(model, prompts, beams, form, pad_id, answers, batch_tokens)
 
 
 def sample_answers(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
-    max_tokens: int,
-    end_ids: Sequence[int],
+    form: AnswerForm,
     pad_id: int,
     answers: int,
     batch_tokens: int = BATCH_TOKENS,
-    marks: Sequence[int] = (),
 ) -> list[list[list[int]]]:
     """Several independent samples of an answer to each prompt, by torch's global generator.
 
     Arguments, lists and errors are those of `generate_ranked`, but for the order.
     """
     draws = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    return _generate(model, prompts, draws, max_tokens, end_ids, pad_id, answers, batch_tokens, marks)
+    return _generate(model, prompts, draws, form, pad_id, answers, batch_tokens)
 
 
 def _generate(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     how: Mapping[str, Any],
-    max_tokens: int,
-    end_ids: Sequence[int],
+    form: AnswerForm,
     pad_id: int,
     answers: int,
     batch_tokens: int,
-    marks: Sequence[int],
 ) -> list[list[list[int]]]:
     """Answers by Hugging Face's `generate`, with the settings that `how` adds."""
-    _check_context(model, prompts, max_tokens)
-    ends = [*end_ids, *marks[:1]]
-    processors = LogitsProcessorList([_OneMark(marks)] if marks else [])
+    _check_context(model, prompts, form.most_tokens)
+    ends = [*form.ends, *form.marks[:1]]
+    processors = LogitsProcessorList([_OneMark(form.marks)] if form.marks else [])
     # All settings are stated, because `generate` takes missing ones from the model's own configuration (Qwen's has
     # penalties).
     settings = GenerationConfig(
@@ -116,14 +127,14 @@ def _generate(
         num_return_sequences=answers,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
-        max_new_tokens=max_tokens,
+        max_new_tokens=form.most_tokens,
         eos_token_id=ends,
         pad_token_id=pad_id,
     )
     generated: list[list[list[int]]] = [[] for _ in prompts]
     groups = group_by_length(
         [len(prompt) for prompt in prompts],
-        lambda longest: max(1, batch_tokens // (answers * (longest + max_tokens))),
+        lambda longest: max(1, batch_tokens // (answers * (longest + form.most_tokens))),
     )
     progress = Progress("answering", len(prompts), "row")
     with torch.inference_mode(), every_position_sees_something(model), progress:
@@ -140,11 +151,6 @@ def _generate(
                 generated[group[place // answers]].append(tokens[:stop])
             progress.update(len(group))
     return generated
-
-
-def without_end(answer: Sequence[int], ends: Container[int]) -> list[int]:
-    """An answer without the end token or mark that it may end with."""
-    return list(answer[:-1] if answer and answer[-1] in ends else answer)
 
 
 class _OneMark(LogitsProcessor):

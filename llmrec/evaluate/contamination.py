@@ -98,10 +98,10 @@ def continue_lists(
             prompts.append(start + [token for title in order for token in tokens[title]])
     asked = np.repeat(places, 2).tolist()
     answers = [tokens[place] for place in asked]
-    pad, ends = int(tokenizer.pad_token_id), _line_ends(tokenizer)
-    longest = max(map(len, answers))
+    pad = int(tokenizer.pad_token_id)
+    form = free_text.AnswerForm(max(map(len, answers)), _line_ends(tokenizer))
     log_probs = free_text.answer_log_probs(model, prompts, [[answer] for answer in answers], pad)
-    said = free_text.generate_greedy(model, prompts, longest, ends, pad)
+    said = free_text.generate_greedy(model, prompts, form, pad)
     heads = [str(tokenizer.decode(one)).partition("\n")[0].strip() for one in said]
     exact = [head == lines[place] for head, place in zip(heads, asked, strict=True)]
     return Continuations(

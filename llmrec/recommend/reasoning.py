@@ -105,13 +105,11 @@ def write_texts(
         UserError: a prompt and a text are longer than the model's context.
     """
     model, pad_id, end = checkpoint.model, checkpoint.pad_id, int(checkpoint.tokenizer.eos_token_id)
-    written = free_text.generate_ranked(
-        model, prompts, settings.tokens, [end], pad_id, settings.texts, marks=starts
-    )
-    ends = {end, *starts}
+    form = free_text.AnswerForm(settings.tokens, [end], starts)
+    written = free_text.generate_ranked(model, prompts, form, pad_id, settings.texts)
     owner, texts = [], []
     for user, answers in enumerate(written):
-        for text in dict.fromkeys(tuple(free_text.without_end(answer, ends)) for answer in answers):
+        for text in dict.fromkeys(tuple(form.without_end(answer)) for answer in answers):
             owner.append(user)
             texts.append(list(text))
     log_probs = np.zeros(len(texts), np.float32)

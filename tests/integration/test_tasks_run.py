@@ -121,9 +121,10 @@ def test_an_illegal_answer_is_a_miss_that_grounding_takes_away(asked):
     prompts = recommender.run.encode_prompts(examples["history"].to_list())
     tokens = recommender.run.catalogue.item_tokens()
     end = int(recommender.checkpoint.tokenizer.eos_token_id)
+    form = free_text.AnswerForm(3, [end])
     kept = rows.select("generated_rank", "legal_rank", "generated_legal").iter_rows()
     for prompt, target, (rank, legal_rank, legal) in zip(prompts, examples["target"], kept, strict=True):
-        (answers,) = free_text.generate_ranked(recommender.checkpoint.model, [prompt], 3, [end], 0, 10)
+        (answers,) = free_text.generate_ranked(recommender.checkpoint.model, [prompt], form, 0, 10)
         answers = [answer[:-1] if answer[-1] == end else answer for answer in answers]
         items = [answer for answer in answers if answer in tokens.values()]
         assert legal == pytest.approx(len(items) / 10)

@@ -88,7 +88,7 @@ def generate(place):
 FREE_TEXT = {
     "candidates": score_items,
     "custom_generate": generate,
-    "greedy answers": lambda p: free_text.generate_greedy(p.model, PROMPTS, 6, [3], 0),
+    "greedy answers": lambda p: free_text.generate_greedy(p.model, PROMPTS, free_text.AnswerForm(6, [3]), 0),
     "log-probabilities of answers": lambda p: free_text.answer_log_probs(
         p.model, PROMPTS, [[[1, 2], [3]], [[4]], [[5, 6, 7], [8]]], 0
     ),

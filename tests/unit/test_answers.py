@@ -12,6 +12,7 @@ from tiny_base import make_base
 from llmrec.config import EvalTask, Recipe
 from llmrec.data.tables.described import EVENT_FIELDS
 from llmrec.decode import free_text
+from llmrec.decode.free_text import AnswerForm
 from llmrec.errors import UserError
 from llmrec.evaluate.tasks.answerer import Answerer
 from llmrec.evaluate.tasks.questions import choices, kind_of, resolve_eval_task
@@ -38,7 +39,7 @@ def logits_after(model, ids):
 @pytest.mark.parametrize("batch_tokens", [1, 30, 8192])
 def test_greedy_answers_take_the_likeliest_token_each_time(model, batch_tokens):
     ends = [7, 11]
-    answers = free_text.generate_greedy(model, PROMPTS, 6, ends, pad_id=0, batch_tokens=batch_tokens)
+    answers = free_text.generate_greedy(model, PROMPTS, AnswerForm(6, ends), 0, batch_tokens)
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         ids = list(prompt)
         while len(ids) < len(prompt) + 6 and not (len(ids) > len(prompt) and ids[-1] in ends):
@@ -47,11 +48,11 @@ def test_greedy_answers_take_the_likeliest_token_each_time(model, batch_tokens):
 
 
 def test_the_models_own_settings_do_not_change_an_answer(model):
-    plain = free_text.generate_greedy(model, PROMPTS, 6, [7], pad_id=0)
+    plain = free_text.generate_greedy(model, PROMPTS, AnswerForm(6, [7]), 0)
     before = model.generation_config.repetition_penalty
     model.generation_config.repetition_penalty = 50.0
     try:
-        assert free_text.generate_greedy(model, PROMPTS, 6, [7], pad_id=0) == plain
+        assert free_text.generate_greedy(model, PROMPTS, AnswerForm(6, [7]), 0) == plain
     finally:
         model.generation_config.repetition_penalty = before
 
@@ -60,7 +61,7 @@ def test_the_models_own_settings_do_not_change_an_answer(model):
 def test_ranked_answers_are_the_most_probable_ones(model, batch_tokens):
     """Of all answers of at most two tokens; as many beams as tokens leave out none of them."""
     size, end = model.config.vocab_size, 7
-    ranked = free_text.generate_ranked(model, PROMPTS[:2], 2, [end], 0, size, batch_tokens)
+    ranked = free_text.generate_ranked(model, PROMPTS[:2], AnswerForm(2, [end]), 0, size, batch_tokens)
     for prompt, answers in zip(PROMPTS[:2], ranked, strict=True):
         first = logits_after(model, prompt)[-1].log_softmax(-1).tolist()
         scores = {(end,): first[end]}
@@ -73,7 +74,7 @@ def test_ranked_answers_are_the_most_probable_ones(model, batch_tokens):
 
 def test_marks_count_as_one_end_with_the_probability_of_all(model):
     size, marks, prompt = model.config.vocab_size, [7, 3, 11], PROMPTS[0]
-    ranked = free_text.generate_ranked(model, [prompt], 2, [], 0, size, marks=marks)[0]
+    ranked = free_text.generate_ranked(model, [prompt], AnswerForm(2, [], marks), 0, size)[0]
     first = logits_after(model, prompt)[-1].log_softmax(-1)
     scores = {(7,): first[marks].logsumexp(0).item()}
     for token in set(range(size)) - set(marks):
@@ -108,7 +109,7 @@ def test_a_texts_embedding_is_the_hidden_state_of_its_last_token(model, batch_to
 
 def test_an_answer_that_does_not_fit_the_context_is_refused(model):
     with pytest.raises(UserError, match=r"a prompt of 7 tokens and an answer of 60 .* 64"):
-        free_text.generate_greedy(model, PROMPTS, 60, [7], pad_id=0)
+        free_text.generate_greedy(model, PROMPTS, AnswerForm(60, [7]), 0)
 
 
 @pytest.mark.parametrize(

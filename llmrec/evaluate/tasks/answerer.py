@@ -16,6 +16,7 @@ from llmrec.metrics.text import DEPTH
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from llmrec.decode.free_text import AnswerForm
     from llmrec.evaluate.tasks.questions import TemplateQuestions
     from llmrec.recommend.recommender import Recommender
     from llmrec.text.encode import PromptEncoder
@@ -109,8 +110,9 @@ class Answerer:
         model, rows, kind = self._checkpoint.model, questions.rows, questions.kind
         marker = self._checkpoint.vocabulary.end if kind == "sid" else None
         ends = [self._end] if marker is None else [self._end, marker]
+        form = free_text.AnswerForm(questions.max_tokens, ends)
         prompts = [row.prompt for row in rows]
-        answers = free_text.generate_greedy(model, prompts, questions.max_tokens, ends, self._pad)
+        answers = free_text.generate_greedy(model, prompts, form, self._pad)
         log_probs = free_text.answer_log_probs(model, prompts, [[row.reference] for row in rows], self._pad)
         contents = [self._without_end(tokens) for tokens in answers]
         texts = [str(self._checkpoint.tokenizer.decode(tokens)) for tokens in contents]
@@ -129,12 +131,12 @@ class Answerer:
             "rank": self._grounded_ranks(texts, questions) if kind == "title" else [None] * len(rows),
             "cut": [questions.template.end and not ended for ended in has_end],
         }
-        columns |= self._ranked(questions, prompts, ends)
+        columns |= self._ranked(questions, prompts, form)
         key = {"split": questions.split, "task": questions.task.id, "template": questions.template.id}
         return pl.DataFrame({name: [value] * len(rows) for name, value in key.items()} | columns, SCHEMA)
 
     def _ranked(
-        self, questions: TemplateQuestions, prompts: list[list[int]], ends: list[int]
+        self, questions: TemplateQuestions, prompts: list[list[int]], form: AnswerForm
     ) -> dict[str, list[Any]]:
         """Rank several unconstrained answers to each question whose answer is an item; others have nulls.
 
@@ -147,9 +149,7 @@ class Answerer:
         names = ("generated_rank", "legal_rank", "generated_legal")
         if not questions.ranked:
             return {name: [None] * len(prompts) for name in names}
-        ranked = free_text.generate_ranked(
-            self._checkpoint.model, prompts, questions.max_tokens, ends, self._pad, questions.ranked
-        )
+        ranked = free_text.generate_ranked(self._checkpoint.model, prompts, form, self._pad, questions.ranked)
         named = self._item_name if questions.kind == "sid" else self._title_name
         legal: frozenset[Any] = self._sids if questions.kind == "sid" else self._stripped_titles
         rows = []

@@ -112,7 +112,8 @@ class ZeroShotRecommender:
         opening, closing = self.prompts.around_reasoning
         opened = [prompt + opening for prompt in prompts]
         engine = self.engine
-        written = free_text.generate_greedy(engine.model, opened, most, [self._end], engine.pad_id)
+        form = free_text.AnswerForm(most, [self._end])
+        written = free_text.generate_greedy(engine.model, opened, form, engine.pad_id)
         longer, texts = [], []
         for prompt, generated in zip(opened, written, strict=True):
             text, tokens = self.prompts.as_text(generated)

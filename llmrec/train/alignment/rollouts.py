@@ -143,13 +143,10 @@ class ReasoningSampler:
 
     def __call__(self, model: Any, tasks: RolloutTasks, count: int) -> Draws:
         """Draw from a model, which is put into eval mode for the time."""
-        starts = self.catalogue.id_starts
+        form = free_text.AnswerForm(self.tokens, [self.end_id], self.catalogue.id_starts)
         with eval_mode(model):
-            written = free_text.sample_answers(
-                model, tasks.prompts, self.tokens, [self.end_id], self.pad_id, count, marks=starts
-            )
-            ends = {self.end_id, *starts}
-            texts = [free_text.without_end(answer, ends) for group in written for answer in group]
+            written = free_text.sample_answers(model, tasks.prompts, form, self.pad_id, count)
+            texts = [form.without_end(answer) for group in written for answer in group]
             rows = np.repeat(np.arange(len(tasks.prompts)), count)
             behind = [[*tasks.prompts[row], *text] for row, text in zip(rows, texts, strict=True)]
             mask = tasks.take(rows.tolist()).mask(self.catalogue)

@@ -12,7 +12,7 @@ generalization, 1992). After the last training item there is no answer to hide, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -35,8 +35,6 @@ CHANCES = 1 << 21
 """Number of item probabilities that are held at once."""
 KEPT = int(GB) // 4
 """Number of code probabilities, in float32, that are kept from one epoch to the next: 1 GB."""
-LEAST = -50.0
-"""Log-probability of an item with probability 0, where an item must be drawn."""
 STREAM = (1 << 20) + 1
 """Separates the draws of synthetic items from other draws of the same seed and epoch."""
 
@@ -192,12 +190,7 @@ class Teacher:
         kept = self._memory.get(key)
         if kept is not None:
             return kept[0]
-        parts = [
-            self._codes_of(
-                self._scores_after(self._fitted_without(owner), window.expand(len(after), -1), after)
-            )
-            for after in torch.arange(1, len(window)).split(self.at_once)
-        ]
+        parts = [self._codes_of(scores) for _, scores in self.scores_of_choices(owner, window)]
         return self._memory.put(key, [torch.cat(parts)])[0]
 
     def _codes_of(self, scores: torch.Tensor) -> torch.Tensor:
@@ -280,34 +273,6 @@ class Teacher:
         size = min(int(observed), int((chosen >= 0).sum()))
         return self._choice_distributions(int(owner), chosen[:size], answers[row, 1:size])
 
-    def beside(self, owner: int, window: npt.NDArray[np.int32], count: int, seed: int) -> torch.Tensor:
-        """Items drawn from the probabilities at each position of a window [n], other than the item chosen there.
-
-        Returns:
-            int64 [n − 1, count], none twice in a row; the likeliest where fewer have a chance.
-        """
-        items = torch.from_numpy(window.astype(np.int64))
-        drawn_before = self._drawn.get((owner, items.numpy().tobytes(), count))
-        if drawn_before is not None:
-            return drawn_before
-        rng = np.random.default_rng((seed, owner, len(window), int(items[0]), STREAM))
-        drawn, distributions = [], []
-        for after in torch.arange(1, len(items)).split(self.at_once):
-            scores = self._scores_after(self._fitted_without(owner), items.expand(len(after), -1), after)
-            noise = torch.from_numpy(rng.gumbel(size=scores.shape).astype(np.float32))
-            tilted = scores.log_softmax(1).clamp(min=LEAST) + noise
-            tilted[torch.arange(len(after)), items[after]] = -torch.inf
-            drawn.append(tilted.topk(count, dim=1).indices)
-            distributions.append(
-                self.prefix_chances.along(scores, torch.cat([items[after][:, None], drawn[-1]], dim=1))
-            )
-        beside = self._drawn[owner, items.numpy().tobytes(), count] = torch.cat(drawn)
-        answers = torch.cat([items[1:, None], beside], dim=1)
-        self._memory.put(
-            _key(owner, items, answers), [torch.cat(level) for level in zip(*distributions, strict=True)]
-        )
-        return beside
-
     def _choice_distributions(
         self, owner: int, window: torch.Tensor, answers: torch.Tensor
     ) -> list[torch.Tensor]:
@@ -320,15 +285,42 @@ class Teacher:
         kept = self._memory.get(key)
         if kept is not None:
             return kept
-        distributions = []
-        for after in torch.arange(1, len(window)).split(self.at_once):
-            scores = self._scores_after(self._fitted_without(owner), window.expand(len(after), -1), after)
-            distributions.append(self.prefix_chances.along(scores, answers[after - 1]))
-        return self._memory.put(key, [torch.cat(level) for level in zip(*distributions, strict=True)])
+        distributions = [
+            self.prefix_chances.along(scores, answers[after - 1])
+            for after, scores in self.scores_of_choices(owner, window)
+        ]
+        return self.keep(owner, window, answers, distributions)
 
-    def _fitted_without(self, owner: int) -> Baseline:
-        """The model that was fitted without a user's fold."""
-        return self.folds[owner % len(self.folds)] if self.folds else self.model
+    def keep(
+        self,
+        owner: int,
+        window: torch.Tensor,
+        answers: torch.Tensor,
+        distributions: Sequence[Sequence[torch.Tensor]],
+    ) -> list[torch.Tensor]:
+        """Keep probabilities for `answers` [n − 1, A] in a window [n] of chosen items, if there is room; return them.
+
+        Args:
+            owner: whose items they are.
+            window: indices of the items.
+            answers: the window's own answers, and those beside them.
+            distributions: for some of the n − 1 positions after the other, [q, A, F] at each level.
+        """
+        levels = [torch.cat(level) for level in zip(*distributions, strict=True)]
+        return self._memory.put(_key(owner, window, answers), levels)
+
+    def scores_of_choices(
+        self, owner: int, window: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Scores of what comes next after each part of a window [n] of chosen items, a few parts at a time.
+
+        Yields:
+            How many items each part has, int64 [q]; and float32 [q, items], of the model that was fitted without the
+            owner's fold.
+        """
+        model = self.folds[owner % len(self.folds)] if self.folds else self.model
+        for after in torch.arange(1, len(window)).split(self.at_once):
+            yield after, self._scores_after(model, window.expand(len(after), -1), after)
 
     def _scores_after(self, model: Baseline, windows: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         """Scores [q, items] of the next item after the first `after [q]` items of `windows [q, W]`."""
@@ -343,11 +335,6 @@ class Teacher:
     def _memory(self) -> Kept:
         """Distributions for windows of chosen items, kept between epochs."""
         return Kept()
-
-    @cached_property
-    def _drawn(self) -> dict[tuple[int, bytes, int], torch.Tensor]:
-        """Branches drawn for windows of chosen items, kept between epochs."""
-        return {}
 
     @cached_property
     def _spelling(self) -> torch.Tensor:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
+import torch
 
-from llmrec.train.sft.samples import Continuation, Halves
+from llmrec.train.sft.samples import Continuation, Halves, Ints
 from llmrec.train.sft.teacher.distributions import STREAM, Teacher
 
 NOTHING = np.empty(0, np.float16)
+LEAST = -50.0
+"""Log-probability of an item with probability 0, where an item must be drawn."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,39 @@ class Branching:
     count: int
     seed: int
 
-    def __call__(self, owner: int, window: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        """Indices [n − 1, count] of the items drawn beside those of a window [n], for `samples.Branch`."""
-        drawn = self.teacher.beside(owner, window, self.count, self.seed)
-        items: npt.NDArray[np.int32] = drawn.numpy().astype(np.int32)
+    def __call__(self, owner: int, window: Ints) -> Ints:
+        """Items drawn from the probabilities at each position of a window [n], other than the one chosen there.
+
+        Args:
+            owner: number of the user (`samples.owner_of`).
+            window: indices of chosen items.
+
+        Returns:
+            int32 [n − 1, count], none twice in a row; the likeliest where fewer have a chance.
+        """
+        key = owner, window.tobytes()
+        if key not in self._drawn:
+            self._drawn[key] = self._draw(owner, torch.from_numpy(window.astype(np.int64)))
+        return self._drawn[key]
+
+    def _draw(self, owner: int, window: torch.Tensor) -> Ints:
+        rng = np.random.default_rng((self.seed, owner, len(window), int(window[0]), STREAM))
+        drawn, distributions = [], []
+        for after, scores in self.teacher.scores_of_choices(owner, window):
+            noise = torch.from_numpy(rng.gumbel(size=scores.shape).astype(np.float32))
+            tilted = scores.log_softmax(1).clamp(min=LEAST) + noise
+            chosen = window[after]
+            tilted[torch.arange(len(after)), chosen] = -torch.inf
+            drawn.append(tilted.topk(self.count, dim=1).indices)
+            answers = torch.cat([chosen[:, None], drawn[-1]], dim=1)
+            distributions.append(self.teacher.prefix_chances.along(scores, answers))
+        beside = torch.cat(drawn)
+        # The training will ask for the probabilities of just these answers.
+        self.teacher.keep(owner, window, torch.cat([window[1:, None], beside], dim=1), distributions)
+        items: Ints = beside.numpy().astype(np.int32)
         return items
+
+    @cached_property
+    def _drawn(self) -> dict[tuple[int, bytes], Ints]:
+        """What was drawn for each owner and window; it is the same in every epoch."""
+        return {}
