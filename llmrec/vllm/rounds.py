@@ -81,33 +81,29 @@ class BeamSearchRounds:
         self._name, self._catalogue = name, find_catalogue(name)
         self._prompts, self._width = prompts, width
         self._lists = _PrefixLists(mask, self._catalogue)
-        users = np.array([u for u in range(len(prompts)) if self._lists.has_items(u)], np.int64)
         self._depth = 0
-        self._users = users
-        self._nodes = np.full(len(users), ROOT)
-        self._tokens = np.zeros((len(users), 0), np.int64)
-        self._scores = np.zeros(len(users), np.float32)
-        self._pending = np.arange(len(users))
-        self._children: list[_Children] = []
+        self._beams = _Beams.start([user for user in range(len(prompts)) if self._lists.has_items(user)])
+        self._pending = np.arange(len(self._beams.users))  # beams whose children are asked for
+        self._children: list[_Children] = []  # of the others
         self._prefetched: dict[tuple[int, ...], Mapping[int, float]] = {}
 
     def requests(self) -> list[StepRequest]:
         """Requests of this level, at most one a beam; an empty list when the search is complete."""
-        trie = self._catalogue.trie
-        beams = self._pending
+        trie, pending = self._catalogue.trie, self._pending
         if self._depth == trie.length:
             return []
         count = min(self._width, max(trie.fanout[self._depth :]))
-        spans = [torch.stack(span, -1).tolist() for span in trie.spans(torch.from_numpy(self._nodes[beams]))]
+        nodes = torch.from_numpy(self._beams.nodes[pending])
+        spans = [torch.stack(span, -1).tolist() for span in trie.spans(nodes)]
         return [
             StepRequest(
                 [*self._prompts[user], *prefix],
-                write_request(self._name, self._depth, *self._lists.of(user, [span[beam] for span in spans])),
+                write_request(self._name, self._depth, *self._lists.of(user, [span[row] for span in spans])),
                 count,
                 trie.length - self._depth,
             )
-            for beam, (user, prefix) in enumerate(
-                zip(self._users[beams].tolist(), self._tokens[beams].tolist(), strict=True)
+            for row, (user, prefix) in enumerate(
+                zip(self._beams.users[pending].tolist(), self._beams.tokens[pending].tolist(), strict=True)
             )
         ]
 
@@ -120,26 +116,24 @@ class BeamSearchRounds:
         for beam, response in zip(self._pending.tolist(), responses, strict=True):
             for length, step in enumerate(response.steps[1:], 1):
                 self._prefetched[*self._prefix(beam), *response.tokens[:length]] = step
-        self._add_children(self._pending, [response.steps[0] for response in responses])
+        self._children.append(self._read(self._pending, [response.steps[0] for response in responses]))
         self._finish_level()
-        while len(self._users) and not len(self._pending) and self._depth < self._catalogue.length:
+        while len(self._beams.users) and not len(self._pending) and self._depth < self._catalogue.length:
             self._finish_level()
 
     def _prefix(self, beam: int) -> tuple[int, ...]:
         """A beam's user and tokens."""
-        return (int(self._users[beam]), *self._tokens[beam].tolist())
-
-    def _add_children(self, beams: Ints, steps: Sequence[Mapping[int, float]]) -> None:
-        """Add the children of these beams, one step a beam."""
-        self._children.append(self._read(beams, steps))
+        return (int(self._beams.users[beam]), *self._beams.tokens[beam].tolist())
 
     def _finish_level(self) -> None:
         """Keep the best children as the beams of the next level."""
-        beams, nodes, tokens, scores = map(np.concatenate, zip(*self._children, strict=True))
-        order = np.lexsort((nodes, beams, -scores, self._users[beams]))
-        kept = order[rank_within(self._users[beams][order]) < self._width]
-        self._users, self._nodes, self._scores = self._users[beams][kept], nodes[kept], scores[kept]
-        self._tokens = np.concatenate([self._tokens[beams[kept]], tokens[kept, None]], axis=1)
+        parents, nodes, tokens, scores = map(np.concatenate, zip(*self._children, strict=True))
+        users = self._beams.users[parents]
+        order = np.lexsort((nodes, parents, -scores, users))
+        kept = order[rank_within(users[order]) < self._width]
+        prefixes = self._beams.tokens[parents[kept]]
+        longer = np.concatenate([prefixes, tokens[kept, None]], axis=1)
+        self._beams = _Beams(users[kept], nodes[kept], longer, scores[kept])
         self._depth += 1
         if self._depth < self._catalogue.length:
             self._begin_level()
@@ -153,22 +147,23 @@ class BeamSearchRounds:
         ]
         has_step = np.array([step is not None for step in steps], bool)
         self._pending = np.flatnonzero(~has_step)
-        self._children = []
-        self._add_children(np.flatnonzero(has_step), [step for step in steps if step is not None])
+        known = [step for step in steps if step is not None]
+        self._children = [self._read(np.flatnonzero(has_step), known)]
 
     def top(self) -> TopK:
         """The lists [U, width] of a complete search."""
         shape = (len(self._prompts), self._width)
         items, scores = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
-        rank = rank_within(self._users)
-        items[self._users, rank] = self._catalogue.trie.item(torch.from_numpy(self._nodes)).numpy()
-        scores[self._users, rank] = self._scores
+        users, nodes, _, values = self._beams
+        rank = rank_within(users)
+        items[users, rank] = self._catalogue.trie.item(torch.from_numpy(nodes)).numpy()
+        scores[users, rank] = values
         return TopK(items, scores)
 
     def _is_unfinished(self) -> npt.NDArray[np.bool_]:
         """Whether a token other than a pad may follow each beam."""
         ids = self._catalogue.token_ids
-        _, compact, legal = self._catalogue.trie.expand(torch.from_numpy(self._nodes), self._depth)
+        _, compact, legal = self._catalogue.trie.expand(torch.from_numpy(self._beams.nodes), self._depth)
         is_unfinished: npt.NDArray[np.bool_] = (legal & (ids[compact] >= 0)).any(1).numpy()
         return is_unfinished
 
@@ -178,7 +173,7 @@ class BeamSearchRounds:
         total = len(row)
         tokens = np.fromiter((token for step in steps for token in step), np.int64, total)
         log_probs = np.fromiter((value for step in steps for value in step.values()), np.float32, total)
-        nodes = torch.from_numpy(self._nodes[beams])
+        nodes = torch.from_numpy(self._beams.nodes[beams])
         child, compact, legal = self._catalogue.trie.expand(nodes, self._depth)
         ids = self._catalogue.token_ids
         stride = int(max(ids.max(), tokens.max(initial=0))) + 2  # a pad is −1
@@ -194,21 +189,44 @@ class BeamSearchRounds:
             parents,
             child[legal].numpy()[order[place[is_child]]],
             tokens[is_child],
-            self._scores[parents] + log_probs[is_child],
+            self._beams.scores[parents] + log_probs[is_child],
         )
+
+
+class _Beams(NamedTuple):
+    """Beams of one depth, as arrays [n], the users in ascending order.
+
+    Attributes:
+        users: whose beam it is.
+        nodes: trie node.
+        tokens: token ids of the prefix, [n, depth].
+        scores: log-probability of the prefix.
+    """
+
+    users: Ints
+    nodes: Ints
+    tokens: Ints
+    scores: npt.NDArray[np.float32]
+
+    @classmethod
+    def start(cls, users: Sequence[int]) -> _Beams:
+        """An empty prefix for each of some users."""
+        count = len(users)
+        empty = np.zeros((count, 0), np.int64)
+        return cls(np.array(users, np.int64), np.full(count, ROOT), empty, np.zeros(count, np.float32))
 
 
 class _Children(NamedTuple):
     """Children of beams, as arrays [n].
 
     Attributes:
-        beams: index of the parent beam.
+        parents: index of the parent beam.
         nodes: trie node.
         tokens: token id.
         scores: log-probability of the child's prefix.
     """
 
-    beams: Ints
+    parents: Ints
     nodes: Ints
     tokens: Ints
     scores: npt.NDArray[np.float32]
