@@ -27,7 +27,7 @@ def ground(
     k: int,
     weights: Floats | None = None,
     gamma: float = 0.0,
-    masked: Sequence[Sequence[int]] | None = None,
+    denied: Sequence[Sequence[int]] | None = None,
 ) -> TopK:
     """Nearest items of generated texts.
 
@@ -41,7 +41,7 @@ def ground(
         weights: float [items] (popularity) or [U, items] (collaborative scores), larger for more likely items; None
             ranks by D alone.
         gamma: γ ≥ 0, strength of the weights; the paper chooses it on validation data.
-        masked: for each user, items (trie order) that must not be returned.
+        denied: for each user, items (trie order) that must not be returned.
 
     Returns:
         TopK [U, min(k, items)], nearest first, equal distances in trie order; `scores` are the negated distances.
@@ -61,7 +61,7 @@ def ground(
         if weights is not None:
             weight = _tensor(weights if weights.ndim == 1 else weights[rows])
             distance *= (1 + _normalised(weight)) ** -gamma
-        for row, hidden in enumerate([] if masked is None else masked[rows]):
+        for row, hidden in enumerate([] if denied is None else denied[rows]):
             distance[row, list(hidden)] = torch.inf
         nearest, values = _nearest(distance, k)
         is_allowed = np.isfinite(values)

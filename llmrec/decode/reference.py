@@ -27,7 +27,7 @@ def search(
     token_ids: Sequence[npt.NDArray[np.integer]],
     prompts: Sequence[Sequence[int]],
     width: int,
-    masked: Sequence[Sequence[int]] | None = None,
+    denied: Sequence[Sequence[int]] | None = None,
     pad_id: int = 0,
 ) -> TopK:
     """Top-K by beam search in `generate`, one user at a time.
@@ -38,7 +38,7 @@ def search(
         token_ids: for each level, token id of each code; −1 for a pad.
         prompts: U token-id lists.
         width: number of beams and of returned items.
-        masked: for each user, items (trie order) that must not be returned.
+        denied: for each user, items (trie order) that must not be returned.
         pad_id: any valid token id.
     """
     length = sids.shape[1]
@@ -54,7 +54,7 @@ def search(
     items = np.full((len(prompts), width), -1, np.int64)
     scores = np.full((len(prompts), width), -np.inf, np.float32)
     for row, prompt in enumerate(prompts):
-        hidden = set(masked[row]) if masked else set()
+        hidden = set(denied[row]) if denied else set()
         table = prefix_table(path for item, path in enumerate(paths) if item not in hidden)
         count = min(width, len(paths) - len(hidden))
         answers, answer_scores = beam_search(model, table, [prompt], count, length, pad_id, end)

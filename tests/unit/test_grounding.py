@@ -68,7 +68,7 @@ def test_equal_items_come_in_trie_order():
 def test_masked_items_do_not_come_back_and_the_list_gets_shorter():
     generated, items = vectors(2)
     masked = [[], list(range(20)), [3], [], list(range(ITEMS)), [0, 0]]
-    top = ground(generated, items, 10, masked=masked)
+    top = ground(generated, items, 10, denied=masked)
     for row, scores, hidden in zip(top.items, top.scores, masked, strict=True):
         length = min(10, ITEMS - len(set(hidden)))
         assert not set(row[:length].tolist()) & {-1, *hidden} and np.isfinite(scores[:length]).all()
