@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from llmrec.config import load_recipe
+from llmrec.config import load_run_recipe
 from llmrec.data.examples import evaluation_examples, load_items
 from llmrec.evaluate.lists import baseline_lists, load_system
 from llmrec.evaluate.summary import bootstrap_of, summarise
@@ -21,7 +21,7 @@ from llmrec.metrics.ranking import metric_names, score_ranks, target_ranks
 
 def evaluate(run: Path, split: str) -> dict[str, object]:
     """Metrics and intervals of the baselines that a run's recipe names, over all users of a split."""
-    recipe = load_recipe(str(run / "recipe.yaml"))
+    recipe = load_run_recipe(run)
     items = load_items(run)["item_id"].cast(pl.String).to_list()
     examples = evaluation_examples(run, split, times=True)
     longest, masked = max(recipe.eval.k), recipe.data.mask_seen

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrec.artifacts import read_manifest
-from llmrec.config import load_recipe
+from llmrec.config import load_run_recipe
 from llmrec.files import read_json, write_json
 from llmrec.layout import run_folder
 
@@ -22,7 +22,7 @@ STAGES = ("data", "collaborative", "ids", "sft", "pairs", "dpo", "grpo", "decode
 
 def evidence(run: Path, command: str, note: str | None = None) -> dict[str, Any]:
     """Command, date, machine, versions, seed, seconds and memory of each stage, curve and metrics of a run."""
-    recipe = load_recipe(str(run / "recipe.yaml"))
+    recipe = load_run_recipe(run)
     manifests = {stage: found for stage in STAGES if (found := read_manifest(run, stage)) is not None}
     trained = manifests["sft"]
     curve = [json.loads(line) for line in (run / "sft/metrics.jsonl").read_text().splitlines()]

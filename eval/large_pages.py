@@ -20,7 +20,7 @@ from pathlib import Path
 from training_step import APART, PLAIN, pass_over, trained_row_layers, trainer_of
 
 from llmrec.bench._measure import summary
-from llmrec.config import load_recipe
+from llmrec.config import load_run_recipe
 from llmrec.hardware import LARGE_PAGES
 from llmrec.layout import run_folder
 from llmrec.report.figures import write_figures
@@ -57,7 +57,7 @@ def main(name: str, out: Path, count: int) -> None:
 
 def measure(name: str, count: int) -> None:
     """Print the median seconds of a pass in this process, after one that is not counted."""
-    trainer = trainer_of(name, count * load_recipe(str(run_folder(name) / "recipe.yaml")).sft.batch)
+    trainer = trainer_of(name, count * load_run_recipe(run_folder(name)).sft.batch)
     batches = [dict(batch) for batch in trainer.get_train_dataloader()]
     rows = trained_row_layers(trainer)
     work = partial(pass_over, trainer, batches, rows, APART if rows else PLAIN)

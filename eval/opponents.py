@@ -22,7 +22,7 @@ from safetensors import safe_open
 
 from llmrec import layout
 from llmrec.artifacts import read_manifest
-from llmrec.config import load_recipe
+from llmrec.config import load_run_recipe
 from llmrec.data.examples import evaluation_examples, load_items
 from llmrec.evaluate.lists import baseline_lists, load_system
 from llmrec.evaluate.summary import bootstrap_of, summarise
@@ -37,7 +37,7 @@ AGAINST = "sasrec_ce"
 
 def measure(run: Path, split: str, names: list[str] | None) -> dict[str, Any]:
     """Metrics of a run's baselines over all users of a split, and what the run has chosen for them."""
-    recipe = load_recipe(str(run / "recipe.yaml"))
+    recipe = load_run_recipe(run)
     items = load_items(run)["item_id"].cast(pl.String).to_list()
     examples = evaluation_examples(run, split, times=True)
     users, seconds = {}, {}

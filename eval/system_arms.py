@@ -22,7 +22,7 @@ import yaml
 
 from llmrec.collaborative.system import System, TrainingData
 from llmrec.collaborative.systems import load_baseline, train_system
-from llmrec.config import TigerConfig, load_recipe, validate
+from llmrec.config import TigerConfig, load_run_recipe, validate
 from llmrec.config.collaborative import system_class
 from llmrec.data.examples import evaluation_examples, load_items, training_histories, with_masked
 from llmrec.files import read_json
@@ -35,7 +35,7 @@ from llmrec.tiger.baseline import Tiger
 def train(run: Path, name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Train a system on a run's training split, and return what it reports: validation NDCG@10 by epoch and so on."""
     items = load_items(run)["item_id"].cast(pl.String).to_list()
-    recipe = load_recipe(str(run / "recipe.yaml"))
+    recipe = load_run_recipe(run)
     seed, mask_seen = recipe.seed, recipe.data.mask_seen
     if name == TIGER:
         config = validate(TigerConfig, settings, name)
@@ -64,7 +64,7 @@ def main() -> None:
         else describe_measurement(
             f"python eval/system_arms.py {run} {name} {path.name} …",
             *("torch", "numpy", "polars", "transformers"),
-            seed=load_recipe(str(Path(run) / "recipe.yaml")).seed,
+            seed=load_run_recipe(Path(run)).seed,
         )
         | {"split": "valid", "arms": []}
     )

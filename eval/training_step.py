@@ -21,7 +21,7 @@ from peft.tuners.trainable_tokens import TrainableTokensLayer
 from trl import SFTConfig
 
 from llmrec.bench._measure import summary, time_interleaved
-from llmrec.config import load_recipe
+from llmrec.config import load_run_recipe
 from llmrec.data.examples import training_histories
 from llmrec.layout import run_folder
 from llmrec.models import modes
@@ -40,7 +40,7 @@ REPEATS = 7
 
 def main(name: str, out: Path, count: Annotated[int, typer.Argument()] = 4) -> None:
     """Time the variants, print and write the figures."""
-    recipe = load_recipe(str(run_folder(name) / "recipe.yaml"))
+    recipe = load_run_recipe(run_folder(name))
     trainer = trainer_of(name, count * recipe.sft.batch)
     batches = [dict(batch) for batch in trainer.get_train_dataloader()]
     model: Any = trainer.model
@@ -69,7 +69,7 @@ def main(name: str, out: Path, count: Annotated[int, typer.Argument()] = 4) -> N
 def trainer_of(name: str, trees: int) -> TreeTrainer:
     """A trainer on the first trees of a run's training histories, drawn by a seed."""
     folder = run_folder(name)
-    recipe = load_recipe(str(folder / "recipe.yaml"))
+    recipe = load_run_recipe(folder)
     prepared = prepare(recipe, folder)
     torch.manual_seed(recipe.seed)
     model = modes.wrap(prepared.model, recipe.sft, prepared.catalogue.vocabulary, Path(tempfile.mkdtemp()))
