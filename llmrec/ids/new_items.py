@@ -15,6 +15,7 @@ from llmrec.errors import UserError
 from llmrec.ids.codecs.kmeans import chunks
 from llmrec.ids.collisions import free_path
 from llmrec.ids.inputs.fusion import Fusion
+from llmrec.ids.inputs.fusions import read_fusion
 from llmrec.ids.inputs.text import item_texts
 from llmrec.ids.inputs.vectors import encode, read_vectors
 from llmrec.ids.paths import number_prefixes, rank_within
@@ -170,7 +171,7 @@ def _load_fusion(run: Path) -> Fusion | None:
     from safetensors.numpy import load_file
 
     path = run / "ids" / FUSION
-    return Fusion.from_tensors(load_file(path)) if path.is_file() else None
+    return read_fusion(load_file(path)) if path.is_file() else None
 
 
 def _check(codec: Codec, vectors: NDArray[np.float32], sizes: Sequence[int]) -> None:

@@ -6,7 +6,7 @@ from safetensors.numpy import load, save
 
 from llmrec.config import FusionConfig
 from llmrec.errors import UserError
-from llmrec.ids.inputs.fusion import Fusion
+from llmrec.ids.inputs.fusions import fit_fusion, read_fusion
 
 ITEMS = 300
 CONCAT, ALIGNED = FusionConfig(), FusionConfig(kind="aligned", dim=4)
@@ -32,15 +32,15 @@ def having(parts, **rows):
 
 
 def fit_apply(parts, missing, config):
-    return Fusion.fit(parts, missing, config, seed=0).apply(parts, missing)
+    return fit_fusion(parts, missing, config, seed=0).apply(parts, missing)
 
 
 @pytest.mark.parametrize("config", [CONCAT, ALIGNED])
 def test_a_single_input_is_passed_on_as_it_is(config):
     text = {"text": views()["text"]}
-    fusion = Fusion.fit(text, having(text), config, seed=0)
+    fusion = fit_fusion(text, having(text), config, seed=0)
     assert fusion.apply(text, having(text)) is text["text"]
-    assert Fusion.from_tensors(fusion.tensors()).apply(text, having(text)) is text["text"]
+    assert read_fusion(fusion.tensors()).apply(text, having(text)) is text["text"]
 
 
 def test_concatenated_inputs_have_the_variance_of_their_weights():
@@ -84,7 +84,7 @@ def test_missing_values_of_three_inputs_are_predicted():
 def test_a_common_space_is_that_of_canonical_correlation():
     """Against the textbook: singular values of Q₁ᵀQ₂, with so many items that shrinkage does not matter."""
     parts = views(noise=1.0, items=4000)
-    fusion = Fusion.fit(parts, having(parts), ALIGNED, seed=0)
+    fusion = fit_fusion(parts, having(parts), ALIGNED, seed=0)
     centred = {name: part - part.mean(axis=0) for name, part in parts.items()}
     first, second = (np.linalg.qr(part.astype(np.float64))[0] for part in centred.values())
     expected = np.linalg.svd(first.T @ second)[1][:4]
@@ -99,7 +99,7 @@ def test_an_item_without_an_input_is_aligned_close_to_its_full_vector():
     whole = fit_apply(parts, having(parts), ALIGNED)
     gone = having(parts, text=np.arange(40), images=np.arange(40, 90))
     fused = fit_apply(parts, gone, ALIGNED)
-    again = Fusion.fit(parts, gone, ALIGNED, seed=0).apply(parts, having(parts))
+    again = fit_fusion(parts, gone, ALIGNED, seed=0).apply(parts, having(parts))
     nearest = np.square(fused[:90, None] - again[None]).sum(axis=-1).argmin(axis=1)
     assert (nearest == np.arange(90)).mean() > 0.9
     assert whole.shape == fused.shape == (ITEMS, 4)
@@ -122,8 +122,8 @@ def test_fewer_items_than_dimensions_are_aligned_without_nan():
 def test_a_saved_fusion_gives_later_items_the_same_vectors(config):
     parts = views()
     missing = having(parts, images=np.arange(20))
-    fusion = Fusion.fit(parts, missing, config, seed=0)
-    again = Fusion.from_tensors(load(save(fusion.tensors())))
+    fusion = fit_fusion(parts, missing, config, seed=0)
+    again = read_fusion(load(save(fusion.tensors())))
     fused = fusion.apply(parts, missing)
     np.testing.assert_array_equal(again.apply(parts, missing), fused)
     late = {name: part[10:30] for name, part in parts.items()}
@@ -141,7 +141,7 @@ def test_an_input_with_equal_vectors_is_left_out(config, capsys):
 
 @pytest.mark.parametrize("config", [CONCAT, ALIGNED])
 def test_more_items_than_the_sample_are_fused(config, monkeypatch):
-    monkeypatch.setattr("llmrec.ids.inputs.fusion.SAMPLE", 200)
+    monkeypatch.setattr("llmrec.ids.inputs.fusions.SAMPLE", 200)
     parts = views()
     fused = fit_apply(parts, having(parts), config)
     np.testing.assert_array_equal(fused, fit_apply(parts, having(parts), config))
@@ -174,6 +174,6 @@ def test_inputs_that_cannot_be_fused_are_refused(parts, missing, config, message
 @pytest.mark.parametrize("config", [CONCAT, ALIGNED])
 def test_later_items_need_vectors_of_the_same_length(config):
     parts = views()
-    fusion = Fusion.fit(parts, having(parts), config, seed=0)
+    fusion = fit_fusion(parts, having(parts), config, seed=0)
     with pytest.raises(UserError, match="images vectors of 7 numbers, but the fusion was fitted to 8"):
         fusion.apply(parts | {"images": parts["images"][:, :7]}, having(parts))

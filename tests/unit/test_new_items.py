@@ -17,7 +17,7 @@ from llmrec.catalogue.trie import Trie
 from llmrec.config import IdsConfig, Recipe
 from llmrec.errors import UserError
 from llmrec.ids import new_items
-from llmrec.ids.inputs.fusion import Fusion
+from llmrec.ids.inputs.fusions import fit_fusion
 from llmrec.ids.new_items import (
     assign_ids,
     distances,
@@ -228,7 +228,7 @@ def test_inputs_that_new_items_lack_are_filled_as_in_training(tmp_path, capsys):
     parts = {"vectors": rng.standard_normal((50, 3), np.float32)}
     parts["images"] = (parts["vectors"] @ rng.standard_normal((3, 4))).astype(np.float32)
     none = {name: np.zeros(50, bool) for name in parts}
-    fusion = Fusion.fit(parts, none, fused.ids.fusion, seed=0)
+    fusion = fit_fusion(parts, none, fused.ids.fusion, seed=0)
     (tmp_path / "ids").mkdir()
     save_file(fusion.tensors(), tmp_path / "ids" / "fusion.safetensors")
     np.save(tmp_path / "new.npy", parts["vectors"][:2])
@@ -278,7 +278,7 @@ def test_neighbours_are_found_by_what_a_new_item_has_of_itself(tmp_path):
     fused = recipe(tmp_path, inputs=["text", "collaborative"])
     assert own_part(tmp_path, fused, {}) is None
     parts = {"text": at(1, 2, 5), "collaborative": np.eye(3, 2, dtype=np.float32)}
-    fusion = Fusion.fit(parts, {name: np.zeros(3, bool) for name in parts}, fused.ids.fusion, seed=0)
+    fusion = fit_fusion(parts, {name: np.zeros(3, bool) for name in parts}, fused.ids.fusion, seed=0)
     (tmp_path / "ids").mkdir()
     save_file(fusion.tensors(), tmp_path / "ids" / "fusion.safetensors")
     assert own_part(tmp_path, fused, {}).tolist() == [True] * 3 + [False] * 2

@@ -16,6 +16,7 @@ from llmrec.config import Recipe
 from llmrec.data.examples import load_items, training_histories
 from llmrec.errors import UserError
 from llmrec.ids.inputs.fusion import Fusion
+from llmrec.ids.inputs.fusions import fit_fusion
 from llmrec.ids.inputs.text import item_texts
 from llmrec.ids.inputs.vectors import encode, read_vectors
 
@@ -57,7 +58,7 @@ class RunSignals:
     @cached_property
     def fusion(self) -> Fusion:
         """The fusion of the inputs into one vector an item."""
-        return Fusion.fit(*self.inputs, self.recipe.ids.fusion, self.recipe.seed)
+        return fit_fusion(*self.inputs, self.recipe.ids.fusion, self.recipe.seed)
 
     @cached_property
     def vectors(self) -> NDArray[np.float32]:
