@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +24,6 @@ from llmrec.text.prompts import Template, uses_history
 from llmrec.text.target_tree import BRANCH, TargetTree
 from llmrec.text.tasks import Source
 from llmrec.token_tree import IGNORE
-
-if TYPE_CHECKING:
-    pass
 
 Ints = npt.NDArray[np.int32]
 Halves = npt.NDArray[np.float16]
