@@ -9,7 +9,7 @@ import polars as pl
 from llmrec.data.tables import read
 from llmrec.data.tables.described import PART, Interactions
 from llmrec.data.tables.notes import short, tell
-from llmrec.data.times import UNIT_NAMES, UNITS, mixed_units, no_times
+from llmrec.data.times.reading import UNIT_NAMES, UNITS, mixed_units, no_times
 from llmrec.errors import UserError
 
 

@@ -17,7 +17,15 @@ from llmrec.data.tables import histories, read
 from llmrec.data.tables.described import PART, Interactions
 from llmrec.data.tables.explode import explode, matching, refuse_objects
 from llmrec.data.tables.notes import tell
-from llmrec.data.times import UNIT_NAMES, Reading, are_positions, as_floats, date_of, derived_unit, reading
+from llmrec.data.times.reading import (
+    UNIT_NAMES,
+    Reading,
+    are_positions,
+    as_floats,
+    date_of,
+    derived_unit,
+    reading,
+)
 from llmrec.errors import UserError
 
 _SAMPLE = 1_000
@@ -223,7 +231,7 @@ def _tell_times(log: Log, how: Reading | None, files: list[Path]) -> None:
         span = f"positions, {first:,.0f} to {last:,.0f}"
     else:
         name = how.name if log.has_dates else f"{name} since 1970"
-        span = f"{name}, {date_of(first, log.unit)} to {date_of(last, log.unit)}"
+        span = f"{name}, {date_of(first, log.unit)} to {date_of(last, log.unit)} (UTC)"
     doubt = (
         "; if day and month are the other way round, write `time_format` into the card"
         if how.is_doubtful

@@ -75,8 +75,8 @@ DAYS = [45_296 + n / 4 for n in range(len(log()))]
         ),
         (
             ("user", "item", "Datum"),
-            [(u, i, "5. März 2024") for u, i in log()],
-            "'Datum' (5. März 2024) is not understood as a time",
+            [(u, i, "KW 12 2024") for u, i in log()],
+            "'Datum' (KW 12 2024) is not understood as a time",
         ),
         (("user", "item", "n"), [(*row, 1) for row in log()], "no column of times"),
         (
@@ -98,7 +98,7 @@ def test_days_of_a_spreadsheet_are_times(tmp_path, capsys, days):
     rows = [(*row, day) for row, day in zip(log(), days, strict=True)]
     code, card = init(tmp_path, {"log.csv": lines([("user", "item", "date"), *rows])})
     assert code == 0 and read_yaml(card)["interactions"]["time_format"] == "excel"
-    assert "times read as days of a spreadsheet, 2024-01-05 to 2024-01-21" in capsys.readouterr().err
+    assert "times read as days of a spreadsheet, 2024-01-05 to 2024-01-21 (UTC)" in capsys.readouterr().err
 
 
 def test_a_matrix_of_users_and_items_is_named(tmp_path, capsys):

@@ -17,7 +17,7 @@ from llmrec.data.guess import names
 from llmrec.data.tables import read
 from llmrec.data.tables.notes import quiet
 from llmrec.data.tables.read import TableFile
-from llmrec.data.times import LATEST, TWO_DIGITS, Reading, are_positions, derived_unit, reading
+from llmrec.data.times.reading import LATEST, TWO_DIGITS, Reading, are_positions, derived_unit, reading
 from llmrec.data.words import MISSING, list_of, object_of, prices
 from llmrec.errors import UserError
 

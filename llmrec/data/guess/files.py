@@ -18,6 +18,7 @@ from llmrec.data.guess.layout import ways
 from llmrec.data.tables import read, sniff
 from llmrec.data.tables.described import Table
 from llmrec.data.tables.notes import listed, quiet, short
+from llmrec.data.times.wording import MONTHS
 from llmrec.errors import UserError
 from llmrec.files import cause_of
 
@@ -34,13 +35,6 @@ _NEVER = {*_DOCUMENTS.split(), *_PICTURES_AND_WEIGHTS.split()}
 _TABLES = {".csv", ".tsv", ".dat", ".data"}
 _TO_UNPACK = {".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst"}
 _TO_EXPORT = {".xlsx", ".xls", ".ods", ".sqlite", ".db", ".sql", ".feather", ".avro", ".orc", ".xml"}
-_MONTHS = (
-    "jan january januar janvier enero gennaio januari feb february februar fevrier février febrero febbraio februari "
-    "mar march märz maerz mars marzo maart apr april avril abril aprile may mai mayo maggio mei jun june juni juin "
-    "junio giugno jul july juli juillet julio luglio aug august aout août agosto augustus sep sept september "
-    "septembre septiembre settembre oct okt october oktober octobre octubre ottobre nov november novembre noviembre "
-    "dec dez december dezember decembre décembre diciembre dicembre"
-)
 _GIVEN_PARTS = "train training valid validation val dev test"
 
 
@@ -49,7 +43,8 @@ def _of_words(words: str) -> re.Pattern[str]:
 
 
 _IS_GIVEN_PART = _of_words(_GIVEN_PARTS)
-_PARTS = re.compile(rf"\d+|{_of_words(f'{_GIVEN_PARTS} {_MONTHS}').pattern}", re.IGNORECASE)
+_CHANGING = " ".join((_GIVEN_PARTS, *MONTHS))
+_PARTS = re.compile(rf"\d+|{_of_words(_CHANGING).pattern}", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"[{}]|\$\{")
 
 

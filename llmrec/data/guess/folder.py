@@ -17,7 +17,7 @@ from llmrec.data.guess.sheets import Sheet
 from llmrec.data.tables import sniff
 from llmrec.data.tables.described import Table
 from llmrec.data.tables.prepare import decoded
-from llmrec.data.times import formats_in_order
+from llmrec.data.times.reading import formats_in_order
 from llmrec.errors import UserError
 
 

@@ -11,6 +11,7 @@ import polars as pl
 from llmrec.data.tables import read
 from llmrec.data.tables.notes import short
 from llmrec.data.tables.read import TableFile
+from llmrec.data.times.wording import Wording
 from llmrec.errors import UserError
 
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -54,16 +55,10 @@ _FAMILIES: dict[str, tuple[str, ...]] = {
     "day-month-year": _with_clocks("%d-%m-%Y"),
     "month-day-year": _with_clocks("%m-%d-%Y"),
     "day.month.year": _with_clocks("%d.%m.%Y"),
-    "month in words, short year": _with_clocks("%d-%b-%y"),
-    "month in words": (
-        *_with_clocks("%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y"),
-        "%m %d, %Y",
-    ),
-    "month in words, rarer forms": (*_with_clocks("%b %d, %Y,"), "%A, %B %d, %Y", "%b %d %Y %I:%M%p"),
-    "RFC 822": ("%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S", "%d %b %Y %H:%M:%S %z"),
-    "JavaScript": ("%a %b %d %Y %H:%M:%S GMT%z",),
-    "web server": ("%d/%b/%Y:%H:%M:%S %z", "[%d/%b/%Y:%H:%M:%S %z]"),
-    "Twitter": ("%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S %Y"),
+    "month in words, short year": _with_clocks("%d-%B-%y", "%d %B %y"),
+    "month in words": (*_with_clocks("%B %d %Y", "%d %B %Y", "%d-%B-%Y", "%Y-%B-%d"), "%m %d %Y"),
+    "web server": ("%d/%B/%Y:%H:%M:%S", "[%d/%B/%Y:%H:%M:%S %z]"),
+    "year last": ("%B %d %H:%M:%S %z %Y", "%B %d %H:%M:%S %Y"),
 }
 _RIVALS = (
     (f"month/day/{TWO_DIGITS}", f"day/month/{TWO_DIGITS}"),
@@ -116,9 +111,9 @@ def reading(
         whole = column.fill_nan(None)
         return Reading(whole, None, "numbers")
     text = read.without_missing(column.cast(pl.String).str.strip_chars(), missing)
-    if formats:
-        return _named(text, formats)
     sample = _sample(text, parts)
+    if formats:
+        return _named(text, formats, Wording(sample))
     if dtype.is_integer() or sample.cast(pl.Float64, strict=False).is_not_null().any() or not len(sample):
         return _number(text, sample, column if dtype.is_integer() else None)
     if has_clock and sample.str.contains(r"^\S+ \d+$").all():
@@ -158,8 +153,8 @@ def as_floats(text: pl.Expr) -> Reading:
     return Reading(pl.when(number.is_finite()).then(number), None, "numbers")
 
 
-def _named(text: pl.Expr, formats: list[str]) -> Reading:
-    """Read times by the formats that the card names."""
+def _named(text: pl.Expr, formats: list[str], wording: Wording) -> Reading:
+    """Read times by the formats that the card names, as they are written or with the months in English."""
     units = [name for name in formats if name in UNITS]
     if formats == [_EXCEL]:
         seconds = ((text.cast(pl.Float64, strict=False) - _EPOCH_OF_EXCEL) * 86_400).round()
@@ -174,8 +169,11 @@ def _named(text: pl.Expr, formats: list[str]) -> Reading:
         return Reading(
             pl.coalesce(whole * (_MICROSECOND // unit), micro), _MICROSECOND, f"{UNIT_NAMES[unit]} since 1970"
         )
+    forms = [form.replace(".%f", "%.f") for form in formats]
+    dates = [_parse(each, form) for each in (text, wording.translated(text)) for form in forms]
+    dates += [_parse(wording.plain(text), form) - wording.offset(text) for form in forms]
     return Reading(
-        pl.coalesce(_parse(text, form.replace(".%f", "%.f")) for form in formats),
+        pl.coalesce(dates if wording.has_words or wording.has_zones else dates[: len(forms)]),
         _MICROSECOND,
         f"dates of the form {', '.join(formats)} (`time_format` in the card)",
     )
@@ -183,7 +181,8 @@ def _named(text: pl.Expr, formats: list[str]) -> Reading:
 
 def _date(text: pl.Expr, sample: pl.Series, parts: list[TableFile]) -> Reading:
     """Read dates by the families of formats that fit the sample."""
-    plain = _plain(pl.col("time"))
+    wording = Wording(sample)
+    plain = wording.plain(pl.col("time"))
     tried = {
         name: pl.any_horizontal(
             (_parse(plain, form) > _YEAR_1000).fill_null(False) for form in _FAMILIES[name]
@@ -192,20 +191,15 @@ def _date(text: pl.Expr, sample: pl.Series, parts: list[TableFile]) -> Reading:
     }
     found = pl.DataFrame({"time": sample}).select(**{name: is_date.any() for name, is_date in tried.items()})
     fits = [name for name in _FAMILIES if found[name].item()]
-    plain, is_doubtful = _plain(text), False
+    plain, is_doubtful = wording.plain(text), False
     for rivals in _RIVALS:
         if set(rivals) & set(fits):
             first, is_doubtful = _order(plain, rivals, parts)
             fits = [name for name in fits if name not in rivals] + [first]
     chosen = fits or ["year, month, day"]
     values = pl.coalesce(_parse(plain, form) for name in chosen for form in _FAMILIES[name])
-    return Reading(values, _MICROSECOND, f"dates ({' or '.join(chosen)})", is_doubtful)
-
-
-def _plain(text: pl.Expr) -> pl.Expr:
-    """Return dates without the T between date and clock, and without the name of UTC, or of a zone in brackets."""
-    spaced = text.str.replace(r"^(\d{4}-\d{2}-\d{2})T", "${1} ")
-    return spaced.str.replace(r" (?:UTC|GMT|\([^)]*\))$", "")
+    name = f"dates ({' or '.join(chosen)})"
+    return Reading(values - wording.offset(text), _MICROSECOND, name, is_doubtful)
 
 
 def _order(plain: pl.Expr, rivals: tuple[str, str], parts: list[TableFile]) -> tuple[str, bool]:
@@ -309,10 +303,10 @@ def formats_in_order(times: pl.Series, first: Literal["day", "month"]) -> list[s
         times: dates as text.
         first: what comes first in each date.
     """
-    found = []
+    found, plain = [], Wording(times).plain(pl.col("time"))
     for name in (name for rivals in _RIVALS for name in rivals if name.startswith(first)):
         for form in _FAMILIES[name]:
-            read_as = pl.DataFrame({"time": times}).select(_parse(_plain(pl.col("time")), form))
+            read_as = pl.DataFrame({"time": times}).select(_parse(plain, form))
             if (read_as["time"] > _YEAR_1000).any():
                 found.append(form.replace("%.f", ".%f"))
     return found

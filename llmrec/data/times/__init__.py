@@ -1,0 +1,1 @@
+"""Times of a log: what they mean, and how their words are read."""
