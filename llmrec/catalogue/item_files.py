@@ -13,7 +13,7 @@ from llmrec.data.attributes import read_items
 from llmrec.data.card import load_card
 from llmrec.data.source import items_table
 from llmrec.data.tables import read
-from llmrec.data.tables.described import Items, Table
+from llmrec.data.tables.described import Items, Table, columns_in
 from llmrec.data.tables.notes import listed, quiet, tell
 from llmrec.errors import UserError
 from llmrec.files import read_json
@@ -128,7 +128,7 @@ def _by_card(path: Path, table: Items, scratch: Path) -> Items | None:
     None if the file has no column of ids by that description, or is not readable so.
     """
     table = table.model_copy(update={"path": path.name, "format": _format(path, table)})
-    named = {meaning: read.columns_in(text) for meaning, text in table.columns.items()} | table.flags
+    named = {meaning: columns_in(text) for meaning, text in table.columns.items()} | table.flags
     try:
         with quiet():
             columns = set(read.column_names(table, path, scratch, set(named["item"])))

@@ -135,31 +135,31 @@ def labels(value: Any, separator: str | None = None, missing: Sequence[str] = MI
 
 def list_of(value: Any) -> Any:
     """Return the list that a text is, in JSON or as Python writes it; return any other value unchanged."""
+    parsed = _parsed(value, "[]")
+    return parsed if isinstance(parsed, list) else value
+
+
+def object_of(value: Any) -> dict[str, Any] | None:
+    """Return the object that a text is, in JSON or as Python writes it; None for other values."""
+    parsed = _parsed(value, "{}")
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _parsed(value: Any, brackets: str) -> Any:
+    """Return what a text in brackets is, in JSON or as a literal of Python; None for other values."""
     if not isinstance(value, str) or len(value) > _LONGEST_LIST:
-        return value
+        return None
     text = value.strip()
-    if not (text.startswith("[") and text.endswith("]")):
-        return value
+    if not (text.startswith(brackets[0]) and text.endswith(brackets[1])):
+        return None
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         pass
     try:
-        parsed = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return value
-    return parsed if isinstance(parsed, list) else value
-
-
-def object_of(value: Any) -> dict[str, Any] | None:
-    """Return the object that a text is in JSON; None for other values."""
-    if not isinstance(value, str) or not value.startswith("{"):
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
-    try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _flat(value: Any, separator: str | None, missing: Sequence[str]) -> Iterator[str]:

@@ -67,7 +67,7 @@ def _unused(table: Table, path: Path, scratch: Path, log: Interactions | None = 
     """Return the columns of a file that no meaning of the card is read from; `log` is what its table is joined to."""
     if table.header is not True or table.format_of(path) == "sequences":
         return []
-    used, looked_for = read.columns_of(log or table), read.columns_of(table)
+    used, looked_for = (log or table).columns_read(), table.columns_read()
     if log is not None and log.join is not None:
         looked_for = {log.join.keys[1]}
         used |= looked_for | {name.removeprefix(read.PREFIX) for name in used if name.startswith(read.PREFIX)}
@@ -76,6 +76,7 @@ def _unused(table: Table, path: Path, scratch: Path, log: Interactions | None = 
         used |= looked_for
     with quiet():
         names = read.column_names(table, path, scratch, looked_for)
+    used |= {name.partition(".")[0] for name in used}  # a column of objects, of which a field is used
     return [name for name in names if name not in used]
 
 

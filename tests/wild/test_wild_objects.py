@@ -1,11 +1,16 @@
-"""Fields of objects, in lists and in none: which there are, and what reading them costs."""
+"""Fields of objects, in lists and in none, and written as text: which there are, and what reading them costs."""
 
+import csv
+import io
 import json
 import weakref
 
 import polars as pl
 import pytest
+from folders.contents import parquet
+from own_data import build
 
+from llmrec.cli import main
 from llmrec.data.log import read_log
 from llmrec.data.tables import prepare
 from llmrec.data.tables.described import Interactions
@@ -52,7 +57,7 @@ def test_rows_without_the_list_are_not_held_until_one_has_it(tmp_path):
             assert sum(ref() is not None for ref in held) < 10
             yield kept
 
-    assert [*nested_rows(tmp_path, rows_from_the_first, ["u", "of.sku"])] == [{"u": 1, "of.sku": "a"}]
+    assert [*nested_rows(tmp_path, rows_from_the_first, *[["u", "of.sku"]] * 2)] == [{"u": 1, "of.sku": "a"}]
 
 
 class Kept(dict):
@@ -101,3 +106,105 @@ def test_a_long_object_is_not_tried_at_each_block(tmp_path, monkeypatch):
     rows = [{"u": 1, "i": f"i{n}"} for n in range(1000)]
     found = read(tmp_path, json.dumps({"rows": rows}, indent=1), "log.json", {"user": "u", "item": "i"})
     assert len(found) == 1000 and len(tried) < 40
+
+
+ORDERS = [
+    {"user_id": u, "day": f"2024-01-0{n}", "lines": [{"sku": sku, "name": f"Thing {sku}"} for sku in skus]}
+    for u, n, skus in [(1, 1, "ab"), (1, 2, "c"), (2, 1, "b"), (2, 3, "ca"), (3, 1, ""), (3, 2, "abc")]
+]
+LINES = {"user": "user_id", "item": "lines.sku", "time": "day"}
+
+
+def table(rows, write=json.dumps):
+    """CSV of rows whose lists and objects are written as text."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(rows[0])
+    writer.writerows([write(v) if isinstance(v, list | dict) else v for v in row.values()] for row in rows)
+    return buffer.getvalue()
+
+
+IN_TEXT = {
+    "json.csv": table(ORDERS),
+    "python.csv": table(ORDERS, repr),
+    "missing.csv": table(
+        [*ORDERS, {"user_id": 4, "day": "", "lines": ""}, {"user_id": 4, "day": "", "lines": "NULL"}]
+    ),
+    "text.jsonl": json_lines([row | {"lines": json.dumps(row["lines"])} for row in ORDERS]),
+    "text.parquet": parquet(pl.DataFrame([row | {"lines": json.dumps(row["lines"])} for row in ORDERS])),
+}
+
+
+@pytest.mark.parametrize("name", IN_TEXT)
+def test_objects_that_are_written_as_text(tmp_path, name):
+    items = {"path": name, "columns": {"item": "lines.sku", "title": "lines.name"}}
+    card = {"interactions": {"path": name, "columns": LINES}, "items": items}
+    built = build(tmp_path, {name: IN_TEXT[name]}, card, ties="file")
+    assert built.rows("user_id", "item_id") == [
+        *(("1", sku) for sku in "abc"),
+        *(("2", sku) for sku in "bca"),
+        *(("3", sku) for sku in "abc"),
+    ]
+    assert set(built.items["title"]) == {f"Thing {sku}" for sku in "abc"}
+
+
+def test_one_object_as_text_beside_plain_columns(tmp_path):
+    rows = [{"u": u, "of": {"sku": sku, "page": {"at": n}}} for u in (1, 2) for n, sku in enumerate("abc")]
+    columns = {"user": "u", "item": "of.sku", "time": "of.page.at"}
+    assert read(tmp_path, table(rows), "log.csv", columns) == list("abcabc")
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "says"),
+    [
+        ([*ORDERS, {"user_id": 1, "day": "", "lines": "two things"}], {}, "row 7: 'lines.sku' needs a list"),
+        (ORDERS, {"item": "lines.ean"}, "'lines.ean'"),
+        (ORDERS, {"item": "line.sku"}, "no column 'line.sku'"),
+        (ORDERS, {"user": "usr_id"}, "no column 'usr_id'.*did you mean 'user_id'"),
+    ],
+)
+def test_a_text_that_holds_no_such_object_is_named(tmp_path, rows, columns, says):
+    with pytest.raises(UserError, match=says) as caught:
+        read(tmp_path, table(rows), "log.csv", LINES | columns)
+    assert "\n" not in str(caught.value)
+
+
+FILMS = [
+    {"id": sku, "title": f"Film {sku}", "genres": [{"id": 1, "name": "Drama"}, {"id": 2, "name": sku}]}
+    for sku in "ab"
+] + [{"id": "c", "title": "Film c", "genres": []}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("films.csv", table(FILMS, repr)),
+        ("films.jsonl", json_lines(FILMS)),
+        ("films.parquet", parquet(pl.DataFrame(FILMS))),
+    ],
+)
+def test_a_list_that_describes_an_item_makes_no_rows(tmp_path, name, content):
+    columns = {"item": "id", "title": "title", "categories": "genres.name"}
+    card = {
+        "interactions": {"path": "log.csv", "columns": {"user": "u", "item": "i"}},
+        "items": {"path": name, "columns": columns},
+    }
+    built = build(tmp_path, {"log.csv": "u,i\n1,a\n1,b\n1,c\n", name: content}, card)
+    assert built.items["categories"].to_list() == [["Drama", "a"], ["Drama", "b"], []]
+    assert built.report["items"]["duplicate_rows"] == 0
+
+
+def test_init_finds_what_is_written_as_text(tmp_path, capsys):
+    (tmp_path / "shop").mkdir()
+    rows = [row | {"user_id": f"u{n}{row['user_id']}"} for n in range(4) for row in ORDERS]
+    rows = [
+        row | {"lines": [{"product_id": each["sku"], "genre": "x"} for each in row["lines"]]} for row in rows
+    ]
+    (tmp_path / "shop/orders.csv").write_text(table(rows))
+    films = [{"product_id": film["id"]} | film for film in FILMS]
+    (tmp_path / "shop/films.csv").write_text(table(films, repr))
+    assert main(["init", str(tmp_path / "shop"), "--out", str(tmp_path / "card.yaml"), "--yes"]) == 0
+    out = capsys.readouterr().out
+    assert "item = lines.product_id" in out and "categories = genres.name" in out
+    assert main(["validate", "own-data", f"data.card={tmp_path / 'card.yaml'}"]) == 0
+    assert "lines" not in next(line for line in capsys.readouterr().out.splitlines() if "not used" in line)

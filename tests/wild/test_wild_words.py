@@ -199,7 +199,7 @@ def test_json_as_it_comes(tmp_path, content, is_packed):
         ('[\n{"id": 1, "t": "a"},\n7]', "line 3 is not a JSON object"),
         ('{"id": 1, "t": "a"}\n[1]\n', "line 2: cannot be read as jsonl"),
         ("[]", "no JSON object in it"),
-        (json.dumps({"1": {"id": 1, "t": "a"}}), "one JSON object of 1 entries"),
+        (json.dumps({"1": {"x": 1, "y": "a"}}), "one JSON object of 1 entries"),
         ("id,t\n1,a\n", "line 1: cannot be read as jsonl"),
         ("[" + json.dumps("x" * 6_000_000) + "]", "line 1 is not a JSON object"),
     ],

@@ -254,7 +254,11 @@ def _is_copy(one: Column, other: Column) -> bool:
 def _described(key: _Key, title: Column, notes: list[str], log: LogGuess | None = None) -> TableGuess:
     """Add categories, brand, price and description to an item table's key and title."""
     columns = {"item": key.column, "title": title}
-    free = [c for c in key.sheet.columns if c not in columns.values() and not c.is_empty and not c.is_field]
+    free = [c for c in key.sheet.columns if c not in columns.values() and not c.is_empty]
+    # Of objects only the names of categories are taken: `genres.name`.
+    free = [
+        c for c in free if not c.is_field or (c.is_entry and min(map(c.score, ("categories", "title"))) >= 1)
+    ]
     if log is not None:
         free = [column for column in free if column not in log.columns.values() and column is not log.clock]
         free = [column for column in free if depends_on(column.raw, key.column.raw)]

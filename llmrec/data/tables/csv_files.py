@@ -96,7 +96,8 @@ def _readable(
     table: Table, path: Path, scratch: Path, encoding: str, start: bytes, wanted: Collection[str]
 ) -> CsvFile:
     """Return the file, or a copy of it in UTF-8 with a separator of one byte."""
-    text = start.decode(encoding, "replace").removeprefix("\ufeff").split("\n", table.skip)[-1]
+    has_blocks = table.format == "blocks"  # a block's first line is its name
+    text = start.decode(encoding, "replace").removeprefix("\ufeff").split("\n", table.skip + has_blocks)[-1]
     written = sniff.separator(table, path, text, wanted)
     first = sniff.first_row(text, written, table.quote, table.escape)
     names = table.header if isinstance(table.header, list) else first
@@ -110,7 +111,7 @@ def _readable(
     for name in sorted(set(wanted)):
         if names.count(name) > 1:
             tell(path.name, f"{names.count(name)} columns are named {name!r}; the first is read")
-    if isinstance(table.header, list) and _is_header(first, names):
+    if isinstance(table.header, list) and not has_blocks and _is_header(first, names):
         tell(
             path.name,
             "its first line looks like the names of the columns, but the card gives them (`header`), so the line is "
@@ -118,9 +119,11 @@ def _readable(
         )
     is_replaced = table.rest or len(written.encode()) > 1
     readable = path
-    if is_replaced or not sniff.is_utf8(encoding):
+    if is_replaced or has_blocks or not sniff.is_utf8(encoding):
         lines: Iterator[str] = decoded_lines(path, encoding)
         lines = itertools.islice(lines, table.skip, None)
+        if has_blocks:
+            lines = _with_names_of_blocks(path, lines, written, len(names))
         if is_replaced:
             most = len(names) - 1 if table.rest else -1
             lines = (line.replace(written, UNIT_SEPARATOR, most) for line in lines)
@@ -129,6 +132,20 @@ def _readable(
         readable = write_copy(path, scratch, skip=table.skip)
     separator = UNIT_SEPARATOR if is_replaced else written
     return CsvFile(path, readable, separator, table.quote, names, written, table.skip)
+
+
+def _with_names_of_blocks(path: Path, lines: Iterator[str], separator: str, width: int) -> Iterator[str]:
+    """Yield the lines of blocks, each with the name of its block, a line `NAME:`, before its values."""
+    name = None
+    for number, line in enumerate(lines, start=1):
+        text = line.strip().removeprefix("\ufeff")
+        if text.endswith(":"):
+            name = text[:-1]
+        elif name is None or (text and text.count(separator) != width - 2):
+            problem = "a block starts with a line `NAME:`" if name is None else f"not {width - 1} values"
+            raise UserError(f"{path}: line {number}: {problem}; correct the line, or `header` in the card")
+        elif text:
+            yield f"{name}{separator}{text}\n"
 
 
 def _is_header(first: list[str], names: list[str]) -> bool:

@@ -14,7 +14,7 @@ from llmrec.config import Part, Section
 from llmrec.data.words import MISSING
 from llmrec.errors import UserError, did_you_mean, nearest_name
 
-Format = Literal["csv", "jsonl", "loose_jsonl", "parquet", "sequences"]
+Format = Literal["csv", "jsonl", "loose_jsonl", "parquet", "sequences", "blocks"]
 _ENDINGS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -24,6 +24,10 @@ _ENDINGS: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
+PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+"""A column in a template of several."""
+FILE_NAME, FILE_FOLDER = "file.name", "file.folder"
+"""Columns that every file has: its name without the ending, and that of its folder."""
 _SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods")
 EVENT_FIELDS = ("time", "rating", "event", "review", "summary")
 """Optional meanings of an interaction's columns, besides `user` and `item`."""
@@ -56,6 +60,11 @@ _Characters = Annotated[str, AfterValidator(_within_a_line)]
 _Character = Annotated[_Characters, AfterValidator(_single)]
 
 
+def columns_in(text: str) -> list[str]:
+    """Return the columns that a card names for a meaning: one, or those of a template (`"{title} ({year})"`)."""
+    return PLACEHOLDER.findall(text) or [text]
+
+
 class Table(Section):
     """One table of a dataset: its files, their format, and the meaning of its columns.
 
@@ -63,7 +72,8 @@ class Table(Section):
         path: file or glob, relative to the dataset's folder; of the log also one for each part of a given split:
             `{train: …, valid: …, test: …}`.
         format: format of the files; null derives it from the file's ending. `loose_jsonl` is one Python dict a line,
-            `sequences` one line `user item item …` a user, with the columns `user` and `item`.
+            `sequences` one line `user item item …` a user, with the columns `user` and `item`. `blocks` are a line
+            `item:` and below it lines of CSV that belong to the item, which is the first column of `header`.
         separator: separator of `csv` files, of one or more characters (`::`). null: the one with which the first line
             has the columns that the card names; a comma (a tab for `.tsv`) is tried first, then `;`, tab, `|`, `::`.
         header: whether the first line names the columns; or a list of the names if no line does.
@@ -75,7 +85,8 @@ class Table(Section):
             and two quotes inside a quoted value stand for one.
         rest: whether the last column of `csv` files takes the rest of the line, separators included; quotes are plain
             text then (`quote: null`).
-        columns: meaning → column name, or a template of several columns (`"{title} ({year})"`).
+        columns: meaning → column name, or a template of several columns (`"{title} ({year})"`). `file.name` is the
+            name of the file, without its ending, and `file.folder` that of its folder.
         missing: words that mean a missing value, in every column; an empty value always does.
         without_id: rows without an id are an error (`error`), or are dropped and counted (`drop`).
         split_on: meaning → separator, for columns that hold a list as text.
@@ -106,6 +117,12 @@ class Table(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_blocks(self) -> Table:
+        if self.format == "blocks" and not (isinstance(self.header, list) and len(self.header) > 1):
+            raise ValueError("format blocks needs `header`, such as [item, user, rating, time]")
+        return self
+
+    @model_validator(mode="after")
     def _check_split_on(self) -> Table:
         unknown = sorted(set(self.split_on) - set(self.columns))
         if unknown:
@@ -119,6 +136,16 @@ class Table(Section):
                 "rest: quotes are plain text in the rest of a line; set `separator` and `quote: null`"
             )
         return self
+
+    def columns_read(self) -> set[str]:
+        """Return all columns of its files that the table is read from."""
+        wanted = {column for text in self.columns.values() for column in columns_in(text)}
+        return wanted.union(*self.flags.values())
+
+    def columns_in_rows(self) -> set[str]:
+        """Return the columns that each row has one value of: those of the id. Others may hold lists."""
+        ids = (self.columns[meaning] for meaning in ("item", "user") if meaning in self.columns)
+        return {column for text in ids for column in columns_in(text)}
 
     def format_of(self, path: Path) -> Format:
         """Return the format of one of this table's files.
@@ -190,6 +217,10 @@ class Interactions(Table):
     time_format: str | list[str] | None = None
     pattern: dict[Literal["user", "item"], str] = Field(default={})
     times: Literal["error", "drop"] = "error"
+
+    def columns_in_rows(self) -> set[str]:
+        """Return all columns: a row is one interaction."""
+        return self.columns_read()
 
     def time_formats(self) -> list[str]:
         """Return the formats of the times; none if they are to be derived."""

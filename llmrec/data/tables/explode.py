@@ -36,7 +36,7 @@ def refuse_objects(parts: list[TableFile], table: Table) -> None:
     `{"id": 7, "name": "Anna"}` is one. A text of CSV may look like that; it has no fields that a card could name.
     """
     for part in parts:
-        if table.format_of(part.path) == "csv":
+        if table.format_of(part.path) in ("csv", "blocks"):
             continue
         schema = part.frame.collect_schema()
         for name in ("user", "item"):

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from llmrec.data.tables import sniff
 from llmrec.data.tables.described import Table
 from llmrec.data.tables.lists import nested_rows
@@ -49,11 +51,38 @@ def open_json(table: Table, path: Path, scratch: Path, wanted: Collection[str]) 
     elif _has_nested(text, wanted):
         rows = partial(_line_rows, path, encoding)
     if rows is not None:
-        return write_copy(path, scratch, map(_line, nested_rows(path, rows, wanted)))
+        return _written(table, path, scratch, rows, wanted)
     if encoding == "utf-8":
         readable = write_copy(path, scratch) if path.suffix == ".gz" else path
         return write_copy(path, scratch, _repaired(path, readable)) if _has_no_numbers(readable) else readable
     return write_copy(path, scratch, _repaired_lines(path, decoded_lines(path, encoding)))
+
+
+def open_texts(table: Table, path: Path, frame: pl.LazyFrame, scratch: Path, wanted: Collection[str]) -> Path:
+    """Return a file with one JSON object a line for a table in which objects are written as text.
+
+    Args:
+        table: the card's description of the file.
+        path: the file, of any format.
+        frame: its columns under their own names.
+        scratch: folder for copies.
+        wanted: names of the columns that will be read; `items.id` is the field `id` of the objects that the column
+            `items` holds as text, in JSON or as Python writes them.
+
+    Raises:
+        UserError: a text that is no object and no list of objects; the message names the row.
+    """
+    names = frame.collect_schema().names()
+    needed = {name if name in names else name.partition(".")[0] for name in wanted}
+    lines = write_copy(path, scratch, [])
+    frame.select(sorted(needed)).sink_ndjson(lines)
+    return _written(table, path, scratch, partial(_line_rows, lines, "utf-8"), wanted)
+
+
+def _written(
+    table: Table, path: Path, scratch: Path, rows: Callable[[], Iterator[Row]], wanted: Collection[str]
+) -> Path:
+    return write_copy(path, scratch, map(_line, nested_rows(path, rows, wanted, table.columns_in_rows())))
 
 
 def _is_lines(text: str, wanted: Collection[str]) -> bool:
@@ -65,7 +94,7 @@ def _is_lines(text: str, wanted: Collection[str]) -> bool:
         row = json.loads(line)
         if not isinstance(row, dict) or text[len(line) :].strip():
             return isinstance(row, dict)
-        return not _is_mapping(row) and _wrapped(row, wanted) is None
+        return not _is_mapping(row) and not _is_split(row) and _wrapped(row, wanted) is None
     except (ValueError, RecursionError):
         # A broken line among good ones is named when the lines are read.
         following = text[len(line) :].lstrip()
@@ -75,6 +104,12 @@ def _is_lines(text: str, wanted: Collection[str]) -> bool:
 def _is_mapping(row: Row) -> bool:
     """Whether all values of an object, that of a whole file, are objects."""
     return bool(row) and all(isinstance(value, dict) for value in row.values())
+
+
+def _is_split(row: Row) -> bool:
+    """Whether an object, that of a whole file, is a table as pandas splits it: names of columns, rows of values."""
+    names, rows = row.get("columns"), row.get("data")
+    return isinstance(names, list) and isinstance(rows, list) and all(isinstance(each, list) for each in rows)
 
 
 def _wrapped(row: Row, wanted: Collection[str]) -> str | None:
@@ -179,8 +214,8 @@ def _literal(text: str) -> Any:
 def _values(path: Path, encoding: str, wanted: Collection[str]) -> Iterator[Row]:
     """Yield the objects of an array, or those that are written over several lines.
 
-    A single object that wraps a list is read as the list, a single object of objects as its values, if one wanted
-    column is in none of them: that is the keys.
+    A single object that wraps a list is read as the list, a single object of objects as its values. If one wanted
+    column is in none of them, that is the keys.
     """
     rows = _objects(path, encoding)
     first, second = next(rows, None), next(rows, None)
@@ -189,6 +224,9 @@ def _values(path: Path, encoding: str, wanted: Collection[str]) -> Iterator[Row]
     if second is None and (name := _wrapped(first, wanted)) is not None:
         tell(path.name, f"read as one object with the rows in its list {name!r}")
         yield from first[name]
+        return
+    if second is None and _is_split(first):
+        yield from _split_rows(path, first, wanted)
         return
     if second is None and _is_mapping(first):
         yield from _entries(path, first, wanted)
@@ -200,30 +238,73 @@ def _values(path: Path, encoding: str, wanted: Collection[str]) -> Iterator[Row]
     yield from rows
 
 
-def _entries(path: Path, mapping: Row, wanted: Collection[str]) -> Iterator[Row]:
-    """Yield the values of an object of objects, each with its key as the column that they lack.
+def _split_rows(path: Path, table: Row, wanted: Collection[str]) -> Iterator[Row]:
+    """Yield the rows of a table that pandas has split into names, index and values."""
+    names = [str(name) for name in table["columns"]]
+    if any(len(values) != len(names) for values in table["data"]):
+        raise UserError(f"{path}: {len(names)} columns, and a row with another number of values")
+    rows = [dict(zip(names, values, strict=True)) for values in table["data"]]
+    index = table.get("index", [])
+    tell(path.name, f"read as one object with names of columns and {len(rows):,} rows of values")
+    if len(index) != len(rows) or index == list(range(len(rows))):
+        yield from rows
+    else:
+        yield from _with_keys(path, index, rows, wanted)
 
-    If the inner keys count rows, as pandas writes a table, the outer ones are the columns.
-    """
-    rows = list(next(iter(mapping.values())))
-    if rows == [str(number) for number in range(len(rows))] and all(
-        list(value) == rows for value in mapping.values()
-    ):
+
+def _entries(path: Path, mapping: Row, wanted: Collection[str]) -> Iterator[Row]:
+    """Yield the values of an object of objects, or the rows of a table of which these are the columns."""
+    keys, rows = list(mapping), list(mapping.values())
+    if _are_columns(mapping, wanted):
+        keys = list(rows[0])
+        rows = [{name: values[key] for name, values in mapping.items()} for key in keys]
         tell(path.name, f"read as one object with the columns of {len(rows):,} rows")
-        yield from ({name: value[row] for name, value in mapping.items()} for row in rows)
-        return
-    known = {name for value in mapping.values() for name in value}
-    lacking = sorted(set(wanted) - known)
-    if len(lacking) != 1:
+        if _are_counted(keys):
+            yield from rows
+            return
+    else:
+        tell(path.name, f"read as one object of {len(rows):,} entries")
+    yield from _with_keys(path, keys, rows, wanted)
+
+
+def _with_keys(path: Path, keys: list[Any], rows: list[Row], wanted: Collection[str]) -> Iterator[Row]:
+    """Yield rows, each with its key as the wanted column that all of them lack, if there is one."""
+    lacking = sorted(set(wanted).difference(*rows))
+    if len(lacking) > 1:
         raise UserError(
-            f"{path}: one JSON object of {len(mapping):,} entries, where one object a line is needed; "
+            f"{path}: one JSON object of {len(rows):,} entries, where one object a line is needed; "
             "map one column of the card to a new name, and the keys are read as that column"
         )
-    tell(
-        path.name, f"read as one object of {len(mapping):,} entries; their keys are the column {lacking[0]!r}"
+    for name in lacking:
+        tell(path.name, f"the keys of its entries are the column {name!r}")
+    yield from (dict.fromkeys(lacking, key) | row for key, row in zip(keys, rows, strict=True))
+
+
+def _are_columns(mapping: Row, wanted: Collection[str]) -> bool:
+    """Whether the objects of an object are the columns of a table, and their keys its rows, as pandas writes it.
+
+    The keys count the rows, or the wanted columns are outside. If neither tells, the values of a column are of one
+    type, and a table has more rows than columns.
+    """
+    columns = list(mapping.values())
+    keys = list(columns[0])
+    if not keys or any(list(column) != keys for column in columns):
+        return False
+    outside, inside = (len(set(wanted) & set(names)) for names in (mapping, keys))
+    if _are_counted(keys) or outside != inside:
+        return _are_counted(keys) or outside > inside
+    are_alike, others_are = (
+        all(len({type(value) for value in values if value is not None}) < 2 for values in table)
+        for table in (
+            (column.values() for column in columns),
+            zip(*(c.values() for c in columns), strict=True),
+        )
     )
-    for key, value in mapping.items():
-        yield {lacking[0]: key} | value
+    return len(keys) > len(columns) if are_alike == others_are else are_alike
+
+
+def _are_counted(keys: list[str]) -> bool:
+    return keys == [str(number) for number in range(len(keys))]
 
 
 def _objects(path: Path, encoding: str) -> Iterator[Row]:
@@ -252,9 +333,10 @@ def _objects(path: Path, encoding: str) -> Iterator[Row]:
                 break
             try:
                 if text[position] != "{":
-                    raise UserError(
-                        f"{path}: line {line + text.count(chr(10), 0, position)} is not a JSON object"
-                    )
+                    number = line + text.count("\n", 0, position)
+                    is_list = text[position] == "["
+                    way = ": a list has no names of columns; pandas writes them with orient='records'"
+                    raise UserError(f"{path}: line {number} is not a JSON object{way if is_list else ''}")
                 row, end = decoder.raw_decode(text, position)
             except (ValueError, RecursionError):
                 if is_last or len(text) - position > _LONGEST_OBJECT:

@@ -13,39 +13,60 @@ from llmrec.data.tables import sniff
 from llmrec.data.tables.described import Table
 from llmrec.data.tables.notes import quiet, tell
 from llmrec.data.tables.prepare import decoded_lines, write_copy
+from llmrec.data.words import is_missing, list_of, object_of
 from llmrec.errors import UserError
 
 Row = dict[str, Any]
 
 
-def nested_rows(path: Path, rows: Callable[[], Iterator[Row]], wanted: Collection[str]) -> Iterator[Row]:
+def nested_rows(
+    path: Path, rows: Callable[[], Iterator[Row]], wanted: Collection[str], in_rows: Collection[str]
+) -> Iterator[Row]:
     """Yield rows whose wanted columns are fields of objects: one row for each object, where these are in a list.
 
     The column `items.id` of `{"user": {"id": 1}, "items": [{"id": "a"}, {"id": "b"}]}` is `a` in one row and `b` in
     the next, and `user.id` is 1 in both. Other wanted columns are repeated. Rows that have all wanted columns
     themselves stay as they are. Where the list is missing there is no row, where the object is missing no value.
+    Objects and lists may also be written as text, in JSON or as Python writes them.
 
     Args:
         path: the file.
         rows: reads the file's rows from the first one on.
         wanted: names of the columns that will be read.
+        in_rows: those of which each has one value a row. A list in which none of them is stays a list: `genres.name`
+            of a film.
 
     Raises:
         UserError: a value that is neither an object nor a list of objects, fields of several lists, or a field of
             objects that are nowhere.
     """
     dotted = [name for name in wanted if "." in name]
+
+    def opened() -> Iterator[Row]:
+        return (_opened(row, dotted) for row in rows())
+
     with quiet():  # what is to be told of the file is told as its rows are read
-        lists = _lists(path, rows(), dotted) if dotted else {}
-    usual = _plan(path, wanted, dotted, lists)
-    for number, row in enumerate(rows(), start=1):
+        lists = _lists(path, opened(), dotted) if dotted else {}
+    usual = _plan(path, wanted, dotted, lists, in_rows)
+    for number, row in enumerate(opened(), start=1):
         has_none = lists.keys().isdisjoint(row)
-        plan = usual if has_none else _plan(path, wanted, [name for name in dotted if name not in row], lists)
+        nested = dotted if has_none else [name for name in dotted if name not in row]
+        plan = usual if has_none else _plan(path, wanted, nested, lists, in_rows)
         moved = {name: at for name in plan.checked if (at := _list_of(path, number, row, name))}
         if moved.items() - lists.items():  # one object in the rows before, a list of them in this one
             lists |= moved
-            usual = plan = _plan(path, wanted, [name for name in dotted if name not in row], lists)
+            usual = plan = _plan(path, wanted, nested, lists, in_rows)
         yield from _rows_of(path, number, row, plan)
+
+
+def _opened(row: Row, dotted: list[str]) -> Row:
+    """Return a row with objects and lists in place of the texts that they are written as."""
+    found = {}
+    for first in {name.partition(".")[0] for name in dotted if name not in row}:
+        if isinstance(text := row.get(first), str):
+            is_object = (held := object_of(text)) is not None
+            found[first] = held if is_object else None if is_missing(text) else list_of(text)
+    return row | found if found else row
 
 
 @dataclass(frozen=True)
@@ -54,9 +75,9 @@ class _Plan:
 
     Attributes:
         own: columns of the row itself.
-        fields: columns that are fields of objects in no list, and the names on the way to each.
-        objects: names on the way to the list of objects; none if no column is in a list.
-        within: columns that are fields of the objects in the list, and the names on the way to each.
+        fields: columns that are fields of objects whose list, if there is one, stays a list; the names on the way.
+        objects: names on the way to the list whose objects are a row each; none if there is no such list.
+        within: columns that are fields of these objects, and the names on the way to each.
     """
 
     own: list[str]
@@ -70,16 +91,19 @@ class _Plan:
         return [*self.fields, *list(self.within)[:1]]
 
 
-def _plan(path: Path, wanted: Collection[str], nested: list[str], lists: dict[str, str]) -> _Plan:
+def _plan(
+    path: Path, wanted: Collection[str], nested: list[str], lists: dict[str, str], in_rows: Collection[str]
+) -> _Plan:
     """Return the plan of rows in which some wanted columns are fields of objects."""
-    found = sorted({lists[name] for name in nested} - {""})
+    found = sorted({lists[name] for name in nested if name in in_rows} - {""})
     if len(found) > 1:
         raise _several_lists(path, found)
+    within = [name for name in nested if found and lists[name] == found[0]]
     return _Plan(
         own=[name for name in wanted if name not in nested],
-        fields={name: name.split(".") for name in nested if not lists[name]},
+        fields={name: name.split(".") for name in nested if name not in within},
         objects=found[0].split(".") if found else [],
-        within={name: name.removeprefix(f"{found[0]}.").split(".") for name in nested if lists[name]},
+        within={name: name.removeprefix(f"{found[0]}.").split(".") for name in within},
     )
 
 
@@ -114,7 +138,7 @@ def _list_of(path: Path, number: int, row: Row, name: str) -> str | None:
 
 
 def _rows_of(path: Path, number: int, row: Row, plan: _Plan) -> Iterator[Row]:
-    """Yield one row for each object of the list of a row; the row alone if no wanted column is in a list."""
+    """Yield one row for each object of the list of a row; the row alone if no wanted column is in such a list."""
     if not plan.fields and not plan.within:
         yield row
         return
@@ -132,12 +156,17 @@ def _rows_of(path: Path, number: int, row: Row, plan: _Plan) -> Iterator[Row]:
 
 
 def _field(value: Any, names: list[str]) -> Any:
-    for name in names:
+    """Return a field of an object; that of each object, if there is a list of them on the way."""
+    for place, name in enumerate(names):
+        if isinstance(value, list):
+            return [_field(each, names[place:]) for each in value]
         value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
-def with_fields(path: Path, frame: pl.LazyFrame, wanted: Collection[str]) -> pl.LazyFrame:
+def with_fields(
+    path: Path, frame: pl.LazyFrame, wanted: Collection[str], in_rows: Collection[str]
+) -> pl.LazyFrame:
     """Return a Parquet file's columns with wanted ones that are fields of objects, by the rules of `nested_rows`.
 
     Raises:
@@ -153,11 +182,12 @@ def with_fields(path: Path, frame: pl.LazyFrame, wanted: Collection[str]) -> pl.
     if not fields:
         return frame
     frame = frame.with_columns(**fields)
-    places = {name: _list_of_type(schema, name) for name in fields}
+    places = {name: _list_of_type(schema, name) for name in fields if name in in_rows}
     lists = {name: place for name, place in places.items() if place is not None}
     if len(set(lists.values())) > 1:
         raise _several_lists(path, sorted(set(lists.values())))
-    return frame.filter(pl.col(next(iter(lists))).list.len() > 0).explode(list(lists)) if lists else frame
+    beside = [name for name in fields if lists and _list_of_type(schema, name) == next(iter(lists.values()))]
+    return frame.filter(pl.col(beside[0]).list.len() > 0).explode(beside) if beside else frame
 
 
 def _several_lists(path: Path, lists: list[str]) -> UserError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +12,8 @@ from pathlib import Path
 import polars as pl
 
 from llmrec.data.tables.csv_files import open_csv
-from llmrec.data.tables.described import Interactions, Table
-from llmrec.data.tables.json_files import open_json
+from llmrec.data.tables.described import FILE_FOLDER, FILE_NAME, PLACEHOLDER, Interactions, Table
+from llmrec.data.tables.json_files import open_json, open_texts
 from llmrec.data.tables.lists import open_sequences, with_fields
 from llmrec.data.tables.notes import listed, quiet, short
 from llmrec.data.tables.sniff import UNIT_SEPARATOR
@@ -24,7 +23,6 @@ JOINED = "__joined"
 """Column of the values by which a table is joined to a log."""
 PREFIX = "joined."
 """What a card writes before a column of the joined table, where the log has one of the same name."""
-_PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 
 @dataclass(frozen=True)
@@ -66,18 +64,8 @@ def column_names(table: Table, path: Path, scratch: Path, needed: set[str]) -> l
     Raises:
         UserError: an unreadable or empty file.
     """
-    return _file_frame(table, path, scratch, needed, has_all=True)[1].collect_schema().names()
-
-
-def columns_in(text: str) -> list[str]:
-    """Return the columns that a card names for a meaning: one, or those of a template (`"{title} ({year})"`)."""
-    return _PLACEHOLDER.findall(text) or [text]
-
-
-def columns_of(table: Table) -> set[str]:
-    """Return all columns of its files that a table is read from."""
-    wanted = {column for text in table.columns.values() for column in columns_in(text)}
-    return wanted.union(*table.flags.values())
+    names = _file_frame(table, path, scratch, needed, has_all=True)[1].collect_schema().names()
+    return [*names, *_in_texts(needed, names)]
 
 
 def check_columns(table: Table, files: list[Path], scratch: Path, joined: Sequence[Path] = ()) -> None:
@@ -91,13 +79,13 @@ def check_columns(table: Table, files: list[Path], scratch: Path, joined: Sequen
     with quiet():
         beside = _beside(table, joined, scratch)
         for path in files:
-            wanted = columns_of(table) if beside is None else {beside.on}
+            wanted = table.columns_read() if beside is None else {beside.on}
             _check_columns(table, path, column_names(table, path, scratch, wanted), beside)
 
 
 def _check_columns(table: Table, path: Path, names: list[str], beside: Beside | None) -> None:
     """Raise a UserError unless a file, with what is joined to it, has the columns that the card names."""
-    wanted, problems = columns_of(table), []
+    wanted, problems = table.columns_read(), []
     if beside is not None:
         wanted, names = wanted | {beside.on}, [*names, *beside.names]
     for column in sorted(wanted - set(names)):
@@ -111,7 +99,7 @@ def _check_columns(table: Table, path: Path, names: list[str], beside: Beside | 
 
 def _open(table: Table, path: Path, scratch: Path, beside: Beside | None = None) -> TableFile:
     if beside is None:
-        readable, frame = _file_frame(table, path, scratch, columns_of(table))
+        readable, frame = _file_frame(table, path, scratch, table.columns_read())
     else:
         readable, frame = _file_frame(table, path, scratch, {beside.on}, has_all=True)
     _check_columns(table, path, frame.collect_schema().names(), beside)
@@ -184,8 +172,10 @@ def _beside(table: Table, files: Sequence[Path], scratch: Path) -> Beside | None
             raise UserError(
                 f"{path}: no column {key!r} (it has {listed(names)}); correct `join.by` in the card"
             )
-        wanted = [pl.col(name) for name in names if name in columns_of(table)]
-        wanted += [pl.col(name).alias(PREFIX + name) for name in names if PREFIX + name in columns_of(table)]
+        wanted = [pl.col(name) for name in names if name in table.columns_read()]
+        wanted += [
+            pl.col(name).alias(PREFIX + name) for name in names if PREFIX + name in table.columns_read()
+        ]
         values = identifier(pl.col(key), frame.collect_schema()[key], join.missing)
         frames.append(frame.select(values.alias(JOINED), *wanted))
     return Beside(on, key, files[0], pl.concat(frames, how="diagonal_relaxed"))
@@ -199,13 +189,16 @@ def _file_frame(
     Of JSON only the wanted columns are there, unless `has_all`.
     """
     kind = table.format_of(path)
+    about = {FILE_NAME: Path(path.name.removesuffix(".gz")).stem, FILE_FOLDER: path.parent.name}
+    of_file, wanted = {name: pl.lit(about[name]) for name in about if name in wanted}, wanted - about.keys()
     if path.is_file() and path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty")
     try:
         if kind == "parquet":
             texts = pl.selectors.binary().map_batches(_texts, return_dtype=pl.String, is_elementwise=True)
-            readable, frame = path, with_fields(path, pl.scan_parquet(path), wanted).with_columns(texts)
-        elif kind == "csv":
+            frame = with_fields(path, pl.scan_parquet(path), wanted, table.columns_in_rows())
+            readable, frame = path, frame.with_columns(texts)
+        elif kind in ("csv", "blocks"):
             readable, frame = _scan_csv(table, path, scratch, wanted)
         elif kind == "sequences":
             readable = open_sequences(table, path, scratch)
@@ -214,10 +207,19 @@ def _file_frame(
             readable = open_json(table, path, scratch, wanted)
             schema = None if has_all else dict.fromkeys(sorted(wanted), pl.String)
             frame = pl.scan_ndjson(readable, schema=schema, infer_schema_length=None)
+        if not has_all and _in_texts(wanted, frame.collect_schema().names()):
+            readable = open_texts(table, path, frame, scratch, wanted)
+            frame = pl.scan_ndjson(readable, schema=dict.fromkeys(sorted(wanted), pl.String))
         frame.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _unreadable(table, path, path, error) from None
-    return readable, frame
+    return readable, frame.with_columns(**of_file)
+
+
+def _in_texts(wanted: set[str], names: list[str]) -> list[str]:
+    """Return the wanted columns that a file lacks, if each could be a field of objects that it holds as text."""
+    lacking = sorted(wanted - set(names))
+    return lacking if all("." in name and name.partition(".")[0] in names for name in lacking) else []
 
 
 def _texts(values: pl.Series) -> pl.Series:
@@ -252,11 +254,11 @@ def _scan_csv(table: Table, path: Path, scratch: Path, wanted: set[str]) -> tupl
 
 def _column(text: str, frame: pl.LazyFrame, table: Table) -> pl.Expr:
     """Return a column, or a filled template of several. If one of them is null, the first column is used alone."""
-    names = _PLACEHOLDER.findall(text)
+    names = PLACEHOLDER.findall(text)
     if not names:
         return pl.col(text)
     values = [without_missing(pl.col(name).cast(pl.String), table.missing) for name in names]
-    return pl.coalesce(pl.format(_PLACEHOLDER.sub("{}", text), *values), values[0])
+    return pl.coalesce(pl.format(PLACEHOLDER.sub("{}", text), *values), values[0])
 
 
 def without_missing(text: pl.Expr, words: list[str]) -> pl.Expr:

@@ -123,7 +123,8 @@ def separator(table: Table, path: Path, start: str, wanted: Collection[str]) -> 
         if isinstance(table.header, list):
             fits = len(row) == len(table.header)
         else:
-            fits = set(wanted) <= set(row) and (candidate != " " or len(row) > 1)
+            known = {*row, *(name for name in wanted if name.partition(".")[0] in row)}
+            fits = set(wanted) <= known and (candidate != " " or len(row) > 1)
         if fits:
             return candidate
     return max(candidates[:-1], key=lambda candidate: len(rows[candidate]))
