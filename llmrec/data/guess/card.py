@@ -212,7 +212,7 @@ def _writing(found: FoundTable) -> dict[str, Any]:
     if any(_format_of(found.path, path) != kind for path in found.files):
         keys["format"] = kind
     usual = "\t" if ".tsv" in found.files[0].suffixes else ","
-    if written.get("separator") == usual:
+    if written.get("separator") == usual and not written.get("rest"):
         written.pop("separator")
     return keys | written
 

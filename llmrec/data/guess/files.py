@@ -118,9 +118,12 @@ def find_tables(folder: Path, scratch: Path) -> tuple[list[FoundTable], dict[str
             tables.append(_found(path, name, scratch))
         except UserError as error:
             left_out[name] = str(error).removeprefix(f"{path}: ")
-    for path in paths[_MOST_FILES:]:
-        left_out[str(path.relative_to(folder))] = f"only the first {_MOST_FILES} files are looked at"
-    return _grouped(sorted(tables, key=lambda table: -table.files[0].stat().st_size), folder), left_out
+    unseen = {str(path.relative_to(folder)) for path in paths[_MOST_FILES:]}
+    tables = _grouped(sorted(tables, key=lambda table: -table.files[0].stat().st_size), folder, unseen)
+    taken = {str(path.relative_to(folder)) for table in tables for path in table.files}
+    if rest := sorted(unseen - taken):
+        left_out[rest[0]] = f"as {len(rest) - 1:,} more; only the first {_MOST_FILES} files are looked at"
+    return tables, left_out
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
@@ -204,12 +207,15 @@ def _opened(
         raise UserError("no rows in it")
     is_whole = is_whole and len(rows) <= ROWS
     # Below lines that are left out stands, or stood, a header line.
-    has_header = "skip" in written or not isinstance(header, list)
+    has_header = "skip" in written or kind == "blocks" or not isinstance(header, list)
     return FoundTable(name, [path], written, rows.head(ROWS), is_whole, has_header)
 
 
-def _grouped(tables: list[FoundTable], folder: Path) -> list[FoundTable]:
-    """Join files of one table: names that differ in digits, months, or train, valid and test, and like columns."""
+def _grouped(tables: list[FoundTable], folder: Path, unseen: set[str]) -> list[FoundTable]:
+    """Join files of one table: names that differ in digits, months, or train, valid and test, and like columns.
+
+    Files that were not looked at belong to a table if its names are like theirs.
+    """
     groups: list[list[FoundTable]] = []
     for table in tables:
         members = next((group for group in groups if _are_parts(group[0], table)), None)
@@ -217,7 +223,7 @@ def _grouped(tables: list[FoundTable], folder: Path) -> list[FoundTable]:
             groups.append([table])
         else:
             members.append(table)
-    return [table for members in groups for table in _joined(members, folder)]
+    return [table for members in groups for table in _joined(members, folder, unseen)]
 
 
 def _are_parts(one: FoundTable, other: FoundTable) -> bool:
@@ -236,17 +242,18 @@ def _are_parts(one: FoundTable, other: FoundTable) -> bool:
     )
 
 
-def _joined(members: list[FoundTable], folder: Path) -> list[FoundTable]:
+def _joined(members: list[FoundTable], folder: Path, unseen: set[str]) -> list[FoundTable]:
     """Return files as one table, by a glob that matches them alone; as they are if there is none."""
     pattern = re.sub(r"\*[\W_]*(?:\*[\W_]*)*\*", "*", _PARTS.sub("*", members[0].path))
     for path in (pattern, re.sub(r"\d+", "[0-9]*", members[0].path)):
         matches = {str(Path(name)) for name in glob.glob(path, root_dir=folder)}  # noqa: PTH207
-        if len(members) > 1 and matches == {member.path for member in members}:
+        if len(members) > 1 and matches - unseen == {member.path for member in members}:
             columns = [name for name in members[0].columns if all(name in m.columns for m in members)]
             partial = list(dict.fromkeys(name for m in members for name in m.columns if name not in columns))
             rows = pl.concat([member.rows.select(columns) for member in members]).head(ROWS)
             whole = all(m.is_whole for m in members) and sum(len(m.rows) for m in members) <= ROWS
-            files = sorted(member.files[0] for member in members)
+            whole = whole and not matches & unseen
+            files = sorted(folder / name for name in matches)
             joined = replace(members[0], path=path, files=files, rows=rows, is_whole=whole, partial=partial)
             return [joined]
     return members

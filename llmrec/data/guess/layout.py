@@ -55,12 +55,17 @@ def ways(path: Path, text: str) -> list[dict[str, Any]]:
     ending = Path(path.name.removesuffix(".gz")).suffix.lower()
     if text.lstrip()[:1] in ("{", "[") and ending not in (".csv", ".tsv"):
         return [{"format": "jsonl"}, {"format": "loose_jsonl"}]
+    if (header := _header_of_blocks(text)) is not None:
+        return [{"format": "blocks", "header": header}]
     layout = _layout(text)
     if layout is not None:
         found = [layout, layout | {"escape": "\\"}, layout | {"quote": None}]
         if "\ufffd" in text:
             # The reader tries cp1252 itself, but not for separators of several characters.
             found += [layout | {"encoding": "cp1252"}, layout | {"encoding": "cp1252", "quote": None}]
+        if _ends_in_text(text, layout["separator"]):
+            whole = layout | {"quote": None, "rest": True}
+            found += [whole, whole | {"encoding": "cp1252"}]
         return found
     return [{"format": "sequences"}] if _are_sequences(text) else []
 
@@ -85,6 +90,30 @@ def _layout(text: str) -> dict[str, Any] | None:
     elif not _has_header(best.cells):
         layout["header"] = [f"column_{number}" for number in range(1, len(best.cells[0]) + 1)]
     return layout
+
+
+def is_made_up(name: str) -> bool:
+    """Whether a column's name only counts it, as no line of its file names it."""
+    return bool(re.fullmatch(r"column_\d+", name))
+
+
+def _header_of_blocks(text: str) -> list[str] | None:
+    """Return names of columns for lines `item:`, each above lines `user,…` of the item; None for other text."""
+    lines = [line.strip() for line in text.splitlines()[:_LINES] if line.strip()]
+    rows = [line for line in lines if not re.fullmatch(r"[\w.-]+:", line)]
+    widths = {line.count(",") for line in rows[:-1]}  # the last line may be cut
+    if not rows or lines[0] in rows or len(widths) > 1:
+        return None
+    return ["item", "user", *(f"column_{number}" for number in range(3, rows[0].count(",") + 3))]
+
+
+def _ends_in_text(text: str, separator: str) -> bool:
+    """Whether only the last column can hold the separator, as in `17,1999,Up, up`: others are numbers or codes."""
+    lines = [line for line in text.splitlines()[:_LINES] if line.strip()]
+    lines = lines[: max(1, len(lines) - 1)]  # the last one may be cut
+    width = min(line.count(separator) for line in lines)
+    cells = [line.split(separator, width) for line in lines]
+    return width > 0 and all(re.fullmatch(r"[\w.:-]*", cell) for row in cells for cell in row[:-1])
 
 
 def _rows(text: str, separator: str) -> _Rows | None:

@@ -9,6 +9,7 @@ import polars as pl
 
 from llmrec.data.guess.columns import CLEAR, Column
 from llmrec.data.guess.files import FoundTable
+from llmrec.data.guess.layout import is_made_up
 
 _MOST_COLUMNS = 200
 
@@ -21,7 +22,8 @@ class Sheet:
         self.found = found
         readable = [name for name in found.columns if found.rows[name].dtype not in (pl.Binary, pl.Object)]
         self.columns = [
-            Column(name, found.rows[name], has_name=found.has_header) for name in readable[:_MOST_COLUMNS]
+            Column(name, found.rows[name], has_name=found.has_header and not is_made_up(name))
+            for name in readable[:_MOST_COLUMNS]
         ]
         fields = chain.from_iterable(column.fields() for column in list(self.columns))
         self.columns += islice(fields, _MOST_COLUMNS)

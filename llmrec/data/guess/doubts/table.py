@@ -21,6 +21,11 @@ def unread(found: FoundTable) -> list[str]:
         notes.append(
             f"{found.path}: {above} {'line' if above == 1 else 'lines'} above the header line are left out"
         )
+    if found.written.get("rest"):
+        notes.append(
+            f"{found.path}: the last column takes the rest of each line, with separators and quotes "
+            "(`rest` in the card)"
+        )
     if found.partial:
         notes.append(f"{found.path}: some of its files lack {listed(found.partial)}, so that is not used")
     return notes
