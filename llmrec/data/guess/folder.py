@@ -12,7 +12,7 @@ from llmrec.data.guess.doubts.log import doubts
 from llmrec.data.guess.doubts.table import unread
 from llmrec.data.guess.files import find_tables
 from llmrec.data.guess.interactions import LogGuess, guess_log
-from llmrec.data.guess.joins import with_joined_log
+from llmrec.data.guess.joins import with_joined_log, with_log_of_people
 from llmrec.data.guess.sheets import Sheet
 from llmrec.data.tables import sniff
 from llmrec.data.tables.described import Table
@@ -64,7 +64,7 @@ def guess_folder(folder: Path, choose: Choose, scratch: Path) -> Guess:
         raise UserError(
             f"{folder}: no table in it that can be read ({name}: {why}); CSV, JSON lines and Parquet can be"
         )
-    sheets = with_joined_log([Sheet(table) for table in tables])
+    sheets = with_log_of_people(with_joined_log([Sheet(table) for table in tables]), folder)
     log = guess_log(sheets, choose)
     items, item_notes = guess_items(log, sheets, choose, scratch)
     users, user_notes = guess_users(log, items, sheets, choose, scratch)

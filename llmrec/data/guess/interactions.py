@@ -149,9 +149,16 @@ def _item_score(column: Column, sheet: Sheet, others: list[Sheet]) -> float | No
         return None
     score = _common(column, "item", sheet)
     joined = max((_share(column, other, "item") for other in others), default=0)
-    if score is None or (column.has_name and column.score("item") == 0 and joined < 0.5):
+    if score is None:
         return None
-    return score + 1.5 * joined
+    is_named = not column.has_name or column.score("item") > 0
+    return score + 1.5 * joined if is_named or joined >= 0.5 or _is_only_title(column, sheet) else None
+
+
+def _is_only_title(column: Column, sheet: Sheet) -> bool:
+    """Whether a column holds titles, and no other column of its table could hold items: a title is then their id."""
+    rivals = [other for other in sheet.columns if other is not column and other.score("item") >= 0.6]
+    return column.score("title") >= CLEAR and column.is_text and not rivals
 
 
 def _share(column: Column, other: Sheet, role: str) -> float:

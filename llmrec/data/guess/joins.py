@@ -1,15 +1,19 @@
-"""Finds logs in two files: orders, which name the user, and order lines, which name the items."""
+"""Finds logs in several files: orders, which name the user, beside their lines; or files of one person each."""
 
 from __future__ import annotations
 
+import glob
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
+
 from llmrec.data.guess import names
 from llmrec.data.guess.columns import Column
-from llmrec.data.guess.files import FoundJoin
+from llmrec.data.guess.files import ROWS, FoundJoin, FoundTable
 from llmrec.data.guess.interactions import pairs_of, share_found
 from llmrec.data.guess.sheets import Sheet
+from llmrec.data.tables.described import FILE_FOLDER, FILE_NAME
 from llmrec.data.tables.read import PREFIX
 
 SHARE = 0.9
@@ -75,3 +79,54 @@ def _joined(log: Sheet, other: Sheet, on: str, key: str) -> Sheet:
         rows = rows.filter(rows[new[columns[0]]].is_not_null())
     join = FoundJoin(beside, on if on == key else {on: key})
     return Sheet(replace(found, rows=rows, join=join, is_whole=found.is_whole and beside.is_whole))
+
+
+def with_log_of_people(sheets: list[Sheet], folder: Path) -> list[Sheet]:
+    """Join files to a log whose users are the names of the files or folders, if no table has users.
+
+    Args:
+        sheets: the tables of a folder.
+        folder: the folder.
+
+    Returns:
+        The tables as they are, or the log in place of its files: at least two with the same columns and times.
+    """
+    if any(pairs_of(sheet, sheets) for sheet in sheets):
+        return sheets
+    for first in sheets:
+        alike = [sheet for sheet in sheets if _is_written_alike(sheet.found, first.found)]
+        if len(alike) > 1 and any(column.is_time for column in first.columns):
+            log = _of_people([sheet.found for sheet in alike], folder)
+            if log is not None and pairs_of(log, [log]):
+                return [log, *(sheet for sheet in sheets if sheet not in alike)]
+    return sheets
+
+
+def _is_written_alike(one: FoundTable, other: FoundTable) -> bool:
+    return one.written == other.written and one.rows.schema == other.rows.schema
+
+
+def _of_people(tables: list[FoundTable], folder: Path) -> Sheet | None:
+    """Return files of one person each as one log; None if no glob matches them alone."""
+    paths = [found.path for found in tables]
+    end = _common_start([path[::-1] for path in paths])[::-1]
+    pattern = f"{glob.escape(_common_start(paths))}*{end}"
+    files = sorted(path for found in tables for path in found.files)
+    matches = sorted(folder / name for name in glob.glob(pattern, root_dir=folder))  # noqa: PTH207
+    has_folders = len({Path(path).name for path in paths}) == 1
+    if matches != files or not (has_folders or len(files) == len(tables)):
+        return None
+    user = FILE_FOLDER if has_folders else FILE_NAME
+    names = [found.files[0].parent.name if has_folders else Path(found.path).stem for found in tables]
+    few = max(1, ROWS // len(tables))
+    rows = pl.concat(
+        found.rows.head(few).with_columns(pl.lit(name).alias(user))
+        for found, name in zip(tables, names, strict=True)
+    )
+    return Sheet(replace(tables[0], path=pattern, files=files, rows=rows, is_whole=False))
+
+
+def _common_start(texts: list[str]) -> str:
+    first, last = min(texts), max(texts)
+    same = (place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
+    return first[: next(same, len(first))]

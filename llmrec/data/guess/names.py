@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from llmrec.data.tables.described import FILE_FOLDER, FILE_NAME
+
 # Words of English, German, French, Spanish, Italian and Dutch shops, in lower case.
 _WORDS: dict[str, str] = {
     "user": "user usr uid u customer cust client member buyer shopper reviewer visitor person player reader listener "
@@ -87,6 +89,8 @@ def _matches(word: str, role: str) -> bool:
 
 def score(role: str, name: str) -> float:
     """Return how clearly a column's name says that it has a role: 0 not at all, 3 as clearly as a name can."""
+    if name in (FILE_NAME, FILE_FOLDER):
+        return 3 if role == "user" else 0
     words = words_of(name)
     joined = "".join(words)
     if role in ("user", "item"):
@@ -113,14 +117,15 @@ def _score_of_id(role: str, words: list[str]) -> float:
         return 1.2 if role == "user" and _stands_for_user(words) else 0
     others = [word for word in rest if word not in _IDS]
     # An account or a product group is told apart by what stands beside the word.
+    is_less = bool(set(words) & {"account", "profile", "visitor", "artist", "art"})
     if not others:
-        return 3 if not set(words) & {"account", "profile", "visitor", "artist", "art"} else 2.5
+        return 2.5 if is_less else 3
     if all(word in _PLAIN or word in ("parent", "source", "unique", "hashed") for word in others):
         return 2.5
     if any(_matches(word, other) for word in others for other in ("item", "user") if other != role):
         return 1
     if all(word in _PERSONAL or word in ROLES["title"] for word in others):
-        return 1.2
+        return 1.1 if is_less else 1.2
     return 0.6 if words[-1] in _IDS else 0.3
 
 

@@ -19,6 +19,13 @@ def nothing_fits(sheets: list[Sheet]) -> str:
                 f"{sheet.path} looks like a matrix with a column for each item; write a row for each user and item "
                 "(`melt` of pandas, `unpivot` of polars), and run this again"
             )
+    person = next((sheet for sheet in sheets if _is_of_one_person(sheet)), None)
+    if person is not None:
+        return (
+            f"{person.path}: no column tells users apart, so this is one person's history; one person has one test "
+            "item, which measures nothing. Files of several people, one each (anna.csv, ben.csv; or a folder each), "
+            "are read as one log, with their names as users"
+        )
     way = (
         "write a card by hand: `llmrec cp template my-shop.yaml`, then set `interactions.path`, `columns.user` and "
         "`columns.item`"
@@ -44,6 +51,13 @@ def nothing_fits(sheets: list[Sheet]) -> str:
             return f"{has}, but no column is named like {missing} ({columns}); {way}"
     seen = "; ".join(f"{sheet.path}: {listed_columns(sheet.found)}" for sheet in sheets[:3])
     return f"no file has a column of users and one of items ({short(seen, 150)}); {way}"
+
+
+def _is_of_one_person(sheet: Sheet) -> bool:
+    """Whether a table has items and times, and no user or the same in all rows."""
+    users = [column for column in sheet.columns if column.score("user") >= 1 and column.distinct > 1]
+    has_items = any(c.score("item") >= 0.6 or c.score("title") >= CLEAR for c in sheet.columns)
+    return has_items and not users and any(column.is_time for column in sheet.columns)
 
 
 def _is_matrix(sheet: Sheet) -> bool:
