@@ -142,6 +142,11 @@ def print_counts(understood: Understood) -> None:
             f"{understood.untitled:,} of {understood.items:,} items, with {share:.1%} of the interactions, have no "
             "title: prompts and semantic IDs from text call them `item <id>`"
         )
+    if understood.same_title:
+        print(
+            f"{understood.same_title:,} items have the title of another item; in the card, a template of two columns "
+            'tells them apart: `title: "{name} ({size})"`'
+        )
 
 
 def shown(text: object) -> str:

@@ -93,6 +93,20 @@ def test_doubts_about_the_log_are_told(tmp_path, capsys, head, rows, told):
     assert all(len(line) <= 300 for line in err)
 
 
+def test_items_of_one_title_are_counted(tmp_path, capsys):
+    things = [(i, f"Thing {i // 2 if i < 4 else i}") for i in range(10)]
+    code, _ = init(tmp_path, {"log.csv": TABLE, "items.csv": lines([("item_id", "name"), *things])})
+    assert code == 0 and "4 items have the title of another item" in capsys.readouterr().out
+
+
+def test_rows_that_say_that_an_item_came_back_are_told(tmp_path, capsys):
+    rows = [(*row, "retourniert" if n % 4 == 0 else "versandt") for n, row in enumerate(log(when))]
+    code, _ = init(tmp_path, {"log.csv": lines([(*HEAD, "Status"), *rows])})
+    err = capsys.readouterr().err
+    assert code == 0 and "26% of the rows have a 'Status' such as 'retourniert', and count as chosen" in err
+    assert "map `event: Status` and name the others in `filters.events`" in err
+
+
 @pytest.mark.parametrize("days", [DAYS, [int(day) for day in DAYS]])
 def test_days_of_a_spreadsheet_are_times(tmp_path, capsys, days):
     rows = [(*row, day) for row, day in zip(log(), days, strict=True)]

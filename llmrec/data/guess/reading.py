@@ -39,6 +39,7 @@ class Understood:
         user_report: counts of the users' table; empty without one.
         untitled: number of items without a title, those that the items' table lacks included.
         untitled_interactions: number of interactions with these items.
+        same_title: number of items whose title is that of another item, too.
         head: the log's first rows, in the order of the file, with what is known of their items; times as text.
     """
 
@@ -53,6 +54,7 @@ class Understood:
     user_report: Report
     untitled: int
     untitled_interactions: int
+    same_title: int
     head: pl.DataFrame
 
 
@@ -95,6 +97,7 @@ def read_dataset(
         user_report=user_report,
         untitled=int(is_untitled.sum()),
         untitled_interactions=int(is_untitled[item].sum()),
+        same_title=int(titles["title"].is_duplicated().sum()),
         head=_head(read, items, rows),
     )
 

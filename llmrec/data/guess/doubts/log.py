@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from llmrec.data.guess import names
+from llmrec.data.guess.columns import Column
 from llmrec.data.guess.interactions import LogGuess
 from llmrec.data.tables.notes import short
 
 _MANY = 0.2
 _DOUBTFUL = 1.5
 """Score below which a name may mean something else: a session, a kind of user."""
+_RETURNED = (
+    r"(?i)retour|return|refund|cancel|storn|rückgabe|annul|rembours|devuelt|rimbors|reso\b|geannuleerd|declined|"
+    r"failed"
+)
+_MOST_STATES = 50
 _ROUNDED = r"^\d(?:[.,]\d+)?E\+\d+$"
 
 
@@ -38,9 +44,33 @@ def doubts(log: LogGuess) -> list[str]:
     notes += [
         f"{log.sheet.path}: {column.name!r} is taken for the id of {role}s, as no other column is named like one"
         for role, column in ((role, log.columns[role]) for role in ("user", "item"))
-        if 0 < column.score(role) < _DOUBTFUL and not names.is_personal(column.name)
+        if _is_doubtful(role, column) and (role == "item" or not names.is_personal(column.name))
     ]
+    notes += _returned(log)
     return notes if "time" in log.columns else [*notes, _no_times(log)]
+
+
+def _returned(log: LogGuess) -> list[str]:
+    """Return lines about rows that say, by a state such as `returned`, that the user did not keep the item."""
+    notes = []
+    for column in log.sheet.columns:
+        if column in log.columns.values() or column.is_number or not 1 < column.distinct <= _MOST_STATES:
+            continue
+        found = column.values.filter(column.values.str.contains(_RETURNED))
+        if 0 < len(found) < len(column.values):
+            share, state = len(found) / len(column.values), str(found[0])
+            notes.append(
+                f"{log.sheet.path}: {share:.0%} of the rows have a {column.name!r} such as {short(state, 30)!r}, and "
+                f"count as chosen; to leave them out, map `event: {column.name}` and name the others in "
+                "`filters.events`"
+            )
+    return notes
+
+
+def _is_doubtful(role: str, column: Column) -> bool:
+    """Whether a name may mean something else than a user or an item, such as a session or a title."""
+    score = column.score(role)
+    return 0 < score < _DOUBTFUL or (role == "item" and not score and column.score("title") >= _DOUBTFUL)
 
 
 def _no_times(log: LogGuess) -> str:
