@@ -18,8 +18,8 @@ from llmrec.decode import score_candidates
 from llmrec.decode.batches import group_by_length
 from llmrec.decode.kv_cache import check_prompts
 from llmrec.errors import UserError
+from llmrec.models.context import context_of
 from llmrec.models.layers.attention import every_position_sees_something
-from llmrec.models.shape import context_of
 from llmrec.progress.bar import Progress
 
 if TYPE_CHECKING:

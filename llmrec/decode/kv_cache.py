@@ -12,9 +12,9 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from llmrec.errors import UserError
+from llmrec.models.context import context_of
 from llmrec.models.device import to_device
 from llmrec.models.layers.head import head_at_positions
-from llmrec.models.shape import context_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

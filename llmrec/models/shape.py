@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from llmrec.assets import expand_home
 from llmrec.config import BaseConfig
 from llmrec.files import read_json
 from llmrec.models.supported import check_local
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 TYPICAL_LAYERS = 24
 TYPICAL_VOCABULARY = 150_000  # Qwen3's; Llama 3 has fewer
@@ -64,12 +60,6 @@ class Shape:
     def head_parameters(self) -> float:
         """Number of weights of the LM head."""
         return (self.parameters - self.linear_parameters) / (1 if self.tied else 2)
-
-
-def context_of(model: PreTrainedModel) -> int | None:
-    """Most tokens of a text that a model reads, as its configuration says; None if it names no limit."""
-    context: int | None = getattr(model.config, "max_position_embeddings", None)
-    return context
 
 
 def position_bytes(layers: float, hidden: float, weight_bytes: int, checkpointing: bool) -> float:

@@ -99,7 +99,7 @@ def items(
     ] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Number of items to list.")] = 20,
 ) -> None:
-    """List and find the items of a run, or add and retire items of a trained one. Nothing is trained."""
+    """List, find, add or retire the items of a run. Nothing is trained."""
     if add is None and vectors is None and images is None and retire is None:
         from llmrec.commands.finished_run import items as command
 

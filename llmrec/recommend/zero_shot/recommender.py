@@ -23,8 +23,8 @@ from llmrec.decode.beam_search import TreeEngine
 from llmrec.decode.top_k import TopK
 from llmrec.ids.load import sort_in_trie_order
 from llmrec.models.base import load_base
+from llmrec.models.context import context_of
 from llmrec.models.device import move_model
-from llmrec.models.shape import context_of
 from llmrec.models.vocabulary import codes_by_position, distinct_token_lists, without_pads
 from llmrec.recommend.zero_shot.examples import ExamplePool
 from llmrec.recommend.zero_shot.prompts import ZeroShotPrompts

@@ -17,7 +17,7 @@ from llmrec.errors import UserError
 from llmrec.ids.load import load_codebooks, load_sids, load_sizes, load_texts, sort_in_trie_order
 from llmrec.layout import run_folder, runs_root
 from llmrec.models.base import load_base
-from llmrec.models.shape import context_of
+from llmrec.models.context import context_of
 from llmrec.models.vocabulary import RowInit, add_sid_tokens, add_textual_ids, without_pads
 from llmrec.text.encode import PromptEncoder
 from llmrec.text.mix import MixedTask, load_training_mix
