@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 a mistake of the user (one line on stderr), 1 a mistake of
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from llmrec.quiet import is_spawned, quieten
 
 if is_spawned():  # by a library, whose code is imported next, and logs before its level is read
     quieten()
+    # A terminal sends Ctrl-C to all processes of a command. The first one is interrupted, and ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Start": {
@@ -99,17 +102,29 @@ def main(args: list[str] | None = None) -> int:
     args = sys.argv[1:] if args is None else args
     artifacts.opened_runs.clear()
     try:
-        code = int(app(args or ["--help"], standalone_mode=False, prog_name="llmrec") or 0)
-        command = next((arg for arg in args if not arg.startswith("-")), "")
-        goes_on = "; run the same command again to resume" if command in RESUMED else ""
-        message = f"interrupted{goes_on}" if code == INTERRUPTED else ""
-    except Exception as error:
-        code, message = explain_error(error)
-        if os.environ.get("LLMREC_DEBUG"):
-            traceback.print_exc()
+        code, message = _run(args)
+    except KeyboardInterrupt:  # while an error was explained, which may look through large files
+        code, message = INTERRUPTED, _interrupted(args)
     if message:
         print(f"llmrec: {one_line(message)}", file=sys.stderr)
     return code
+
+
+def _run(args: list[str]) -> tuple[int, str]:
+    """Run the command line; return its exit code, and the line that goes with it."""
+    try:
+        code = int(app(args or ["--help"], standalone_mode=False, prog_name="llmrec") or 0)
+        return code, _interrupted(args) if code == INTERRUPTED else ""
+    except Exception as error:
+        if os.environ.get("LLMREC_DEBUG"):
+            traceback.print_exc()
+        return explain_error(error)
+
+
+def _interrupted(args: list[str]) -> str:
+    command = next((arg for arg in args if not arg.startswith("-")), "")
+    goes_on = "; run the same command again to resume" if command in RESUMED else ""
+    return f"interrupted{goes_on}"
 
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ Processes that libraries start have these variables alone: engines, and Python's
 of leaks when a server has ended. What they log before their logging is set up is silenced by `llmrec.cli`, which such
 a process imports first.
 """
-LOGGERS = ("bitsandbytes", "transformers.trainer", "vllm")
-"""Loggers that warn about optional kernels, missing packages, and tied weights, which are stored once."""
+LOGGERS = ("bitsandbytes", "torch.distributed.elastic", "transformers.trainer", "vllm")
+"""Loggers that warn about optional kernels, missing packages, tied weights, which are stored once, and processes that
+are ended because the command is."""
 
 
 def quieten() -> None:

@@ -32,6 +32,7 @@ from llmrec.serving.item_lookup import ItemLookup
 from llmrec.serving.request_metrics import measured
 from llmrec.serving.routes import add_item_routes
 from llmrec.vllm.engine import check_lengths, engine_request, read_response
+from llmrec.vllm.interrupts import interruptible
 from llmrec.vllm.rounds import BeamSearchRounds, StepRequest, StepResponse
 from llmrec.vllm.settings import engine_settings
 
@@ -92,6 +93,8 @@ def serve(
 ) -> None:
     """Serve a run until interrupted (Ctrl-C or SIGTERM), then end the engine and return.
 
+    Interrupted before it serves, it ends the engine and raises KeyboardInterrupt.
+
     Args:
         run: a run's name, or its folder.
         host: address to listen on; the default accepts connections from this machine only.
@@ -115,7 +118,7 @@ def serve(
     import uvloop
 
     args = _arguments(served, settings | ({"api_key": [api_key]} if api_key else {}), host, port)
-    with contextlib.suppress(KeyboardInterrupt):
+    with interruptible(signal.SIGTERM):
         uvloop.run(_serve(served, args, k_max))
     print("llmrec: stopped", flush=True)
 
@@ -151,12 +154,10 @@ async def _serve(served: TrainedRun, args: Namespace, k_max: int) -> None:
     from vllm.entrypoints.launchers.launcher import serve_http
     from vllm.entrypoints.openai.api_server import build_async_engine_client, init_app_state, setup_server
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)  # a running server installs its own handler
+    ours = signal.getsignal(signal.SIGTERM)
     with listening(args.host, args.port):
         _, sock = setup_server(args, reuse_port=False)
+    signal.signal(signal.SIGTERM, ours)  # until the running server installs handlers of its own
     async with build_async_engine_client(args) as client:
         tasks = await client.get_supported_tasks()
         app = build_checked_app(args, tasks, client.model_config)

@@ -51,6 +51,7 @@ def run_in_processes(function: StageFunction, context: StageContext) -> Any:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         start_method="spawn",
+        signals_to_handle="SIGTERM,SIGHUP,SIGQUIT",  # Ctrl-C stays a KeyboardInterrupt, and no error of torch
     )
     for file in _error_files(context):
         file.unlink()

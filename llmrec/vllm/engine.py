@@ -18,6 +18,7 @@ from llmrec.decode.top_k import TopK
 from llmrec.errors import UserError
 from llmrec.models.vocabulary import without_pads
 from llmrec.progress.bar import Progress
+from llmrec.vllm.interrupts import interruptible
 from llmrec.vllm.request_keys import write_request
 from llmrec.vllm.rounds import BeamSearchRounds, StepRequest, StepResponse
 from llmrec.vllm.settings import engine_settings
@@ -67,7 +68,8 @@ class VllmEngine:
         self._width = width
         from vllm import LLM
 
-        self.llm = LLM(**{key: value for key, value in settings.items() if value is not None})
+        with interruptible():
+            self.llm = LLM(**{key: value for key, value in settings.items() if value is not None})
         self._adapters = {path.resolve(): self._load(number, path) for number, path in enumerate(adapters, 1)}
         self._loaded = len(adapters)
 
