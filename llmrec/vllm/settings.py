@@ -12,17 +12,20 @@ from typing import Any
 import psutil
 
 from llmrec import layout
+from llmrec.config import BaseConfig
 from llmrec.errors import UserError
 from llmrec.files import read_json
 from llmrec.hardware import GB
 from llmrec.models.lora import check_adapter, is_dora
+from llmrec.models.shape import model_shape
 
 PROCESSOR = "llmrec.vllm.logits_processor:TrieLogitsProcessor"
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM accepts as `max_lora_rank`."""
 CPU_BLOCK = 32
 """Tokens a block of the prefix cache. With vLLM's default for CPUs (128) most of a prompt is computed again."""
-CPU_CACHE_GB = 4.0
+CACHED_TOKENS = 1 << 16
+"""Tokens that the cache of a CPU has room for: 128 prompts of 512, twice as many as a round of 50 beams asks for."""
 MOST, SPARE = 0.92, 0.02
 """Share of a GPU that vLLM takes at most, and the share of its free memory's end that it leaves."""
 LEAST = 0.05
@@ -38,8 +41,8 @@ def engine_settings(
         base: the run's `base/` folder, or the checkpoint that has grown from it.
         adapters: folders of pure LoRA adapters of this base.
         width: largest number of beams.
-        cache_gb: memory in GB: of the attention cache on a CPU, None takes a quarter of the free memory, at most 4;
-            of all of vLLM on a GPU, None takes what is free.
+        cache_gb: memory in GB: of the attention cache on a CPU, where None takes `cpu_cache_bytes`; of all of vLLM
+            on a GPU, where None takes what is free.
         gpu_memory: whether to say how much of a GPU vLLM takes; False where the caller does.
 
     Raises:
@@ -67,8 +70,7 @@ def engine_settings(
         "use_tqdm_on_load": False,
     }
     if current_platform.is_cpu():
-        spare = min(CPU_CACHE_GB, psutil.virtual_memory().available / 4 / GB)
-        cache = int((cache_gb or spare) * GB)
+        cache = cpu_cache_bytes(base) if cache_gb is None else int(cache_gb * GB)
         settings |= {"dtype": "float32", "block_size": CPU_BLOCK, "enforce_eager": True}
         settings |= {"kv_cache_memory_bytes": cache}
     elif current_platform.is_cuda():
@@ -83,6 +85,17 @@ def engine_settings(
             raise UserError(f"an adapter of rank {rank}: vLLM takes at most {LORA_RANKS[-1]}")
         settings |= {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": allowed}
     return settings
+
+
+def cpu_cache_bytes(base: Path) -> int:
+    """Size of the attention cache on a CPU: `CACHED_TOKENS` of this model, but at most a quarter of the free memory.
+
+    A token's keys and values are float32. vLLM takes no prompt that is longer than the cache.
+    """
+    shape = model_shape(BaseConfig(model=str(base)))
+    heads = shape.hidden if shape.heads_width is None else shape.heads_width
+    token = 2 * shape.layers * heads * shape.kv_share * 4
+    return int(min(CACHED_TOKENS * token, psutil.virtual_memory().available / 4))
 
 
 def check_adapters(base: Path, adapters: Sequence[Path]) -> None:

@@ -44,7 +44,10 @@ def serve(
     ] = None,
     memory_gb: Annotated[
         float | None,
-        typer.Option(min=0.1, help="GB of vLLM on a GPU, or of its cache on a CPU; else what is free."),
+        typer.Option(
+            min=0.1,
+            help="GB of vLLM on a GPU, or of its cache on a CPU; else what is free, or by the model.",
+        ),
     ] = None,
 ) -> None:
     """Start vLLM's OpenAI server on a run, with /v1/recommend. It has the run's adapters and catalogue."""
