@@ -93,8 +93,7 @@ def cpu_cache_bytes(base: Path) -> int:
     A token's keys and values are float32. vLLM takes no prompt that is longer than the cache.
     """
     shape = model_shape(BaseConfig(model=str(base)))
-    heads = shape.hidden if shape.heads_width is None else shape.heads_width
-    token = 2 * shape.layers * heads * shape.kv_share * 4
+    token = 2 * shape.layers * shape.attention_width * shape.kv_share * 4
     return int(min(CACHED_TOKENS * token, psutil.virtual_memory().available / 4))
 
 

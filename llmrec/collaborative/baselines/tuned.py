@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -212,17 +213,18 @@ def calibrated_scale(ranker: TunedRanker, validation: Validation) -> float:
         min(len(validation), CALIBRATION_USERS), len(validation.items), most=CALIBRATION_USERS
     )
 
-    def each_block() -> Iterator[tuple[Floats, npt.NDArray[np.int64]]]:
-        for block in blocks:
-            yield ranker.scores(validation.histories[block], validation.items), validation.targets[block]
+    @lru_cache(maxsize=1)  # a single block, as nearly always, is scored once
+    def scores_of(number: int) -> Floats:
+        return ranker.scores(validation.histories[blocks[number]], validation.items)
 
-    deviations = [scores.std(axis=1) for scores, _ in each_block()]
+    deviations = [scores_of(number).std(axis=1) for number in range(len(blocks))]
     spread = (float(np.concatenate(deviations).mean()) if deviations else 0.0) or 1.0
     totals = {scale / spread: 0.0 for scale in SCALES}
-    for scores, targets in each_block():
+    for number, block in enumerate(blocks):
+        targets = validation.targets[block]
         rows = np.flatnonzero(targets >= 0)
         for scale in totals:
-            logs = log_softmax(scores[rows] * np.float32(scale))
+            logs = log_softmax(scores_of(number)[rows] * np.float32(scale))
             totals[scale] += float(logs[np.arange(len(rows)), targets[rows]].sum())
     best: float = max(totals, key=lambda scale: totals[scale])
     return round(best, 6)

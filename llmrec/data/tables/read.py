@@ -164,7 +164,7 @@ def _beside(table: Table, files: Sequence[Path], scratch: Path) -> Beside | None
     if join is None:
         return None
     on, key = join.keys
-    frames = []
+    used, frames = table.columns_read(), []
     for path in files:
         _, frame = _file_frame(join, path, scratch, {key}, has_all=True)
         names = frame.collect_schema().names()
@@ -172,10 +172,8 @@ def _beside(table: Table, files: Sequence[Path], scratch: Path) -> Beside | None
             raise UserError(
                 f"{path}: no column {key!r} (it has {listed(names)}); correct `join.by` in the card"
             )
-        wanted = [pl.col(name) for name in names if name in table.columns_read()]
-        wanted += [
-            pl.col(name).alias(PREFIX + name) for name in names if PREFIX + name in table.columns_read()
-        ]
+        wanted = [pl.col(name) for name in names if name in used]
+        wanted += [pl.col(name).alias(PREFIX + name) for name in names if PREFIX + name in used]
         values = identifier(pl.col(key), frame.collect_schema()[key], join.missing)
         frames.append(frame.select(values.alias(JOINED), *wanted))
     return Beside(on, key, files[0], pl.concat(frames, how="diagonal_relaxed"))
